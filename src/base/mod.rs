@@ -1,0 +1,9 @@
+//! L0: small structures that know nothing of sockets, protocols or clocks.
+
+pub mod byte_queue;
+pub mod random;
+pub mod secret;
+pub mod slab;
+pub mod time;
+pub mod token_bucket;
+pub mod wheel;

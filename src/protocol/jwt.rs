@@ -1,0 +1,4 @@
+//! JWT.
+
+/// Verifies tokens of one auth block.
+pub struct JwtVerifier {}

@@ -1,0 +1,16 @@
+//! L1: pure codecs and decisions on bytes. Both directions of a format live in one file.
+
+pub mod base64url;
+pub mod carrier;
+pub mod cause;
+pub mod compact_json;
+pub mod dialect;
+pub mod http_upgrade;
+pub mod identity;
+pub mod jwt;
+pub mod link;
+pub mod mask;
+pub mod origin;
+pub mod proxy_header;
+pub mod utf8;
+pub mod websocket;

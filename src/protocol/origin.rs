@@ -1,0 +1,4 @@
+//! Origin lists.
+
+/// Which origins a route accepts.
+pub struct OriginPolicy {}

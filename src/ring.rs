@@ -1,0 +1,318 @@
+//! The ring seam: everything a worker may ask of the kernel. `linux/` implements it on
+//! io_uring, `sim/` in memory with faults.
+//!
+//! The ring owns all buffer memory. A receive buffer and a send slot are named by handles that
+//! can be neither copied nor made up: whoever holds the handle may touch the bytes, and a slot
+//! in flight is held by the ring. So the layers above need no `unsafe`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::base::slab::Key;
+use crate::base::time::{Instant, Now};
+
+/// An open socket of the ring's: a descriptor, or an index in its table of direct descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Socket(pub u32);
+
+/// What an operation is, as carried in its completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum OpKind {
+    /// One connection from a listener.
+    Accept = 1,
+    /// Bytes from a socket into provided buffers.
+    Receive = 2,
+    /// A socket that waits without a buffer until it has something to say.
+    Poll = 3,
+    /// Bytes from a send slot.
+    Send = 4,
+    /// A new connection to a backend.
+    Connect = 5,
+    /// The end of a descriptor.
+    Close = 6,
+    /// A request to end another operation.
+    Cancel = 7,
+}
+
+impl OpKind {
+    fn from_bits(bits: u8) -> Option<OpKind> {
+        use OpKind::*;
+        [Accept, Receive, Poll, Send, Connect, Close, Cancel]
+            .into_iter()
+            .find(|kind| *kind as u8 == bits)
+    }
+}
+
+/// The 64 bits that travel with an operation: kind (8), generation (24), slot (32).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpKey {
+    /// What the operation is.
+    pub kind: OpKind,
+    /// Whose it is: an entry of the worker's socket table (for accepts, an accept slot).
+    pub owner: Key,
+}
+
+/// Width of the generation that fits an [`OpKey`].
+pub const GENERATION_BITS: u32 = 24;
+
+impl OpKey {
+    /// A key for an operation of `owner`.
+    pub const fn new(kind: OpKind, owner: Key) -> Self {
+        OpKey { kind, owner }
+    }
+
+    /// Packs the key into a completion's `user_data`.
+    pub const fn to_bits(self) -> u64 {
+        (self.kind as u64) << 56
+            | ((self.owner.generation as u64) & 0x00ff_ffff) << 32
+            | self.owner.slot as u64
+    }
+
+    /// Reads a key from `user_data`; `None` for bits that no operation of ours has.
+    pub fn from_bits(bits: u64) -> Option<Self> {
+        let kind = OpKind::from_bits((bits >> 56) as u8)?;
+        let generation = ((bits >> 32) & 0x00ff_ffff) as u32;
+        Some(OpKey { kind, owner: Key { slot: bits as u32, generation } })
+    }
+}
+
+/// Which pool a receive takes its buffers from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BufferGroup {
+    /// Many small buffers, for clients.
+    Client,
+    /// Few large ones, for backend links; so that clients cannot starve them.
+    Link,
+}
+
+/// Usable bytes of a client receive buffer.
+pub const CLIENT_BUFFER_BYTES: usize = 4096;
+/// Usable bytes of a link receive buffer.
+pub const LINK_BUFFER_BYTES: usize = 64 * 1024;
+/// Usable bytes of a client send slot: a whole TLS record and its overhead.
+pub const CLIENT_SLOT_BYTES: usize = 16 * 1024 + 320;
+/// Usable bytes of a link send slot.
+pub const LINK_SLOT_BYTES: usize = 256 * 1024;
+
+/// A filled receive buffer. Give it back with [`Ring::give_back`]; dropping it loses the buffer.
+#[derive(Debug, PartialEq, Eq, Hash)]
+#[must_use = "a receive buffer must be given back to the ring"]
+pub struct ReceivedBuffer {
+    /// The pool it belongs to.
+    pub group: BufferGroup,
+    /// Its number in the pool.
+    pub id: u16,
+    /// How many bytes the kernel wrote.
+    pub length: u32,
+}
+
+/// A piece of send memory. Release it with [`Ring::release`]; dropping it loses the slot.
+#[derive(Debug, PartialEq, Eq, Hash)]
+#[must_use = "a send slot must be released to the ring"]
+pub struct SendSlot {
+    /// The pool it belongs to.
+    pub group: BufferGroup,
+    /// Its number in the pool.
+    pub id: u16,
+}
+
+/// A request to the kernel.
+#[derive(Debug)]
+pub enum Op {
+    /// Accept one connection on the worker's listener number `listener`.
+    Accept {
+        /// Index into the settings' listeners.
+        listener: u16,
+    },
+    /// Receive until the peer ends, buffers run out, or the operation is cancelled.
+    ReceiveMultishot {
+        /// From where.
+        socket: Socket,
+        /// Into which pool.
+        group: BufferGroup,
+    },
+    /// Receive once.
+    ReceiveOnce {
+        /// From where.
+        socket: Socket,
+        /// Into which pool.
+        group: BufferGroup,
+    },
+    /// Complete once when the socket is readable or has hung up.
+    PollReadable {
+        /// Which socket.
+        socket: Socket,
+    },
+    /// Send `slot[start..end]`. The slot comes back with the completion.
+    Send {
+        /// To where.
+        socket: Socket,
+        /// The memory; in flight it belongs to the ring.
+        slot: SendSlot,
+        /// First byte to send.
+        start: u32,
+        /// One past the last byte to send.
+        end: u32,
+    },
+    /// Open a socket and connect it to the endpoint number `endpoint`.
+    Connect {
+        /// Index into the ring's endpoint table, see [`Ring::set_endpoint`].
+        endpoint: u16,
+    },
+    /// Close the socket. With `reset`, undelivered bytes are thrown away and the peer sees RST.
+    Close {
+        /// Which socket.
+        socket: Socket,
+        /// RST instead of FIN.
+        reset: bool,
+    },
+    /// Ask for the end of the operation with this key; it completes by itself, with
+    /// [`Failure::Cancelled`] unless it was quicker.
+    Cancel {
+        /// The operation to end.
+        target: OpKey,
+    },
+}
+
+/// Why an operation failed. The rest of errno is carried for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// The operation was cancelled.
+    Cancelled,
+    /// No receive buffer was free.
+    NoBuffers,
+    /// Out of descriptors or kernel memory (EMFILE, ENFILE, ENOBUFS on accept, ENOMEM).
+    Exhausted,
+    /// The peer reset or the connection is otherwise dead.
+    Disconnected,
+    /// Nothing to cancel.
+    NotFound,
+    /// Another error number.
+    Errno(i32),
+}
+
+/// How an operation, or one shot of a multishot operation, ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A connection arrived.
+    Accepted {
+        /// Its socket.
+        socket: Socket,
+        /// Where from; `None` for a unix socket.
+        peer: Option<SocketAddr>,
+    },
+    /// Bytes arrived.
+    Received(ReceivedBuffer),
+    /// The peer will send no more (FIN).
+    EndOfStream,
+    /// The polled socket is readable or has hung up.
+    Readable,
+    /// `sent` bytes left the slot; fewer than asked is possible.
+    Sent {
+        /// The slot, back from the kernel.
+        slot: SendSlot,
+        /// Number of bytes taken, or why none.
+        result: Result<u32, Failure>,
+    },
+    /// Connected to the backend.
+    Connected(Socket),
+    /// The descriptor is gone.
+    Closed,
+    /// The cancellation was looked at; its target completes separately.
+    CancelDone,
+    /// The operation failed.
+    Failed(Failure),
+}
+
+/// What the kernel says of an operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// Which operation.
+    pub key: OpKey,
+    /// How it went.
+    pub outcome: Outcome,
+    /// The operation goes on and will complete again (IORING_CQE_F_MORE).
+    pub more: bool,
+}
+
+/// How many receive buffers a pool has, and how many of them are with the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BufferCount {
+    /// All of the pool's buffers.
+    pub total: u32,
+    /// Those free for the kernel to fill.
+    pub free: u32,
+}
+
+/// Where a backend listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointAddress {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A unix socket's path.
+    Unix(std::path::PathBuf),
+}
+
+/// One worker's way to the kernel.
+pub trait Ring {
+    /// Both clocks, as read when [`enter`](Self::enter) last returned.
+    fn now(&self) -> Now;
+
+    /// Replaces entry `endpoint` of the table that [`Op::Connect`] refers to.
+    fn set_endpoint(&mut self, endpoint: u16, address: EndpointAddress);
+
+    /// Queues an operation; it starts at the next `enter` (or earlier when the queue is full).
+    fn submit(&mut self, key: OpKey, op: Op);
+
+    /// Starts everything queued, then waits for a completion, a wake-up from the mailbox, or
+    /// `until`, whichever is first.
+    fn enter(&mut self, until: Instant);
+
+    /// The next completion, in the order in which the kernel gave them.
+    fn completion(&mut self) -> Option<Completion>;
+
+    /// The bytes of a filled buffer.
+    fn received(&mut self, buffer: &ReceivedBuffer) -> &mut [u8];
+
+    /// Returns a buffer to its pool.
+    fn give_back(&mut self, buffer: ReceivedBuffer);
+
+    /// How full a pool of receive buffers is.
+    fn buffers(&self, group: BufferGroup) -> BufferCount;
+
+    /// Takes a send slot from its pool, unless all are in use.
+    fn send_slot(&mut self, group: BufferGroup) -> Option<SendSlot>;
+
+    /// The memory of a send slot.
+    fn slot_bytes(&mut self, slot: &SendSlot) -> &mut [u8];
+
+    /// Returns a send slot to its pool.
+    fn release(&mut self, slot: SendSlot);
+
+    /// Stops taking connections on the listener number `listener`: closes it.
+    fn close_listener(&mut self, listener: u16);
+}
+
+/// Bounds how long [`Ring::enter`] may wait when nothing is due, so that a lost wake-up costs
+/// at most this.
+pub const ENTER_WAIT_MAX: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn op_keys_survive_packing() {
+        for (kind, slot, generation) in [
+            (OpKind::Accept, 0, 0),
+            (OpKind::Receive, u32::MAX, 0x00ff_ffff),
+            (OpKind::Cancel, 0x8000_0001, 0x0080_0001),
+        ] {
+            let key = OpKey::new(kind, Key { slot, generation });
+            assert_eq!(OpKey::from_bits(key.to_bits()), Some(key));
+        }
+        assert_eq!(OpKey::from_bits(0), None);
+        assert_eq!(OpKey::from_bits(u64::MAX), None);
+    }
+}
