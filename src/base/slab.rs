@@ -98,9 +98,9 @@ impl<T> KeyedSlab<T> {
     /// Every live entry with its key, in slot order.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
         let generations = &self.generations;
-        self.entries.iter_mut().map(|(slot, value)| {
-            (Key { slot: slot as u32, generation: generations[slot] }, value)
-        })
+        self.entries
+            .iter_mut()
+            .map(|(slot, value)| (Key { slot: slot as u32, generation: generations[slot] }, value))
     }
 
     fn is_live(&self, key: Key) -> bool {
