@@ -1,1 +1,228 @@
-//! (to be written)
+//! One table of every metric. The exposition, the live page, the dashboard's check and the
+//! alerts' check all derive from it.
+//!
+//! Each worker owns one [`Counters`] block and is its only writer, so an update is a plain load
+//! and store; the control thread reads all blocks once a second and sums them.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::protocol::cause::Cause;
+
+/// How a metric behaves over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down; the sum over the workers is shown.
+    Gauge,
+}
+
+/// What the exposition says of one metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Description {
+    /// The Prometheus name.
+    pub name: &'static str,
+    /// Label and value, when several metrics share the name.
+    pub label: Option<(&'static str, &'static str)>,
+    /// How it behaves.
+    pub kind: MetricKind,
+    /// One sentence, with the unit.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($( $name:ident, $kind:ident, $text:literal $( { $label:literal : $value:literal } )?, $help:literal; )*) => {
+        /// Every metric of a worker but the closes by cause.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Metric { $( #[doc = $help] $name, )* }
+
+        const DESCRIPTIONS: &[Description] = &[ $( Description {
+            name: $text,
+            label: metrics!(@label $( $label $value )?),
+            kind: MetricKind::$kind,
+            help: $help,
+        }, )* ];
+    };
+    (@label) => { None };
+    (@label $label:literal $value:literal) => { Some(($label, $value)) };
+}
+
+metrics! {
+    Accepted, Counter, "portcullis_connections_accepted_total", "Connections accepted.";
+    AcceptFailed, Counter, "portcullis_accept_errors_total", "Accepts that failed, exhaustion included.";
+    AcceptExhausted, Counter, "portcullis_accept_exhausted_total", "Accepts that failed for want of descriptors or memory.";
+    AcceptRefused, Counter, "portcullis_connections_over_cap_total", "Connections reset at accept because a cap was reached.";
+    StageTls, Gauge, "portcullis_connections" {"stage": "tls_handshake"}, "Connections by stage.";
+    StageHead, Gauge, "portcullis_connections" {"stage": "request_head"}, "Connections by stage.";
+    StageAuthenticating, Gauge, "portcullis_connections" {"stage": "authenticating"}, "Connections by stage.";
+    StageOpen, Gauge, "portcullis_connections" {"stage": "open"}, "Connections by stage.";
+    StageRefused, Gauge, "portcullis_connections" {"stage": "refused"}, "Connections by stage.";
+    StageClosing, Gauge, "portcullis_connections" {"stage": "closing"}, "Connections by stage.";
+    TlsHandshakes, Counter, "portcullis_tls_handshakes_total", "TLS handshakes finished.";
+    Upgrades, Counter, "portcullis_upgrades_total", "Requests answered with 101.";
+    TokensAccepted, Counter, "portcullis_tokens_accepted_total", "Tokens verified and accepted.";
+    TokensRefused, Counter, "portcullis_tokens_refused_total", "Tokens refused, or missing.";
+    MessagesFromClients, Counter, "portcullis_messages_total" {"direction": "from_client"}, "Whole messages relayed.";
+    MessagesToClients, Counter, "portcullis_messages_total" {"direction": "to_client"}, "Whole messages relayed.";
+    BytesFromClients, Counter, "portcullis_message_bytes_total" {"direction": "from_client"}, "Payload bytes relayed.";
+    BytesToClients, Counter, "portcullis_message_bytes_total" {"direction": "to_client"}, "Payload bytes relayed.";
+    PingsSent, Counter, "portcullis_pings_sent_total", "Pings sent to clients.";
+    DeadlineTls, Counter, "portcullis_deadline_closes_total" {"stage": "tls_handshake"}, "Connections ended by a deadline, by stage.";
+    DeadlineHead, Counter, "portcullis_deadline_closes_total" {"stage": "request_head"}, "Connections ended by a deadline, by stage.";
+    DeadlineAuthenticate, Counter, "portcullis_deadline_closes_total" {"stage": "authenticating"}, "Connections ended by a deadline, by stage.";
+    DeadlineLinger, Counter, "portcullis_deadline_closes_total" {"stage": "linger"}, "Connections ended by a deadline, by stage.";
+    DeadlineIdle, Counter, "portcullis_deadline_closes_total" {"stage": "idle"}, "Connections ended by a deadline, by stage.";
+    DeadlineWrite, Counter, "portcullis_deadline_closes_total" {"stage": "write_stall"}, "Connections ended by a deadline, by stage.";
+    DeadlineExpiry, Counter, "portcullis_deadline_closes_total" {"stage": "expiry"}, "Connections ended by a deadline, by stage.";
+    ReceiveStarved, Counter, "portcullis_receive_starved_total", "Receives that found no buffer free.";
+    SendStarved, Counter, "portcullis_send_starved_total", "Sends put off because no send slot was free.";
+    StaleCompletions, Counter, "portcullis_stale_completions_total", "Completions for a socket that is gone.";
+    ReadsPaused, Gauge, "portcullis_reads_paused", "Connections not read because their backend gave no credit.";
+    StalledInputBytes, Gauge, "portcullis_stalled_input_bytes", "Input bytes that wait for a backend's credit.";
+    QueuedBytes, Gauge, "portcullis_queued_bytes", "Bytes that wait to be sent to clients and backends.";
+    BuffersFree, Gauge, "portcullis_receive_buffers_free", "Receive buffers free for the kernel.";
+    LinksReady, Gauge, "portcullis_links" {"state": "ready"}, "Links to backends by state.";
+    LinksDown, Gauge, "portcullis_links" {"state": "down"}, "Links to backends by state.";
+    LinkConnects, Counter, "portcullis_link_connects_total", "Links that finished their handshake.";
+    LinkFailures, Counter, "portcullis_link_failures_total", "Link attempts that failed, and links lost.";
+    LinkStaleFrames, Counter, "portcullis_link_stale_frames_total", "Link frames for a session that is not open.";
+    LinkViolations, Counter, "portcullis_link_violations_total", "Links dropped because the backend broke the protocol.";
+    LinkRttMicros, Gauge, "portcullis_link_rtt_microseconds", "Round trip of the last link ping, in microseconds.";
+    SessionsOpened, Counter, "portcullis_sessions_opened_total", "Sessions opened on links.";
+    LogLinesDropped, Counter, "portcullis_close_lines_dropped_total", "Close lines left out of the log by its rate limit.";
+    Ticks, Counter, "portcullis_worker_ticks_total", "Turns of the worker loop.";
+    Completions, Counter, "portcullis_worker_completions_total", "Completions handled.";
+}
+
+const METRICS: usize = DESCRIPTIONS.len();
+const CAUSES: usize = Cause::ALL.len();
+const CLOSES_NAME: &str = "portcullis_closes_total";
+const CLOSES_HELP: &str = "Connections that ended, by cause.";
+
+/// One worker's block of numbers. Aligned so that two workers never share a cache line.
+#[repr(align(128))]
+pub struct Counters {
+    metrics: [AtomicU64; METRICS],
+    closes: [AtomicU64; CAUSES],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters {
+            metrics: [const { AtomicU64::new(0) }; METRICS],
+            closes: [const { AtomicU64::new(0) }; CAUSES],
+        }
+    }
+}
+
+impl Counters {
+    /// Adds to a counter or gauge. Only the owning worker may call this.
+    pub fn add(&self, metric: Metric, count: u64) {
+        bump(&self.metrics[metric as usize], count);
+    }
+
+    /// Adds one.
+    pub fn increment(&self, metric: Metric) {
+        self.add(metric, 1);
+    }
+
+    /// Takes one from a gauge.
+    pub fn decrement(&self, metric: Metric) {
+        let cell = &self.metrics[metric as usize];
+        let value = cell.load(Relaxed);
+        debug_assert!(value > 0, "gauge {metric:?} below zero");
+        cell.store(value.saturating_sub(1), Relaxed);
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, metric: Metric, value: u64) {
+        self.metrics[metric as usize].store(value, Relaxed);
+    }
+
+    /// Counts a connection that ended.
+    pub fn closed(&self, cause: Cause) {
+        bump(&self.closes[cause as usize], 1);
+    }
+
+    /// One metric's value.
+    pub fn value(&self, metric: Metric) -> u64 {
+        self.metrics[metric as usize].load(Relaxed)
+    }
+
+    /// How many connections ended for `cause`.
+    pub fn closes(&self, cause: Cause) -> u64 {
+        self.closes[cause as usize].load(Relaxed)
+    }
+
+    /// Sets every gauge to zero: for a worker that took over a dead one's block.
+    pub fn clear_gauges(&self) {
+        for (cell, description) in self.metrics.iter().zip(DESCRIPTIONS) {
+            if description.kind == MetricKind::Gauge {
+                cell.store(0, Relaxed);
+            }
+        }
+    }
+
+    /// Every metric with its value, closes by cause last.
+    pub fn all(&self) -> impl Iterator<Item = (Description, u64)> {
+        let plain = DESCRIPTIONS.iter().copied().zip(self.metrics.iter());
+        let closes = Cause::ALL.iter().map(|cause| close_description(*cause));
+        plain.chain(closes.zip(self.closes.iter())).map(|(d, cell)| (d, cell.load(Relaxed)))
+    }
+}
+
+/// What every entry of [`Counters::all`] is, in the same order.
+pub fn descriptions() -> impl Iterator<Item = Description> {
+    let closes = Cause::ALL.iter().map(|cause| close_description(*cause));
+    DESCRIPTIONS.iter().copied().chain(closes)
+}
+
+fn close_description(cause: Cause) -> Description {
+    Description {
+        name: CLOSES_NAME,
+        label: Some(("cause", cause.label())),
+        kind: MetricKind::Counter,
+        help: CLOSES_HELP,
+    }
+}
+
+/// A load and a store, not a locked instruction: there is one writer.
+fn bump(cell: &AtomicU64, count: u64) {
+    cell.store(cell.load(Relaxed).wrapping_add(count), Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_with_their_label_and_well_formed() {
+        let mut seen = HashMap::new();
+        for description in descriptions() {
+            assert!(description.name.starts_with("portcullis_"), "{}", description.name);
+            let counter = description.kind == MetricKind::Counter;
+            assert_eq!(description.name.ends_with("_total"), counter, "{}", description.name);
+            let earlier = seen.insert((description.name, description.label), description.kind);
+            assert_eq!(earlier, None, "{} twice", description.name);
+        }
+    }
+
+    #[test]
+    fn values_come_out_under_their_description() {
+        let counters = Counters::default();
+        counters.add(Metric::Accepted, 3);
+        counters.closed(Cause::Idle);
+        counters.set(Metric::LinksReady, 2);
+        let value = |name: &str, label: Option<(&str, &str)>| {
+            counters.all().find(|(d, _)| d.name == name && d.label == label).map(|(_, v)| v)
+        };
+        assert_eq!(value("portcullis_connections_accepted_total", None), Some(3));
+        assert_eq!(value(CLOSES_NAME, Some(("cause", "idle"))), Some(1));
+        counters.clear_gauges();
+        assert_eq!(value("portcullis_links", Some(("state", "ready"))), Some(0));
+        assert_eq!(counters.value(Metric::Accepted), 3);
+    }
+}

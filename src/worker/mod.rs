@@ -1,1 +1,3 @@
-//! (to be written)
+//! L4: one core's world.
+
+pub mod mailbox;
