@@ -1,1 +1,3 @@
-//! (to be written)
+//! L3: state machines of one connection each.
+
+pub mod transport;
