@@ -717,7 +717,7 @@ mod tests {
     fn plain_only_copies() {
         let mut transport = Transport::Plain;
         let (mut plaintext, mut output) = (Vec::new(), Vec::new());
-        let received = transport.receive(&mut *b"in".to_vec(), &mut plaintext, &mut output);
+        let received = transport.receive(&mut b"in".to_vec(), &mut plaintext, &mut output);
         assert_eq!(received, Ok(Received::default()));
         transport.send(&[b"o", b"ut"], &mut output).expect("plain");
         transport.close_notify(&mut output);
