@@ -36,7 +36,8 @@ impl<'a> VerifiedIdentity<'a> {
         VerifiedIdentity { subject, token_id, issued_at, expires, claims }
     }
 
-    /// Whom the token is about (RFC 7519 §4.1.2); empty for anonymous clients only.
+    /// Whom the token is about (RFC 7519 §4.1.2); empty for anonymous clients and for
+    /// tokens without `sub`.
     pub const fn subject(&self) -> &'a str {
         self.subject
     }
@@ -61,9 +62,9 @@ impl<'a> VerifiedIdentity<'a> {
         self.claims
     }
 
-    /// Whether nobody vouched for this client.
+    /// Whether nobody vouched for this client: verified claims are never empty.
     pub const fn is_anonymous(&self) -> bool {
-        self.subject.is_empty()
+        self.claims.is_empty()
     }
 }
 
