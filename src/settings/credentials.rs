@@ -124,10 +124,7 @@ impl Loader<'_> {
             let carrier = match Carrier::parse(text.get_ref()) {
                 Ok(carrier) => carrier,
                 Err(error) => {
-                    let what = format!("{:?} is not a carrier: {error}", text.get_ref());
-                    let fix = "carriers are authorization, subprotocol, cookie:NAME, \
-                               header:NAME, query:NAME, first-message, first-message:PATH";
-                    self.report.error(text.span(), what, fix);
+                    self.report.error(text.span(), error, "");
                     failed = true;
                     continue;
                 }
