@@ -157,9 +157,6 @@ async fn agree(
         (None, true) => return refused(RefusalCode::AuthenticationNotConfigured),
         _ => {}
     }
-    if shared.is_stopping() {
-        return refused(RefusalCode::ShuttingDown);
-    }
     let mut challenge = Challenge {
         version: VERSION,
         features: hello.features & features::SUPPORTED,
@@ -208,6 +205,10 @@ fn register(shared: &Shared, hello: &Hello) -> Result<Arc<Link>, HandshakeError>
     });
     let name = (hello.instance, hello.worker, hello.link);
     let mut registry = shared.registry();
+    // Under the registry's lock: a shutdown sees either this link or this refusal.
+    if shared.is_stopping() {
+        return refused(RefusalCode::ShuttingDown);
+    }
     let is_stale = |(known, (epoch, _)): (&LinkName, &(u64, Arc<Link>))| {
         known.0 == hello.instance && *epoch > hello.epoch
     };
@@ -219,10 +220,6 @@ fn register(shared: &Shared, hello: &Hello) -> Result<Arc<Link>, HandshakeError>
     }
     if let Some((_, older)) = registry.insert(name, (hello.epoch, link.clone())) {
         older.with(|state| state.lost = Some("replaced by a newer link".to_owned()));
-    }
-    drop(registry);
-    if shared.is_stopping() {
-        link.with(|state| state.is_draining = true);
     }
     Ok(link)
 }
@@ -513,7 +510,7 @@ fn handle_frame(
     Ok(())
 }
 
-/// Tells every link's gateway that no new sessions should come.
+/// Tells the link's gateway that no new sessions should come.
 pub(super) fn go_away(link: &Link, reason: &str) {
     link.with(|state| {
         if !state.is_draining {

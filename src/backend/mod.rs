@@ -46,6 +46,8 @@ mod message;
 mod session;
 mod state;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::io;
@@ -275,13 +277,18 @@ impl Backend {
     /// The next session, from any gateway; `None` after [`Stopper::shutdown`]. Links are
     /// served from the first call on. May be cancelled: no session is lost.
     pub async fn accept(&mut self) -> Option<Session> {
+        self.start();
+        self.accepted.as_mut()?.recv().await
+    }
+
+    /// Hands the listener to a task, the first time.
+    fn start(&mut self) {
         if let Some(listener) = self.listener.take() {
             let (sender, receiver) = mpsc::unbounded_channel();
             self.accepted = Some(receiver);
             let shared = self.shared.clone();
             tokio::spawn(listen(listener, shared, move || Sink::Queue(sender.clone())));
         }
-        self.accepted.as_mut()?.recv().await
     }
 
     /// Serves with callbacks instead, one handler for each link, until
