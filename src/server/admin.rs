@@ -213,10 +213,9 @@ impl Admin {
             Err(_) => return Answer::text(Status::Unavailable, "the gateway is busy or stopping"),
         };
         match outcome {
-            Ok(Ok(Ok(warnings))) => json_answer(
-                Status::Ok,
-                &serde_json::json!({"result": "ok", "warnings": warnings}),
-            ),
+            Ok(Ok(Ok(warnings))) => {
+                json_answer(Status::Ok, &serde_json::json!({"result": "ok", "warnings": warnings}))
+            }
             Ok(Ok(Err(problems))) => json_answer(
                 Status::Unprocessable,
                 &serde_json::json!({"result": "refused", "problems": problems}),

@@ -42,7 +42,8 @@ impl CloseLog {
         let file = open_file(&path).await?;
         let (queue, messages) = channel(LINES_MAX);
         let dropped = Rc::new(Cell::new(0));
-        let writer = Writer { path, file: Some(file), dropped: Rc::clone(&dropped), complained: None };
+        let writer =
+            Writer { path, file: Some(file), dropped: Rc::clone(&dropped), complained: None };
         let writer = tokio_uring::spawn(writer.run(messages));
         Ok(CloseLog { queue, dropped, writer })
     }

@@ -68,8 +68,10 @@ pub enum RunError {
         source: io::Error,
     },
     /// The log filter cannot be read.
-    #[error("gateway.log.level: {reason}\n  what to do: use a level such as \"info\", or a filter \
-             such as \"portcullis=debug\"")]
+    #[error(
+        "gateway.log.level: {reason}\n  what to do: use a level such as \"info\", or a filter \
+             such as \"portcullis=debug\""
+    )]
     LogFilter {
         /// What is wrong with it.
         reason: String,

@@ -228,7 +228,11 @@ mod tests {
         let page = exposition.render();
         for description in descriptions() {
             let series = series_name(&description);
-            assert_eq!(page.lines().filter(|line| line.starts_with(&series)).count(), 1, "{series}");
+            assert_eq!(
+                page.lines().filter(|line| line.starts_with(&series)).count(),
+                1,
+                "{series}"
+            );
             let help = format!("# HELP {} {}", description.name, description.help);
             assert_eq!(page.lines().filter(|line| *line == help).count(), 1, "{help}");
             let kind = match description.kind {

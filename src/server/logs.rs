@@ -182,7 +182,9 @@ fn civil(mut days: u64) -> (u64, u64, u64) {
     const CYCLE_DAYS: u64 = 146_097;
     let mut year = 1970 + days / CYCLE_DAYS * 400;
     days %= CYCLE_DAYS;
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     while days >= 365 + u64::from(leap(year)) {
         days -= 365 + u64::from(leap(year));
         year += 1;

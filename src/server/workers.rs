@@ -286,7 +286,8 @@ impl Supervisor {
     fn ended(&mut self, index: u16, end: End, now: Instant, on: &mut impl FnMut(u16, Report)) {
         let slot = &mut self.slots[usize::from(index)];
         slot.take_reports(index, usize::MAX, on);
-        let State::Running { thread, since, .. } = std::mem::replace(&mut slot.state, State::Stopped)
+        let State::Running { thread, since, .. } =
+            std::mem::replace(&mut slot.state, State::Stopped)
         else {
             unreachable!("only a running worker ends");
         };
@@ -308,12 +309,21 @@ impl Supervisor {
         };
         if self.orders == Orders::Serve {
             let wait_ms = delay.as_millis() as u64;
-            tracing::error!(worker = index, reason = how, connections_lost = lost, wait_ms,
-                "a worker died and will be started again");
+            tracing::error!(
+                worker = index,
+                reason = how,
+                connections_lost = lost,
+                wait_ms,
+                "a worker died and will be started again"
+            );
             slot.state = State::Waiting { until: now + delay };
         } else {
-            tracing::error!(worker = index, reason = how, connections_lost = lost,
-                "a worker died while the gateway stops");
+            tracing::error!(
+                worker = index,
+                reason = how,
+                connections_lost = lost,
+                "a worker died while the gateway stops"
+            );
         }
     }
 
