@@ -31,7 +31,10 @@ pub fn watch_this_thread() {
 fn log(info: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let place = info.location().map(ToString::to_string).unwrap_or_default();
-    let text = escaped(info.payload_as_str().unwrap_or("(not a text)"));
+    let payload = info.payload();
+    let literal = payload.downcast_ref::<&str>().copied();
+    let text = literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let text = escaped(text.unwrap_or("(not a text)"));
     tracing::error!(thread = thread.name().unwrap_or("?"), place, text, "panic");
 }
 
