@@ -11,13 +11,15 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
 
 use super::close_log::CloseLog;
+use super::files;
 use super::exposition::{self, ControlNumbers, Exposition};
 use super::logs::{self, CloseLine, LogControl};
 use super::process::{self, ProcessUse};
 use super::reload::{self, ReloadOutcome};
 use super::status::{Phase, Status};
 use super::workers::Supervisor;
-use crate::settings::{Settings, load};
+use crate::settings::Settings;
+use crate::settings::reload::cold_changes;
 use crate::worker::mailbox::Report;
 
 /// How often reports are taken in and dead workers looked after.
@@ -279,8 +281,9 @@ impl Control {
         let Some(path) = self.config_path.clone() else {
             return refuse("the settings of this gateway came from no file");
         };
-        let cold = |new: &Settings| load::cold_changes(&self.settings, new);
-        let (settings, warnings) = reload::judge(load::load_file(&path), cold)?;
+        let loaded = files::load_file(&path).map(|loaded| (loaded.settings, loaded.warnings));
+        let cold = |new: &Settings| cold_changes(&self.settings, new);
+        let (settings, warnings) = reload::judge(loaded, cold)?;
         if let Some(logs) = &self.logs
             && let Err(error) = logs.set_level(&settings.gateway.log_level)
         {

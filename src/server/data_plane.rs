@@ -1,7 +1,6 @@
 //! The real workers: their listeners, their share of the limits, their rings.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,6 +28,12 @@ const UNAUTHENTICATED_AGE_MAX: Duration = Duration::from_secs(10);
 /// For how long the kernel keeps a silent connection to itself: TCP_DEFER_ACCEPT's least.
 const DEFER_ACCEPT: Duration = Duration::from_secs(1);
 
+/// The machine's memory when it cannot be read, in bytes.
+const MEMORY_ASSUMED: u64 = 1 << 30;
+/// One part in this many of the memory budget may be bytes that wait for clients; the rest is
+/// for connections, receive buffers, TLS and the kernel.
+const QUEUE_PARTS: u64 = 4;
+
 /// Operations of a ring between two enters; more are submitted early.
 const RING_ENTRIES: u32 = 4096;
 /// 64 KiB each.
@@ -43,10 +48,13 @@ pub struct LinuxDataPlane {
     addresses: Vec<SocketAddr>,
     workers: u16,
     share: WorkerShare,
+    /// Memory that the process may use, in bytes.
+    memory: u64,
     pinned: bool,
     instance: [u8; 16],
-    /// Grows with every life of every worker, also from process to process.
-    epoch: AtomicU64,
+    /// When the process started, in milliseconds since 1970: one for all workers and lives, or
+    /// a backend would take one worker's link for an older gateway's.
+    epoch: u64,
     /// The listeners of each worker's first life, bound at the start so that their errors are
     /// the start's.
     first: Mutex<Vec<Option<Vec<ListenerSocket>>>>,
@@ -89,6 +97,12 @@ pub fn worker_share(
     }
 }
 
+/// Bytes that may wait for one worker's clients. `memory` is the machine's, the budget when the
+/// settings name none.
+pub fn queue_share(limits: &Limits, workers: u16, memory: u64) -> u64 {
+    limits.memory_max.unwrap_or(memory) / QUEUE_PARTS / u64::from(workers.max(1))
+}
+
 impl LinuxDataPlane {
     /// Probes io_uring, binds every listener once for each worker (a port 0 becomes the same
     /// port for all of them) and divides the limits.
@@ -120,9 +134,10 @@ impl LinuxDataPlane {
             addresses,
             workers,
             share,
+            memory: process::memory_total().unwrap_or(MEMORY_ASSUMED),
             pinned: usize::from(workers) <= cores,
             instance,
-            epoch: AtomicU64::new(since.as_millis() as u64),
+            epoch: since.as_millis() as u64,
             first: Mutex::new(first),
         })
     }
@@ -175,10 +190,11 @@ impl DataPlane for LinuxDataPlane {
         let worker_options = WorkerOptions {
             index: seat.index,
             instance: self.instance,
-            epoch: self.epoch.fetch_add(1, Relaxed),
+            epoch: self.epoch,
             generation_bits: GENERATION_BITS,
             connections_max: self.share.connections_max,
             unauthenticated_max: self.share.unauthenticated_max,
+            queue_bytes_max: queue_share(&seat.settings.limits, self.workers, self.memory),
         };
         let Seat { settings, counters, mailbox, .. } = seat;
         let random = Random::from_seed(seed);
@@ -269,6 +285,14 @@ mod tests {
             let share = worker_share(&limits, workers, descriptors, mode);
             assert_eq!(share, expected, "{total} over {workers}, {descriptors} {mode:?}");
         }
+    }
+
+    #[test]
+    fn queues_get_a_part_of_the_budget() {
+        let mut limits = testing::settings().limits;
+        assert_eq!(queue_share(&limits, 2, 16 << 30), 2 << 30);
+        limits.memory_max = Some(1 << 30);
+        assert_eq!(queue_share(&limits, 2, 16 << 30), 128 << 20);
     }
 
     #[test]

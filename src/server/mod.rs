@@ -9,6 +9,7 @@ pub mod control;
 pub mod data_plane;
 pub mod error;
 pub mod exposition;
+pub mod files;
 pub mod gateway;
 pub mod logs;
 pub mod panics;
