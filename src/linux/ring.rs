@@ -469,6 +469,17 @@ impl Ring for LinuxRing {
         self.memory.slots(slot.group).release(slot);
     }
 
+    fn shutdown_write(&mut self, socket: Socket) {
+        match self.sockets.target(socket) {
+            // Not through the ring, which would hand it to a kernel thread.
+            Target::Plain(number) => sockets::shutdown_write(number),
+            Target::Direct(number) => {
+                let entry = opcode::Shutdown::new(Fixed(number), libc::SHUT_WR).build();
+                self.push_as(UNHEEDED, entry);
+            }
+        }
+    }
+
     fn close_listener(&mut self, listener: u16) {
         if let Some(socket) = self.listeners[usize::from(listener)].take() {
             socket.stop();

@@ -124,6 +124,12 @@ pub(super) fn abort_on_close(descriptor: RawFd) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Sends FIN after everything sent so far. A peer that is gone already needs none.
+pub(super) fn shutdown_write(descriptor: RawFd) {
+    // SAFETY: takes no memory; the descriptor is a socket that this ring holds open.
+    unsafe { libc::shutdown(descriptor, libc::SHUT_WR) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
