@@ -16,6 +16,8 @@ pub mod flow;
 pub mod handshake;
 pub mod reader;
 pub mod session;
+#[cfg(test)]
+mod tests;
 
 pub use flow::{PieceOrder, ReceiveWindow, SendCredit, data_cost};
 pub use handshake::{Challenge, Hello, Limits, Proof, Ready, RefusalCode, Refused};
@@ -466,7 +468,11 @@ impl<'a> Fields<'a> {
 
 /// `text` cut to at most `max` bytes, between characters.
 pub fn cut(text: &str, max: usize) -> &str {
-    &text[..text.floor_char_boundary(max)]
+    let mut end = max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Appends a link-level frame whose payload `fill` writes, and its header before it.
