@@ -85,7 +85,7 @@ pub const KEYS: &[Key] = &[
         Shape::Text("level, or list of `target=level`"),
         "info",
         "What is logged: `error`, `warn`, `info`, `debug`, `trace` or `off`, for all or by \
-         target, as in `info,portcullis::worker=debug`.",
+         target, as in `info,portcullis=debug`.",
     ),
     hot(
         "limits",
