@@ -216,10 +216,11 @@ fn describe(report: &mut Report, peer: &Peer, connections: u64) -> bool {
         report.line(format!("run {}", index + 1), json!(limit), text);
     }
     let mut sound = true;
-    for run in outcomes {
+    for (index, run) in outcomes.iter().enumerate() {
         let stats = &run.stats;
         let clean = stats.failures.is_empty() && stats.error.is_none() && stats.unanswered == 0;
         if !clean || run.opened != connections {
+            report.section(format!("{} run {} was not clean", peer.name, index + 1));
             report.count("connections open", run.opened);
             report.count("answers missing", stats.unanswered);
             report.outcomes(stats);
@@ -232,7 +233,8 @@ fn describe(report: &mut Report, peer: &Peer, connections: u64) -> bool {
 fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
+    let (low, high) =
+        (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
     Some((low + high) / 2.0)
 }
 
@@ -279,9 +281,7 @@ fn start_nginx(args: &CompareArgs, upstream: SocketAddr) -> Result<Nginx, String
         .arg(&path)
         .stderr(errors)
         .spawn()
-        .map_err(|error| {
-            format!("cannot run {} ({error}); install nginx", args.nginx.display())
-        })?;
+        .map_err(|error| format!("cannot run {} ({error}); install nginx", args.nginx.display()))?;
     let mut server = Server(child);
     let end = Instant::now() + Duration::from_secs(5);
     while TcpStream::connect(address).is_err() {
@@ -309,7 +309,8 @@ fn nginx_config(
         .iter()
         .map(|name| format!("  {name}_temp_path {}/{name};\n", directory.display()))
         .collect();
-    let each = connections * 2 + 64;
+    // Two sockets for each client, and room for what nginx needs for itself.
+    let each = (connections * 2 + 1024).min(u64::from(kernel::descriptor_limit()));
     format!(
         "daemon off;\nworker_processes 1;\npid {0}/nginx.pid;\nerror_log {0}/error.log;\n\
          worker_rlimit_nofile {1};\nevents {{ worker_connections {1}; }}\nhttp {{\n\

@@ -338,7 +338,7 @@ impl Connection {
             wire::CLOSE => {
                 let (code, reason) = wire::close_code(&payload);
                 context.stats.close(code, &reason);
-                if self.junk.is_some() {
+                if self.junk.is_some() || self.stage == Stage::Draining {
                     return;
                 }
                 if !self.sent_close {
@@ -390,9 +390,12 @@ impl Connection {
             && wire::pattern_matches(bytes, seed, self.rx_offset);
         self.rx_offset += bytes.len();
         if !expected || (whole && self.rx_offset != size) {
-            // Not a failure by itself: a refusal explains itself in a message, then closes.
+            // It may be a refusal that explains itself: its close code is still worth reading.
             self.note_sample(bytes, context);
-            return Err("a message that is not the echo of what was sent".into());
+            context.stats.fail("a message that is not the echo of what was sent");
+            self.send_close(context);
+            self.stage = Stage::Draining;
+            return Ok(());
         }
         if whole {
             self.rx_offset = 0;

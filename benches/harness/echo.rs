@@ -220,6 +220,6 @@ fn describe(report: &mut Report, outcome: &EchoOutcome, open_loop: bool) {
     }
     report.number("client CPU per message", outcome.client_micros(), " µs");
     report.cpu("client", &outcome.client);
-    report.text("limit", verdict(outcome.server.as_ref(), &outcome.client));
+    report.text("limit", &verdict(outcome.server.as_ref(), &outcome.client));
     report.outcomes(stats);
 }

@@ -172,7 +172,8 @@ impl Client {
             bytes = &bytes[end - before..];
             let head = std::mem::take(&mut self.head);
             let Some(key) = websocket_key(&head[..end]) else {
-                self.out.extend_from_slice(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+                self.out
+                    .extend_from_slice(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
                 self.ending = true;
                 return;
             };

@@ -58,7 +58,7 @@ impl Fleet {
         let mut shown = Instant::now();
         loop {
             let totals = self.totals();
-            if totals.opened + totals.failed >= wanted {
+            if totals.opened + totals.unopened >= wanted {
                 return true;
             }
             if kernel::interrupted() || self.broken() {

@@ -313,7 +313,11 @@ fn report(
     report.section("server");
     report.count("junk sockets held at most", watch.most as u64);
     let note = "seen 4 times a second in /proc/net/tcp";
-    report.line("oldest junk socket", json!(watch.oldest), format!("{:.1} s, {note}", watch.oldest));
+    report.line(
+        "oldest junk socket",
+        json!(watch.oldest),
+        format!("{:.1} s, {note}", watch.oldest),
+    );
     match watch.recovered_after {
         Some(after) => report.number("no junk socket left after", after, " s"),
         None => report.count("junk sockets left at the end", watch.left as u64),

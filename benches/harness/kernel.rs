@@ -117,6 +117,8 @@ pub struct Ring {
     ring: IoUring,
     slots: Vec<Slot>,
     /// Addresses of opens that the kernel has not read yet; emptied after each submit.
+    #[allow(clippy::vec_box)]
+    // The kernel is told where they lie; a growing Vec would move them.
     addresses: Vec<Box<Addresses>>,
     completions: Vec<cqueue::Entry>,
     next_completion: usize,
@@ -607,5 +609,6 @@ pub fn descriptor_limit() -> u32 {
         limit.rlim_cur = limit.rlim_max;
         libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
     }
-    limit.rlim_max.min(1 << 15) as u32
+    // Rings are cheap, and completions of a larger table would overflow the queue.
+    limit.rlim_max.min(u64::from(COMPLETIONS)) as u32
 }

@@ -79,9 +79,9 @@ impl CpuUse {
     }
 }
 
-/// Who limited the rate.
-pub fn verdict(server: Option<&CpuUse>, client: &CpuUse) -> &'static str {
-    match (server.map(CpuUse::saturated), client.saturated()) {
+/// Who limited the rate, and whether others had the cores.
+pub fn verdict(server: Option<&CpuUse>, client: &CpuUse) -> String {
+    let limit = match (server.map(CpuUse::saturated), client.saturated()) {
         (Some(true), false) => "the server is saturated",
         (Some(true), true) => "BOTH are saturated: give the client a core of its own",
         (Some(false), true) => {
@@ -90,7 +90,13 @@ pub fn verdict(server: Option<&CpuUse>, client: &CpuUse) -> &'static str {
         (Some(false), false) => "neither is saturated",
         (None, true) => "the CLIENT is saturated (the server was not watched: --server-pid)",
         (None, false) => "the client is not saturated (the server was not watched: --server-pid)",
+    };
+    let denied = server.map_or(0.0, |used| used.denied).max(client.denied);
+    if denied < 0.05 {
+        return limit.to_owned();
     }
+    let denied = denied * 100.0;
+    format!("{limit}; NOT QUIET: a core was busy with something else {denied:.0} % of the time")
 }
 
 /// Memory of a process, bytes.
@@ -144,10 +150,8 @@ pub struct KernelMemory {
 pub fn kernel_memory() -> KernelMemory {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let names = ["Slab:", "SUnreclaim:", "KernelStack:", "PageTables:"];
-    let general = names
-        .into_iter()
-        .map(|name| (name.trim_end_matches(':'), field(&meminfo, name)))
-        .collect();
+    let general =
+        names.into_iter().map(|name| (name.trim_end_matches(':'), field(&meminfo, name))).collect();
     let mut slabs = BTreeMap::new();
     for line in fs::read_to_string("/proc/slabinfo").unwrap_or_default().lines().skip(2) {
         let words: Vec<&str> = line.split_whitespace().collect();

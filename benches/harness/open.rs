@@ -98,7 +98,7 @@ pub fn run(args: &OpenArgs) -> Result<bool, String> {
     }
     report.number("client CPU per cycle", each(client.cpu), " µs");
     report.cpu("client", &client);
-    report.text("limit", verdict(server.as_ref(), &client));
+    report.text("limit", &verdict(server.as_ref(), &client));
     report.outcomes(&stats);
     report.publish(args.load.json.as_deref())?;
     Ok(stats.failures.is_empty() && stats.error.is_none() && finished > 0)

@@ -22,6 +22,8 @@ pub struct Live {
     pub opened: AtomicU64,
     /// Connections that failed before they were open, or were lost.
     pub failed: AtomicU64,
+    /// Those of them that failed before they were open.
+    pub unopened: AtomicU64,
     /// Connections that ended as they should.
     pub finished: AtomicU64,
     /// Connections open now.
@@ -40,6 +42,8 @@ pub struct Totals {
     /// See [`Live`].
     pub failed: u64,
     /// See [`Live`].
+    pub unopened: u64,
+    /// See [`Live`].
     pub finished: u64,
     /// See [`Live`].
     pub open_now: u64,
@@ -53,6 +57,7 @@ impl Live {
         self.started.store(totals.started, Ordering::Relaxed);
         self.opened.store(totals.opened, Ordering::Relaxed);
         self.failed.store(totals.failed, Ordering::Relaxed);
+        self.unopened.store(totals.unopened, Ordering::Relaxed);
         self.finished.store(totals.finished, Ordering::Relaxed);
         self.open_now.store(totals.open_now, Ordering::Relaxed);
         self.messages.store(totals.messages, Ordering::Relaxed);
@@ -63,6 +68,7 @@ impl Live {
         sum.started += self.started.load(Ordering::Relaxed);
         sum.opened += self.opened.load(Ordering::Relaxed);
         sum.failed += self.failed.load(Ordering::Relaxed);
+        sum.unopened += self.unopened.load(Ordering::Relaxed);
         sum.finished += self.finished.load(Ordering::Relaxed);
         sum.open_now += self.open_now.load(Ordering::Relaxed);
         sum.messages += self.messages.load(Ordering::Relaxed);
@@ -158,6 +164,7 @@ impl Stats {
         sum.started += more.started;
         sum.opened += more.opened;
         sum.failed += more.failed;
+        sum.unopened += more.unopened;
         sum.finished += more.finished;
         sum.open_now += more.open_now;
         sum.messages += more.messages;

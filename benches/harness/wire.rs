@@ -21,7 +21,8 @@ pub const PONG: u8 = 10;
 /// Eight bytes of a message's pattern, all of them printable ASCII or DEL, so that the same
 /// pattern is valid as text.
 fn pattern_word(seed: u64, index: u64) -> u64 {
-    let mixed = (seed ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mixed =
+        (seed ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     ((mixed ^ (mixed >> 31)) & 0x3f3f_3f3f_3f3f_3f3f) | 0x4040_4040_4040_4040
 }
 
@@ -291,7 +292,9 @@ pub fn self_check() -> Result<(), String> {
     }
     let mut wrong = vec![0; 3];
     wrong.fill(b'@');
-    if pattern_matches(&wrong, pattern_seed(1, 1), 0) && pattern_matches(&wrong, pattern_seed(1, 2), 0) {
+    if pattern_matches(&wrong, pattern_seed(1, 1), 0)
+        && pattern_matches(&wrong, pattern_seed(1, 2), 0)
+    {
         return fail("a wrong payload matches");
     }
     Ok(())

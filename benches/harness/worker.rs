@@ -328,8 +328,10 @@ impl<'a> Worker<'a> {
     fn settle(&mut self, slot: u32, before: Stage, outcome: Result<(), Cow<'static, str>>) {
         let after = self.connections[slot as usize].stage;
         if self.connections[slot as usize].junk.is_none() {
-            if before < Stage::Open && after >= Stage::Open {
-                self.opened(slot);
+            match after {
+                Stage::Draining if before < Stage::Open => self.not_opened(),
+                Stage::Open if before < Stage::Open => self.opened(slot),
+                _ => {}
             }
             if after == Stage::Draining && before != Stage::Draining {
                 self.leave_open(slot);
@@ -357,14 +359,16 @@ impl<'a> Worker<'a> {
         }
         connection.place = self.open.len();
         self.open.push(slot);
-        if connection.stage != Stage::Open {
-            return;
-        }
         if cycle {
             connection.send_close(context);
         } else if context.phase >= Phase::Warm {
             self.begin_messages(slot);
         }
+    }
+
+    fn not_opened(&mut self) {
+        self.opening -= 1;
+        self.context.stats.totals.unopened += 1;
     }
 
     fn begin_messages(&mut self, slot: u32) {
@@ -412,7 +416,7 @@ impl<'a> Worker<'a> {
             }
             None => {
                 if connection.stage < Stage::Open {
-                    self.opening -= 1;
+                    self.not_opened();
                 }
                 self.context.stats.fail(&kind);
             }
