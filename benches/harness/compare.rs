@@ -201,7 +201,7 @@ fn describe(report: &mut Report, peer: &Peer, connections: u64) -> bool {
             .iter()
             .map(|run| run.stats.round_trips.value_at_quantile(quantile) as f64 / 1000.0);
         let at = median(at).unwrap_or(0.0);
-        report.line(format!("round trip {label}"), json!(at), span(at));
+        report.line(format!("round trip {label}"), json!({ "us": at }), span(at));
     }
     let client = median(outcomes.iter().map(EchoOutcome::client_micros)).unwrap_or(0.0);
     report.number("client CPU per message", client, " µs");

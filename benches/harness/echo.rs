@@ -190,7 +190,8 @@ pub fn run(args: &EchoArgs) -> Result<bool, String> {
     describe(&mut report, &outcome, traffic.rate.is_some());
     report.publish(args.load.json.as_deref())?;
     let sound = outcome.stats.failures.is_empty() && outcome.stats.unanswered == 0;
-    Ok(sound && outcome.stats.error.is_none() && outcome.opened == traffic.connections)
+    let whole = outcome.complete && outcome.opened == traffic.connections;
+    Ok(sound && whole && outcome.stats.error.is_none())
 }
 
 fn describe(report: &mut Report, outcome: &EchoOutcome, open_loop: bool) {

@@ -83,6 +83,8 @@ struct Watch {
     memory_after: u64,
     recovered_after: Option<f64>,
     left: usize,
+    /// The longest time between two looks.
+    pause: Duration,
 }
 
 /// Runs the scenario and reports.
@@ -99,7 +101,7 @@ pub fn run(args: &FloodArgs) -> Result<bool, String> {
     let junk = junk(args)?;
     let pids = &args.load.server_pids;
     CpuSample::take(pids)?;
-    let mut watch = Watch { memory_before: measure::memory(pids).rss, ..Watch::default() };
+    let mut watch = Watch { memory_before: measure::resident(pids), ..Watch::default() };
 
     eprintln!("opening {} established connections", args.established);
     let established = Fleet::start(established_plans(args, &main))?;
@@ -138,7 +140,7 @@ pub fn run(args: &FloodArgs) -> Result<bool, String> {
         junk: merge(junk_fleet.finish()),
     };
     let server = server.ok().filter(|_| !pids.is_empty());
-    report(args, &junk, &groups, &watch, server, &client, complete)
+    report(args, &junk, &groups, &watch, &Costs { server, client, complete })
 }
 
 struct Groups {
@@ -244,10 +246,14 @@ fn observe(args: &FloodArgs, junk: &Fleet, sockets: &mut SocketWatch, watch: &mu
     let end = Instant::now() + args.duration;
     let mut shown = Instant::now();
     while Instant::now() < end {
+        let began = Instant::now();
         let (count, oldest) = sockets.look(JUNK);
+        // Reading the table costs the kernel's time: never more than a tenth of a core.
+        let pause = Duration::from_millis(250).max(began.elapsed() * 9);
+        watch.pause = watch.pause.max(pause);
         watch.most = watch.most.max(count);
         watch.oldest = watch.oldest.max(oldest);
-        let resident = measure::memory(&args.load.server_pids).rss;
+        let resident = measure::resident(&args.load.server_pids);
         watch.memory_most = watch.memory_most.max(resident);
         if shown.elapsed() >= Duration::from_secs(2) {
             shown = Instant::now();
@@ -256,7 +262,7 @@ fn observe(args: &FloodArgs, junk: &Fleet, sockets: &mut SocketWatch, watch: &mu
                 junk.totals().started
             );
         }
-        if !junk.sleep(Duration::from_millis(250)) {
+        if !junk.sleep(pause) {
             return false;
         }
     }
@@ -270,7 +276,7 @@ fn recover(args: &FloodArgs, sockets: &mut SocketWatch, watch: &mut Watch) {
         let (count, oldest) = sockets.look(JUNK);
         watch.oldest = watch.oldest.max(oldest);
         watch.left = count;
-        watch.memory_after = measure::memory(&args.load.server_pids).rss;
+        watch.memory_after = measure::resident(&args.load.server_pids);
         if count == 0 {
             watch.recovered_after = Some(began.elapsed().as_secs_f64());
             return;
@@ -282,25 +288,42 @@ fn recover(args: &FloodArgs, sockets: &mut SocketWatch, watch: &mut Watch) {
     }
 }
 
+/// What is reported beside the groups' own counts.
+struct Costs {
+    server: Option<CpuUse>,
+    client: CpuUse,
+    complete: bool,
+}
+
 fn report(
     args: &FloodArgs,
     junk: &Junk,
     groups: &Groups,
     watch: &Watch,
-    server: Option<CpuUse>,
-    client: &CpuUse,
-    complete: bool,
+    costs: &Costs,
 ) -> Result<bool, String> {
     let mut report = Report::new("flood");
+    junk_section(&mut report, junk, groups, costs);
+    server_section(&mut report, watch, costs);
+    honest_section(&mut report, "honest connections before the flood", &groups.calm);
+    honest_section(&mut report, "honest connections during the flood", &groups.stormy);
+    let lost = established_section(&mut report, groups);
+    report.publish(args.load.json.as_deref())?;
+    let all = [&groups.junk, &groups.calm, &groups.stormy, &groups.established];
+    let broken = all.iter().any(|stats| stats.error.is_some());
+    Ok(costs.complete && !broken && !lost && groups.stormy.totals.failed == 0)
+}
+
+fn junk_section(report: &mut Report, junk: &Junk, groups: &Groups, costs: &Costs) {
     report.section("flood");
     report.text("target of junk", &junk.target.url);
-    if !complete {
+    if !costs.complete {
         report.text("note", "the run was cut short; these are the figures up to then");
     }
     let began = groups.junk.totals.started;
     report.count("junk connects begun", began);
     report.number("junk connects per second intended", junk.rate, "/s");
-    let reached = began as f64 / client.wall;
+    let reached = began as f64 / costs.client.wall;
     report.number("junk connects per second reached", reached, "/s");
     for (kind, stats) in &groups.junk.junk {
         report.count(&format!("{kind} begun"), stats.started);
@@ -310,19 +333,22 @@ fn report(
     for (code, (count, _)) in &groups.junk.closes {
         report.count(&format!("junk close code {code}"), *count);
     }
+    if let Some(error) = &groups.junk.error {
+        report.text("load thread stopped", error);
+    }
+}
+
+fn server_section(report: &mut Report, watch: &Watch, costs: &Costs) {
     report.section("server");
     report.count("junk sockets held at most", watch.most as u64);
-    let note = "seen 4 times a second in /proc/net/tcp";
-    report.line(
-        "oldest junk socket",
-        json!(watch.oldest),
-        format!("{:.1} s, {note}", watch.oldest),
-    );
+    let (oldest, pause) = (watch.oldest, watch.pause.as_secs_f64());
+    let text = format!("{oldest:.1} s or up to {pause:.2} s more, from /proc/net/tcp");
+    report.line("oldest junk socket", json!({ "seconds": oldest, "late": pause }), text);
     match watch.recovered_after {
         Some(after) => report.number("no junk socket left after", after, " s"),
         None => report.count("junk sockets left at the end", watch.left as u64),
     }
-    match &server {
+    match &costs.server {
         Some(used) => {
             report.cpu("server", used);
             let steps = [watch.memory_before, watch.memory_most, watch.memory_after];
@@ -331,13 +357,7 @@ fn report(
         }
         None => report.text("server CPU and memory", "not measured; give --server-pid"),
     }
-    report.cpu("client", client);
-    honest_section(&mut report, "honest connections before the flood", &groups.calm);
-    honest_section(&mut report, "honest connections during the flood", &groups.stormy);
-    let lost = established_section(&mut report, groups);
-    report.publish(args.load.json.as_deref())?;
-    let broken = groups.junk.error.is_some() || groups.stormy.error.is_some();
-    Ok(complete && !broken && !lost && groups.stormy.totals.failed == 0)
+    report.cpu("client", &costs.client);
 }
 
 fn honest_section(report: &mut Report, title: &str, stats: &Stats) {

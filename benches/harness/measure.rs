@@ -110,15 +110,23 @@ pub struct Memory {
     pub anonymous: u64,
 }
 
-/// Reads the sum over processes from smaps_rollup, or RSS alone from statm where it may not.
+/// Resident bytes of some processes, cheaply enough to be asked for while they work.
+pub fn resident(pids: &[u32]) -> u64 {
+    let pages = |pid: &u32| {
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+        statm.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0u64)
+    };
+    pids.iter().map(pages).sum::<u64>() * 4096
+}
+
+/// Reads the sum over processes from smaps_rollup, or RSS alone where that may not be read.
+/// It walks their page tables: not for use while they are measured.
 pub fn memory(pids: &[u32]) -> Memory {
     let mut sum = Memory::default();
     for pid in pids {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         if text.is_empty() {
-            let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-            let pages = statm.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0u64);
-            sum.rss += pages * 4096;
+            sum.rss += resident(&[*pid]);
             continue;
         }
         sum.rss += field(&text, "Rss:");

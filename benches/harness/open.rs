@@ -101,5 +101,5 @@ pub fn run(args: &OpenArgs) -> Result<bool, String> {
     report.text("limit", &verdict(server.as_ref(), &client));
     report.outcomes(&stats);
     report.publish(args.load.json.as_deref())?;
-    Ok(stats.failures.is_empty() && stats.error.is_none() && finished > 0)
+    Ok(complete && stats.failures.is_empty() && stats.error.is_none() && finished > 0)
 }
