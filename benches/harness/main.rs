@@ -14,6 +14,7 @@ mod open;
 mod options;
 mod plan;
 mod report;
+mod sockets;
 mod stats;
 mod target;
 mod wire;

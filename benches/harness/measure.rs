@@ -1,4 +1,4 @@
-//! What the kernel says about processes, memory and sockets.
+//! What the kernel says about processes and memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -184,72 +184,6 @@ impl KernelMemory {
             .collect();
         grown.sort_by_key(|(_, bytes)| -bytes);
         grown
-    }
-}
-
-/// One socket of /proc/net/tcp as the server holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TcpRow {
-    /// The second byte of the client's address: the group of 127.GROUP.x.y.
-    pub group: u8,
-    /// The client's address and port, and the inode: tells reused ports apart.
-    pub identity: (u32, u16, u64),
-}
-
-/// Sockets that the server end holds (established, or half closed by the client) on an IPv4
-/// port of this machine. Sockets still in the handshake are the kernel's and not listed.
-pub fn server_sockets(port: u16) -> Vec<TcpRow> {
-    let text = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    let mut rows = Vec::new();
-    for line in text.lines().skip(1) {
-        let mut words = line.split_ascii_whitespace().skip(1);
-        let (Some(local), Some(remote), Some(state)) = (words.next(), words.next(), words.next())
-        else {
-            continue;
-        };
-        // 01 ESTABLISHED, 08 CLOSE_WAIT.
-        if !matches!(state, "01" | "08") || hex_port(local) != Some(port) {
-            continue;
-        }
-        let inode = words.nth(5).and_then(|word| word.parse().ok()).unwrap_or(0);
-        let address = remote.get(..8).and_then(|hex| u32::from_str_radix(hex, 16).ok());
-        if let (Some(address), Some(remote_port)) = (address, hex_port(remote)) {
-            // The kernel prints the address as it lies in memory: its second byte is group.
-            let group = address.to_ne_bytes()[1];
-            rows.push(TcpRow { group, identity: (address, remote_port, inode) });
-        }
-    }
-    rows
-}
-
-fn hex_port(address: &str) -> Option<u16> {
-    u16::from_str_radix(address.split(':').nth(1)?, 16).ok()
-}
-
-/// Ages of a server's sockets, as seen from outside.
-pub struct SocketWatch {
-    port: u16,
-    seen: HashMap<TcpRow, Instant>,
-}
-
-impl SocketWatch {
-    /// A watch on an IPv4 port of this machine.
-    pub fn new(port: u16) -> SocketWatch {
-        SocketWatch { port, seen: HashMap::new() }
-    }
-
-    /// Looks again; gives the number of a group's sockets and the age of the oldest, seconds.
-    pub fn look(&mut self, group: u8) -> (usize, f64) {
-        let now = Instant::now();
-        let mut still = HashMap::with_capacity(self.seen.len());
-        let mut oldest: f64 = 0.0;
-        for row in server_sockets(self.port).into_iter().filter(|row| row.group == group) {
-            let since = *self.seen.get(&row).unwrap_or(&now);
-            oldest = oldest.max(now.duration_since(since).as_secs_f64());
-            still.insert(row, since);
-        }
-        self.seen = still;
-        (self.seen.len(), oldest)
     }
 }
 
