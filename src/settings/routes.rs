@@ -166,10 +166,17 @@ impl Loader<'_> {
 
     fn origins(&mut self, origins: &Spanned<ListOrWord>) -> Option<OriginPolicy> {
         let ListOrWord::List(list) = origins.get_ref() else {
-            return Some(OriginPolicy::any());
+            return OriginPolicy::parse_list(&["any".to_owned()]).ok();
         };
         let mut failed = false;
         for text in list {
+            if text.get_ref() == "any" {
+                // Checks elsewhere rely on this one spelling.
+                let what = "\"any\" is not an origin, and cannot be in a list";
+                self.report.error(text.span(), what, "write origins = \"any\"");
+                failed = true;
+                continue;
+            }
             let one = [text.get_ref().clone()];
             if let Err((_, why)) = OriginPolicy::parse_list(&one) {
                 let what = format!("{:?} is not an origin: {why}", text.get_ref());
