@@ -11,8 +11,8 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
 
 use super::close_log::CloseLog;
-use super::files;
 use super::exposition::{self, ControlNumbers, Exposition};
+use super::files;
 use super::logs::{self, CloseLine, LogControl};
 use super::process::{self, ProcessUse};
 use super::reload::{self, ReloadOutcome};

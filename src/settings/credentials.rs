@@ -78,25 +78,29 @@ impl Loader<'_> {
         Some(secret)
     }
 
-    /// Every `[[auth]]`; `None` when one of them cannot be used.
-    pub(super) fn auths(&mut self, raw: &[Spanned<RawAuth>]) -> Option<Vec<Auth>> {
+    /// Every `[[auth]]` and its keys; `None` when one of them cannot be used.
+    pub(super) fn auths(
+        &mut self,
+        raw: &[Spanned<RawAuth>],
+    ) -> Option<(Vec<Auth>, Vec<Vec<JwtKey>>)> {
         let built: Vec<_> = raw.iter().map(|auth| self.auth(auth)).collect();
         built.into_iter().collect()
     }
 
-    fn auth(&mut self, auth: &Spanned<RawAuth>) -> Option<Auth> {
+    fn auth(&mut self, auth: &Spanned<RawAuth>) -> Option<(Auth, Vec<JwtKey>)> {
         let raw = auth.get_ref();
         let carriers = self.carriers(&raw.carriers);
         let keys = self.keys(raw);
         // Kinds of later versions, and keys that are missing, were reported before.
         raw.kind.as_ref()?;
+        let keys = keys?;
         let options = JwtOptions {
             issuer: raw.issuer.as_ref().map(|text| text.get_ref().clone()),
             audience: raw.audience.as_ref().map(|text| text.get_ref().clone()),
             leeway: time("auth", "leeway", &raw.leeway),
-            ..JwtOptions::default()
+            lifetime_max: time("auth", "lifetime_max", &raw.lifetime_max),
         };
-        let verifier = match JwtVerifier::new(keys?, options) {
+        let verifier = match JwtVerifier::new(keys.clone(), options) {
             Ok(verifier) => verifier,
             Err(error) => {
                 self.report.error(place(&raw.keys, &auth.span()), error.to_string(), "");
@@ -104,7 +108,7 @@ impl Loader<'_> {
             }
         };
         let name = raw.name.as_ref()?.get_ref().clone();
-        Some(Auth { name, kind: AuthKind::Jwt(verifier), carriers: carriers? })
+        Some((Auth { name, kind: AuthKind::Jwt(verifier), carriers: carriers? }, keys))
     }
 
     fn carriers(&mut self, raw: &List) -> Option<Vec<Carrier>> {
@@ -120,10 +124,7 @@ impl Loader<'_> {
             let carrier = match Carrier::parse(text.get_ref()) {
                 Ok(carrier) => carrier,
                 Err(error) => {
-                    let what = format!("{:?} is not a carrier: {error}", text.get_ref());
-                    let fix = "carriers are authorization, subprotocol, cookie:NAME, \
-                               header:NAME, query:NAME, first-message, first-message:PATH";
-                    self.report.error(text.span(), what, fix);
+                    self.report.error(text.span(), error, "");
                     failed = true;
                     continue;
                 }
@@ -150,20 +151,22 @@ impl Loader<'_> {
             self.report.error(list.span(), "keys is empty: no token could be valid", "list one");
             return None;
         }
-        let mut ids: Vec<Option<&str>> = Vec::new();
+        let mut ids: Vec<&str> = Vec::new();
         let mut keys = Vec::new();
         let mut failed = false;
         for key in list.get_ref() {
-            let id = key.get_ref().id.as_ref().map(|id| id.get_ref().as_str());
-            if ids.contains(&id) {
-                let what = match id {
-                    Some(id) => format!("there are two keys with the id {id:?}"),
-                    None => "there are two keys without an id".to_owned(),
-                };
-                self.report.error(place(&key.get_ref().id, &key.span()), what, "give another id");
-                failed = true;
+            if let Some(id) = &key.get_ref().id {
+                let text = id.get_ref().as_str();
+                if text.is_empty() || ids.contains(&text) {
+                    let what = match text {
+                        "" => "an empty id is not an id".to_owned(),
+                        id => format!("there are two keys with the id {id:?}"),
+                    };
+                    self.report.error(id.span(), what, "give another, or leave it out");
+                    failed = true;
+                }
+                ids.push(text);
             }
-            ids.push(id);
             match self.key(key) {
                 Some(key) => keys.push(key),
                 None => failed = true,
@@ -179,10 +182,11 @@ impl Loader<'_> {
             self.report.error(key.span(), "this key has no secret", fix);
         }
         let secret = self.secret(&raw.secret_file, &raw.secret, "secret_file")?;
-        let (algorithm, hash_bytes) = match word("auth.keys", "algorithm", &raw.algorithm) {
-            "HS384" => (Algorithm::Hs384, 48),
-            "HS512" => (Algorithm::Hs512, 64),
-            _ => (Algorithm::Hs256, 32),
+        let algorithm = Algorithm::from_name(word("auth.keys", "algorithm", &raw.algorithm))?;
+        let hash_bytes = match algorithm {
+            Algorithm::HS256 => 32,
+            Algorithm::HS384 => 48,
+            Algorithm::HS512 => 64,
         };
         if secret.len() < hash_bytes {
             // RFC 7518 section 3.2: a key of the same size as the hash output or larger.

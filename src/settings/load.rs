@@ -17,6 +17,7 @@ use super::problem::{Report, did_you_mean};
 use super::raw::{CountOrWord, Number, RawDeadlines, RawGateway, RawLimits, RawSettings, Text};
 use super::units::{format_duration, parse_duration, parse_size};
 use super::{Deadlines, Gateway, Limits, LogFormat, Settings, shape};
+use crate::protocol::jwt::JwtKey;
 
 /// What the loader asks of the world.
 pub trait Outside {
@@ -40,6 +41,9 @@ pub struct FileContents {
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
+    /// The keys of each of [`Settings::auths`], in order: only for making tokens. Verification
+    /// keeps none of them, so whoever does not make tokens should drop them.
+    pub keys: Vec<Vec<JwtKey>>,
     /// What is permitted but unwise, in the order of the file.
     pub warnings: Vec<Problem>,
 }
@@ -62,7 +66,7 @@ pub fn load(text: &str, file: &Path, outside: &dyn Outside) -> Result<Loaded, Ve
     let failed = loader.report.has_errors();
     let problems = loader.report.into_problems();
     match settings {
-        Some(settings) if !failed => Ok(Loaded { settings, warnings: problems }),
+        Some((settings, keys)) if !failed => Ok(Loaded { settings, keys, warnings: problems }),
         _ => {
             assert!(failed, "settings are missing without an error");
             Err(problems)
@@ -173,7 +177,7 @@ pub(super) fn time(section: &'static str, name: &str, value: &Text) -> Duration 
 
 impl Loader<'_> {
     /// `None` when something necessary is missing or wrong, which then was reported.
-    fn settings(&mut self, raw: &RawSettings) -> Option<Settings> {
+    fn settings(&mut self, raw: &RawSettings) -> Option<(Settings, Vec<Vec<JwtKey>>)> {
         let conformance = word("limits", "profile", &raw.limits.profile) == "conformance";
         let gateway = self.gateway(&raw.gateway);
         let limits = limits(&raw.limits, conformance);
@@ -197,9 +201,10 @@ impl Loader<'_> {
                 self.report.error(0..0, what, "config/portcullis.toml shows one of each");
             }
         }
-        let (gateway, listeners, auths) = (gateway?, listeners?, auths?);
+        let (gateway, listeners, (auths, keys)) = (gateway?, listeners?, auths?);
         let (routes, backends) = (routes?, backends?);
-        Some(Settings { gateway, limits, deadlines, listeners, auths, routes, backends })
+        let settings = Settings { gateway, limits, deadlines, listeners, auths, routes, backends };
+        Some((settings, keys))
     }
 
     /// Checks that names are there, proper and unique.

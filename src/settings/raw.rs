@@ -83,7 +83,7 @@ raw_table! {
     /// An `[[auth]]`.
     RawAuth {
         name: Text, kind: Text, carriers: List, keys: Option<Spanned<Vec<Spanned<RawKey>>>>,
-        issuer: Text, audience: Text, leeway: Text,
+        issuer: Text, audience: Text, leeway: Text, lifetime_max: Text,
     }
     /// One of `keys` in an `[[auth]]`.
     RawKey { id: Text, algorithm: Text, secret_file: Text, secret: Text, }

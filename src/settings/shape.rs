@@ -140,7 +140,7 @@ fn report_missing(
             ("route", "origins") => {
                 "list the pages that may connect; [] refuses every page".to_owned()
             }
-            _ => format!("it takes: {}", key.shape.describe()),
+            _ => wanted(&key.shape),
         };
         report.error(span.clone(), what, &fix);
     }
@@ -231,9 +231,8 @@ fn check_tables(
         }
         return true;
     }
-    let names: Vec<_> = keys::of_section(section).map(|key| key.name).collect();
     let what = format!("\"{}\" in {} must hold tables", key.name, title(key.section));
-    report.error(span, what, &format!("write {{ … }} with the keys {}", names.join(", ")));
+    report.error(span, what, &wanted(&key.shape));
     false
 }
 
@@ -310,6 +309,10 @@ fn wanted(shape: &Shape) -> String {
         }
         Shape::Count(..) | Shape::CountOrAuto(..) => {
             format!("write a whole number without quotes, from {described}")
+        }
+        Shape::Table(section) | Shape::Tables(section) | Shape::TableOrTables(section) => {
+            let names: Vec<_> = keys::of_section(section).map(|key| key.name).collect();
+            format!("write {{ … }} with the keys {}", names.join(", "))
         }
         _ => format!("it takes: {described}"),
     }
