@@ -136,7 +136,7 @@ async function connect() {
   }
   const { url, protocols, token, first } = plan(dev, chosen);
   $("certificate").href = dev.certificate;
-  const mine = { socket: new WebSocket(url, protocols), opened: 0, explained: null, mine: false };
+  const mine = { socket: new WebSocket(url, protocols), opened: 0, explained: null, byUser: false };
   Object.assign(mine, { chosen, expires: chosen.kind === "none" ? 0 : expiry(token) });
   session = mine;
   mine.socket.onopen = () => {
@@ -180,7 +180,7 @@ function closed(mine, event) {
   const { code, reason } = event;
   say("close", "close", `${code} ${reason}`.trim());
   const explained = mine.explained;
-  const wanted = mine.mine ? false : explained ? explained.reconnect : RETRYABLE.has(code) && mine.opened > 0;
+  const wanted = mine.byUser ? false : explained ? explained.reconnect : RETRYABLE.has(code) && mine.opened > 0;
   if (mine.opened && Date.now() - mine.opened > STEADY_MS) attempt = 0;
   setState("closed", "not connected");
   let wait = null;
@@ -200,7 +200,7 @@ function waitBefore(floor_ms) {
 }
 
 function meaning(mine, { code, reason }) {
-  if (mine.mine) return "You closed it.";
+  if (mine.byUser) return "You closed it.";
   const known = REASONS[mine.explained?.reason ?? reason];
   if (known) return known;
   if (code === 1006 && mine.opened === 0) {
@@ -212,7 +212,7 @@ function meaning(mine, { code, reason }) {
 }
 
 function advice(mine, { wanted, wait }) {
-  if (mine.mine) return "Nothing to do.";
+  if (mine.byUser) return "Nothing to do.";
   if (!wanted) return mine.explained ? "Do not reconnect: it would end the same way." : "Do not reconnect by itself.";
   return wait === null ? "Reconnecting may help." : `Reconnecting in ${(wait / 1000).toFixed(1)} s.`;
 }
@@ -223,7 +223,7 @@ function showVerdict(mine, event, decision) {
     code: event.code,
     reason: event.reason,
     reconnect: decision.wanted,
-    calm: mine.mine || event.code === 1000,
+    calm: mine.byUser || event.code === 1000,
   });
   $("verdict-code").textContent = event.code;
   $("verdict-reason").textContent = event.reason || "no reason";
@@ -240,7 +240,7 @@ function disconnect() {
   retry = null;
   attempt = 0;
   if (session) {
-    session.mine = true;
+    session.byUser = true;
     session.socket.close(1000, "that is all");
   } else {
     setState("closed", "not connected");

@@ -63,6 +63,15 @@ pub const KEYS: &[Key] = &[
     .cold(),
     hot("gateway", "log", Shape::Table("gateway.log"), NONE, "How the log is written."),
     hot(
+        "gateway",
+        "close_log",
+        Shape::Text(PATH),
+        NONE,
+        "File that the lines of closed connections are appended to, as JSON; without it they go \
+         to the log. It is opened anew on SIGHUP.",
+    )
+    .cold(),
+    hot(
         "gateway.log",
         "format",
         Shape::Word(&["auto", "pretty", "json"]),
