@@ -16,6 +16,9 @@ mod shape;
 mod tls;
 pub mod units;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

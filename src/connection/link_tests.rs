@@ -2,9 +2,24 @@
 
 use super::*;
 use crate::protocol::link::{FrameHeader, HEADER_BYTES, Limits as LinkLimits, Open, Ready};
-use crate::settings::load::test_settings;
 
 const CLIENT: Key = Key { slot: 4, generation: 2 };
+
+fn test_settings() -> crate::settings::Settings {
+    let text = r#"
+        [[listener]]
+        address = "127.0.0.1:8080"
+        [[route]]
+        path = "/ws"
+        origins = []
+        auth = "none"
+        backend = "main"
+        [[backend]]
+        name = "main"
+        endpoints = ["127.0.0.1:7000"]
+    "#;
+    crate::settings::testing::settings(text)
+}
 
 struct Pair {
     link: Link,
