@@ -60,7 +60,7 @@ pub fn run(options: DevOptions) -> Result<(), RunError> {
         certificate: certificate::make()?,
     };
     let loaded = settings::load_demo(&demo)?;
-    let key = loaded.keys[0][0].clone();
+    let key = loaded.issuing[0].keys[0].clone();
     let mint = Arc::new(Mint::new(key, random_hex()?.into_bytes()));
     let banner = banner(&options, &mint.good(tokens::SUBJECTS[0], unix_seconds()));
     let page = page::page(&options, Arc::clone(&mint));
@@ -105,14 +105,14 @@ fn free_addresses(options: DevOptions) -> Result<DevOptions, RunError> {
     let free = |option: &str, address: SocketAddr| -> Result<(TcpListener, SocketAddr), RunError> {
         let bound = TcpListener::bind(address)
             .and_then(|listener| listener.local_addr().map(|address| (listener, address)));
-        let other = SocketAddr::new(address.ip(), address.port().saturating_add(1).max(1024));
-        let what = format!("{option}; to choose another: {option} {other}");
+        let other = address.port().saturating_add(10_000).max(1024);
+        let what = format!("to choose another port: {option} {other}");
         bound.map_err(|source: io::Error| RunError::Bind { what, address, source })
     };
     // Held together, so that two ports 0 do not become the same.
-    let (_plain, plain) = free("--plain", options.plain)?;
-    let (_tls, tls) = free("--tls", options.tls)?;
-    let (_admin, admin) = free("--admin", options.admin)?;
+    let (_plain, plain) = free("--plain-port", options.plain)?;
+    let (_tls, tls) = free("--tls-port", options.tls)?;
+    let (_admin, admin) = free("--admin-port", options.admin)?;
     Ok(DevOptions { plain, tls, admin })
 }
 
@@ -156,13 +156,13 @@ mod tests {
         let address = taken.local_addr().unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let table = [
-            ("--plain", DevOptions { plain: address, tls: any, admin: any }),
-            ("--tls", DevOptions { plain: any, tls: address, admin: any }),
-            ("--admin", DevOptions { plain: any, tls: any, admin: address }),
+            ("--plain-port", DevOptions { plain: address, tls: any, admin: any }),
+            ("--tls-port", DevOptions { plain: any, tls: address, admin: any }),
+            ("--admin-port", DevOptions { plain: any, tls: any, admin: address }),
         ];
         for (option, options) in table {
             let error = free_addresses(options).expect_err("taken").to_string();
-            let advice = format!("to choose another: {option} 127.0.0.1:");
+            let advice = format!("to choose another port: {option} ");
             assert!(error.contains(&address.to_string()), "{error}");
             assert!(error.contains(&advice), "{error}");
         }

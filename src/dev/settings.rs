@@ -146,8 +146,7 @@ mod tests {
     use crate::protocol::carrier::Carrier;
 
     fn demo(admin: &str) -> Demo {
-        let options =
-            DevOptions { admin: admin.parse().unwrap(), ..DevOptions::default() };
+        let options = DevOptions { admin: admin.parse().unwrap(), ..DevOptions::default() };
         Demo {
             options,
             backend: "127.0.0.1:7000".into(),
@@ -173,7 +172,7 @@ mod tests {
             assert_eq!(carriers(path) == [Carrier::FirstMessage], first, "{path}");
         }
         assert!(settings.route_for("/").is_none());
-        assert_eq!(loaded.keys[0][0].secret.expose(), "k".repeat(64).as_bytes());
+        assert_eq!(loaded.issuing[0].keys[0].secret.expose(), "k".repeat(64).as_bytes());
     }
 
     #[test]
