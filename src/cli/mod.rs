@@ -10,6 +10,7 @@ use portcullis::server::files::load_file;
 use portcullis::settings::load::Loaded;
 
 mod check;
+mod connect;
 mod dev;
 mod echo_backend;
 mod run;
@@ -52,6 +53,8 @@ enum Command {
     /// Make a token, or look into one.
     #[command(subcommand)]
     Token(token::Token),
+    /// Talk to a gateway from a terminal.
+    Connect(connect::Connect),
     /// Start a backend that sends every message back.
     EchoBackend(echo_backend::EchoBackend),
     /// Print a script that completes this command line in a shell.
@@ -78,6 +81,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Some(Command::Check(command)) => check::run(&command),
         Some(Command::Dev(command)) => dev::run(&command),
         Some(Command::Token(command)) => token::run(&command),
+        Some(Command::Connect(command)) => connect::run(command),
         Some(Command::EchoBackend(command)) => echo_backend::run(&command),
         Some(Command::Completions(command)) => {
             let mut description = Arguments::command();
@@ -156,6 +160,9 @@ mod tests {
             ("token inspect --auth a", false),
             ("echo-backend --listen 127.0.0.1:7000 --secret-file s", true),
             ("echo-backend", false),
+            ("connect ws://127.0.0.1:8080/chat --token a.b.c", true),
+            ("connect ws://127.0.0.1:8080/chat --origin http://a", true),
+            ("connect --token a.b.c", false),
             ("completions zsh", true),
             ("completions ksh", false),
             ("", false),

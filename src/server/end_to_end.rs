@@ -6,7 +6,7 @@ use std::process::Command as Process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::admin::{Asset, Page};
+use super::admin::{Asset, AssetBody, Page};
 use super::error::RunError;
 use super::files;
 use super::gateway::{GatewayHandle, Plane, StartOptions, start, start_on};
@@ -201,7 +201,7 @@ fn a_page_is_served_with_a_strict_policy() {
         assets: vec![Asset {
             path: "/".into(),
             content_type: "text/html; charset=utf-8",
-            bytes: b"<p>hello".to_vec(),
+            body: AssetBody::Fixed(b"<p>hello".to_vec()),
         }],
         connect_sources: listeners.iter().map(|address| format!("ws://{address}")).collect(),
     });
