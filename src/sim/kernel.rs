@@ -12,7 +12,7 @@ use super::fake_ring::Memory;
 use super::faults::Fault;
 use super::net::{ConnId, Event, MICROS, MILLIS, Net, Party, SECONDS, Side};
 use crate::ring::{
-    BufferCount, BufferGroup, Completion, EndpointAddress, Failure, Op, OpKey, Outcome,
+    BufferCount, BufferGroup, Completion, EndpointAddress, Failure, Op, OpKey, OpKind, Outcome,
     ReceivedBuffer, SendSlot, Socket,
 };
 
@@ -197,7 +197,10 @@ impl Kernel {
         self.ops_made += 1;
         let id = self.ops_made;
         net.note(op_name(&op), key.to_bits(), op_socket(&op).map_or(u64::MAX, u64::from));
-        if let Some(earlier) = self.keys.insert(key.to_bits(), id) {
+        // Cancellations may share a key: they are told apart by nothing, and need not be.
+        if key.kind != OpKind::Cancel
+            && let Some(earlier) = self.keys.insert(key.to_bits(), id)
+        {
             net.check.fail(format!("key {key:?} submitted while operation {earlier} has it"));
         }
         if let Some(socket) = op_socket(&op) {
@@ -439,7 +442,7 @@ impl Kernel {
     fn start_cancel(&mut self, net: &mut Net, memory: &mut Memory, id: u64, target: OpKey) {
         let found = self.keys.get(&target.to_bits()).copied();
         let live = found.filter(|target| self.ops.get(target).is_some_and(|op| !op.finished));
-        let Some(found) = live.filter(|_| target.kind != crate::ring::OpKind::Cancel) else {
+        let Some(found) = live else {
             return self.finish(net, id, Outcome::Failed(Failure::NotFound));
         };
         if net.fault(Fault::CancelRace) && self.complete_first(net, memory, found) {

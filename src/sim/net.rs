@@ -358,6 +358,14 @@ impl Net {
         count
     }
 
+    /// Puts bytes back in front of what `side` can read: a planted bug of the kernel's.
+    pub fn unread(&mut self, id: ConnId, side: Side, bytes: &[u8]) {
+        let pipe = &mut self.conns[id].pipes[side.other() as usize];
+        pipe.held += bytes.len();
+        pipe.capacity = pipe.capacity.max(pipe.held);
+        bytes.iter().rev().for_each(|byte| pipe.ready.push_front(*byte));
+    }
+
     /// Reads up to `max` bytes to the end of `into`.
     pub fn read_vec(&mut self, id: ConnId, side: Side, into: &mut Vec<u8>, max: usize) -> usize {
         let count = max.min(self.readable(id, side));
