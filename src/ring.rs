@@ -290,6 +290,9 @@ pub trait Ring {
     /// Returns a send slot to its pool.
     fn release(&mut self, slot: SendSlot);
 
+    /// Sends FIN after everything sent so far; receiving goes on. Never blocks, never completes.
+    fn shutdown_write(&mut self, socket: Socket);
+
     /// Stops taking connections on the listener number `listener`: closes it.
     fn close_listener(&mut self, listener: u16);
 }

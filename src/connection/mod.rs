@@ -1,1 +1,39 @@
-//! (to be written)
+//! L3: state machines of one connection each, sans-IO: input and time go in, answers and steps
+//! come out. They read no clock, draw no randomness and touch no socket.
+
+pub mod authenticate;
+pub mod client;
+pub mod link;
+pub mod stage;
+pub mod transport;
+mod upgrade;
+
+use crate::base::time::Now;
+use crate::counters::Counters;
+use crate::protocol::carrier::TokenScratch;
+use crate::settings::Settings;
+
+/// What a machine may look at while it works.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Both clocks.
+    pub now: Now,
+    /// The settings in force.
+    pub settings: &'a Settings,
+    /// The worker's numbers.
+    pub counters: &'a Counters,
+}
+
+/// Where a machine leaves what it has to say; one for each worker, reused for every call.
+#[derive(Default)]
+pub struct Output {
+    /// Bytes for the client, before encryption.
+    pub answers: Vec<u8>,
+    /// The payload of the OPEN frame, after [`client::Step::Authenticated`].
+    pub open: Vec<u8>,
+    /// The client's close reason (UTF-8, at most 123 bytes), after
+    /// [`client::Step::ClosedByClient`].
+    pub reason: Vec<u8>,
+    /// Room to decode tokens in.
+    pub tokens: Box<TokenScratch>,
+}

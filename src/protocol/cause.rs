@@ -64,6 +64,8 @@ causes! {
     UnsupportedType = "unsupported_type",
     /// A message over the limit.
     TooLarge = "too_large",
+    /// A load balancer's question, answered.
+    HealthCheck = "health_check",
     /// The request was not a proper upgrade, and got an HTTP answer.
     BadRequest = "bad_request",
     /// The TLS handshake failed.

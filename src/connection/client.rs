@@ -1,0 +1,698 @@
+//! One client, from its first plaintext byte to its last: request head, token, frames, close.
+//!
+//! The transport (TLS) lies below and the worker above. After every call the worker sends what
+//! is in [`Output::answers`], acts on the [`Step`], and looks at [`Client::is_open`],
+//! [`Client::disposition`] and [`Client::next_deadline`].
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::base::time::Instant;
+use crate::base::token_bucket::TokenBucket;
+use crate::counters::Metric;
+use crate::protocol::cause::Cause;
+use crate::protocol::dialect::Dialect;
+use crate::protocol::http_upgrade::{self, HttpRefusal};
+use crate::protocol::websocket::{
+    self, ControlPayload, DataKind, FrameLimits, FrameReader, HeaderBytes, OpCode, Side,
+};
+use crate::settings::{MessageTypes, Route, Settings};
+
+use super::stage::{ClosedBy, Stage};
+use super::upgrade::PendingRequest;
+use super::{Output, Surroundings};
+
+/// What a call to [`Client::receive`] came to. Bytes that were not consumed come again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// All input is used up.
+    NeedMore,
+    /// The next bytes are payload, and the allowance is used up.
+    Blocked,
+    /// Something was handled that concerns nobody else.
+    Handled,
+    /// A piece of a message, unmasked, in `input[range]`.
+    Data {
+        /// Where the piece is.
+        range: Range<usize>,
+        /// Text or binary.
+        kind: DataKind,
+        /// The message begins with this piece.
+        first: bool,
+        /// The message ends with this piece.
+        last: bool,
+    },
+    /// The identity is verified; [`Output::open`] holds the payload of the OPEN frame.
+    Authenticated {
+        /// Index of the backend that gets the session.
+        backend: u16,
+    },
+}
+
+/// What the worker is to do with the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Keep it.
+    Stay,
+    /// Send FIN once everything queued is sent, then wait for the client's end or the deadline.
+    ShutdownWhenFlushed,
+    /// Close once everything queued is sent.
+    CloseWhenFlushed,
+    /// Close, whatever is queued.
+    CloseNow {
+        /// With RST.
+        reset: bool,
+    },
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Why.
+    pub cause: Cause,
+    /// Who began it.
+    pub by: ClosedBy,
+    /// The close code on the wire, if there was a close frame.
+    pub code: Option<u16>,
+    /// The furthest stage before the end began.
+    pub stage: Stage,
+}
+
+/// The state machine of one client.
+///
+/// Invariants: `stage == Open` exactly while a session may exist; `end.is_some()` exactly in
+/// `Refused` and `Closing`, or when the disposition is `CloseNow`.
+pub struct Client {
+    stage: Stage,
+    disposition: Disposition,
+    dialect: Option<Dialect>,
+    pinged: bool,
+    output_pending: bool,
+    pong_unsent: bool,
+    to_client_unfinished: bool,
+    close_scheduled: Cause,
+    messages: MessageTypes,
+    route: u16,
+    end: Option<End>,
+    accepted: Instant,
+    stage_since: Instant,
+    received: Instant,
+    progressed: Instant,
+    expires: Instant,
+    lifetime_end: Instant,
+    close_at: Instant,
+    frames: TokenBucket,
+    controls: TokenBucket,
+    reader: FrameReader,
+    pub(super) pending: Option<Box<PendingRequest>>,
+    pong_waiting: Option<Box<ControlPayload>>,
+    /// Where the client comes from, as far as is known.
+    pub peer: Option<SocketAddr>,
+}
+
+/// `route` before a route is chosen.
+const NO_ROUTE: u16 = u16::MAX;
+
+impl Client {
+    /// A connection just accepted. `jitter` is a random number; it spreads lifetimes.
+    pub fn new(peer: Option<SocketAddr>, tls: bool, jitter: u32, cx: &Surroundings<'_>) -> Self {
+        let now = cx.now.instant;
+        let limits = &cx.settings.limits;
+        let stage = if tls { Stage::TlsHandshake } else { Stage::RequestHead };
+        cx.counters.increment(gauge(stage));
+        Client {
+            stage,
+            disposition: Disposition::Stay,
+            dialect: None,
+            pinged: false,
+            output_pending: false,
+            pong_unsent: false,
+            to_client_unfinished: false,
+            close_scheduled: Cause::GoingAway,
+            messages: MessageTypes::Any,
+            route: NO_ROUTE,
+            end: None,
+            accepted: now,
+            stage_since: now,
+            received: now,
+            progressed: now,
+            expires: Instant::NEVER,
+            lifetime_end: lifetime_end(now, cx.settings.deadlines.lifetime, jitter),
+            close_at: Instant::NEVER,
+            frames: TokenBucket::full(limits.frames_burst, now),
+            controls: TokenBucket::full(limits.controls_burst, now),
+            reader: FrameReader::new(Side::Server),
+            pending: None,
+            pong_waiting: None,
+            peer,
+        }
+    }
+
+    /// How far the connection is.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Whether the client is authenticated and not closing: it has, or may have, a session.
+    pub fn is_open(&self) -> bool {
+        self.stage == Stage::Open
+    }
+
+    /// Whether the client counts against the cap on unauthenticated connections.
+    pub fn is_unauthenticated(&self) -> bool {
+        match self.stage {
+            Stage::TlsHandshake | Stage::RequestHead | Stage::Authenticating => true,
+            Stage::Refused => true,
+            Stage::Open | Stage::Closing => false,
+        }
+    }
+
+    /// What the worker is to do with the connection.
+    pub fn disposition(&self) -> Disposition {
+        self.disposition
+    }
+
+    /// How the connection ended, once it has.
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// The dialect, once a route was chosen.
+    pub fn dialect(&self) -> Option<Dialect> {
+        self.dialect
+    }
+
+    /// Index of the route, once one was chosen.
+    pub fn route(&self) -> Option<u16> {
+        (self.route != NO_ROUTE).then_some(self.route)
+    }
+
+    /// When the connection was accepted.
+    pub fn accepted(&self) -> Instant {
+        self.accepted
+    }
+
+    /// When a byte last came from the client.
+    pub fn received(&self) -> Instant {
+        self.received
+    }
+
+    /// When a send last made progress.
+    pub fn progressed(&self) -> Instant {
+        self.progressed
+    }
+
+    /// The TLS handshake is done: the request head may come.
+    pub fn handshake_finished(&mut self, cx: &Surroundings<'_>) {
+        if self.stage == Stage::TlsHandshake {
+            cx.counters.increment(Metric::TlsHandshakes);
+            self.enter(Stage::RequestHead, cx);
+        }
+    }
+
+    /// Takes plaintext in. At most `allowance` payload bytes come out as [`Step::Data`].
+    /// Returns how many bytes of `input` are used up, and what they came to.
+    pub fn receive(
+        &mut self,
+        input: &mut [u8],
+        allowance: usize,
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) -> (usize, Step) {
+        if input.is_empty() {
+            return (0, Step::NeedMore);
+        }
+        self.received = cx.now.instant;
+        self.pinged = false;
+        match self.stage {
+            Stage::TlsHandshake => unreachable!("plaintext before the handshake is finished"),
+            Stage::RequestHead => (input.len(), self.receive_head(input, cx, output)),
+            Stage::Authenticating => self.receive_first_message(input, cx, output),
+            Stage::Open => self.receive_frames(input, allowance, cx, output),
+            Stage::Refused | Stage::Closing => self.receive_after_close(input, cx),
+        }
+    }
+
+    /// The client's connection ended, in order (`fin`) or not.
+    pub fn peer_gone(&mut self, cx: &Surroundings<'_>) {
+        if self.end.is_none() {
+            let cause = match self.stage {
+                Stage::TlsHandshake => Cause::TlsFailed,
+                _ => Cause::ClientGone,
+            };
+            self.conclude(cause, ClosedBy::Client, None);
+            self.enter(Stage::Closing, cx);
+        }
+        self.disposition = Disposition::CloseNow { reset: false };
+    }
+
+    /// TLS failed. An alert may be queued; it is sent as far as that goes at once.
+    pub fn tls_failed(&mut self, cx: &Surroundings<'_>) {
+        if self.end.is_none() {
+            self.conclude(Cause::TlsFailed, ClosedBy::Gateway, None);
+            let stage = if self.is_open() { Stage::Closing } else { Stage::Refused };
+            self.enter(stage, cx);
+        }
+        self.disposition = Disposition::ShutdownWhenFlushed;
+    }
+
+    /// Ends the connection for `cause`, telling the client as its stage allows.
+    pub fn close(&mut self, cause: Cause, cx: &Surroundings<'_>, output: &mut Output) {
+        match self.stage {
+            Stage::TlsHandshake | Stage::RequestHead => self.drop_silently(cause, cx),
+            Stage::Authenticating => self.refuse_in_dialect(cause, cx, output),
+            Stage::Open => {
+                let answer = self.dialect.unwrap_or(Dialect::Plain).answer(cause);
+                self.write_close(answer.code, answer.reason, output);
+                self.conclude(cause, ClosedBy::Gateway, Some(answer.code));
+                self.enter(Stage::Closing, cx);
+            }
+            Stage::Refused | Stage::Closing => {}
+        }
+    }
+
+    /// Refuses an open client whose session could not be opened: as [`close`](Self::close), but
+    /// with the explanation that a refused client gets.
+    pub fn refuse(&mut self, cause: Cause, cx: &Surroundings<'_>, output: &mut Output) {
+        if self.end.is_none() {
+            self.refuse_in_dialect(cause, cx, output);
+        }
+    }
+
+    /// The backend closed the session. A code that may not be sent becomes 1000.
+    pub fn close_by_backend(
+        &mut self,
+        code: u16,
+        reason: &str,
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) {
+        if self.stage != Stage::Open {
+            return;
+        }
+        let code = if websocket::is_sendable_close_code(code) { code } else { 1000 };
+        self.write_close(code, reason, output);
+        self.conclude(Cause::BackendClosed, ClosedBy::Backend, Some(code));
+        self.enter(Stage::Closing, cx);
+    }
+
+    /// Ends the connection without a word.
+    pub fn drop_silently(&mut self, cause: Cause, cx: &Surroundings<'_>) {
+        if self.end.is_none() {
+            self.conclude(cause, ClosedBy::Gateway, None);
+            self.enter(Stage::Closing, cx);
+        }
+        self.disposition = Disposition::CloseNow { reset: true };
+    }
+
+    /// Closes the connection for `cause` at `at`, unless it ends earlier.
+    pub fn schedule_close(&mut self, at: Instant, cause: Cause) {
+        if at < self.close_at {
+            self.close_at = at;
+            self.close_scheduled = cause;
+        }
+    }
+
+    /// The header of a frame that carries the next piece of a message to the client; `None`
+    /// when the client is no longer open. `Err` when the backend's pieces make no sense.
+    pub fn data_header(
+        &mut self,
+        kind: DataKind,
+        first: bool,
+        last: bool,
+        length: usize,
+    ) -> Result<Option<HeaderBytes>, OutOfSequence> {
+        if self.stage != Stage::Open {
+            return Ok(None);
+        }
+        if first == self.to_client_unfinished {
+            return Err(OutOfSequence);
+        }
+        self.to_client_unfinished = !last;
+        let opcode = match (first, kind) {
+            (false, _) => OpCode::Continuation,
+            (true, DataKind::Text) => OpCode::Text,
+            (true, DataKind::Binary) => OpCode::Binary,
+        };
+        Ok(Some(websocket::write_header(last, opcode, length as u64, None)))
+    }
+
+    /// Output was queued for the client where none was.
+    pub fn output_queued(&mut self, cx: &Surroundings<'_>) {
+        if !self.output_pending {
+            self.output_pending = true;
+            self.progressed = cx.now.instant;
+        }
+    }
+
+    /// Some output was sent. With `flushed`, nothing is left.
+    pub fn output_sent(&mut self, flushed: bool, cx: &Surroundings<'_>, output: &mut Output) {
+        self.progressed = cx.now.instant;
+        if !flushed {
+            return;
+        }
+        self.output_pending = false;
+        self.pong_unsent = false;
+        if self.stage == Stage::Closing && self.disposition == Disposition::Stay {
+            // The linger counts from when the close frame left, not from when it was queued
+            // behind messages that an authenticated client was still owed.
+            self.stage_since = cx.now.instant;
+        }
+        if let Some(payload) = self.pong_waiting.take() {
+            self.write_pong(&payload, output);
+        }
+    }
+
+    /// The earliest instant at which [`handle_deadline`](Self::handle_deadline) has work.
+    pub fn next_deadline(&self, settings: &Settings) -> Instant {
+        let deadlines = &settings.deadlines;
+        let stage = match self.stage {
+            Stage::TlsHandshake => self.stage_since + deadlines.tls_handshake,
+            Stage::RequestHead => self.stage_since + deadlines.request_head,
+            Stage::Authenticating => self.stage_since + deadlines.authenticate,
+            Stage::Refused => return self.stage_since + deadlines.linger,
+            Stage::Closing if self.output_pending => {
+                return self.progressed + deadlines.write_stall;
+            }
+            Stage::Closing => return self.stage_since + deadlines.linger,
+            Stage::Open => {
+                let silence = if self.pinged { deadlines.idle } else { deadlines.ping_interval };
+                let idle = self.received + silence;
+                idle.min(self.expires).min(self.lifetime_end)
+            }
+        };
+        let stalled =
+            if self.output_pending { self.progressed + deadlines.write_stall } else { stage };
+        stage.min(stalled).min(self.close_at)
+    }
+
+    /// Does what is due at `cx.now`; nothing when nothing is.
+    pub fn handle_deadline(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
+        let now = cx.now.instant;
+        if now < self.next_deadline(cx.settings) {
+            return;
+        }
+        let deadlines = &cx.settings.deadlines;
+        match self.stage {
+            Stage::Refused | Stage::Closing => {
+                let metric = if self.output_pending && self.stage == Stage::Closing {
+                    Metric::DeadlineWrite
+                } else {
+                    Metric::DeadlineLinger
+                };
+                cx.counters.increment(metric);
+                self.disposition = Disposition::CloseNow { reset: true };
+            }
+            _ if self.close_at <= now => self.close(self.close_scheduled, cx, output),
+            Stage::TlsHandshake => {
+                cx.counters.increment(Metric::DeadlineTls);
+                self.drop_silently(Cause::HandshakeTimedOut, cx);
+            }
+            Stage::RequestHead => {
+                cx.counters.increment(Metric::DeadlineHead);
+                if self.pending.is_some() {
+                    self.refuse_http(&HttpRefusal::RequestTimeout, cx, output);
+                } else {
+                    self.drop_silently(Cause::HandshakeTimedOut, cx);
+                }
+            }
+            _ if self.output_pending && self.progressed + deadlines.write_stall <= now => {
+                cx.counters.increment(Metric::DeadlineWrite);
+                self.drop_silently(Cause::SlowConsumer, cx);
+            }
+            Stage::Authenticating => {
+                cx.counters.increment(Metric::DeadlineAuthenticate);
+                self.close(Cause::AuthenticationTimedOut, cx, output);
+            }
+            Stage::Open => self.handle_open_deadline(cx, output),
+        }
+    }
+
+    fn handle_open_deadline(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
+        let now = cx.now.instant;
+        if self.expires <= now {
+            cx.counters.increment(Metric::DeadlineExpiry);
+            self.close(Cause::TokenExpired, cx, output);
+        } else if self.lifetime_end <= now {
+            self.close(Cause::Lifetime, cx, output);
+        } else if self.received + cx.settings.deadlines.idle <= now {
+            cx.counters.increment(Metric::DeadlineIdle);
+            self.close(Cause::Idle, cx, output);
+        } else {
+            self.pinged = true;
+            cx.counters.increment(Metric::PingsSent);
+            let header = websocket::write_header(true, OpCode::Ping, 0, None);
+            output.answers.extend_from_slice(header.as_slice());
+        }
+    }
+
+    fn receive_frames(
+        &mut self,
+        input: &mut [u8],
+        allowance: usize,
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) -> (usize, Step) {
+        let limits = self.frame_limits(cx.settings);
+        let (used, step) = match self.reader.next(input, allowance, &limits) {
+            Ok(found) => found,
+            Err(error) => {
+                self.close(error.cause(), cx, output);
+                return (input.len(), Step::Handled);
+            }
+        };
+        if !self.within_budgets(cx) {
+            self.close(Cause::RateLimited, cx, output);
+            return (input.len(), Step::Handled);
+        }
+        let step = match step {
+            websocket::Step::NeedMore => Step::NeedMore,
+            websocket::Step::Blocked => Step::Blocked,
+            websocket::Step::Data { range, kind, first, last } => {
+                Step::Data { range, kind, first, last }
+            }
+            websocket::Step::Ping(payload) => {
+                self.pong(&payload, output);
+                Step::Handled
+            }
+            websocket::Step::Pong(_) => Step::Handled,
+            websocket::Step::Close { code, reason } => {
+                self.closed_by_client(code, reason.as_slice(), cx, output);
+                Step::Handled
+            }
+        };
+        (used, step)
+    }
+
+    /// RFC 6455 §5.5.1: a close is answered with a close, and then the server ends first.
+    pub(super) fn closed_by_client(
+        &mut self,
+        code: Option<u16>,
+        reason: &[u8],
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) {
+        output.reason.clear();
+        output.reason.extend_from_slice(reason);
+        match code {
+            Some(code) => self.write_close(code, "", output),
+            None => {
+                let header = websocket::write_header(true, OpCode::Close, 0, None);
+                output.answers.extend_from_slice(header.as_slice());
+            }
+        }
+        self.conclude(Cause::ClientClosed, ClosedBy::Client, code);
+        self.enter(Stage::Closing, cx);
+        self.disposition = Disposition::CloseWhenFlushed;
+    }
+
+    /// After our close frame only the client's matters; all else is thrown away.
+    fn receive_after_close(
+        &mut self,
+        input: &mut [u8],
+        cx: &Surroundings<'_>,
+    ) -> (usize, Step) {
+        if self.disposition != Disposition::Stay {
+            return (input.len(), Step::Handled);
+        }
+        let limits = self.frame_limits(cx.settings);
+        match self.reader.next(input, usize::MAX, &limits) {
+            Ok((_, websocket::Step::Close { .. })) => {
+                self.disposition = Disposition::CloseWhenFlushed;
+                (input.len(), Step::Handled)
+            }
+            Ok((used, websocket::Step::NeedMore)) => (used, Step::NeedMore),
+            Ok((used, _)) => (used, Step::Handled),
+            Err(_) => {
+                self.disposition = Disposition::CloseWhenFlushed;
+                (input.len(), Step::Handled)
+            }
+        }
+    }
+
+    pub(super) fn within_budgets(&mut self, cx: &Surroundings<'_>) -> bool {
+        let limits = &cx.settings.limits;
+        let now = cx.now.instant;
+        let frames = self.reader.frames_seen();
+        let controls = self.reader.controls_seen();
+        (frames == 0
+            || self.frames.take(frames, limits.frames_per_second, limits.frames_burst, now))
+            && (controls == 0
+                || self.controls.take(
+                    controls,
+                    limits.controls_per_second,
+                    limits.controls_burst,
+                    now,
+                ))
+    }
+
+    fn frame_limits(&self, settings: &Settings) -> FrameLimits {
+        let limits = &settings.limits;
+        let authenticating = self.stage == Stage::Authenticating;
+        FrameLimits {
+            message_max: if authenticating { limits.first_message_max } else { limits.message_max },
+            fragments_max: limits.fragments_max,
+            text: authenticating || self.messages != MessageTypes::Binary,
+            binary: authenticating || self.messages != MessageTypes::Text,
+        }
+    }
+
+    /// Answers a ping at once, or, while an earlier answer is still unsent, remembers only the
+    /// latest: RFC 6455 §5.5.3 lets one pong stand for several pings.
+    pub(super) fn pong(&mut self, payload: &ControlPayload, output: &mut Output) {
+        if self.pong_unsent {
+            match &mut self.pong_waiting {
+                Some(waiting) => **waiting = *payload,
+                None => self.pong_waiting = Some(Box::new(*payload)),
+            }
+        } else {
+            self.write_pong(payload, output);
+        }
+    }
+
+    fn write_pong(&mut self, payload: &ControlPayload, output: &mut Output) {
+        self.pong_unsent = true;
+        let bytes = payload.as_slice();
+        let header = websocket::write_header(true, OpCode::Pong, bytes.len() as u64, None);
+        output.answers.extend_from_slice(header.as_slice());
+        output.answers.extend_from_slice(bytes);
+    }
+
+    pub(super) fn write_close(&mut self, code: u16, reason: &str, output: &mut Output) {
+        let payload = websocket::close_payload(code, reason);
+        let bytes = payload.as_slice();
+        let header = websocket::write_header(true, OpCode::Close, bytes.len() as u64, None);
+        output.answers.extend_from_slice(header.as_slice());
+        output.answers.extend_from_slice(bytes);
+    }
+
+    /// Explains a refusal in the client's dialect, closes, and waits a linger for its close.
+    pub(super) fn refuse_in_dialect(
+        &mut self,
+        cause: Cause,
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) {
+        let answer = self.dialect.unwrap_or(Dialect::Plain).answer(cause);
+        if answer.explain {
+            let mut text = Vec::with_capacity(128);
+            answer.write_explanation(&mut text);
+            let header = websocket::write_header(true, OpCode::Text, text.len() as u64, None);
+            output.answers.extend_from_slice(header.as_slice());
+            output.answers.extend_from_slice(&text);
+        }
+        self.write_close(answer.code, answer.reason, output);
+        self.conclude(cause, ClosedBy::Gateway, Some(answer.code));
+        self.enter(Stage::Refused, cx);
+    }
+
+    /// Answers over HTTP and ends.
+    pub(super) fn refuse_http(
+        &mut self,
+        refusal: &HttpRefusal,
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) {
+        refusal.write(&mut output.answers);
+        self.conclude(refusal.cause(), ClosedBy::Gateway, None);
+        self.enter(Stage::Refused, cx);
+        self.disposition = Disposition::ShutdownWhenFlushed;
+    }
+
+    pub(super) fn answer_health(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
+        http_upgrade::write_ok_health(&mut output.answers);
+        self.conclude(Cause::HealthCheck, ClosedBy::Gateway, None);
+        self.enter(Stage::Refused, cx);
+        self.disposition = Disposition::ShutdownWhenFlushed;
+    }
+
+    /// Keeps what later frames need of the route: a reload may move or remove it.
+    pub(super) fn set_route(&mut self, index: u16, route: &Route) {
+        self.route = index;
+        self.messages = route.messages;
+        self.dialect = Some(route.dialect.unwrap_or(Dialect::Plain));
+    }
+
+    pub(super) fn set_expiry(&mut self, expires: Instant) {
+        self.expires = expires;
+    }
+
+    pub(super) fn enter(&mut self, stage: Stage, cx: &Surroundings<'_>) {
+        if stage != self.stage {
+            cx.counters.decrement(gauge(self.stage));
+            cx.counters.increment(gauge(stage));
+        }
+        self.stage = stage;
+        self.stage_since = cx.now.instant;
+        if matches!(stage, Stage::Open | Stage::Refused | Stage::Closing) {
+            self.pending = None;
+        }
+        if matches!(stage, Stage::Refused | Stage::Closing) {
+            self.pong_waiting = None;
+        }
+    }
+
+    pub(super) fn reader_next(
+        &mut self,
+        input: &mut [u8],
+        settings: &Settings,
+    ) -> Result<(usize, websocket::Step), websocket::FrameError> {
+        let limits = self.frame_limits(settings);
+        self.reader.next(input, usize::MAX, &limits)
+    }
+
+    fn conclude(&mut self, cause: Cause, by: ClosedBy, code: Option<u16>) {
+        if self.end.is_none() {
+            self.end = Some(End { cause, by, code, stage: self.stage });
+        }
+    }
+
+    /// The connection leaves the worker: its gauge goes down.
+    pub fn leave(&self, cx: &Surroundings<'_>) {
+        cx.counters.decrement(gauge(self.stage));
+    }
+}
+
+/// A backend's pieces of messages came in an order that makes no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfSequence;
+
+const fn gauge(stage: Stage) -> Metric {
+    match stage {
+        Stage::TlsHandshake => Metric::StageTls,
+        Stage::RequestHead => Metric::StageHead,
+        Stage::Authenticating => Metric::StageAuthenticating,
+        Stage::Open => Metric::StageOpen,
+        Stage::Refused => Metric::StageRefused,
+        Stage::Closing => Metric::StageClosing,
+    }
+}
+
+/// The lifetime, shortened by up to a tenth so that connections made together part.
+fn lifetime_end(now: Instant, lifetime: Option<Duration>, jitter: u32) -> Instant {
+    let Some(lifetime) = lifetime else { return Instant::NEVER };
+    let tenth = lifetime / 10;
+    let cut = tenth.mul_f64(f64::from(jitter) / f64::from(u32::MAX));
+    now + lifetime.saturating_sub(cut)
+}

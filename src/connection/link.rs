@@ -1,0 +1,617 @@
+//! The gateway's end of one link to a backend: handshake, sessions, credit, liveness.
+//!
+//! Sans-IO: the worker connects, moves bytes and reads the clock. Frames to send gather in
+//! [`Link::output`]; frames received come out of [`Link::receive`] one event at a time.
+
+use std::time::Duration;
+
+use crate::base::secret::Secret;
+use crate::base::slab::{Key, KeyedSlab};
+use crate::base::time::Instant;
+use crate::counters::{Counters, Metric};
+use crate::protocol::link::{
+    self, Challenge, Close, Closer, Credit, GoAway, Hello, Kind, LinkError, LinkReader, Ping,
+    PieceOrder, Pong, Proof, ReceiveWindow, Refused, STRAY_FRAMES_MAX, SendCredit, SessionId,
+    data_cost, data_flags, encode_data, features, handshake,
+};
+use crate::protocol::websocket::DataKind;
+use crate::settings::{Deadlines, Limits};
+
+/// What does not change over the life of a link entry.
+#[derive(Clone, Copy)]
+pub struct Identity {
+    /// This gateway process.
+    pub instance: [u8; 16],
+    /// When it started; a later start has a higher one.
+    pub epoch: u64,
+    /// The worker's number.
+    pub worker: u16,
+    /// The link's number in the worker.
+    pub link: u16,
+}
+
+/// What a received frame means to the worker.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The handshake is done; sessions may be opened.
+    Ready,
+    /// A piece of a message for a client.
+    Data {
+        /// Whose session it is.
+        client: Key,
+        /// Text or binary.
+        kind: DataKind,
+        /// The message begins here.
+        first: bool,
+        /// The message ends here.
+        last: bool,
+        /// The piece.
+        payload: &'a [u8],
+        /// What to return through [`Link::delivered`] once the client has it.
+        cost: u32,
+    },
+    /// The backend closed a session. The session is over; nothing need be said of it.
+    Closed {
+        /// Whose session it was.
+        client: Key,
+        /// The close code for the client; 0 when the backend named none.
+        code: u16,
+        /// The reason for the client, at most 123 bytes.
+        reason: &'a str,
+    },
+    /// A session may send again.
+    SessionCredit {
+        /// Whose session it is.
+        client: Key,
+    },
+    /// Sessions that waited for the link may send again, see [`Link::take_waiting`].
+    LinkCredit,
+    /// Nothing that the worker must act on.
+    Routine,
+}
+
+/// Why a link is given up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The backend broke the protocol.
+    #[error("the backend broke the link protocol: {0}")]
+    Protocol(#[from] LinkError),
+    /// The backend refused the handshake.
+    #[error("the backend refused the link: {hint} (code {code})")]
+    Refused {
+        /// What the code means.
+        hint: &'static str,
+        /// The code.
+        code: u16,
+    },
+    /// The backend does not have our key.
+    #[error(
+        "the backend's proof is wrong: both sides need the same secret_file, or neither must \
+         have one"
+    )]
+    WrongProof,
+    /// The handshake took too long.
+    #[error("no connection within deadlines.link_connect; is the backend listening there?")]
+    TimedOut,
+    /// Pings went unanswered.
+    #[error("the backend answered no ping for three times deadlines.link_ping")]
+    Silent,
+    /// The backend said that it goes away, and its last session is over.
+    #[error("the backend is going away")]
+    GoneAway,
+    /// The connection ended.
+    #[error("the connection ended")]
+    Disconnected,
+    /// The connection could not be made.
+    #[error("cannot connect: {0}")]
+    Connect(&'static str),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// No connection; one is tried at the instant.
+    Down { retry_at: Instant },
+    /// Being connected.
+    Connecting { deadline: Instant },
+    /// HELLO is sent.
+    AwaitingChallenge { deadline: Instant },
+    /// PROOF is sent.
+    AwaitingReady { deadline: Instant },
+    /// Sessions flow. With `leaving`, no new ones.
+    Ready { leaving: bool },
+}
+
+/// One client's session on this link. It leaves the slab when both sides have sent CLOSE.
+struct Session {
+    client: Key,
+    credit: SendCredit,
+    window: ReceiveWindow,
+    order: PieceOrder,
+    /// We have sent CLOSE.
+    closed: bool,
+    /// It is in `waiting`.
+    waiting: bool,
+}
+
+/// The state machine of one link.
+///
+/// Invariant: `sent <= output.len()`; sessions exist only in `Ready`.
+pub struct Link {
+    identity: Identity,
+    state: State,
+    attempts: u32,
+    hello: Vec<u8>,
+    reader: LinkReader,
+    sessions: KeyedSlab<Session>,
+    open_sessions: u32,
+    credit: SendCredit,
+    window: ReceiveWindow,
+    peer: link::Limits,
+    ours: link::Limits,
+    strays: u32,
+    waiting: Vec<Key>,
+    output: Vec<u8>,
+    sent: usize,
+    received: Instant,
+    pinged: Option<Instant>,
+    rtt: Duration,
+}
+
+/// What [`Link::handle_deadline`] asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing.
+    Nothing,
+    /// Connect now.
+    Connect,
+    /// Give the connection up.
+    Fail(Failure),
+}
+
+impl Link {
+    /// A link that is to be connected at `now`.
+    pub fn new(identity: Identity, generation_bits: u32, limits: &Limits, now: Instant) -> Self {
+        let ours = our_limits(limits);
+        Link {
+            identity,
+            state: State::Down { retry_at: now },
+            attempts: 0,
+            hello: Vec::new(),
+            reader: LinkReader::new(link::HANDSHAKE_FRAME_MAX),
+            sessions: KeyedSlab::new(generation_bits),
+            open_sessions: 0,
+            credit: SendCredit::new(0),
+            window: ReceiveWindow::new(ours.link_window),
+            peer: link::Limits::default(),
+            ours,
+            strays: 0,
+            waiting: Vec::new(),
+            output: Vec::new(),
+            sent: 0,
+            received: now,
+            pinged: None,
+            rtt: Duration::ZERO,
+        }
+    }
+
+    /// Whether new sessions may be opened.
+    pub fn takes_sessions(&self) -> bool {
+        self.state == State::Ready { leaving: false }
+            && self.open_sessions < self.peer.sessions_max
+    }
+
+    /// Whether the handshake is done.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready { .. })
+    }
+
+    /// Whether there is no connection and none is being made.
+    pub fn is_down(&self) -> bool {
+        matches!(self.state, State::Down { .. })
+    }
+
+    /// Number of sessions that neither side has closed.
+    pub fn open_sessions(&self) -> u32 {
+        self.open_sessions
+    }
+
+    /// The last ping's round trip.
+    pub fn rtt(&self) -> Duration {
+        self.rtt
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn output(&self) -> &[u8] {
+        &self.output[self.sent..]
+    }
+
+    /// `bytes` of the output are with the ring.
+    pub fn consume_output(&mut self, bytes: usize) {
+        self.sent += bytes;
+        assert!(self.sent <= self.output.len(), "consumed output that was not there");
+        if self.sent == self.output.len() {
+            self.output.clear();
+            self.sent = 0;
+        } else if self.sent > self.output.len() / 2 {
+            self.output.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
+    /// When [`handle_deadline`](Self::handle_deadline) has work.
+    pub fn next_deadline(&self, deadlines: &Deadlines) -> Instant {
+        match self.state {
+            State::Down { retry_at } => retry_at,
+            State::Connecting { deadline }
+            | State::AwaitingChallenge { deadline }
+            | State::AwaitingReady { deadline } => deadline,
+            State::Ready { .. } => match self.pinged {
+                None => self.received + deadlines.link_ping,
+                Some(_) => self.received + deadlines.link_ping * 3,
+            },
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_deadline(&mut self, now: Instant, deadlines: &Deadlines) -> Due {
+        if now < self.next_deadline(deadlines) {
+            return Due::Nothing;
+        }
+        match self.state {
+            State::Down { .. } => {
+                self.state = State::Connecting { deadline: now + deadlines.link_connect };
+                Due::Connect
+            }
+            State::Connecting { .. }
+            | State::AwaitingChallenge { .. }
+            | State::AwaitingReady { .. } => Due::Fail(Failure::TimedOut),
+            State::Ready { .. } if self.pinged.is_some() => Due::Fail(Failure::Silent),
+            State::Ready { .. } => {
+                self.pinged = Some(now);
+                Ping { opaque: now.as_nanos() }.encode(&mut self.output);
+                Due::Nothing
+            }
+        }
+    }
+
+    /// The connection stands: says HELLO. `nonce` must be unpredictable.
+    pub fn connected(&mut self, nonce: [u8; 32], authenticated: bool, limits: &Limits) {
+        let State::Connecting { deadline } = self.state else {
+            unreachable!("connected without connecting")
+        };
+        self.ours = our_limits(limits);
+        let hello = Hello {
+            version_min: link::VERSION,
+            version_max: link::VERSION,
+            features: features::SUPPORTED,
+            instance: self.identity.instance,
+            epoch: self.identity.epoch,
+            worker: self.identity.worker,
+            link: self.identity.link,
+            authenticated,
+            nonce,
+            limits: self.ours,
+        };
+        self.hello.clear();
+        hello.encode_payload(&mut self.hello);
+        hello.encode(&mut self.output);
+        self.state = State::AwaitingChallenge { deadline };
+    }
+
+    /// The connection is gone or given up. The caller takes the sessions first. The next
+    /// attempt waits for a back-off that doubles with each failure; `jitter` is a random number.
+    pub fn lost(&mut self, now: Instant, deadlines: &Deadlines, jitter: u32) {
+        assert!(self.sessions.is_empty(), "sessions must be taken first");
+        let was_ready = self.is_ready();
+        self.attempts = if was_ready { 0 } else { self.attempts.saturating_add(1) };
+        let doubled = deadlines.link_retry_min.saturating_mul(1 << self.attempts.min(16));
+        let wait = doubled.min(deadlines.link_retry_max);
+        // Half of the wait is fixed, half is drawn: workers and gateways must not come together.
+        let drawn = (wait / 2).mul_f64(f64::from(jitter) / f64::from(u32::MAX));
+        self.state = State::Down { retry_at: now + wait / 2 + drawn };
+        self.output.clear();
+        self.sent = 0;
+        self.waiting.clear();
+        self.open_sessions = 0;
+        self.strays = 0;
+        self.pinged = None;
+        self.reader = LinkReader::new(link::HANDSHAKE_FRAME_MAX);
+    }
+
+    /// Removes every session and names the clients that still had one.
+    pub fn take_sessions(&mut self, clients: &mut Vec<Key>) {
+        let keys: Vec<Key> = self.sessions.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if let Some(session) = self.sessions.remove(key)
+                && !session.closed
+            {
+                clients.push(session.client);
+            }
+        }
+        self.open_sessions = 0;
+    }
+
+    /// Opens a session. `open` is a whole OPEN frame whose session field is filled in here;
+    /// `None` when the backend does not take frames of this size.
+    pub fn open(&mut self, client: Key, open: &mut [u8]) -> Option<SessionId> {
+        debug_assert!(self.takes_sessions());
+        if open.len() - link::HEADER_BYTES > self.peer.frame_max as usize {
+            return None;
+        }
+        let key = self.sessions.insert(Session {
+            client,
+            credit: SendCredit::new(self.peer.session_window),
+            window: ReceiveWindow::new(self.ours.session_window),
+            order: PieceOrder::default(),
+            closed: false,
+            waiting: false,
+        });
+        self.open_sessions += 1;
+        let id = SessionId::from(key);
+        link::set_session(open, id);
+        self.output.extend_from_slice(open);
+        Some(id)
+    }
+
+    /// How many payload bytes the next DATA frame may have; `None` when not even an empty
+    /// frame is allowed. Remembers a session that waits for the link's credit.
+    pub fn allowance(&mut self, id: SessionId) -> Option<usize> {
+        let session = self.sessions.entry_mut(id.into())?;
+        let Some(of_link) = self.credit.payload_max().filter(|bytes| *bytes > 0) else {
+            if !session.waiting {
+                session.waiting = true;
+                self.waiting.push(id.into());
+            }
+            return None;
+        };
+        let of_session = session.credit.payload_max().filter(|bytes| *bytes > 0)?;
+        Some(of_link.min(of_session).min(self.peer.frame_max as usize))
+    }
+
+    /// Sends a piece of a client's message, within the [`allowance`](Self::allowance).
+    pub fn data(&mut self, id: SessionId, kind: DataKind, first: bool, last: bool, piece: &[u8]) {
+        let Some(session) = self.sessions.entry_mut(id.into()) else {
+            unreachable!("DATA for a session that is not open")
+        };
+        assert!(!session.closed, "DATA after CLOSE");
+        let cost = data_cost(piece.len());
+        session.credit.spend(cost);
+        self.credit.spend(cost);
+        let mut flags = 0;
+        for (set, flag) in [
+            (kind == DataKind::Text, data_flags::TEXT),
+            (first, data_flags::FIRST),
+            (last, data_flags::FIN),
+        ] {
+            flags |= if set { flag } else { 0 };
+        }
+        encode_data(id, flags, piece, &mut self.output);
+    }
+
+    /// Tells the backend that a session is over.
+    pub fn close(&mut self, id: SessionId, close: &Close<'_>) {
+        let Some(session) = self.sessions.entry_mut(id.into()) else { return };
+        if !session.closed {
+            session.closed = true;
+            self.open_sessions -= 1;
+            close.encode(id, &mut self.output);
+        }
+    }
+
+    /// The client has `cost` bytes of what came for it: credit goes back to the backend.
+    pub fn delivered(&mut self, id: SessionId, cost: u32) {
+        let Some(session) = self.sessions.entry_mut(id.into()) else { return };
+        if session.closed {
+            return;
+        }
+        if let Some(bytes) = session.window.consume(cost) {
+            Credit { bytes }.encode(id, &mut self.output);
+        }
+    }
+
+    /// The clients whose sessions waited for the link's credit.
+    pub fn take_waiting(&mut self, clients: &mut Vec<Key>) {
+        for key in self.waiting.drain(..) {
+            if let Some(session) = self.sessions.entry_mut(key) {
+                session.waiting = false;
+                clients.push(session.client);
+            }
+        }
+    }
+
+    /// Tells the backend that the gateway drains.
+    pub fn go_away(&mut self, reason: &str) {
+        if self.is_ready() {
+            GoAway { reason }.encode(&mut self.output);
+        }
+    }
+
+    /// Takes bytes from the backend: moves `input` on by one frame (or less, when a frame is
+    /// incomplete) and says what it means; `None` when all input is used.
+    pub fn receive<'a>(
+        &'a mut self,
+        input: &mut &'a [u8],
+        now: Instant,
+        secret: Option<&Secret>,
+        counters: &Counters,
+    ) -> Result<Option<Event<'a>>, Failure> {
+        self.received = now;
+        let Some(frame) = self.reader.next(input)? else { return Ok(None) };
+        let (header, payload) = (frame.header, frame.payload);
+        match self.state {
+            State::Ready { .. } => {}
+            State::AwaitingChallenge { deadline } => {
+                let challenge = expect(header.kind, Kind::Challenge, payload)?;
+                let decoded = Challenge::decode(challenge)?;
+                if decoded.features & !features::SUPPORTED != 0 {
+                    return Err(LinkError::BadField { kind: Kind::Challenge, field: "features" }.into());
+                }
+                if !decoded.proof.verify_backend(secret, &self.hello, challenge) {
+                    return Err(Failure::WrongProof);
+                }
+                let proof = match secret {
+                    Some(key) => Proof::of_gateway(key, &self.hello, challenge),
+                    None => Proof::Absent,
+                };
+                proof.encode(&mut self.output);
+                self.peer = decoded.limits;
+                self.state = State::AwaitingReady { deadline };
+                return Ok(Some(Event::Routine));
+            }
+            State::AwaitingReady { .. } => {
+                expect(header.kind, Kind::Ready, payload)?;
+                self.credit = SendCredit::new(self.peer.link_window);
+                self.window = ReceiveWindow::new(self.ours.link_window);
+                self.reader.set_frame_max(self.ours.frame_max);
+                self.attempts = 0;
+                self.state = State::Ready { leaving: false };
+                return Ok(Some(Event::Ready));
+            }
+            State::Down { .. } | State::Connecting { .. } => {
+                unreachable!("bytes without a connection")
+            }
+        }
+        let mut table = Table {
+            sessions: &mut self.sessions,
+            open_sessions: &mut self.open_sessions,
+            credit: &mut self.credit,
+            window: &mut self.window,
+            strays: &mut self.strays,
+            output: &mut self.output,
+            counters,
+        };
+        let event = match header.kind {
+            Kind::Data => table.data(header.session, header.flags, payload)?,
+            Kind::Credit => table.credit(header.session, Credit::decode(payload)?.bytes)?,
+            Kind::Close => table.close(header.session, Close::decode(payload)?)?,
+            Kind::Ping => {
+                Pong { opaque: Ping::decode(payload)?.opaque }.encode(&mut self.output);
+                Event::Routine
+            }
+            Kind::Pong => {
+                let sent = Pong::decode(payload)?.opaque;
+                if self.pinged.take().is_some() {
+                    self.rtt = now.since(Instant::from_nanos(sent));
+                    counters.set(Metric::LinkRttMicros, self.rtt.as_micros() as u64);
+                }
+                Event::Routine
+            }
+            Kind::GoAway => {
+                GoAway::decode(payload)?;
+                self.state = State::Ready { leaving: true };
+                Event::Routine
+            }
+            kind => return Err(LinkError::Unexpected { kind }.into()),
+        };
+        Ok(Some(event))
+    }
+
+    /// Whether the backend said that it goes away and has no session left: time to part.
+    pub fn has_gone_away(&self) -> bool {
+        self.state == State::Ready { leaving: true } && self.sessions.is_empty()
+    }
+}
+
+/// The parts of a link that frames of sessions touch: all but the reader, which a frame borrows.
+struct Table<'t> {
+    sessions: &'t mut KeyedSlab<Session>,
+    open_sessions: &'t mut u32,
+    credit: &'t mut SendCredit,
+    window: &'t mut ReceiveWindow,
+    strays: &'t mut u32,
+    output: &'t mut Vec<u8>,
+    counters: &'t Counters,
+}
+
+impl Table<'_> {
+    fn data<'a>(
+        &mut self,
+        id: SessionId,
+        flags: u8,
+        payload: &'a [u8],
+    ) -> Result<Event<'a>, LinkError> {
+        let cost = data_cost(payload.len());
+        self.window.receive(cost)?;
+        // The link's window guards the way to the session queues; those have windows of their
+        // own, so that a slow client stops its session alone.
+        if let Some(bytes) = self.window.consume(cost) {
+            Credit { bytes }.encode(SessionId::LINK, self.output);
+        }
+        let Some(session) = self.sessions.entry_mut(id.into()) else {
+            return self.stray();
+        };
+        session.window.receive(cost)?;
+        session.order.accept(flags)?;
+        if session.closed {
+            return Ok(Event::Routine);
+        }
+        let text = flags & data_flags::TEXT != 0;
+        Ok(Event::Data {
+            client: session.client,
+            kind: if text { DataKind::Text } else { DataKind::Binary },
+            first: flags & data_flags::FIRST != 0,
+            last: flags & data_flags::FIN != 0,
+            payload,
+            cost,
+        })
+    }
+
+    fn credit<'a>(&mut self, id: SessionId, bytes: u32) -> Result<Event<'a>, LinkError> {
+        if id == SessionId::LINK {
+            self.credit.grant(bytes)?;
+            return Ok(Event::LinkCredit);
+        }
+        let Some(session) = self.sessions.entry_mut(id.into()) else {
+            return self.stray();
+        };
+        session.credit.grant(bytes)?;
+        if session.closed {
+            return Ok(Event::Routine);
+        }
+        Ok(Event::SessionCredit { client: session.client })
+    }
+
+    fn close<'a>(&mut self, id: SessionId, close: Close<'a>) -> Result<Event<'a>, LinkError> {
+        let Some(session) = self.sessions.remove(id.into()) else {
+            return self.stray();
+        };
+        if session.closed {
+            return Ok(Event::Routine);
+        }
+        *self.open_sessions -= 1;
+        let answer = Close { by: Closer::Gateway, label: "", code: 0, reason: "" };
+        answer.encode(id, self.output);
+        Ok(Event::Closed { client: session.client, code: close.code, reason: close.reason })
+    }
+
+    /// A frame for a session that is not there. The closing handshake rules that out, so the
+    /// backend is wrong; a few are forgiven.
+    fn stray<'a>(&mut self) -> Result<Event<'a>, LinkError> {
+        self.counters.increment(Metric::LinkStaleFrames);
+        *self.strays += 1;
+        if *self.strays > STRAY_FRAMES_MAX { Err(LinkError::TooManyStrays) } else { Ok(Event::Routine) }
+    }
+}
+
+/// What the gateway offers a backend, from the settings.
+fn our_limits(limits: &Limits) -> link::Limits {
+    link::Limits {
+        frame_max: link::Limits::default().frame_max,
+        message_max: limits.message_max,
+        session_window: limits.session_window,
+        link_window: limits.link_window,
+        sessions_max: link::Limits::default().sessions_max,
+    }
+}
+
+/// During the handshake exactly one kind is due; REFUSED is told apart for the log.
+fn expect(found: Kind, due: Kind, payload: &[u8]) -> Result<&[u8], Failure> {
+    if found == due {
+        return Ok(payload);
+    }
+    if found == Kind::Refused {
+        let code = Refused::decode(payload)?.code;
+        return Err(Failure::Refused { hint: code.hint(), code: code.code() });
+    }
+    Err(LinkError::Unexpected { kind: found }.into())
+}

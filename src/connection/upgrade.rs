@@ -1,0 +1,313 @@
+//! The part of a client's life before its first frame: the request head, the origin, the token,
+//! and the first message where that carries the token.
+
+use crate::base::time::{Instant, Now, UnixTime};
+use crate::counters::Metric;
+use crate::protocol::carrier;
+use crate::protocol::cause::Cause;
+use crate::protocol::http_upgrade::{
+    self, FIELDS, HeadLimits, HeadScanner, HttpRefusal, Request, UpgradeRequest,
+};
+use crate::protocol::identity::VerifiedIdentity;
+use crate::protocol::link;
+use crate::protocol::websocket;
+use crate::settings::{Auth, Refuse, Route, Settings};
+
+use super::authenticate::{self, Verdict};
+use super::client::{Client, Step};
+use super::stage::Stage;
+use super::{Output, Surroundings};
+
+/// What is kept of a request that is not decided yet. It exists only meanwhile.
+#[derive(Default)]
+pub(super) struct PendingRequest {
+    scanner: HeadScanner,
+    /// The head as far as it has come. Invariant: `head.len() <= limits.head_max`.
+    head: Vec<u8>,
+    /// The first message as far as it has come, bounded by `limits.first_message_max`.
+    message: Vec<u8>,
+}
+
+impl Client {
+    /// Takes bytes of the request head; always uses all of them.
+    pub(super) fn receive_head(
+        &mut self,
+        input: &[u8],
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) -> Step {
+        let limits = head_limits(cx.settings);
+        let mut pending = self.pending.take();
+        let mut fresh = HeadScanner::default();
+        let scanner = pending.as_mut().map_or(&mut fresh, |pending| &mut pending.scanner);
+        match scanner.push(input, &limits) {
+            Err(refusal) => self.refuse_http(&refusal, cx, output),
+            Ok(None) => {
+                let mut pending = pending.unwrap_or_default();
+                pending.head.extend_from_slice(input);
+                if pending.scanner.is_fresh() {
+                    pending.scanner = fresh;
+                }
+                self.pending = Some(pending);
+                return Step::NeedMore;
+            }
+            // Nothing may follow the head before our 101: what a client sends blindly could be
+            // meant for the server behind a proxy that does not look.
+            Ok(Some(end)) if end < input.len() => {
+                self.refuse_http(&HttpRefusal::BytesAfterHead, cx, output);
+            }
+            Ok(Some(_)) => match pending {
+                None => return self.decide(input, cx, output),
+                Some(mut pending) => {
+                    pending.head.extend_from_slice(input);
+                    return self.decide(&pending.head, cx, output);
+                }
+            },
+        }
+        Step::Handled
+    }
+
+    /// Takes frames of the first message, which carries the token.
+    pub(super) fn receive_first_message(
+        &mut self,
+        input: &mut [u8],
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) -> (usize, Step) {
+        let (used, step) = match self.reader_next(input, cx.settings) {
+            Ok(found) => found,
+            Err(error) => {
+                self.refuse_in_dialect(error.cause(), cx, output);
+                return (input.len(), Step::Handled);
+            }
+        };
+        if !self.within_budgets(cx) {
+            self.refuse_in_dialect(Cause::RateLimited, cx, output);
+            return (input.len(), Step::Handled);
+        }
+        let step = match step {
+            websocket::Step::NeedMore => Step::NeedMore,
+            websocket::Step::Blocked => unreachable!("the allowance is unlimited"),
+            websocket::Step::Data { range, last, .. } => {
+                let Some(mut pending) = self.pending.take() else {
+                    unreachable!("an authenticating client keeps its request")
+                };
+                pending.message.extend_from_slice(&input[range]);
+                if last {
+                    self.decide_first_message(&pending, cx, output)
+                } else {
+                    self.pending = Some(pending);
+                    Step::Handled
+                }
+            }
+            websocket::Step::Ping(payload) => {
+                self.pong(&payload, output);
+                Step::Handled
+            }
+            websocket::Step::Pong(_) => Step::Handled,
+            websocket::Step::Close { code, reason } => {
+                self.closed_by_client(code, reason.as_slice(), cx, output);
+                Step::Handled
+            }
+        };
+        (used, step)
+    }
+
+    /// Decides on a whole request head.
+    fn decide(&mut self, head: &[u8], cx: &Surroundings<'_>, output: &mut Output) -> Step {
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+        let request = match http_upgrade::parse(head, &mut fields, &head_limits(cx.settings)) {
+            Ok(Request::Upgrade(request)) => request,
+            Ok(Request::PlainGet { path }) => {
+                self.answer_plain_get(path, cx, output);
+                return Step::Handled;
+            }
+            Err(refusal) => {
+                self.refuse_http(&refusal, cx, output);
+                return Step::Handled;
+            }
+        };
+        let Some(index) = cx.settings.route_for(request.path()) else {
+            self.refuse_http(&HttpRefusal::NotFound, cx, output);
+            return Step::Handled;
+        };
+        let route = &cx.settings.routes[usize::from(index)];
+        self.set_route(index, route);
+        if !origin_allowed(route, &request) {
+            self.refuse_http(&HttpRefusal::ForbiddenOrigin, cx, output);
+            return Step::Handled;
+        }
+        self.authenticate(&request, route, cx, output)
+    }
+
+    fn authenticate(
+        &mut self,
+        request: &UpgradeRequest<'_, '_>,
+        route: &Route,
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) -> Step {
+        let Output { answers, open, tokens, .. } = output;
+        let auth = route.auth.map(|index| &cx.settings.auths[usize::from(index)]);
+        let verdict = match auth {
+            None => Verdict::Accepted(VerifiedIdentity::anonymous()),
+            Some(auth) => authenticate::by_request(auth, request, cx.now.unix, tokens),
+        };
+        match verdict {
+            Verdict::Accepted(identity) => {
+                switch_protocols(request, route, cx, answers);
+                self.open(&identity, request, route, cx, open);
+                Step::Authenticated { backend: route.backend }
+            }
+            Verdict::AwaitFirstMessage => {
+                switch_protocols(request, route, cx, answers);
+                let pending = PendingRequest { head: request.head().to_vec(), ..Default::default() };
+                self.pending = Some(Box::new(pending));
+                self.enter(Stage::Authenticating, cx);
+                Step::Handled
+            }
+            Verdict::Refused(cause) => {
+                cx.counters.increment(Metric::TokensRefused);
+                if explains(route, request) {
+                    switch_protocols(request, route, cx, answers);
+                    self.refuse_in_dialect(cause, cx, output);
+                } else {
+                    self.refuse_http(&HttpRefusal::for_token(cause), cx, output);
+                }
+                Step::Handled
+            }
+        }
+    }
+
+    fn decide_first_message(
+        &mut self,
+        pending: &PendingRequest,
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) -> Step {
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+        let parsed = http_upgrade::parse(&pending.head, &mut fields, &head_limits(cx.settings));
+        // A reload may have changed limits and routes since the head was first parsed, so the
+        // route is looked up again: an index kept from then could name another one.
+        let (Ok(Request::Upgrade(request)), settings) = (parsed, cx.settings) else {
+            self.refuse_in_dialect(Cause::ForbiddenRoute, cx, output);
+            return Step::Handled;
+        };
+        let Some((route, auth)) = route_and_auth(settings, request.path()) else {
+            self.refuse_in_dialect(Cause::ForbiddenRoute, cx, output);
+            return Step::Handled;
+        };
+        let Output { open, tokens, .. } = output;
+        let verdict =
+            authenticate::by_first_message(auth, &pending.message, cx.now.unix, tokens);
+        let cause = match verdict {
+            Verdict::Accepted(identity) => {
+                self.open(&identity, &request, route, cx, open);
+                return Step::Authenticated { backend: route.backend };
+            }
+            Verdict::AwaitFirstMessage => Cause::TokenMissing,
+            Verdict::Refused(cause) => cause,
+        };
+        cx.counters.increment(Metric::TokensRefused);
+        self.refuse_in_dialect(cause, cx, output);
+        Step::Handled
+    }
+
+    /// The only way to a session: it takes the proof that the token was verified.
+    fn open(
+        &mut self,
+        identity: &VerifiedIdentity<'_>,
+        request: &UpgradeRequest<'_, '_>,
+        route: &Route,
+        cx: &Surroundings<'_>,
+        open: &mut Vec<u8>,
+    ) {
+        cx.counters.increment(Metric::TokensAccepted);
+        if let Some(expires) = identity.expires() {
+            self.set_expiry(expiry(cx.now, expires) + cx.settings.deadlines.expiry_grace);
+        }
+        self.write_open(identity, request, route, cx, open);
+        self.enter(Stage::Open, cx);
+    }
+
+    fn write_open(
+        &self,
+        identity: &VerifiedIdentity<'_>,
+        request: &UpgradeRequest<'_, '_>,
+        route: &Route,
+        cx: &Surroundings<'_>,
+        open: &mut Vec<u8>,
+    ) {
+        open.clear();
+        todo_open(identity, request, route, cx, open, self.peer);
+    }
+
+    fn answer_plain_get(&mut self, path: &str, cx: &Surroundings<'_>, output: &mut Output) {
+        let Some(index) = cx.settings.route_for(path) else {
+            return self.refuse_http(&HttpRefusal::NotFound, cx, output);
+        };
+        if cx.settings.routes[usize::from(index)].health {
+            self.answer_health(cx, output);
+        } else {
+            self.refuse_http(&HttpRefusal::UpgradeRequired, cx, output);
+        }
+    }
+}
+
+fn head_limits(settings: &Settings) -> HeadLimits {
+    let limits = &settings.limits;
+    HeadLimits {
+        head_max: limits.head_max,
+        fields_max: limits.header_fields_max,
+        request_line_max: limits.request_line_max,
+    }
+}
+
+fn route_and_auth<'s>(settings: &'s Settings, path: &str) -> Option<(&'s Route, &'s Auth)> {
+    let route = &settings.routes[usize::from(settings.route_for(path)?)];
+    let auth = settings.auths.get(usize::from(route.auth?))?;
+    Some((route, auth))
+}
+
+fn origin_allowed(route: &Route, request: &UpgradeRequest<'_, '_>) -> bool {
+    match request.origin() {
+        Some(origin) => route.origins.allows(origin),
+        None => route.origin_absent_allowed,
+    }
+}
+
+/// Whether a refused token is explained over WebSocket, or answered over HTTP.
+fn explains(route: &Route, request: &UpgradeRequest<'_, '_>) -> bool {
+    match route.refuse {
+        Refuse::Explain => true,
+        Refuse::Http => false,
+        Refuse::Auto => request.origin().is_some(),
+    }
+}
+
+fn switch_protocols(
+    request: &UpgradeRequest<'_, '_>,
+    route: &Route,
+    cx: &Surroundings<'_>,
+    answers: &mut Vec<u8>,
+) {
+    cx.counters.increment(Metric::Upgrades);
+    http_upgrade::write_switching_protocols(answers, request.key(), subprotocol(request, route));
+}
+
+/// The subprotocol to answer with: the route's first that is offered; where the route names
+/// none, the first offered. Never one that carries a token. A browser that offers some and is
+/// answered with none gives up (WHATWG WebSockets).
+fn subprotocol<'a>(request: &'a UpgradeRequest<'_, '_>, route: &'a Route) -> Option<&'a str> {
+    if route.subprotocols.is_empty() {
+        return request.subprotocols_without_bearer().next();
+    }
+    let offered = |name: &&String| request.subprotocols_without_bearer().any(|o| o == name.as_str());
+    route.subprotocols.iter().find(offered).map(String::as_str)
+}
+
+/// When a wall-clock expiry comes on the monotonic clock.
+fn expiry(now: Now, expires: UnixTime) -> Instant {
+    let left = expires.as_millis().saturating_sub(now.unix.as_millis());
+    now.instant + std::time::Duration::from_millis(left)
+}

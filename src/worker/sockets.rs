@@ -1,0 +1,368 @@
+//! The life of one socket's operations: what is in flight, what is wanted, and the way between.
+//!
+//! A socket never has more than one receive-like operation and one send in flight. It ends in
+//! the order terminate → join → close: operations are cancelled, their last completions awaited,
+//! and only then is the descriptor closed. `close()` under an armed receive would send no FIN,
+//! because the armed request holds the file.
+
+use crate::base::slab::Key;
+use crate::ring::{BufferGroup, Failure, Op, OpKey, OpKind, SendSlot, Socket};
+
+/// Operations to submit, in order.
+pub type Ops = Vec<(OpKey, Op)>;
+
+/// How a socket should be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// By a multishot receive: 864 bytes of kernel memory, no submission for each message.
+    Hot,
+    /// By a one-shot poll until something comes: 256 bytes of kernel memory.
+    Cold,
+    /// Not at all: its backend gives no credit.
+    Paused,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InFlight {
+    Nothing,
+    Multishot,
+    Once,
+    Poll,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    No,
+    /// Operations are being joined; then close, with RST if set.
+    Joining {
+        reset: bool,
+    },
+    /// The close is in flight.
+    Closing,
+    Closed,
+}
+
+/// One socket and its operations.
+///
+/// Invariants: `cancelling` only while `receive != Nothing`; a close is submitted only when
+/// `receive == Nothing && !sending && cancels == 0`.
+#[derive(Debug)]
+pub struct SocketLife {
+    socket: Socket,
+    group: BufferGroup,
+    reading: Reading,
+    receive: InFlight,
+    cancelling: bool,
+    /// A poll said that there is something to read.
+    readable: bool,
+    /// The last receive found no buffer; wait until some are back.
+    starved: bool,
+    /// The peer will send no more.
+    ended: bool,
+    sending: bool,
+    send_cancelled: bool,
+    cancels: u8,
+    ending: Ending,
+}
+
+/// What a finished receive-like operation means to its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReceiveEnd {
+    /// Nothing that the owner needs to know.
+    Routine,
+    /// No buffer was free; the owner remembers the socket and calls [`SocketLife::feed`].
+    Starved,
+    /// The peer is gone: FIN if `true`, otherwise an error.
+    Gone {
+        /// The peer ended its stream in order.
+        fin: bool,
+    },
+}
+
+impl SocketLife {
+    /// A fresh socket, to be read hot.
+    pub fn new(socket: Socket, group: BufferGroup) -> Self {
+        SocketLife {
+            socket,
+            group,
+            reading: Reading::Hot,
+            receive: InFlight::Nothing,
+            cancelling: false,
+            readable: false,
+            starved: false,
+            ended: false,
+            sending: false,
+            send_cancelled: false,
+            cancels: 0,
+            ending: Ending::No,
+        }
+    }
+
+    /// How the socket is meant to be read.
+    pub fn reading(&self) -> Reading {
+        self.reading
+    }
+
+    /// Changes how the socket is meant to be read; [`reconcile`](Self::reconcile) acts on it.
+    pub fn set_reading(&mut self, reading: Reading) {
+        self.reading = reading;
+    }
+
+    /// Whether a send is in flight.
+    pub fn is_sending(&self) -> bool {
+        self.sending
+    }
+
+    /// Whether the end has begun: nothing more is to be received or sent.
+    pub fn is_ending(&self) -> bool {
+        self.ending != Ending::No
+    }
+
+    /// Whether the descriptor is gone and no completion is outstanding.
+    pub fn is_over(&self) -> bool {
+        self.ending == Ending::Closed
+    }
+
+    /// Begins the end. With `reset`, undelivered bytes are thrown away. A later call can only
+    /// turn an orderly end into a reset.
+    pub fn end(&mut self, reset: bool) {
+        match &mut self.ending {
+            Ending::No => self.ending = Ending::Joining { reset },
+            Ending::Joining { reset: already } => *already |= reset,
+            Ending::Closing | Ending::Closed => {}
+        }
+    }
+
+    /// Submits a send of `slot[start..end]`.
+    pub fn send(&mut self, owner: Key, slot: SendSlot, start: u32, end: u32, ops: &mut Ops) {
+        assert!(!self.sending && self.ending == Ending::No, "one send at a time, none at the end");
+        self.sending = true;
+        let op = Op::Send { socket: self.socket, slot, start, end };
+        ops.push((OpKey::new(OpKind::Send, owner), op));
+    }
+
+    /// The send completed.
+    pub fn sent(&mut self) {
+        assert!(self.sending, "a send completed that was not in flight");
+        self.sending = false;
+        self.send_cancelled = false;
+    }
+
+    /// A receive completed with bytes. `more` is false when the operation is over.
+    pub fn received(&mut self, more: bool) {
+        self.readable = false;
+        if !more {
+            self.over();
+        }
+    }
+
+    /// A poll completed: there is something to read.
+    pub fn polled(&mut self) {
+        self.readable = true;
+        self.over();
+    }
+
+    /// A receive met the peer's FIN.
+    pub fn stream_ended(&mut self) -> ReceiveEnd {
+        self.ended = true;
+        self.over();
+        ReceiveEnd::Gone { fin: true }
+    }
+
+    /// A receive or poll failed.
+    pub fn receive_failed(&mut self, failure: Failure) -> ReceiveEnd {
+        self.over();
+        match failure {
+            Failure::Cancelled | Failure::NotFound => ReceiveEnd::Routine,
+            Failure::NoBuffers => {
+                self.starved = true;
+                ReceiveEnd::Starved
+            }
+            Failure::Disconnected | Failure::Exhausted | Failure::Errno(_) => {
+                self.ended = true;
+                ReceiveEnd::Gone { fin: false }
+            }
+        }
+    }
+
+    /// A cancellation was looked at.
+    pub fn cancel_done(&mut self) {
+        assert!(self.cancels > 0, "a cancellation completed that was not in flight");
+        self.cancels -= 1;
+    }
+
+    /// The close completed.
+    pub fn closed(&mut self) {
+        assert_eq!(self.ending, Ending::Closing, "a close completed that was not in flight");
+        self.ending = Ending::Closed;
+    }
+
+    /// Buffers are back: a starved socket may try again.
+    pub fn feed(&mut self) {
+        self.starved = false;
+    }
+
+    /// Submits whatever brings the socket from what is in flight to what is wanted.
+    pub fn reconcile(&mut self, owner: Key, ops: &mut Ops) {
+        match self.ending {
+            Ending::No => self.reconcile_reading(owner, ops),
+            Ending::Joining { reset } => self.reconcile_ending(owner, reset, ops),
+            Ending::Closing | Ending::Closed => {}
+        }
+    }
+
+    fn reconcile_reading(&mut self, owner: Key, ops: &mut Ops) {
+        if self.ended {
+            return;
+        }
+        let (socket, group) = (self.socket, self.group);
+        match (self.receive, self.reading) {
+            (InFlight::Nothing, Reading::Paused) => {}
+            (InFlight::Nothing, _) if self.starved => {}
+            (InFlight::Nothing, Reading::Hot) => {
+                self.receive = InFlight::Multishot;
+                let op = Op::ReceiveMultishot { socket, group };
+                ops.push((OpKey::new(OpKind::Receive, owner), op));
+            }
+            (InFlight::Nothing, Reading::Cold) if self.readable => {
+                self.receive = InFlight::Once;
+                ops.push((OpKey::new(OpKind::Receive, owner), Op::ReceiveOnce { socket, group }));
+            }
+            (InFlight::Nothing, Reading::Cold) => {
+                self.receive = InFlight::Poll;
+                ops.push((OpKey::new(OpKind::Poll, owner), Op::PollReadable { socket }));
+            }
+            (InFlight::Multishot, Reading::Cold | Reading::Paused)
+            | (InFlight::Poll, Reading::Hot | Reading::Paused) => self.cancel_receive(owner, ops),
+            (InFlight::Multishot, Reading::Hot)
+            | (InFlight::Poll, Reading::Cold)
+            | (InFlight::Once, _) => {}
+        }
+    }
+
+    fn reconcile_ending(&mut self, owner: Key, reset: bool, ops: &mut Ops) {
+        if self.receive != InFlight::Nothing {
+            self.cancel_receive(owner, ops);
+        }
+        if self.sending && !self.send_cancelled {
+            self.send_cancelled = true;
+            self.cancel(owner, OpKind::Send, ops);
+        }
+        if self.receive == InFlight::Nothing && !self.sending && self.cancels == 0 {
+            self.ending = Ending::Closing;
+            let op = Op::Close { socket: self.socket, reset };
+            ops.push((OpKey::new(OpKind::Close, owner), op));
+        }
+    }
+
+    fn cancel_receive(&mut self, owner: Key, ops: &mut Ops) {
+        if self.cancelling {
+            return;
+        }
+        self.cancelling = true;
+        let kind = if self.receive == InFlight::Poll { OpKind::Poll } else { OpKind::Receive };
+        self.cancel(owner, kind, ops);
+    }
+
+    fn cancel(&mut self, owner: Key, kind: OpKind, ops: &mut Ops) {
+        self.cancels += 1;
+        let target = OpKey::new(kind, owner);
+        ops.push((OpKey::new(OpKind::Cancel, owner), Op::Cancel { target }));
+    }
+
+    /// The receive-like operation in flight gave its last completion.
+    fn over(&mut self) {
+        assert_ne!(self.receive, InFlight::Nothing, "a receive completed that was not in flight");
+        self.receive = InFlight::Nothing;
+        self.cancelling = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWNER: Key = Key { slot: 7, generation: 3 };
+
+    fn life() -> SocketLife {
+        SocketLife::new(Socket(9), BufferGroup::Client)
+    }
+
+    fn step(life: &mut SocketLife) -> Vec<String> {
+        let mut ops = Ops::new();
+        life.reconcile(OWNER, &mut ops);
+        ops.iter()
+            .map(|(key, op)| match op {
+                Op::ReceiveMultishot { .. } => "multishot".into(),
+                Op::ReceiveOnce { .. } => "once".into(),
+                Op::PollReadable { .. } => "poll".into(),
+                Op::Cancel { target } => format!("cancel {:?}", target.kind),
+                Op::Close { reset, .. } => format!("close reset={reset}"),
+                _ => format!("{:?}", key.kind),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn hot_to_cold_to_hot() {
+        let mut life = life();
+        assert_eq!(step(&mut life), ["multishot"]);
+        assert!(step(&mut life).is_empty(), "nothing to do twice");
+        life.set_reading(Reading::Cold);
+        assert_eq!(step(&mut life), ["cancel Receive"]);
+        life.received(true);
+        assert!(step(&mut life).is_empty(), "data may race the cancellation");
+        assert_eq!(life.receive_failed(Failure::Cancelled), ReceiveEnd::Routine);
+        assert_eq!(step(&mut life), ["poll"]);
+        life.cancel_done();
+        life.polled();
+        assert_eq!(step(&mut life), ["once"]);
+        life.received(false);
+        assert_eq!(step(&mut life), ["poll"]);
+        life.set_reading(Reading::Hot);
+        assert_eq!(step(&mut life), ["cancel Poll"]);
+        life.polled();
+        assert_eq!(step(&mut life), ["multishot"], "the poll was quicker than its cancellation");
+    }
+
+    #[test]
+    fn closes_only_when_all_is_joined() {
+        let mut life = life();
+        step(&mut life);
+        let mut ops = Ops::new();
+        life.send(OWNER, SendSlot { group: BufferGroup::Client, id: 0 }, 0, 5, &mut ops);
+        life.end(false);
+        assert_eq!(step(&mut life), ["cancel Receive", "cancel Send"]);
+        life.end(true);
+        life.cancel_done();
+        assert_eq!(life.receive_failed(Failure::Cancelled), ReceiveEnd::Routine);
+        assert!(step(&mut life).is_empty(), "the send is still out");
+        life.sent();
+        assert!(step(&mut life).is_empty(), "a cancellation is still out");
+        life.cancel_done();
+        assert_eq!(step(&mut life), ["close reset=true"]);
+        assert!(!life.is_over());
+        life.closed();
+        assert!(life.is_over());
+    }
+
+    #[test]
+    fn starved_sockets_wait_to_be_fed() {
+        let mut life = life();
+        step(&mut life);
+        assert_eq!(life.receive_failed(Failure::NoBuffers), ReceiveEnd::Starved);
+        assert!(step(&mut life).is_empty());
+        life.feed();
+        assert_eq!(step(&mut life), ["multishot"]);
+    }
+
+    #[test]
+    fn nothing_is_armed_after_the_peer_ended() {
+        let mut life = life();
+        step(&mut life);
+        assert_eq!(life.stream_ended(), ReceiveEnd::Gone { fin: true });
+        assert!(step(&mut life).is_empty());
+        life.end(false);
+        assert_eq!(step(&mut life), ["close reset=false"]);
+    }
+}
