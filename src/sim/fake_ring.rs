@@ -9,7 +9,7 @@ use super::world::World;
 use crate::base::time::{Instant, Now, UnixTime};
 use crate::ring::{
     BufferCount, BufferGroup, CLIENT_BUFFER_BYTES, CLIENT_SLOT_BYTES, Completion, EndpointAddress,
-    LINK_BUFFER_BYTES, LINK_SLOT_BYTES, Op, OpKey, ReceivedBuffer, Ring, SendSlot,
+    LINK_BUFFER_BYTES, LINK_SLOT_BYTES, Op, OpKey, ReceivedBuffer, Ring, SendSlot, Socket,
 };
 
 /// The bytes of every buffer and slot.
@@ -125,6 +125,11 @@ impl Ring for FakeRing {
     fn release(&mut self, slot: SendSlot) {
         let world = &mut *self.world.borrow_mut();
         world.kernel.release(&mut world.net, slot);
+    }
+
+    fn shutdown_write(&mut self, socket: Socket) {
+        let world = &mut *self.world.borrow_mut();
+        world.kernel.shutdown_write(&mut world.net, socket);
     }
 
     fn close_listener(&mut self, listener: u16) {

@@ -368,6 +368,21 @@ impl Kernel {
         socket
     }
 
+    /// Sends FIN after everything sent so far.
+    pub fn shutdown_write(&mut self, net: &mut Net, socket: Socket) {
+        net.note("> shutdown", u64::from(socket.0), 0);
+        match self.descriptors.get(&socket.0) {
+            Some(descriptor) if descriptor.closing => {
+                net.check.fail(format!("shutdown of closing descriptor {}", socket.0));
+            }
+            Some(descriptor) if descriptor.send.is_some() => {
+                net.check.fail(format!("shutdown of {} with a send in flight", socket.0));
+            }
+            Some(descriptor) => net.shutdown(descriptor.conn, Side::Gateway),
+            None => net.check.fail(format!("shutdown of closed descriptor {}", socket.0)),
+        }
+    }
+
     /// Closes a listener; accepts outstanding fail, connections in its backlog are reset.
     pub fn close_listener(&mut self, net: &mut Net, listener: u16) {
         let Some(entry) = self.listeners.get_mut(listener as usize) else {

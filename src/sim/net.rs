@@ -310,7 +310,9 @@ impl Net {
             return Ok(bytes.len());
         }
         let pipe = &mut conn.pipes[side as usize];
-        assert!(pipe.fin_arrives.is_none(), "an actor wrote after its FIN");
+        if pipe.fin_arrives.is_some() {
+            return Err(Dead);
+        }
         let taken = bytes.len().min(pipe.capacity - pipe.held);
         if taken == 0 {
             return Ok(0);
