@@ -40,7 +40,10 @@ impl LinkReader {
     /// # Errors
     /// What is wrong with a header, as soon as its 12 bytes are there; the stream is then
     /// of no more use.
-    pub fn next<'a>(&'a mut self, input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, LinkError> {
+    pub fn next<'f, 'i: 'f>(
+        &'f mut self,
+        input: &mut &'i [u8],
+    ) -> Result<Option<Frame<'f>>, LinkError> {
         if self.is_spent {
             self.assembly.clear();
             self.header = None;
@@ -59,7 +62,7 @@ impl LinkReader {
         self.assemble(input)
     }
 
-    fn assemble<'a>(&'a mut self, input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, LinkError> {
+    fn assemble(&mut self, input: &mut &[u8]) -> Result<Option<Frame<'_>>, LinkError> {
         let header = match self.header {
             Some(header) => header,
             None => {
