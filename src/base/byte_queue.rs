@@ -18,6 +18,8 @@ pub struct PoolExhausted;
 /// Invariant: `in_use + length of the free chain == chunks.len() <= chunks_max`.
 #[derive(Debug)]
 pub struct BytePool {
+    // Boxed, so that growth moves pointers and not the bytes, and no memory is held in advance.
+    #[allow(clippy::vec_box)]
     chunks: Vec<Box<[u8; CHUNK_BYTES]>>,
     /// For every chunk the one after it: in its queue, or in the chain of free chunks.
     next: Vec<u32>,

@@ -1,1 +1,502 @@
-//! (to be written)
+//! The HTTP/1.1 request that asks for a WebSocket, and the answers to it (RFC 9112, RFC 9110,
+//! RFC 6455 §4.2).
+//!
+//! [`HeadScanner`] finds the end of the head while it arrives and refuses bad bytes at once;
+//! [`parse`] then judges the whole head without allocating. What is refused is one closed set,
+//! [`HttpRefusal`].
+
+mod refusal;
+mod scanner;
+#[cfg(test)]
+mod tests;
+
+use std::net::Ipv6Addr;
+
+use base64::Engine as _;
+use httparse::Header;
+use sha1::{Digest as _, Sha1};
+
+pub use refusal::HttpRefusal;
+pub use scanner::HeadScanner;
+use scanner::is_token;
+
+/// Room for header fields; `header_fields_max` is at most this.
+pub const FIELDS: usize = 128;
+
+/// Most subprotocols that a client may offer.
+pub const SUBPROTOCOLS_MAX: usize = 32;
+
+/// Start of an offered subprotocol that is not one, but carries a token.
+pub const BEARER_PREFIX: &str = "base64url.bearer.";
+
+/// An empty array for [`parse`].
+pub const NO_FIELDS: [Header<'static>; FIELDS] = [httparse::EMPTY_HEADER; FIELDS];
+
+/// Limits on a request head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes of the whole head, the final CRLF included.
+    pub head_max: u32,
+    /// Header fields, at most [`FIELDS`].
+    pub header_fields_max: u16,
+    /// Bytes of the request line, its CRLF not included.
+    pub request_line_max: u32,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        HeadLimits { head_max: 8 * 1024, header_fields_max: 64, request_line_max: 8_000 }
+    }
+}
+
+/// A request head that broke no rule.
+#[allow(clippy::large_enum_variant, reason = "lives on the stack for one call")]
+pub enum Request<'h, 'b> {
+    /// A proper WebSocket upgrade.
+    Upgrade(UpgradeRequest<'h, 'b>),
+    /// A GET that asks for no upgrade: a load balancer's health check on routes that answer it,
+    /// [`HttpRefusal::UpgradeRequired`] or [`HttpRefusal::NotFound`] elsewhere.
+    PlainGet {
+        /// The path, without the query.
+        path: &'b str,
+    },
+}
+
+/// A WebSocket upgrade whose HTTP side is in order. Origin, token and route are still to judge.
+/// It has no `Debug`: its fields hold tokens and cookies.
+#[derive(Clone, Copy)]
+pub struct UpgradeRequest<'h, 'b> {
+    target: Target<'b>,
+    host: &'b str,
+    origin: Option<&'b [u8]>,
+    key: &'b [u8; 24],
+    fields: &'h [Header<'b>],
+}
+
+#[derive(Clone, Copy)]
+struct Target<'b> {
+    path: &'b str,
+    query: Option<&'b str>,
+    /// Host and port of an absolute-form target.
+    authority: Option<&'b str>,
+}
+
+impl<'h, 'b> UpgradeRequest<'h, 'b> {
+    /// The path as sent (percent-encoded), starting with `/`, without dot segments.
+    pub fn path(&self) -> &'b str {
+        self.target.path
+    }
+
+    /// The query as sent, without `?`; `None` when there is no `?`.
+    pub fn query(&self) -> Option<&'b str> {
+        self.target.query
+    }
+
+    /// Host and, when given, port.
+    pub fn host(&self) -> &'b str {
+        self.host
+    }
+
+    /// The one Origin field, trimmed; it may be empty or nonsense.
+    pub fn origin(&self) -> Option<&'b [u8]> {
+        self.origin
+    }
+
+    /// The Sec-WebSocket-Key: 24 characters, base64 of 16 bytes.
+    pub fn key(&self) -> &'b [u8; 24] {
+        self.key
+    }
+
+    /// All header fields as name and trimmed value, in order.
+    pub fn fields(&self) -> impl Iterator<Item = (&'b str, &'b [u8])> + use<'h, 'b> {
+        self.fields.iter().map(|field| (field.name, trim(field.value)))
+    }
+
+    /// Trimmed values of all fields called `name`, in any case, in order.
+    pub fn values<'n>(&self, name: &'n str) -> impl Iterator<Item = &'b [u8]> + use<'h, 'b, 'n> {
+        let named = self.fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
+        named.map(|field| trim(field.value))
+    }
+
+    /// The trimmed value of the first field called `name`, in any case.
+    pub fn header(&self, name: &str) -> Option<&'b [u8]> {
+        self.values(name).next()
+    }
+
+    /// What Sec-WebSocket-Protocol offers, in the client's order, entries with tokens included.
+    /// Entries are visible ASCII, unique, and at most [`SUBPROTOCOLS_MAX`].
+    pub fn subprotocols(&self) -> impl Iterator<Item = &'b str> + use<'h, 'b> {
+        offered(self.fields)
+    }
+
+    /// The offered subprotocols that may be answered: never one that carries a token.
+    pub fn subprotocols_without_bearer(&self) -> impl Iterator<Item = &'b str> + use<'h, 'b> {
+        self.subprotocols().filter(|entry| !carries_token(entry))
+    }
+}
+
+/// Judges a whole head, as [`HeadScanner`] delimited it, without allocating.
+///
+/// The target may be in origin-form, or in absolute-form with `http` or `https`, which RFC 9112
+/// §3.2.2 makes every server accept; its authority must then equal Host, so that no two parties
+/// can read different hosts from one request.
+///
+/// # Errors
+/// The refusal to answer with. When several rules are broken, the first in this order counts:
+/// request line, target, Host, content, Expect, repeated fields, Upgrade, Connection, version,
+/// key, subprotocols.
+pub fn parse<'h, 'b>(
+    head: &'b [u8],
+    fields: &'h mut [Header<'b>; FIELDS],
+    limits: &HeadLimits,
+) -> Result<Request<'h, 'b>, HttpRefusal> {
+    let line_end = head.iter().position(|&b| b == b'\r').ok_or(HttpRefusal::BadRequestLine)?;
+    let (line, rest) = head.split_at(line_end);
+    let rest = rest.strip_prefix(b"\r\n").ok_or(HttpRefusal::BareCr)?;
+    let target = parse_request_line(line)?;
+    let fields = parse_fields(rest, fields, limits)?;
+    let known = Known::collect(fields);
+    let host = judge_host(&known.host, target.authority)?;
+    if known.content {
+        return Err(HttpRefusal::BodyNotAllowed);
+    }
+    if known.expect {
+        return Err(HttpRefusal::ExpectationFailed);
+    }
+    let origin = known.origin.at_most_once(HttpRefusal::OriginRepeated)?;
+    known.authorization.at_most_once(HttpRefusal::AuthorizationRepeated)?;
+    if !known.upgrade {
+        return Ok(Request::PlainGet { path: target.path });
+    }
+    if !known.upgrade_websocket {
+        return Err(HttpRefusal::UpgradeRequired);
+    }
+    if !known.connection_upgrade {
+        return Err(HttpRefusal::ConnectionNotUpgrade);
+    }
+    if known.version.at_most_once(HttpRefusal::VersionRepeated)? != Some(b"13") {
+        return Err(HttpRefusal::VersionUnsupported);
+    }
+    let key = known.key.at_most_once(HttpRefusal::KeyRepeated)?.ok_or(HttpRefusal::KeyMissing)?;
+    let key = judge_key(key)?;
+    judge_subprotocols(fields)?;
+    Ok(Request::Upgrade(UpgradeRequest { target, host, origin, key, fields }))
+}
+
+/// Appends the 101 for this key (RFC 6455 §4.2.2). `subprotocol` must be one that the client
+/// offered, and never one that carries a token.
+pub fn write_switching_protocols(out: &mut Vec<u8>, key: &[u8; 24], subprotocol: Option<&str>) {
+    out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+    out.extend_from_slice(b"Upgrade: websocket\r\nConnection: Upgrade\r\n");
+    out.extend_from_slice(b"Sec-WebSocket-Accept: ");
+    out.extend_from_slice(&accept_key(key));
+    if let Some(subprotocol) = subprotocol {
+        assert!(!carries_token(subprotocol), "a token must never be echoed");
+        out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
+        out.extend_from_slice(subprotocol.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// Appends a whole 200 for a load balancer's health check.
+pub fn write_ok_health(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 200 OK\r\nConnection: close\r\n");
+    write_body(out, &["ok\n"]);
+}
+
+/// The Sec-WebSocket-Accept value for a key (RFC 6455 §4.2.2, step 5.4).
+pub fn accept_key(key: &[u8; 24]) -> [u8; 28] {
+    let mut hash = Sha1::new();
+    hash.update(key);
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let mut accept = [0; 28];
+    let written =
+        base64::engine::general_purpose::STANDARD.encode_slice(hash.finalize(), &mut accept);
+    assert_eq!(written.ok(), Some(28), "20 bytes are 28 characters");
+    accept
+}
+
+/// Whether an offered subprotocol is a token in disguise.
+pub(in crate::protocol) fn carries_token(entry: &str) -> bool {
+    let start = entry.as_bytes().get(..BEARER_PREFIX.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(BEARER_PREFIX.as_bytes()))
+}
+
+/// Strips optional whitespace (RFC 9110 §5.6.3).
+pub(in crate::protocol) fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// The last two fields of a response head, and its body.
+fn write_body(out: &mut Vec<u8>, body: &[&str]) {
+    use std::io::Write as _;
+    let length: usize = body.iter().map(|part| part.len()).sum();
+    let _infallible = write!(
+        out,
+        "Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    for part in body {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+fn parse_request_line(line: &[u8]) -> Result<Target<'_>, HttpRefusal> {
+    let line = str::from_utf8(line).map_err(|_| HttpRefusal::BadRequestLine)?;
+    let mut parts = line.split(' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(HttpRefusal::BadRequestLine);
+    };
+    if method.is_empty() || target.is_empty() || !method.bytes().all(is_token) {
+        return Err(HttpRefusal::BadRequestLine);
+    }
+    match method {
+        "GET" => {}
+        "CONNECT" => return Err(HttpRefusal::Connect),
+        _ => return Err(HttpRefusal::MethodNotAllowed),
+    }
+    match version {
+        "HTTP/1.1" => parse_target(target),
+        "HTTP/1.0" => Err(HttpRefusal::Http10),
+        _ => Err(HttpRefusal::BadVersion),
+    }
+}
+
+/// RFC 9112 §3.2, origin-form and absolute-form. Characters that browsers leave bare in a query
+/// although RFC 3986 has them encoded (such as `|` and `{`) pass; those they always encode do not.
+fn parse_target(target: &str) -> Result<Target<'_>, HttpRefusal> {
+    let (authority, path_and_query) = if target.starts_with('/') {
+        (None, target)
+    } else {
+        let (scheme, rest) = target.split_once("://").ok_or(HttpRefusal::BadTarget)?;
+        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+            return Err(HttpRefusal::BadTarget);
+        }
+        let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if !is_host(authority) {
+            return Err(HttpRefusal::BadTarget);
+        }
+        (Some(authority), rest)
+    };
+    let (path, query) = match path_and_query.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path_and_query, None),
+    };
+    let path = if path.is_empty() { "/" } else { path };
+    if is_path(path) && query.is_none_or(is_query) {
+        Ok(Target { path, query, authority })
+    } else {
+        Err(HttpRefusal::BadTarget)
+    }
+}
+
+/// Clean percent-encoding, no encoded controls, no dot segments: browsers send none, and a
+/// server behind the gateway may resolve them to another route than the one that was judged.
+fn is_path(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    let clean = (0..bytes.len()).all(|at| match bytes[at] {
+        b'%' => matches!(percent_byte(&bytes[at..]), Some(0x20..=0x7e | 0x80..)),
+        b'#' | b'"' | b'<' | b'>' | b'\\' => false,
+        byte => byte.is_ascii_graphic(),
+    });
+    clean && path.split('/').all(|segment| !is_dot_segment(segment.as_bytes()))
+}
+
+fn is_dot_segment(segment: &[u8]) -> bool {
+    let mut dots = 0;
+    let mut rest = segment;
+    while !rest.is_empty() {
+        if let [b'.', tail @ ..] = rest {
+            rest = tail;
+        } else if percent_byte(rest) == Some(b'.') {
+            rest = &rest[3..];
+        } else {
+            return false;
+        }
+        dots += 1;
+    }
+    dots == 1 || dots == 2
+}
+
+fn is_query(query: &str) -> bool {
+    let bytes = query.as_bytes();
+    (0..bytes.len()).all(|at| match bytes[at] {
+        b'%' => percent_byte(&bytes[at..]).is_some(),
+        b'#' | b'"' | b'<' | b'>' => false,
+        byte => byte.is_ascii_graphic(),
+    })
+}
+
+/// The byte that a leading `%XY` stands for (RFC 3986 §2.1).
+pub(in crate::protocol) fn percent_byte(bytes: &[u8]) -> Option<u8> {
+    let [b'%', high, low, ..] = bytes else { return None };
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()
+}
+
+fn parse_fields<'h, 'b>(
+    bytes: &'b [u8],
+    fields: &'h mut [Header<'b>; FIELDS],
+    limits: &HeadLimits,
+) -> Result<&'h [Header<'b>], HttpRefusal> {
+    let room = usize::from(limits.header_fields_max).min(FIELDS);
+    match httparse::parse_headers(bytes, &mut fields[..room]) {
+        Ok(httparse::Status::Complete((used, fields))) if used == bytes.len() => Ok(fields),
+        Ok(_) => Err(HttpRefusal::BadField),
+        Err(httparse::Error::TooManyHeaders) => Err(HttpRefusal::TooManyFields),
+        Err(httparse::Error::HeaderValue) => Err(HttpRefusal::ControlByte),
+        Err(_) => Err(HttpRefusal::BadField),
+    }
+}
+
+/// A field that may appear once.
+#[derive(Clone, Copy, Default)]
+struct Once<'b> {
+    value: Option<&'b [u8]>,
+    repeated: bool,
+}
+
+impl<'b> Once<'b> {
+    fn see(&mut self, value: &'b [u8]) {
+        self.repeated |= self.value.is_some();
+        self.value = Some(trim(value));
+    }
+
+    fn at_most_once(self, refusal: HttpRefusal) -> Result<Option<&'b [u8]>, HttpRefusal> {
+        if self.repeated { Err(refusal) } else { Ok(self.value) }
+    }
+}
+
+/// The fields that decide, collected in one pass.
+#[derive(Default)]
+struct Known<'b> {
+    host: Once<'b>,
+    origin: Once<'b>,
+    authorization: Once<'b>,
+    version: Once<'b>,
+    key: Once<'b>,
+    content: bool,
+    expect: bool,
+    upgrade: bool,
+    upgrade_websocket: bool,
+    connection_upgrade: bool,
+}
+
+impl<'b> Known<'b> {
+    fn collect(fields: &[Header<'b>]) -> Self {
+        let mut known = Known::default();
+        for field in fields {
+            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+            match field.name.len() {
+                4 if is("host") => known.host.see(field.value),
+                6 if is("origin") => known.origin.see(field.value),
+                6 if is("expect") => known.expect = true,
+                7 if is("upgrade") => {
+                    known.upgrade = true;
+                    known.upgrade_websocket |= lists(field.value, "websocket");
+                }
+                10 if is("connection") => {
+                    known.connection_upgrade |= lists(field.value, "upgrade");
+                }
+                13 if is("authorization") => known.authorization.see(field.value),
+                14 if is("content-length") => known.content = true,
+                17 if is("sec-websocket-key") => known.key.see(field.value),
+                17 if is("transfer-encoding") => known.content = true,
+                21 if is("sec-websocket-version") => known.version.see(field.value),
+                _ => {}
+            }
+        }
+        known
+    }
+}
+
+/// Whether a comma-separated field value contains `token`, in any case (RFC 9110 §5.6.1).
+fn lists(value: &[u8], token: &str) -> bool {
+    value.split(|&b| b == b',').any(|entry| trim(entry).eq_ignore_ascii_case(token.as_bytes()))
+}
+
+fn judge_host<'b>(host: &Once<'b>, authority: Option<&str>) -> Result<&'b str, HttpRefusal> {
+    let host = host.at_most_once(HttpRefusal::HostRepeated)?.ok_or(HttpRefusal::HostMissing)?;
+    let host = str::from_utf8(host).map_err(|_| HttpRefusal::HostInvalid)?;
+    let same = authority.is_none_or(|authority| authority.eq_ignore_ascii_case(host));
+    if is_host(host) && same { Ok(host) } else { Err(HttpRefusal::HostInvalid) }
+}
+
+/// `host [":" port]` (RFC 9110 §7.2), where a name has letters, digits, `-`, `.` and `_` only.
+fn is_host(host: &str) -> bool {
+    let (name, port) = match host.rfind(':') {
+        Some(at) if !host[at..].contains(']') => (&host[..at], Some(&host[at + 1..])),
+        _ => (host, None),
+    };
+    let port_ok = port.is_none_or(|port| {
+        port.len() <= 5
+            && port.bytes().all(|b| b.is_ascii_digit())
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    let name_ok = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            let labels = name.strip_suffix('.').unwrap_or(name);
+            name.len() <= 255
+                && labels.split('.').all(|label| {
+                    !label.is_empty()
+                        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+                })
+        }
+    };
+    name_ok && port_ok
+}
+
+/// 22 characters and `==` are 16 bytes, whatever the four spare bits are: the key guards nothing
+/// (RFC 6455 §10.8), and RFC 6455 §4.2.1 only counts its decoded bytes.
+fn judge_key(key: &[u8]) -> Result<&[u8; 24], HttpRefusal> {
+    let key: &[u8; 24] = key.try_into().map_err(|_| HttpRefusal::KeyInvalid)?;
+    let alphabet = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);
+    if key.ends_with(b"==") && key[..22].iter().all(alphabet) {
+        Ok(key)
+    } else {
+        Err(HttpRefusal::KeyInvalid)
+    }
+}
+
+/// Entries of all Sec-WebSocket-Protocol fields, empty ones skipped (RFC 9110 §5.6.1.2).
+fn offered<'h, 'b>(fields: &'h [Header<'b>]) -> impl Iterator<Item = &'b str> + use<'h, 'b> {
+    let is_offer = |field: &&Header<'b>| field.name.eq_ignore_ascii_case("sec-websocket-protocol");
+    fields
+        .iter()
+        .filter(is_offer)
+        .flat_map(|field| field.value.split(|&b| b == b','))
+        .map(trim)
+        .filter(|entry| !entry.is_empty())
+        .filter_map(|entry| str::from_utf8(entry).ok())
+}
+
+/// RFC 6455 §4.1: tokens, all different. An entry that carries a token may also hold the
+/// characters of standard base64: how it is encoded is for the token's own checks.
+fn judge_subprotocols(fields: &[Header<'_>]) -> Result<(), HttpRefusal> {
+    let mut seen = [""; SUBPROTOCOLS_MAX];
+    let mut count = 0;
+    for field in fields {
+        if !field.value.is_ascii() && field.name.eq_ignore_ascii_case("sec-websocket-protocol") {
+            return Err(HttpRefusal::SubprotocolInvalid);
+        }
+    }
+    for entry in offered(fields) {
+        let bearer = carries_token(entry);
+        let valid = entry.bytes().all(|b| is_token(b) || (bearer && b"/=".contains(&b)));
+        if !valid || count == SUBPROTOCOLS_MAX || seen[..count].contains(&entry) {
+            return Err(HttpRefusal::SubprotocolInvalid);
+        }
+        seen[count] = entry;
+        count += 1;
+    }
+    Ok(())
+}

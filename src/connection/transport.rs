@@ -1,0 +1,730 @@
+//! The bytes of one client connection as they cross the network: plain, or TLS. The only file
+//! that drives rustls, on its unbuffered interface: at rest a connection holds nothing but
+//! rustls' own state.
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
+};
+
+use crate::protocol::cause::Cause;
+
+/// Most bytes that a client may send before its handshake is finished.
+pub const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+/// Most plaintext bytes that one TLS record carries (RFC 8446 §5.1).
+pub const RECORD_PLAINTEXT_MAX: usize = 16 * 1024;
+/// Bytes that encryption adds to a record at most: header, nonce, tag, content type.
+pub const RECORD_OVERHEAD_MAX: usize = 5 + 8 + 16 + 1;
+
+/// Room beyond a record that rustls may need: it puts key updates (one that the client asked
+/// for, one of its own, 27 bytes each) and pending alerts in front of the next record.
+const UPDATES_MAX: usize = 128;
+
+/// Most bytes kept after the handshake while a record is incomplete: the longest record
+/// (RFC 5246 §6.2.3), and as much again for a key update in fragments.
+const PENDING_MAX: usize = 2 * (5 + RECORD_PLAINTEXT_MAX + 2048);
+
+/// Why a TLS connection cannot go on.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum TransportError {
+    /// The client's bytes are not acceptable TLS, or it sent a fatal alert.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The client sent too much before its handshake was finished.
+    #[error("more than {HANDSHAKE_BYTES_MAX} bytes before the end of the TLS handshake")]
+    HandshakeTooLong,
+    /// The client began something that it does not finish within two records.
+    #[error("a fragmented TLS message is too long")]
+    FragmentTooLong,
+    /// The keys are worn out, and the protocol version cannot change them.
+    #[error("the TLS keys are exhausted")]
+    KeysExhausted,
+    /// Data cannot be sent: the handshake is not finished, or close_notify was sent.
+    #[error("the TLS connection is not open for sending")]
+    NotOpen,
+    /// An earlier call failed.
+    #[error("the TLS connection has failed before")]
+    Failed,
+}
+
+impl TransportError {
+    /// The connection's cause of death.
+    pub const fn cause(&self) -> Cause {
+        Cause::TlsFailed
+    }
+}
+
+/// What [`Transport::receive`] found out besides bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// With this input the handshake came to its end.
+    pub handshake_finished_now: bool,
+    /// The client will send no more data (close_notify, now or earlier). Data may still be
+    /// sent to it.
+    pub peer_closed: bool,
+}
+
+/// How a connection's bytes travel.
+#[derive(Debug)]
+pub enum Transport {
+    /// As they are. The caller should leave the transport out of the path
+    /// ([`is_plain`](Transport::is_plain)): its methods only copy.
+    Plain,
+    /// In TLS records.
+    Tls(Box<TlsTransport>),
+}
+
+/// A TLS connection, the server's end.
+///
+/// Invariants: `pending` is never empty, and `None` between records; between calls rustls has
+/// nothing to send.
+pub struct TlsTransport {
+    connection: UnbufferedServerConnection,
+    /// Received bytes that rustls could not use yet: the beginning of a record, or of a
+    /// handshake message in several records.
+    pending: Option<Vec<u8>>,
+    /// Bytes received before the end of the handshake.
+    handshake_bytes: u32,
+    peer_closed: bool,
+    /// close_notify was sent.
+    closed: bool,
+    failed: bool,
+}
+
+impl std::fmt::Debug for TlsTransport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsTransport")
+            .field("pending", &self.pending.as_ref().map(Vec::len))
+            .field("peer_closed", &self.peer_closed)
+            .field("closed", &self.closed)
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Transport {
+    /// A TLS connection that waits for its client's hello. Fails only when rustls refuses the
+    /// configuration. Early data must be off: it could be replayed.
+    pub fn tls(config: Arc<ServerConfig>) -> Result<Self, TransportError> {
+        assert_eq!(config.max_early_data_size, 0, "early data must be off");
+        Ok(Transport::Tls(Box::new(TlsTransport {
+            connection: UnbufferedServerConnection::new(config)?,
+            pending: None,
+            handshake_bytes: 0,
+            peer_closed: false,
+            closed: false,
+            failed: false,
+        })))
+    }
+
+    /// Whether bytes travel as they are.
+    pub fn is_plain(&self) -> bool {
+        matches!(self, Transport::Plain)
+    }
+
+    /// Whether the TLS handshake is still going on.
+    pub fn is_handshaking(&self) -> bool {
+        match self {
+            Transport::Plain => false,
+            Transport::Tls(tls) => tls.connection.is_handshaking(),
+        }
+    }
+
+    /// The TLS version agreed on, once it is.
+    pub fn protocol_version(&self) -> Option<rustls::ProtocolVersion> {
+        match self {
+            Transport::Plain => None,
+            Transport::Tls(tls) => tls.connection.protocol_version(),
+        }
+    }
+
+    /// Takes all of `input` (its bytes are overwritten). Appends what it decrypts to
+    /// `plaintext` and what must be sent to the client (handshake, alerts) to `output`.
+    ///
+    /// After an error, whose alert is in `output`, every further call fails; what was appended
+    /// to `plaintext` before is genuine.
+    pub fn receive(
+        &mut self,
+        input: &mut [u8],
+        plaintext: &mut Vec<u8>,
+        output: &mut Vec<u8>,
+    ) -> Result<Received, TransportError> {
+        match self {
+            Transport::Plain => {
+                plaintext.extend_from_slice(input);
+                Ok(Received::default())
+            }
+            Transport::Tls(tls) => tls.receive(input, plaintext, output),
+        }
+    }
+
+    /// Appends the pieces of `plaintext`, one after the other, to `output`: as they are, or
+    /// encrypted, in as few records as they fit in.
+    pub fn send(
+        &mut self,
+        plaintext: &[&[u8]],
+        output: &mut Vec<u8>,
+    ) -> Result<(), TransportError> {
+        match self {
+            Transport::Plain => {
+                plaintext.iter().for_each(|piece| output.extend_from_slice(piece));
+                Ok(())
+            }
+            Transport::Tls(tls) => tls.send(plaintext, output),
+        }
+    }
+
+    /// Tells the client that no more data will come (close_notify, RFC 8446 §6.1); nothing can
+    /// be sent afterwards. Without effect on a plain, handshaking, closed or failed connection.
+    pub fn close_notify(&mut self, output: &mut Vec<u8>) {
+        if let Transport::Tls(tls) = self {
+            tls.close_notify(output);
+        }
+    }
+}
+
+impl TlsTransport {
+    fn receive(
+        &mut self,
+        input: &mut [u8],
+        plaintext: &mut Vec<u8>,
+        output: &mut Vec<u8>,
+    ) -> Result<Received, TransportError> {
+        if self.failed {
+            return Err(TransportError::Failed);
+        }
+        if self.peer_closed {
+            return Ok(Received { handshake_finished_now: false, peer_closed: true });
+        }
+        let handshaking = self.connection.is_handshaking();
+        let result = self.take(input, plaintext, output);
+        if let Err(error) = result {
+            self.failed = true;
+            self.pending = None;
+            self.drain_alerts(output);
+            return Err(error);
+        }
+        Ok(Received {
+            handshake_finished_now: handshaking && !self.connection.is_handshaking(),
+            peer_closed: self.peer_closed,
+        })
+    }
+
+    fn take(
+        &mut self,
+        input: &mut [u8],
+        plaintext: &mut Vec<u8>,
+        output: &mut Vec<u8>,
+    ) -> Result<(), TransportError> {
+        if self.connection.is_handshaking() {
+            self.handshake_bytes += u32::try_from(input.len()).unwrap_or(u32::MAX / 2);
+        }
+        match self.pending.take() {
+            None => {
+                let used = self.process(input, plaintext, output)?;
+                if used < input.len() && !self.peer_closed {
+                    self.pending = Some(input[used..].to_vec());
+                }
+            }
+            Some(mut pending) => {
+                pending.extend_from_slice(input);
+                let used = self.process(&mut pending, plaintext, output)?;
+                if used < pending.len() && !self.peer_closed {
+                    pending.drain(..used);
+                    // A large record must not leave its memory to the small one behind it.
+                    if pending.capacity() > 4 * pending.len() + 256 {
+                        pending.shrink_to_fit();
+                    }
+                    self.pending = Some(pending);
+                }
+            }
+        }
+        let kept = self.pending.as_ref().map_or(0, Vec::len);
+        match self.connection.is_handshaking() {
+            true if self.handshake_bytes as usize > HANDSHAKE_BYTES_MAX => {
+                Err(TransportError::HandshakeTooLong)
+            }
+            false if kept > PENDING_MAX => Err(TransportError::FragmentTooLong),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets rustls work on `bytes` until it needs more; returns how many it is done with.
+    fn process(
+        &mut self,
+        bytes: &mut [u8],
+        plaintext: &mut Vec<u8>,
+        output: &mut Vec<u8>,
+    ) -> Result<usize, TransportError> {
+        let mut used = 0;
+        loop {
+            let UnbufferedStatus { mut discard, state } =
+                self.connection.process_tls_records(&mut bytes[used..]);
+            let mut goes_on = true;
+            match state? {
+                ConnectionState::ReadTraffic(mut traffic) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        discard += record.discard;
+                        plaintext.extend_from_slice(record.payload);
+                    }
+                }
+                ConnectionState::EncodeTlsData(mut data) => {
+                    append(output, |room| data.encode(room))?;
+                }
+                ConnectionState::TransmitTlsData(data) => data.done(),
+                ConnectionState::PeerClosed | ConnectionState::Closed => {
+                    self.peer_closed = true;
+                    goes_on = false;
+                }
+                // Early data is off, so rustls skips it instead of showing it here.
+                _ => goes_on = false,
+            }
+            used += discard;
+            if !goes_on {
+                return Ok(used);
+            }
+        }
+    }
+
+    /// Appends the alerts that a failure left in rustls. The failed input is not shown to it
+    /// again, and it is only asked while it has something to send: it would otherwise go on
+    /// reading.
+    fn drain_alerts(&mut self, output: &mut Vec<u8>) {
+        while self.connection.wants_write() {
+            match self.connection.process_tls_records(&mut []).state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    if append(output, |room| data.encode(room)).is_err() {
+                        return;
+                    }
+                }
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while traffic.next_record().is_some() {}
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn send(&mut self, plaintext: &[&[u8]], output: &mut Vec<u8>) -> Result<(), TransportError> {
+        if self.failed {
+            return Err(TransportError::Failed);
+        }
+        if self.closed || self.connection.is_handshaking() {
+            return Err(TransportError::NotOpen);
+        }
+        let mut pieces = plaintext.iter().copied().filter(|piece| !piece.is_empty()).peekable();
+        let mut piece: &[u8] = &[];
+        loop {
+            if piece.is_empty() {
+                match pieces.next() {
+                    Some(next) => piece = next,
+                    None => return Ok(()),
+                }
+            }
+            if piece.len() >= RECORD_PLAINTEXT_MAX || pieces.peek().is_none() {
+                let (now, later) = piece.split_at(piece.len().min(RECORD_PLAINTEXT_MAX));
+                let start = output.len();
+                output.resize(start + now.len() + RECORD_OVERHEAD_MAX + UPDATES_MAX, 0);
+                let written = self.write(|writer| writer.encrypt(now, &mut output[start..]));
+                output.truncate(start + *written.as_ref().unwrap_or(&0));
+                written?;
+                piece = later;
+                continue;
+            }
+            // Several pieces for one record: gather them in `output`, behind the room for it.
+            let wanted = piece.len() + pieces.clone().map(<[u8]>::len).sum::<usize>();
+            let wanted = wanted.min(RECORD_PLAINTEXT_MAX);
+            let start = output.len();
+            let room = wanted + RECORD_OVERHEAD_MAX + UPDATES_MAX;
+            output.resize(start + room, 0);
+            let mut missing = wanted;
+            while missing > 0 {
+                if piece.is_empty() {
+                    piece = pieces.next().unwrap_or_default();
+                }
+                let (now, later) = piece.split_at(piece.len().min(missing));
+                output.extend_from_slice(now);
+                missing -= now.len();
+                piece = later;
+            }
+            let (record, gathered) = output[start..].split_at_mut(room);
+            let written = self.write(|writer| writer.encrypt(gathered, record));
+            output.truncate(start + *written.as_ref().unwrap_or(&0));
+            written?;
+        }
+    }
+
+    fn close_notify(&mut self, output: &mut Vec<u8>) {
+        if self.failed || self.closed || self.connection.is_handshaking() {
+            return;
+        }
+        let start = output.len();
+        output.resize(start + RECORD_OVERHEAD_MAX + UPDATES_MAX, 0);
+        let written = self.write(|writer| writer.queue_close_notify(&mut output[start..]));
+        output.truncate(start + written.unwrap_or(0));
+        self.closed = true;
+    }
+
+    /// Calls `write` with what rustls writes application data through.
+    fn write(
+        &mut self,
+        write: impl FnOnce(&mut Writer<'_>) -> Result<usize, EncryptError>,
+    ) -> Result<usize, TransportError> {
+        // rustls remembers positions in bytes that it asked us to keep: show it those.
+        let pending = self.pending.as_deref_mut().unwrap_or_default();
+        let error = match self.connection.process_tls_records(pending).state? {
+            ConnectionState::WriteTraffic(mut writer) => match write(&mut writer) {
+                Ok(written) => return Ok(written),
+                Err(EncryptError::InsufficientSize(_)) => unreachable!("the room is sufficient"),
+                Err(EncryptError::EncryptExhausted) => TransportError::KeysExhausted,
+            },
+            _ => return Err(TransportError::NotOpen),
+        };
+        self.failed = true;
+        Err(error)
+    }
+}
+
+type Writer<'a> = rustls::unbuffered::WriteTraffic<'a, rustls::server::ServerConnectionData>;
+
+/// Appends to `output` what `encode` writes: asks it for the size first.
+fn append(
+    output: &mut Vec<u8>,
+    mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+) -> Result<(), TransportError> {
+    let start = output.len();
+    let mut room = 0;
+    loop {
+        output.resize(start + room, 0);
+        match encode(&mut output[start..]) {
+            Ok(written) => {
+                output.truncate(start + written);
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => {
+                assert!(required_size > room, "rustls asks for more room each time");
+                room = required_size;
+            }
+            Err(EncodeError::AlreadyEncoded) => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{
+        AlertDescription, ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion,
+    };
+    use std::io::{Read, Write};
+
+    use super::*;
+    use crate::base::random::Random;
+
+    const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+
+    struct Pair {
+        client: ClientConnection,
+        server: Transport,
+        plaintext: Vec<u8>,
+        output: Vec<u8>,
+        /// What the client decrypted.
+        heard: Vec<u8>,
+        finished: usize,
+        closed: bool,
+    }
+
+    fn pair(version: &'static SupportedProtocolVersion) -> Pair {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+        let certificate = made.cert.der().clone();
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key.into())
+            .expect("a certificate");
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).expect("a root");
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").expect("a name");
+        Pair {
+            client: ClientConnection::new(Arc::new(client), name).expect("a client"),
+            server: Transport::tls(Arc::new(server)).expect("a server"),
+            plaintext: Vec::new(),
+            output: Vec::new(),
+            heard: Vec::new(),
+            finished: 0,
+            closed: false,
+        }
+    }
+
+    impl Pair {
+        /// Carries bytes both ways in pieces of the given sizes until nothing moves.
+        fn carry(&mut self, mut size: impl FnMut() -> usize) -> Result<(), TransportError> {
+            loop {
+                let mut sent = Vec::new();
+                while self.client.wants_write() {
+                    self.client.write_tls(&mut sent).expect("memory takes everything");
+                }
+                let answers = !self.output.is_empty();
+                if sent.is_empty() && !answers {
+                    return Ok(());
+                }
+                let mut rest = &mut sent[..];
+                while !rest.is_empty() {
+                    let (now, later) = rest.split_at_mut(size().clamp(1, rest.len()));
+                    let received =
+                        self.server.receive(now, &mut self.plaintext, &mut self.output)?;
+                    self.finished += usize::from(received.handshake_finished_now);
+                    self.closed |= received.peer_closed;
+                    rest = later;
+                }
+                let output = std::mem::take(&mut self.output);
+                let mut rest = &output[..];
+                while !rest.is_empty() {
+                    let (mut now, later) = rest.split_at(size().clamp(1, rest.len()));
+                    while !now.is_empty() {
+                        self.client.read_tls(&mut now).expect("memory");
+                        self.client.process_new_packets().expect("the server is honest");
+                        // Would block, or the end: either way there is no more for now.
+                        let _ = self.client.reader().read_to_end(&mut self.heard);
+                    }
+                    rest = later;
+                }
+            }
+        }
+
+        fn client_heard(&mut self) -> Vec<u8> {
+            std::mem::take(&mut self.heard)
+        }
+
+        fn server_tls(&self) -> &TlsTransport {
+            match &self.server {
+                Transport::Tls(tls) => tls,
+                Transport::Plain => unreachable!("made with TLS"),
+            }
+        }
+    }
+
+    fn bytes(count: usize) -> Vec<u8> {
+        (0..count).map(|i| (i * 7 % 251) as u8).collect()
+    }
+
+    /// Handshake, data both ways, close both ways.
+    fn converse(version: &'static SupportedProtocolVersion, mut size: impl FnMut() -> usize) {
+        let mut pair = pair(version);
+        pair.client.set_buffer_limit(None);
+        assert!(pair.server.is_handshaking() && !pair.server.is_plain());
+        assert_eq!(pair.server.send(&[b"early"], &mut Vec::new()), Err(TransportError::NotOpen));
+        pair.carry(&mut size).expect("handshake");
+        assert!(!pair.server.is_handshaking() && !pair.client.is_handshaking());
+        assert_eq!(pair.finished, 1);
+        assert_eq!(pair.server.protocol_version(), Some(version.version));
+        for count in [1, 126, 16_384, 16_385, 50_000] {
+            let sent = bytes(count);
+            pair.client.writer().write_all(&sent).expect("no limit");
+            pair.carry(&mut size).expect("data");
+            assert!(pair.plaintext == sent, "{count} bytes to the server");
+            assert_eq!(pair.server_tls().pending, None, "nothing is kept at rest");
+            pair.plaintext.clear();
+            let (front, back) = sent.split_at(count / 3);
+            pair.server.send(&[front, b"", back], &mut pair.output).expect("open");
+            let overhead = count.div_ceil(RECORD_PLAINTEXT_MAX) * RECORD_OVERHEAD_MAX;
+            assert!(pair.output.len() <= count + overhead);
+            pair.carry(&mut size).expect("data");
+            assert!(pair.client_heard() == sent, "{count} bytes to the client");
+        }
+        pair.client.send_close_notify();
+        pair.carry(&mut size).expect("close");
+        assert!(pair.closed);
+        pair.server.send(&[b"still", b" open"], &mut pair.output).expect("half closed");
+        pair.server.close_notify(&mut pair.output);
+        let sent = pair.output.len();
+        pair.server.close_notify(&mut pair.output);
+        assert_eq!(pair.output.len(), sent, "said once");
+        let late = pair.server.send(&[b"late"], &mut pair.output);
+        assert_eq!(late, Err(TransportError::NotOpen));
+        pair.carry(&mut size).expect("close");
+        assert_eq!(pair.client_heard(), b"still open");
+    }
+
+    #[test]
+    fn a_conversation_in_any_pieces() {
+        for version in VERSIONS {
+            converse(version, || usize::MAX);
+            converse(version, || 1);
+            for seed in 0..12 {
+                let mut random = Random::from_number(seed);
+                let bound = [8, 300, 5000, 40_000][seed as usize % 4];
+                converse(version, move || random.below(bound) as usize + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_share_records() {
+        let mut pair = pair(&TLS13);
+        pair.carry(|| usize::MAX).expect("handshake");
+        let data = bytes(40_000);
+        let pieces: Vec<&[u8]> = data.chunks(700).collect();
+        pair.server.send(&pieces, &mut pair.output).expect("open");
+        // TLS 1.3 adds 22 bytes to a record (RFC 8446 §5.2).
+        assert_eq!(pair.output.len(), 40_000 + 3 * 22);
+        pair.carry(|| usize::MAX).expect("data");
+        assert!(pair.client_heard() == data);
+    }
+
+    #[test]
+    fn a_key_update_is_answered() {
+        let mut pair = pair(&TLS13);
+        pair.carry(|| 100).expect("handshake");
+        for round in 0..3u8 {
+            pair.client.refresh_traffic_keys().expect("TLS 1.3");
+            pair.client.writer().write_all(&[round; 50]).expect("room");
+            pair.carry(|| 13).expect("data");
+            assert_eq!(std::mem::take(&mut pair.plaintext), [round; 50]);
+            pair.server.send(&[&[round; 9], &[round; 11]], &mut pair.output).expect("open");
+            pair.carry(|| 13).expect("data");
+            assert_eq!(pair.client_heard(), [round; 20]);
+        }
+    }
+
+    /// The alert that a client which knows no keys yet can read.
+    fn plain_alert(output: &[u8]) -> AlertDescription {
+        assert_eq!((output[0], output.len(), output[5]), (21, 7, 2), "one fatal alert");
+        AlertDescription::from(output[6])
+    }
+
+    #[test]
+    fn garbage_gets_an_alert_and_nothing_more() {
+        let client_hello_with_two_messages = {
+            let bad_hello = [1, 0, 0, 1, 9];
+            let payload = [bad_hello, bad_hello].concat();
+            [&[22, 3, 1, 0, payload.len() as u8][..], &payload].concat()
+        };
+        let table: &[(&[u8], AlertDescription)] = &[
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", AlertDescription::DecodeError),
+            (&[22, 3, 1, 0xff, 0xff, 0], AlertDescription::DecodeError),
+            (&[0x80, 0x2e, 1, 3, 1, 0, 0], AlertDescription::DecodeError),
+            (&[23, 3, 3, 0, 3, 1, 2, 3], AlertDescription::UnexpectedMessage),
+            (&client_hello_with_two_messages, AlertDescription::DecodeError),
+        ];
+        for (input, alert) in table {
+            for size in [1, usize::MAX] {
+                let mut server = pair(&TLS13).server;
+                let (mut plaintext, mut output) = (Vec::new(), Vec::new());
+                let mut results = input
+                    .chunks(size.min(input.len()))
+                    .map(|piece| server.receive(&mut piece.to_vec(), &mut plaintext, &mut output));
+                let error = results.find_map(Result::err).expect("refused");
+                drop(results);
+                assert!(matches!(error, TransportError::Tls(_)), "{error}");
+                assert_eq!(error.cause(), Cause::TlsFailed);
+                assert_eq!(plain_alert(&output), *alert, "{input:x?}: {error}");
+                let again = server.receive(&mut [22], &mut plaintext, &mut output);
+                assert_eq!(again, Err(TransportError::Failed));
+                assert_eq!(server.send(&[b"x"], &mut output), Err(TransportError::Failed));
+                server.close_notify(&mut output);
+                assert_eq!((output.len(), plaintext.len()), (7, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_ends_the_connection() {
+        for version in VERSIONS {
+            let mut pair = pair(version);
+            pair.carry(|| usize::MAX).expect("handshake");
+            pair.client.writer().write_all(b"genuine").expect("room");
+            let mut first = Vec::new();
+            pair.client.write_tls(&mut first).expect("memory");
+            pair.client.writer().write_all(b"damaged").expect("room");
+            pair.client.write_tls(&mut first).expect("memory");
+            *first.last_mut().expect("bytes") ^= 1;
+            let error = pair.server.receive(&mut first, &mut pair.plaintext, &mut pair.output);
+            assert_eq!(error, Err(TransportError::Tls(rustls::Error::DecryptError)));
+            assert_eq!(pair.plaintext, b"genuine");
+            let mut alert = &pair.output[..];
+            pair.client.read_tls(&mut alert).expect("memory");
+            let told = pair.client.process_new_packets().expect_err("an alert");
+            assert_eq!(told, rustls::Error::AlertReceived(AlertDescription::BadRecordMac));
+        }
+    }
+
+    #[test]
+    fn bytes_before_the_end_of_the_handshake_are_bounded() {
+        let mut server = pair(&TLS13).server;
+        let (mut plaintext, mut output) = (Vec::new(), Vec::new());
+        // A hello that declares 65,280 bytes, in records of 100: it would be whole after
+        // 68,548 bytes.
+        let mut record = [&[22, 3, 1, 0, 100, 1, 0, 0xff, 0][..], &[0; 96]].concat();
+        let mut taken = 0;
+        let error = loop {
+            match server.receive(&mut record.clone(), &mut plaintext, &mut output) {
+                Ok(_) => taken += record.len(),
+                Err(error) => break error,
+            }
+            record[5..9].fill(0);
+        };
+        assert_eq!(error, TransportError::HandshakeTooLong);
+        assert_eq!(taken, HANDSHAKE_BYTES_MAX / 105 * 105);
+        let Transport::Tls(tls) = &server else { unreachable!("made with TLS") };
+        assert_eq!(tls.pending, None, "a failed connection keeps nothing");
+    }
+
+    #[test]
+    fn junk_after_the_handshake_is_not_kept() {
+        let mut pair = pair(&TLS12);
+        pair.carry(|| usize::MAX).expect("handshake");
+        let mut junk = vec![0; PENDING_MAX + 1];
+        junk[..5].copy_from_slice(&[23, 3, 3, 0x40, 0]);
+        let error = pair.server.receive(&mut junk, &mut pair.plaintext, &mut pair.output);
+        assert_eq!(error, Err(TransportError::Tls(rustls::Error::DecryptError)));
+        assert_eq!(pair.server_tls().pending, None);
+    }
+
+    #[test]
+    fn a_truncated_record_is_kept_and_no_more() {
+        let mut pair = pair(&TLS13);
+        pair.carry(|| usize::MAX).expect("handshake");
+        pair.client.writer().write_all(&bytes(16_384)).expect("room");
+        let mut record = Vec::new();
+        pair.client.write_tls(&mut record).expect("memory");
+        let (front, back) = record.split_at_mut(1000);
+        pair.server.receive(front, &mut pair.plaintext, &mut pair.output).expect("half");
+        assert_eq!(pair.server_tls().pending.as_ref().map(Vec::capacity), Some(1000));
+        // Sending goes on while a record is incomplete.
+        pair.server.send(&[b"meanwhile"], &mut pair.output).expect("open");
+        pair.server.receive(back, &mut pair.plaintext, &mut pair.output).expect("whole");
+        assert_eq!(pair.server_tls().pending, None);
+        assert!(pair.plaintext == bytes(16_384));
+        pair.carry(|| usize::MAX).expect("data");
+        assert_eq!(pair.client_heard(), b"meanwhile");
+    }
+
+    #[test]
+    fn plain_only_copies() {
+        let mut transport = Transport::Plain;
+        let (mut plaintext, mut output) = (Vec::new(), Vec::new());
+        let received = transport.receive(&mut b"in".to_vec(), &mut plaintext, &mut output);
+        assert_eq!(received, Ok(Received::default()));
+        transport.send(&[b"o", b"ut"], &mut output).expect("plain");
+        transport.close_notify(&mut output);
+        assert_eq!((&plaintext[..], &output[..]), (&b"in"[..], &b"out"[..]));
+        assert!(transport.is_plain() && !transport.is_handshaking());
+        assert!(size_of::<Transport>() <= 16);
+        // The rest of the 3.5 KB at rest are rustls' own allocations: keys, hashes, session.
+        assert!(size_of::<TlsTransport>() <= 1600, "{}", size_of::<TlsTransport>());
+    }
+}

@@ -1,0 +1,218 @@
+//! Every HTTP answer that is not a 101, as one closed set.
+
+use crate::protocol::cause::Cause;
+
+/// Seconds in `Retry-After` of a 503.
+const RETRY_AFTER_SECONDS: &str = "5";
+
+macro_rules! refusals {
+    ($( $(#[$doc:meta])* $name:ident = $status:literal, $label:literal, $text:literal; )*) => {
+        /// Why a request gets an HTTP answer instead of a 101. `Connection: close` always.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum HttpRefusal {
+            $( $(#[$doc])* $name, )*
+            /// 401: a token is missing or invalid; the cause is one of the `Token…` ones.
+            Unauthorized(Cause),
+            /// 403: understood, and not allowed.
+            Forbidden(Cause),
+            /// 503: no room, or nobody to serve it, for now.
+            Unavailable(Cause),
+        }
+
+        impl HttpRefusal {
+            /// Every refusal that carries no cause, in declaration order.
+            pub const PLAIN: &'static [HttpRefusal] = &[ $( HttpRefusal::$name, )* ];
+
+            /// The HTTP status code.
+            pub const fn status(self) -> u16 {
+                match self {
+                    $( HttpRefusal::$name => $status, )*
+                    HttpRefusal::Unauthorized(_) => 401,
+                    HttpRefusal::Forbidden(_) => 403,
+                    HttpRefusal::Unavailable(_) => 503,
+                }
+            }
+
+            /// The stable lower-case name, for metrics and logs; the cause's own when there is one.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $( HttpRefusal::$name => $label, )*
+                    HttpRefusal::Unauthorized(cause)
+                    | HttpRefusal::Forbidden(cause)
+                    | HttpRefusal::Unavailable(cause) => cause.label(),
+                }
+            }
+
+            /// One sentence for the body of the answer.
+            const fn text(self) -> &'static str {
+                match self {
+                    $( HttpRefusal::$name => $text, )*
+                    HttpRefusal::Unauthorized(_) => "The request is not authenticated.",
+                    HttpRefusal::Forbidden(_) => "The request is not allowed.",
+                    HttpRefusal::Unavailable(_) => "The service cannot take the connection now.",
+                }
+            }
+        }
+    };
+}
+
+refusals! {
+    /// A line ended with LF alone (RFC 9112 §2.2 permits it; an edge must not).
+    BareLf = 400, "bare_lf", "A line of the request head ends with LF instead of CRLF.";
+    /// A CR was not followed by LF (RFC 9112 §2.2).
+    BareCr = 400, "bare_cr", "The request head has a CR that no LF follows.";
+    /// NUL or another control byte (RFC 9110 §5.5).
+    ControlByte = 400, "control_byte", "The request head has a control byte.";
+    /// A field value continued on the next line (RFC 9112 §5.2).
+    ObsoleteFold = 400, "obsolete_fold", "A header field is folded over several lines.";
+    /// Whitespace between the request line and the first field (RFC 9112 §2.2).
+    LeadingWhitespace = 400, "leading_whitespace", "Whitespace precedes the first header field.";
+    /// Whitespace between a field name and its colon (RFC 9112 §5.1).
+    SpaceBeforeColon = 400, "space_before_colon", "Whitespace precedes the colon of a header field.";
+    /// A field line without a proper name and colon.
+    BadField = 400, "bad_field", "A header field has no valid name.";
+    /// A TLS record arrived where plain HTTP was expected.
+    TlsOnPlainPort = 400, "tls_on_plain_port", "This port speaks plain HTTP, not TLS.";
+    /// The HTTP/2 connection preface (RFC 9113 §3.4).
+    Http2Preface = 400, "http2_preface", "This server speaks HTTP/1.1, not HTTP/2.";
+    /// CONNECT: this is no proxy.
+    Connect = 400, "connect", "CONNECT is not served: this is not a proxy.";
+    /// The request line is not `method SP target SP version`.
+    BadRequestLine = 400, "bad_request_line", "The request line is malformed.";
+    /// A version that is neither HTTP/1.1 nor HTTP/1.0.
+    BadVersion = 400, "bad_version", "The request is not HTTP/1.1.";
+    /// The request target is no clean path and query.
+    BadTarget = 400, "bad_target", "The request target is malformed.";
+    /// No Host field (RFC 9112 §3.2).
+    HostMissing = 400, "host_missing", "The Host header field is missing.";
+    /// More than one Host field (RFC 9112 §3.2).
+    HostRepeated = 400, "host_repeated", "The Host header field appears more than once.";
+    /// A Host field that names no host, or not the one of an absolute target.
+    HostInvalid = 400, "host_invalid", "The Host header field is invalid.";
+    /// A request with content, or a claim of it.
+    BodyNotAllowed = 400, "body_not_allowed", "Content-Length and Transfer-Encoding are not allowed.";
+    /// More than one Origin field.
+    OriginRepeated = 400, "origin_repeated", "The Origin header field appears more than once.";
+    /// More than one Authorization field.
+    AuthorizationRepeated = 400, "authorization_repeated",
+        "The Authorization header field appears more than once.";
+    /// `Upgrade` without `Connection: upgrade` (RFC 6455 §4.2.1).
+    ConnectionNotUpgrade = 400, "connection_not_upgrade",
+        "The Connection header field does not contain \"Upgrade\".";
+    /// More than one Sec-WebSocket-Version field.
+    VersionRepeated = 400, "version_repeated",
+        "The Sec-WebSocket-Version header field appears more than once.";
+    /// No Sec-WebSocket-Key field.
+    KeyMissing = 400, "key_missing", "The Sec-WebSocket-Key header field is missing.";
+    /// More than one Sec-WebSocket-Key field.
+    KeyRepeated = 400, "key_repeated", "The Sec-WebSocket-Key header field appears more than once.";
+    /// A Sec-WebSocket-Key that is not 16 bytes in base64.
+    KeyInvalid = 400, "key_invalid", "The Sec-WebSocket-Key header field is not 16 bytes in base64.";
+    /// An offered subprotocol that is no token, is repeated, or too many of them.
+    SubprotocolInvalid = 400, "subprotocol_invalid",
+        "The Sec-WebSocket-Protocol header field is malformed.";
+    /// Bytes after the head, before the 101.
+    EarlyBytes = 400, "early_bytes", "The client sent bytes before the upgrade was answered.";
+    /// No route has this path.
+    NotFound = 404, "not_found", "There is nothing at this path.";
+    /// Any method but GET.
+    MethodNotAllowed = 405, "method_not_allowed", "Only GET is allowed.";
+    /// The head did not arrive in time.
+    HeadTimedOut = 408, "head_timed_out", "The request head took too long.";
+    /// The request line is over its limit.
+    LineTooLong = 414, "line_too_long", "The request line is too long.";
+    /// An Expect field (RFC 9110 §10.1.1).
+    ExpectationFailed = 417, "expectation_failed", "Expect is not supported.";
+    /// HTTP/1.0 has no Upgrade (RFC 9110 §7.8).
+    Http10 = 426, "http_1_0", "HTTP/1.1 is required.";
+    /// No `websocket` among the upgrades.
+    UpgradeRequired = 426, "upgrade_required", "This is a WebSocket endpoint.";
+    /// Sec-WebSocket-Version is missing, or not 13 (RFC 6455 §4.2.2).
+    VersionUnsupported = 426, "version_unsupported", "Only WebSocket version 13 is supported.";
+    /// The head is over its limit.
+    HeadTooLarge = 431, "head_too_large", "The request head is too large.";
+    /// More header fields than the limit.
+    TooManyFields = 431, "too_many_fields", "The request has too many header fields.";
+}
+
+impl HttpRefusal {
+    /// The HTTP answer for a cause, for routes and clients that are refused without a 101.
+    pub const fn for_cause(cause: Cause) -> HttpRefusal {
+        match cause {
+            Cause::TokenMissing
+            | Cause::TokenMalformed
+            | Cause::BadSignature
+            | Cause::TokenExpired
+            | Cause::TokenRevoked
+            | Cause::TokenNotYetValid => HttpRefusal::Unauthorized(cause),
+            Cause::TokenForbidden | Cause::ForbiddenOrigin | Cause::ForbiddenRoute => {
+                HttpRefusal::Forbidden(cause)
+            }
+            Cause::AuthenticationTimedOut | Cause::HandshakeTimedOut => HttpRefusal::HeadTimedOut,
+            _ => HttpRefusal::Unavailable(cause),
+        }
+    }
+
+    /// The cause under which a connection that got this answer is closed and counted.
+    pub const fn cause(self) -> Cause {
+        match self {
+            HttpRefusal::Unauthorized(cause)
+            | HttpRefusal::Forbidden(cause)
+            | HttpRefusal::Unavailable(cause) => cause,
+            HttpRefusal::HeadTimedOut => Cause::HandshakeTimedOut,
+            _ => Cause::BadRequest,
+        }
+    }
+
+    /// Appends the whole response: status line, fields, and a body that says what is wrong.
+    pub fn write(self, out: &mut Vec<u8>) {
+        put(out, &["HTTP/1.1 ", self.status_line(), "\r\n"]);
+        // RFC 9110 §7.8: who sends Upgrade must name it in Connection.
+        let connection = if self.status() == 426 { "close, Upgrade" } else { "close" };
+        put(out, &["Connection: ", connection, "\r\n"]);
+        match self {
+            HttpRefusal::MethodNotAllowed => put(out, &["Allow: GET\r\n"]),
+            HttpRefusal::Unauthorized(Cause::TokenMissing) => {
+                put(out, &["WWW-Authenticate: Bearer\r\n"]);
+            }
+            HttpRefusal::Unauthorized(cause) => {
+                // RFC 6750 §3.1
+                put(out, &["WWW-Authenticate: Bearer error=\"invalid_token\", "]);
+                put(out, &["error_description=\"", cause.label(), "\"\r\n"]);
+            }
+            HttpRefusal::Unavailable(_) => {
+                put(out, &["Retry-After: ", RETRY_AFTER_SECONDS, "\r\n"]);
+            }
+            _ => {}
+        }
+        if self.status() == 426 {
+            put(out, &["Upgrade: websocket\r\n"]);
+        }
+        if self == HttpRefusal::VersionUnsupported {
+            put(out, &["Sec-WebSocket-Version: 13\r\n"]);
+        }
+        super::write_body(out, &[self.label(), ": ", self.text(), "\n"]);
+    }
+
+    const fn status_line(self) -> &'static str {
+        match self.status() {
+            400 => "400 Bad Request",
+            401 => "401 Unauthorized",
+            403 => "403 Forbidden",
+            404 => "404 Not Found",
+            405 => "405 Method Not Allowed",
+            408 => "408 Request Timeout",
+            414 => "414 URI Too Long",
+            417 => "417 Expectation Failed",
+            426 => "426 Upgrade Required",
+            431 => "431 Request Header Fields Too Large",
+            _ => "503 Service Unavailable",
+        }
+    }
+}
+
+fn put(out: &mut Vec<u8>, parts: &[&str]) {
+    for part in parts {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
