@@ -94,7 +94,7 @@ enum Work {
     Poll { socket: u32 },
     Send { socket: u32, slot: Option<SendSlot>, next: u32, start: u32, end: u32, held_until: u64 },
     Connect { endpoint: u16 },
-    Close { socket: u32 },
+    Close,
     Cancel,
 }
 
@@ -227,7 +227,7 @@ impl Kernel {
                 Work::Send { socket, slot: None, next, start: next, end: *end, held_until: 0 }
             }
             Op::Connect { endpoint } => Work::Connect { endpoint: *endpoint },
-            Op::Close { socket, .. } => Work::Close { socket: socket.0 },
+            Op::Close { .. } => Work::Close,
             Op::Cancel { .. } => Work::Cancel,
         };
         self.ops.insert(id, Pending { key, work, finished: false, posts_last: 0 });
@@ -490,7 +490,7 @@ impl Kernel {
                 let socket = *socket;
                 self.progress_send(net, memory, socket);
             }
-            Work::Close { .. } | Work::Accept { .. } | Work::Connect { .. } | Work::Cancel => {}
+            Work::Close | Work::Accept { .. } | Work::Connect { .. } | Work::Cancel => {}
         }
         self.ops.get(&id).is_none_or(|op| op.finished)
     }
@@ -512,7 +512,7 @@ impl Kernel {
             Work::Receive { .. } | Work::Poll { .. } | Work::Connect { .. } => {
                 self.finish(net, id, Outcome::Failed(Failure::Cancelled));
             }
-            Work::Close { .. } | Work::Cancel => {}
+            Work::Close | Work::Cancel => {}
         }
     }
 

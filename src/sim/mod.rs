@@ -11,6 +11,10 @@ pub mod frames;
 pub mod kernel;
 pub mod messages;
 pub mod net;
+pub mod scenario;
+pub mod simulation;
 pub mod tokens;
 pub mod trace;
 pub mod world;
+
+pub use simulation::{Bug, Options, Outcome, Simulation, run};
