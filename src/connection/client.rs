@@ -15,7 +15,8 @@ use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::http_upgrade::{self, HttpRefusal};
 use crate::protocol::websocket::{
-    self, ControlPayload, DataKind, FrameLimits, FrameReader, HeaderBytes, OpCode, Side,
+    self, Control, ControlPayload, Data, FrameLimits, FrameReader, HeaderBytes, MessageKind,
+    OpCode, Side,
 };
 use crate::settings::{MessageTypes, Route, Settings};
 
@@ -37,7 +38,7 @@ pub enum Step {
         /// Where the piece is.
         range: Range<usize>,
         /// Text or binary.
-        kind: DataKind,
+        kind: MessageKind,
         /// The message begins with this piece.
         first: bool,
         /// The message ends with this piece.
@@ -57,6 +58,8 @@ pub enum Disposition {
     Stay,
     /// Send FIN once everything queued is sent, then wait for the client's end or the deadline.
     ShutdownWhenFlushed,
+    /// FIN is sent: wait for the client's end or the deadline, and throw away what comes.
+    AwaitEnd,
     /// Close once everything queued is sent.
     CloseWhenFlushed,
     /// Close, whatever is queued.
@@ -90,7 +93,6 @@ pub struct Client {
     pinged: bool,
     output_pending: bool,
     pong_unsent: bool,
-    to_client_unfinished: bool,
     close_scheduled: Cause,
     messages: MessageTypes,
     route: u16,
@@ -128,7 +130,6 @@ impl Client {
             pinged: false,
             output_pending: false,
             pong_unsent: false,
-            to_client_unfinished: false,
             close_scheduled: Cause::GoingAway,
             messages: MessageTypes::Any,
             route: NO_ROUTE,
@@ -291,7 +292,7 @@ impl Client {
         if self.stage != Stage::Open {
             return;
         }
-        let code = if websocket::is_sendable_close_code(code) { code } else { 1000 };
+        let code = if websocket::is_close_code(code) { code } else { 1000 };
         self.write_close(code, reason, output);
         self.conclude(Cause::BackendClosed, ClosedBy::Backend, Some(code));
         self.enter(Stage::Closing, cx);
@@ -315,27 +316,21 @@ impl Client {
     }
 
     /// The header of a frame that carries the next piece of a message to the client; `None`
-    /// when the client is no longer open. `Err` when the backend's pieces make no sense.
+    /// when the client is no longer open. The link has seen to the order of the pieces.
     pub fn data_header(
         &mut self,
-        kind: DataKind,
+        kind: MessageKind,
         first: bool,
         last: bool,
         length: usize,
-    ) -> Result<Option<HeaderBytes>, OutOfSequence> {
-        if self.stage != Stage::Open {
-            return Ok(None);
-        }
-        if first == self.to_client_unfinished {
-            return Err(OutOfSequence);
-        }
-        self.to_client_unfinished = !last;
-        let opcode = match (first, kind) {
-            (false, _) => OpCode::Continuation,
-            (true, DataKind::Text) => OpCode::Text,
-            (true, DataKind::Binary) => OpCode::Binary,
-        };
-        Ok(Some(websocket::write_header(last, opcode, length as u64, None)))
+    ) -> Option<HeaderBytes> {
+        self.is_open()
+            .then(|| websocket::write_header(last, kind.opcode(first), length as u64, None))
+    }
+
+    /// FIN was sent after the last answer.
+    pub fn shut_down(&mut self) {
+        self.disposition = Disposition::AwaitEnd;
     }
 
     /// Output was queued for the client where none was.
@@ -412,7 +407,7 @@ impl Client {
             Stage::RequestHead => {
                 cx.counters.increment(Metric::DeadlineHead);
                 if self.pending.is_some() {
-                    self.refuse_http(&HttpRefusal::RequestTimeout, cx, output);
+                    self.refuse_http(HttpRefusal::HeadTimedOut, cx, output);
                 } else {
                     self.drop_silently(Cause::HandshakeTimedOut, cx);
                 }
@@ -442,7 +437,7 @@ impl Client {
         } else {
             self.pinged = true;
             cx.counters.increment(Metric::PingsSent);
-            let header = websocket::write_header(true, OpCode::Ping, 0, None);
+            let header = websocket::write_header(true, OpCode::Control(Control::Ping), 0, None);
             output.answers.extend_from_slice(header.as_slice());
         }
     }
@@ -498,7 +493,8 @@ impl Client {
         match code {
             Some(code) => self.write_close(code, "", output),
             None => {
-                let header = websocket::write_header(true, OpCode::Close, 0, None);
+                let header =
+                    websocket::write_header(true, OpCode::Control(Control::Close), 0, None);
                 output.answers.extend_from_slice(header.as_slice());
             }
         }
@@ -508,11 +504,7 @@ impl Client {
     }
 
     /// After our close frame only the client's matters; all else is thrown away.
-    fn receive_after_close(
-        &mut self,
-        input: &mut [u8],
-        cx: &Surroundings<'_>,
-    ) -> (usize, Step) {
+    fn receive_after_close(&mut self, input: &mut [u8], cx: &Surroundings<'_>) -> (usize, Step) {
         if self.disposition != Disposition::Stay {
             return (input.len(), Step::Handled);
         }
@@ -574,7 +566,8 @@ impl Client {
     fn write_pong(&mut self, payload: &ControlPayload, output: &mut Output) {
         self.pong_unsent = true;
         let bytes = payload.as_slice();
-        let header = websocket::write_header(true, OpCode::Pong, bytes.len() as u64, None);
+        let header =
+            websocket::write_header(true, OpCode::Control(Control::Pong), bytes.len() as u64, None);
         output.answers.extend_from_slice(header.as_slice());
         output.answers.extend_from_slice(bytes);
     }
@@ -582,7 +575,12 @@ impl Client {
     pub(super) fn write_close(&mut self, code: u16, reason: &str, output: &mut Output) {
         let payload = websocket::close_payload(code, reason);
         let bytes = payload.as_slice();
-        let header = websocket::write_header(true, OpCode::Close, bytes.len() as u64, None);
+        let header = websocket::write_header(
+            true,
+            OpCode::Control(Control::Close),
+            bytes.len() as u64,
+            None,
+        );
         output.answers.extend_from_slice(header.as_slice());
         output.answers.extend_from_slice(bytes);
     }
@@ -598,7 +596,8 @@ impl Client {
         if answer.explain {
             let mut text = Vec::with_capacity(128);
             answer.write_explanation(&mut text);
-            let header = websocket::write_header(true, OpCode::Text, text.len() as u64, None);
+            let header =
+                websocket::write_header(true, OpCode::Data(Data::Text), text.len() as u64, None);
             output.answers.extend_from_slice(header.as_slice());
             output.answers.extend_from_slice(&text);
         }
@@ -610,7 +609,7 @@ impl Client {
     /// Answers over HTTP and ends.
     pub(super) fn refuse_http(
         &mut self,
-        refusal: &HttpRefusal,
+        refusal: HttpRefusal,
         cx: &Surroundings<'_>,
         output: &mut Output,
     ) {
@@ -673,10 +672,6 @@ impl Client {
         cx.counters.decrement(gauge(self.stage));
     }
 }
-
-/// A backend's pieces of messages came in an order that makes no message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutOfSequence;
 
 const fn gauge(stage: Stage) -> Metric {
     match stage {

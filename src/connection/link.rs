@@ -10,11 +10,11 @@ use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::Instant;
 use crate::counters::{Counters, Metric};
 use crate::protocol::link::{
-    self, Challenge, Close, Closer, Credit, GoAway, Hello, Kind, LinkError, LinkReader, Ping,
-    PieceOrder, Pong, Proof, ReceiveWindow, Refused, STRAY_FRAMES_MAX, SendCredit, SessionId,
-    data_cost, data_flags, encode_data, features, handshake,
+    self, Challenge, Close, Closer, Credit, GoAway, Hello, Kind, LinkError, LinkReader, PieceOrder,
+    Ping, Pong, Proof, ReceiveWindow, Refused, STRAY_FRAMES_MAX, SendCredit, SessionId, data_cost,
+    data_flags, encode_data, features,
 };
-use crate::protocol::websocket::DataKind;
+use crate::protocol::websocket::MessageKind;
 use crate::settings::{Deadlines, Limits};
 
 /// What does not change over the life of a link entry.
@@ -40,7 +40,7 @@ pub enum Event<'a> {
         /// Whose session it is.
         client: Key,
         /// Text or binary.
-        kind: DataKind,
+        kind: MessageKind,
         /// The message begins here.
         first: bool,
         /// The message ends here.
@@ -104,7 +104,7 @@ pub enum Failure {
     Disconnected,
     /// The connection could not be made.
     #[error("cannot connect: {0}")]
-    Connect(&'static str),
+    Connect(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +141,6 @@ pub struct Link {
     state: State,
     attempts: u32,
     hello: Vec<u8>,
-    reader: LinkReader,
     sessions: KeyedSlab<Session>,
     open_sessions: u32,
     credit: SendCredit,
@@ -177,7 +176,6 @@ impl Link {
             state: State::Down { retry_at: now },
             attempts: 0,
             hello: Vec::new(),
-            reader: LinkReader::new(link::HANDSHAKE_FRAME_MAX),
             sessions: KeyedSlab::new(generation_bits),
             open_sessions: 0,
             credit: SendCredit::new(0),
@@ -196,8 +194,7 @@ impl Link {
 
     /// Whether new sessions may be opened.
     pub fn takes_sessions(&self) -> bool {
-        self.state == State::Ready { leaving: false }
-            && self.open_sessions < self.peer.sessions_max
+        self.state == State::Ready { leaving: false } && self.open_sessions < self.peer.sessions_max
     }
 
     /// Whether the handshake is done.
@@ -208,6 +205,11 @@ impl Link {
     /// Whether there is no connection and none is being made.
     pub fn is_down(&self) -> bool {
         matches!(self.state, State::Down { .. })
+    }
+
+    /// Largest payload that the backend may send once the link is ready.
+    pub fn frame_max(&self) -> u32 {
+        self.ours.frame_max
     }
 
     /// Number of sessions that neither side has closed.
@@ -315,7 +317,6 @@ impl Link {
         self.open_sessions = 0;
         self.strays = 0;
         self.pinged = None;
-        self.reader = LinkReader::new(link::HANDSHAKE_FRAME_MAX);
     }
 
     /// Removes every session and names the clients that still had one.
@@ -369,7 +370,14 @@ impl Link {
     }
 
     /// Sends a piece of a client's message, within the [`allowance`](Self::allowance).
-    pub fn data(&mut self, id: SessionId, kind: DataKind, first: bool, last: bool, piece: &[u8]) {
+    pub fn data(
+        &mut self,
+        id: SessionId,
+        kind: MessageKind,
+        first: bool,
+        last: bool,
+        piece: &[u8],
+    ) {
         let Some(session) = self.sessions.entry_mut(id.into()) else {
             unreachable!("DATA for a session that is not open")
         };
@@ -379,7 +387,7 @@ impl Link {
         self.credit.spend(cost);
         let mut flags = 0;
         for (set, flag) in [
-            (kind == DataKind::Text, data_flags::TEXT),
+            (kind == MessageKind::Text, data_flags::TEXT),
             (first, data_flags::FIRST),
             (last, data_flags::FIN),
         ] {
@@ -427,16 +435,18 @@ impl Link {
     }
 
     /// Takes bytes from the backend: moves `input` on by one frame (or less, when a frame is
-    /// incomplete) and says what it means; `None` when all input is used.
-    pub fn receive<'a>(
-        &'a mut self,
-        input: &mut &'a [u8],
+    /// incomplete) and says what it means; `None` when all input is used. The reader is the
+    /// caller's, because events borrow from it.
+    pub fn receive<'a, 'i: 'a>(
+        &mut self,
+        reader: &'a mut LinkReader,
+        input: &mut &'i [u8],
         now: Instant,
         secret: Option<&Secret>,
         counters: &Counters,
     ) -> Result<Option<Event<'a>>, Failure> {
         self.received = now;
-        let Some(frame) = self.reader.next(input)? else { return Ok(None) };
+        let Some(frame) = reader.next(input)? else { return Ok(None) };
         let (header, payload) = (frame.header, frame.payload);
         match self.state {
             State::Ready { .. } => {}
@@ -444,7 +454,9 @@ impl Link {
                 let challenge = expect(header.kind, Kind::Challenge, payload)?;
                 let decoded = Challenge::decode(challenge)?;
                 if decoded.features & !features::SUPPORTED != 0 {
-                    return Err(LinkError::BadField { kind: Kind::Challenge, field: "features" }.into());
+                    return Err(
+                        LinkError::BadField { kind: Kind::Challenge, field: "features" }.into()
+                    );
                 }
                 if !decoded.proof.verify_backend(secret, &self.hello, challenge) {
                     return Err(Failure::WrongProof);
@@ -462,7 +474,6 @@ impl Link {
                 expect(header.kind, Kind::Ready, payload)?;
                 self.credit = SendCredit::new(self.peer.link_window);
                 self.window = ReceiveWindow::new(self.ours.link_window);
-                self.reader.set_frame_max(self.ours.frame_max);
                 self.attempts = 0;
                 self.state = State::Ready { leaving: false };
                 return Ok(Some(Event::Ready));
@@ -548,7 +559,7 @@ impl Table<'_> {
         let text = flags & data_flags::TEXT != 0;
         Ok(Event::Data {
             client: session.client,
-            kind: if text { DataKind::Text } else { DataKind::Binary },
+            kind: if text { MessageKind::Text } else { MessageKind::Binary },
             first: flags & data_flags::FIRST != 0,
             last: flags & data_flags::FIN != 0,
             payload,
@@ -589,7 +600,11 @@ impl Table<'_> {
     fn stray<'a>(&mut self) -> Result<Event<'a>, LinkError> {
         self.counters.increment(Metric::LinkStaleFrames);
         *self.strays += 1;
-        if *self.strays > STRAY_FRAMES_MAX { Err(LinkError::TooManyStrays) } else { Ok(Event::Routine) }
+        if *self.strays > STRAY_FRAMES_MAX {
+            Err(LinkError::TooManyStrays)
+        } else {
+            Ok(Event::Routine)
+        }
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Output {
     /// The client's close reason (UTF-8, at most 123 bytes), after
     /// [`client::Step::ClosedByClient`].
     pub reason: Vec<u8>,
+    /// Room to write the path in that goes with OPEN.
+    pub path: String,
     /// Room to decode tokens in.
     pub tokens: Box<TokenScratch>,
 }

@@ -9,7 +9,7 @@ use crate::protocol::http_upgrade::{
     self, FIELDS, HeadLimits, HeadScanner, HttpRefusal, Request, UpgradeRequest,
 };
 use crate::protocol::identity::VerifiedIdentity;
-use crate::protocol::link;
+use crate::protocol::link::{self, Open, OpenHeaders, SessionId};
 use crate::protocol::websocket;
 use crate::settings::{Auth, Refuse, Route, Settings};
 
@@ -17,6 +17,9 @@ use super::authenticate::{self, Verdict};
 use super::client::{Client, Step};
 use super::stage::Stage;
 use super::{Output, Surroundings};
+
+/// Most header fields that one request forwards; a request may repeat a field.
+const FORWARDED_HEADERS_MAX: usize = 32;
 
 /// What is kept of a request that is not decided yet. It exists only meanwhile.
 #[derive(Default)]
@@ -38,23 +41,20 @@ impl Client {
     ) -> Step {
         let limits = head_limits(cx.settings);
         let mut pending = self.pending.take();
-        let mut fresh = HeadScanner::default();
-        let scanner = pending.as_mut().map_or(&mut fresh, |pending| &mut pending.scanner);
+        let mut scanner = pending.as_ref().map_or(HeadScanner::default(), |p| p.scanner);
         match scanner.push(input, &limits) {
-            Err(refusal) => self.refuse_http(&refusal, cx, output),
+            Err(refusal) => self.refuse_http(refusal, cx, output),
             Ok(None) => {
-                let mut pending = pending.unwrap_or_default();
-                pending.head.extend_from_slice(input);
-                if pending.scanner.is_fresh() {
-                    pending.scanner = fresh;
-                }
-                self.pending = Some(pending);
+                let kept = pending.get_or_insert_default();
+                kept.scanner = scanner;
+                kept.head.extend_from_slice(input);
+                self.pending = pending;
                 return Step::NeedMore;
             }
             // Nothing may follow the head before our 101: what a client sends blindly could be
             // meant for the server behind a proxy that does not look.
             Ok(Some(end)) if end < input.len() => {
-                self.refuse_http(&HttpRefusal::BytesAfterHead, cx, output);
+                self.refuse_http(HttpRefusal::EarlyBytes, cx, output);
             }
             Ok(Some(_)) => match pending {
                 None => return self.decide(input, cx, output),
@@ -123,31 +123,32 @@ impl Client {
                 return Step::Handled;
             }
             Err(refusal) => {
-                self.refuse_http(&refusal, cx, output);
+                self.refuse_http(refusal, cx, output);
                 return Step::Handled;
             }
         };
         let Some(index) = cx.settings.route_for(request.path()) else {
-            self.refuse_http(&HttpRefusal::NotFound, cx, output);
+            self.refuse_http(HttpRefusal::NotFound, cx, output);
             return Step::Handled;
         };
         let route = &cx.settings.routes[usize::from(index)];
         self.set_route(index, route);
         if !origin_allowed(route, &request) {
-            self.refuse_http(&HttpRefusal::ForbiddenOrigin, cx, output);
+            self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), cx, output);
             return Step::Handled;
         }
-        self.authenticate(&request, route, cx, output)
+        self.authenticate(head, &request, route, cx, output)
     }
 
     fn authenticate(
         &mut self,
+        head: &[u8],
         request: &UpgradeRequest<'_, '_>,
         route: &Route,
         cx: &Surroundings<'_>,
         output: &mut Output,
     ) -> Step {
-        let Output { answers, open, tokens, .. } = output;
+        let Output { answers, open, path, tokens, .. } = output;
         let auth = route.auth.map(|index| &cx.settings.auths[usize::from(index)]);
         let verdict = match auth {
             None => Verdict::Accepted(VerifiedIdentity::anonymous()),
@@ -156,12 +157,12 @@ impl Client {
         match verdict {
             Verdict::Accepted(identity) => {
                 switch_protocols(request, route, cx, answers);
-                self.open(&identity, request, route, cx, open);
+                self.open(&identity, request, route, cx, (open, path));
                 Step::Authenticated { backend: route.backend }
             }
             Verdict::AwaitFirstMessage => {
                 switch_protocols(request, route, cx, answers);
-                let pending = PendingRequest { head: request.head().to_vec(), ..Default::default() };
+                let pending = PendingRequest { head: head.to_vec(), ..Default::default() };
                 self.pending = Some(Box::new(pending));
                 self.enter(Stage::Authenticating, cx);
                 Step::Handled
@@ -172,7 +173,7 @@ impl Client {
                     switch_protocols(request, route, cx, answers);
                     self.refuse_in_dialect(cause, cx, output);
                 } else {
-                    self.refuse_http(&HttpRefusal::for_token(cause), cx, output);
+                    self.refuse_http(HttpRefusal::for_cause(cause), cx, output);
                 }
                 Step::Handled
             }
@@ -197,12 +198,11 @@ impl Client {
             self.refuse_in_dialect(Cause::ForbiddenRoute, cx, output);
             return Step::Handled;
         };
-        let Output { open, tokens, .. } = output;
-        let verdict =
-            authenticate::by_first_message(auth, &pending.message, cx.now.unix, tokens);
+        let Output { open, path, tokens, .. } = output;
+        let verdict = authenticate::by_first_message(auth, &pending.message, cx.now.unix, tokens);
         let cause = match verdict {
             Verdict::Accepted(identity) => {
-                self.open(&identity, &request, route, cx, open);
+                self.open(&identity, &request, route, cx, (open, path));
                 return Step::Authenticated { backend: route.backend };
             }
             Verdict::AwaitFirstMessage => Cause::TokenMissing,
@@ -220,45 +220,73 @@ impl Client {
         request: &UpgradeRequest<'_, '_>,
         route: &Route,
         cx: &Surroundings<'_>,
-        open: &mut Vec<u8>,
+        (open, path): (&mut Vec<u8>, &mut String),
     ) {
         cx.counters.increment(Metric::TokensAccepted);
         if let Some(expires) = identity.expires() {
             self.set_expiry(expiry(cx.now, expires) + cx.settings.deadlines.expiry_grace);
         }
-        self.write_open(identity, request, route, cx, open);
-        self.enter(Stage::Open, cx);
-    }
-
-    fn write_open(
-        &self,
-        identity: &VerifiedIdentity<'_>,
-        request: &UpgradeRequest<'_, '_>,
-        route: &Route,
-        cx: &Surroundings<'_>,
-        open: &mut Vec<u8>,
-    ) {
+        path.clear();
+        let carriers =
+            route.auth.map_or(&[][..], |auth| &cx.settings.auths[usize::from(auth)].carriers);
+        carrier::redacted_path_and_query(request, carriers, path);
+        let mut pairs = [("", &[][..]); FORWARDED_HEADERS_MAX];
+        let headers = forwarded(route, request, &mut pairs);
         open.clear();
-        todo_open(identity, request, route, cx, open, self.peer);
+        let frame = Open {
+            subject: Some(identity.subject()).filter(|subject| !subject.is_empty()),
+            token_id: identity.token_id(),
+            expires: identity.expires(),
+            claims: identity.claims(),
+            route: self.route().unwrap_or_default(),
+            remote: self.peer,
+            subprotocol: subprotocol(request, route),
+            origin: request.origin().and_then(|origin| std::str::from_utf8(origin).ok()),
+            headers: OpenHeaders::Pairs(headers),
+            ..Open::new(path)
+        };
+        // The session is filled in once there is one. All fields together are bounded by
+        // `head_max` and `token_max`, far below what a frame can hold.
+        let fits = frame.encode(SessionId::new(0, 0), link::PAYLOAD_MAX as u32, open);
+        assert!(fits, "a request head over the size of a frame");
+        self.enter(Stage::Open, cx);
     }
 
     fn answer_plain_get(&mut self, path: &str, cx: &Surroundings<'_>, output: &mut Output) {
         let Some(index) = cx.settings.route_for(path) else {
-            return self.refuse_http(&HttpRefusal::NotFound, cx, output);
+            return self.refuse_http(HttpRefusal::NotFound, cx, output);
         };
         if cx.settings.routes[usize::from(index)].health {
             self.answer_health(cx, output);
         } else {
-            self.refuse_http(&HttpRefusal::UpgradeRequired, cx, output);
+            self.refuse_http(HttpRefusal::UpgradeRequired, cx, output);
         }
     }
+}
+
+/// The request's headers that the route forwards, in `pairs`.
+fn forwarded<'p, 'r>(
+    route: &'r Route,
+    request: &UpgradeRequest<'_, 'r>,
+    pairs: &'p mut [(&'r str, &'r [u8]); FORWARDED_HEADERS_MAX],
+) -> &'p [(&'r str, &'r [u8])] {
+    let mut count = 0;
+    for name in &route.forward_headers {
+        for value in request.values(name) {
+            if count < pairs.len() {
+                pairs[count] = (name, value);
+                count += 1;
+            }
+        }
+    }
+    &pairs[..count]
 }
 
 fn head_limits(settings: &Settings) -> HeadLimits {
     let limits = &settings.limits;
     HeadLimits {
         head_max: limits.head_max,
-        fields_max: limits.header_fields_max,
+        header_fields_max: limits.header_fields_max,
         request_line_max: limits.request_line_max,
     }
 }
@@ -302,7 +330,8 @@ fn subprotocol<'a>(request: &'a UpgradeRequest<'_, '_>, route: &'a Route) -> Opt
     if route.subprotocols.is_empty() {
         return request.subprotocols_without_bearer().next();
     }
-    let offered = |name: &&String| request.subprotocols_without_bearer().any(|o| o == name.as_str());
+    let offered =
+        |name: &&String| request.subprotocols_without_bearer().any(|o| o == name.as_str());
     route.subprotocols.iter().find(offered).map(String::as_str)
 }
 

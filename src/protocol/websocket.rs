@@ -3,8 +3,7 @@
 
 use std::ops::Range;
 
-pub use tungstenite::protocol::frame::FrameHeader;
-pub use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+use tungstenite::protocol::frame::{FrameHeader, coding};
 
 use super::cause::Cause;
 use super::mask::{apply_mask, rotated};
@@ -26,23 +25,62 @@ pub enum Side {
     Client,
 }
 
+/// The frame types that RFC 6455 §5.2 defines; the rest are reserved and never get this far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum OpCode {
+    /// Goes on with a message.
+    Continuation = 0,
+    /// Begins a text message.
+    Text = 1,
+    /// Begins a binary message.
+    Binary = 2,
+    /// Ends the connection.
+    Close = 8,
+    /// Asks for a pong.
+    Ping = 9,
+    /// Answers a ping.
+    Pong = 10,
+}
+
+impl OpCode {
+    /// Whether frames of this type may come between those of a message (RFC 6455 §5.5).
+    pub const fn is_control(self) -> bool {
+        self as u8 & 0x8 != 0
+    }
+
+    fn from_bits(bits: u8) -> Option<Self> {
+        use coding::{Control, Data};
+        match coding::OpCode::from(bits & 0x0f) {
+            coding::OpCode::Data(Data::Continue) => Some(OpCode::Continuation),
+            coding::OpCode::Data(Data::Text) => Some(OpCode::Text),
+            coding::OpCode::Data(Data::Binary) => Some(OpCode::Binary),
+            coding::OpCode::Control(Control::Close) => Some(OpCode::Close),
+            coding::OpCode::Control(Control::Ping) => Some(OpCode::Ping),
+            coding::OpCode::Control(Control::Pong) => Some(OpCode::Pong),
+            coding::OpCode::Data(Data::Reserved(_))
+            | coding::OpCode::Control(Control::Reserved(_)) => None,
+        }
+    }
+}
+
 /// The two types of message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MessageKind {
+pub enum DataKind {
     /// UTF-8.
     Text,
     /// Any bytes.
     Binary,
 }
 
-impl MessageKind {
+impl DataKind {
     /// The opcode of a message's frame: its own in the first frame, then continuation.
     pub const fn opcode(self, first: bool) -> OpCode {
-        OpCode::Data(match (first, self) {
-            (false, _) => Data::Continue,
-            (true, MessageKind::Text) => Data::Text,
-            (true, MessageKind::Binary) => Data::Binary,
-        })
+        match (first, self) {
+            (false, _) => OpCode::Continuation,
+            (true, DataKind::Text) => OpCode::Text,
+            (true, DataKind::Binary) => OpCode::Binary,
+        }
     }
 }
 
@@ -125,7 +163,7 @@ pub enum Step {
         /// frame, or the last frame, of the message is empty.
         range: Range<usize>,
         /// The message's type.
-        kind: MessageKind,
+        kind: DataKind,
         /// The piece begins the message.
         first: bool,
         /// The piece ends the message.
@@ -227,7 +265,7 @@ impl From<InvalidUtf8> for FrameError {
 
 /// Whether a close frame may carry `code`: assigned by RFC 6455 §7.4.1 or its registry for use
 /// on the wire, or of the ranges for libraries and applications.
-pub const fn is_close_code(code: u16) -> bool {
+pub const fn is_sendable_close_code(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
@@ -239,7 +277,7 @@ enum State {
     /// In a data payload of which `left > 0` bytes are missing; `key` is turned to the next one.
     Data { left: u32, key: [u8; 4], last_frame: bool },
     /// In a control payload of which `left > 0` bytes are missing.
-    Control { opcode: Control, left: u8, key: [u8; 4] },
+    Control { opcode: OpCode, left: u8, key: [u8; 4] },
     /// After a close frame or an error.
     Ended,
 }
@@ -249,7 +287,7 @@ const BETWEEN_FRAMES: State = State::Header { bytes: [0; HEADER_MAX], length: 0 
 /// The message in progress.
 #[derive(Clone, Copy, Debug)]
 struct Message {
-    kind: MessageKind,
+    kind: DataKind,
     /// No piece was passed on yet.
     first: bool,
     /// Payload bytes of its frames so far, declared ones included. At most `message_max`.
@@ -427,7 +465,8 @@ impl FrameReader {
         if first & 0x70 != 0 {
             return Err(FrameError::ReservedBits);
         }
-        let opcode = OpCode::from(first & 0x0f);
+        let bits = first & 0x0f;
+        let opcode = OpCode::from_bits(bits).ok_or(FrameError::ReservedOpcode(bits))?;
         self.check_opcode(opcode, last_frame, limits)?;
         let Some(second) = bytes.get(1) else { return Ok(None) };
         match (second & 0x80 != 0, self.side) {
@@ -435,17 +474,15 @@ impl FrameReader {
             (true, Side::Client) => return Err(FrameError::Masked),
             _ => {}
         }
-        if let OpCode::Control(control) = opcode {
-            match (second & 0x7f, control) {
-                (126.., _) => return Err(FrameError::OversizedControl),
-                (1, Control::Close) => return Err(FrameError::CloseLength),
-                _ => {}
-            }
+        match (second & 0x7f, opcode) {
+            (126.., _) if opcode.is_control() => return Err(FrameError::OversizedControl),
+            (1, OpCode::Close) => return Err(FrameError::CloseLength),
+            _ => {}
         }
         let Some((length, mut size)) = declared_length(bytes)? else { return Ok(None) };
         let so_far = self.message.map_or(0, |message| message.bytes);
         let room = u64::from(limits.message_max.saturating_sub(so_far));
-        if matches!(opcode, OpCode::Data(_)) && length > room {
+        if !opcode.is_control() && length > room {
             return Err(FrameError::TooLarge);
         }
         let mut key = [0; 4];
@@ -464,25 +501,19 @@ impl FrameReader {
         limits: &FrameLimits,
     ) -> Result<(), FrameError> {
         match (opcode, self.message) {
-            (OpCode::Data(Data::Reserved(code)), _)
-            | (OpCode::Control(Control::Reserved(code)), _) => {
-                Err(FrameError::ReservedOpcode(code))
+            (OpCode::Close | OpCode::Ping | OpCode::Pong, _) if !last_frame => {
+                Err(FrameError::FragmentedControl)
             }
-            (OpCode::Control(_), _) if !last_frame => Err(FrameError::FragmentedControl),
-            (OpCode::Control(_), _) => Ok(()),
-            (OpCode::Data(Data::Continue), None) => Err(FrameError::StrayContinuation),
-            (OpCode::Data(Data::Continue), Some(message)) => {
-                if message.fragments >= limits.fragments_max {
-                    return Err(FrameError::TooManyFragments);
-                }
-                Ok(())
+            (OpCode::Close | OpCode::Ping | OpCode::Pong, _) => Ok(()),
+            (OpCode::Continuation, None) => Err(FrameError::StrayContinuation),
+            (OpCode::Continuation, Some(message)) if message.fragments >= limits.fragments_max => {
+                Err(FrameError::TooManyFragments)
             }
-            (OpCode::Data(_), Some(_)) => Err(FrameError::UnfinishedMessage),
-            (OpCode::Data(Data::Text), None) if !limits.text => Err(FrameError::UnsupportedType),
-            (OpCode::Data(Data::Binary), None) if !limits.binary => {
-                Err(FrameError::UnsupportedType)
-            }
-            (OpCode::Data(_), None) => Ok(()),
+            (OpCode::Continuation, Some(_)) => Ok(()),
+            (OpCode::Text | OpCode::Binary, Some(_)) => Err(FrameError::UnfinishedMessage),
+            (OpCode::Text, None) if !limits.text => Err(FrameError::UnsupportedType),
+            (OpCode::Binary, None) if !limits.binary => Err(FrameError::UnsupportedType),
+            (OpCode::Text | OpCode::Binary, None) => Ok(()),
         }
     }
 
@@ -492,18 +523,15 @@ impl FrameReader {
         let Header { last_frame, opcode, length, key, .. } = header;
         self.frames_seen = self.frames_seen.saturating_add(1);
         self.state = BETWEEN_FRAMES;
-        let data = match opcode {
-            OpCode::Control(opcode) => {
-                self.controls_seen = self.controls_seen.saturating_add(1);
-                if length == 0 {
-                    return finished_control(opcode, ControlPayload::default()).map(Some);
-                }
-                self.state = State::Control { opcode, left: length as u8, key };
-                return Ok(None);
+        if opcode.is_control() {
+            self.controls_seen = self.controls_seen.saturating_add(1);
+            if length == 0 {
+                return finished_control(opcode, ControlPayload::default()).map(Some);
             }
-            OpCode::Data(data) => data,
-        };
-        let kind = if data == Data::Text { MessageKind::Text } else { MessageKind::Binary };
+            self.state = State::Control { opcode, left: length as u8, key };
+            return Ok(None);
+        }
+        let kind = if opcode == OpCode::Text { DataKind::Text } else { DataKind::Binary };
         let message = self.message.get_or_insert(Message {
             kind,
             first: true,
@@ -525,11 +553,11 @@ impl FrameReader {
     }
 
     /// Accounts for an unmasked piece of the message: its kind, and whether it is the first.
-    fn pass_on(&mut self, piece: &[u8], last: bool) -> Result<(MessageKind, bool), FrameError> {
+    fn pass_on(&mut self, piece: &[u8], last: bool) -> Result<(DataKind, bool), FrameError> {
         let Some(message) = &mut self.message else {
             unreachable!("data frames are only begun inside a message");
         };
-        if message.kind == MessageKind::Text {
+        if message.kind == DataKind::Text {
             message.utf8.push(piece)?;
             if last && !message.utf8.is_complete() {
                 return Err(FrameError::InvalidUtf8);
@@ -545,7 +573,7 @@ impl FrameReader {
     /// Takes a piece of a control payload; `None` while more is missing.
     fn take_control(
         &mut self,
-        opcode: Control,
+        opcode: OpCode,
         left: u8,
         key: [u8; 4],
         piece: &mut [u8],
@@ -563,7 +591,7 @@ impl FrameReader {
         if !piece.is_empty() {
             let partial = self.partial.get_or_insert_default();
             partial.extend(piece);
-            if opcode == Control::Close {
+            if opcode == OpCode::Close {
                 check_close(partial.as_slice(), false)?;
             }
             self.state = State::Control { opcode, left, key: rotated(key, piece.len()) };
@@ -590,6 +618,7 @@ impl HeaderBytes {
 /// sent through [`apply_mask`].
 pub fn write_header(fin: bool, opcode: OpCode, length: u64, mask: Option<[u8; 4]>) -> HeaderBytes {
     assert!(length >> 63 == 0, "no frame is this long (RFC 6455 §5.2)");
+    let opcode = coding::OpCode::from(opcode as u8);
     let header = FrameHeader { is_final: fin, opcode, mask, ..FrameHeader::default() };
     let mut bytes = [0; HEADER_MAX];
     let mut rest = &mut bytes[..];
@@ -601,7 +630,7 @@ pub fn write_header(fin: bool, opcode: OpCode, length: u64, mask: Option<[u8; 4]
 /// The payload of a close frame. A reason of more than [`REASON_MAX`] bytes is cut between two
 /// characters.
 pub fn close_payload(code: u16, reason: &str) -> ControlPayload {
-    assert!(is_close_code(code), "close code {code} may not be sent");
+    assert!(is_sendable_close_code(code), "close code {code} may not be sent");
     let mut end = reason.len().min(REASON_MAX);
     while !reason.is_char_boundary(end) {
         end -= 1;
@@ -636,17 +665,19 @@ fn declared_length(bytes: &[u8]) -> Result<Option<(u64, usize)>, FrameError> {
 }
 
 /// The step that a whole control frame is.
-fn finished_control(opcode: Control, payload: ControlPayload) -> Result<Step, FrameError> {
+fn finished_control(opcode: OpCode, payload: ControlPayload) -> Result<Step, FrameError> {
     match opcode {
-        Control::Ping => Ok(Step::Ping(payload)),
-        Control::Pong => Ok(Step::Pong(payload)),
-        Control::Close => {
+        OpCode::Ping => Ok(Step::Ping(payload)),
+        OpCode::Pong => Ok(Step::Pong(payload)),
+        OpCode::Close => {
             let code = check_close(payload.as_slice(), true)?;
             let mut reason = ControlPayload::default();
             reason.extend(payload.as_slice().get(2..).unwrap_or_default());
             Ok(Step::Close { code, reason })
         }
-        Control::Reserved(_) => unreachable!("refused by the header's check"),
+        OpCode::Continuation | OpCode::Text | OpCode::Binary => {
+            unreachable!("only called for control frames")
+        }
     }
 }
 
@@ -654,7 +685,7 @@ fn finished_control(opcode: Control, payload: ControlPayload) -> Result<Step, Fr
 fn check_close(payload: &[u8], whole: bool) -> Result<Option<u16>, FrameError> {
     let Some((code, reason)) = payload.split_first_chunk() else { return Ok(None) };
     let code = u16::from_be_bytes(*code);
-    if !is_close_code(code) {
+    if !is_sendable_close_code(code) {
         return Err(FrameError::CloseCode(code));
     }
     let mut utf8 = Utf8Validator::default();
@@ -685,7 +716,7 @@ mod tests {
     /// What a whole stream was, however it was cut.
     #[derive(Debug, PartialEq)]
     enum Event {
-        Message(MessageKind, Vec<u8>),
+        Message(DataKind, Vec<u8>),
         Ping(Vec<u8>),
         Pong(Vec<u8>),
         Close(Option<u16>, String),
@@ -710,7 +741,7 @@ mod tests {
     ) -> Transcript {
         let mut reader = FrameReader::new(side);
         let mut events = Vec::new();
-        let mut unfinished: Option<(MessageKind, Vec<u8>)> = None;
+        let mut unfinished: Option<(DataKind, Vec<u8>)> = None;
         let (mut frames, mut controls) = (0, 0);
         let mut stream = stream;
         let mut sizes = sizes.iter();
@@ -772,7 +803,8 @@ mod tests {
     }
 
     fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-        frame(first & 0x80 != 0, OpCode::from(first & 0x0f), payload, Some(KEY))
+        let opcode = OpCode::from_bits(first).expect("a frame type");
+        frame(first & 0x80 != 0, opcode, payload, Some(KEY))
     }
 
     /// The error of a stream that a server reads, whole and byte by byte.
@@ -877,7 +909,7 @@ mod tests {
         let allowed = |code: u16| code == 1014 || CloseCode::from(code).is_allowed();
         for code in 0..=u16::MAX {
             let expected = allowed(code);
-            assert_eq!(is_close_code(code), expected, "{code}");
+            assert_eq!(is_sendable_close_code(code), expected, "{code}");
             let stream = masked(0x88, &code.to_be_bytes());
             let error = (!expected).then_some(FrameError::CloseCode(code));
             assert_eq!(error_of(&LIMITS, &stream), error);
@@ -923,12 +955,12 @@ mod tests {
         assert_eq!(step(&mut at, 0), Step::Blocked);
         assert_eq!(at, 6, "the header is taken");
         assert_eq!(step(&mut at, 0), Step::Blocked);
-        assert_eq!(step(&mut at, 4), data(0..4, MessageKind::Binary, true, false));
+        assert_eq!(step(&mut at, 4), data(0..4, DataKind::Binary, true, false));
         assert_eq!(step(&mut at, 0), Step::Blocked);
-        assert_eq!(step(&mut at, 4), data(0..2, MessageKind::Binary, false, false));
+        assert_eq!(step(&mut at, 4), data(0..2, DataKind::Binary, false, false));
         assert_eq!(step(&mut at, 0), Step::Ping(ControlPayload::new(b"hi").expect("short")));
-        assert_eq!(step(&mut at, 0), data(6..6, MessageKind::Binary, false, true));
-        assert_eq!(step(&mut at, 0), data(6..6, MessageKind::Text, true, true));
+        assert_eq!(step(&mut at, 0), data(6..6, DataKind::Binary, false, true));
+        assert_eq!(step(&mut at, 0), data(6..6, DataKind::Text, true, true));
         assert_eq!(step(&mut at, 0), Step::NeedMore);
         assert_eq!(&input[6..12], b"abcdef", "unmasked in place");
         assert_eq!((reader.frames_seen(), reader.controls_seen()), (4, 1));
@@ -956,10 +988,10 @@ mod tests {
             (65_536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
         ];
         for (length, expected) in table {
-            let header = write_header(true, MessageKind::Binary.opcode(true), *length, None);
+            let header = write_header(true, DataKind::Binary.opcode(true), *length, None);
             assert_eq!(header.as_slice(), *expected);
         }
-        let header = write_header(false, MessageKind::Text.opcode(false), 1 << 40, Some(KEY));
+        let header = write_header(false, DataKind::Text.opcode(false), 1 << 40, Some(KEY));
         let expected = [0x00, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0x37, 0xfa, 0x21, 0x3d];
         assert_eq!(header.as_slice(), expected);
     }
@@ -1016,10 +1048,10 @@ mod tests {
             }
             match socket.read() {
                 Ok(PeerMessage::Text(text)) => {
-                    events.push(Event::Message(MessageKind::Text, text.as_bytes().to_vec()));
+                    events.push(Event::Message(DataKind::Text, text.as_bytes().to_vec()));
                 }
                 Ok(PeerMessage::Binary(bytes)) => {
-                    events.push(Event::Message(MessageKind::Binary, bytes.to_vec()));
+                    events.push(Event::Message(DataKind::Binary, bytes.to_vec()));
                 }
                 Ok(PeerMessage::Ping(bytes)) => events.push(Event::Ping(bytes.to_vec())),
                 Ok(PeerMessage::Pong(bytes)) => events.push(Event::Pong(bytes.to_vec())),
@@ -1036,7 +1068,7 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Item {
-        Message(MessageKind, Vec<u8>, Vec<Index>),
+        Message(DataKind, Vec<u8>, Vec<Index>),
         Ping(Vec<u8>),
         Pong(Vec<u8>),
     }
@@ -1051,8 +1083,8 @@ mod tests {
         let text = prop::collection::vec(any::<char>(), 0..90)
             .prop_map(|chars| chars.into_iter().collect::<String>().into_bytes());
         prop_oneof![
-            (binary, cuts()).prop_map(|(b, cuts)| Item::Message(MessageKind::Binary, b, cuts)),
-            (text, cuts()).prop_map(|(t, cuts)| Item::Message(MessageKind::Text, t, cuts)),
+            (binary, cuts()).prop_map(|(b, cuts)| Item::Message(DataKind::Binary, b, cuts)),
+            (text, cuts()).prop_map(|(t, cuts)| Item::Message(DataKind::Text, t, cuts)),
             short().prop_map(Item::Ping),
             short().prop_map(Item::Pong),
         ]
@@ -1073,10 +1105,10 @@ mod tests {
         for item in items {
             match item {
                 Item::Ping(bytes) => {
-                    stream.extend(frame(true, OpCode::Control(Control::Ping), bytes, mask));
+                    stream.extend(frame(true, OpCode::Ping, bytes, mask));
                 }
                 Item::Pong(bytes) => {
-                    stream.extend(frame(true, OpCode::Control(Control::Pong), bytes, mask));
+                    stream.extend(frame(true, OpCode::Pong, bytes, mask));
                 }
                 Item::Message(kind, bytes, cuts) => {
                     let mut cuts: Vec<_> =
@@ -1093,7 +1125,7 @@ mod tests {
             }
         }
         let close = close_payload(4000, "done");
-        stream.extend(frame(true, OpCode::Control(Control::Close), close.as_slice(), mask));
+        stream.extend(frame(true, OpCode::Close, close.as_slice(), mask));
         stream
     }
 
@@ -1127,10 +1159,10 @@ mod tests {
                 let mut socket = oracle(role, b"");
                 for item in &items {
                     let message = match item.clone() {
-                        Item::Message(MessageKind::Text, bytes, _) => {
+                        Item::Message(DataKind::Text, bytes, _) => {
                             PeerMessage::text(String::from_utf8(bytes).expect("text"))
                         }
-                        Item::Message(MessageKind::Binary, bytes, _) => PeerMessage::binary(bytes),
+                        Item::Message(DataKind::Binary, bytes, _) => PeerMessage::binary(bytes),
                         Item::Ping(bytes) => PeerMessage::Ping(bytes.into()),
                         Item::Pong(bytes) => PeerMessage::Pong(bytes.into()),
                     };

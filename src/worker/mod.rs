@@ -1,3 +1,431 @@
-//! L4: one core's world.
+//! L4: one core's world. A [`Worker`] owns a ring, a slab of connections, a timer wheel, the
+//! links to its backends and a mailbox; nothing it owns is shared with another thread.
+//!
+//! [`Core`] is all of that but the ring: it decides, and leaves operations in `core.ops`.
+//! The worker moves bytes between the two, so that a slot in flight or a filled buffer is never
+//! borrowed across a decision.
 
+mod accept;
+mod clients;
+mod control;
+mod links;
 pub mod mailbox;
+pub mod sockets;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::byte_queue::BytePool;
+use crate::base::random::Random;
+use crate::base::slab::{Key, KeyedSlab};
+use crate::base::time::{Instant, Now};
+use crate::base::token_bucket::TokenBucket;
+use crate::base::wheel::Wheel;
+use crate::connection::Output;
+use crate::counters::{Counters, Metric};
+use crate::ring::{
+    BufferGroup, Completion, ENTER_WAIT_MAX, Failure, OpKey, OpKind, Outcome, ReceivedBuffer, Ring,
+    SendSlot, Socket,
+};
+use crate::settings::Settings;
+
+use accept::Acceptor;
+use clients::Connection;
+use control::Drain;
+use links::{LINK_SLOT_BASE, LinkTable};
+use mailbox::WorkerMailbox;
+use sockets::Ops;
+
+/// The resolution of every deadline: one turn of the wheel's lowest level.
+pub const WHEEL_TICK: Duration = Duration::from_millis(10);
+
+/// What a worker is told once, at its start.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// The worker's number, from 0.
+    pub index: u16,
+    /// This gateway process, drawn at its start.
+    pub instance: [u8; 16],
+    /// When the process started, in milliseconds since the Unix epoch.
+    pub epoch: u64,
+    /// Width of the generations in socket and session keys; tests make it tiny.
+    pub generation_bits: u32,
+    /// Most connections of this worker.
+    pub connections_max: u32,
+    /// Most connections of this worker that are not authenticated.
+    pub unauthenticated_max: u32,
+    /// Most bytes that may be queued for this worker's clients.
+    pub queue_bytes_max: u64,
+}
+
+/// Whether a worker goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Call [`Worker::tick`] again.
+    Continue,
+    /// The worker has drained, or was told to stop. Drop it.
+    Stopped,
+}
+
+/// One thread's share of the gateway.
+pub struct Worker<R: Ring> {
+    ring: R,
+    core: Core,
+}
+
+/// All of a worker but its ring.
+struct Core {
+    settings: Arc<Settings>,
+    counters: Arc<Counters>,
+    mailbox: WorkerMailbox,
+    random: Random,
+    options: WorkerOptions,
+    now: Now,
+    acceptor: Acceptor,
+    connections: KeyedSlab<Connection>,
+    unauthenticated: u32,
+    wheel: Wheel,
+    links: LinkTable,
+    drain: Option<Drain>,
+    stopped: bool,
+    close_lines: TokenBucket,
+
+    /// Bytes queued for clients.
+    queues: BytePool,
+    /// Input that waits for a backend's credit.
+    stashes: BytePool,
+    /// TLS input beyond this tick's handshake budget, in order of arrival.
+    deferred: VecDeque<(Key, ReceivedBuffer)>,
+    handshakes: u32,
+
+    /// Left for the ring, in order.
+    ops: Ops,
+    /// Connections with output and no send in flight.
+    dirty: Vec<Key>,
+    /// Connections that found no receive buffer.
+    starved: Vec<Key>,
+    /// Sockets whose sending side is to be shut down.
+    shutdowns: Vec<Socket>,
+
+    // Scratch, reused so that nothing is allocated in the steady state.
+    output: Output,
+    plaintext: Vec<u8>,
+    ciphertext: Vec<u8>,
+    stash_scratch: Vec<u8>,
+    touched: Vec<Key>,
+    fired: Vec<u32>,
+    woken: Vec<Key>,
+}
+
+/// What a machine may look at; borrows two fields of the core, so that others can change.
+macro_rules! surroundings {
+    ($core:expr) => {
+        crate::connection::Surroundings {
+            now: $core.now,
+            settings: &$core.settings,
+            counters: &$core.counters,
+        }
+    };
+}
+pub(crate) use surroundings;
+
+impl<R: Ring> Worker<R> {
+    /// A worker on its ring. It accepts from the first [`tick`](Self::tick) on.
+    pub fn new(
+        mut ring: R,
+        settings: Arc<Settings>,
+        counters: Arc<Counters>,
+        mailbox: WorkerMailbox,
+        mut random: Random,
+        options: WorkerOptions,
+    ) -> Self {
+        counters.clear_gauges();
+        let now = ring.now();
+        let links = LinkTable::new(&settings, &options, now.instant, &mut random);
+        for (number, address) in links.addresses(&settings) {
+            ring.set_endpoint(number, address);
+        }
+        let chunks = |bytes: u64| u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(64);
+        let core = Core {
+            acceptor: Acceptor::new(&settings),
+            connections: KeyedSlab::new(options.generation_bits),
+            unauthenticated: 0,
+            wheel: Wheel::new(WHEEL_TICK, now.instant),
+            links,
+            drain: None,
+            stopped: false,
+            close_lines: TokenBucket::full(settings.limits.close_lines_per_second, now.instant),
+            queues: BytePool::new(chunks(options.queue_bytes_max)),
+            stashes: BytePool::new(chunks(settings.limits.stalled_input_max)),
+            deferred: VecDeque::new(),
+            handshakes: 0,
+            ops: Ops::new(),
+            dirty: Vec::new(),
+            starved: Vec::new(),
+            shutdowns: Vec::new(),
+            output: Output::default(),
+            plaintext: Vec::new(),
+            ciphertext: Vec::new(),
+            stash_scratch: Vec::new(),
+            touched: Vec::new(),
+            fired: Vec::new(),
+            woken: Vec::new(),
+            settings,
+            counters,
+            mailbox,
+            random,
+            options,
+            now,
+        };
+        Worker { ring, core }
+    }
+
+    /// The ring, for a simulation that looks inside.
+    pub fn ring(&mut self) -> &mut R {
+        &mut self.ring
+    }
+
+    /// Number of connections that are not wholly gone.
+    pub fn connections(&self) -> usize {
+        self.core.connections.len()
+    }
+
+    /// One turn: commands, timers, deferred input, sends, one `enter`, completions.
+    pub fn tick(&mut self) -> Turn {
+        let core = &mut self.core;
+        core.now = self.ring.now();
+        core.handshakes = 0;
+        core.handle_commands();
+        core.handle_timers();
+        core.advance_accepts();
+        self.handle_deferred();
+        self.feed_starved();
+        self.core.advance_drain();
+        for listener in self.core.listeners_to_close() {
+            self.ring.close_listener(listener);
+        }
+        if self.core.stopped {
+            return Turn::Stopped;
+        }
+        self.flush();
+        let until = self.core.next_wake();
+        self.ring.enter(until);
+        self.core.now = self.ring.now();
+        self.core.counters.increment(Metric::Ticks);
+        while let Some(completion) = self.ring.completion() {
+            self.core.counters.increment(Metric::Completions);
+            self.complete(completion);
+        }
+        self.core.set_gauges(self.ring.buffers(BufferGroup::Client).free);
+        Turn::Continue
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        let Completion { key, outcome, more } = completion;
+        if key.kind == OpKind::Accept {
+            self.core.accepted(key.owner, outcome);
+        } else if key.owner.slot >= LINK_SLOT_BASE {
+            self.complete_link(key, outcome, more);
+        } else {
+            self.complete_client(key, outcome, more);
+        }
+    }
+
+    fn complete_client(&mut self, key: OpKey, outcome: Outcome, more: bool) {
+        let owner = key.owner;
+        let core = &mut self.core;
+        let Some(connection) = core.connections.entry_mut(owner) else {
+            return self.complete_stale(outcome);
+        };
+        match outcome {
+            Outcome::Received(buffer) => {
+                connection.life.received(more);
+                if core.must_defer(owner) {
+                    core.deferred.push_back((owner, buffer));
+                    core.settle(owner);
+                } else {
+                    self.input(owner, buffer);
+                }
+            }
+            Outcome::Readable => {
+                connection.life.polled();
+                core.settle(owner);
+            }
+            Outcome::EndOfStream => {
+                let end = connection.life.stream_ended();
+                core.receive_ended(owner, end);
+            }
+            Outcome::Failed(failure) => {
+                let end = connection.life.receive_failed(failure);
+                core.receive_ended(owner, end);
+            }
+            Outcome::Sent { slot, result } => self.sent(owner, slot, result),
+            Outcome::CancelDone => {
+                connection.life.cancel_done();
+                core.settle(owner);
+            }
+            Outcome::Closed => {
+                connection.life.closed();
+                core.settle(owner);
+            }
+            Outcome::Accepted { .. } | Outcome::Connected(_) => {
+                unreachable!("{:?} completed for a client", key.kind)
+            }
+        }
+    }
+
+    /// A completion for a connection that is gone: what it holds goes back all the same.
+    fn complete_stale(&mut self, outcome: Outcome) {
+        match outcome {
+            // The close of a connection that was turned away at accept has no owner.
+            Outcome::Closed => return,
+            Outcome::Received(buffer) => self.ring.give_back(buffer),
+            Outcome::Sent { slot, .. } => self.ring.release(slot),
+            _ => {}
+        }
+        self.core.counters.increment(Metric::StaleCompletions);
+    }
+
+    /// Feeds a filled buffer to its connection and gives it back.
+    fn input(&mut self, owner: Key, buffer: ReceivedBuffer) {
+        self.core.input(owner, self.ring.received(&buffer));
+        self.ring.give_back(buffer);
+    }
+
+    /// Goes on with TLS handshakes that were put off, within this tick's budget.
+    fn handle_deferred(&mut self) {
+        for _ in 0..self.core.deferred.len() {
+            if self.core.handshakes >= self.core.settings.limits.handshakes_per_tick {
+                return;
+            }
+            let Some((owner, buffer)) = self.core.deferred.pop_front() else { return };
+            self.input(owner, buffer);
+        }
+    }
+
+    /// Lets starved connections receive again once a quarter of the buffers is free.
+    fn feed_starved(&mut self) {
+        if self.core.starved.is_empty() {
+            return;
+        }
+        let count = self.ring.buffers(BufferGroup::Client);
+        if count.free < count.total.div_ceil(4) {
+            return;
+        }
+        for owner in std::mem::take(&mut self.core.starved) {
+            if let Some(connection) = self.core.connections.entry_mut(owner) {
+                connection.life.feed();
+                self.core.settle(owner);
+            }
+        }
+    }
+
+    /// Fills one send for every connection and link that has output and none in flight, and
+    /// hands everything queued to the ring.
+    fn flush(&mut self) {
+        let mut dirty = std::mem::take(&mut self.core.dirty);
+        let mut left = 0;
+        for index in 0..dirty.len() {
+            let owner = dirty[index];
+            if !self.flush_client(owner) {
+                // No slot: this one and the rest stay dirty until slots come back.
+                self.core.counters.increment(Metric::SendStarved);
+                dirty.copy_within(index.., left);
+                left += dirty.len() - index;
+                break;
+            }
+        }
+        dirty.truncate(left);
+        dirty.append(&mut self.core.dirty);
+        self.core.dirty = dirty;
+        self.flush_links();
+        for socket in self.core.shutdowns.drain(..) {
+            self.ring.shutdown_write(socket);
+        }
+        for (key, op) in self.core.ops.drain(..) {
+            self.ring.submit(key, op);
+        }
+    }
+
+    /// False when no send slot was free.
+    fn flush_client(&mut self, owner: Key) -> bool {
+        let Core { connections, queues, ops, .. } = &mut self.core;
+        let Some(connection) = connections.entry_mut(owner) else { return true };
+        if connection.life.is_sending() || connection.life.is_ending() || connection.out.is_empty()
+        {
+            connection.dirty = false;
+            return true;
+        }
+        let Some(slot) = self.ring.send_slot(BufferGroup::Client) else { return false };
+        let bytes = connection.out.copy_out(queues, self.ring.slot_bytes(&slot)) as u32;
+        connection.dirty = false;
+        connection.in_flight = (0, bytes);
+        connection.life.send(owner, slot, 0, bytes, ops);
+        true
+    }
+
+    /// A send completed: the rest of a short one goes out from the same slot.
+    fn sent(&mut self, owner: Key, slot: SendSlot, result: Result<u32, Failure>) {
+        let core = &mut self.core;
+        let Some(connection) = core.connections.entry_mut(owner) else {
+            unreachable!("the caller found the connection")
+        };
+        connection.life.sent();
+        let (start, end) = connection.in_flight;
+        match result {
+            Ok(count) if start + count < end && !connection.life.is_ending() => {
+                connection.in_flight = (start + count, end);
+                connection.life.send(owner, slot, start + count, end, &mut core.ops);
+                core.send_progressed(owner);
+            }
+            Ok(_) => {
+                connection.in_flight = (0, 0);
+                self.ring.release(slot);
+                core.send_progressed(owner);
+            }
+            Err(failure) => {
+                connection.in_flight = (0, 0);
+                self.ring.release(slot);
+                core.send_failed(owner, failure);
+            }
+        }
+    }
+}
+
+impl Core {
+    /// When the ring must wake at the latest.
+    fn next_wake(&mut self) -> Instant {
+        if !self.deferred.is_empty() {
+            return self.now.instant;
+        }
+        let mut until = self.now.instant + ENTER_WAIT_MAX;
+        until = until.min(self.links.next_deadline(&self.settings.deadlines));
+        until = until.min(self.acceptor.next_deadline());
+        if let Some(drain) = &self.drain {
+            until = until.min(drain.end);
+        }
+        until.min(self.wheel.next_expiry().unwrap_or(Instant::NEVER))
+    }
+
+    fn set_gauges(&self, buffers_free: u32) {
+        self.counters.set(Metric::BuffersFree, u64::from(buffers_free));
+        self.counters.set(Metric::QueuedBytes, self.queues.in_use_bytes() as u64);
+        let (ready, down) = self.links.ready_and_down();
+        self.counters.set(Metric::LinksReady, ready);
+        self.counters.set(Metric::LinksDown, down);
+        self.counters.set(Metric::StalledInputBytes, self.stashes.in_use_bytes() as u64);
+    }
+
+    fn handle_timers(&mut self) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.wheel.expire(self.now.instant, &mut fired);
+        for slot in fired.drain(..) {
+            if let Some(key) = self.connections.key_of(slot) {
+                self.client_deadline(key);
+            }
+        }
+        self.fired = fired;
+        self.handle_link_deadlines();
+    }
+}

@@ -98,6 +98,11 @@ impl SocketLife {
         }
     }
 
+    /// The socket itself.
+    pub fn socket(&self) -> Socket {
+        self.socket
+    }
+
     /// How the socket is meant to be read.
     pub fn reading(&self) -> Reading {
         self.reading

@@ -1,0 +1,152 @@
+//! Taking connections in: outstanding accepts, caps, exhaustion.
+
+use std::time::Duration;
+
+use crate::base::slab::Key;
+use crate::base::time::Instant;
+use crate::counters::Metric;
+use crate::ring::{Failure, Op, OpKey, OpKind, Outcome, Socket};
+use crate::settings::Settings;
+
+use super::Core;
+use super::links::LINK_SLOT_BASE;
+use super::mailbox::Report;
+
+/// How long accepts rest after descriptors or memory ran out.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How often exhaustion is reported.
+const EXHAUSTED_REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Owner of the close of a connection that was turned away: no entry has this slot.
+const NOBODY: Key = Key { slot: LINK_SLOT_BASE - 1, generation: 0 };
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accept {
+    /// To be submitted, not before the instant.
+    Due(Instant),
+    InFlight,
+    /// Being cancelled; it may still bring a connection.
+    Ending,
+    Over,
+}
+
+/// The worker's outstanding accepts. Slot `i` serves listener `i / per_listener`.
+pub(super) struct Acceptor {
+    per_listener: u16,
+    slots: Vec<Accept>,
+    stopping: bool,
+    reported: Instant,
+}
+
+impl Acceptor {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let per_listener = settings.limits.accepts.max(1);
+        let count = settings.listeners.len() * usize::from(per_listener);
+        let slots = vec![Accept::Due(Instant::default()); count];
+        Acceptor { per_listener, slots, stopping: false, reported: Instant::default() }
+    }
+
+    pub(super) fn next_deadline(&self) -> Instant {
+        self.slots
+            .iter()
+            .filter_map(|slot| match slot {
+                Accept::Due(at) => Some(*at),
+                _ => None,
+            })
+            .min()
+            .unwrap_or(Instant::NEVER)
+    }
+
+    /// Whether every accept has given its last completion.
+    pub(super) fn is_over(&self) -> bool {
+        self.slots.iter().all(|slot| *slot == Accept::Over)
+    }
+
+    fn listener(&self, slot: usize) -> u16 {
+        (slot / usize::from(self.per_listener)) as u16
+    }
+}
+
+impl Core {
+    /// Submits the accepts that are due.
+    pub(super) fn advance_accepts(&mut self) {
+        let now = self.now.instant;
+        for index in 0..self.acceptor.slots.len() {
+            let listener = self.acceptor.listener(index);
+            let slot = &mut self.acceptor.slots[index];
+            if matches!(*slot, Accept::Due(at) if at <= now) {
+                *slot = Accept::InFlight;
+                let owner = Key { slot: index as u32, generation: 0 };
+                self.ops.push((OpKey::new(OpKind::Accept, owner), Op::Accept { listener }));
+            }
+        }
+    }
+
+    /// Ends all accepts; [`Acceptor::is_over`] says when they are gone.
+    pub(super) fn stop_accepting(&mut self) {
+        self.acceptor.stopping = true;
+        for (index, slot) in self.acceptor.slots.iter_mut().enumerate() {
+            match *slot {
+                Accept::InFlight => {
+                    *slot = Accept::Ending;
+                    let owner = Key { slot: index as u32, generation: 0 };
+                    let target = OpKey::new(OpKind::Accept, owner);
+                    self.ops.push((OpKey::new(OpKind::Cancel, NOBODY), Op::Cancel { target }));
+                }
+                Accept::Due(_) => *slot = Accept::Over,
+                Accept::Ending | Accept::Over => {}
+            }
+        }
+    }
+
+    pub(super) fn accepted(&mut self, owner: Key, outcome: Outcome) {
+        let index = owner.slot as usize;
+        let listener = self.acceptor.listener(index);
+        let mut again = self.now.instant;
+        match outcome {
+            Outcome::Accepted { socket, peer } => {
+                self.counters.increment(Metric::Accepted);
+                if self.has_room() && !self.acceptor.stopping {
+                    self.admit(socket, peer, listener);
+                } else {
+                    self.turn_away(socket);
+                }
+            }
+            Outcome::Failed(Failure::Cancelled) => {}
+            Outcome::Failed(failure) => {
+                self.counters.increment(Metric::AcceptFailed);
+                if failure == Failure::Exhausted {
+                    self.counters.increment(Metric::AcceptExhausted);
+                    again = again + EXHAUSTED_PAUSE;
+                    self.report_exhaustion();
+                }
+            }
+            other => unreachable!("an accept completed with {other:?}"),
+        }
+        self.acceptor.slots[index] =
+            if self.acceptor.stopping { Accept::Over } else { Accept::Due(again) };
+        if self.acceptor.stopping {
+            return;
+        }
+        self.advance_accepts();
+    }
+
+    fn has_room(&self) -> bool {
+        self.connections.len() < self.options.connections_max as usize
+            && self.unauthenticated < self.options.unauthenticated_max
+    }
+
+    /// RST: the peer may have said nothing yet, and nothing is owed to it.
+    fn turn_away(&mut self, socket: Socket) {
+        if !self.acceptor.stopping {
+            self.counters.increment(Metric::AcceptRefused);
+        }
+        self.ops.push((OpKey::new(OpKind::Close, NOBODY), Op::Close { socket, reset: true }));
+    }
+
+    fn report_exhaustion(&mut self) {
+        if self.now.instant.since(self.acceptor.reported) >= EXHAUSTED_REPORT_EVERY {
+            self.acceptor.reported = self.now.instant;
+            self.mailbox.report(Report::AcceptExhausted);
+        }
+    }
+}

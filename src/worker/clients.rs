@@ -1,0 +1,535 @@
+//! The connections of a worker: between the socket's operations, the transport, the client's
+//! machine and its session.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::base::byte_queue::ByteQueue;
+use crate::base::slab::Key;
+use crate::base::time::Instant;
+use crate::connection::client::{Client, Disposition, Step};
+use crate::connection::stage::{ClosedBy, Stage};
+use crate::connection::transport::Transport;
+use crate::counters::Metric;
+use crate::protocol::cause::Cause;
+use crate::protocol::link::{Close, Closer, SessionId};
+use crate::protocol::proxy_header;
+use crate::ring::{BufferGroup, Failure, Socket};
+
+use super::mailbox::{CloseRecord, Report};
+use super::sockets::{Reading, ReceiveEnd, SocketLife};
+use super::{Core, surroundings};
+
+/// One client's connection and all that belongs to it.
+pub(super) struct Connection {
+    pub(super) life: SocketLife,
+    pub(super) client: Client,
+    transport: Transport,
+    /// The PROXY header as far as it has come, while one is due.
+    proxy: Option<Box<Vec<u8>>>,
+    /// Bytes to send, encrypted already.
+    pub(super) out: ByteQueue,
+    /// What is left of the send in flight: `slot[start..end]`.
+    pub(super) in_flight: (u32, u32),
+    /// Plaintext that waits for credit. While it is not empty, later input queues behind it.
+    stash: ByteQueue,
+    /// Link and session, while one is open.
+    pub(super) session: Option<(u16, SessionId)>,
+    /// What the backend is owed in credit once the output is sent.
+    pub(super) owed: u32,
+    pub(super) dirty: bool,
+    touched: bool,
+    blocked: bool,
+    counted_paused: bool,
+    cold: bool,
+    /// How many receive buffers of this connection wait in `deferred`.
+    deferred: u16,
+    counted_unauthenticated: bool,
+    shut_down: bool,
+}
+
+impl Connection {
+    fn unsent(&self) -> usize {
+        self.out.len() + (self.in_flight.1 - self.in_flight.0) as usize
+    }
+}
+
+impl Core {
+    /// Takes in a connection that was just accepted.
+    pub(super) fn admit(&mut self, socket: Socket, peer: Option<SocketAddr>, listener: u16) {
+        let listener = &self.settings.listeners[usize::from(listener)];
+        let trusted = |network: &crate::settings::Network| {
+            peer.is_some_and(|peer| network.contains(peer.ip()))
+        };
+        let proxy = listener.proxy_trusted.iter().any(trusted).then(Box::default);
+        let transport = match &listener.tls {
+            None => Transport::Plain,
+            Some(tls) => match Transport::tls(Arc::clone(&tls.0)) {
+                Ok(transport) => transport,
+                Err(_) => unreachable!("the TLS settings were validated"),
+            },
+        };
+        let jitter = self.random.number() as u32;
+        let tls = !transport.is_plain();
+        let client = Client::new(peer, tls, jitter, &surroundings!(self));
+        let key = self.connections.insert(Connection {
+            life: SocketLife::new(socket, BufferGroup::Client),
+            client,
+            transport,
+            proxy,
+            out: ByteQueue::default(),
+            in_flight: (0, 0),
+            stash: ByteQueue::default(),
+            session: None,
+            owed: 0,
+            dirty: false,
+            touched: false,
+            blocked: false,
+            counted_paused: false,
+            cold: false,
+            deferred: 0,
+            counted_unauthenticated: true,
+            shut_down: false,
+        });
+        self.unauthenticated += 1;
+        self.settle(key);
+    }
+
+    /// Whether input must wait for a later tick: it belongs to a TLS handshake, and this tick's
+    /// share of handshakes is used up, or earlier input of the connection waits already.
+    pub(super) fn must_defer(&mut self, owner: Key) -> bool {
+        let Some(connection) = self.connections.entry_mut(owner) else { return false };
+        let over = self.handshakes >= self.settings.limits.handshakes_per_tick;
+        let handshaking = connection.client.stage() == Stage::TlsHandshake;
+        let defer = connection.deferred > 0 || (over && handshaking);
+        connection.deferred += u16::from(defer);
+        defer
+    }
+
+    /// Takes bytes from the socket, as they came.
+    pub(super) fn input(&mut self, owner: Key, bytes: &mut [u8]) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        connection.deferred = connection.deferred.saturating_sub(1);
+        if connection.life.is_ending() {
+            return;
+        }
+        if connection.proxy.is_some() {
+            self.proxy_input(owner, bytes);
+        } else {
+            self.transport_input(owner, bytes);
+        }
+        self.settle(owner);
+    }
+
+    /// Bytes before the client's own: the PROXY header of a trusted balancer.
+    fn proxy_input(&mut self, owner: Key, bytes: &[u8]) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let Some(mut gathered) = connection.proxy.take() else { return };
+        gathered.extend_from_slice(bytes);
+        match proxy_header::parse(&gathered) {
+            Ok(None) => connection.proxy = Some(gathered),
+            Ok(Some((used, source))) => {
+                if source.is_some() {
+                    connection.client.peer = source;
+                }
+                self.transport_input(owner, &mut gathered[used..]);
+            }
+            Err(_) => connection.client.drop_silently(Cause::BadRequest, &surroundings!(self)),
+        }
+    }
+
+    fn transport_input(&mut self, owner: Key, bytes: &mut [u8]) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        if bytes.is_empty() {
+            return;
+        }
+        if connection.transport.is_plain() {
+            return self.plain_input(owner, bytes);
+        }
+        let handshaking = connection.transport.is_handshaking();
+        self.handshakes += u32::from(handshaking);
+        let mut plaintext = std::mem::take(&mut self.plaintext);
+        plaintext.clear();
+        self.ciphertext.clear();
+        let result = connection.transport.receive(bytes, &mut plaintext, &mut self.ciphertext);
+        self.queue_ciphertext(owner);
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let cx = surroundings!(self);
+        match result {
+            Err(_) => connection.client.tls_failed(&cx),
+            Ok(received) => {
+                if received.handshake_finished_now {
+                    connection.client.handshake_finished(&cx);
+                }
+                if !plaintext.is_empty() {
+                    self.plain_input(owner, &mut plaintext);
+                }
+                if received.peer_closed {
+                    self.peer_gone(owner);
+                }
+            }
+        }
+        self.plaintext = plaintext;
+    }
+
+    /// Takes plaintext: hands it to the client's machine, or stashes it behind what waits.
+    fn plain_input(&mut self, owner: Key, bytes: &mut [u8]) {
+        let waits = |c: &Connection| c.blocked || !c.stash.is_empty();
+        if self.connections.entry(owner).is_some_and(waits) {
+            return self.stash(owner, bytes);
+        }
+        let used = self.consume(owner, bytes);
+        if used < bytes.len() {
+            self.stash(owner, &bytes[used..]);
+        }
+    }
+
+    /// Feeds the client's machine until the input is used up or the backend gives no credit.
+    /// Returns how many bytes were used.
+    fn consume(&mut self, owner: Key, bytes: &mut [u8]) -> usize {
+        let mut used = 0;
+        while used < bytes.len() {
+            let Some(connection) = self.connections.entry_mut(owner) else { return bytes.len() };
+            if !matches!(connection.client.disposition(), Disposition::Stay) {
+                return bytes.len();
+            }
+            let allowance = match connection.session {
+                _ if !connection.client.is_open() => Some(usize::MAX),
+                Some((link, id)) => self.links.entry(link).link.allowance(id),
+                None => None,
+            };
+            let Some(allowance) = allowance else {
+                connection.blocked = true;
+                return used;
+            };
+            let cx = surroundings!(self);
+            let input = &mut bytes[used..];
+            let (count, step) = connection.client.receive(input, allowance, &cx, &mut self.output);
+            match step {
+                Step::NeedMore | Step::Handled => {}
+                Step::Blocked => {
+                    connection.blocked = true;
+                    self.send_answers(owner);
+                    return used + count;
+                }
+                Step::Data { range, kind, first, last } => {
+                    let piece = &input[range];
+                    self.counters.add(Metric::BytesFromClients, piece.len() as u64);
+                    self.counters.add(Metric::MessagesFromClients, u64::from(last));
+                    connection.cold = false;
+                    let Some((link, id)) = connection.session else {
+                        unreachable!("data has an allowance, so there is a session")
+                    };
+                    self.links.data(link, id, kind, first, last, piece);
+                }
+                Step::Authenticated { backend } => {
+                    self.send_answers(owner);
+                    self.open_session(owner, backend);
+                }
+            }
+            used += count;
+            if !self.output.answers.is_empty() {
+                self.send_answers(owner);
+            }
+        }
+        used
+    }
+
+    /// Keeps input until the backend gives credit. When the worker's room for that is used up,
+    /// the connection ends: nothing is lost silently.
+    fn stash(&mut self, owner: Key, bytes: &[u8]) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        if connection.stash.push(&mut self.stashes, bytes).is_err() {
+            let cx = surroundings!(self);
+            connection.client.close(Cause::BackendUnavailable, &cx, &mut self.output);
+            self.send_answers(owner);
+        }
+    }
+
+    /// The backend gave credit: goes on with what was stashed, and reads again after that.
+    pub(super) fn resume(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        connection.blocked = false;
+        let mut scratch = std::mem::take(&mut self.stash_scratch);
+        while let Some(connection) = self.connections.entry_mut(owner) {
+            if connection.stash.is_empty() || connection.blocked {
+                break;
+            }
+            scratch.clear();
+            scratch.extend_from_slice(connection.stash.front(&self.stashes));
+            let used = self.consume(owner, &mut scratch);
+            if let Some(connection) = self.connections.entry_mut(owner) {
+                // The front may be gone: the connection ended, and its stash with it.
+                let used = used.min(connection.stash.len());
+                connection.stash.consume(&mut self.stashes, used);
+            }
+        }
+        self.stash_scratch = scratch;
+        self.settle(owner);
+    }
+
+    /// Sends what the client's machine left in `output.answers`.
+    pub(super) fn send_answers(&mut self, owner: Key) {
+        if self.output.answers.is_empty() {
+            return;
+        }
+        let answers = std::mem::take(&mut self.output.answers);
+        self.send_plaintext(owner, &[&answers]);
+        self.output.answers = answers;
+        self.output.answers.clear();
+    }
+
+    /// Queues plaintext for the client, encrypted where the transport does that.
+    pub(super) fn send_plaintext(&mut self, owner: Key, parts: &[&[u8]]) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let mut fits = true;
+        if connection.transport.is_plain() {
+            for part in parts {
+                fits &= connection.out.push(&mut self.queues, part).is_ok();
+            }
+        } else {
+            self.ciphertext.clear();
+            fits = connection.transport.send(parts, &mut self.ciphertext).is_ok()
+                && connection.out.push(&mut self.queues, &self.ciphertext).is_ok();
+        }
+        let cx = surroundings!(self);
+        if fits {
+            connection.client.output_queued(&cx);
+        } else {
+            // The worker's room for slow readers is used up. What is queued is cut short, so
+            // the connection cannot go on.
+            connection.client.drop_silently(Cause::SlowConsumer, &cx);
+        }
+    }
+
+    /// Queues what TLS itself has to say.
+    fn queue_ciphertext(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        if self.ciphertext.is_empty() {
+            return;
+        }
+        let cx = surroundings!(self);
+        match connection.out.push(&mut self.queues, &self.ciphertext) {
+            Ok(()) => connection.client.output_queued(&cx),
+            Err(_) => connection.client.drop_silently(Cause::OverCapacity, &cx),
+        }
+    }
+
+    /// Some of a connection's output was sent.
+    pub(super) fn send_progressed(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let unsent = connection.unsent();
+        let cx = surroundings!(self);
+        connection.client.output_sent(unsent == 0, &cx, &mut self.output);
+        // What the backend sent is a part of what is queued, so whatever it is owed beyond the
+        // unsent bytes has reached the kernel.
+        let delivered = connection.owed.saturating_sub(unsent as u32);
+        connection.owed -= delivered;
+        if let Some((link, id)) = connection.session
+            && delivered > 0
+        {
+            self.links.delivered(link, id, delivered);
+        }
+        self.send_answers(owner);
+        self.settle(owner);
+    }
+
+    pub(super) fn send_failed(&mut self, owner: Key, failure: Failure) {
+        if failure != Failure::Cancelled {
+            self.peer_gone(owner);
+        }
+        self.settle(owner);
+    }
+
+    /// A receive-like operation of a connection is over without bytes.
+    pub(super) fn receive_ended(&mut self, owner: Key, end: ReceiveEnd) {
+        match end {
+            ReceiveEnd::Routine => {}
+            ReceiveEnd::Starved => {
+                self.counters.increment(Metric::ReceiveStarved);
+                self.starved.push(owner);
+            }
+            ReceiveEnd::Gone { .. } => self.peer_gone(owner),
+        }
+        self.settle(owner);
+    }
+
+    fn peer_gone(&mut self, owner: Key) {
+        if let Some(connection) = self.connections.entry_mut(owner) {
+            connection.client.peer_gone(&surroundings!(self));
+        }
+    }
+
+    pub(super) fn client_deadline(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let cx = surroundings!(self);
+        connection.client.handle_deadline(&cx, &mut self.output);
+        // Whoever was silent for a ping interval waits without a receive from now on.
+        connection.cold = connection.client.is_open();
+        self.send_answers(owner);
+        self.settle(owner);
+    }
+
+    /// Queues a piece of a backend's message for a client; settled later, see `touched`.
+    pub(super) fn touch(&mut self, owner: Key) {
+        if let Some(connection) = self.connections.entry_mut(owner)
+            && !connection.touched
+        {
+            connection.touched = true;
+            self.touched.push(owner);
+        }
+    }
+
+    /// Brings everything about a connection in line with its client's machine: session, caps,
+    /// operations, deadline. To be called after each thing that happened to it.
+    pub(super) fn settle(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        connection.touched = false;
+        if connection.session.is_some() && !connection.client.is_open() {
+            self.end_session(owner);
+        }
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        if connection.blocked && !connection.client.is_open() {
+            // The client's own close is worth reading again; what it said before is not.
+            connection.blocked = false;
+            connection.stash.clear(&mut self.stashes);
+        }
+        let unauthenticated = connection.client.is_unauthenticated();
+        if connection.counted_unauthenticated && !unauthenticated {
+            connection.counted_unauthenticated = false;
+            self.unauthenticated -= 1;
+        }
+        if connection.blocked != connection.counted_paused {
+            connection.counted_paused = connection.blocked;
+            match connection.blocked {
+                true => self.counters.increment(Metric::ReadsPaused),
+                false => self.counters.decrement(Metric::ReadsPaused),
+            }
+        }
+        self.apply_disposition(owner);
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        if connection.life.is_over() {
+            return self.remove(owner);
+        }
+        connection.life.set_reading(if connection.blocked {
+            Reading::Paused
+        } else if connection.cold {
+            Reading::Cold
+        } else {
+            Reading::Hot
+        });
+        connection.life.reconcile(owner, &mut self.ops);
+        let idle = !connection.life.is_sending() && !connection.life.is_ending();
+        if idle && !connection.dirty && !connection.out.is_empty() {
+            connection.dirty = true;
+            self.dirty.push(owner);
+        }
+        if connection.life.is_ending() {
+            self.wheel.cancel(owner.slot);
+            return;
+        }
+        let deadline = connection.client.next_deadline(&self.settings);
+        let earlier = |scheduled: Instant| deadline < scheduled;
+        if deadline != Instant::NEVER && self.wheel.scheduled(owner.slot).is_none_or(earlier) {
+            self.wheel.schedule(owner.slot, deadline);
+        }
+    }
+
+    fn apply_disposition(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        if connection.life.is_ending() {
+            return;
+        }
+        let flushed = connection.unsent() == 0;
+        match connection.client.disposition() {
+            Disposition::Stay | Disposition::AwaitEnd => {}
+            Disposition::CloseNow { reset } => connection.life.end(reset),
+            Disposition::CloseWhenFlushed | Disposition::ShutdownWhenFlushed if !flushed => {}
+            _ if !connection.shut_down && !connection.transport.is_plain() => {
+                // TLS says goodbye too (RFC 8446 §6.1), then this is looked at again.
+                connection.shut_down = true;
+                self.ciphertext.clear();
+                connection.transport.close_notify(&mut self.ciphertext);
+                let silent = self.ciphertext.is_empty();
+                self.queue_ciphertext(owner);
+                if silent {
+                    self.end_flushed(owner);
+                }
+            }
+            _ => self.end_flushed(owner),
+        }
+    }
+
+    /// Everything queued is sent, and so the connection ends as its machine wants.
+    fn end_flushed(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        match connection.client.disposition() {
+            Disposition::CloseWhenFlushed => connection.life.end(false),
+            Disposition::ShutdownWhenFlushed => {
+                self.shutdowns.push(connection.life.socket());
+                connection.client.shut_down();
+            }
+            Disposition::Stay | Disposition::AwaitEnd | Disposition::CloseNow { .. } => {}
+        }
+    }
+
+    fn end_session(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let Some((link, id)) = connection.session.take() else { return };
+        let Some(end) = connection.client.end() else {
+            unreachable!("a client that is not open has an end")
+        };
+        let by_client = end.cause == Cause::ClientClosed;
+        let reason = if by_client { self.output.reason.as_slice() } else { &[] };
+        let close = Close {
+            by: match end.by {
+                ClosedBy::Client => Closer::Client,
+                ClosedBy::Gateway | ClosedBy::Backend => Closer::Gateway,
+            },
+            label: end.cause.label(),
+            code: end.code.unwrap_or(0),
+            reason: std::str::from_utf8(reason).unwrap_or_default(),
+        };
+        self.links.close(link, id, &close);
+    }
+
+    /// The descriptor is gone and nothing is in flight: forgets the connection.
+    fn remove(&mut self, owner: Key) {
+        self.wheel.cancel(owner.slot);
+        let Some(mut connection) = self.connections.remove(owner) else { return };
+        let queued = connection.out.len() as u32;
+        connection.out.clear(&mut self.queues);
+        connection.stash.clear(&mut self.stashes);
+        self.unauthenticated -= u32::from(connection.counted_unauthenticated);
+        if connection.counted_paused {
+            self.counters.decrement(Metric::ReadsPaused);
+        }
+        let client = &connection.client;
+        let Some(end) = client.end() else { unreachable!("a connection that is over has an end") };
+        client.leave(&surroundings!(self));
+        self.counters.closed(end.cause);
+        let now = self.now.instant;
+        let record = CloseRecord {
+            cause: end.cause,
+            by: end.by,
+            stage: end.stage,
+            code: end.code,
+            dialect: client.dialect(),
+            route: client.route(),
+            peer: client.peer,
+            age: now.since(client.accepted()),
+            received_ago: now.since(client.received()),
+            sent_ago: now.since(client.progressed()),
+            queued,
+        };
+        self.log_close(record);
+    }
+
+    fn log_close(&mut self, record: CloseRecord) {
+        let rate = self.settings.limits.close_lines_per_second;
+        let allowed = self.close_lines.take(1, rate, rate, self.now.instant);
+        if !allowed || !self.mailbox.report(Report::Closed(record)) {
+            self.counters.increment(Metric::LogLinesDropped);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Commands from the control thread, and the drain.
+
+use std::time::Duration;
+
+use crate::base::slab::Key;
+use crate::base::time::Instant;
+use crate::protocol::cause::Cause;
+
+use super::mailbox::{Command, Report};
+use super::{Core, surroundings};
+
+/// How long after the drain's window the last bytes and closes may take.
+const DRAIN_REST: Duration = Duration::from_secs(2);
+
+/// A drain under way.
+pub(super) struct Drain {
+    /// When the next step comes: the end of the window, then the end of patience.
+    pub(super) end: Instant,
+    /// Whether the window is over and the rest has been dropped.
+    dropped: bool,
+    listeners_closed: bool,
+}
+
+impl Core {
+    pub(super) fn handle_commands(&mut self) {
+        while let Some(command) = self.mailbox.command() {
+            match command {
+                Command::Settings(settings) => self.settings = settings,
+                Command::Drain { window } => self.begin_drain(window),
+                Command::Stop => self.stopped = true,
+                Command::Panic => panic!("told to panic"),
+            }
+        }
+    }
+
+    fn begin_drain(&mut self, window: Duration) {
+        if self.drain.is_some() {
+            return;
+        }
+        let now = self.now.instant;
+        self.drain = Some(Drain { end: now + window, dropped: false, listeners_closed: false });
+        self.stop_accepting();
+        self.announce_drain();
+        for key in self.every_connection() {
+            let at = now + self.random.duration_below(window);
+            if let Some(connection) = self.connections.entry_mut(key) {
+                connection.client.schedule_close(at, Cause::GoingAway);
+            }
+            self.settle(key);
+        }
+    }
+
+    /// Takes a drain to its next step when that is due.
+    pub(super) fn advance_drain(&mut self) {
+        let Some(mut drain) = self.drain.take() else { return };
+        let due = drain.end <= self.now.instant;
+        if due && !drain.dropped {
+            for key in self.every_connection() {
+                if let Some(connection) = self.connections.entry_mut(key) {
+                    connection.client.drop_silently(Cause::GoingAway, &surroundings!(self));
+                }
+                self.settle(key);
+            }
+            drain.end = self.now.instant + DRAIN_REST;
+            drain.dropped = true;
+        } else if due {
+            self.stopped = true;
+        }
+        if self.connections.is_empty() && drain.listeners_closed {
+            self.end_links();
+            if self.links.is_over() {
+                self.stopped = true;
+            }
+        }
+        if self.stopped {
+            self.mailbox.report(Report::Drained);
+        }
+        self.drain = Some(drain);
+    }
+
+    /// The listeners, once, when a drain has seen the last accept complete.
+    pub(super) fn listeners_to_close(&mut self) -> std::ops::Range<u16> {
+        match &mut self.drain {
+            Some(drain) if !drain.listeners_closed && self.acceptor.is_over() => {
+                drain.listeners_closed = true;
+                0..self.settings.listeners.len() as u16
+            }
+            _ => 0..0,
+        }
+    }
+
+    fn every_connection(&self) -> Vec<Key> {
+        self.connections.iter().map(|(key, _)| key).collect()
+    }
+}

@@ -1,0 +1,515 @@
+//! The worker's links: connecting, sessions, what comes from backends and goes to them.
+
+use crate::base::random::Random;
+use crate::base::slab::Key;
+use crate::base::time::Instant;
+use crate::connection::link::{Due, Event, Failure, Identity, Link};
+use crate::counters::Metric;
+use crate::protocol::cause::Cause;
+use crate::protocol::link::{Close, HANDSHAKE_FRAME_MAX, LinkReader, SessionId};
+use crate::protocol::websocket::MessageKind;
+use crate::ring::{
+    BufferGroup, EndpointAddress, Failure as RingFailure, Op, OpKey, OpKind, Outcome,
+    ReceivedBuffer, Ring, SendSlot,
+};
+use crate::settings::{Balance, Deadlines, Settings};
+
+use super::mailbox::Report;
+use super::sockets::{ReceiveEnd, SocketLife};
+use super::{Core, Worker, WorkerOptions, surroundings};
+
+/// Keys with a slot from here on belong to links, those below to connections.
+pub(super) const LINK_SLOT_BASE: u32 = 0x8000_0000;
+/// Over how long the clients of a lost link are told to come again.
+const LOSS_SPREAD: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// One endpoint of one backend, and the link to it.
+pub(super) struct LinkEntry {
+    pub(super) link: Link,
+    reader: LinkReader,
+    backend: u16,
+    endpoint: u16,
+    /// Which connection attempt this is; completions of earlier ones are stale.
+    generation: u32,
+    life: Option<SocketLife>,
+    connecting: bool,
+    in_flight: (u32, u32),
+}
+
+impl LinkEntry {
+    /// Whether an earlier connection still has operations in flight.
+    fn is_busy(&self) -> bool {
+        self.connecting || self.life.is_some()
+    }
+
+    fn owner(&self, index: usize) -> Key {
+        Key { slot: LINK_SLOT_BASE + index as u32, generation: self.generation }
+    }
+}
+
+/// The links of one backend: a stretch of the table, one for each endpoint.
+struct Group {
+    first: usize,
+    count: usize,
+    /// Where round robin goes on.
+    next: usize,
+}
+
+/// All links of a worker, in the order of the settings.
+pub(super) struct LinkTable {
+    entries: Vec<LinkEntry>,
+    groups: Vec<Group>,
+}
+
+impl LinkTable {
+    pub(super) fn new(
+        settings: &Settings,
+        options: &WorkerOptions,
+        now: Instant,
+        random: &mut Random,
+    ) -> Self {
+        let mut entries = Vec::new();
+        let mut groups = Vec::new();
+        for (backend, backend_settings) in settings.backends.iter().enumerate() {
+            let count = backend_settings.endpoints.len();
+            // Workers begin round robin at different endpoints.
+            let next = random.below(count.max(1) as u64) as usize;
+            groups.push(Group { first: entries.len(), count, next });
+            for endpoint in 0..count {
+                let identity = Identity {
+                    instance: options.instance,
+                    epoch: options.epoch,
+                    worker: options.index,
+                    link: entries.len() as u16,
+                };
+                let bits = options.generation_bits.min(24);
+                entries.push(LinkEntry {
+                    link: Link::new(identity, bits, &settings.limits, now),
+                    reader: LinkReader::new(HANDSHAKE_FRAME_MAX),
+                    backend: backend as u16,
+                    endpoint: endpoint as u16,
+                    generation: 0,
+                    life: None,
+                    connecting: false,
+                    in_flight: (0, 0),
+                });
+            }
+        }
+        LinkTable { entries, groups }
+    }
+
+    /// The ring's endpoint table: number and address of every link.
+    pub(super) fn addresses(&self, settings: &Settings) -> Vec<(u16, EndpointAddress)> {
+        let address = |entry: &LinkEntry| {
+            settings.backends[usize::from(entry.backend)].endpoints[usize::from(entry.endpoint)]
+                .clone()
+        };
+        self.entries.iter().enumerate().map(|(i, entry)| (i as u16, address(entry))).collect()
+    }
+
+    pub(super) fn entry(&mut self, link: u16) -> &mut LinkEntry {
+        &mut self.entries[usize::from(link)]
+    }
+
+    pub(super) fn data(
+        &mut self,
+        link: u16,
+        id: SessionId,
+        kind: MessageKind,
+        first: bool,
+        last: bool,
+        piece: &[u8],
+    ) {
+        self.entry(link).link.data(id, kind, first, last, piece);
+    }
+
+    pub(super) fn delivered(&mut self, link: u16, id: SessionId, cost: u32) {
+        self.entry(link).link.delivered(id, cost);
+    }
+
+    pub(super) fn close(&mut self, link: u16, id: SessionId, close: &Close<'_>) {
+        self.entry(link).link.close(id, close);
+    }
+
+    pub(super) fn next_deadline(&self, deadlines: &Deadlines) -> Instant {
+        self.entries
+            .iter()
+            .filter(|entry| !(entry.link.is_down() && entry.is_busy()))
+            .map(|entry| entry.link.next_deadline(deadlines))
+            .min()
+            .unwrap_or(Instant::NEVER)
+    }
+
+    /// Whether no link has a connection, or operations in flight.
+    pub(super) fn is_over(&self) -> bool {
+        self.entries.iter().all(|entry| !entry.is_busy())
+    }
+
+    pub(super) fn ready_and_down(&self) -> (u64, u64) {
+        let ready = self.entries.iter().filter(|entry| entry.link.is_ready()).count();
+        (ready as u64, (self.entries.len() - ready) as u64)
+    }
+
+    /// Chooses a link for a new session of `backend`.
+    fn choose(&mut self, backend: u16, balance: Balance) -> Option<u16> {
+        let group = &mut self.groups[usize::from(backend)];
+        let links = &self.entries[group.first..group.first + group.count];
+        let order = (0..group.count).map(|step| (group.next + step) % group.count);
+        let able = order.filter(|index| links[*index].link.takes_sessions());
+        let chosen = match balance {
+            Balance::RoundRobin => able.into_iter().next(),
+            Balance::LeastSessions => able.min_by_key(|index| links[*index].link.open_sessions()),
+        }?;
+        group.next = (chosen + 1) % group.count;
+        Some((group.first + chosen) as u16)
+    }
+}
+
+impl Core {
+    /// Gives an authenticated client a session, or tells it that no backend can take it.
+    pub(super) fn open_session(&mut self, owner: Key, backend: u16) {
+        let balance = self.settings.backends[usize::from(backend)].balance;
+        let chosen = if self.drain.is_some() { None } else { self.links.choose(backend, balance) };
+        let opened = chosen.and_then(|link| {
+            let id = self.links.entry(link).link.open(owner, &mut self.output.open)?;
+            Some((link, id))
+        });
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        connection.session = opened;
+        if opened.is_some() {
+            self.counters.increment(Metric::SessionsOpened);
+        } else {
+            let cause =
+                if self.drain.is_some() { Cause::GoingAway } else { Cause::BackendUnavailable };
+            connection.client.refuse(cause, &surroundings!(self), &mut self.output);
+            self.send_answers(owner);
+        }
+    }
+
+    pub(super) fn handle_link_deadlines(&mut self) {
+        for index in 0..self.links.entries.len() {
+            let entry = &mut self.links.entries[index];
+            if entry.link.is_down() && (entry.is_busy() || self.drain.is_some()) {
+                continue;
+            }
+            match entry.link.handle_deadline(self.now.instant, &self.settings.deadlines) {
+                Due::Nothing => {}
+                Due::Fail(failure) => self.fail_link(index, &failure),
+                Due::Connect => {
+                    entry.generation = (entry.generation + 1) & 0x00ff_ffff;
+                    entry.connecting = true;
+                    let key = OpKey::new(OpKind::Connect, entry.owner(index));
+                    self.ops.push((key, Op::Connect { endpoint: index as u16 }));
+                }
+            }
+        }
+    }
+
+    /// Gives a link up: its clients are told to come again, spread over a second, and it is
+    /// tried again later.
+    pub(super) fn fail_link(&mut self, index: usize, failure: &Failure) {
+        let now = self.now.instant;
+        let entry = &mut self.links.entries[index];
+        if entry.link.is_down() {
+            return;
+        }
+        self.counters.increment(Metric::LinkFailures);
+        if matches!(failure, Failure::Protocol(_)) {
+            self.counters.increment(Metric::LinkViolations);
+        }
+        let mut clients = Vec::new();
+        entry.link.take_sessions(&mut clients);
+        entry.link.lost(now, &self.settings.deadlines, self.random.number() as u32);
+        entry.reader = LinkReader::new(HANDSHAKE_FRAME_MAX);
+        let owner = entry.owner(index);
+        match &mut entry.life {
+            Some(life) => {
+                life.end(false);
+                life.reconcile(owner, &mut self.ops);
+            }
+            None if entry.connecting => {
+                let target = OpKey::new(OpKind::Connect, owner);
+                self.ops.push((OpKey::new(OpKind::Cancel, owner), Op::Cancel { target }));
+            }
+            None => {}
+        }
+        let (backend, endpoint) = (entry.backend, entry.endpoint);
+        let reason = failure.to_string();
+        self.mailbox.report(Report::LinkDown { backend, endpoint, reason });
+        for client in clients {
+            let at = now + self.random.duration_below(LOSS_SPREAD);
+            if let Some(connection) = self.connections.entry_mut(client) {
+                connection.session = None;
+                connection.client.schedule_close(at, Cause::BackendUnavailable);
+            }
+            self.settle(client);
+        }
+    }
+
+    fn link_connected(&mut self, index: usize, socket: crate::ring::Socket) {
+        let mut nonce = [0; 32];
+        self.random.fill(&mut nonce);
+        let entry = &mut self.links.entries[index];
+        let mut life = SocketLife::new(socket, BufferGroup::Link);
+        if entry.link.is_down() {
+            // It was given up while it was being connected.
+            life.end(true);
+        } else {
+            let secret = &self.settings.backends[usize::from(entry.backend)].secret;
+            entry.link.connected(nonce, secret.is_some(), &self.settings.limits);
+        }
+        life.reconcile(entry.owner(index), &mut self.ops);
+        entry.life = Some(life);
+    }
+
+    /// Takes bytes from a backend.
+    fn link_input(&mut self, index: usize, mut input: &[u8]) {
+        // Events borrow from the reader, so it leaves the table while they are acted on.
+        let fresh = LinkReader::new(HANDSHAKE_FRAME_MAX);
+        let mut reader = std::mem::replace(&mut self.links.entries[index].reader, fresh);
+        let result = loop {
+            let entry = &mut self.links.entries[index];
+            if entry.link.is_down() {
+                break Ok(());
+            }
+            let secret = self.settings.backends[usize::from(entry.backend)].secret.as_ref();
+            let now = self.now.instant;
+            match entry.link.receive(&mut reader, &mut input, now, secret, &self.counters) {
+                Ok(None) => break Ok(()),
+                Ok(Some(Event::Ready)) => {
+                    let frame_max = entry.link.frame_max();
+                    reader.set_frame_max(frame_max);
+                    self.link_ready(index);
+                }
+                Ok(Some(event)) => self.link_event(index, event),
+                Err(failure) => break Err(failure),
+            }
+        };
+        let entry = &mut self.links.entries[index];
+        match result {
+            Ok(()) if entry.link.has_gone_away() => self.fail_link(index, &Failure::GoneAway),
+            Ok(()) if entry.link.is_down() => {}
+            Ok(()) => entry.reader = reader,
+            Err(failure) => self.fail_link(index, &failure),
+        }
+        self.settle_touched();
+    }
+
+    fn link_ready(&mut self, index: usize) {
+        self.counters.increment(Metric::LinkConnects);
+        let LinkEntry { backend, endpoint, .. } = self.links.entries[index];
+        self.mailbox.report(Report::LinkReady { backend, endpoint });
+    }
+
+    fn link_event(&mut self, index: usize, event: Event<'_>) {
+        match event {
+            Event::Data { client, kind, first, last, payload, cost } => {
+                self.deliver(client, kind, (first, last), payload, cost);
+            }
+            Event::Closed { client, code, reason } => {
+                let Some(connection) = self.connections.entry_mut(client) else { return };
+                connection.session = None;
+                let code = if code == 0 { 1000 } else { code };
+                let cx = surroundings!(self);
+                connection.client.close_by_backend(code, reason, &cx, &mut self.output);
+                self.send_answers(client);
+                self.touch(client);
+            }
+            Event::SessionCredit { client } => self.resume(client),
+            Event::LinkCredit => {
+                let mut woken = std::mem::take(&mut self.woken);
+                self.links.entries[index].link.take_waiting(&mut woken);
+                for client in woken.drain(..) {
+                    self.resume(client);
+                }
+                self.woken = woken;
+            }
+            Event::Ready | Event::Routine => {}
+        }
+    }
+
+    /// Queues a piece of a backend's message for its client.
+    fn deliver(
+        &mut self,
+        client: Key,
+        kind: MessageKind,
+        (first, last): (bool, bool),
+        payload: &[u8],
+        cost: u32,
+    ) {
+        let Some(connection) = self.connections.entry_mut(client) else { return };
+        let Some(header) = connection.client.data_header(kind, first, last, payload.len()) else {
+            return;
+        };
+        connection.owed += cost;
+        self.counters.add(Metric::BytesToClients, payload.len() as u64);
+        self.counters.add(Metric::MessagesToClients, u64::from(last));
+        self.send_plaintext(client, &[header.as_slice(), payload]);
+        self.touch(client);
+    }
+
+    /// Settles every connection that a link's input concerned, each once.
+    fn settle_touched(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for client in touched.drain(..) {
+            self.settle(client);
+        }
+        self.touched = touched;
+    }
+
+    fn link_receive_ended(&mut self, index: usize, end: ReceiveEnd) {
+        match end {
+            ReceiveEnd::Gone { .. } => self.fail_link(index, &Failure::Disconnected),
+            // Link buffers are given back within the tick, so trying again at once is no loop.
+            ReceiveEnd::Starved => {
+                self.counters.increment(Metric::ReceiveStarved);
+                if let Some(life) = &mut self.links.entries[index].life {
+                    life.feed();
+                }
+            }
+            ReceiveEnd::Routine => {}
+        }
+        self.settle_link(index);
+    }
+
+    fn settle_link(&mut self, index: usize) {
+        let entry = &mut self.links.entries[index];
+        let owner = entry.owner(index);
+        if let Some(life) = &mut entry.life {
+            life.reconcile(owner, &mut self.ops);
+            if life.is_over() {
+                entry.life = None;
+                entry.in_flight = (0, 0);
+            }
+        }
+    }
+
+    /// Tells every backend that this gateway drains.
+    pub(super) fn announce_drain(&mut self) {
+        for entry in &mut self.links.entries {
+            entry.link.go_away("the gateway drains");
+        }
+    }
+
+    /// Ends every link for good.
+    pub(super) fn end_links(&mut self) {
+        for index in 0..self.links.entries.len() {
+            self.fail_link(index, &Failure::Disconnected);
+        }
+    }
+}
+
+impl<R: Ring> Worker<R> {
+    pub(super) fn complete_link(&mut self, key: OpKey, outcome: Outcome, more: bool) {
+        let index = (key.owner.slot - LINK_SLOT_BASE) as usize;
+        let current = self.core.links.entries.get(index).map(|entry| entry.owner(index));
+        if current != Some(key.owner) {
+            return self.complete_stale(outcome);
+        }
+        match outcome {
+            Outcome::Connected(socket) => {
+                self.core.links.entries[index].connecting = false;
+                self.core.link_connected(index, socket);
+            }
+            Outcome::Failed(failure) if key.kind == OpKind::Connect => {
+                self.core.links.entries[index].connecting = false;
+                self.core.fail_link(index, &Failure::Connect(describe(failure)));
+            }
+            // The cancellation of a connect, too; there is no socket then.
+            Outcome::CancelDone if self.core.links.entries[index].life.is_none() => {}
+            outcome => self.complete_link_socket(index, outcome, more),
+        }
+    }
+
+    fn complete_link_socket(&mut self, index: usize, outcome: Outcome, more: bool) {
+        let core = &mut self.core;
+        let Some(life) = &mut core.links.entries[index].life else {
+            return self.complete_stale(outcome);
+        };
+        match outcome {
+            Outcome::Received(buffer) => {
+                life.received(more);
+                self.link_buffer(index, buffer);
+            }
+            Outcome::EndOfStream => {
+                let end = life.stream_ended();
+                core.link_receive_ended(index, end);
+            }
+            Outcome::Failed(failure) => {
+                let end = life.receive_failed(failure);
+                core.link_receive_ended(index, end);
+            }
+            Outcome::Sent { slot, result } => {
+                life.sent();
+                self.link_sent(index, slot, result);
+            }
+            Outcome::CancelDone => life.cancel_done(),
+            Outcome::Closed => life.closed(),
+            Outcome::Readable | Outcome::Accepted { .. } | Outcome::Connected(_) => {
+                unreachable!("links are read by multishot receives")
+            }
+        }
+        self.core.settle_link(index);
+    }
+
+    fn link_buffer(&mut self, index: usize, buffer: ReceivedBuffer) {
+        if !self.core.links.entries[index].link.is_down() {
+            self.core.link_input(index, self.ring.received(&buffer));
+        }
+        self.ring.give_back(buffer);
+    }
+
+    fn link_sent(&mut self, index: usize, slot: SendSlot, result: Result<u32, RingFailure>) {
+        let core = &mut self.core;
+        let entry = &mut core.links.entries[index];
+        let owner = entry.owner(index);
+        let (start, end) = entry.in_flight;
+        let Some(life) = &mut entry.life else { unreachable!("the caller found the socket") };
+        match result {
+            Ok(count) if start + count < end && !life.is_ending() => {
+                entry.in_flight = (start + count, end);
+                life.send(owner, slot, start + count, end, &mut core.ops);
+            }
+            Ok(_) => self.ring.release(slot),
+            Err(failure) => {
+                self.ring.release(slot);
+                if failure != RingFailure::Cancelled {
+                    core.fail_link(index, &Failure::Disconnected);
+                }
+            }
+        }
+    }
+
+    /// Fills one send for every link that has output and none in flight.
+    pub(super) fn flush_links(&mut self) {
+        let Core { links, ops, counters, .. } = &mut self.core;
+        for (index, entry) in links.entries.iter_mut().enumerate() {
+            let owner = entry.owner(index);
+            let Some(life) = &mut entry.life else { continue };
+            if life.is_sending() || life.is_ending() || entry.link.output().is_empty() {
+                continue;
+            }
+            let Some(slot) = self.ring.send_slot(BufferGroup::Link) else {
+                counters.increment(Metric::SendStarved);
+                return;
+            };
+            let bytes = self.ring.slot_bytes(&slot);
+            let output = entry.link.output();
+            let count = output.len().min(bytes.len());
+            bytes[..count].copy_from_slice(&output[..count]);
+            entry.link.consume_output(count);
+            entry.in_flight = (0, count as u32);
+            life.send(owner, slot, 0, count as u32, ops);
+        }
+    }
+}
+
+fn describe(failure: RingFailure) -> String {
+    match failure {
+        RingFailure::Errno(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
+        RingFailure::Disconnected => "refused or reset; is the backend listening there?".into(),
+        RingFailure::Cancelled => "given up".into(),
+        RingFailure::Exhausted => "out of descriptors or memory".into(),
+        RingFailure::NoBuffers | RingFailure::NotFound => format!("{failure:?}"),
+    }
+}
