@@ -1,1 +1,81 @@
-//! (to be written)
+//! The proof that a client may pass: nothing reaches a backend without one.
+
+use crate::base::time::UnixTime;
+
+/// Who a client is, as verified. Only token verification (or a backend's verdict) in this layer
+/// can make one, so whoever holds one need not ask again. It has no `Debug`: claims are private.
+#[derive(Clone, Copy)]
+pub struct VerifiedIdentity<'a> {
+    subject: &'a str,
+    token_id: Option<&'a str>,
+    issued_at: Option<UnixTime>,
+    expires: Option<UnixTime>,
+    claims: &'a [u8],
+}
+
+impl<'a> VerifiedIdentity<'a> {
+    /// The identity of everybody on a route with `auth = "none"`: no subject, no claims, no end.
+    pub const fn anonymous() -> VerifiedIdentity<'static> {
+        VerifiedIdentity {
+            subject: "",
+            token_id: None,
+            issued_at: None,
+            expires: None,
+            claims: b"",
+        }
+    }
+
+    /// What a verified token says. Keep this out of reach of the layers above.
+    pub(in crate::protocol) const fn verified(
+        subject: &'a str,
+        token_id: Option<&'a str>,
+        issued_at: Option<UnixTime>,
+        expires: Option<UnixTime>,
+        claims: &'a [u8],
+    ) -> Self {
+        VerifiedIdentity { subject, token_id, issued_at, expires, claims }
+    }
+
+    /// Whom the token is about (RFC 7519 §4.1.2); empty for anonymous clients and for
+    /// tokens without `sub`.
+    pub const fn subject(&self) -> &'a str {
+        self.subject
+    }
+
+    /// The token's own id (RFC 7519 §4.1.7), by which it can be revoked.
+    pub const fn token_id(&self) -> Option<&'a str> {
+        self.token_id
+    }
+
+    /// When the token was made.
+    pub const fn issued_at(&self) -> Option<UnixTime> {
+        self.issued_at
+    }
+
+    /// When the token ends, without leeway; `None` never ends.
+    pub const fn expires(&self) -> Option<UnixTime> {
+        self.expires
+    }
+
+    /// The claims as signed: JSON, or empty for anonymous clients.
+    pub const fn claims(&self) -> &'a [u8] {
+        self.claims
+    }
+
+    /// Whether nobody vouched for this client: verified claims are never empty.
+    pub const fn is_anonymous(&self) -> bool {
+        self.claims.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anonymous_has_nothing() {
+        let nobody = VerifiedIdentity::anonymous();
+        assert!(nobody.is_anonymous() && nobody.claims().is_empty());
+        assert_eq!((nobody.token_id(), nobody.expires(), nobody.issued_at()), (None, None, None));
+    }
+}

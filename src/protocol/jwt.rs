@@ -1,4 +1,500 @@
-//! JWT.
+//! JSON Web Tokens with an HMAC (RFC 7515, 7518 §3.2, 7519, 8725).
+//!
+//! Verification allocates nothing, whether it accepts or refuses, and spends the same work on an
+//! unknown key as on a known one. The algorithm belongs to the key, never to the token.
 
-/// Verifies tokens of one auth block.
-pub struct JwtVerifier {}
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit as _, Mac};
+use sha2::{Sha256, Sha384, Sha512};
+
+use crate::base::secret::Secret;
+use crate::base::time::UnixTime;
+use crate::protocol::base64url;
+use crate::protocol::cause::Cause;
+use crate::protocol::compact_json::{self, Object, Value};
+use crate::protocol::identity::VerifiedIdentity;
+
+/// Longest token, in bytes of text.
+pub const TOKEN_MAX: usize = 4096;
+
+/// Longest header, in decoded bytes.
+const HEADER_MAX: usize = 1024;
+
+/// Longest claims, in decoded bytes: what is left of [`TOKEN_MAX`].
+const CLAIMS_MAX: usize = TOKEN_MAX / 4 * 3;
+
+/// Longest subject and token id, in bytes of UTF-8.
+const NAME_MAX: usize = 256;
+
+/// Most members of a header: a forged one must not cost much.
+const HEADER_MEMBERS_MAX: usize = 16;
+
+/// Longest MAC, in bytes.
+const MAC_MAX: usize = 64;
+
+/// Shortest key, in bytes: 256 bits.
+pub const KEY_MIN: usize = 32;
+
+/// Most keys of one verifier: a token without `kid` is tried with all of them.
+pub const KEYS_MAX: usize = 16;
+
+/// Longest leeway between the clocks of issuer and gateway.
+pub const LEEWAY_MAX: Duration = Duration::from_secs(30);
+
+/// An HMAC algorithm of RFC 7518 §3.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// HMAC with SHA-256.
+    HS256,
+    /// HMAC with SHA-384.
+    HS384,
+    /// HMAC with SHA-512.
+    HS512,
+}
+
+impl Algorithm {
+    /// Every algorithm.
+    pub const ALL: [Algorithm; 3] = [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
+
+    /// The name in `alg`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Algorithm::HS256 => "HS256",
+            Algorithm::HS384 => "HS384",
+            Algorithm::HS512 => "HS512",
+        }
+    }
+
+    /// The algorithm of this name, in this case.
+    pub fn from_name(name: &str) -> Option<Algorithm> {
+        Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+}
+
+/// A key, the algorithm that it is for, and the `kid` by which tokens may name it.
+#[derive(Clone)]
+pub struct JwtKey {
+    /// The `kid`; a key without one verifies only tokens without one.
+    pub id: Option<String>,
+    /// The only algorithm for which the key is used.
+    pub algorithm: Algorithm,
+    /// At least [`KEY_MIN`] bytes.
+    pub secret: Secret,
+}
+
+/// What a token must say beside a valid MAC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwtOptions {
+    /// `iss` must be this.
+    pub issuer: Option<String>,
+    /// `aud` must be or contain this. Without it, tokens that carry an `aud` are refused: they
+    /// are for somebody else (RFC 7519 §4.1.3).
+    pub audience: Option<String>,
+    /// How far the clocks of issuer and gateway may differ, at most [`LEEWAY_MAX`].
+    pub leeway: Duration,
+    /// How far ahead `exp` may lie.
+    pub lifetime_max: Duration,
+}
+
+impl Default for JwtOptions {
+    fn default() -> Self {
+        JwtOptions {
+            issuer: None,
+            audience: None,
+            leeway: Duration::from_secs(10),
+            lifetime_max: Duration::from_secs(10 * 365 * 24 * 60 * 60),
+        }
+    }
+}
+
+/// Why a verifier cannot be made. The operator is to blame.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JwtSetupError {
+    /// No key.
+    #[error("at least one key is needed")]
+    NoKeys,
+    /// Too many keys.
+    #[error("at most {KEYS_MAX} keys are possible: remove those that were rotated out")]
+    TooManyKeys,
+    /// A key under [`KEY_MIN`] bytes; the index counts from 0.
+    #[error(
+        "key {index} has {length} bytes; at least {KEY_MIN} are needed: \
+             make one with `openssl rand 32`"
+    )]
+    ShortKey {
+        /// Which key.
+        index: usize,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// Two keys with one id.
+    #[error("two keys have the id \"{0}\"")]
+    RepeatedId(String),
+    /// An id that is empty.
+    #[error("the id of key {0} is empty: leave it out or name it")]
+    EmptyId(usize),
+    /// A leeway over [`LEEWAY_MAX`].
+    #[error("the leeway is over 30s: mend the clocks instead")]
+    LeewayTooLong,
+}
+
+/// Buffers that verification works in, made once per worker.
+pub struct TokenScratch {
+    header: Box<[u8]>,
+    claims: Box<[u8]>,
+    subject: Box<[u8]>,
+    token_id: Box<[u8]>,
+}
+
+impl Default for TokenScratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TokenScratch {
+    /// Allocates the buffers.
+    pub fn new() -> Self {
+        let buffer = |length: usize| vec![0; length].into_boxed_slice();
+        TokenScratch {
+            header: buffer(HEADER_MAX),
+            claims: buffer(CLAIMS_MAX),
+            subject: buffer(NAME_MAX),
+            token_id: buffer(NAME_MAX),
+        }
+    }
+}
+
+/// Verifies the tokens of one auth block. Immutable, shared by the workers.
+pub struct JwtVerifier {
+    keys: Vec<ReadyKey>,
+    /// Stand in for keys that are not there, in the order of [`Algorithm::ALL`].
+    dummies: [MacState; 3],
+    options: JwtOptions,
+}
+
+struct ReadyKey {
+    id: Option<String>,
+    algorithm: Algorithm,
+    state: MacState,
+}
+
+/// An HMAC that has taken in its key.
+#[allow(clippy::large_enum_variant, reason = "a few per process")]
+#[derive(Clone)]
+enum MacState {
+    Sha256(Hmac<Sha256>),
+    Sha384(Hmac<Sha384>),
+    Sha512(Hmac<Sha512>),
+}
+
+impl JwtVerifier {
+    /// Prepares the keys.
+    ///
+    /// # Errors
+    /// What is wrong with keys or options.
+    pub fn new(keys: Vec<JwtKey>, options: JwtOptions) -> Result<JwtVerifier, JwtSetupError> {
+        if keys.is_empty() {
+            return Err(JwtSetupError::NoKeys);
+        }
+        if keys.len() > KEYS_MAX {
+            return Err(JwtSetupError::TooManyKeys);
+        }
+        if options.leeway > LEEWAY_MAX {
+            return Err(JwtSetupError::LeewayTooLong);
+        }
+        let mut ready: Vec<ReadyKey> = Vec::with_capacity(keys.len());
+        for (index, key) in keys.iter().enumerate() {
+            let length = key.secret.len();
+            if length < KEY_MIN {
+                return Err(JwtSetupError::ShortKey { index, length });
+            }
+            if let Some(id) = &key.id {
+                if id.is_empty() {
+                    return Err(JwtSetupError::EmptyId(index));
+                }
+                if ready.iter().any(|other| other.id == key.id) {
+                    return Err(JwtSetupError::RepeatedId(id.clone()));
+                }
+            }
+            let state = MacState::new(key.algorithm, key.secret.expose());
+            ready.push(ReadyKey { id: key.id.clone(), algorithm: key.algorithm, state });
+        }
+        let dummies = Algorithm::ALL.map(|algorithm| MacState::new(algorithm, &[0; KEY_MIN]));
+        Ok(JwtVerifier { keys: ready, dummies, options })
+    }
+
+    /// Verifies one token. A token without `sub` gives an identity with an empty subject.
+    ///
+    /// # Errors
+    /// In this order: [`Cause::TokenMalformed`] when the token or its header cannot be read;
+    /// [`Cause::BadSignature`]; and only with a valid MAC `TokenMalformed` for the claims (no
+    /// `exp`, times that are no whole numbers, an `exp` beyond `lifetime_max`),
+    /// [`Cause::TokenForbidden`] for issuer and audience, [`Cause::TokenExpired`],
+    /// [`Cause::TokenNotYetValid`].
+    pub fn verify<'s>(
+        &self,
+        token: &[u8],
+        now: UnixTime,
+        scratch: &'s mut TokenScratch,
+    ) -> Result<VerifiedIdentity<'s>, Cause> {
+        let TokenScratch { header, claims, subject, token_id } = scratch;
+        let parts = Parts::split(token).ok_or(Cause::TokenMalformed)?;
+        let mut mac = [0; MAC_MAX];
+        let mac = base64url::decode(parts.mac, &mut mac).ok_or(Cause::TokenMalformed)?;
+        let claims = base64url::decode(parts.claims, claims).ok_or(Cause::TokenMalformed)?;
+        let header = base64url::decode(parts.header, header).ok_or(Cause::TokenMalformed)?;
+        if !self.is_signed(header, parts.signed, mac)? {
+            return Err(Cause::BadSignature);
+        }
+        let object = compact_json::object(claims, compact_json::MEMBERS_MAX)
+            .map_err(|_| Cause::TokenMalformed)?;
+        let read = Claims::read(object)?;
+        if read.expires > later(now, self.options.lifetime_max) {
+            return Err(Cause::TokenMalformed);
+        }
+        self.judge_parties(&read)?;
+        self.judge_times(&read, now)?;
+        let subject = match read.subject {
+            Some(name) => Some(unescape(name, subject)?).filter(|subject| !subject.is_empty()),
+            None => Some(""),
+        };
+        let token_id = read.token_id.map(|name| unescape(name, token_id)).transpose()?;
+        let subject = subject.ok_or(Cause::TokenMalformed)?;
+        Ok(VerifiedIdentity::verified(
+            subject,
+            token_id,
+            read.issued_at,
+            Some(read.expires),
+            claims,
+        ))
+    }
+
+    /// Whether one of the keys that the header permits made this MAC.
+    fn is_signed(&self, header: &[u8], signed: &[u8], mac: &[u8]) -> Result<bool, Cause> {
+        let object =
+            compact_json::object(header, HEADER_MEMBERS_MAX).map_err(|_| Cause::TokenMalformed)?;
+        let mut algorithm = None;
+        let mut key_id = None;
+        for (name, value) in object.members() {
+            if name.is("alg") {
+                let known = |value: &Value<'_>| {
+                    let text = value.string()?;
+                    Algorithm::ALL.into_iter().find(|algorithm| text.is(algorithm.name()))
+                };
+                algorithm = Some(known(&value).ok_or(Cause::TokenMalformed)?);
+            } else if name.is("kid") {
+                key_id = Some(value.string().ok_or(Cause::TokenMalformed)?);
+            } else if name.is("crit") || (name.is("typ") && value.string().is_none()) {
+                // RFC 7515 §4.1.11: no extension is understood here, so none may be critical.
+                return Err(Cause::TokenMalformed);
+            }
+        }
+        let algorithm = algorithm.ok_or(Cause::TokenMalformed)?;
+        let mut matched = false;
+        let mut computed = false;
+        for key in &self.keys {
+            let named = key_id.is_none_or(|id| key.id.as_deref().is_some_and(|ours| id.is(ours)));
+            if named && key.algorithm == algorithm {
+                matched |= key.state.matches(signed, mac);
+                computed = true;
+            }
+        }
+        if !computed {
+            // An unknown key must take as long as a wrong MAC.
+            let dummy = &self.dummies[algorithm as usize];
+            std::hint::black_box(dummy.matches(signed, mac));
+        }
+        Ok(matched)
+    }
+
+    fn judge_parties(&self, claims: &Claims<'_>) -> Result<(), Cause> {
+        let issuer_ok = match (&self.options.issuer, claims.issuer) {
+            (None, _) => true,
+            (Some(ours), Some(theirs)) => theirs.string().is_some_and(|text| text.is(ours)),
+            (Some(_), None) => false,
+        };
+        let audience_ok = match (&self.options.audience, claims.audience) {
+            (None, None) => true,
+            (Some(ours), Some(Value::String(theirs))) => theirs.is(ours),
+            (Some(ours), Some(Value::Array(theirs))) => {
+                theirs.elements().any(|element| element.string().is_some_and(|text| text.is(ours)))
+            }
+            _ => false,
+        };
+        if issuer_ok && audience_ok { Ok(()) } else { Err(Cause::TokenForbidden) }
+    }
+
+    fn judge_times(&self, claims: &Claims<'_>, now: UnixTime) -> Result<(), Cause> {
+        let leeway = self.options.leeway;
+        if now >= later(claims.expires, leeway) {
+            return Err(Cause::TokenExpired);
+        }
+        let latest = later(now, leeway);
+        let begins = claims.not_before.max(claims.issued_at);
+        if begins.is_some_and(|begin| begin > latest) {
+            return Err(Cause::TokenNotYetValid);
+        }
+        Ok(())
+    }
+}
+
+/// Makes a token: for the command line, the demo and tests.
+pub fn mint(key: &JwtKey, claims_json: &[u8]) -> String {
+    let id = key.id.as_ref().map(|id| format!(",\"kid\":{}", serde_json::Value::from(id.as_str())));
+    let header =
+        format!(r#"{{"alg":"{}","typ":"JWT"{}}}"#, key.algorithm.name(), id.unwrap_or_default());
+    let mut token = Vec::new();
+    base64url::encode(header.as_bytes(), &mut token);
+    token.push(b'.');
+    base64url::encode(claims_json, &mut token);
+    let mut mac = [0; MAC_MAX];
+    let mac = MacState::new(key.algorithm, key.secret.expose()).compute(&token, &mut mac);
+    token.push(b'.');
+    base64url::encode(mac, &mut token);
+    token.into_iter().map(char::from).collect()
+}
+
+/// What a token says of itself, with no key asked. Never decide on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// The header, as written.
+    pub unverified_header: String,
+    /// The claims, as written.
+    pub unverified_claims: String,
+    /// Length of the MAC in bytes.
+    pub mac_length: usize,
+}
+
+/// Takes a token apart for a person to look at.
+///
+/// # Errors
+/// [`Cause::TokenMalformed`] when it is not three parts of base64url, the first two JSON objects
+/// without repeated members.
+pub fn inspect(token: &[u8]) -> Result<Inspection, Cause> {
+    let parts = Parts::split(token).ok_or(Cause::TokenMalformed)?;
+    let json = |part: &[u8]| {
+        let mut buffer = [0; CLAIMS_MAX];
+        let text = base64url::decode(part, &mut buffer)?;
+        compact_json::object(text, compact_json::MEMBERS_MAX).ok()?;
+        str::from_utf8(text).ok().map(str::to_owned)
+    };
+    let mut mac = [0; CLAIMS_MAX];
+    let mac = base64url::decode(parts.mac, &mut mac).ok_or(Cause::TokenMalformed)?;
+    Ok(Inspection {
+        unverified_header: json(parts.header).ok_or(Cause::TokenMalformed)?,
+        unverified_claims: json(parts.claims).ok_or(Cause::TokenMalformed)?,
+        mac_length: mac.len(),
+    })
+}
+
+/// The compact serialization (RFC 7515 §7.1).
+struct Parts<'t> {
+    /// Header and claims with the dot between them: what the MAC covers.
+    signed: &'t [u8],
+    header: &'t [u8],
+    claims: &'t [u8],
+    mac: &'t [u8],
+}
+
+impl<'t> Parts<'t> {
+    fn split(token: &'t [u8]) -> Option<Self> {
+        if token.len() > TOKEN_MAX {
+            return None;
+        }
+        let mut parts = token.split(|&b| b == b'.');
+        let (header, claims, mac) = (parts.next()?, parts.next()?, parts.next()?);
+        let signed = &token[..header.len() + 1 + claims.len()];
+        parts.next().is_none().then_some(Parts { signed, header, claims, mac })
+    }
+}
+
+/// The registered claims (RFC 7519 §4.1), shapes checked.
+struct Claims<'t> {
+    issuer: Option<Value<'t>>,
+    audience: Option<Value<'t>>,
+    subject: Option<compact_json::JsonString<'t>>,
+    token_id: Option<compact_json::JsonString<'t>>,
+    expires: UnixTime,
+    not_before: Option<UnixTime>,
+    issued_at: Option<UnixTime>,
+}
+
+impl<'t> Claims<'t> {
+    fn read(object: Object<'t>) -> Result<Self, Cause> {
+        let find = |name: &str| object.member(name).map_err(|_| Cause::TokenMalformed);
+        let time = |name: &str| {
+            let seconds = |value: Value<'_>| value.whole_number().ok_or(Cause::TokenMalformed);
+            let found = find(name)?.map(seconds).transpose()?;
+            Ok(found.map(UnixTime::from_seconds))
+        };
+        let text = |name: &str| {
+            let string = |value: Value<'t>| value.string().ok_or(Cause::TokenMalformed);
+            find(name)?.map(string).transpose()
+        };
+        Ok(Claims {
+            issuer: find("iss")?,
+            audience: find("aud")?,
+            subject: text("sub")?,
+            token_id: text("jti")?,
+            expires: time("exp")?.ok_or(Cause::TokenMalformed)?,
+            not_before: time("nbf")?,
+            issued_at: time("iat")?,
+        })
+    }
+}
+
+impl MacState {
+    fn new(algorithm: Algorithm, key: &[u8]) -> Self {
+        let any_length = "HMAC takes keys of any length";
+        match algorithm {
+            Algorithm::HS256 => Self::Sha256(Hmac::new_from_slice(key).expect(any_length)),
+            Algorithm::HS384 => Self::Sha384(Hmac::new_from_slice(key).expect(any_length)),
+            Algorithm::HS512 => Self::Sha512(Hmac::new_from_slice(key).expect(any_length)),
+        }
+    }
+
+    /// Whether `mac` is the MAC of `text`, of exactly full length, in constant time.
+    fn matches(&self, text: &[u8], mac: &[u8]) -> bool {
+        fn check<M: Mac + Clone>(state: &M, text: &[u8], mac: &[u8]) -> bool {
+            state.clone().chain_update(text).verify_slice(mac).is_ok()
+        }
+        match self {
+            MacState::Sha256(state) => check(state, text, mac),
+            MacState::Sha384(state) => check(state, text, mac),
+            MacState::Sha512(state) => check(state, text, mac),
+        }
+    }
+
+    fn compute<'o>(self, text: &[u8], out: &'o mut [u8; MAC_MAX]) -> &'o [u8] {
+        fn finish<'o, M: Mac>(state: M, text: &[u8], out: &'o mut [u8]) -> &'o [u8] {
+            let mac = state.chain_update(text).finalize().into_bytes();
+            let out = &mut out[..mac.len()];
+            out.copy_from_slice(&mac);
+            out
+        }
+        match self {
+            MacState::Sha256(state) => finish(state, text, out),
+            MacState::Sha384(state) => finish(state, text, out),
+            MacState::Sha512(state) => finish(state, text, out),
+        }
+    }
+}
+
+fn later(time: UnixTime, by: Duration) -> UnixTime {
+    let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+    UnixTime::from_millis(time.as_millis().saturating_add(millis))
+}
+
+/// A name of at most [`NAME_MAX`] bytes.
+fn unescape<'s>(
+    name: compact_json::JsonString<'s>,
+    scratch: &'s mut [u8],
+) -> Result<&'s str, Cause> {
+    let name = name.unescape(scratch).map_err(|_| Cause::TokenMalformed)?;
+    if name.len() <= NAME_MAX { Ok(name) } else { Err(Cause::TokenMalformed) }
+}

@@ -1,0 +1,355 @@
+use super::*;
+
+const NOW: u64 = 1_700_000_000;
+
+fn key(id: Option<&str>, algorithm: Algorithm, fill: u8) -> JwtKey {
+    let secret = Secret::new(vec![fill; 32]);
+    JwtKey { id: id.map(str::to_owned), algorithm, secret }
+}
+
+fn keys() -> Vec<JwtKey> {
+    vec![
+        key(Some("k1"), Algorithm::HS256, 1),
+        key(Some("k2"), Algorithm::HS256, 2),
+        key(Some("k3"), Algorithm::HS384, 3),
+        key(Some("k5"), Algorithm::HS512, 5),
+        key(None, Algorithm::HS256, 6),
+    ]
+}
+
+fn verifier(options: JwtOptions) -> JwtVerifier {
+    JwtVerifier::new(keys(), options).unwrap()
+}
+
+fn plain() -> JwtVerifier {
+    verifier(JwtOptions { leeway: Duration::ZERO, ..JwtOptions::default() })
+}
+
+/// `Ok` is `subject/token id/expires`.
+fn verdict(verifier: &JwtVerifier, token: &str) -> Result<String, Cause> {
+    verdict_at(verifier, token, UnixTime::from_seconds(NOW))
+}
+
+fn verdict_at(verifier: &JwtVerifier, token: &str, now: UnixTime) -> Result<String, Cause> {
+    let mut scratch = TokenScratch::new();
+    verifier.verify(token.as_bytes(), now, &mut scratch).map(|identity| {
+        assert!(!identity.is_anonymous());
+        let expires = identity.expires().map(UnixTime::as_seconds);
+        format!("{}/{:?}/{expires:?}", identity.subject(), identity.token_id())
+    })
+}
+
+fn base64(text: &[u8]) -> String {
+    let mut out = Vec::new();
+    base64url::encode(text, &mut out);
+    String::from_utf8(out).unwrap()
+}
+
+/// A token with any header and claims, signed with the key that has `fill`.
+fn forge(algorithm: Algorithm, fill: u8, header: &str, claims: &[u8]) -> String {
+    let signed = format!("{}.{}", base64(header.as_bytes()), base64(claims));
+    let mut mac = [0; MAC_MAX];
+    let mac = MacState::new(algorithm, &[fill; 32]).compute(signed.as_bytes(), &mut mac);
+    format!("{signed}.{}", base64(mac))
+}
+
+#[test]
+fn rfc_7515_a_1_is_accepted_in_its_time() {
+    let mut secret = [0; 64];
+    let text =
+        b"AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";
+    base64url::decode(text, &mut secret).unwrap();
+    let secret = Secret::new(secret.to_vec());
+    let key = JwtKey { id: None, algorithm: Algorithm::HS256, secret };
+    let options = JwtOptions { issuer: Some("joe".into()), ..JwtOptions::default() };
+    let verifier = JwtVerifier::new(vec![key], options).unwrap();
+    let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODA\
+        sDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+    let at = |seconds| verdict_at(&verifier, token, UnixTime::from_seconds(seconds));
+    assert_eq!(at(1_300_819_379), Ok("/None/Some(1300819380)".into()));
+    assert_eq!(at(1_300_819_389), Ok("/None/Some(1300819380)".into()));
+    assert_eq!(at(1_300_819_390), Err(Cause::TokenExpired));
+    assert_eq!(verdict(&plain(), token), Err(Cause::BadSignature));
+}
+
+#[test]
+fn minted_tokens_are_accepted_and_can_be_inspected() {
+    let claims = br#"{"sub":"u\u002d1","jti":"t-1","iat":1699999999,"exp":1700000001}"#;
+    for key in keys() {
+        let token = mint(&key, claims);
+        let expected = Ok("u-1/Some(\"t-1\")/Some(1700000001)".into());
+        assert_eq!(verdict(&plain(), &token), expected, "{token}");
+        let inspection = inspect(token.as_bytes()).unwrap();
+        assert_eq!(inspection.unverified_claims.as_bytes(), claims);
+        assert!(inspection.unverified_header.contains(key.algorithm.name()));
+        let lengths = [32, 48, 64];
+        assert_eq!(inspection.mac_length, lengths[key.algorithm as usize]);
+        // Each character counts, and each may be changed by an attacker.
+        for at in 0..token.len() {
+            let mut bytes = token.clone().into_bytes();
+            bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+            let mut scratch = TokenScratch::new();
+            let now = UnixTime::from_seconds(NOW);
+            assert!(plain().verify(&bytes, now, &mut scratch).is_err(), "{at}");
+        }
+        for end in 0..token.len() {
+            assert!(verdict(&plain(), &token[..end]).is_err(), "{end}");
+        }
+    }
+    let odd = JwtKey { id: Some("a\"\\\u{e9}".into()), ..keys().remove(0) };
+    let token = mint(&odd, claims);
+    let verifier = JwtVerifier::new(vec![odd], JwtOptions::default()).unwrap();
+    assert!(verdict(&verifier, &token).is_ok());
+    assert_eq!(inspect(b"a.b"), Err(Cause::TokenMalformed));
+    assert_eq!(inspect(b"e30.W10.AA"), Err(Cause::TokenMalformed));
+    assert_eq!(inspect(b"e30.e30.").map(|seen| seen.mac_length), Ok(0));
+}
+
+#[test]
+fn headers_are_judged_exactly() {
+    const GOOD: Result<&str, Cause> = Ok("u/None/Some(1700000001)");
+    const BAD_KEY: Result<&str, Cause> = Err(Cause::BadSignature);
+    const MALFORMED: Result<&str, Cause> = Err(Cause::TokenMalformed);
+    use Algorithm::{HS256, HS384, HS512};
+    let table: &[(Algorithm, u8, &str, Result<&str, Cause>)] = &[
+        (HS256, 1, r#"{"alg":"HS256"}"#, GOOD),
+        (HS256, 2, r#"{"alg":"HS256"}"#, GOOD),
+        (HS256, 6, r#"{"alg":"HS256"}"#, GOOD),
+        (HS256, 2, r#"{"alg":"HS256","kid":"k2"}"#, GOOD),
+        (HS256, 2, r#"{"typ":"JWT","\u0061lg":"HS\u003256","kid":"k\u0032"}"#, GOOD),
+        (HS256, 1, r#"{"alg":"HS256","jku":"https://evil.example","jwk":{"kty":"oct"}}"#, GOOD),
+        (HS384, 3, r#"{"alg":"HS384","kid":"k3"}"#, GOOD),
+        (HS512, 5, r#"{"alg":"HS512"}"#, GOOD),
+        (HS256, 9, r#"{"alg":"HS256"}"#, BAD_KEY),
+        (HS256, 0, r#"{"alg":"HS256"}"#, BAD_KEY),
+        (HS256, 0, r#"{"alg":"HS256","kid":"unknown"}"#, BAD_KEY),
+        (HS256, 1, r#"{"alg":"HS256","kid":"unknown"}"#, BAD_KEY),
+        (HS256, 1, r#"{"alg":"HS256","kid":"k2"}"#, BAD_KEY),
+        (HS256, 6, r#"{"alg":"HS256","kid":""}"#, BAD_KEY),
+        (HS256, 1, r#"{"alg":"HS256","kid":"K1"}"#, BAD_KEY),
+        (HS256, 1, r#"{"alg":"HS256","kid":"../k1"}"#, BAD_KEY),
+        // The key's own algorithm alone is used with it.
+        (HS256, 3, r#"{"alg":"HS256","kid":"k3"}"#, BAD_KEY),
+        (HS512, 1, r#"{"alg":"HS512","kid":"k1"}"#, BAD_KEY),
+        (HS384, 3, r#"{"alg":"HS512","kid":"k3"}"#, BAD_KEY),
+        (HS256, 3, r#"{"alg":"HS384","kid":"k3"}"#, BAD_KEY),
+        (HS256, 1, r#"{"alg":"none"}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"None"}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"hs256"}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"RS256"}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"ES256"}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":""}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":null}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":["HS256"]}"#, MALFORMED),
+        (HS256, 1, r#"{"Alg":"HS256"}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"HS256","alg":"HS256"}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"none","\u0061lg":"HS256"}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"HS256","kid":"k1","kid":"k2"}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"HS256","kid":1}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"HS256","kid":null}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"HS256","typ":1}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"HS256","crit":["exp"]}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"HS256","crit":[]}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"HS256","b64":false,"crit":["b64"]}"#, MALFORMED),
+        (HS256, 1, r#"{"alg":"HS256"} "x""#, MALFORMED),
+        (HS256, 1, r#"["alg","HS256"]"#, MALFORMED),
+        (HS256, 1, r#"{"kid":"k1"}"#, MALFORMED),
+        (HS256, 1, "{}", MALFORMED),
+        (HS256, 1, "", MALFORMED),
+        (HS256, 1, "HS256", MALFORMED),
+    ];
+    let claims = br#"{"sub":"u","exp":1700000001}"#;
+    for (algorithm, fill, header, expected) in table {
+        let token = forge(*algorithm, *fill, header, claims);
+        let expected = expected.map(str::to_owned);
+        assert_eq!(verdict(&plain(), &token), expected, "{header}");
+    }
+    let wide: String = (0..16).map(|n| format!(r#","x{n}":0"#)).collect();
+    let wide = format!(r#"{{"alg":"HS256"{wide}}}"#);
+    assert_eq!(verdict(&plain(), &forge(HS256, 1, &wide, claims)), Err(Cause::TokenMalformed));
+    let long = format!(r#"{{"alg":"HS256","x":"{}"}}"#, "x".repeat(HEADER_MAX));
+    assert_eq!(verdict(&plain(), &forge(HS256, 1, &long, claims)), Err(Cause::TokenMalformed));
+}
+
+#[test]
+fn claims_are_judged_exactly_and_only_after_the_mac() {
+    const MALFORMED: Result<&str, Cause> = Err(Cause::TokenMalformed);
+    let long_name = format!(r#"{{"sub":"{}","exp":1700000001}}"#, "u".repeat(257));
+    let escaped = format!(r#"{{"jti":"{}","exp":1700000001}}"#, "\\u00e9".repeat(129));
+    let table: &[(&[u8], Result<&str, Cause>)] = &[
+        (br#"{"sub":"u","exp":1700000001}"#, Ok("u/None/Some(1700000001)")),
+        (br#"{"exp":1700000001}"#, Ok("/None/Some(1700000001)")),
+        (br#"{"exp":1700000001,"jti":""}"#, Ok("/Some(\"\")/Some(1700000001)")),
+        (
+            br#"{"sub":"u","exp":1700000001,"nbf":1700000000,"iat":1700000000}"#,
+            Ok("u/None/Some(1700000001)"),
+        ),
+        (br#"{"sub":"u","exp":1700000001,"iss":"anyone"}"#, Ok("u/None/Some(1700000001)")),
+        (br#"{"sub":"u","exp":2015360000}"#, Ok("u/None/Some(2015360000)")),
+        (br#"{"sub":"u","exp":1700000000}"#, Err(Cause::TokenExpired)),
+        (br#"{"sub":"u","exp":0}"#, Err(Cause::TokenExpired)),
+        (br#"{"sub":"u","exp":1700000001,"nbf":1700000001}"#, Err(Cause::TokenNotYetValid)),
+        (br#"{"sub":"u","exp":1700000001,"iat":1700000001}"#, Err(Cause::TokenNotYetValid)),
+        (br#"{"sub":"u","exp":1,"nbf":1700000001}"#, Err(Cause::TokenExpired)),
+        (br#"{"sub":"u","exp":1700000001,"aud":"app"}"#, Err(Cause::TokenForbidden)),
+        (br#"{"sub":"u","exp":1,"aud":"app"}"#, Err(Cause::TokenForbidden)),
+        (br#"{"sub":"u"}"#, MALFORMED),
+        (br#"{"sub":"u","exp":null}"#, MALFORMED),
+        (br#"{"sub":"u","exp":"1700000001"}"#, MALFORMED),
+        (br#"{"sub":"u","exp":1700000001.0}"#, MALFORMED),
+        (br#"{"sub":"u","exp":1.700000001e9}"#, MALFORMED),
+        (br#"{"sub":"u","exp":17e8}"#, MALFORMED),
+        (br#"{"sub":"u","exp":-1}"#, MALFORMED),
+        (br#"{"sub":"u","exp":true}"#, MALFORMED),
+        (br#"{"sub":"u","exp":[1700000001]}"#, MALFORMED),
+        (br#"{"sub":"u","exp":2015360001}"#, MALFORMED),
+        (br#"{"sub":"u","exp":9007199254740992}"#, MALFORMED),
+        (br#"{"sub":"u","exp":18446744073709551617}"#, MALFORMED),
+        (br#"{"sub":"u","exp":1,"exp":1700000001}"#, MALFORMED),
+        (br#"{"sub":"u","exp":1,"\u0065xp":1700000001}"#, MALFORMED),
+        (br#"{"sub":"u","sub":"v","exp":1700000001}"#, MALFORMED),
+        (br#"{"sub":"u","exp":1700000001,"nbf":"0"}"#, MALFORMED),
+        (br#"{"sub":"u","exp":1700000001,"iat":0.5}"#, MALFORMED),
+        (br#"{"sub":"","exp":1700000001}"#, MALFORMED),
+        (br#"{"sub":1,"exp":1700000001}"#, MALFORMED),
+        (br#"{"sub":null,"exp":1700000001}"#, MALFORMED),
+        (br#"{"sub":"u","jti":1,"exp":1700000001}"#, MALFORMED),
+        (br#"{"sub":"\ud800","exp":1700000001}"#, MALFORMED),
+        (b"{\"sub\":\"\xff\",\"exp\":1700000001}", MALFORMED),
+        (br#"{"sub":"u","exp":1700000001}x"#, MALFORMED),
+        (br#"{"sub":"u","exp":1700000001"#, MALFORMED),
+        (br#"[{"exp":1700000001}]"#, MALFORMED),
+        (b"", MALFORMED),
+        (long_name.as_bytes(), MALFORMED),
+        (escaped.as_bytes(), MALFORMED),
+    ];
+    for (claims, expected) in table {
+        let header = r#"{"alg":"HS256","kid":"k1"}"#;
+        let shown = claims.escape_ascii();
+        let expected = expected.map(str::to_owned);
+        assert_eq!(
+            verdict(&plain(), &forge(Algorithm::HS256, 1, header, claims)),
+            expected,
+            "{shown}"
+        );
+        let forged = forge(Algorithm::HS256, 9, header, claims);
+        assert_eq!(verdict(&plain(), &forged), Err(Cause::BadSignature), "{shown}");
+    }
+}
+
+#[test]
+fn token_texts_are_judged_exactly() {
+    let token = mint(&keys()[0], br#"{"sub":"u","exp":1700000001}"#);
+    let (signed, mac) = token.rsplit_once('.').unwrap();
+    let (header, claims) = signed.split_once('.').unwrap();
+    // 32 bytes are 43 characters, the last of which has two spare bits.
+    let last = token.as_bytes()[token.len() - 1];
+    let spare = &token[..token.len() - 1];
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let position = alphabet.iter().position(|&b| b == last).unwrap();
+    assert_eq!(position % 4, 0);
+    let none = base64(br#"{"alg":"none"}"#);
+    let short_mac = base64(&[0; 31]);
+    let long_mac = base64(&[0; 33]);
+    let too_long_mac = base64(&[0; 65]);
+    let table: &[(String, Cause)] = &[
+        (String::new(), Cause::TokenMalformed),
+        ("..".into(), Cause::TokenMalformed),
+        (signed.into(), Cause::TokenMalformed),
+        (format!("{signed}."), Cause::BadSignature),
+        (format!("{none}.{claims}."), Cause::TokenMalformed),
+        (format!("{token}."), Cause::TokenMalformed),
+        (format!("{token}.{mac}"), Cause::TokenMalformed),
+        (format!(".{claims}.{mac}"), Cause::TokenMalformed),
+        (format!("{header}..{mac}"), Cause::BadSignature),
+        (format!("{token}="), Cause::TokenMalformed),
+        (format!("{token}\n"), Cause::TokenMalformed),
+        (format!(" {token}"), Cause::TokenMalformed),
+        (format!("Bearer {token}"), Cause::TokenMalformed),
+        (format!("{spare}{}", char::from(alphabet[position + 1])), Cause::TokenMalformed),
+        (format!("{signed}.{}", &mac[..42]), Cause::TokenMalformed),
+        (format!("{signed}.{}", &mac[..40]), Cause::BadSignature),
+        (format!("{signed}.{short_mac}"), Cause::BadSignature),
+        (format!("{signed}.{long_mac}"), Cause::BadSignature),
+        (format!("{token}AA"), Cause::TokenMalformed),
+        (format!("{signed}.{too_long_mac}"), Cause::TokenMalformed),
+        (format!("{signed}.{}", mac.to_uppercase()), Cause::BadSignature),
+        (format!("{signed}+.{mac}"), Cause::TokenMalformed),
+        ("a".repeat(TOKEN_MAX + 1), Cause::TokenMalformed),
+    ];
+    for (text, cause) in table {
+        // A truncated or cased MAC may have spare bits; either refusal is then right.
+        let got = verdict(&plain(), text).unwrap_err();
+        let either = text.contains(&mac.to_uppercase()) || text.ends_with(&mac[..42]);
+        assert!(got == *cause || (either && got != Cause::TokenExpired), "{text}: {got:?}");
+    }
+    let fill = |length: usize| {
+        let claims = format!(r#"{{"exp":1700000001,"x":"{}"}}"#, "x".repeat(length));
+        mint(&keys()[0], claims.as_bytes())
+    };
+    let largest = (0..CLAIMS_MAX).rev().find(|&length| fill(length).len() <= TOKEN_MAX).unwrap();
+    assert!(verdict(&plain(), &fill(largest)).is_ok());
+    assert_eq!(verdict(&plain(), &fill(largest + 1)), Err(Cause::TokenMalformed));
+}
+
+#[test]
+fn parties_and_leeway_are_honoured() {
+    let options = JwtOptions {
+        issuer: Some("issuer".into()),
+        audience: Some("app".into()),
+        leeway: Duration::from_secs(30),
+        lifetime_max: Duration::from_secs(3600),
+    };
+    let verifier = verifier(options);
+    let table: &[(&str, Result<(), Cause>)] = &[
+        (r#""iss":"issuer","aud":"app","exp":1700000001"#, Ok(())),
+        (r#""iss":"issuer","aud":["x","app"],"exp":1700000001"#, Ok(())),
+        (r#""iss":"iss\u0075er","aud":[1,null,"\u0061pp"],"exp":1700000001"#, Ok(())),
+        (r#""iss":"issuer","aud":"app","exp":1699999971"#, Ok(())),
+        (r#""iss":"issuer","aud":"app","exp":1699999970"#, Err(Cause::TokenExpired)),
+        (r#""iss":"issuer","aud":"app","exp":1700000001,"nbf":1700000030"#, Ok(())),
+        (
+            r#""iss":"issuer","aud":"app","exp":1700000040,"nbf":1700000031"#,
+            Err(Cause::TokenNotYetValid),
+        ),
+        (r#""iss":"issuer","aud":"app","exp":1700003600"#, Ok(())),
+        (r#""iss":"issuer","aud":"app","exp":1700003601"#, Err(Cause::TokenMalformed)),
+        (r#""iss":"Issuer","aud":"app","exp":1700000001"#, Err(Cause::TokenForbidden)),
+        (r#""iss":["issuer"],"aud":"app","exp":1700000001"#, Err(Cause::TokenForbidden)),
+        (r#""aud":"app","exp":1700000001"#, Err(Cause::TokenForbidden)),
+        (r#""iss":"issuer","exp":1700000001"#, Err(Cause::TokenForbidden)),
+        (r#""iss":"issuer","aud":[],"exp":1700000001"#, Err(Cause::TokenForbidden)),
+        (r#""iss":"issuer","aud":[["app"]],"exp":1700000001"#, Err(Cause::TokenForbidden)),
+        (r#""iss":"issuer","aud":{"app":"app"},"exp":1700000001"#, Err(Cause::TokenForbidden)),
+        (r#""iss":"issuer","aud":"app2","exp":1700000001"#, Err(Cause::TokenForbidden)),
+        (r#""iss":"issuer","aud":"ap","exp":1700000001"#, Err(Cause::TokenForbidden)),
+        (r#""iss":"issuer","aud":"","exp":1700000001"#, Err(Cause::TokenForbidden)),
+    ];
+    for (claims, expected) in table {
+        let token = mint(&keys()[0], format!("{{{claims}}}").as_bytes());
+        assert_eq!(verdict(&verifier, &token).map(|_| ()), *expected, "{claims}");
+    }
+}
+
+#[test]
+fn wrong_setups_are_named() {
+    let with = |keys: Vec<JwtKey>, leeway: u64| {
+        let leeway = Duration::from_secs(leeway);
+        JwtVerifier::new(keys, JwtOptions { leeway, ..JwtOptions::default() }).err()
+    };
+    let short = JwtKey { secret: Secret::new(vec![1; 31]), ..keys().remove(0) };
+    let many = (0..17).map(|_| key(None, Algorithm::HS256, 1)).collect();
+    assert_eq!(with(vec![], 0), Some(JwtSetupError::NoKeys));
+    assert_eq!(with(many, 0), Some(JwtSetupError::TooManyKeys));
+    assert_eq!(with(keys(), 31), Some(JwtSetupError::LeewayTooLong));
+    assert_eq!(with(keys(), 30), None);
+    let short_key = JwtSetupError::ShortKey { index: 1, length: 31 };
+    assert_eq!(with(vec![keys().remove(1), short], 0), Some(short_key));
+    let twice = vec![keys().remove(0), keys().remove(0)];
+    assert_eq!(with(twice, 0), Some(JwtSetupError::RepeatedId("k1".into())));
+    let empty = vec![key(Some(""), Algorithm::HS256, 1)];
+    assert_eq!(with(empty, 0), Some(JwtSetupError::EmptyId(0)));
+    for algorithm in Algorithm::ALL {
+        assert_eq!(Algorithm::from_name(algorithm.name()), Some(algorithm));
+    }
+}
