@@ -15,10 +15,9 @@ use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::http_upgrade::{self, HttpRefusal};
 use crate::protocol::websocket::{
-    self, Control, ControlPayload, Data, FrameLimits, FrameReader, HeaderBytes, MessageKind,
-    OpCode, Side,
+    self, ControlPayload, DataKind, FrameLimits, FrameReader, HeaderBytes, OpCode, Side,
 };
-use crate::settings::{MessageTypes, Route, Settings};
+use crate::settings::{Deadlines, MessageTypes, Route, Settings};
 
 use super::stage::{ClosedBy, Stage};
 use super::upgrade::PendingRequest;
@@ -38,7 +37,7 @@ pub enum Step {
         /// Where the piece is.
         range: Range<usize>,
         /// Text or binary.
-        kind: MessageKind,
+        kind: DataKind,
         /// The message begins with this piece.
         first: bool,
         /// The message ends with this piece.
@@ -113,6 +112,8 @@ pub struct Client {
     pub peer: Option<SocketAddr>,
 }
 
+/// What a client that used up every stage still gets to read its refusal.
+const REFUSED_GRACE: Duration = Duration::from_millis(100);
 /// `route` before a route is chosen.
 const NO_ROUTE: u16 = u16::MAX;
 
@@ -292,7 +293,7 @@ impl Client {
         if self.stage != Stage::Open {
             return;
         }
-        let code = if websocket::is_close_code(code) { code } else { 1000 };
+        let code = if websocket::is_sendable_close_code(code) { code } else { 1000 };
         self.write_close(code, reason, output);
         self.conclude(Cause::BackendClosed, ClosedBy::Backend, Some(code));
         self.enter(Stage::Closing, cx);
@@ -319,7 +320,7 @@ impl Client {
     /// when the client is no longer open. The link has seen to the order of the pieces.
     pub fn data_header(
         &mut self,
-        kind: MessageKind,
+        kind: DataKind,
         first: bool,
         last: bool,
         length: usize,
@@ -366,7 +367,7 @@ impl Client {
             Stage::TlsHandshake => self.stage_since + deadlines.tls_handshake,
             Stage::RequestHead => self.stage_since + deadlines.request_head,
             Stage::Authenticating => self.stage_since + deadlines.authenticate,
-            Stage::Refused => return self.stage_since + deadlines.linger,
+            Stage::Refused => return self.refused_until(deadlines),
             Stage::Closing if self.output_pending => {
                 return self.progressed + deadlines.write_stall;
             }
@@ -437,7 +438,7 @@ impl Client {
         } else {
             self.pinged = true;
             cx.counters.increment(Metric::PingsSent);
-            let header = websocket::write_header(true, OpCode::Control(Control::Ping), 0, None);
+            let header = websocket::write_header(true, OpCode::Ping, 0, None);
             output.answers.extend_from_slice(header.as_slice());
         }
     }
@@ -454,6 +455,7 @@ impl Client {
             Ok(found) => found,
             Err(error) => {
                 self.close(error.cause(), cx, output);
+                self.fail_connection();
                 return (input.len(), Step::Handled);
             }
         };
@@ -480,6 +482,20 @@ impl Client {
         (used, step)
     }
 
+    /// RFC 6455 §7.1.7: after a broken frame nothing more is read, not even a close, so FIN
+    /// follows our close frame at once.
+    pub(super) fn fail_connection(&mut self) {
+        self.disposition = Disposition::ShutdownWhenFlushed;
+    }
+
+    /// A refused client's last moment: a linger after its close frame, but never later than
+    /// all unauthenticated stages together may last.
+    fn refused_until(&self, deadlines: &Deadlines) -> Instant {
+        let stages = deadlines.tls_handshake + deadlines.request_head + deadlines.authenticate;
+        let last = self.accepted + stages + REFUSED_GRACE;
+        last.min(self.stage_since + deadlines.linger)
+    }
+
     /// RFC 6455 §5.5.1: a close is answered with a close, and then the server ends first.
     pub(super) fn closed_by_client(
         &mut self,
@@ -493,8 +509,7 @@ impl Client {
         match code {
             Some(code) => self.write_close(code, "", output),
             None => {
-                let header =
-                    websocket::write_header(true, OpCode::Control(Control::Close), 0, None);
+                let header = websocket::write_header(true, OpCode::Close, 0, None);
                 output.answers.extend_from_slice(header.as_slice());
             }
         }
@@ -566,8 +581,7 @@ impl Client {
     fn write_pong(&mut self, payload: &ControlPayload, output: &mut Output) {
         self.pong_unsent = true;
         let bytes = payload.as_slice();
-        let header =
-            websocket::write_header(true, OpCode::Control(Control::Pong), bytes.len() as u64, None);
+        let header = websocket::write_header(true, OpCode::Pong, bytes.len() as u64, None);
         output.answers.extend_from_slice(header.as_slice());
         output.answers.extend_from_slice(bytes);
     }
@@ -575,12 +589,7 @@ impl Client {
     pub(super) fn write_close(&mut self, code: u16, reason: &str, output: &mut Output) {
         let payload = websocket::close_payload(code, reason);
         let bytes = payload.as_slice();
-        let header = websocket::write_header(
-            true,
-            OpCode::Control(Control::Close),
-            bytes.len() as u64,
-            None,
-        );
+        let header = websocket::write_header(true, OpCode::Close, bytes.len() as u64, None);
         output.answers.extend_from_slice(header.as_slice());
         output.answers.extend_from_slice(bytes);
     }
@@ -596,8 +605,7 @@ impl Client {
         if answer.explain {
             let mut text = Vec::with_capacity(128);
             answer.write_explanation(&mut text);
-            let header =
-                websocket::write_header(true, OpCode::Data(Data::Text), text.len() as u64, None);
+            let header = websocket::write_header(true, OpCode::Text, text.len() as u64, None);
             output.answers.extend_from_slice(header.as_slice());
             output.answers.extend_from_slice(&text);
         }

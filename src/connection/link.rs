@@ -14,7 +14,7 @@ use crate::protocol::link::{
     Ping, Pong, Proof, ReceiveWindow, Refused, STRAY_FRAMES_MAX, SendCredit, SessionId, data_cost,
     data_flags, encode_data, features,
 };
-use crate::protocol::websocket::MessageKind;
+use crate::protocol::websocket::DataKind;
 use crate::settings::{Deadlines, Limits};
 
 /// What does not change over the life of a link entry.
@@ -40,7 +40,7 @@ pub enum Event<'a> {
         /// Whose session it is.
         client: Key,
         /// Text or binary.
-        kind: MessageKind,
+        kind: DataKind,
         /// The message begins here.
         first: bool,
         /// The message ends here.
@@ -370,14 +370,7 @@ impl Link {
     }
 
     /// Sends a piece of a client's message, within the [`allowance`](Self::allowance).
-    pub fn data(
-        &mut self,
-        id: SessionId,
-        kind: MessageKind,
-        first: bool,
-        last: bool,
-        piece: &[u8],
-    ) {
+    pub fn data(&mut self, id: SessionId, kind: DataKind, first: bool, last: bool, piece: &[u8]) {
         let Some(session) = self.sessions.entry_mut(id.into()) else {
             unreachable!("DATA for a session that is not open")
         };
@@ -387,7 +380,7 @@ impl Link {
         self.credit.spend(cost);
         let mut flags = 0;
         for (set, flag) in [
-            (kind == MessageKind::Text, data_flags::TEXT),
+            (kind == DataKind::Text, data_flags::TEXT),
             (first, data_flags::FIRST),
             (last, data_flags::FIN),
         ] {
@@ -559,7 +552,7 @@ impl Table<'_> {
         let text = flags & data_flags::TEXT != 0;
         Ok(Event::Data {
             client: session.client,
-            kind: if text { MessageKind::Text } else { MessageKind::Binary },
+            kind: if text { DataKind::Text } else { DataKind::Binary },
             first: flags & data_flags::FIRST != 0,
             last: flags & data_flags::FIN != 0,
             payload,

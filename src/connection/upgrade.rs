@@ -78,6 +78,7 @@ impl Client {
             Ok(found) => found,
             Err(error) => {
                 self.refuse_in_dialect(error.cause(), cx, output);
+                self.fail_connection();
                 return (input.len(), Step::Handled);
             }
         };

@@ -7,7 +7,7 @@ use crate::connection::link::{Due, Event, Failure, Identity, Link};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{Close, HANDSHAKE_FRAME_MAX, LinkReader, SessionId};
-use crate::protocol::websocket::MessageKind;
+use crate::protocol::websocket::DataKind;
 use crate::ring::{
     BufferGroup, EndpointAddress, Failure as RingFailure, Op, OpKey, OpKind, Outcome,
     ReceivedBuffer, Ring, SendSlot,
@@ -115,7 +115,7 @@ impl LinkTable {
         &mut self,
         link: u16,
         id: SessionId,
-        kind: MessageKind,
+        kind: DataKind,
         first: bool,
         last: bool,
         piece: &[u8],
@@ -332,7 +332,7 @@ impl Core {
     fn deliver(
         &mut self,
         client: Key,
-        kind: MessageKind,
+        kind: DataKind,
         (first, last): (bool, bool),
         payload: &[u8],
         cost: u32,

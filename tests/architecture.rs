@@ -1,0 +1,145 @@
+//! Keeps ARCHITECTURE.md true: which folder may import what, and where `unsafe` may stand.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Module → the modules of this crate that it may import.
+fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
+    let l0 = vec!["base"];
+    let l1 = [&l0[..], &["protocol"]].concat();
+    let l2 = [&l1[..], &["settings", "counters", "ring"]].concat();
+    let l3: Vec<_> = [&l2[..], &["connection"]].concat();
+    let l4 = [&l3[..], &["worker"]].concat();
+    let no_ring = |modules: &[&'static str]| -> Vec<&'static str> {
+        modules.iter().copied().filter(|module| *module != "ring").collect()
+    };
+    let all_but_sim = [&l4[..], &["linux", "server", "backend", "dev"]].concat();
+    BTreeMap::from([
+        ("base", l0.clone()),
+        ("protocol", l1.clone()),
+        // The endpoint's address type is the ring's, since the ring connects to it.
+        ("settings", l2.clone()),
+        ("counters", l1.clone()),
+        ("ring", l0.clone()),
+        ("connection", no_ring(&l3)),
+        ("worker", l4.clone()),
+        ("linux", vec!["base", "ring", "linux"]),
+        ("sim", [&l4[..], &["sim"]].concat()),
+        ("server", [&l4[..], &["linux", "server"]].concat()),
+        ("backend", [&l1[..], &["backend"]].concat()),
+        ("dev", all_but_sim.clone()),
+        ("main", all_but_sim.clone()),
+        ("cli", [&all_but_sim[..], &["cli"]].concat()),
+        ("lib", vec![]),
+    ])
+}
+
+#[test]
+fn modules_import_only_from_layers_below() {
+    let allowed = allowed();
+    let mut wrong = Vec::new();
+    for file in sources(Path::new("src")) {
+        let module = module_of(&file);
+        let allowed = allowed
+            .get(module.as_str())
+            .unwrap_or_else(|| panic!("{} belongs to no layer", file.display()));
+        for (number, line) in production_lines(&file) {
+            for imported in crate_paths(&line) {
+                if imported != module && !allowed.contains(&imported.as_str()) {
+                    wrong.push(format!("{}:{number}: {module} → {imported}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports against the layers:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn unsafe_stands_in_linux_only_and_says_why() {
+    let mut wrong = Vec::new();
+    for file in sources(Path::new("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            let word =
+                |w: &str| code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|x| x == w);
+            if !word("unsafe") {
+                continue;
+            }
+            let place = format!("{}:{}", file.display(), index + 1);
+            if module_of(&file) != "linux" {
+                wrong.push(format!("{place}: unsafe outside src/linux"));
+            }
+            let above = lines[index.saturating_sub(6)..=index].join("\n");
+            if !above.contains("SAFETY") && !above.contains("# Safety") {
+                wrong.push(format!("{place}: unsafe without a SAFETY comment"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_map_names_every_module() {
+    let map = fs::read_to_string("ARCHITECTURE.md").unwrap();
+    for module in allowed().keys().filter(|module| !["lib", "main", "cli"].contains(module)) {
+        assert!(map.contains(&format!("`{module}")), "ARCHITECTURE.md does not name `{module}`");
+    }
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// `src/worker/links.rs` → `worker`; `src/ring.rs` → `ring`.
+fn module_of(file: &Path) -> String {
+    let first = file.components().nth(1).unwrap().as_os_str().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// The lines before a file's tests, with their numbers; test files have none.
+fn production_lines(file: &Path) -> Vec<(usize, String)> {
+    let name = file.file_stem().unwrap().to_str().unwrap();
+    if name.ends_with("tests") || name == "testing" || name == "end_to_end" {
+        return Vec::new();
+    }
+    let text = fs::read_to_string(file).unwrap();
+    text.lines()
+        .enumerate()
+        .map(|(index, line)| (index + 1, line.to_owned()))
+        .scan(false, |in_tests, (number, line)| {
+            *in_tests |= line.trim() == "mod tests {";
+            Some((number, if *in_tests { String::new() } else { line }))
+        })
+        .collect()
+}
+
+/// The modules named by `crate::x` and `portcullis::x` in a line, comments left out.
+fn crate_paths(line: &str) -> Vec<String> {
+    let code = line.trim_start();
+    if code.starts_with("//") {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for prefix in ["crate::", "portcullis::"] {
+        for (index, _) in code.match_indices(prefix) {
+            let rest = &code[index + prefix.len()..];
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            if end > 0 {
+                found.push(rest[..end].to_owned());
+            }
+        }
+    }
+    found
+}
