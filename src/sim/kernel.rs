@@ -348,7 +348,7 @@ impl Kernel {
                     let port = 1024 + (conn % 60_000) as u16;
                     Some(SocketAddr::from((Ipv4Addr::new(10, 0, high, low), port)))
                 }
-                Party::Backend(_) => None,
+                Party::Backend(_) | Party::Test => None,
             };
             self.finish(net, id, Outcome::Accepted { socket: Socket(socket), peer });
         }

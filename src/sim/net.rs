@@ -46,6 +46,8 @@ pub enum Party {
     Client(usize),
     /// A backend, by index.
     Backend(usize),
+    /// A test, which reads and writes itself.
+    Test,
 }
 
 /// Something that will happen.

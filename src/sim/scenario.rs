@@ -252,7 +252,7 @@ fn head_carriers() -> Vec<Carrier> {
 fn auth(name: &str, key: &[u8], carriers: Vec<Carrier>) -> Auth {
     let key = JwtKey {
         id: None,
-        algorithm: Algorithm::Hs256,
+        algorithm: Algorithm::HS256,
         secret: Secret::new(key.to_vec()),
     };
     let verifier = JwtVerifier::new(vec![key], JwtOptions::default());

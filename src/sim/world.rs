@@ -169,6 +169,7 @@ impl World {
                 (Side::Remote, Party::Backend(index)) => {
                     self.backends[index].step(&mut self.net, Some(conn));
                 }
+                (Side::Remote, Party::Test) => {}
             }
         }
     }
@@ -191,6 +192,7 @@ impl World {
             Event::Knock(listener, conn) => self.kernel.knock(net, listener, conn),
             Event::Wake(Party::Client(index)) => self.clients[index].step(net, &self.tokens),
             Event::Wake(Party::Backend(index)) => self.backends[index].step(net, None),
+            Event::Wake(Party::Test) => {}
             Event::Mischief => self.mischief(),
             Event::Script => net.woken = true,
         }
