@@ -1,10 +1,20 @@
 //! The validated, immutable settings snapshot that every worker holds behind an `Arc`.
 //!
 //! `settings/raw.rs` is what the file says (serde, unknown keys refused); `settings/load.rs`
-//! turns it into [`Settings`] or a list of everything that is wrong with it.
+//! turns it into [`Settings`] or a list of everything that is wrong with it, by the table of
+//! `settings/keys.rs`; `settings/reload.rs` says which differences need a restart.
 
+mod backends;
+mod credentials;
+pub mod keys;
 pub mod load;
+pub mod problem;
 pub mod raw;
+pub mod reload;
+mod routes;
+mod shape;
+mod tls;
+pub mod units;
 
 use std::net::SocketAddr;
 use std::time::Duration;

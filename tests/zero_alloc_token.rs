@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use portcullis::base::secret::Secret;
 use portcullis::base::time::UnixTime;
+use portcullis::protocol::carrier::{self, Carrier, CarrierScratch};
 use portcullis::protocol::cause::Cause;
+use portcullis::protocol::http_upgrade::{HeadLimits, HeadScanner, NO_FIELDS, Request, parse};
 use portcullis::protocol::jwt::{self, Algorithm, JwtKey, JwtOptions, JwtVerifier, TokenScratch};
+use portcullis::protocol::origin::OriginPolicy;
 
 struct Counting;
 
@@ -116,5 +119,47 @@ fn verification_allocates_nothing() {
         });
         assert_eq!(got, *expected, "{name}");
         assert_eq!(count, 0, "{name}");
+    }
+}
+
+#[test]
+fn judging_a_request_allocates_nothing() {
+    let limits = HeadLimits::default();
+    let origins = ["https://app.example.com", "https://*.wild.example"].map(String::from);
+    let policy = OriginPolicy::parse_list(&origins).unwrap();
+    let carriers =
+        ["authorization", "subprotocol", "cookie:session", "header:x-token", "query:token"]
+            .map(|text| Carrier::parse(text).unwrap());
+    let start = "Host: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+        Origin: https://a.b.wild.example\r\n";
+    let table = [
+        ("/ws", "Authorization: Bearer abc\r\n", Ok(true)),
+        ("/ws", "Sec-WebSocket-Protocol: a, base64url.bearer.phx.YWJj\r\n", Ok(true)),
+        ("/ws", "Cookie: a=b; session=abc\r\n", Ok(true)),
+        ("/ws", "X-Token: abc\r\n", Ok(true)),
+        ("/ws?token=%61bc", "", Ok(true)),
+        ("/ws", "", Ok(false)),
+        ("/ws?token=a&token=b", "", Err(Cause::TokenMalformed)),
+        ("/ws", "Sec-WebSocket-Protocol: base64url.bearer.phx.Y\r\n", Err(Cause::TokenMalformed)),
+    ];
+    let mut scratch = CarrierScratch::new();
+    for (target, fields, expected) in table {
+        let head = format!("GET {target} HTTP/1.1\r\n{start}{fields}\r\n");
+        let mut got = None;
+        let count = allocations(|| {
+            let mut scanner = HeadScanner::default();
+            let end = scanner.push(head.as_bytes(), &limits);
+            assert_eq!(end, Ok(Some(head.len())));
+            let mut room = NO_FIELDS;
+            let Ok(Request::Upgrade(request)) = parse(head.as_bytes(), &mut room, &limits) else {
+                panic!("an upgrade")
+            };
+            assert!(policy.allows(request.origin().unwrap()));
+            let found = carrier::find(&carriers, &request, &mut scratch);
+            got = Some(found.map(|found| found.is_some_and(|found| found.token() == b"abc")));
+        });
+        assert_eq!(got, Some(expected), "{target} {fields}");
+        assert_eq!(count, 0, "{target} {fields}");
     }
 }

@@ -1,1 +1,392 @@
-//! (to be written)
+//! For authors of backends: accept authenticated WebSocket sessions from a gateway.
+//!
+//! A backend listens; every worker of a gateway dials it and carries all its clients over that
+//! one link. The author sees [`Session`]s: who the client is, its whole messages in order, and
+//! a way to answer. Fragments, credits, pings and dead links are handled here, on ordinary
+//! tokio, in one task per link.
+//!
+//! ```no_run
+//! use portcullis::backend::{Backend, Message};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut backend = Backend::bind("127.0.0.1:7000").await?;
+//! while let Some(mut session) = backend.accept().await {
+//!     tokio::spawn(async move {
+//!         let who = session.identity().subject.clone().unwrap_or_default();
+//!         while let Some(message) = session.next().await {
+//!             let answer = match message {
+//!                 Message::Text(text) => Message::text(format!("{who} said {text}")),
+//!                 binary => binary,
+//!             };
+//!             if session.send(answer).await.is_err() {
+//!                 break;
+//!             }
+//!         }
+//!     });
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Slow clients and slow backends
+//! A session whose task does not call [`Session::next`] stops its own client and no other: the
+//! client may have one window of bytes under way, then the gateway stops reading it.
+//! [`Session::send`] waits while the client does not read; for fan-out use
+//! [`SessionSender::try_send`], which says [`SendError::Full`] instead.
+//!
+//! # Memory
+//! One link holds at most `queue_max` + one link window of messages that wait for the author,
+//! `assembly_max` of unfinished messages, `send_queue_max` of bytes on their way to the
+//! gateway, and per session one message that waits for credit.
+
+pub mod echo;
+mod handler;
+mod link;
+mod message;
+mod session;
+mod state;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+
+pub use crate::base::secret::Secret;
+pub use crate::protocol::link::{Limits, SessionId};
+pub use handler::{Handler, SessionHandle};
+pub use message::{Ended, EndedBy, Identity, Message, MessageRef, SendError};
+pub use session::{Session, SessionSender};
+
+use crate::protocol::link::{KEY_MIN, RefusalCode};
+use link::{Registry, Sink};
+use stream::{Listener, Stream};
+
+/// Connections that may be in their handshake while all links are taken.
+const HANDSHAKES_SPARE: usize = 64;
+
+/// Why a backend cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is not understood.
+    #[error("'{address}' is no address: write HOST:PORT, as 127.0.0.1:7000, or unix:/path")]
+    Address {
+        /// What was given.
+        address: String,
+    },
+    /// The system refused.
+    #[error("cannot listen on {address}: {error} (is another process listening there?)")]
+    Listen {
+        /// What was given.
+        address: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The secret is too short to be one.
+    #[error("the link secret has {bytes} bytes; use at least 16, from a random source")]
+    WeakSecret {
+        /// Its length in bytes.
+        bytes: usize,
+    },
+    /// A limit is out of its range.
+    #[error("limit {name} is out of its range; see the documentation of Limits")]
+    Limit {
+        /// The limit's name.
+        name: &'static str,
+    },
+}
+
+/// What the builder collects.
+struct Settings {
+    secret: Option<Secret>,
+    limits: Limits,
+    links_max: usize,
+    queue_max: usize,
+    assembly_max: usize,
+    send_queue_max: usize,
+    pending_max: usize,
+    handshake_timeout: Duration,
+    silence_max: Duration,
+}
+
+/// What the tasks of one backend share.
+struct Shared {
+    settings: Settings,
+    instance: [u8; 16],
+    registry: Mutex<Registry>,
+    connections: AtomicUsize,
+    is_stopping: AtomicBool,
+    /// A link ended, or the backend is stopping.
+    changed: Notify,
+}
+
+impl Shared {
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
+    }
+}
+
+/// Chooses how a backend listens. Every limit has a default that fits most.
+pub struct Builder {
+    settings: Settings,
+}
+
+impl Builder {
+    /// The key that both sides must prove; at least 16 bytes. Without one, only gateways
+    /// without one are served.
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.settings.secret = Some(secret);
+        self
+    }
+
+    /// What this side takes from a gateway: frames, messages, windows, sessions per link.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
+        self
+    }
+
+    /// Links at one time; one for each worker of each gateway (default 256).
+    pub fn links_max(mut self, links: usize) -> Self {
+        self.settings.links_max = links;
+        self
+    }
+
+    /// Bytes of one link's messages that may wait for the author before the whole link is
+    /// held back (default 64 MiB). Each session alone is held back by its window.
+    pub fn queue_max(mut self, bytes: usize) -> Self {
+        self.settings.queue_max = bytes;
+        self
+    }
+
+    /// Bytes of one link's unfinished messages (default 256 MiB); a session that would go
+    /// beyond is closed with 1013.
+    pub fn assembly_max(mut self, bytes: usize) -> Self {
+        self.settings.assembly_max = bytes;
+        self
+    }
+
+    /// Bytes that may wait for one link's socket before senders wait (default 16 MiB).
+    pub fn send_queue_max(mut self, bytes: usize) -> Self {
+        self.settings.send_queue_max = bytes;
+        self
+    }
+
+    /// Bytes of a [`Handler`]'s answers that may wait for one client (default 8 MiB).
+    pub fn pending_max(mut self, bytes: usize) -> Self {
+        self.settings.pending_max = bytes;
+        self
+    }
+
+    /// From accept to the end of the handshake (default 5 s).
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.handshake_timeout = timeout;
+        self
+    }
+
+    /// Silence after which a link is dead (default 30 s); it is pinged at a third of this.
+    pub fn silence_max(mut self, silence: Duration) -> Self {
+        self.settings.silence_max = silence;
+        self
+    }
+
+    /// Listens on `HOST:PORT` or `unix:/path`.
+    ///
+    /// # Errors
+    /// [`BindError`], which says what to do.
+    pub async fn bind(self, address: &str) -> Result<Backend, BindError> {
+        let Builder { settings } = self;
+        match &settings.secret {
+            Some(secret) if secret.len() < KEY_MIN => {
+                return Err(BindError::WeakSecret { bytes: secret.len() });
+            }
+            _ => {}
+        }
+        if let Some(name) = settings.limits.out_of_range() {
+            return Err(BindError::Limit { name });
+        }
+        let listener = Listener::bind(address).await?;
+        let shared = Arc::new(Shared {
+            settings,
+            instance: link::random(),
+            registry: Mutex::new(HashMap::new()),
+            connections: AtomicUsize::new(0),
+            is_stopping: AtomicBool::new(false),
+            changed: Notify::new(),
+        });
+        let address = listener.address();
+        Ok(Backend { shared, address, listener: Some(listener), accepted: None })
+    }
+}
+
+/// A listening backend.
+pub struct Backend {
+    shared: Arc<Shared>,
+    address: String,
+    /// Until the first `accept` hands it to a task.
+    listener: Option<Listener>,
+    accepted: Option<mpsc::UnboundedReceiver<Session>>,
+}
+
+/// Stops a backend from elsewhere.
+#[derive(Clone)]
+pub struct Stopper {
+    shared: Arc<Shared>,
+}
+
+impl Backend {
+    /// Listens on `HOST:PORT` or `unix:/path`, with default limits and without a secret.
+    ///
+    /// # Errors
+    /// [`BindError`], which says what to do.
+    pub async fn bind(address: &str) -> Result<Backend, BindError> {
+        Backend::builder().bind(address).await
+    }
+
+    /// For a secret, and for limits other than the defaults.
+    pub fn builder() -> Builder {
+        Builder {
+            settings: Settings {
+                secret: None,
+                limits: Limits::default(),
+                links_max: 256,
+                queue_max: 64 << 20,
+                assembly_max: 256 << 20,
+                send_queue_max: 16 << 20,
+                pending_max: 8 << 20,
+                handshake_timeout: Duration::from_secs(5),
+                silence_max: Duration::from_secs(30),
+            },
+        }
+    }
+
+    /// Where it listens, as gateways' settings want it; with the port that the system chose
+    /// when 0 was asked for.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The next session, from any gateway; `None` after [`Stopper::shutdown`]. Links are
+    /// served from the first call on. May be cancelled: no session is lost.
+    pub async fn accept(&mut self) -> Option<Session> {
+        self.start();
+        self.accepted.as_mut()?.recv().await
+    }
+
+    /// Hands the listener to a task, the first time.
+    fn start(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            self.accepted = Some(receiver);
+            let shared = self.shared.clone();
+            tokio::spawn(listen(listener, shared, move || Sink::Queue(sender.clone())));
+        }
+    }
+
+    /// Serves with callbacks instead, one handler for each link, until
+    /// [`Stopper::shutdown`]. See [`Handler`].
+    pub async fn serve<H: Handler>(mut self, mut handler: impl FnMut() -> H + Send) {
+        if let Some(listener) = self.listener.take() {
+            let shared = self.shared.clone();
+            listen(listener, shared, move || Sink::Handler(Box::new(handler()))).await;
+        }
+    }
+
+    /// A handle that shuts the backend down.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { shared: self.shared.clone() }
+    }
+
+    /// [`Stopper::shutdown`], for whoever holds the backend.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.stopper().shutdown(grace).await;
+    }
+}
+
+impl Drop for Backend {
+    /// Stops listening. Links that are up stay until their sessions' tasks and gateways end.
+    fn drop(&mut self) {
+        self.shared.is_stopping.store(true, Ordering::Release);
+        self.shared.changed.notify_waiters();
+    }
+}
+
+impl Stopper {
+    /// Shuts down gracefully: no new links and sessions, and gateways are told so; sessions
+    /// may end by themselves for `grace`; then they are closed with 1012 (service restart),
+    /// and every link with them.
+    pub async fn shutdown(&self, grace: Duration) {
+        let shared = &self.shared;
+        shared.is_stopping.store(true, Ordering::Release);
+        shared.changed.notify_waiters();
+        let links = || shared.registry().values().map(|(_, l)| l.clone()).collect::<Vec<_>>();
+        for link in links() {
+            link::go_away(&link, "the backend is shutting down");
+        }
+        let all_ended = async || {
+            while links().iter().any(|link| link.lock().live() > 0) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(grace, all_ended()).await.is_err() {
+            for link in links() {
+                link.with(|state| state.close_all(1012, "the backend restarts"));
+            }
+            let _ = tokio::time::timeout(Duration::from_secs(1), all_ended()).await;
+        }
+        for link in links() {
+            link.with(|state| state.lost = Some("the backend is shutting down".to_owned()));
+        }
+    }
+}
+
+async fn listen(listener: Listener, shared: Arc<Shared>, mut sink: impl FnMut() -> Sink) {
+    loop {
+        let changed = shared.changed.notified();
+        if shared.is_stopping() {
+            return;
+        }
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = changed => continue,
+        };
+        match accepted {
+            Ok(stream) => spawn_link(stream, &shared, &mut sink),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a link");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+fn spawn_link(stream: Stream, shared: &Arc<Shared>, sink: &mut impl FnMut() -> Sink) {
+    let open = shared.connections.fetch_add(1, Ordering::AcqRel);
+    let counted = Counted(shared.clone());
+    if open >= shared.settings.links_max + HANDSHAKES_SPARE {
+        link::refuse(&stream, RefusalCode::TooManyLinks);
+        return;
+    }
+    let (shared, sink) = (shared.clone(), sink());
+    tokio::spawn(async move {
+        let _counted = counted;
+        link::run(stream, shared, sink).await;
+    });
+}
+
+/// One of `Shared::connections`.
+struct Counted(Arc<Shared>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}

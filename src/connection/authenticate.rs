@@ -1,11 +1,19 @@
 //! Which carrier holds a token, and what the token is worth.
 
 use crate::base::time::UnixTime;
-use crate::protocol::carrier::{self, Carrier, TokenScratch};
+use crate::protocol::carrier::{self, Carrier, CarrierScratch};
 use crate::protocol::cause::Cause;
 use crate::protocol::http_upgrade::UpgradeRequest;
 use crate::protocol::identity::VerifiedIdentity;
+use crate::protocol::jwt::TokenScratch;
 use crate::settings::{Auth, AuthKind};
+
+/// Room to decode tokens in, made once for each worker.
+#[derive(Default)]
+pub struct Scratch {
+    carried: CarrierScratch,
+    claims: TokenScratch,
+}
 
 /// What a request is worth.
 pub enum Verdict<'s> {
@@ -22,19 +30,16 @@ pub fn by_request<'s>(
     auth: &Auth,
     request: &UpgradeRequest<'_, '_>,
     now: UnixTime,
-    scratch: &'s mut TokenScratch,
+    scratch: &'s mut Scratch,
 ) -> Verdict<'s> {
-    for carrier in &auth.carriers {
-        match carrier::find(carrier, request, &mut scratch.carried) {
-            Ok(None) => {}
-            Ok(Some(token)) => return verify(auth, token, now, &mut scratch.claims),
-            Err(cause) => return Verdict::Refused(cause),
+    let Scratch { carried, claims } = scratch;
+    match carrier::find(&auth.carriers, request, carried) {
+        Ok(Some(found)) => verify(auth, found.token(), now, claims),
+        Ok(None) if auth.carriers.iter().any(Carrier::is_first_message) => {
+            Verdict::AwaitFirstMessage
         }
-    }
-    if auth.carriers.iter().any(awaits_message) {
-        Verdict::AwaitFirstMessage
-    } else {
-        Verdict::Refused(Cause::TokenMissing)
+        Ok(None) => Verdict::Refused(Cause::TokenMissing),
+        Err(cause) => Verdict::Refused(cause),
     }
 }
 
@@ -43,27 +48,24 @@ pub fn by_first_message<'s>(
     auth: &Auth,
     message: &[u8],
     now: UnixTime,
-    scratch: &'s mut TokenScratch,
+    scratch: &'s mut Scratch,
 ) -> Verdict<'s> {
-    for carrier in auth.carriers.iter().filter(|carrier| awaits_message(carrier)) {
-        match carrier::first_message_token(carrier, message, &mut scratch.carried) {
-            Ok(None) => {}
-            Ok(Some(token)) => return verify(auth, token, now, &mut scratch.claims),
-            Err(cause) => return Verdict::Refused(cause),
+    let Scratch { carried, claims } = scratch;
+    let mut refused = Cause::TokenMissing;
+    for carrier in auth.carriers.iter().filter(|carrier| carrier.is_first_message()) {
+        match carrier::first_message_token(carrier, message, carried) {
+            Ok(token) => return verify(auth, token, now, claims),
+            Err(cause) => refused = cause,
         }
     }
-    Verdict::Refused(Cause::TokenMissing)
-}
-
-fn awaits_message(carrier: &Carrier) -> bool {
-    matches!(carrier, Carrier::FirstMessage | Carrier::FirstMessageJson(_))
+    Verdict::Refused(refused)
 }
 
 fn verify<'s>(
     auth: &Auth,
     token: &[u8],
     now: UnixTime,
-    scratch: &'s mut crate::protocol::jwt::TokenScratch,
+    scratch: &'s mut TokenScratch,
 ) -> Verdict<'s> {
     let AuthKind::Jwt(verifier) = &auth.kind;
     match verifier.verify(token, now, scratch) {

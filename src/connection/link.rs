@@ -623,3 +623,7 @@ fn expect(found: Kind, due: Kind, payload: &[u8]) -> Result<&[u8], Failure> {
     }
     Err(LinkError::Unexpected { kind: found }.into())
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

@@ -10,7 +10,6 @@ mod upgrade;
 
 use crate::base::time::Now;
 use crate::counters::Counters;
-use crate::protocol::carrier::TokenScratch;
 use crate::settings::Settings;
 
 /// What a machine may look at while it works.
@@ -35,7 +34,7 @@ pub struct Output {
     /// [`client::Step::ClosedByClient`].
     pub reason: Vec<u8>,
     /// Room to write the path in that goes with OPEN.
-    pub path: String,
+    pub path: Vec<u8>,
     /// Room to decode tokens in.
-    pub tokens: Box<TokenScratch>,
+    pub tokens: authenticate::Scratch,
 }

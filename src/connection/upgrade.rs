@@ -221,7 +221,7 @@ impl Client {
         request: &UpgradeRequest<'_, '_>,
         route: &Route,
         cx: &Surroundings<'_>,
-        (open, path): (&mut Vec<u8>, &mut String),
+        (open, path): (&mut Vec<u8>, &mut Vec<u8>),
     ) {
         cx.counters.increment(Metric::TokensAccepted);
         if let Some(expires) = identity.expires() {
@@ -231,6 +231,8 @@ impl Client {
         let carriers =
             route.auth.map_or(&[][..], |auth| &cx.settings.auths[usize::from(auth)].carriers);
         carrier::redacted_path_and_query(request, carriers, path);
+        // A request target is ASCII, or it would have been refused.
+        let path = std::str::from_utf8(path).unwrap_or_default();
         let mut pairs = [("", &[][..]); FORWARDED_HEADERS_MAX];
         let headers = forwarded(route, request, &mut pairs);
         open.clear();

@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn texts_decode_strictly() {
-        let table: &[(&str, Option<&[u8]>, Option<&[u8]>)] = &[
+        type Row = (&'static str, Option<&'static [u8]>, Option<&'static [u8]>);
+        let table: &[Row] = &[
             ("", Some(b""), Some(b"")),
             ("Zg", Some(b"f"), Some(b"f")),
             ("Zm8", Some(b"fo"), Some(b"fo")),

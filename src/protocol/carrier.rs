@@ -357,7 +357,8 @@ mod tests {
         const BAD: Result<Option<&str>, Cause> = Err(Cause::TokenMalformed);
         let long = format!("X-Token: {}\r\n", "a".repeat(TOKEN_MAX + 1));
         let long_query = format!("/?token={}", "%61".repeat(TOKEN_MAX + 1));
-        let table: &[(&str, &str, Result<Option<&str>, Cause>)] = &[
+        type Row<'r> = (&'r str, &'r str, Result<Option<&'r str>, Cause>);
+        let table: &[Row<'_>] = &[
             ("/", "", Ok(None)),
             ("/", "Authorization: Bearer abc\r\n", Ok(Some("0:abc"))),
             ("/", "authorization: bEARER \t abc\r\n", Ok(Some("0:abc"))),

@@ -186,11 +186,8 @@ impl<'t> Value<'t> {
 impl<'t> JsonString<'t> {
     /// Whether the string, unescaped, is `other`.
     pub fn is(self, other: &str) -> bool {
-        if self.raw.as_bytes().contains(&b'\\') {
-            self.chars().eq(other.chars())
-        } else {
-            self.raw == other
-        }
+        self.raw == other
+            || (self.raw.as_bytes().contains(&b'\\') && self.chars().eq(other.chars()))
     }
 
     /// The string unescaped: a span of the text, or of `scratch` when it has escapes.
@@ -215,10 +212,11 @@ impl<'t> JsonString<'t> {
         str::from_utf8(&scratch[..length]).map_err(|_| Error::Utf8)
     }
 
-    fn same(self, other: JsonString<'_>) -> bool {
-        self.raw == other.raw
-            || ((self.raw.contains('\\') || other.raw.contains('\\'))
-                && self.chars().eq(other.chars()))
+    /// FNV-1a over the unescaped characters.
+    fn hash(self) -> u64 {
+        self.chars().fold(0xcbf2_9ce4_8422_2325, |hash, character| {
+            (hash ^ u64::from(u32::from(character))).wrapping_mul(0x0100_0000_01b3)
+        })
     }
 
     /// The characters, unescaped. The string was checked, so that no escape is bad.
@@ -417,17 +415,22 @@ fn unescape_unicode(text: &[u8]) -> Option<(char, usize)> {
     char::from_u32(code).map(|character| (character, 12))
 }
 
-/// Compares each name with all before it: members are few, and there is nowhere to keep a set.
+/// Compares each name with all before it, by a hash first: the texts come from anybody, and names
+/// with long common starts must not cost a comparison for every pair.
 fn refuse_repeated(object: Object<'_>, members_max: usize) -> Result<(), Error> {
-    let mut names = [JsonString { raw: "" }; MEMBERS_MAX];
+    let mut seen = [(0, JsonString { raw: "" }); MEMBERS_MAX];
     for (count, (name, _)) in object.members().enumerate() {
         if count >= members_max {
             return Err(Error::TooManyMembers);
         }
-        if names[..count].iter().any(|seen| seen.same(name)) {
+        let hash = name.hash();
+        let same = |(other_hash, other): &(u64, JsonString<'_>)| {
+            *other_hash == hash && other.chars().eq(name.chars())
+        };
+        if seen[..count].iter().any(same) {
             return Err(Error::Repeated);
         }
-        names[count] = name;
+        seen[count] = (hash, name);
     }
     Ok(())
 }
@@ -544,7 +547,8 @@ mod tests {
     fn strings_are_found_at_their_path() {
         let path = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
         let found = |text: &'static str| Ok(Some(text));
-        let table: &[(&str, &str, Result<Option<&str>, JsonError>)] = &[
+        type Row = (&'static str, &'static str, Result<Option<&'static str>, JsonError>);
+        let table: &[Row] = &[
             (r#"{"token":"x"}"#, "token", found("x")),
             (r#"{"token":""}"#, "token", found("")),
             (r#"{"t\u006fken":"a\n\u00e9"}"#, "token", found("a\n\u{e9}")),
@@ -640,7 +644,8 @@ mod tests {
 
         #[test]
         fn a_damaged_text_is_judged_as_serde_json_does(at in 0usize..94, byte in 0u8..) {
-            let good = br#"{"sub":"u-1","exp":1700000000,"aud":["a","b"],"x":{"y":[null,-1.5e3,"\ud83d\ude00"]},"z":true}"#;
+            let good = br#"{"sub":"u-1","exp":1700000000,"aud":["a","b"],"x":{"y":[null,-1.5e3,"\ud83d\ude00"]},
+    "z":true}"#;
             let mut text = good.to_vec();
             agrees(&text);
             text[at] = byte;

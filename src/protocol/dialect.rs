@@ -134,7 +134,7 @@ message why it will close, and closes with a code. The message, for the dialect 
 
 ```json
 {\"type\":\"close\",\"code\":4401,\"reason\":\"token_expired\",\"reconnect\":false}
-{\"type\":\"close\",\"code\":1012,\"reason\":\"backend_unavailable\",\"reconnect\":true,\"retry_after_ms\":2000}
+{\"type\":\"close\",\"code\":1012,\"reason\":\"lifetime\",\"reconnect\":true,\"retry_after_ms\":1000}
 ```
 
 `reconnect` says whether the same request may succeed later; `retry_after_ms` is the least time to
@@ -146,6 +146,7 @@ same `reason`. Without `message`, the close frame stands alone.
 ";
 
     const FOOT: &str = "
+A forbidden origin normally gets 403 before the 101: a hijacking page is owed no explanation.
 When the backend or the client closes with a code of its own, that code is passed on; 1000 stands
 for none. These end without a close frame, before the 101 or because the client is gone, and show
 up in metrics and logs only:
@@ -227,8 +228,8 @@ up in metrics and logs only:
                 r#"{"type":"close","code":4401,"reason":"token_expired","reconnect":false}"#,
             ),
             (
-                Cause::BackendUnavailable,
-                r#"{"type":"close","code":1012,"reason":"backend_unavailable","reconnect":true,"retry_after_ms":2000}"#,
+                Cause::Idle,
+                r#"{"type":"close","code":4408,"reason":"idle","reconnect":true,"retry_after_ms":1000}"#,
             ),
         ];
         for (cause, expected) in table {

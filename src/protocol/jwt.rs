@@ -414,6 +414,7 @@ impl<'t> Parts<'t> {
 }
 
 /// The registered claims (RFC 7519 §4.1), shapes checked.
+#[derive(Default)]
 struct Claims<'t> {
     issuer: Option<Value<'t>>,
     audience: Option<Value<'t>>,
@@ -426,25 +427,31 @@ struct Claims<'t> {
 
 impl<'t> Claims<'t> {
     fn read(object: Object<'t>) -> Result<Self, Cause> {
-        let find = |name: &str| object.member(name).map_err(|_| Cause::TokenMalformed);
-        let time = |name: &str| {
-            let seconds = |value: Value<'_>| value.whole_number().ok_or(Cause::TokenMalformed);
-            let found = find(name)?.map(seconds).transpose()?;
-            Ok(found.map(UnixTime::from_seconds))
+        let seconds = |value: Value<'_>| {
+            value.whole_number().map(UnixTime::from_seconds).ok_or(Cause::TokenMalformed)
         };
-        let text = |name: &str| {
-            let string = |value: Value<'t>| value.string().ok_or(Cause::TokenMalformed);
-            find(name)?.map(string).transpose()
-        };
-        Ok(Claims {
-            issuer: find("iss")?,
-            audience: find("aud")?,
-            subject: text("sub")?,
-            token_id: text("jti")?,
-            expires: time("exp")?.ok_or(Cause::TokenMalformed)?,
-            not_before: time("nbf")?,
-            issued_at: time("iat")?,
-        })
+        let text = |value: Value<'t>| value.string().ok_or(Cause::TokenMalformed);
+        let mut claims = Claims::default();
+        let mut expires = None;
+        for (name, value) in object.members() {
+            if name.is("iss") {
+                claims.issuer = Some(value);
+            } else if name.is("aud") {
+                claims.audience = Some(value);
+            } else if name.is("sub") {
+                claims.subject = Some(text(value)?);
+            } else if name.is("jti") {
+                claims.token_id = Some(text(value)?);
+            } else if name.is("exp") {
+                expires = Some(seconds(value)?);
+            } else if name.is("nbf") {
+                claims.not_before = Some(seconds(value)?);
+            } else if name.is("iat") {
+                claims.issued_at = Some(seconds(value)?);
+            }
+        }
+        claims.expires = expires.ok_or(Cause::TokenMalformed)?;
+        Ok(claims)
     }
 }
 

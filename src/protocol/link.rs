@@ -16,6 +16,8 @@ pub mod flow;
 pub mod handshake;
 pub mod reader;
 pub mod session;
+#[cfg(test)]
+mod tests;
 
 pub use flow::{PieceOrder, ReceiveWindow, SendCredit, data_cost};
 pub use handshake::{Challenge, Hello, Limits, Proof, Ready, RefusalCode, Refused};

@@ -68,7 +68,8 @@ refusals! {
     /// Whitespace between the request line and the first field (RFC 9112 §2.2).
     LeadingWhitespace = 400, "leading_whitespace", "Whitespace precedes the first header field.";
     /// Whitespace between a field name and its colon (RFC 9112 §5.1).
-    SpaceBeforeColon = 400, "space_before_colon", "Whitespace precedes the colon of a header field.";
+    SpaceBeforeColon = 400, "space_before_colon",
+        "A header field has whitespace before its colon.";
     /// A field line without a proper name and colon.
     BadField = 400, "bad_field", "A header field has no valid name.";
     /// A TLS record arrived where plain HTTP was expected.
@@ -90,7 +91,7 @@ refusals! {
     /// A Host field that names no host, or not the one of an absolute target.
     HostInvalid = 400, "host_invalid", "The Host header field is invalid.";
     /// A request with content, or a claim of it.
-    BodyNotAllowed = 400, "body_not_allowed", "Content-Length and Transfer-Encoding are not allowed.";
+    BodyNotAllowed = 400, "body_not_allowed", "The request must not have content.";
     /// More than one Origin field.
     OriginRepeated = 400, "origin_repeated", "The Origin header field appears more than once.";
     /// More than one Authorization field.
@@ -107,7 +108,8 @@ refusals! {
     /// More than one Sec-WebSocket-Key field.
     KeyRepeated = 400, "key_repeated", "The Sec-WebSocket-Key header field appears more than once.";
     /// A Sec-WebSocket-Key that is not 16 bytes in base64.
-    KeyInvalid = 400, "key_invalid", "The Sec-WebSocket-Key header field is not 16 bytes in base64.";
+    KeyInvalid = 400, "key_invalid",
+        "The Sec-WebSocket-Key header field is not 16 bytes in base64.";
     /// An offered subprotocol that is no token, is repeated, or too many of them.
     SubprotocolInvalid = 400, "subprotocol_invalid",
         "The Sec-WebSocket-Protocol header field is malformed.";

@@ -63,8 +63,10 @@ fn rfc_7515_a_1_is_accepted_in_its_time() {
     let key = JwtKey { id: None, algorithm: Algorithm::HS256, secret };
     let options = JwtOptions { issuer: Some("joe".into()), ..JwtOptions::default() };
     let verifier = JwtVerifier::new(vec![key], options).unwrap();
-    let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODA\
-        sDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+    let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9\
+        .eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQog\
+        Imh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ\
+        .dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
     let at = |seconds| verdict_at(&verifier, token, UnixTime::from_seconds(seconds));
     assert_eq!(at(1_300_819_379), Ok("/None/Some(1300819380)".into()));
     assert_eq!(at(1_300_819_389), Ok("/None/Some(1300819380)".into()));

@@ -1,0 +1,34 @@
+//! A backend that sends everything back, as fast as it goes.
+
+use super::{Backend, BindError, Ended, Handler, Identity, MessageRef, SessionHandle};
+use crate::base::secret::Secret;
+use crate::protocol::link::SessionId;
+
+/// Sends every message back to its sender.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Echo;
+
+impl Handler for Echo {
+    fn open(&mut self, _: &mut SessionHandle<'_>, _: &Identity) {}
+
+    fn message(&mut self, session: &mut SessionHandle<'_>, message: MessageRef<'_>) {
+        session.send(message);
+    }
+
+    fn closed(&mut self, _: SessionId, _: &Ended) {}
+}
+
+/// Listens on `listen` (`127.0.0.1:7000` or `unix:/path`) and echoes until it is cancelled.
+///
+/// # Errors
+/// [`BindError`] when it cannot listen.
+pub async fn run(listen: &str, secret: Option<Secret>) -> Result<(), BindError> {
+    let mut builder = Backend::builder();
+    if let Some(secret) = secret {
+        builder = builder.secret(secret);
+    }
+    let backend = builder.bind(listen).await?;
+    tracing::info!(address = backend.address(), "echo backend listens");
+    backend.serve(|| Echo).await;
+    Ok(())
+}

@@ -1,0 +1,662 @@
+//! One link's sessions, credits and queues: plain calls under one lock, no I/O.
+
+use std::collections::{HashMap, VecDeque};
+use std::task::Waker;
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::Settings;
+use super::message::{Ended, EndedBy, Message, MessageRef, SendError};
+use crate::protocol::cause::Cause;
+use crate::protocol::link::{
+    Close, Closer, Credit, Frame, GoAway, HEADER_BYTES, Kind, Limits, LinkError, PieceOrder, Ping,
+    Pong, ReceiveWindow, STRAY_FRAMES_MAX, SendCredit, SessionId, data_cost, data_flags,
+    encode_data,
+};
+
+/// Control frames that may wait for a gateway that does not read, in bytes.
+const CONTROL_QUEUE_MAX: usize = 1024 * 1024;
+/// A message is cut for want of credit only if a piece of this many bytes can go.
+const PIECE_MIN: usize = 1024;
+
+/// Names a session of this link for as long as its entry lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Handle {
+    index: usize,
+    serial: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Neither side closed.
+    Open,
+    /// This side sent CLOSE and awaits the gateway's.
+    Closing,
+    /// Both sent CLOSE, or the link is lost; the gateway may use the id again.
+    Ended,
+}
+
+/// A message that waits for the author. `owed <= total`: some credit may be back already.
+struct Queued {
+    message: Message,
+    owed: u32,
+    total: usize,
+}
+
+/// A message that waits for credit. `sent <= bytes.len()`.
+struct Pending {
+    is_text: bool,
+    bytes: Bytes,
+    sent: usize,
+}
+
+struct Entry {
+    id: SessionId,
+    serial: u64,
+    phase: Phase,
+    send: SendCredit,
+    receive: ReceiveWindow,
+    order: PieceOrder,
+    assembly: Vec<u8>,
+    /// Credit of the unfinished message that was not given back yet.
+    assembly_owed: u32,
+    queue: VecDeque<Queued>,
+    /// Credit withheld because replies wait (handlers only).
+    held: u32,
+    pending: VecDeque<Pending>,
+    pending_bytes: usize,
+    close_after: Option<(u16, String)>,
+    is_blocked: bool,
+    is_owned: bool,
+    ended: Option<Ended>,
+    reader: Option<Waker>,
+    writers: Vec<Waker>,
+}
+
+/// What a DATA frame brought.
+pub(super) enum Arrival<'a> {
+    /// Nothing to deliver (yet).
+    Nothing,
+    /// A message in one piece, where it lies.
+    Whole(Delivery, MessageRef<'a>),
+    /// A message of several pieces.
+    Assembled(Delivery, bool, Vec<u8>),
+}
+
+/// Whose a message is, and what it cost.
+#[derive(Clone, Copy)]
+pub(super) struct Delivery {
+    pub(super) handle: Handle,
+    owed: u32,
+    total: usize,
+}
+
+/// How a session's end reaches the author.
+pub(super) type Closed = Option<(Handle, SessionId, Ended)>;
+
+pub(super) struct LinkState {
+    ours: Limits,
+    theirs: Limits,
+    queue_max: usize,
+    assembly_max: usize,
+    send_queue_max: usize,
+    by_id: HashMap<SessionId, usize>,
+    sessions: Slab<Entry>,
+    serial: u64,
+    send: SendCredit,
+    receive: ReceiveWindow,
+    /// Link credit withheld while `queued > queue_max`.
+    held: u32,
+    /// Bytes of finished messages that wait for the author.
+    queued: usize,
+    /// Bytes of unfinished messages.
+    assembling: usize,
+    /// Sessions that wait for link credit or room, in turn.
+    blocked: VecDeque<Handle>,
+    strays: u32,
+    /// Encoded frames that the link's task has not taken yet.
+    pub(super) out: Vec<u8>,
+    /// Bytes that the task has taken and not written.
+    pub(super) unsent: usize,
+    /// The task knows that `out` has something.
+    pub(super) is_awake: bool,
+    /// Why the link is to end or has ended.
+    pub(super) lost: Option<String>,
+    pub(super) is_draining: bool,
+}
+
+impl LinkState {
+    pub(super) fn new(settings: &Settings, theirs: Limits) -> Self {
+        let ours = settings.limits;
+        LinkState {
+            ours,
+            theirs,
+            queue_max: settings.queue_max,
+            assembly_max: settings.assembly_max,
+            send_queue_max: settings.send_queue_max,
+            by_id: HashMap::new(),
+            sessions: Slab::new(),
+            serial: 0,
+            send: SendCredit::new(theirs.link_window),
+            receive: ReceiveWindow::new(ours.link_window),
+            held: 0,
+            queued: 0,
+            assembling: 0,
+            blocked: VecDeque::new(),
+            strays: 0,
+            out: Vec::new(),
+            unsent: 0,
+            is_awake: false,
+            lost: None,
+            is_draining: false,
+        }
+    }
+
+    /// Sessions of which the gateway still knows.
+    pub(super) fn live(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Adds a session, or refuses it with a CLOSE (`None`).
+    pub(super) fn open(
+        &mut self,
+        id: SessionId,
+        credit: Option<u32>,
+    ) -> Result<Option<Handle>, LinkError> {
+        if self.by_id.contains_key(&id) {
+            return Err(LinkError::WrongState { kind: Kind::Open });
+        }
+        let is_full = self.sessions.len() >= self.ours.sessions_max as usize;
+        self.serial += 1;
+        let mut entry = Entry {
+            id,
+            serial: self.serial,
+            phase: Phase::Open,
+            send: SendCredit::new(credit.unwrap_or(self.theirs.session_window)),
+            receive: ReceiveWindow::new(self.ours.session_window),
+            order: PieceOrder::default(),
+            assembly: Vec::new(),
+            assembly_owed: 0,
+            queue: VecDeque::new(),
+            held: 0,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            close_after: None,
+            is_blocked: false,
+            is_owned: true,
+            ended: None,
+            reader: None,
+            writers: Vec::new(),
+        };
+        if !is_full && !self.is_draining {
+            let index = self.sessions.insert(entry);
+            self.by_id.insert(id, index);
+            return Ok(Some(Handle { index, serial: self.serial }));
+        }
+        // A refused session stays known until the gateway's CLOSE. A gateway that opens far
+        // more than it was allowed to loses the link.
+        if self.sessions.len() >= (self.ours.sessions_max as usize).saturating_mul(2) {
+            return Err(LinkError::WrongState { kind: Kind::Open });
+        }
+        let (cause, code) =
+            if is_full { (Cause::OverCapacity, 1013) } else { (Cause::GoingAway, 1012) };
+        entry.is_owned = false;
+        entry.phase = Phase::Closing;
+        encode_close(id, cause, code, "", &mut self.out);
+        let index = self.sessions.insert(entry);
+        self.by_id.insert(id, index);
+        Ok(None)
+    }
+
+    /// Takes a DATA frame.
+    pub(super) fn data<'a>(&mut self, frame: &Frame<'a>) -> Result<Arrival<'a>, LinkError> {
+        let cost = data_cost(frame.payload.len());
+        self.receive.receive(cost)?;
+        if self.queued <= self.queue_max {
+            self.return_link_credit(cost);
+        } else {
+            self.held += cost;
+        }
+        let Some(&index) = self.by_id.get(&frame.header.session) else {
+            return self.stray().map(|()| Arrival::Nothing);
+        };
+        let flags = frame.header.flags;
+        let entry = &mut self.sessions[index];
+        entry.receive.receive(cost)?;
+        entry.order.accept(flags)?;
+        let is_whole = flags & data_flags::WHOLE == data_flags::WHOLE;
+        let length = entry.assembly.len() + frame.payload.len();
+        if length > self.ours.message_max as usize {
+            return Err(LinkError::MessageTooLarge { limit: self.ours.message_max });
+        }
+        if entry.phase != Phase::Open || entry.close_after.is_some() {
+            return Ok(Arrival::Nothing);
+        }
+        let is_text = flags & data_flags::TEXT != 0;
+        let handle = Handle { index, serial: entry.serial };
+        if is_whole {
+            let total = cost as usize;
+            let Some(message) = message_ref(is_text, frame.payload) else {
+                self.close_now(index, Cause::InvalidUtf8, 1007);
+                return Ok(Arrival::Nothing);
+            };
+            self.queued += total;
+            return Ok(Arrival::Whole(Delivery { handle, owed: cost, total }, message));
+        }
+        self.assemble(handle, frame, cost)
+    }
+
+    fn assemble<'a>(
+        &mut self,
+        handle: Handle,
+        frame: &Frame<'a>,
+        cost: u32,
+    ) -> Result<Arrival<'a>, LinkError> {
+        let entry = &mut self.sessions[handle.index];
+        let flags = frame.header.flags;
+        if self.assembling + frame.payload.len() > self.assembly_max {
+            self.close_now(handle.index, Cause::OverCapacity, 1013);
+            return Ok(Arrival::Nothing);
+        }
+        entry.assembly.extend_from_slice(frame.payload);
+        self.assembling += frame.payload.len();
+        entry.assembly_owed += cost;
+        if flags & data_flags::FIN == 0 {
+            self.advance_unfinished(handle.index);
+            return Ok(Arrival::Nothing);
+        }
+        let bytes = std::mem::take(&mut entry.assembly);
+        let owed = std::mem::take(&mut entry.assembly_owed);
+        self.assembling -= bytes.len();
+        let is_text = flags & data_flags::TEXT != 0;
+        if message_ref(is_text, &bytes).is_none() {
+            self.close_now(handle.index, Cause::InvalidUtf8, 1007);
+            return Ok(Arrival::Nothing);
+        }
+        let total = bytes.len() + HEADER_BYTES;
+        self.queued += total;
+        Ok(Arrival::Assembled(Delivery { handle, owed, total }, is_text, bytes))
+    }
+
+    /// Puts a message into the session's queue, for [`LinkState::poll_next`].
+    pub(super) fn enqueue(&mut self, delivery: Delivery, message: Message) {
+        let entry = &mut self.sessions[delivery.handle.index];
+        let Delivery { owed, total, .. } = delivery;
+        entry.queue.push_back(Queued { message, owed, total });
+        if let Some(reader) = entry.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// A handler is done with a message: its credit goes back, unless replies still wait.
+    pub(super) fn handled(&mut self, delivery: Delivery) {
+        self.release_queued(delivery.total);
+        let Some(entry) = self.entry(delivery.handle) else { return };
+        entry.held += delivery.owed;
+        self.return_held(delivery.handle.index);
+    }
+
+    /// The next message for the author: `Some(None)` at the end, `None` when there is none yet.
+    pub(super) fn poll_next(&mut self, handle: Handle, waker: &Waker) -> Option<Option<Message>> {
+        let Some(entry) = self.entry(handle) else { return Some(None) };
+        let Some(queued) = entry.queue.pop_front() else {
+            if entry.phase != Phase::Open || entry.close_after.is_some() {
+                return Some(None);
+            }
+            entry.reader = Some(waker.clone());
+            return None;
+        };
+        self.release_queued(queued.total);
+        self.return_session_credit(handle.index, queued.owed);
+        self.advance_unfinished(handle.index);
+        Some(Some(queued.message))
+    }
+
+    /// Sends or queues a whole message. With `force` it is queued behind others.
+    pub(super) fn send(
+        &mut self,
+        handle: Handle,
+        message: MessageRef<'_>,
+        force: bool,
+    ) -> Result<(), SendError> {
+        let (limit, frame_max) = (self.theirs.message_max, self.theirs.frame_max as usize);
+        let has_room = self.has_room();
+        let link_credit = self.send.available();
+        let bytes = message.bytes();
+        let entry = self.entry(handle).ok_or(SendError::Closed)?;
+        if entry.phase != Phase::Open || entry.close_after.is_some() {
+            return Err(SendError::Closed);
+        }
+        if bytes.len() > limit as usize {
+            return Err(SendError::TooLarge { bytes: bytes.len(), limit });
+        }
+        if !entry.pending.is_empty() && !force {
+            return Err(SendError::Full);
+        }
+        let text_flag = if message.is_text() { data_flags::TEXT } else { 0 };
+        if entry.pending.is_empty() && has_room && bytes.len() <= frame_max {
+            let cost = data_cost(bytes.len());
+            if cost <= entry.send.available() && cost <= link_credit {
+                entry.send.spend(cost);
+                let id = entry.id;
+                self.send.spend(cost);
+                encode_data(id, data_flags::WHOLE | text_flag, bytes, &mut self.out);
+                return Ok(());
+            }
+        }
+        let bytes = Bytes::copy_from_slice(bytes);
+        entry.pending_bytes += bytes.len();
+        entry.pending.push_back(Pending { is_text: message.is_text(), bytes, sent: 0 });
+        self.pump(handle.index);
+        Ok(())
+    }
+
+    /// Bytes of this session's messages that wait for credit.
+    pub(super) fn pending_bytes(&mut self, handle: Handle) -> usize {
+        self.entry(handle).map_or(0, |entry| entry.pending_bytes)
+    }
+
+    /// Remembers a task to wake when the session can take a message or has ended.
+    pub(super) fn await_room(&mut self, handle: Handle, waker: &Waker) {
+        if let Some(entry) = self.entry(handle) {
+            if !entry.writers.iter().any(|known| known.will_wake(waker)) {
+                entry.writers.push(waker.clone());
+            }
+        }
+    }
+
+    /// Closes from this side, after the messages that wait. Later calls change nothing.
+    pub(super) fn close(&mut self, handle: Handle, code: u16, reason: &str) {
+        let Some(entry) = self.entry(handle) else { return };
+        if entry.phase == Phase::Open && entry.close_after.is_none() {
+            entry.close_after = Some((code, reason.to_owned()));
+            self.discard_unread(handle.index);
+            self.pump(handle.index);
+        }
+    }
+
+    /// The author dropped the session: close it, and forget it when the gateway has, too.
+    pub(super) fn disown(&mut self, handle: Handle, code: u16) {
+        self.close(handle, code, "");
+        self.discard_unread(handle.index);
+        if let Some(entry) = self.entry(handle) {
+            entry.is_owned = false;
+            self.forget_if_over(handle.index);
+        }
+    }
+
+    /// How the session ended, once it has.
+    pub(super) fn ended(&self, handle: Handle) -> Option<Ended> {
+        let entry = self.sessions.get(handle.index).filter(|e| e.serial == handle.serial)?;
+        entry.ended.clone()
+    }
+
+    /// Takes any frame that is neither OPEN nor DATA.
+    pub(super) fn control(&mut self, frame: &Frame<'_>) -> Result<Closed, LinkError> {
+        let id = frame.header.session;
+        match frame.header.kind {
+            Kind::Credit if id == SessionId::LINK => {
+                self.send.grant(Credit::decode(frame.payload)?.bytes)?;
+                self.pump_blocked();
+            }
+            Kind::Credit => {
+                let credit = Credit::decode(frame.payload)?;
+                let Some(&index) = self.by_id.get(&id) else { return self.stray().map(|()| None) };
+                self.sessions[index].send.grant(credit.bytes)?;
+                self.pump(index);
+            }
+            Kind::Close => {
+                let close = Close::decode(frame.payload)?;
+                let Some(&index) = self.by_id.get(&id) else { return self.stray().map(|()| None) };
+                return Ok(self.closed_by_gateway(index, &close));
+            }
+            Kind::Ping => {
+                let Ping { opaque } = Ping::decode(frame.payload)?;
+                Pong { opaque }.encode(&mut self.out);
+            }
+            Kind::Pong => {
+                Pong::decode(frame.payload)?;
+            }
+            Kind::GoAway => {
+                GoAway::decode(frame.payload)?;
+            }
+            kind => return Err(LinkError::Unexpected { kind }),
+        }
+        Ok(None)
+    }
+
+    /// Whether the gateway lets so much pile up that it must be broken.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.out.len() + self.unsent
+            > self.send_queue_max + self.theirs.frame_max as usize + CONTROL_QUEUE_MAX
+    }
+
+    /// The link is gone: every session ends. Answers those that a handler must hear of.
+    pub(super) fn lose(&mut self, reason: &str) -> Vec<(Handle, SessionId, Ended)> {
+        self.lost = Some(reason.to_owned());
+        let live: Vec<usize> = self.by_id.drain().map(|(_, index)| index).collect();
+        let mut told = Vec::new();
+        for index in live {
+            let entry = &mut self.sessions[index];
+            let ended = entry.ended.clone().unwrap_or_else(|| Ended::link_lost(reason));
+            if entry.is_owned {
+                told.push((Handle { index, serial: entry.serial }, entry.id, ended.clone()));
+            }
+            self.end(index, ended);
+        }
+        told
+    }
+
+    /// Closes every session that is open.
+    pub(super) fn close_all(&mut self, code: u16, reason: &str) {
+        let live: Vec<usize> = self.by_id.values().copied().collect();
+        for index in live {
+            let handle = Handle { index, serial: self.sessions[index].serial };
+            self.close(handle, code, reason);
+        }
+    }
+
+    /// Sends what has come to fit, session after session.
+    pub(super) fn pump_blocked(&mut self) {
+        for _ in 0..self.blocked.len() {
+            if !self.has_room() || self.send.payload_max().is_none() {
+                return;
+            }
+            let Some(handle) = self.blocked.pop_front() else { return };
+            if let Some(entry) = self.entry(handle) {
+                entry.is_blocked = false;
+                self.pump(handle.index);
+            }
+        }
+    }
+
+    fn entry(&mut self, handle: Handle) -> Option<&mut Entry> {
+        self.sessions.get_mut(handle.index).filter(|entry| entry.serial == handle.serial)
+    }
+
+    fn has_room(&self) -> bool {
+        self.out.len() + self.unsent < self.send_queue_max
+    }
+
+    fn stray(&mut self) -> Result<(), LinkError> {
+        self.strays += 1;
+        if self.strays > STRAY_FRAMES_MAX { Err(LinkError::TooManyStrays) } else { Ok(()) }
+    }
+
+    /// Sends as much of the session's messages as credit and room allow, then its CLOSE.
+    fn pump(&mut self, index: usize) {
+        let frame_max = self.theirs.frame_max as usize;
+        loop {
+            let has_room = self.has_room();
+            let entry = &mut self.sessions[index];
+            if entry.phase != Phase::Open {
+                return;
+            }
+            let Some(pending) = entry.pending.front_mut() else { break };
+            let left = pending.bytes.len() - pending.sent;
+            let wanted = left.min(PIECE_MIN);
+            let by_session = entry.send.payload_max().filter(|most| *most >= wanted);
+            let by_link = self.send.payload_max().filter(|most| *most >= wanted && has_room);
+            let Some(by_session) = by_session else { return };
+            let Some(by_link) = by_link else {
+                if !entry.is_blocked {
+                    entry.is_blocked = true;
+                    self.blocked.push_back(Handle { index, serial: entry.serial });
+                }
+                return;
+            };
+            let length = left.min(by_session).min(by_link).min(frame_max);
+            let mut flags = if pending.is_text { data_flags::TEXT } else { 0 };
+            flags |= if pending.sent == 0 { data_flags::FIRST } else { 0 };
+            flags |= if length == left { data_flags::FIN } else { 0 };
+            let piece = &pending.bytes[pending.sent..pending.sent + length];
+            encode_data(entry.id, flags, piece, &mut self.out);
+            let cost = data_cost(length);
+            entry.send.spend(cost);
+            self.send.spend(cost);
+            pending.sent += length;
+            entry.pending_bytes -= length;
+            if length == left {
+                entry.pending.pop_front();
+            }
+        }
+        let entry = &mut self.sessions[index];
+        entry.writers.drain(..).for_each(Waker::wake);
+        if let Some((code, reason)) = entry.close_after.take() {
+            encode_close(entry.id, Cause::BackendClosed, code, &reason, &mut self.out);
+            self.set_closing(index, code, reason);
+        }
+        self.return_held(index);
+    }
+
+    fn set_closing(&mut self, index: usize, code: u16, reason: String) {
+        let entry = &mut self.sessions[index];
+        entry.phase = Phase::Closing;
+        let cause = Cause::BackendClosed.label().to_owned();
+        entry.ended = Some(Ended { by: EndedBy::Backend, cause, code, reason });
+        entry.reader.take().into_iter().for_each(Waker::wake);
+        entry.writers.drain(..).for_each(Waker::wake);
+    }
+
+    /// Closes at once: what waits for the client is given up with the session.
+    fn close_now(&mut self, index: usize, cause: Cause, code: u16) {
+        let entry = &mut self.sessions[index];
+        if entry.phase != Phase::Open {
+            return;
+        }
+        entry.pending.clear();
+        entry.pending_bytes = 0;
+        encode_close(entry.id, cause, code, "", &mut self.out);
+        self.set_closing(index, code, String::new());
+        if let Some(ended) = &mut self.sessions[index].ended {
+            ended.cause = cause.label().to_owned();
+        }
+    }
+
+    /// Closes a session whose replies pile up beyond reason.
+    pub(super) fn close_overrun(&mut self, handle: Handle) {
+        if self.entry(handle).is_some() {
+            self.close_now(handle.index, Cause::SlowConsumer, 1013);
+        }
+    }
+
+    fn closed_by_gateway(&mut self, index: usize, close: &Close<'_>) -> Closed {
+        let entry = &mut self.sessions[index];
+        let id = entry.id;
+        if entry.phase == Phase::Open {
+            encode_close(id, Cause::BackendClosed, close.code, "", &mut self.out);
+        }
+        let ended = entry.ended.clone().unwrap_or_else(|| Ended::from_close(close));
+        let told = entry.is_owned.then_some((Handle { index, serial: entry.serial }, id));
+        self.by_id.remove(&id);
+        self.end(index, ended.clone());
+        told.map(|(handle, id)| (handle, id, ended))
+    }
+
+    fn end(&mut self, index: usize, ended: Ended) {
+        let entry = &mut self.sessions[index];
+        entry.phase = Phase::Ended;
+        entry.ended = Some(ended);
+        entry.pending.clear();
+        entry.pending_bytes = 0;
+        self.assembling -= entry.assembly.len();
+        entry.assembly = Vec::new();
+        entry.reader.take().into_iter().for_each(Waker::wake);
+        entry.writers.drain(..).for_each(Waker::wake);
+        self.forget_if_over(index);
+    }
+
+    fn forget_if_over(&mut self, index: usize) {
+        let entry = &self.sessions[index];
+        if entry.phase == Phase::Ended && !entry.is_owned {
+            self.discard_unread(index);
+            self.sessions.remove(index);
+        }
+    }
+
+    fn discard_unread(&mut self, index: usize) {
+        let Some(entry) = self.sessions.get_mut(index) else { return };
+        let queue = std::mem::take(&mut entry.queue);
+        self.assembling -= entry.assembly.len();
+        entry.assembly = Vec::new();
+        for queued in queue {
+            self.release_queued(queued.total);
+        }
+    }
+
+    fn return_session_credit(&mut self, index: usize, cost: u32) {
+        let entry = &mut self.sessions[index];
+        if let Some(bytes) = entry.receive.consume(cost) {
+            // After this side's CLOSE nothing more is sent for the session.
+            if entry.phase == Phase::Open {
+                Credit { bytes }.encode(entry.id, &mut self.out);
+            }
+        }
+    }
+
+    fn return_link_credit(&mut self, cost: u32) {
+        if let Some(bytes) = self.receive.consume(cost) {
+            Credit { bytes }.encode(SessionId::LINK, &mut self.out);
+        }
+    }
+
+    fn return_held(&mut self, index: usize) {
+        let entry = &mut self.sessions[index];
+        if entry.pending.is_empty() && entry.held > 0 {
+            let held = std::mem::take(&mut entry.held);
+            self.return_session_credit(index, held);
+            self.advance_unfinished(index);
+        }
+    }
+
+    /// Lets an unfinished message go on when no finished one waits before it.
+    fn advance_unfinished(&mut self, index: usize) {
+        let entry = &mut self.sessions[index];
+        if entry.queue.is_empty() && entry.held == 0 && entry.assembly_owed > 0 {
+            let owed = std::mem::take(&mut entry.assembly_owed);
+            self.return_session_credit(index, owed);
+        }
+    }
+
+    fn release_queued(&mut self, total: usize) {
+        self.queued -= total;
+        if self.queued <= self.queue_max && self.held > 0 {
+            let held = std::mem::take(&mut self.held);
+            self.return_link_credit(held);
+        }
+    }
+}
+
+fn encode_close(id: SessionId, cause: Cause, code: u16, reason: &str, out: &mut Vec<u8>) {
+    Close { by: Closer::Backend, label: cause.label(), code, reason }.encode(id, out);
+}
+
+/// The message in these bytes; `None` for text that is not UTF-8.
+pub(super) fn message_ref(is_text: bool, bytes: &[u8]) -> Option<MessageRef<'_>> {
+    if is_text {
+        simdutf8::basic::from_utf8(bytes).ok().map(MessageRef::Text)
+    } else {
+        Some(MessageRef::Binary(bytes))
+    }
+}

@@ -1,0 +1,301 @@
+//! The gateway's end of a link against a backend played by hand.
+
+use super::*;
+use crate::protocol::link::{FrameHeader, HEADER_BYTES, Limits as LinkLimits, Open, Ready};
+use crate::settings::load::test_settings;
+
+const CLIENT: Key = Key { slot: 4, generation: 2 };
+
+struct Pair {
+    link: Link,
+    reader: LinkReader,
+    now: Instant,
+    deadlines: Deadlines,
+    counters: Counters,
+    secret: Option<Secret>,
+}
+
+impl Pair {
+    /// A link whose HELLO is sent.
+    fn connecting(secret: Option<&str>) -> Pair {
+        let settings = test_settings();
+        let now = Instant::from_nanos(1_000_000_000);
+        let identity = Identity { instance: [1; 16], epoch: 5, worker: 0, link: 0 };
+        let mut link = Link::new(identity, 24, &settings.limits, now);
+        assert_eq!(link.handle_deadline(now, &settings.deadlines), Due::Connect);
+        link.connected([7; 32], secret.is_some(), &settings.limits);
+        Pair {
+            link,
+            reader: LinkReader::new(link::HANDSHAKE_FRAME_MAX),
+            now,
+            deadlines: settings.deadlines,
+            counters: Counters::default(),
+            secret: secret.map(|secret| Secret::new(secret.into())),
+        }
+    }
+
+    /// A link over which sessions flow; the backend grants the given windows.
+    fn ready(session_window: u32, link_window: u32) -> Pair {
+        let mut pair = Pair::connecting(None);
+        pair.take_output();
+        let limits = LinkLimits { session_window, link_window, ..LinkLimits::default() };
+        assert_eq!(pair.say(|out| challenge(Proof::Absent, limits).encode(out)), ["Routine"]);
+        assert_eq!(pair.say(|out| Ready.encode(out)), ["Ready"]);
+        pair.take_output();
+        pair
+    }
+
+    /// Feeds what `write` writes, as one stream, and names the events.
+    fn say(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Vec<String> {
+        self.try_say(write).unwrap()
+    }
+
+    fn try_say(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<Vec<String>, Failure> {
+        let mut bytes = Vec::new();
+        write(&mut bytes);
+        let mut input = bytes.as_slice();
+        let mut events = Vec::new();
+        let Pair { link, reader, now, counters, secret, .. } = self;
+        loop {
+            match link.receive(reader, &mut input, *now, secret.as_ref(), counters)? {
+                None => return Ok(events),
+                Some(Event::Ready) => {
+                    events.push("Ready".into());
+                    reader.set_frame_max(link.frame_max());
+                }
+                Some(event) => events.push(format!("{event:?}")),
+            }
+        }
+    }
+
+    fn take_output(&mut self) -> Vec<(Kind, SessionId, Vec<u8>)> {
+        let bytes = self.link.output().to_vec();
+        self.link.consume_output(bytes.len());
+        let mut input = bytes.as_slice();
+        let mut reader = LinkReader::new(1 << 20);
+        let mut frames = Vec::new();
+        while let Some(frame) = reader.next(&mut input).unwrap() {
+            frames.push((frame.header.kind, frame.header.session, frame.payload.to_vec()));
+        }
+        frames
+    }
+
+    fn open(&mut self) -> SessionId {
+        let mut open = Vec::new();
+        assert!(Open::new("/ws").encode(SessionId::new(0, 0), 1 << 20, &mut open));
+        let id = self.link.open(CLIENT, &mut open).unwrap();
+        let frames = self.take_output();
+        assert_eq!((frames[0].0, frames[0].1), (Kind::Open, id));
+        id
+    }
+}
+
+fn challenge(proof: Proof, limits: LinkLimits) -> Challenge {
+    Challenge { version: 1, features: 0, instance: [2; 16], nonce: [3; 32], limits, proof }
+}
+
+fn close(by: Closer, code: u16, reason: &'static str) -> Close<'static> {
+    Close { by, label: "", code, reason }
+}
+
+#[test]
+fn mutual_authentication() {
+    let key = "a link secret that is long enough";
+    let mut pair = Pair::connecting(Some(key));
+    let hello = pair.take_output();
+    let secret = Secret::new(key.into());
+    let mut bare = challenge(Proof::Hmac([0; 32]), LinkLimits::default());
+    let mut payload = Vec::new();
+    bare.encode_payload(&mut payload);
+    bare.proof = Proof::of_backend(&secret, &hello[0].2, &payload);
+    payload.clear();
+    bare.encode_payload(&mut payload);
+    assert_eq!(pair.say(|out| bare.encode(out)), ["Routine"]);
+    let proof = pair.take_output();
+    assert_eq!(proof[0].0, Kind::Proof);
+    let proof = Proof::decode(&proof[0].2).unwrap();
+    assert!(proof.verify_gateway(Some(&secret), &hello[0].2, &payload));
+    assert!(!pair.link.takes_sessions(), "not before READY");
+    pair.say(|out| Ready.encode(out));
+    assert!(pair.link.takes_sessions());
+}
+
+#[test]
+fn a_wrong_or_missing_proof_is_refused() {
+    for (secret, proof) in [
+        (Some("a link secret that is long enough"), Proof::Hmac([9; 32])),
+        (Some("a link secret that is long enough"), Proof::Absent),
+        (None, Proof::Hmac([9; 32])),
+    ] {
+        let mut pair = Pair::connecting(secret);
+        let answer = challenge(proof, LinkLimits::default());
+        assert_eq!(pair.try_say(|out| answer.encode(out)), Err(Failure::WrongProof));
+    }
+}
+
+#[test]
+fn a_refusal_is_told_apart() {
+    let mut pair = Pair::connecting(None);
+    let refused = Refused::new(link::RefusalCode::TooManyLinks);
+    let failure = pair.try_say(|out| refused.encode(out)).unwrap_err();
+    assert!(matches!(failure, Failure::Refused { code: 5, .. }), "{failure}");
+}
+
+#[test]
+fn data_spends_both_credits_and_waits_for_either() {
+    let mut pair = Pair::ready(4096, 65536);
+    let id = pair.open();
+    let most = 4096 - HEADER_BYTES;
+    assert_eq!(pair.link.allowance(id), Some(most));
+    pair.link.data(id, DataKind::Text, true, true, &vec![b'x'; most]);
+    assert_eq!(pair.link.allowance(id), None);
+    assert_eq!(
+        pair.say(|out| Credit { bytes: 100 }.encode(id, out)),
+        [format!("SessionCredit {{ client: {CLIENT:?} }}")]
+    );
+    assert_eq!(pair.link.allowance(id), Some(88));
+}
+
+#[test]
+fn a_session_that_waits_for_the_link_is_woken_once() {
+    let mut pair = Pair::ready(1 << 20, 65536);
+    let id = pair.open();
+    pair.link.data(id, DataKind::Binary, true, false, &vec![0; 65536 - 2 * HEADER_BYTES]);
+    for _ in 0..3 {
+        assert_eq!(pair.link.allowance(id), None);
+    }
+    assert_eq!(pair.say(|out| Credit { bytes: 500 }.encode(SessionId::LINK, out)), ["LinkCredit"]);
+    let mut woken = Vec::new();
+    pair.link.take_waiting(&mut woken);
+    assert_eq!(woken, [CLIENT]);
+    assert_eq!(pair.link.allowance(id), Some(500));
+}
+
+#[test]
+fn credit_goes_back_as_the_client_takes_its_bytes() {
+    let mut pair = Pair::ready(1 << 20, 1 << 20);
+    let id = pair.open();
+    let window = test_settings().limits.session_window;
+    let piece = vec![0; window as usize / 2];
+    let events = pair.say(|out| encode_data(id, data_flags::WHOLE, &piece, out));
+    assert!(events[0].starts_with("Data"), "{events:?}");
+    let of_session = |frames: &[(Kind, SessionId, Vec<u8>)]| {
+        frames.iter().any(|frame| frame.0 == Kind::Credit && frame.1 == id)
+    };
+    assert!(!of_session(&pair.take_output()), "the client has nothing yet");
+    pair.link.delivered(id, data_cost(piece.len()));
+    assert!(of_session(&pair.take_output()));
+}
+
+#[test]
+fn more_data_than_credit_ends_the_link() {
+    let mut pair = Pair::ready(1 << 20, 1 << 20);
+    let id = pair.open();
+    let window = test_settings().limits.session_window as usize;
+    let piece = vec![0; 60_000];
+    let failure = pair.try_say(|out| {
+        for _ in 0..=window / piece.len() {
+            encode_data(id, data_flags::WHOLE, &piece, out);
+        }
+    });
+    assert_eq!(failure, Err(LinkError::CreditExceeded.into()));
+}
+
+#[test]
+fn a_session_is_over_when_both_have_closed() {
+    let mut pair = Pair::ready(1 << 20, 1 << 20);
+    let id = pair.open();
+    pair.link.close(id, &close(Closer::Client, 1000, "done"));
+    assert_eq!(pair.link.open_sessions(), 0);
+    let events = pair.say(|out| encode_data(id, data_flags::WHOLE, b"late", out));
+    assert_eq!(events, ["Routine"], "what was under way is dropped, and is no violation");
+    let other = pair.open();
+    assert_ne!(other.slot, id.slot, "the slot is not free yet");
+    assert_eq!(pair.say(|out| close(Closer::Backend, 0, "").encode(id, out)), ["Routine"]);
+    let events = pair.say(|out| encode_data(id, data_flags::WHOLE, b"later", out));
+    assert_eq!(events, ["Routine"]);
+    assert_eq!(pair.counters.value(Metric::LinkStaleFrames), 1);
+    let reused = pair.open();
+    assert_eq!(reused.slot, id.slot);
+    assert_ne!(reused.generation, id.generation);
+}
+
+#[test]
+fn a_backends_close_is_answered() {
+    let mut pair = Pair::ready(1 << 20, 1 << 20);
+    let id = pair.open();
+    let events = pair.say(|out| close(Closer::Backend, 4001, "bye").encode(id, out));
+    assert_eq!(events, [format!("Closed {{ client: {CLIENT:?}, code: 4001, reason: \"bye\" }}")]);
+    let frames = pair.take_output();
+    assert_eq!((frames[0].0, frames[0].1), (Kind::Close, id));
+    assert_eq!(pair.link.open_sessions(), 0);
+}
+
+#[test]
+fn strays_are_forgiven_a_few_times() {
+    let mut pair = Pair::ready(1 << 20, 1 << 20);
+    let nobody = SessionId::new(99, 0);
+    for _ in 0..STRAY_FRAMES_MAX {
+        pair.say(|out| encode_data(nobody, data_flags::WHOLE, b"", out));
+    }
+    let last = pair.try_say(|out| encode_data(nobody, data_flags::WHOLE, b"", out));
+    assert_eq!(last, Err(LinkError::TooManyStrays.into()));
+}
+
+#[test]
+fn pieces_out_of_order_and_kinds_not_agreed_on_end_the_link() {
+    for (flags, error) in [
+        (data_flags::FIN, LinkError::PieceOutOfOrder),
+        (data_flags::TEXT, LinkError::PieceOutOfOrder),
+    ] {
+        let mut pair = Pair::ready(1 << 20, 1 << 20);
+        let id = pair.open();
+        assert_eq!(pair.try_say(|out| encode_data(id, flags, b"x", out)), Err(error.into()));
+    }
+    let mut pair = Pair::ready(1 << 20, 1 << 20);
+    let header = FrameHeader { length: 0, kind: Kind::Multicast, flags: 0, session: SessionId::LINK };
+    let failure = pair.try_say(|out| out.extend_from_slice(&header.format()));
+    assert_eq!(failure, Err(LinkError::Unexpected { kind: Kind::Multicast }.into()));
+}
+
+#[test]
+fn a_silent_backend_is_pinged_and_then_given_up() {
+    let mut pair = Pair::ready(1 << 20, 1 << 20);
+    let ping_at = pair.link.next_deadline(&pair.deadlines);
+    assert_eq!(pair.link.handle_deadline(ping_at, &pair.deadlines), Due::Nothing);
+    let frames = pair.take_output();
+    assert_eq!(frames[0].0, Kind::Ping);
+    let dead_at = pair.link.next_deadline(&pair.deadlines);
+    assert_eq!(dead_at, pair.now + pair.deadlines.link_ping * 3);
+    assert_eq!(pair.link.handle_deadline(dead_at, &pair.deadlines), Due::Fail(Failure::Silent));
+}
+
+#[test]
+fn back_off_doubles_to_its_limit_and_begins_anew_after_success() {
+    let mut pair = Pair::connecting(None);
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        pair.link.lost(pair.now, &pair.deadlines, u32::MAX);
+        let at = pair.link.next_deadline(&pair.deadlines);
+        waits.push(at.since(pair.now));
+        assert_eq!(pair.link.handle_deadline(at, &pair.deadlines), Due::Connect);
+    }
+    assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
+    assert!(*waits.last().unwrap() <= pair.deadlines.link_retry_max);
+    assert!(waits[0] <= pair.deadlines.link_retry_min * 2);
+    pair.link.lost(pair.now, &pair.deadlines, 0);
+    let half = pair.link.next_deadline(&pair.deadlines).since(pair.now);
+    assert_eq!(half, pair.deadlines.link_retry_max / 2, "jitter takes at most half");
+}
+
+#[test]
+fn a_backend_that_goes_away_gets_no_new_sessions_and_keeps_the_old() {
+    let mut pair = Pair::ready(1 << 20, 1 << 20);
+    let id = pair.open();
+    pair.say(|out| GoAway { reason: "deploy" }.encode(out));
+    assert!(!pair.link.takes_sessions());
+    assert!(!pair.link.has_gone_away());
+    assert!(pair.say(|out| encode_data(id, data_flags::WHOLE, b"x", out))[0].starts_with("Data"));
+    pair.say(|out| close(Closer::Backend, 1001, "").encode(id, out));
+    assert!(pair.link.has_gone_away());
+}

@@ -1,0 +1,222 @@
+//! `[[listener]]` and `[[backend]]` blocks.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use toml::Spanned;
+
+use super::load::{Loader, word};
+use super::raw::{List, RawBackend, RawListener};
+use super::{Backend, Balance, Listener, Network};
+use crate::ring::EndpointAddress;
+
+/// Listeners of one gateway.
+const LISTENERS_MAX: usize = 64;
+/// Servers of all backends together: links are numbered in 16 bits, for each worker.
+const ENDPOINTS_MAX: usize = 1024;
+/// Longest path of a unix socket: `sun_path` without its final NUL.
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+impl Loader<'_> {
+    /// Every `[[listener]]`; `None` when one of them cannot be used.
+    pub(super) fn listeners(&mut self, raw: &[Spanned<RawListener>]) -> Option<Vec<Listener>> {
+        if let Some(listener) = raw.get(LISTENERS_MAX) {
+            let what = format!("there are more than {LISTENERS_MAX} listeners");
+            self.report.error(listener.span(), what, "");
+        }
+        let mut seen: Vec<SocketAddr> = Vec::new();
+        let mut built = Vec::new();
+        for listener in raw {
+            let raw = listener.get_ref();
+            let address = raw.address.as_ref().and_then(|text| {
+                let address = self.socket_address(text.get_ref(), text.span())?;
+                if seen.contains(&address) {
+                    let what = format!("two listeners have the address {address}");
+                    self.report.error(text.span(), what, "remove one");
+                }
+                seen.push(address);
+                Some(address)
+            });
+            let tls = match &raw.tls {
+                Some(tls) => self.tls(tls).map(Some),
+                None => Some(None),
+            };
+            let proxy = raw.proxy_protocol.as_ref();
+            let proxy_trusted = proxy.map_or(Some(Vec::new()), |p| self.networks(&p.trusted));
+            built.push(match (address, tls, proxy_trusted) {
+                (Some(address), Some(tls), Some(proxy_trusted)) => {
+                    Some(Listener { address, tls, proxy_trusted })
+                }
+                _ => None,
+            });
+        }
+        built.into_iter().collect()
+    }
+
+    fn networks(&mut self, list: &List) -> Option<Vec<Network>> {
+        let list = list.as_ref()?;
+        if list.get_ref().is_empty() {
+            let what = "trusted is empty: nobody's PROXY header would be believed";
+            self.report.error(list.span(), what, "list the load balancers' networks");
+        }
+        let parsed: Vec<_> = list.get_ref().iter().map(|text| self.network(text)).collect();
+        parsed.into_iter().collect()
+    }
+
+    fn network(&mut self, text: &Spanned<String>) -> Option<Network> {
+        let parsed = parse_network(text.get_ref());
+        match parsed {
+            Some((network, true)) => {
+                if network.prefix == 0 {
+                    let what = format!("{} lets everybody forge their address", text.get_ref());
+                    self.report.warning(text.span(), what, "list the load balancers alone");
+                }
+                return Some(network);
+            }
+            Some((network, false)) => {
+                let what = format!("{} has bits beyond its prefix", text.get_ref());
+                let fix = format!("shorten the address, or write /{}", bits(network.address));
+                self.report.error(text.span(), what, &fix);
+            }
+            None => {
+                let what = format!("{:?} is not a network", text.get_ref());
+                self.report.error(text.span(), what, "write 10.0.0.0/8 or fd00::/8");
+            }
+        }
+        None
+    }
+
+    /// Every `[[backend]]`; `None` when one of them cannot be used.
+    pub(super) fn backends(&mut self, raw: &[Spanned<RawBackend>]) -> Option<Vec<Backend>> {
+        let endpoints = |b: &Spanned<RawBackend>| {
+            b.get_ref().endpoints.as_ref().map_or(0, |list| list.get_ref().len())
+        };
+        if raw.iter().map(endpoints).sum::<usize>() > ENDPOINTS_MAX {
+            let what = format!("the backends have more than {ENDPOINTS_MAX} endpoints");
+            self.report.error(raw[0].span(), what, "put a load balancer before them");
+        }
+        let built: Vec<_> = raw.iter().map(|backend| self.backend(backend.get_ref())).collect();
+        built.into_iter().collect()
+    }
+
+    fn backend(&mut self, raw: &RawBackend) -> Option<Backend> {
+        let secret = self.secret(&raw.secret_file, &raw.secret, "secret_file");
+        let endpoints = self.endpoints(&raw.endpoints)?;
+        let is_remote = |endpoint: &EndpointAddress| match endpoint {
+            EndpointAddress::Tcp(address) => !address.ip().is_loopback(),
+            EndpointAddress::Unix(_) => false,
+        };
+        if raw.secret_file.is_none()
+            && raw.secret.is_none()
+            && let Some(at) = endpoints.iter().position(is_remote)
+            && let Some(list) = &raw.endpoints
+        {
+            let what = "this endpoint is on another machine and the link has no secret: whoever \
+                        answers there is believed";
+            self.report.warning(list.get_ref()[at].span(), what, "set secret_file");
+        }
+        let balance = match word("backend", "balance", &raw.balance) {
+            "round-robin" => Balance::RoundRobin,
+            _ => Balance::LeastSessions,
+        };
+        Some(Backend { name: raw.name.as_ref()?.get_ref().clone(), endpoints, balance, secret })
+    }
+
+    fn endpoints(&mut self, list: &List) -> Option<Vec<EndpointAddress>> {
+        let list = list.as_ref()?;
+        if list.get_ref().is_empty() {
+            let what = "endpoints is empty: the backend has no server";
+            self.report.error(list.span(), what, "list \"IP:PORT\" or \"unix:/PATH\"");
+            return None;
+        }
+        let mut endpoints: Vec<EndpointAddress> = Vec::new();
+        let mut failed = false;
+        for text in list.get_ref() {
+            match self.endpoint(text) {
+                Some(endpoint) if endpoints.contains(&endpoint) => {
+                    let what = format!("endpoint {:?} is listed twice", text.get_ref());
+                    self.report.error(text.span(), what, "remove one");
+                    failed = true;
+                }
+                Some(endpoint) => endpoints.push(endpoint),
+                None => failed = true,
+            }
+        }
+        (!failed).then_some(endpoints)
+    }
+
+    fn endpoint(&mut self, text: &Spanned<String>) -> Option<EndpointAddress> {
+        let (name, at) = (text.get_ref().as_str(), text.span());
+        if let Some(path) = name.strip_prefix("unix:") {
+            if !path.starts_with('/') || path.len() > UNIX_PATH_BYTES_MAX || path.contains('\0') {
+                let what = format!("{name:?} is not the address of a unix socket");
+                let fix =
+                    format!("write unix:/PATH, absolute, at most {UNIX_PATH_BYTES_MAX} bytes");
+                self.report.error(at, what, &fix);
+                return None;
+            }
+            return Some(EndpointAddress::Unix(PathBuf::from(path)));
+        }
+        if name.starts_with("ws://") || name.starts_with("wss://") {
+            let what = format!("{name:?} belongs to kind = \"websocket\"");
+            self.report.error(at, what, "that is not in this version; link takes IP:PORT");
+            return None;
+        }
+        self.socket_address(name, at).map(EndpointAddress::Tcp)
+    }
+}
+
+fn bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// A network, and whether all bits beyond its prefix are zero. An address alone is a network of
+/// itself.
+fn parse_network(text: &str) -> Option<(Network, bool)> {
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address.parse::<IpAddr>().ok()?, Some(prefix)),
+        None => (text.parse::<IpAddr>().ok()?, None),
+    };
+    let prefix = match prefix {
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok()?,
+        Some(_) => return None,
+        None => bits(address),
+    };
+    if prefix > bits(address) {
+        return None;
+    }
+    let trailing_zeros = match address {
+        IpAddr::V4(v4) => u32::from(v4).trailing_zeros(),
+        IpAddr::V6(v6) => u128::from(v6).trailing_zeros(),
+    };
+    let clean = trailing_zeros >= u32::from(bits(address) - prefix);
+    Some((Network { address, prefix }, clean))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks() {
+        let table: &[(&str, Option<(&str, u8, bool)>)] = &[
+            ("10.0.0.0/8", Some(("10.0.0.0", 8, true))),
+            ("10.0.0.1/8", Some(("10.0.0.1", 8, false))),
+            ("10.1.2.3", Some(("10.1.2.3", 32, true))),
+            ("0.0.0.0/0", Some(("0.0.0.0", 0, true))),
+            ("fd00::/8", Some(("fd00::", 8, true))),
+            ("::1", Some(("::1", 128, true))),
+            ("10.0.0.0/33", None),
+            ("10.0.0.0/+8", None),
+            ("10.0.0.0/", None),
+            ("10.0.0/8", None),
+            ("localhost", None),
+        ];
+        for (text, expected) in table {
+            let expected = expected.map(|(address, prefix, clean)| {
+                (Network { address: address.parse().expect("an address"), prefix }, clean)
+            });
+            assert_eq!(parse_network(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! One table of every key of the configuration file.
+//!
+//! The checks of types and ranges, the defaults, what a reload may change and the tables of
+//! `docs/configuration.md` all derive from it.
+
+use std::time::Duration;
+
+use super::units::{format_duration, format_size};
+
+mod table;
+
+pub use table::KEYS;
+
+/// Whether a running gateway takes a new value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heat {
+    /// A reload changes it, for what happens from then on.
+    Hot,
+    /// Only a restart changes it: a reload that tries is refused as a whole.
+    Cold,
+}
+
+/// What a value may look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A string, checked where it is used; the text says what it holds.
+    Text(&'static str),
+    /// `true` or `false`.
+    Flag,
+    /// A whole number in this range, both ends included.
+    Count(u64, u64),
+    /// A whole number in this range, or `"auto"`.
+    CountOrAuto(u64, u64),
+    /// A size in this range of bytes.
+    Size(u64, u64),
+    /// A size in this range of bytes, or `"auto"`.
+    SizeOrAuto(u64, u64),
+    /// A duration in this range of milliseconds.
+    Time(u64, u64),
+    /// A duration in this range of milliseconds, or `"off"`.
+    TimeOrOff(u64, u64),
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// One of the first words; the second ones are known, but not in this version.
+    WordOrLater(&'static [&'static str], &'static [&'static str]),
+    /// Strings; the text says what each holds.
+    List(&'static str),
+    /// Strings, or this word instead of them.
+    ListOrWord(&'static str, &'static str),
+    /// An inline table of this section.
+    Table(&'static str),
+    /// A list of inline tables of this section.
+    Tables(&'static str),
+    /// One inline table of this section, or a list of them.
+    TableOrTables(&'static str),
+}
+
+/// One key of the file.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The section it belongs to, as in `limits`, or `gateway.log` for a table within one.
+    pub section: &'static str,
+    /// Its name in the file.
+    pub name: &'static str,
+    /// What its value may look like.
+    pub shape: Shape,
+    /// The value that it has when it is absent, as it would be written; or [`REQUIRED`], or
+    /// [`NONE`].
+    pub default: &'static str,
+    /// The same under `profile = "conformance"`, where that differs.
+    pub conformance: Option<&'static str>,
+    /// Whether a reload may change it.
+    pub heat: Heat,
+    /// What it means, in a sentence or two.
+    pub meaning: &'static str,
+}
+
+/// The default of a key that must be there.
+pub const REQUIRED: &str = "(required)";
+/// The default of a key whose absence means that there is no such thing.
+pub const NONE: &str = "(none)";
+
+/// Every section that may appear at the top of the file, and whether it is a list (`[[…]]`).
+pub const SECTIONS: &[(&str, bool)] = &[
+    ("gateway", false),
+    ("limits", false),
+    ("deadlines", false),
+    ("listener", true),
+    ("auth", true),
+    ("route", true),
+    ("backend", true),
+];
+
+/// The row of `name` in `section`.
+pub fn find(section: &str, name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.section == section && key.name == name)
+}
+
+/// Every key of `section`, in the table's order.
+pub fn of_section(section: &str) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |key| key.section == section)
+}
+
+impl Key {
+    /// The name with its section, as in `limits.message_max`.
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The key's row in `docs/configuration.md`.
+    pub fn row(&self) -> String {
+        let Key { name, meaning, shape, .. } = self;
+        let default = match self.conformance {
+            Some(conformance) => format!("`{}`; conformance `{conformance}`", self.default),
+            None if self.default == REQUIRED || self.default == NONE => self.default.to_owned(),
+            None => format!("`{}`", self.default),
+        };
+        let heat = if self.heat == Heat::Hot { "hot" } else { "**cold**" };
+        format!("| `{name}` | {meaning} | {} | {default} | {heat} |", shape.describe())
+    }
+}
+
+impl Shape {
+    /// The permitted values in words, for the documentation and for errors.
+    pub fn describe(&self) -> String {
+        let time = |ms: &u64| format_duration(Duration::from_millis(*ms));
+        let quoted = |words: &[&str]| {
+            words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ")
+        };
+        match self {
+            Shape::Text(what) => (*what).to_owned(),
+            Shape::Flag => "`true`, `false`".to_owned(),
+            Shape::Count(min, max) => format!("{min} to {max}"),
+            Shape::CountOrAuto(min, max) => format!("{min} to {max}, or `\"auto\"`"),
+            Shape::Size(min, max) => format!("{} to {}", format_size(*min), format_size(*max)),
+            Shape::SizeOrAuto(min, max) => {
+                format!("{} to {}, or `\"auto\"`", format_size(*min), format_size(*max))
+            }
+            Shape::Time(min, max) => format!("{} to {}", time(min), time(max)),
+            Shape::TimeOrOff(min, max) => {
+                format!("{} to {}, or `\"off\"`", time(min), time(max))
+            }
+            Shape::Word(words) => quoted(words),
+            Shape::WordOrLater(words, later) => {
+                format!("{} (not in this version: {})", quoted(words), quoted(later))
+            }
+            Shape::List(what) => format!("list of {what}"),
+            Shape::ListOrWord(what, word) => format!("list of {what}, or `\"{word}\"`"),
+            Shape::Table(_) => "table, see below".to_owned(),
+            Shape::Tables(_) => "list of tables, see below".to_owned(),
+            Shape::TableOrTables(_) => "table or list of tables, see below".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_declared_once_and_its_section_exists() {
+        for (index, key) in KEYS.iter().enumerate() {
+            let same = |other: &Key| other.section == key.section && other.name == key.name;
+            assert!(!KEYS[..index].iter().any(same), "{} is there twice", key.full_name());
+            let declared = SECTIONS.iter().any(|(section, _)| *section == key.section)
+                || KEYS.iter().any(|other| match other.shape {
+                    Shape::Table(s) | Shape::Tables(s) | Shape::TableOrTables(s) => {
+                        s == key.section
+                    }
+                    _ => false,
+                });
+            assert!(declared, "nothing leads to {}", key.full_name());
+        }
+    }
+
+    #[test]
+    fn rows_for_the_documentation() {
+        let row = |section, name| find(section, name).expect("declared").row();
+        assert_eq!(
+            row("deadlines", "drain"),
+            "| `drain` | Over how long a drain spreads its closes. A supervisor's stop time-out \
+             must be longer. | 0s to 1h | `30s` | hot |"
+        );
+        assert!(row("limits", "message_max").contains("| `1MiB`; conformance `32MiB` | hot |"));
+        assert!(row("backend", "name").ends_with("| name | (required) | **cold** |"));
+    }
+}

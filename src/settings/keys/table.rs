@@ -1,0 +1,612 @@
+//! The table itself, section by section.
+
+use super::{Heat, Key, NONE, REQUIRED, Shape};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const SECOND: u64 = 1000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+
+const PATH: &str = "file name, relative to the configuration file";
+const SECRET_FILE: &str = "file name, relative to the configuration file, or `env:NAME`";
+
+const fn hot(
+    section: &'static str,
+    name: &'static str,
+    shape: Shape,
+    default: &'static str,
+    meaning: &'static str,
+) -> Key {
+    Key { section, name, shape, default, conformance: None, heat: Heat::Hot, meaning }
+}
+
+impl Key {
+    const fn cold(mut self) -> Key {
+        self.heat = Heat::Cold;
+        self
+    }
+
+    const fn conformance(mut self, default: &'static str) -> Key {
+        self.conformance = Some(default);
+        self
+    }
+}
+
+/// Every key, section by section.
+pub const KEYS: &[Key] = &[
+    hot(
+        "gateway",
+        "workers",
+        Shape::CountOrAuto(1, 1024),
+        "auto",
+        "Worker threads, each with a ring of its own; `\"auto\"` is one for each core.",
+    )
+    .cold(),
+    hot(
+        "gateway",
+        "admin",
+        Shape::Text("IP address and port, or `\"off\"`"),
+        "127.0.0.1:9464",
+        "Where metrics, health, the live page and the admin API are served.",
+    )
+    .cold(),
+    hot(
+        "gateway",
+        "admin_token_file",
+        Shape::Text(SECRET_FILE),
+        NONE,
+        "Bearer token that the admin API asks for, at least 32 bytes. Required when `admin` is \
+         not a loopback address.",
+    )
+    .cold(),
+    hot("gateway", "log", Shape::Table("gateway.log"), NONE, "How the log is written."),
+    hot(
+        "gateway.log",
+        "format",
+        Shape::Word(&["auto", "pretty", "json"]),
+        "auto",
+        "Shape of log lines; `\"auto\"` is pretty on a terminal and JSON otherwise.",
+    )
+    .cold(),
+    hot(
+        "gateway.log",
+        "level",
+        Shape::Text("level, or list of `target=level`"),
+        "info",
+        "What is logged: `error`, `warn`, `info`, `debug`, `trace` or `off`, for all or by \
+         target, as in `info,portcullis::worker=debug`.",
+    ),
+    hot(
+        "limits",
+        "profile",
+        Shape::Word(&["production", "conformance"]),
+        "production",
+        "Which defaults the other limits have. `\"conformance\"` is for the Autobahn test suite: \
+         large messages in tiny fragments, and no rate limits. Never face the internet with it.",
+    ),
+    hot(
+        "limits",
+        "connections_max",
+        Shape::Count(1, 100_000_000),
+        "1_000_000",
+        "Connections of all workers together.",
+    ),
+    hot(
+        "limits",
+        "unauthenticated_max",
+        Shape::Count(1, 100_000_000),
+        "50_000",
+        "Connections not yet authenticated, of all workers together. Keep it above the honest \
+         arrivals in a second times the slowest 1 % of their times to authenticate in seconds.",
+    ),
+    hot(
+        "limits",
+        "connections_per_worker",
+        Shape::CountOrAuto(16, 16_000_000),
+        "auto",
+        "Connections of one worker; `\"auto\"` derives it from the descriptor limit.",
+    )
+    .cold(),
+    hot(
+        "limits",
+        "memory_max",
+        Shape::SizeOrAuto(16 * MIB, 16_384 * GIB),
+        "auto",
+        "Memory budget of the process; `\"auto\"` derives it from the machine or its cgroup.",
+    )
+    .cold(),
+    hot(
+        "limits",
+        "message_max",
+        Shape::Size(125, 256 * MIB),
+        "1MiB",
+        "Largest message in either direction; a client's larger one is closed with 1009.",
+    )
+    .conformance("32MiB"),
+    hot(
+        "limits",
+        "first_message_max",
+        Shape::Size(125, MIB),
+        "16KiB",
+        "Largest message before authentication, which carries the token.",
+    ),
+    hot(
+        "limits",
+        "head_max",
+        Shape::Size(512, 64 * KIB),
+        "8KiB",
+        "Largest request head; 431 above it.",
+    ),
+    hot(
+        "limits",
+        "header_fields_max",
+        Shape::Count(8, 128),
+        "64",
+        "Most header fields in a request; 431 above it.",
+    ),
+    hot(
+        "limits",
+        "request_line_max",
+        Shape::Size(128, 32 * KIB),
+        "8000B",
+        "Longest request line; 414 above it.",
+    ),
+    hot(
+        "limits",
+        "token_max",
+        Shape::Size(64, 4 * KIB),
+        "4KiB",
+        "Longest token; a longer one is refused before it is decoded.",
+    ),
+    hot(
+        "limits",
+        "frames_per_second",
+        Shape::Count(1, 1_000_000_000),
+        "1_000",
+        "Data frames that one client may send in a second on average; 1008 above it.",
+    )
+    .conformance("1_000_000_000"),
+    hot(
+        "limits",
+        "frames_burst",
+        Shape::Count(1, 1_000_000_000),
+        "4_000",
+        "Data frames that one client may send at once.",
+    )
+    .conformance("1_000_000_000"),
+    hot(
+        "limits",
+        "controls_per_second",
+        Shape::Count(1, 1_000_000_000),
+        "10",
+        "Control frames (ping, pong) that one client may send in a second on average; 1008 above \
+         it.",
+    )
+    .conformance("1_000_000_000"),
+    hot(
+        "limits",
+        "controls_burst",
+        Shape::Count(1, 1_000_000_000),
+        "60",
+        "Control frames that one client may send at once.",
+    )
+    .conformance("1_000_000_000"),
+    hot(
+        "limits",
+        "fragments_max",
+        Shape::Count(1, 16_777_216),
+        "1_024",
+        "Most frames that one message may be cut into; 1009 above it.",
+    )
+    .conformance("1_048_576"),
+    hot(
+        "limits",
+        "session_window",
+        Shape::Size(4 * KIB, 256 * MIB),
+        "256KiB",
+        "Bytes in flight to one client that a backend may have without new credit.",
+    )
+    .conformance("32MiB"),
+    hot(
+        "limits",
+        "link_window",
+        Shape::Size(64 * KIB, 2 * GIB - 1),
+        "16MiB",
+        "Bytes in flight on one link, in each direction, without new credit. At least \
+         `session_window`.",
+    )
+    .conformance("64MiB"),
+    hot(
+        "limits",
+        "client_control_queue_max",
+        Shape::Size(512, MIB),
+        "4KiB",
+        "Bytes of control frames and answers that may wait for one client.",
+    )
+    .conformance("64KiB"),
+    hot(
+        "limits",
+        "stalled_input_max",
+        Shape::Size(MIB, 1024 * GIB),
+        "64MiB",
+        "Bytes of clients' input that may wait in one worker for backends to give credit.",
+    )
+    .conformance("256MiB"),
+    hot(
+        "limits",
+        "handshakes_per_tick",
+        Shape::Count(1, 4096),
+        "32",
+        "TLS handshake steps of one worker before it looks after its open connections again.",
+    ),
+    hot(
+        "limits",
+        "client_buffers",
+        Shape::Count(16, 32_768),
+        "4_096",
+        "Receive buffers of one worker for clients, of 4 KiB each: a power of two.",
+    )
+    .cold(),
+    hot(
+        "limits",
+        "accepts",
+        Shape::Count(1, 1024),
+        "64",
+        "Accepts that one worker keeps outstanding on each listener.",
+    )
+    .cold(),
+    hot(
+        "limits",
+        "close_lines_per_second",
+        Shape::Count(0, 1_000_000),
+        "100",
+        "Close lines in the log, for each second and worker; the rest is counted in a metric.",
+    ),
+    hot(
+        "deadlines",
+        "tls_handshake",
+        Shape::Time(100, MINUTE),
+        "3s",
+        "From accept to the end of the TLS handshake. Then: silent close.",
+    ),
+    hot(
+        "deadlines",
+        "request_head",
+        Shape::Time(100, MINUTE),
+        "2s",
+        "From the end of the TLS handshake, or accept, to a whole request head. Then: 408, or a \
+         silent close when no byte came.",
+    ),
+    hot(
+        "deadlines",
+        "authenticate",
+        Shape::Time(100, MINUTE),
+        "5s",
+        "From the 101 to a verdict. Then: explained close.",
+    ),
+    hot(
+        "deadlines",
+        "linger",
+        Shape::Time(100, 30 * SECOND),
+        "1s",
+        "From the gateway's close frame to the client's. Then: reset.",
+    ),
+    hot(
+        "deadlines",
+        "ping_interval",
+        Shape::Time(SECOND, HOUR),
+        "25s",
+        "Silence of a client after which the gateway pings. Shorter than `idle`.",
+    ),
+    hot(
+        "deadlines",
+        "idle",
+        Shape::Time(2 * SECOND, 24 * HOUR),
+        "60s",
+        "Silence of a client, pings unanswered, after which the gateway closes.",
+    )
+    .conformance("10m"),
+    hot(
+        "deadlines",
+        "write_stall",
+        Shape::Time(100, 10 * MINUTE),
+        "10s",
+        "Time without progress of a send. Then: best-effort close, reset.",
+    ),
+    hot(
+        "deadlines",
+        "lifetime",
+        Shape::TimeOrOff(10 * SECOND, 720 * HOUR),
+        "off",
+        "Age at which a connection is asked to reconnect; jittered so that a crowd does not \
+         return at once.",
+    ),
+    hot(
+        "deadlines",
+        "expiry_grace",
+        Shape::Time(0, HOUR),
+        "0s",
+        "How long after its token's `exp` a connection may live on.",
+    ),
+    hot(
+        "deadlines",
+        "drain",
+        Shape::Time(0, HOUR),
+        "30s",
+        "Over how long a drain spreads its closes. A supervisor's stop time-out must be longer.",
+    ),
+    hot(
+        "deadlines",
+        "link_connect",
+        Shape::Time(100, MINUTE),
+        "5s",
+        "From the start of a connection attempt to a backend to the end of the link handshake.",
+    ),
+    hot(
+        "deadlines",
+        "link_ping",
+        Shape::Time(100, 10 * MINUTE),
+        "5s",
+        "Silence on a link after which it is pinged; at three times this it is dead.",
+    ),
+    hot(
+        "deadlines",
+        "link_retry_min",
+        Shape::Time(10, MINUTE),
+        "100ms",
+        "Shortest wait before a backend is tried again; it doubles, with jitter.",
+    ),
+    hot(
+        "deadlines",
+        "link_retry_max",
+        Shape::Time(10, 10 * MINUTE),
+        "10s",
+        "Longest wait before a backend is tried again. At least `link_retry_min`.",
+    ),
+    hot(
+        "listener",
+        "address",
+        Shape::Text("IP address and port"),
+        REQUIRED,
+        "Where to listen; `[::]:443` takes IPv6 and IPv4.",
+    )
+    .cold(),
+    hot(
+        "listener",
+        "tls",
+        Shape::TableOrTables("listener.tls"),
+        NONE,
+        "Certificates; with them the listener speaks TLS only. The client's server name (SNI) \
+         selects by the certificates' alternative names; the first is served to the rest. \
+         Certificates are hot, but whether a listener has any is not.",
+    )
+    .cold(),
+    hot(
+        "listener.tls",
+        "certificate",
+        Shape::Text(PATH),
+        REQUIRED,
+        "PEM file with the certificate, then its intermediates.",
+    ),
+    hot(
+        "listener.tls",
+        "key",
+        Shape::Text(SECRET_FILE),
+        REQUIRED,
+        "PEM file with the certificate's private key (PKCS#8, SEC1 or PKCS#1, not encrypted).",
+    ),
+    hot(
+        "listener",
+        "proxy_protocol",
+        Shape::Table("listener.proxy_protocol"),
+        NONE,
+        "Load balancers that put a PROXY protocol header before the client's bytes.",
+    ),
+    hot(
+        "listener.proxy_protocol",
+        "trusted",
+        Shape::List("networks, as in `10.0.0.0/8`"),
+        REQUIRED,
+        "Peers in these networks must send the header and are believed; others must not send it.",
+    ),
+    hot("auth", "name", Shape::Text("name"), REQUIRED, "What routes call it; unique."),
+    hot(
+        "auth",
+        "kind",
+        Shape::WordOrLater(&["jwt"], &["phoenix", "plug-session", "compact", "backend", "http"]),
+        REQUIRED,
+        "Who decides on a token, and by which format.",
+    ),
+    hot(
+        "auth",
+        "carriers",
+        Shape::List(
+            "`authorization`, `subprotocol`, `cookie:NAME`, `header:NAME`, \
+                     `query:NAME`, `first-message`, `first-message:PATH`",
+        ),
+        REQUIRED,
+        "Where a client may put its token; the first place that holds one counts.",
+    ),
+    hot(
+        "auth",
+        "keys",
+        Shape::Tables("auth.keys"),
+        REQUIRED,
+        "Keys that sign tokens. While one is rotated out, list the old one beside the new one.",
+    ),
+    hot(
+        "auth.keys",
+        "id",
+        Shape::Text("text"),
+        NONE,
+        "The `kid` in tokens that the key signed; unique. A key without one serves only tokens \
+         without one.",
+    ),
+    hot(
+        "auth.keys",
+        "algorithm",
+        Shape::Word(&["HS256", "HS384", "HS512"]),
+        "HS256",
+        "The only algorithm that the key is used with, whatever the token says.",
+    ),
+    hot(
+        "auth.keys",
+        "secret_file",
+        Shape::Text(SECRET_FILE),
+        NONE,
+        "The key: at least 32 bytes, used as they are. One newline at the end is not part of it.",
+    ),
+    hot(
+        "auth.keys",
+        "secret",
+        Shape::Text("text"),
+        NONE,
+        "The key itself, instead of `secret_file`. For development only.",
+    ),
+    hot("auth", "issuer", Shape::Text("text"), NONE, "What `iss` must be; absent: not looked at."),
+    hot(
+        "auth",
+        "audience",
+        Shape::Text("text"),
+        NONE,
+        "What `aud` must be or contain. Without it, tokens that carry an `aud` are refused: they \
+         are for somebody else.",
+    ),
+    hot(
+        "auth",
+        "leeway",
+        Shape::Time(0, 30 * SECOND),
+        "10s",
+        "By how much clocks may differ when `exp`, `nbf` and `iat` are judged.",
+    ),
+    hot(
+        "auth",
+        "lifetime_max",
+        Shape::Time(MINUTE, 87_600 * HOUR),
+        "87600h",
+        "How far ahead `exp` may lie; tokens that end later are refused.",
+    ),
+    hot(
+        "route",
+        "path",
+        Shape::Text("path, or prefix ending in `/*`"),
+        REQUIRED,
+        "What clients ask for. The first route in the file that matches is taken.",
+    ),
+    hot(
+        "route",
+        "origins",
+        Shape::ListOrWord("origins", "any"),
+        REQUIRED,
+        "Pages that may connect: scheme, host and port exactly, as in `https://app.example.com`, \
+         or `https://*.example.com` for all hosts below one. `[]` refuses every page.",
+    ),
+    hot(
+        "route",
+        "origin_absent",
+        Shape::Word(&["allow", "refuse"]),
+        "refuse",
+        "What happens to requests without Origin, which no browser sends.",
+    ),
+    hot(
+        "route",
+        "auth",
+        Shape::Text("name of an `[[auth]]`, or `\"none\"`"),
+        REQUIRED,
+        "How clients authenticate. `\"none\"` must be written out.",
+    ),
+    hot(
+        "route",
+        "backend",
+        Shape::Text("name of a `[[backend]]`"),
+        REQUIRED,
+        "Where the sessions go.",
+    ),
+    hot(
+        "route",
+        "dialect",
+        Shape::WordOrLater(
+            &["auto", "plain"],
+            &["phoenix", "graphql-transport-ws", "pusher", "centrifuge"],
+        ),
+        "auto",
+        "How refusals and closes are put; `\"auto\"` judges by the offered subprotocol.",
+    ),
+    hot(
+        "route",
+        "refuse",
+        Shape::Word(&["explain", "http", "auto"]),
+        "explain",
+        "How a refused token is answered: after 101 with an explanation and a close code, with \
+         401 or 403, or (`\"auto\"`) the first to browsers and the second to the rest.",
+    ),
+    hot(
+        "route",
+        "subprotocols",
+        Shape::List("subprotocol names"),
+        "[]",
+        "Subprotocols that may be answered with, the preferred first.",
+    ),
+    hot(
+        "route",
+        "messages",
+        Shape::Word(&["any", "text", "binary"]),
+        "any",
+        "Which messages are taken; another is closed with 1003.",
+    ),
+    hot(
+        "route",
+        "forward_headers",
+        Shape::List("header names"),
+        "[]",
+        "Request headers that the backend is told of. Those that carry credentials are refused.",
+    ),
+    hot(
+        "route",
+        "health",
+        Shape::Flag,
+        "false",
+        "Answer a plain GET on this path with 200, for load balancers, instead of 426.",
+    ),
+    hot("backend", "name", Shape::Text("name"), REQUIRED, "What routes call it; unique.").cold(),
+    hot(
+        "backend",
+        "kind",
+        Shape::WordOrLater(&["link"], &["websocket"]),
+        "link",
+        "What is spoken to it: the framed link of `link-protocol.md`.",
+    )
+    .cold(),
+    hot(
+        "backend",
+        "endpoints",
+        Shape::List("`IP:PORT` or `unix:/PATH`"),
+        REQUIRED,
+        "Its servers, interchangeable.",
+    )
+    .cold(),
+    hot(
+        "backend",
+        "balance",
+        Shape::WordOrLater(&["least-sessions", "round-robin"], &["hash-subject"]),
+        "least-sessions",
+        "How a new session chooses among them.",
+    ),
+    hot(
+        "backend",
+        "secret_file",
+        Shape::Text(SECRET_FILE),
+        NONE,
+        "Key of the link's mutual authentication, at least 32 bytes. One newline at the end is \
+         not part of it.",
+    ),
+    hot(
+        "backend",
+        "secret",
+        Shape::Text("text"),
+        NONE,
+        "The key itself, instead of `secret_file`. For development only.",
+    ),
+];

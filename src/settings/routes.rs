@@ -1,0 +1,357 @@
+//! `[[route]]` blocks: references, paths, and what makes an origin policy safe.
+
+use std::ops::Range;
+
+use toml::Spanned;
+
+use super::load::{Loader, Names, place, word};
+use super::raw::{List, ListOrWord, RawAuth, RawRoute, RawSettings};
+use super::{MessageTypes, PathPattern, Refuse, Route};
+use crate::protocol::dialect::Dialect;
+use crate::protocol::origin::OriginPolicy;
+
+/// Routes of one gateway: they are tried in order, at every upgrade.
+const ROUTES_MAX: usize = 1024;
+
+/// Fields that carry credentials or belong to the connection: a backend never gets them.
+const HEADERS_WITHHELD: &[&str] = &[
+    "authorization",
+    "proxy-authorization",
+    "connection",
+    "upgrade",
+    "host",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "content-length",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "sec-websocket-extensions",
+    "sec-websocket-protocol",
+];
+
+impl Loader<'_> {
+    /// Every `[[route]]`; `None` when one of them cannot be used.
+    pub(super) fn routes(
+        &mut self,
+        raw: &RawSettings,
+        auths: &Names,
+        backends: &Names,
+    ) -> Option<Vec<Route>> {
+        if let Some(route) = raw.route.get(ROUTES_MAX) {
+            let what = format!("there are more than {ROUTES_MAX} routes");
+            self.report.error(route.span(), what, "");
+        }
+        self.report_unused(raw);
+        let mut paths: Vec<PathPattern> = Vec::new();
+        let mut built = Vec::new();
+        for route in &raw.route {
+            let path = route.get_ref().path.as_ref().and_then(|text| self.path(text, &paths));
+            paths.extend(path.clone());
+            let auth = self.route_auth(route.get_ref(), auths);
+            let backend = self.route_backend(route.get_ref(), backends);
+            let auth_block = auth.flatten().map(|index| raw.auth[usize::from(index)].get_ref());
+            self.check_cookies(route, auth_block);
+            self.check_open(route, auth);
+            built.push(self.route(route.get_ref(), path, auth, backend, auth_block));
+        }
+        built.into_iter().collect()
+    }
+
+    fn route(
+        &mut self,
+        raw: &RawRoute,
+        path: Option<PathPattern>,
+        auth: Option<Option<u16>>,
+        backend: Option<u16>,
+        auth_block: Option<&RawAuth>,
+    ) -> Option<Route> {
+        let origins = raw.origins.as_ref().and_then(|origins| self.origins(origins));
+        let subprotocols = self.subprotocols(&raw.subprotocols);
+        let forward_headers = self.forward_headers(&raw.forward_headers, auth_block);
+        Some(Route {
+            path: path?,
+            origins: origins?,
+            origin_absent_allowed: word("route", "origin_absent", &raw.origin_absent) == "allow",
+            auth: auth?,
+            backend: backend?,
+            dialect: (word("route", "dialect", &raw.dialect) == "plain").then_some(Dialect::Plain),
+            refuse: match word("route", "refuse", &raw.refuse) {
+                "http" => Refuse::Http,
+                "auto" => Refuse::Auto,
+                _ => Refuse::Explain,
+            },
+            subprotocols: subprotocols?,
+            messages: match word("route", "messages", &raw.messages) {
+                "text" => MessageTypes::Text,
+                "binary" => MessageTypes::Binary,
+                _ => MessageTypes::Any,
+            },
+            forward_headers: forward_headers?,
+            health: raw.health.unwrap_or(false),
+        })
+    }
+
+    fn path(&mut self, text: &Spanned<String>, earlier: &[PathPattern]) -> Option<PathPattern> {
+        let Some(pattern) = parse_path(text.get_ref()) else {
+            let what = format!("{:?} is not a path", text.get_ref());
+            let fix = "write /PATH, or /PREFIX/* for all below it: visible ASCII without ? # \
+                       and spaces";
+            self.report.error(text.span(), what, fix);
+            return None;
+        };
+        let shadowed = |other: &&PathPattern| match (other, &pattern) {
+            (PathPattern::Prefix(other), PathPattern::Prefix(ours))
+            | (PathPattern::Prefix(other), PathPattern::Exact(ours)) => ours.starts_with(other),
+            (PathPattern::Exact(_), PathPattern::Prefix(_)) => false,
+            (PathPattern::Exact(other), PathPattern::Exact(ours)) => other == ours,
+        };
+        match earlier.iter().find(shadowed) {
+            Some(other) if *other == pattern => {
+                let what = format!("two routes have the path {:?}", text.get_ref());
+                self.report.error(text.span(), what, "remove one");
+            }
+            Some(_) => {
+                let what = format!("{:?} is never reached: an earlier route", text.get_ref());
+                let what = format!("{what} takes everything below it or around it");
+                self.report.warning(text.span(), what, "move it before that one");
+            }
+            None => {}
+        }
+        Some(pattern)
+    }
+
+    /// `Some(None)` is a route without authentication, `None` an error.
+    fn route_auth(&mut self, raw: &RawRoute, auths: &Names) -> Option<Option<u16>> {
+        let name = raw.auth.as_ref()?;
+        if name.get_ref() == "none" {
+            return Some(None);
+        }
+        let found = auths.find(name.get_ref());
+        if found.is_none() && auths.is_complete() {
+            let what = format!("there is no [[auth]] called {:?}", name.get_ref());
+            self.report.error(name.span(), what, &auths.suggestion(name.get_ref()));
+        }
+        found.map(Some)
+    }
+
+    fn route_backend(&mut self, raw: &RawRoute, backends: &Names) -> Option<u16> {
+        let name = raw.backend.as_ref()?;
+        let found = backends.find(name.get_ref());
+        if found.is_none() && backends.is_complete() {
+            let what = format!("there is no [[backend]] called {:?}", name.get_ref());
+            self.report.error(name.span(), what, &backends.suggestion(name.get_ref()));
+        }
+        found
+    }
+
+    /// Warns of blocks that no route names: a typing error often looks so.
+    fn report_unused(&mut self, raw: &RawSettings) {
+        let routes = || raw.route.iter().map(Spanned::get_ref);
+        let names = |text: &super::raw::Text| text.as_ref().map(|t| t.get_ref().clone());
+        let auths = raw.auth.iter().map(|a| ("auth", &a.get_ref().name));
+        let backends = raw.backend.iter().map(|b| ("backend", &b.get_ref().name));
+        for (section, name) in auths.chain(backends) {
+            let Some(name) = name else { continue };
+            let used = routes().any(|route| {
+                let by = if section == "auth" { &route.auth } else { &route.backend };
+                names(by).as_ref() == Some(name.get_ref())
+            });
+            if !used && !raw.route.is_empty() {
+                let what = format!("no route uses the [[{section}]] {:?}", name.get_ref());
+                self.report.warning(name.span(), what, "");
+            }
+        }
+    }
+
+    fn origins(&mut self, origins: &Spanned<ListOrWord>) -> Option<OriginPolicy> {
+        let ListOrWord::List(list) = origins.get_ref() else {
+            return OriginPolicy::parse_list(&["any".to_owned()]).ok();
+        };
+        let mut failed = false;
+        for text in list {
+            if text.get_ref() == "any" {
+                // Checks elsewhere rely on this one spelling.
+                let what = "\"any\" is not an origin, and cannot be in a list";
+                self.report.error(text.span(), what, "write origins = \"any\"");
+                failed = true;
+                continue;
+            }
+            let one = [text.get_ref().clone()];
+            if let Err((_, why)) = OriginPolicy::parse_list(&one) {
+                let what = format!("{:?} is not an origin: {why}", text.get_ref());
+                let fix = "write it as a browser sends it: https://app.example.com, or \
+                           https://*.example.com";
+                self.report.error(text.span(), what, fix);
+                failed = true;
+            }
+        }
+        if failed {
+            return None;
+        }
+        let all: Vec<String> = list.iter().map(|text| text.get_ref().clone()).collect();
+        OriginPolicy::parse_list(&all)
+            .map_err(|(index, why)| {
+                let at = list.get(index).map_or(origins.span(), Spanned::span);
+                self.report.error(at, why, "");
+            })
+            .ok()
+    }
+
+    /// Cookies are sent by a browser whoever wrote the page: they need a closed list of origins.
+    fn check_cookies(&mut self, route: &Spanned<RawRoute>, auth: Option<&RawAuth>) {
+        let Some(carriers) = auth.and_then(|auth| auth.carriers.as_ref()) else { return };
+        let is_cookie = |text: &Spanned<String>| text.get_ref().starts_with("cookie:");
+        if !carriers.get_ref().iter().any(is_cookie) {
+            return;
+        }
+        let raw = route.get_ref();
+        if let Some(origins) = &raw.origins
+            && let ListOrWord::Word(_) = origins.get_ref()
+        {
+            let what = "origins = \"any\" with a cookie carrier: every page on the internet could \
+                        connect as the visitor, since browsers add the cookie by themselves \
+                        (cross-site WebSocket hijacking)";
+            let fix = "list the origins, or take the cookie out of the carriers";
+            self.report.error(origins.span(), what, fix);
+        }
+        if carriers.get_ref().iter().all(is_cookie)
+            && word("route", "origin_absent", &raw.origin_absent) == "allow"
+        {
+            let what = "origin_absent = \"allow\" where cookies alone authenticate: whoever obtains \
+                        a cookie can use it outside a browser, without an Origin";
+            let fix = "write origin_absent = \"refuse\", or give programs another carrier";
+            self.report.warning(place(&raw.origin_absent, &route.span()), what, fix);
+        }
+    }
+
+    fn check_open(&mut self, route: &Spanned<RawRoute>, auth: Option<Option<u16>>) {
+        let any = |origins: &Spanned<ListOrWord>| matches!(origins.get_ref(), ListOrWord::Word(_));
+        let raw = route.get_ref();
+        if auth == Some(None) && raw.origins.as_ref().is_some_and(any) {
+            let what = "auth = \"none\" with origins = \"any\": anybody can reach the backend";
+            let at: Range<usize> = place(&raw.auth, &route.span());
+            self.report.warning(at, what, "keep it so only where everything is public");
+        }
+        let nobody = |origins: &Spanned<ListOrWord>| match origins.get_ref() {
+            ListOrWord::List(list) => list.is_empty(),
+            ListOrWord::Word(_) => false,
+        };
+        if raw.origins.as_ref().is_some_and(nobody)
+            && word("route", "origin_absent", &raw.origin_absent) == "refuse"
+        {
+            let what = "origins = [] and origin_absent = \"refuse\": nobody can use this route";
+            let fix = "list origins, or write origin_absent = \"allow\" for programs";
+            self.report.warning(place(&raw.origins, &route.span()), what, fix);
+        }
+    }
+
+    fn subprotocols(&mut self, list: &List) -> Option<Vec<String>> {
+        let Some(list) = list else { return Some(Vec::new()) };
+        let mut names: Vec<String> = Vec::new();
+        let mut failed = false;
+        for text in list.get_ref() {
+            let name = text.get_ref();
+            let what = if !is_token(name) {
+                format!("{name:?} is not a subprotocol: it must be an HTTP token")
+            } else if name.starts_with("base64url.bearer.") {
+                format!("{name:?} carries a token and can never be answered with")
+            } else if names.contains(name) {
+                format!("subprotocol {name:?} is listed twice")
+            } else {
+                names.push(name.clone());
+                continue;
+            };
+            self.report.error(text.span(), what, "");
+            failed = true;
+        }
+        (!failed).then_some(names)
+    }
+
+    fn forward_headers(&mut self, list: &List, auth: Option<&RawAuth>) -> Option<Vec<String>> {
+        let Some(list) = list else { return Some(Vec::new()) };
+        let carriers = auth.and_then(|auth| auth.carriers.as_ref());
+        let carries_token = |name: &str| {
+            let is = |text: &Spanned<String>| {
+                text.get_ref().strip_prefix("header:").is_some_and(|h| h.eq_ignore_ascii_case(name))
+            };
+            carriers.is_some_and(|carriers| carriers.get_ref().iter().any(is))
+        };
+        let mut names: Vec<String> = Vec::new();
+        let mut failed = false;
+        for text in list.get_ref() {
+            let name = text.get_ref().to_ascii_lowercase();
+            let what = if !is_token(&name) {
+                format!("{:?} is not a header name", text.get_ref())
+            } else if HEADERS_WITHHELD.contains(&name.as_str()) {
+                format!("header {name:?} belongs to the gateway and is not forwarded")
+            } else if carries_token(&name) {
+                format!("header {name:?} carries the token and is not forwarded")
+            } else if names.contains(&name) {
+                format!("header {name:?} is listed twice")
+            } else {
+                if name == "cookie" {
+                    let what = "the backend gets every cookie of the client, session included";
+                    self.report.warning(text.span(), what, "forward what it needs alone");
+                }
+                names.push(name);
+                continue;
+            };
+            self.report.error(text.span(), what, "");
+            failed = true;
+        }
+        (!failed).then_some(names)
+    }
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(text: &str) -> bool {
+    let is_tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.bytes().all(is_tchar)
+}
+
+fn parse_path(text: &str) -> Option<PathPattern> {
+    let proper = |b: u8| b.is_ascii_graphic() && !b"?#*\"<>\\^`{|}".contains(&b);
+    let (path, prefix) = match text.strip_suffix("/*") {
+        Some(above) => (above, true),
+        None => (text, false),
+    };
+    let rooted = path.starts_with('/') || (prefix && path.is_empty());
+    if !rooted || text.len() > 1024 || !path.bytes().all(proper) {
+        return None;
+    }
+    Some(match prefix {
+        true => PathPattern::Prefix(format!("{path}/")),
+        false => PathPattern::Exact(path.to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        let exact = |text: &str| Some(PathPattern::Exact(text.to_owned()));
+        let prefix = |text: &str| Some(PathPattern::Prefix(text.to_owned()));
+        let table: &[(&str, Option<PathPattern>)] = &[
+            ("/", exact("/")),
+            ("/ws", exact("/ws")),
+            ("/ws/", exact("/ws/")),
+            ("/ws/*", prefix("/ws/")),
+            ("/*", prefix("/")),
+            ("", None),
+            ("*", None),
+            ("ws", None),
+            ("/ws*", None),
+            ("/a/*/b", None),
+            ("/ws?x=1", None),
+            ("/ws#x", None),
+            ("/w s", None),
+            ("/ä", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(&parse_path(text), expected, "{text:?}");
+        }
+    }
+}

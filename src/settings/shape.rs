@@ -1,0 +1,319 @@
+//! From text to [`RawSettings`], by the table of keys: syntax, names, types, ranges, words.
+
+use std::ops::Range;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeArray, DeString, DeTable, DeValue};
+
+use super::keys::{self, Key, REQUIRED, Shape};
+use super::problem::{Report, did_you_mean};
+use super::raw::RawSettings;
+use super::units::{parse_duration, parse_size};
+
+/// Reads the file's text. `None` when its syntax is broken: the rest could only be guessed.
+pub(super) fn parse(text: &str, report: &mut Report<'_>) -> Option<RawSettings> {
+    let (mut document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let what = error.message().lines().next().unwrap_or("not TOML").to_owned();
+        report.error(error.span().unwrap_or(0..0), what, "");
+    }
+    if !errors.is_empty() {
+        return None;
+    }
+    retain(document.get_mut(), |name, value| {
+        let span = name.span();
+        match keys::SECTIONS.iter().find(|(section, _)| *section == name.get_ref().as_ref()) {
+            Some((section, list)) => check_section(section, *list, span, value, report),
+            None => unknown_section(name.get_ref(), span, report),
+        }
+    });
+    match RawSettings::deserialize(toml::de::Deserializer::from(document)) {
+        Ok(raw) => Some(raw),
+        // Unreachable as long as the table of keys and the raw types agree; a test sees to it.
+        Err(error) => {
+            report.error(error.span().unwrap_or(0..0), error.message(), "");
+            None
+        }
+    }
+}
+
+/// Whether a value of the file's top level can stay.
+fn check_section(
+    section: &'static str,
+    list: bool,
+    name_span: Range<usize>,
+    value: &mut Spanned<DeValue<'_>>,
+    report: &mut Report<'_>,
+) -> bool {
+    let span = value.span();
+    match (value.get_mut(), list) {
+        (DeValue::Table(table), false) => check_table(section, span, table, report),
+        (DeValue::Array(array), true) => {
+            for element in array.iter_mut() {
+                let span = element.span();
+                match element.get_mut() {
+                    DeValue::Table(table) => check_table(section, span, table, report),
+                    _ => {
+                        let what = format!("\"{section}\" must hold tables");
+                        report.error(span, what, &format!("write [[{section}]]"));
+                        return false;
+                    }
+                }
+            }
+        }
+        (_, false) => {
+            let what = format!("\"{section}\" must be a table");
+            report.error(name_span, what, &format!("write [{section}]"));
+            return false;
+        }
+        (_, true) => {
+            let what = format!("\"{section}\" must be a list of tables");
+            report.error(name_span, what, &format!("write [[{section}]]"));
+            return false;
+        }
+    }
+    true
+}
+
+fn unknown_section(name: &str, span: Range<usize>, report: &mut Report<'_>) -> bool {
+    let sections = keys::SECTIONS.iter().map(|(section, _)| *section);
+    let fix = did_you_mean(name, sections).or_else(|| {
+        let key = keys::KEYS.iter().find(|key| key.name == name)?;
+        Some(format!("a key of that name belongs in {}", title(key.section)))
+    });
+    let known = "sections are gateway, limits, deadlines, listener, auth, route and backend";
+    report.error(span, format!("unknown key \"{name}\""), &fix.unwrap_or(known.to_owned()));
+    false
+}
+
+/// Removes what cannot stay from a table, and reports it and what is missing.
+fn check_table(
+    section: &'static str,
+    span: Range<usize>,
+    table: &mut DeTable<'_>,
+    report: &mut Report<'_>,
+) {
+    report_missing(section, span, table, report);
+    retain(table, |name, value| match keys::find(section, name.get_ref()) {
+        Some(key) => check_value(key, value, report),
+        None => {
+            let names = keys::of_section(section).map(|key| key.name);
+            let fix = did_you_mean(name.get_ref(), names).unwrap_or_else(|| elsewhere(name));
+            let what = format!("unknown key \"{}\" in {}", name.get_ref(), title(section));
+            report.error(name.span(), what, &fix);
+            false
+        }
+    });
+}
+
+/// Keeps the entries that `keep` says yes to.
+fn retain<'i>(
+    table: &mut DeTable<'i>,
+    mut keep: impl FnMut(&Spanned<DeString<'i>>, &mut Spanned<DeValue<'i>>) -> bool,
+) {
+    for (name, mut value) in std::mem::replace(table, DeTable::new()) {
+        if keep(&name, &mut value) {
+            table.insert(name, value);
+        }
+    }
+}
+
+fn report_missing(
+    section: &'static str,
+    span: Range<usize>,
+    table: &DeTable<'_>,
+    report: &mut Report<'_>,
+) {
+    // A kind of a later version has other keys; the kind is reported, its keys are not asked for.
+    let kind = table.get("kind").and_then(|kind| kind.get_ref().as_str());
+    let other_kind = section == "auth" && kind.is_some_and(|kind| kind != "jwt");
+    for key in keys::of_section(section).filter(|key| key.default == REQUIRED) {
+        if table.contains_key(key.name) || (other_kind && matches!(key.name, "keys" | "carriers")) {
+            continue;
+        }
+        let what = format!("\"{}\" is missing from {}", key.name, title(section));
+        let fix = match (section, key.name) {
+            ("route", "auth") => {
+                "name an [[auth]], or write auth = \"none\" if anybody may connect".to_owned()
+            }
+            ("route", "origins") => {
+                "list the pages that may connect; [] refuses every page".to_owned()
+            }
+            _ => wanted(&key.shape),
+        };
+        report.error(span.clone(), what, &fix);
+    }
+}
+
+/// Where a key that is unknown here would be known.
+fn elsewhere(name: &Spanned<DeString<'_>>) -> String {
+    let name = name.get_ref().as_ref();
+    if ["salt", "max_age", "iterations", "digest", "secret_key_base_file"].contains(&name) {
+        return "it belongs to kind = \"phoenix\", which is not in this version".to_owned();
+    }
+    match keys::KEYS.iter().find(|key| key.name == name) {
+        Some(key) => format!("a key of that name belongs in {}", title(key.section)),
+        None => "docs/configuration.md lists every key".to_owned(),
+    }
+}
+
+/// A section as people write it.
+pub(super) fn title(section: &str) -> String {
+    match section.split_once('.') {
+        Some((outer, inner)) => format!("\"{inner}\" of {}", title(outer)),
+        None => match keys::SECTIONS.iter().find(|(name, _)| *name == section) {
+            Some((_, true)) => format!("[[{section}]]"),
+            _ => format!("[{section}]"),
+        },
+    }
+}
+
+/// Whether a value has the shape that its key asks for; reports it otherwise.
+fn check_value(key: &Key, value: &mut Spanned<DeValue<'_>>, report: &mut Report<'_>) -> bool {
+    let span = value.span();
+    let verdict = match key.shape {
+        Shape::Table(section) => match value.get_mut() {
+            DeValue::Table(table) => {
+                check_table(section, span.clone(), table, report);
+                return true;
+            }
+            _ => Err(String::new()),
+        },
+        Shape::TableOrTables(section) => {
+            wrap_single(value);
+            return check_tables(key, section, value, report);
+        }
+        Shape::Tables(section) => return check_tables(key, section, value, report),
+        Shape::List(_) => check_strings(value.get_ref()),
+        Shape::ListOrWord(_, word) if value.get_ref().as_str() == Some(word) => Ok(()),
+        Shape::ListOrWord(..) => check_strings(value.get_ref()),
+        Shape::Text(_) => value.get_ref().is_str().then_some(()).ok_or_else(String::new),
+        Shape::Flag => value.get_ref().is_bool().then_some(()).ok_or_else(String::new),
+        _ => check_scalar(key, value.get_ref()),
+    };
+    let Err(fix) = verdict else { return true };
+    let is = match value.get_ref() {
+        _ if key.name == "secret" => "not text".to_owned(),
+        value => shown(value),
+    };
+    let what = format!("\"{}\" in {} is {is}", key.name, title(key.section));
+    let fix = if fix.is_empty() { wanted(&key.shape) } else { fix };
+    report.error(span, what, &fix);
+    false
+}
+
+/// A single table is a list of one.
+fn wrap_single(value: &mut Spanned<DeValue<'_>>) {
+    if value.get_ref().is_table() {
+        let single = value.clone();
+        let mut list = DeArray::new();
+        list.push(single);
+        *value.get_mut() = DeValue::Array(list);
+    }
+}
+
+fn check_tables(
+    key: &Key,
+    section: &'static str,
+    value: &mut Spanned<DeValue<'_>>,
+    report: &mut Report<'_>,
+) -> bool {
+    let span = value.span();
+    if let DeValue::Array(array) = value.get_mut()
+        && array.iter().all(|element| element.get_ref().is_table())
+    {
+        for element in array.iter_mut() {
+            let span = element.span();
+            if let DeValue::Table(table) = element.get_mut() {
+                check_table(section, span, table, report);
+            }
+        }
+        return true;
+    }
+    let what = format!("\"{}\" in {} must hold tables", key.name, title(key.section));
+    report.error(span, what, &wanted(&key.shape));
+    false
+}
+
+fn check_strings(value: &DeValue<'_>) -> Result<(), String> {
+    let all_strings = |array: &DeArray<'_>| array.iter().all(|element| element.get_ref().is_str());
+    value.as_array().is_some_and(all_strings).then_some(()).ok_or_else(String::new)
+}
+
+/// Numbers, sizes, durations and words. The error is the fix; empty for the usual one.
+fn check_scalar(key: &Key, value: &DeValue<'_>) -> Result<(), String> {
+    let word = value.as_str();
+    let within = |number: Option<u64>, min: u64, max: u64| match number {
+        Some(number) if (min..=max).contains(&number) => Ok(()),
+        _ => Err(String::new()),
+    };
+    match key.shape {
+        Shape::CountOrAuto(..) | Shape::SizeOrAuto(..) if word == Some("auto") => Ok(()),
+        Shape::TimeOrOff(..) if word == Some("off") => Ok(()),
+        Shape::Count(min, max) | Shape::CountOrAuto(min, max) => {
+            within(whole_number(value), min, max)
+        }
+        Shape::Size(min, max) | Shape::SizeOrAuto(min, max) => {
+            within(word.and_then(parse_size), min, max)
+        }
+        Shape::Time(min, max) | Shape::TimeOrOff(min, max) => {
+            within(word.and_then(parse_duration).map(|time| time.as_millis() as u64), min, max)
+        }
+        Shape::Word(words) => check_word(word, words, &[]),
+        Shape::WordOrLater(words, later) => check_word(word, words, later),
+        _ => unreachable!("shapes with parts are checked by check_value"),
+    }
+}
+
+fn whole_number(value: &DeValue<'_>) -> Option<u64> {
+    let integer = value.as_integer()?;
+    u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+fn check_word(word: Option<&str>, words: &[&str], later: &[&str]) -> Result<(), String> {
+    let Some(word) = word else { return Err(String::new()) };
+    if words.contains(&word) {
+        return Ok(());
+    }
+    let permitted = words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(", ");
+    if later.contains(&word) {
+        return Err(format!("that is known, but not in this version, which has {permitted}"));
+    }
+    Err(did_you_mean(word, words.iter().chain(later).copied())
+        .unwrap_or_else(|| format!("it must be one of {permitted}")))
+}
+
+/// A value as an error shows it. Only short plain ones are repeated: it might be a secret.
+fn shown(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) if text.len() <= 24 => format!("{text:?}"),
+        DeValue::Integer(integer) if integer.as_str().len() <= 24 => integer.to_string(),
+        DeValue::Boolean(flag) => flag.to_string(),
+        other => match other.type_str() {
+            kind @ ("integer" | "array") => format!("an {kind}"),
+            kind => format!("a {kind}"),
+        },
+    }
+}
+
+/// What a key takes, as the usual fix.
+fn wanted(shape: &Shape) -> String {
+    let described = shape.describe().replace('`', "");
+    match shape {
+        Shape::Size(..) | Shape::SizeOrAuto(..) => {
+            format!("write a size in quotes, as in \"64KiB\", from {described}")
+        }
+        Shape::Time(..) | Shape::TimeOrOff(..) => {
+            format!("write a duration in quotes, as in \"3s\" or \"250ms\", from {described}")
+        }
+        Shape::Count(..) | Shape::CountOrAuto(..) => {
+            format!("write a whole number without quotes, from {described}")
+        }
+        Shape::Table(section) | Shape::Tables(section) | Shape::TableOrTables(section) => {
+            let names: Vec<_> = keys::of_section(section).map(|key| key.name).collect();
+            format!("write {{ … }} with the keys {}", names.join(", "))
+        }
+        _ => format!("it takes: {described}"),
+    }
+}

@@ -1,0 +1,1003 @@
+//! The configuration: the shipped examples, every rule's exact answer, the documentation's
+//! tables, and what a reload may change.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use portcullis::settings::keys::{self, Heat, KEYS, REQUIRED, SECTIONS, Shape};
+use portcullis::settings::load::{FileContents, Loaded, Outside, Problem, load};
+use portcullis::settings::reload::cold_changes;
+use portcullis::settings::units::{format_duration, format_size};
+use portcullis::settings::{LogFormat, MessageTypes, PathPattern, Refuse, Settings};
+
+/// Noon of 2026-11-22.
+const NOW_S: u64 = 1_795_348_800;
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// Files and variables that exist only here.
+struct World {
+    files: HashMap<PathBuf, (Vec<u8>, bool)>,
+    variables: HashMap<&'static str, String>,
+}
+
+impl Outside for World {
+    fn read(&self, path: &Path) -> io::Result<FileContents> {
+        match self.files.get(path) {
+            Some((bytes, others)) => {
+                Ok(FileContents { bytes: bytes.clone(), readable_by_others: *others })
+            }
+            None => Err(io::Error::from(io::ErrorKind::NotFound)),
+        }
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        self.variables.get(name).cloned()
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        NOW_S
+    }
+}
+
+impl World {
+    fn with(mut self, path: &str, contents: impl Into<Vec<u8>>) -> World {
+        self.files.insert(Path::new("c").join(path), (contents.into(), false));
+        self
+    }
+}
+
+/// A world whose configuration lies in the folder `c`.
+fn world() -> World {
+    let variables = HashMap::from([
+        ("PORTCULLIS_OLD_KEY", SECRET.repeat(2)),
+        ("PORTCULLIS_DEV_KEY", SECRET.to_owned()),
+        ("SHORT", "short".to_owned()),
+    ]);
+    let (com, com_key) = certificate(&["example.com", "*.example.com"], 2020, 2100);
+    let (org, org_key) = certificate(&["example.org"], 2020, 2100);
+    let (old, old_key) = certificate(&["example.com"], 2020, 2021);
+    let mut world = World { files: HashMap::new(), variables }
+        .with("tls/example.com.pem", com)
+        .with("tls/example.com.key", com_key)
+        .with("tls/example.org.pem", org)
+        .with("tls/example.org.key", org_key)
+        .with("tls/old.pem", old)
+        .with("tls/old.key", old_key)
+        .with("tls/locked.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n")
+        .with("tls/empty.pem", "")
+        .with("keys/2026-11", format!("{SECRET}\n"))
+        .with("keys/link", format!("{SECRET}\r\n"))
+        .with("keys/admin", SECRET)
+        .with("keys/31-and-newlines", format!("{}\n\n", &SECRET[2..]))
+        .with("keys/short", format!("{}\n", &SECRET[1..]));
+    world.files.insert("c/keys/open".into(), (SECRET.into(), true));
+    world
+}
+
+/// PEM of a self-signed certificate and of its key.
+fn certificate(names: &[&str], from: i32, to: i32) -> (String, String) {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut parameters = rcgen::CertificateParams::new(names).expect("proper names");
+    parameters.not_before = rcgen::date_time_ymd(from, 1, 1);
+    parameters.not_after = rcgen::date_time_ymd(to, 1, 1);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = parameters.self_signed(&key).expect("a certificate");
+    (certificate.pem(), key.serialize_pem())
+}
+
+fn load_text(text: &str) -> Result<Loaded, Vec<Problem>> {
+    load(text, Path::new("c/x.toml"), &world())
+}
+
+fn settings(text: &str) -> Settings {
+    match load_text(text) {
+        Ok(loaded) => loaded.settings,
+        Err(problems) => panic!("{}\n{text}", lines(&problems).join("\n")),
+    }
+}
+
+fn lines(problems: &[Problem]) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
+}
+
+/// Every problem of a text, errors or warnings.
+fn problems(text: &str) -> Vec<String> {
+    match load_text(text) {
+        Ok(loaded) => lines(&loaded.warnings),
+        Err(problems) => lines(&problems),
+    }
+}
+
+/// A file without problems: one line for each part, so that a test can replace it by its start.
+const BASE: &str = r#"[gateway]
+[limits]
+[deadlines]
+[[listener]]
+address = "127.0.0.1:8080"
+[[auth]]
+name = "app"
+kind = "jwt"
+carriers = ["authorization"]
+keys = [{ id = "k1", secret_file = "keys/2026-11" }]
+[[route]]
+path = "/ws"
+origins = ["https://a.example"]
+auth = "app"
+backend = "main"
+[[backend]]
+name = "main"
+endpoints = ["127.0.0.1:7000"]
+"#;
+
+/// [`BASE`] with the line that is `line` (or starts with `line =`) replaced.
+fn base_with(line: &str, replacement: &str) -> String {
+    let is = |l: &&str| *l == line || l.starts_with(&format!("{line} = "));
+    let found = BASE.lines().find(is).unwrap_or_else(|| panic!("no line {line} in BASE"));
+    BASE.replacen(&format!("{found}\n"), &format!("{replacement}\n"), 1)
+}
+
+fn example(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
+    std::fs::read_to_string(path).expect("the example is there")
+}
+
+#[test]
+fn the_full_example_loads_without_a_warning() {
+    let loaded = load(&example("portcullis.toml"), Path::new("c/portcullis.toml"), &world());
+    let loaded = loaded.unwrap_or_else(|p| panic!("{}", lines(&p).join("\n")));
+    assert_eq!(lines(&loaded.warnings), [""; 0]);
+    let Settings { gateway, limits, deadlines, listeners, auths, routes, backends } =
+        loaded.settings;
+    assert_eq!((gateway.workers, gateway.log_format), (None, LogFormat::Auto));
+    assert_eq!(gateway.admin, "127.0.0.1:9464".parse().ok());
+    // What the example shows as defaults are the defaults.
+    let plain = settings(BASE);
+    assert_eq!((&limits, &deadlines), (&plain.limits, &plain.deadlines));
+    assert_eq!((listeners.len(), listeners[0].proxy_trusted.len()), (2, 2));
+    assert!(listeners[0].tls.is_none() && listeners[1].tls.is_some());
+    assert_eq!((auths[0].name.as_str(), auths[0].carriers.len()), ("app", 3));
+    assert_eq!(routes[0].path, PathPattern::Exact("/ws".into()));
+    assert_eq!((routes[0].auth, routes[0].backend), (Some(0), 0));
+    assert_eq!(routes[0].subprotocols, ["chat.v2", "chat.v1"]);
+    assert_eq!((routes[0].refuse, routes[0].messages), (Refuse::Explain, MessageTypes::Any));
+    assert!(!routes[0].origin_absent_allowed && !routes[0].health);
+    assert_eq!(backends[0].endpoints.len(), 2);
+    // One newline (here CR LF) is not part of a secret.
+    assert_eq!(backends[0].secret.as_ref().map(|s| s.expose()), Some(SECRET.as_bytes()));
+}
+
+#[test]
+fn the_full_example_shows_every_key() {
+    let text = example("portcullis.toml");
+    for key in KEYS {
+        let shown = text.lines().any(|line| {
+            let code = line.trim_start().trim_start_matches("# ");
+            let starts = |code: &str| {
+                let rest = code.trim_start().strip_prefix(key.name);
+                rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+            };
+            starts(code) || code.split(['{', ',']).any(starts)
+        });
+        assert!(shown, "config/portcullis.toml does not show {}", key.full_name());
+    }
+}
+
+#[test]
+fn the_development_example_loads_without_a_warning() {
+    let loaded = load(&example("dev.toml"), Path::new("c/dev.toml"), &world());
+    let loaded = loaded.unwrap_or_else(|p| panic!("{}", lines(&p).join("\n")));
+    assert_eq!(lines(&loaded.warnings), [""; 0]);
+    assert_eq!(loaded.settings.gateway.workers, Some(1));
+    assert_eq!(loaded.settings.gateway.log_level, "info,portcullis=debug");
+    assert!(loaded.settings.routes[0].health && loaded.settings.routes[0].origin_absent_allowed);
+}
+
+#[test]
+fn the_base_of_these_tests_is_clean() {
+    assert_eq!(problems(BASE), [""; 0]);
+}
+
+#[test]
+fn several_errors_are_reported_at_once_in_order() {
+    let text = r#"[gateway]
+wokers = 4
+[limits]
+message_max = 65536
+head_max = "8KB"
+[deadlines]
+idel = "60s"
+ping_interval = "2m"
+drain = "2 s"
+[[listener]]
+address = "localhost:8080"
+[[route]]
+path = "ws"
+auth = "ap"
+backend = "mian"
+dialect = "phoenix"
+[[auth]]
+name = "app"
+kind = "phoenix"
+salt = "user auth"
+[[backend]]
+name = "main"
+endpoints = ["ws://127.0.0.1:4000/socket"]
+balance = "hash-subject"
+[extra]
+"#;
+    let expected = r#"
+c/x.toml:2:1: error: unknown key "wokers" in [gateway]; did you mean "workers"?
+c/x.toml:4:15: error: "message_max" in [limits] is 65536; write a size in quotes, as in "64KiB", from 125B to 256MiB
+c/x.toml:5:12: error: "head_max" in [limits] is "8KB"; write a size in quotes, as in "64KiB", from 512B to 64KiB
+c/x.toml:7:1: error: unknown key "idel" in [deadlines]; did you mean "idle"?
+c/x.toml:8:17: error: ping_interval (2m) is not shorter than idle (1m): a healthy but silent client would be closed before it is pinged; make idle at least twice ping_interval
+c/x.toml:9:9: error: "drain" in [deadlines] is "2 s"; write a duration in quotes, as in "3s" or "250ms", from 0s to 1h
+c/x.toml:11:11: error: "localhost:8080" is not an IP address and port; write 127.0.0.1:8080 or [::1]:8080; names are not resolved
+c/x.toml:12:1: error: "origins" is missing from [[route]]; list the pages that may connect; [] refuses every page
+c/x.toml:13:8: error: "ws" is not a path; write /PATH, or /PREFIX/* for all below it: visible ASCII without ? # and spaces
+c/x.toml:14:8: error: there is no [[auth]] called "ap"; did you mean "app"?
+c/x.toml:15:11: error: there is no [[backend]] called "mian"; did you mean "main"?
+c/x.toml:16:11: error: "dialect" in [[route]] is "phoenix"; that is known, but not in this version, which has "auto", "plain"
+c/x.toml:18:8: warning: no route uses the [[auth]] "app"
+c/x.toml:19:8: error: "kind" in [[auth]] is "phoenix"; that is known, but not in this version, which has "jwt"
+c/x.toml:20:1: error: unknown key "salt" in [[auth]]; it belongs to kind = "phoenix", which is not in this version
+c/x.toml:22:8: warning: no route uses the [[backend]] "main"
+c/x.toml:23:14: error: "ws://127.0.0.1:4000/socket" belongs to kind = "websocket"; that is not in this version; link takes IP:PORT
+c/x.toml:24:11: error: "balance" in [[backend]] is "hash-subject"; that is known, but not in this version, which has "least-sessions", "round-robin"
+c/x.toml:25:2: error: unknown key "extra"; sections are gateway, limits, deadlines, listener, auth, route and backend
+"#;
+    assert_eq!(problems(text), expected.trim().lines().collect::<Vec<_>>());
+}
+
+#[test]
+fn every_syntax_error_is_reported() {
+    let found = problems("[gateway\nworkers = = 2\n[limits]\nmessage_max = \"1MiB\n");
+    assert!(found.len() >= 3, "{found:#?}");
+    for (problem, place) in found.iter().zip(["c/x.toml:1:", "c/x.toml:2:"]) {
+        assert!(problem.starts_with(place), "{problem}");
+    }
+}
+
+#[test]
+fn an_empty_file_says_what_is_missing() {
+    let found = problems("");
+    let fix = "config/portcullis.toml shows one of each";
+    let expected = ["listener", "route", "backend"]
+        .map(|section| format!("c/x.toml:1:1: error: there is no [[{section}]]; {fix}"));
+    assert_eq!(found, expected);
+}
+
+/// A line of [`BASE`], what it is replaced by, and everything that is then said.
+type Case = (&'static str, &'static str, &'static [&'static str]);
+
+fn check_cases(cases: &[Case]) {
+    for (line, replacement, expected) in cases {
+        let found = problems(&base_with(line, replacement));
+        let expected: Vec<String> =
+            expected.iter().map(|problem| format!("c/x.toml:{problem}")).collect();
+        assert_eq!(found, expected, "{replacement}");
+    }
+}
+
+#[test]
+fn shapes() {
+    check_cases(&[
+        ("[gateway]", "gateway = 1", &["1:1: error: \"gateway\" must be a table; write [gateway]"]),
+        (
+            "[gateway]",
+            "[gateway]\nworkers = 0",
+            &["2:11: error: \"workers\" in [gateway] is 0; write a whole number without quotes, \
+             from 1 to 1024, or \"auto\""],
+        ),
+        (
+            "[gateway]",
+            "[gateway]\nworkers = \"many\"",
+            &["2:11: error: \"workers\" in [gateway] is \"many\"; write a whole number without \
+             quotes, from 1 to 1024, or \"auto\""],
+        ),
+        (
+            "[gateway]",
+            "[gateway]\nlog = \"info\"",
+            &[
+                "2:7: error: \"log\" in [gateway] is \"info\"; write { … } with the keys format, level",
+            ],
+        ),
+        (
+            "[gateway]",
+            "[gateway]\nlog = { formt = \"json\" }",
+            &[
+                "2:9: error: unknown key \"formt\" in \"log\" of [gateway]; did you mean \"format\"?",
+            ],
+        ),
+        (
+            "[limits]",
+            "[limits]\nidle = \"1s\"",
+            &["3:1: error: unknown key \"idle\" in [limits]; a key of that name belongs in \
+             [deadlines]"],
+        ),
+        (
+            "[limits]",
+            "[limits]\nhead_max = \"1GiB\"",
+            &["3:12: error: \"head_max\" in [limits] is \"1GiB\"; write a size in quotes, as in \
+             \"64KiB\", from 512B to 64KiB"],
+        ),
+        (
+            "[deadlines]",
+            "[deadlines]\nauthenticate = \"0s\"",
+            &[
+                "4:16: error: \"authenticate\" in [deadlines] is \"0s\"; write a duration in quotes, \
+             as in \"3s\" or \"250ms\", from 100ms to 1m",
+            ],
+        ),
+        (
+            "address",
+            "adress = \"127.0.0.1:1\"",
+            &[
+                "4:1: error: \"address\" is missing from [[listener]]; it takes: IP address and port",
+                "5:1: error: unknown key \"adress\" in [[listener]]; did you mean \"address\"?",
+            ],
+        ),
+        (
+            "kind",
+            "kind = \"jtw\"",
+            &["8:8: error: \"kind\" in [[auth]] is \"jtw\"; did you mean \"jwt\"?"],
+        ),
+        (
+            "keys",
+            "keys = [\"k\"]",
+            &["10:8: error: \"keys\" in [[auth]] must hold tables; write { … } with the keys id, \
+             algorithm, secret_file, secret"],
+        ),
+        (
+            "keys",
+            "keys = [{ secret = 12345678 }]",
+            &[
+                "10:9: error: this key has no secret; add secret_file = \"keys/NAME\" or \
+             secret_file = \"env:NAME\"",
+                "10:20: error: \"secret\" in \"keys\" of [[auth]] is not text; it takes: text",
+            ],
+        ),
+        (
+            "origins",
+            "origins = \"all\"",
+            &["13:11: error: \"origins\" in [[route]] is \"all\"; it takes: list of origins, or \
+             \"any\""],
+        ),
+        (
+            "path",
+            "path = \"/ws\"\nhealth = \"yes\"",
+            &["13:10: error: \"health\" in [[route]] is \"yes\"; it takes: true, false"],
+        ),
+        (
+            "auth",
+            "",
+            &[
+                "7:8: warning: no route uses the [[auth]] \"app\"",
+                "11:1: error: \"auth\" is missing from [[route]]; name an [[auth]], or write auth = \
+             \"none\" if anybody may connect",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn rules_of_gateway_limits_and_deadlines() {
+    check_cases(&[
+        (
+            "[gateway]",
+            "[gateway]\nadmin = \"0.0.0.0:9464\"",
+            &["2:9: error: admin 0.0.0.0:9464 can be reached from other machines; set \
+             admin_token_file, or listen on 127.0.0.1"],
+        ),
+        (
+            "[gateway]",
+            "[gateway]\nadmin = \"0.0.0.0:9464\"\nadmin_token_file = \"keys/admin\"",
+            &[],
+        ),
+        ("[gateway]", "[gateway]\nadmin = \"off\"", &[]),
+        (
+            "[gateway]",
+            "[gateway]\nadmin = \"127.0.0.1:0\"",
+            &["2:9: error: \"127.0.0.1:0\" has no port; give one from 1 to 65535"],
+        ),
+        (
+            "[gateway]",
+            "[gateway]\nlog = { level = \"inof\" }",
+            &[
+                "2:17: error: \"level\" in log of [gateway] is \"inof\"; write a level (error, warn, \
+             info, debug, trace, off) or target=level, several separated by commas",
+            ],
+        ),
+        (
+            "[limits]",
+            "[limits]\nunauthenticated_max = 10_000",
+            &["3:23: warning: unauthenticated_max = 10000 cannot hold honest clients: when \
+             connections_max = 1000000 of them come back within a minute and each takes 1 s to \
+             authenticate, 16667 are unauthenticated at once, and the oldest are evicted; set it \
+             to 16667 or more"],
+        ),
+        (
+            "[limits]",
+            "[limits]\nconnections_max = 100\nunauthenticated_max = 101",
+            &["4:23: warning: unauthenticated_max is above connections_max and cannot protect \
+             anybody; set it to a tenth of connections_max or less"],
+        ),
+        (
+            "[limits]",
+            "[limits]\nclient_buffers = 1000",
+            &["3:18: error: client_buffers = 1000 is not a power of two; try 1024"],
+        ),
+        (
+            "[limits]",
+            "[limits]\nsession_window = \"32MiB\"",
+            &[
+                "3:18: error: session_window (33554432 bytes) is above link_window (16777216 bytes); \
+             raise link_window or lower session_window",
+            ],
+        ),
+        (
+            "[limits]",
+            "[limits]\nfirst_message_max = \"1KiB\"",
+            &["1:1: error: token_max (4096 bytes) is above first_message_max (1024 bytes); raise \
+             first_message_max or lower token_max"],
+        ),
+        (
+            "[limits]",
+            "[limits]\nmemory_max = \"32MiB\"",
+            &["1:1: warning: stalled_input_max is above memory_max, so memory_max is no limit; \
+             lower it"],
+        ),
+        (
+            "[deadlines]",
+            "[deadlines]\nidle = \"20s\"",
+            &[
+                "4:8: error: ping_interval (25s) is not shorter than idle (20s): a healthy but silent \
+             client would be closed before it is pinged; make idle at least twice ping_interval",
+            ],
+        ),
+        (
+            "[deadlines]",
+            "[deadlines]\nping_interval = \"59500ms\"",
+            &["4:17: warning: idle leaves a client less than 1s to answer a ping; make idle at \
+             least twice ping_interval"],
+        ),
+        (
+            "[deadlines]",
+            "[deadlines]\nlink_retry_min = \"20s\"",
+            &["4:18: error: link_retry_min is above link_retry_max; swap them"],
+        ),
+        (
+            "[deadlines]",
+            "[deadlines]\nauthenticate = \"1m\"",
+            &["4:16: warning: a client that never authenticates can hold a connection for 66s \
+             (tls_handshake + request_head + authenticate + linger); lower them until together \
+             they are 30s or less"],
+        ),
+        (
+            "[deadlines]",
+            "[deadlines]\nlifetime = \"1m\"",
+            &[
+                "4:12: warning: lifetime is not longer than idle: every connection is soon asked to \
+             leave; an hour or more is usual",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn rules_of_listeners_and_backends() {
+    check_cases(&[
+        (
+            "address",
+            "address = \"127.0.0.1:8080\"\n[[listener]]\naddress = \"127.0.0.1:8080\"",
+            &["7:11: error: two listeners have the address 127.0.0.1:8080; remove one"],
+        ),
+        (
+            "address",
+            "address = \"127.0.0.1:8080\"\nproxy_protocol = { trusted = [\"10.0.0.1/8\", \
+                     \"x\", \"0.0.0.0/0\"] }",
+            &[
+                "6:31: error: 10.0.0.1/8 has bits beyond its prefix; shorten the address, or write /32",
+                "6:45: error: \"x\" is not a network; write 10.0.0.0/8 or fd00::/8",
+                "6:50: warning: 0.0.0.0/0 lets everybody forge their address; list the load balancers \
+             alone",
+            ],
+        ),
+        (
+            "endpoints",
+            "endpoints = []",
+            &["18:13: error: endpoints is empty: the backend has no server; list \"IP:PORT\" or \
+             \"unix:/PATH\""],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"unix:run/x\", \"127.0.0.1:1\", \"127.0.0.1:1\"]",
+            &[
+                "18:14: error: \"unix:run/x\" is not the address of a unix socket; write unix:/PATH, \
+             absolute, at most 107 bytes",
+                "18:43: error: endpoint \"127.0.0.1:1\" is listed twice; remove one",
+            ],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"127.0.0.1:1\", \"10.0.0.1:1\"]",
+            &["18:29: warning: this endpoint is on another machine and the link has no secret: \
+             whoever answers there is believed; set secret_file"],
+        ),
+        ("endpoints", "endpoints = [\"10.0.0.1:1\"]\nsecret_file = \"keys/link\"", &[]),
+    ]);
+}
+
+#[test]
+fn rules_of_routes() {
+    check_cases(&[
+        (
+            "path",
+            "path = \"/ws\"\nsubprotocols = [\"a b\", \"x\", \"x\", \"base64url.bearer.x\"]",
+            &[
+                "13:17: error: \"a b\" is not a subprotocol: it must be an HTTP token",
+                "13:29: error: subprotocol \"x\" is listed twice",
+                "13:34: error: \"base64url.bearer.x\" carries a token and can never be answered with",
+            ],
+        ),
+        (
+            "path",
+            "path = \"/ws\"\nforward_headers = [\"Authorization\", \"Cookie\", \"a:\"]",
+            &[
+                "13:20: error: header \"authorization\" belongs to the gateway and is not forwarded",
+                "13:37: warning: the backend gets every cookie of the client, session included; \
+             forward what it needs alone",
+                "13:47: error: \"a:\" is not a header name",
+            ],
+        ),
+        (
+            "[[route]]",
+            "[[route]]\npath = \"/*\"\norigins = []\norigin_absent = \"allow\"\n\
+                       auth = \"app\"\nbackend = \"main\"\n[[route]]",
+            &[
+                "18:8: warning: \"/ws\" is never reached: an earlier route takes everything below it \
+             or around it; move it before that one",
+            ],
+        ),
+        (
+            "[[route]]",
+            "[[route]]\npath = \"/ws\"\norigins = []\norigin_absent = \"allow\"\n\
+                       auth = \"app\"\nbackend = \"main\"\n[[route]]",
+            &["18:8: error: two routes have the path \"/ws\"; remove one"],
+        ),
+        (
+            "origins",
+            "origins = []",
+            &["13:11: warning: origins = [] and origin_absent = \"refuse\": nobody can use this \
+             route; list origins, or write origin_absent = \"allow\" for programs"],
+        ),
+        ("origins", "origins = \"any\"", &[]),
+        (
+            "origins",
+            "origins = [\"any\"]",
+            &["13:12: error: \"any\" is not an origin, and cannot be in a list; write origins = \
+             \"any\""],
+        ),
+    ]);
+    let found = problems(&base_with("origins", "origins = [\"https://a.example/\", \"null\"]"));
+    assert_eq!(found.len(), 2, "{found:#?}");
+    for (problem, place) in found.iter().zip(["c/x.toml:13:12: error: \"https", "c/x.toml:13:34: "])
+    {
+        assert!(problem.starts_with(place), "{problem}");
+    }
+    let open = BASE.replace("\"app\"\nbackend", "\"none\"\nbackend");
+    let open = open.replace("[\"https://a.example\"]", "\"any\"");
+    assert_eq!(
+        problems(&open),
+        [
+            "c/x.toml:7:8: warning: no route uses the [[auth]] \"app\"",
+            "c/x.toml:14:8: warning: auth = \"none\" with origins = \"any\": anybody can reach the \
+         backend; keep it so only where everything is public",
+        ]
+    );
+}
+
+#[test]
+fn cookies_need_a_closed_list_of_origins() {
+    let cookie = |carriers: &str, origins: &str| {
+        let text = base_with("carriers", &format!("carriers = {carriers}"));
+        problems(&text.replace("origins = [\"https://a.example\"]", origins))
+    };
+    let hijack = "c/x.toml:13:11: error: origins = \"any\" with a cookie carrier: every page on \
+                  the internet could connect as the visitor, since browsers add the cookie by \
+                  themselves (cross-site WebSocket hijacking); list the origins, or take the \
+                  cookie out of the carriers";
+    let alone = "c/x.toml:14:17: warning: origin_absent = \"allow\" where cookies alone \
+                 authenticate: whoever obtains a cookie can use it outside a browser, without an \
+                 Origin; write origin_absent = \"refuse\", or give programs another carrier";
+    let listed = "origins = [\"https://a.example\"]";
+    let absent = "origins = [\"https://a.example\"]\norigin_absent = \"allow\"";
+    assert_eq!(cookie("[\"cookie:s\"]", listed), [""; 0]);
+    assert_eq!(cookie("[\"cookie:s\"]", "origins = \"any\""), [hijack]);
+    assert_eq!(cookie("[\"authorization\", \"cookie:s\"]", "origins = \"any\""), [hijack]);
+    assert_eq!(cookie("[\"cookie:s\"]", absent), [alone]);
+    assert_eq!(cookie("[\"authorization\", \"cookie:s\"]", absent), [""; 0]);
+}
+
+#[test]
+fn rules_of_auth() {
+    const QUERY: &str = "9:13: warning: query strings end in the logs of proxies and in browser \
+                 histories, and a token with them; prefer subprotocol or first-message for \
+                 browsers";
+    check_cases(&[
+        (
+            "carriers",
+            "carriers = []",
+            &["9:12: error: carriers is empty: no client could show a token; list at least \
+             \"authorization\""],
+        ),
+        ("carriers", "carriers = [\"query:token\"]", &[QUERY]),
+        (
+            "carriers",
+            "carriers = [\"subprotocol\", \"subprotocol\"]",
+            &["9:28: error: carrier \"subprotocol\" is listed twice; remove one"],
+        ),
+        ("keys", "keys = []", &["10:8: error: keys is empty: no token could be valid; list one"]),
+        (
+            "keys",
+            "keys = [{ id = \"a\" }]",
+            &[
+                "10:9: error: this key has no secret; add secret_file = \"keys/NAME\" or secret_file \
+             = \"env:NAME\"",
+            ],
+        ),
+        (
+            "keys",
+            "keys = [{ id = \"a\", secret_file = \"keys/2026-11\" }, { id = \"a\", \
+                  secret_file = \"keys/link\" }]",
+            &["10:60: error: there are two keys with the id \"a\"; give another, or leave it out"],
+        ),
+        (
+            "keys",
+            "keys = [{ algorithm = \"HS512\", secret_file = \"keys/link\" }]",
+            &[
+                "10:9: error: this secret has 32 bytes; RFC 7518 asks for 64 with its algorithm; make \
+             one with: openssl rand -hex 64",
+            ],
+        ),
+        (
+            "keys",
+            "keys = [{ algorithm = \"none\", secret_file = \"keys/link\" }]",
+            &[
+                "10:23: error: \"algorithm\" in \"keys\" of [[auth]] is \"none\"; it must be one of \
+             \"HS256\", \"HS384\", \"HS512\"",
+            ],
+        ),
+        (
+            "name",
+            "name = \"none\"",
+            &[
+                "7:8: error: \"none\" cannot name an [[auth]]; in a route it means no authentication",
+                "7:8: warning: no route uses the [[auth]] \"none\"",
+                "14:8: error: there is no [[auth]] called \"app\"; there is none",
+            ],
+        ),
+    ]);
+    let found = problems(&base_with("carriers", "carriers = [\"authorisation\", \"cookie:\"]"));
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].starts_with("c/x.toml:9:13: error: \"authorisation\" is not a carrier"));
+    assert!(found[1].starts_with("c/x.toml:9:30: error: \"\" is not a name of letters"));
+}
+
+#[test]
+fn secrets() {
+    let found = |source: &str| problems(&base_with("keys", &format!("keys = [{{ {source} }}]")));
+    let short = |at: u32, bytes: u32| {
+        format!(
+            "c/x.toml:10:{at}: error: this secret has {bytes} bytes and can be guessed: 32 are \
+             the least; make one with: openssl rand -hex 32"
+        )
+    };
+    assert_eq!(found("secret_file = \"env:PORTCULLIS_DEV_KEY\""), [""; 0]);
+    assert_eq!(found("secret_file = \"keys/short\""), [short(25, 31)]);
+    // One newline goes, the second is taken for a part of the secret.
+    assert_eq!(found("secret_file = \"keys/31-and-newlines\""), [short(25, 31)]);
+    assert_eq!(found("secret_file = \"env:SHORT\""), [short(25, 5)]);
+    assert_eq!(
+        found("secret_file = \"env:ABSENT\""),
+        ["c/x.toml:10:25: error: the environment variable \"ABSENT\" is not set; set it where \
+          the gateway is started"]
+    );
+    assert_eq!(
+        found("secret_file = \"keys/absent\""),
+        ["c/x.toml:10:25: error: cannot read c/keys/absent: entity not found; file names are \
+          relative to the configuration file's folder"]
+    );
+    assert_eq!(
+        found("secret_file = \"keys/open\""),
+        ["c/x.toml:10:25: warning: c/keys/open can be read by every user; chmod o-rwx c/keys/open"]
+    );
+    let inline = format!("secret = \"{SECRET}\"");
+    assert_eq!(
+        found(&inline),
+        ["c/x.toml:10:20: warning: a secret in the configuration file is for development only; \
+          put it into a file that only the gateway may read: secret_file = …"]
+    );
+    assert_eq!(
+        found(&format!("{inline}, secret_file = \"keys/link\"")),
+        ["c/x.toml:10:20: error: both secret_file and secret are given; keep the file"]
+    );
+}
+
+#[test]
+fn no_problem_repeats_a_secret() {
+    let canary = "canary-canary";
+    for line in [
+        format!("keys = [{{ secret = \"{canary}\" }}]"),
+        format!("keys = [{{ secret = [\"{canary}\"] }}]"),
+        format!("keys = [{{ secret = \"{canary}\", secret_file = \"keys/link\" }}]"),
+        format!("keys = [{{ secert = \"{canary}\" }}]"),
+        format!("keys = \"{canary}-which-is-quite-long\""),
+    ] {
+        let found = problems(&base_with("keys", &line));
+        assert!(!found.is_empty(), "{line}");
+        assert!(!found.iter().any(|problem| problem.contains(canary)), "{found:#?}");
+    }
+}
+
+#[test]
+fn certificates() {
+    let found = |tls: &str| {
+        problems(&base_with("address", &format!("address = \"127.0.0.1:8080\"\ntls = {tls}")))
+    };
+    let pair = |name: &str, key: &str| {
+        format!("{{ certificate = \"tls/{name}.pem\", key = \"tls/{key}.key\" }}")
+    };
+    assert_eq!(found(&pair("example.com", "example.com")), [""; 0]);
+    assert_eq!(
+        found(&pair("example.com", "example.org")),
+        ["c/x.toml:6:52: error: this private key does not belong to the certificate; the first \
+          certificate in the file must be the server's own"]
+    );
+    assert_eq!(
+        found(&pair("old", "old")),
+        ["c/x.toml:6:23: warning: this certificate expired on Jan  1 00:00:00 2021 +00:00; \
+          clients will refuse it: renew it"]
+    );
+    assert_eq!(
+        found(&pair("empty", "locked")),
+        [
+            "c/x.toml:6:23: error: tls/empty.pem holds no certificate; it must be PEM: \
+             -----BEGIN CERTIFICATE-----",
+            "c/x.toml:6:46: error: this private key is encrypted; decrypt it: openssl pkey -in \
+             OLD -out NEW"
+        ]
+    );
+    let twice = format!("[{0}, {0}]", pair("example.org", "example.org"));
+    assert_eq!(
+        found(&twice),
+        ["c/x.toml:6:94: warning: an earlier certificate of this listener has example.org too; \
+          the earlier one is served for it"]
+    );
+    assert_eq!(
+        found("[]"),
+        ["c/x.toml:6:7: error: tls has no certificate; remove it, or list one"]
+    );
+    assert_eq!(
+        found("{ certificate = \"tls/example.com.pem\" }"),
+        ["c/x.toml:6:7: error: \"key\" is missing from \"tls\" of [[listener]]; it takes: file \
+          name, relative to the configuration file, or env:NAME"]
+    );
+}
+
+/// Whether a client that trusts both certificates of the example completes a handshake for
+/// `server_name`, and the application protocol that was agreed on.
+fn handshake(
+    server: &std::sync::Arc<rustls::ServerConfig>,
+    roots: &rustls::RootCertStore,
+    server_name: &str,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Result<Option<Vec<u8>>, rustls::Error> {
+    let provider = rustls::crypto::ring::default_provider();
+    let mut config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_protocol_versions(&[version])?
+        .with_root_certificates(roots.clone())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let name = server_name.to_owned().try_into().expect("a server name");
+    let mut client = rustls::ClientConnection::new(config.into(), name)?;
+    let mut server = rustls::ServerConnection::new(server.clone())?;
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut bytes = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut bytes).expect("into memory");
+        }
+        let mut input = bytes.as_slice();
+        while !input.is_empty() {
+            server.read_tls(&mut input).expect("from memory");
+            server.process_new_packets()?;
+        }
+        let mut bytes = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).expect("into memory");
+        }
+        let mut input = bytes.as_slice();
+        while !input.is_empty() {
+            client.read_tls(&mut input).expect("from memory");
+            client.process_new_packets()?;
+        }
+    }
+    Ok(server.alpn_protocol().map(<[u8]>::to_vec))
+}
+
+#[test]
+fn the_server_name_selects_the_certificate() {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let world = world();
+    let loaded = load(&example("portcullis.toml"), Path::new("c/portcullis.toml"), &world);
+    let settings = loaded.map_err(|p| lines(&p)).expect("the example loads").settings;
+    let config = &settings.listeners[1].tls.as_ref().expect("TLS").0;
+    assert_eq!((config.send_tls13_tickets, config.max_early_data_size), (1, 0));
+    let mut roots = rustls::RootCertStore::empty();
+    for file in ["c/tls/example.com.pem", "c/tls/example.org.pem"] {
+        let pem = &world.files[Path::new(file)].0;
+        roots.add(CertificateDer::from_pem_slice(pem).expect("PEM")).expect("a certificate");
+    }
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        for (name, served) in [
+            ("example.com", true),
+            ("a.example.com", true),
+            ("A.Example.COM", true),
+            ("example.org", true),
+            ("a.example.org", false),
+            ("a.b.example.com", false),
+            ("example.net", false),
+        ] {
+            match handshake(config, &roots, name, version) {
+                Ok(protocol) => {
+                    assert!(served, "{name}");
+                    assert_eq!(protocol.as_deref(), Some(b"http/1.1".as_slice()), "{name}");
+                }
+                // The first certificate was served, and is for another name.
+                Err(rustls::Error::InvalidCertificate(_)) => assert!(!served, "{name}"),
+                Err(error) => panic!("{name}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_conformance_profile_lets_the_test_suite_through() {
+    let plain = settings(BASE).limits;
+    let limits = settings(&base_with("[limits]", "[limits]\nprofile = \"conformance\"")).limits;
+    assert!(limits.message_max >= 16 << 20 && plain.message_max == 1 << 20);
+    assert!(limits.fragments_max >= limits.message_max / 64, "messages in 64-byte fragments");
+    assert!(limits.frames_per_second >= 1_000_000 && limits.frames_burst >= 1_000_000);
+    assert!(limits.controls_per_second >= 1_000_000 && limits.controls_burst >= 1_000_000);
+    // What is written beats the profile.
+    let text = "[limits]\nprofile = \"conformance\"\nmessage_max = \"2MiB\"";
+    assert_eq!(settings(&base_with("[limits]", text)).limits.message_max, 2 << 20);
+}
+
+/// A key that has a range: its ends as they are written, and its section's line in [`BASE`].
+fn ends(key: &keys::Key) -> Option<[String; 2]> {
+    let time = |ms: u64| format!("{:?}", format_duration(Duration::from_millis(ms)));
+    let size = |bytes: u64| format!("{:?}", format_size(bytes));
+    match key.shape {
+        Shape::Count(min, max) | Shape::CountOrAuto(min, max) => {
+            Some([min.to_string(), max.to_string()])
+        }
+        Shape::Size(min, max) | Shape::SizeOrAuto(min, max) => Some([size(min), size(max)]),
+        Shape::Time(min, max) | Shape::TimeOrOff(min, max) => Some([time(min), time(max)]),
+        _ => None,
+    }
+}
+
+#[test]
+fn both_ends_of_every_range_fit_their_fields() {
+    let ranged: Vec<_> = KEYS.iter().filter_map(|key| Some((key, ends(key)?))).collect();
+    assert!(ranged.len() > 30);
+    for (key, [min, max]) in ranged {
+        let line = match key.section {
+            "auth" => "kind".to_owned(),
+            section => format!("[{section}]"),
+        };
+        for end in [&min, &max] {
+            let before = if key.section == "auth" { "kind = \"jwt\"" } else { &line };
+            let text = base_with(&line, &format!("{before}\n{} = {end}", key.name));
+            // Another rule may object, but the type and range must not, and nothing may panic.
+            for problem in problems(&text) {
+                let objects = problem.contains(&format!("\"{}\" in ", key.name));
+                assert!(!objects, "{problem}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_default_is_as_the_table_says() {
+    let absent = settings(BASE);
+    let scalar = |key: &&keys::Key| ends(key).is_some() && key.section != "auth";
+    for key in KEYS.iter().filter(scalar) {
+        let quoted = !matches!(key.shape, Shape::Count(..));
+        let value = if quoted { format!("{:?}", key.default) } else { key.default.to_owned() };
+        let line = format!("[{}]", key.section);
+        let written = settings(&base_with(&line, &format!("{line}\n{} = {value}", key.name)));
+        assert_eq!(written.limits, absent.limits, "{}", key.full_name());
+        assert_eq!(written.deadlines, absent.deadlines, "{}", key.full_name());
+        assert_eq!(written.gateway.workers, absent.gateway.workers);
+    }
+}
+
+#[test]
+fn cold_changes_are_named_and_hot_ones_are_not() {
+    let old = settings(BASE);
+    let changes = |text: &str| cold_changes(&old, &settings(text));
+    assert_eq!(changes(BASE), [""; 0]);
+    let hot = [
+        ("[limits]", "[limits]\nconnections_max = 999_999\nmessage_max = \"2MiB\""),
+        ("[limits]", "[limits]\nprofile = \"conformance\""),
+        ("[deadlines]", "[deadlines]\nidle = \"90s\""),
+        ("[gateway]", "[gateway]\nlog = { level = \"debug\" }"),
+        ("keys", "keys = [{ id = \"k2\", secret_file = \"keys/link\" }]"),
+        ("origins", "origins = [\"https://b.example\"]"),
+        ("path", "path = \"/ws/*\""),
+        ("endpoints", "endpoints = [\"127.0.0.1:7000\"]\nsecret_file = \"keys/link\""),
+        ("address", "address = \"127.0.0.1:8080\"\nproxy_protocol = { trusted = [\"::1\"] }"),
+    ];
+    for (line, replacement) in hot {
+        assert_eq!(changes(&base_with(line, replacement)), [""; 0], "{replacement}");
+    }
+    let tls = "address = \"127.0.0.1:8080\"\n\
+               tls = { certificate = \"tls/example.com.pem\", key = \"tls/example.com.key\" }";
+    let second = "address = \"127.0.0.1:8080\"\n[[listener]]\naddress = \"127.0.0.1:8081\"";
+    let cold = [
+        ("[gateway]", "[gateway]\nworkers = 2", "gateway.workers"),
+        ("[gateway]", "[gateway]\nadmin = \"127.0.0.1:1\"", "gateway.admin"),
+        ("[gateway]", "[gateway]\nadmin_token_file = \"keys/admin\"", "gateway.admin_token_file"),
+        ("[gateway]", "[gateway]\nlog = { format = \"json\" }", "gateway.log.format"),
+        ("[limits]", "[limits]\nconnections_per_worker = 500", "limits.connections_per_worker"),
+        ("[limits]", "[limits]\nmemory_max = \"1GiB\"", "limits.memory_max"),
+        ("[limits]", "[limits]\nclient_buffers = 512", "limits.client_buffers"),
+        ("[limits]", "[limits]\naccepts = 8", "limits.accepts"),
+        ("address", "address = \"127.0.0.1:8081\"", "listener.address"),
+        ("address", second, "listener.address"),
+        ("address", tls, "listener.tls"),
+        ("endpoints", "endpoints = [\"127.0.0.1:7001\"]", "backend.endpoints"),
+    ];
+    for (line, replacement, key) in cold {
+        assert_eq!(changes(&base_with(line, replacement)), [key], "{replacement}");
+    }
+    let renamed = BASE.replace("\"main\"", "\"other\"");
+    assert_eq!(changes(&renamed), ["backend.name"]);
+    let cold_keys: Vec<_> = KEYS.iter().filter(|key| key.heat == Heat::Cold).collect();
+    for key in cold_keys.iter().filter(|key| key.full_name() != "backend.kind") {
+        let tried = cold.iter().any(|(_, _, name)| *name == key.full_name());
+        assert!(tried || key.full_name() == "backend.name", "{} is untried", key.full_name());
+    }
+}
+
+#[test]
+fn the_documentation_has_every_key_as_the_table_has_it() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let document = std::fs::read_to_string(&path).expect("docs/configuration.md is there");
+    let is_row = |line: &&str| line.starts_with("| `");
+    let documented: Vec<&str> = document.lines().filter(is_row).collect();
+    let mut sections: Vec<&str> = Vec::new();
+    for key in KEYS {
+        if !sections.contains(&key.section) {
+            sections.push(key.section);
+        }
+    }
+    let declared: Vec<String> =
+        sections.iter().flat_map(|s| keys::of_section(s)).map(keys::Key::row).collect();
+    // When this fails: `PORTCULLIS_PRINT_KEYS=1 cargo test --test config documentation -- --nocapture`.
+    if std::env::var_os("PORTCULLIS_PRINT_KEYS").is_some() {
+        declared.iter().for_each(|row| println!("{row}"));
+    }
+    for (documented, declared) in documented.iter().zip(&declared) {
+        assert_eq!(documented, declared);
+    }
+    assert_eq!(documented.len(), declared.len());
+    for (section, _) in SECTIONS {
+        assert!(document.contains(&format!("[{section}]")), "{section} has no heading");
+    }
+    assert!(KEYS.iter().any(|key| key.default == REQUIRED));
+}
