@@ -56,6 +56,8 @@ pub struct Gateway {
     pub log_format: LogFormat,
     /// A `tracing` filter, as in `info` or `portcullis=debug`.
     pub log_level: String,
+    /// Where close lines go as JSON; `None` is the log.
+    pub close_log: Option<std::path::PathBuf>,
 }
 
 /// Shape of log lines.

@@ -359,10 +359,9 @@ impl LinkState {
 
     /// Remembers a task to wake when the session can take a message or has ended.
     pub(super) fn await_room(&mut self, handle: Handle, waker: &Waker) {
-        if let Some(entry) = self.entry(handle) {
-            if !entry.writers.iter().any(|known| known.will_wake(waker)) {
-                entry.writers.push(waker.clone());
-            }
+        let Some(entry) = self.entry(handle) else { return };
+        if !entry.writers.iter().any(|known| known.will_wake(waker)) {
+            entry.writers.push(waker.clone());
         }
     }
 

@@ -23,7 +23,8 @@ impl Listener {
     pub(super) async fn bind(address: &str) -> Result<Self, BindError> {
         let fail = |error| BindError::Listen { address: address.to_owned(), error };
         let Some(path) = address.strip_prefix("unix:") else {
-            if !address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+            let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+            if !matches!(port, Some(Ok(_))) {
                 return Err(BindError::Address { address: address.to_owned() });
             }
             return Ok(Listener::Tcp(TcpListener::bind(address).await.map_err(fail)?));

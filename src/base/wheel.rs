@@ -358,7 +358,7 @@ mod tests {
             wheel.schedule(3, Instant::NEVER);
             let mut fired = Vec::new();
             wheel.expire(Instant::from_nanos(u64::MAX / 2), &mut fired);
-            assert_eq!(fired, []);
+            assert!(fired.is_empty());
             assert!(wheel.scheduled(3).is_some() && wheel.next_expiry().is_some());
             wheel.cancel(3);
             assert_eq!(wheel.next_expiry(), None);

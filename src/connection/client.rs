@@ -12,7 +12,7 @@ use crate::base::time::Instant;
 use crate::base::token_bucket::TokenBucket;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
-use crate::protocol::dialect::Dialect;
+use crate::protocol::dialect::{Answer, Dialect};
 use crate::protocol::http_upgrade::{self, HttpRefusal};
 use crate::protocol::websocket::{
     self, ControlPayload, DataKind, FrameLimits, FrameReader, HeaderBytes, OpCode, Side,
@@ -92,6 +92,8 @@ pub struct Client {
     pinged: bool,
     output_pending: bool,
     pong_unsent: bool,
+    /// The client has been sent the beginning of a message, but not its end.
+    to_client_unfinished: bool,
     close_scheduled: Cause,
     messages: MessageTypes,
     route: u16,
@@ -131,6 +133,7 @@ impl Client {
             pinged: false,
             output_pending: false,
             pong_unsent: false,
+            to_client_unfinished: false,
             close_scheduled: Cause::GoingAway,
             messages: MessageTypes::Any,
             route: NO_ROUTE,
@@ -265,8 +268,7 @@ impl Client {
             Stage::TlsHandshake | Stage::RequestHead => self.drop_silently(cause, cx),
             Stage::Authenticating => self.refuse_in_dialect(cause, cx, output),
             Stage::Open => {
-                let answer = self.dialect.unwrap_or(Dialect::Plain).answer(cause);
-                self.write_close(answer.code, answer.reason, output);
+                let answer = self.write_answer(cause, output);
                 self.conclude(cause, ClosedBy::Gateway, Some(answer.code));
                 self.enter(Stage::Closing, cx);
             }
@@ -325,8 +327,11 @@ impl Client {
         last: bool,
         length: usize,
     ) -> Option<HeaderBytes> {
-        self.is_open()
-            .then(|| websocket::write_header(last, kind.opcode(first), length as u64, None))
+        if !self.is_open() {
+            return None;
+        }
+        self.to_client_unfinished = !last;
+        Some(websocket::write_header(last, kind.opcode(first), length as u64, None))
     }
 
     /// FIN was sent after the last answer.
@@ -586,6 +591,24 @@ impl Client {
         output.answers.extend_from_slice(bytes);
     }
 
+    /// Explanation, where the dialect has one for `cause`, and close frame. The explanation is
+    /// a message of its own, so it stays away from the middle of another, and from clients that
+    /// expect no text.
+    fn write_answer(&mut self, cause: Cause, output: &mut Output) -> Answer {
+        let dialect = self.dialect.unwrap_or(Dialect::Plain);
+        let answer = dialect.answer(cause);
+        if answer.explain && !self.to_client_unfinished && self.messages != MessageTypes::Binary {
+            output.explanation.clear();
+            dialect.write_explanation(&answer, &mut output.explanation);
+            let length = output.explanation.len() as u64;
+            let header = websocket::write_header(true, OpCode::Text, length, None);
+            output.answers.extend_from_slice(header.as_slice());
+            output.answers.extend_from_slice(&output.explanation);
+        }
+        self.write_close(answer.code, answer.reason, output);
+        answer
+    }
+
     pub(super) fn write_close(&mut self, code: u16, reason: &str, output: &mut Output) {
         let payload = websocket::close_payload(code, reason);
         let bytes = payload.as_slice();
@@ -601,15 +624,7 @@ impl Client {
         cx: &Surroundings<'_>,
         output: &mut Output,
     ) {
-        let answer = self.dialect.unwrap_or(Dialect::Plain).answer(cause);
-        if answer.explain {
-            let mut text = Vec::with_capacity(128);
-            answer.write_explanation(&mut text);
-            let header = websocket::write_header(true, OpCode::Text, text.len() as u64, None);
-            output.answers.extend_from_slice(header.as_slice());
-            output.answers.extend_from_slice(&text);
-        }
-        self.write_close(answer.code, answer.reason, output);
+        let answer = self.write_answer(cause, output);
         self.conclude(cause, ClosedBy::Gateway, Some(answer.code));
         self.enter(Stage::Refused, cx);
     }

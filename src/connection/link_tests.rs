@@ -253,7 +253,8 @@ fn pieces_out_of_order_and_kinds_not_agreed_on_end_the_link() {
         assert_eq!(pair.try_say(|out| encode_data(id, flags, b"x", out)), Err(error.into()));
     }
     let mut pair = Pair::ready(1 << 20, 1 << 20);
-    let header = FrameHeader { length: 0, kind: Kind::Multicast, flags: 0, session: SessionId::LINK };
+    let header =
+        FrameHeader { length: 0, kind: Kind::Multicast, flags: 0, session: SessionId::LINK };
     let failure = pair.try_say(|out| out.extend_from_slice(&header.format()));
     assert_eq!(failure, Err(LinkError::Unexpected { kind: Kind::Multicast }.into()));
 }

@@ -28,6 +28,8 @@ pub struct Surroundings<'a> {
 pub struct Output {
     /// Bytes for the client, before encryption.
     pub answers: Vec<u8>,
+    /// Room to write an explanation in.
+    pub explanation: Vec<u8>,
     /// The payload of the OPEN frame, after [`client::Step::Authenticated`].
     pub open: Vec<u8>,
     /// The client's close reason (UTF-8, at most 123 bytes), after

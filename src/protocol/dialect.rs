@@ -96,7 +96,7 @@ const fn plain(cause: Cause) -> Answer {
         GoingAway => (1001, Some(1_000), true),
         BackendUnavailable => (1012, Some(2_000), true),
         BackendClosed | ClientClosed => (1000, None, false),
-        ProtocolError | BadRequest | TlsFailed => (1002, None, false),
+        ProtocolError | BadRequest | HealthCheck | TlsFailed => (1002, None, false),
         InvalidUtf8 => (1007, None, false),
         UnsupportedType => (1003, None, false),
         TooLarge => (1009, None, false),
@@ -116,7 +116,7 @@ const fn plain(cause: Cause) -> Answer {
 /// 101, or when the client is gone.
 pub const fn is_silent(cause: Cause) -> bool {
     use Cause::*;
-    matches!(cause, BadRequest | TlsFailed | HandshakeTimedOut | ClientGone)
+    matches!(cause, BadRequest | HealthCheck | TlsFailed | HandshakeTimedOut | ClientGone)
 }
 
 #[cfg(test)]

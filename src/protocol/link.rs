@@ -468,7 +468,11 @@ impl<'a> Fields<'a> {
 
 /// `text` cut to at most `max` bytes, between characters.
 pub fn cut(text: &str, max: usize) -> &str {
-    &text[..text.floor_char_boundary(max)]
+    let mut end = max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Appends a link-level frame whose payload `fill` writes, and its header before it.

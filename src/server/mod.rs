@@ -1,3 +1,48 @@
-//! (to be written)
+//! L6: the control thread. It runs on tokio-uring, spawns and watches the workers, loads and
+//! reloads the settings, answers the admin endpoints, exposes the metrics and writes the logs.
+//! No client's byte passes through it.
 
+pub mod admin;
+pub mod admin_http;
+pub mod close_log;
+pub mod control;
+pub mod data_plane;
+pub mod error;
+pub mod exposition;
 pub mod files;
+pub mod gateway;
+pub mod logs;
+pub mod panics;
+pub mod process;
+pub mod reload;
+pub mod status;
+pub mod workers;
+
+#[cfg(test)]
+mod end_to_end;
+#[cfg(test)]
+mod testing;
+
+use std::path::Path;
+
+pub use admin::{Asset, Page};
+pub use error::RunError;
+pub use gateway::{GatewayHandle, PageMaker, StartOptions, start};
+
+use crate::settings::Settings;
+
+/// `portcullis run`: serves until SIGTERM or SIGINT has drained the gateway. `config_path` is
+/// read again on SIGHUP.
+///
+/// # Errors
+/// [`RunError`] when the gateway cannot start, or when its control thread dies.
+pub fn run(config_path: &Path, settings: Settings) -> Result<(), RunError> {
+    let logs = logs::install(settings.gateway.log_format, &settings.gateway.log_level)?;
+    let options = StartOptions {
+        config_path: Some(config_path.to_owned()),
+        signals: true,
+        logs,
+        ..StartOptions::default()
+    };
+    start(settings, options)?.join()
+}

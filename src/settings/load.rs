@@ -266,6 +266,7 @@ impl Loader<'_> {
                 _ => LogFormat::Auto,
             },
             log_level: log_level.to_owned(),
+            close_log: raw.close_log.as_ref().map(|name| self.base.join(name.get_ref())),
         })
     }
 

@@ -51,7 +51,9 @@ macro_rules! raw_table {
 
 raw_table! {
     /// `[gateway]`.
-    RawGateway { workers: Number, admin: Text, admin_token_file: Text, log: RawLog, }
+    RawGateway {
+        workers: Number, admin: Text, admin_token_file: Text, log: RawLog, close_log: Text,
+    }
     /// `log` in `[gateway]`.
     RawLog { format: Text, level: Text, }
     /// `[limits]`.

@@ -19,6 +19,7 @@ const COLD: &[(&str, Same)] = &[
         let bytes = |s: &Settings| s.gateway.admin_token.as_ref().map(|t| t.expose().to_vec());
         bytes(a) == bytes(b)
     }),
+    ("gateway.close_log", |a, b| a.gateway.close_log == b.gateway.close_log),
     ("gateway.log.format", |a, b| a.gateway.log_format == b.gateway.log_format),
     ("limits.connections_per_worker", |a, b| {
         a.limits.connections_per_worker == b.limits.connections_per_worker

@@ -223,6 +223,12 @@ impl<R: Ring> Worker<R> {
 
     fn complete(&mut self, completion: Completion) {
         let Completion { key, outcome, more } = completion;
+        // A cancellation is looked at, and a descriptor is gone, whatever the kernel says of it.
+        let outcome = match (key.kind, outcome) {
+            (OpKind::Cancel, _) => Outcome::CancelDone,
+            (OpKind::Close, _) => Outcome::Closed,
+            (_, outcome) => outcome,
+        };
         if key.kind == OpKind::Accept {
             self.core.accepted(key.owner, outcome);
         } else if key.owner.slot >= LINK_SLOT_BASE {
@@ -278,8 +284,9 @@ impl<R: Ring> Worker<R> {
     /// A completion for a connection that is gone: what it holds goes back all the same.
     fn complete_stale(&mut self, outcome: Outcome) {
         match outcome {
-            // The close of a connection that was turned away at accept has no owner.
-            Outcome::Closed => return,
+            // The close of a connection that was turned away, and the cancellation of an accept,
+            // have no owner.
+            Outcome::Closed | Outcome::CancelDone => return,
             Outcome::Received(buffer) => self.ring.give_back(buffer),
             Outcome::Sent { slot, .. } => self.ring.release(slot),
             _ => {}

@@ -49,15 +49,15 @@ impl LinkReader {
             self.header = None;
             self.is_spent = false;
         }
-        if self.assembly.is_empty() {
-            if let Some((bytes, rest)) = input.split_first_chunk::<HEADER_BYTES>() {
-                let header = self.check(bytes)?;
-                if let Some((payload, rest)) = rest.split_at_checked(header.length as usize) {
-                    *input = rest;
-                    return Ok(Some(Frame { header, payload }));
-                }
-                self.header = Some(header);
+        if self.assembly.is_empty()
+            && let Some((bytes, rest)) = input.split_first_chunk::<HEADER_BYTES>()
+        {
+            let header = self.check(bytes)?;
+            if let Some((payload, rest)) = rest.split_at_checked(header.length as usize) {
+                *input = rest;
+                return Ok(Some(Frame { header, payload }));
             }
+            self.header = Some(header);
         }
         self.assemble(input)
     }
@@ -112,12 +112,11 @@ mod tests {
     use super::super::{Kind, SessionId, encode_data, session::Ping};
     use super::*;
 
+    /// Frames, how the stream ended, and whether within a frame.
+    type Outcome = (Vec<(FrameHeader, Vec<u8>)>, Result<(), LinkError>, bool);
+
     /// All frames of `stream`, cut at the given chunk lengths (cycled), and how it ended.
-    fn frames(
-        stream: &[u8],
-        chunks: &[usize],
-        frame_max: u32,
-    ) -> (Vec<(FrameHeader, Vec<u8>)>, Result<(), LinkError>, bool) {
+    fn frames(stream: &[u8], chunks: &[usize], frame_max: u32) -> Outcome {
         let mut reader = LinkReader::new(frame_max);
         let mut found = Vec::new();
         let mut rest = stream;

@@ -1,0 +1,333 @@
+//! The control loop: signals, orders, reports, the once-a-second sums, reload and drain.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
+use tokio::time::MissedTickBehavior;
+
+use super::close_log::CloseLog;
+use super::exposition::{self, ControlNumbers, Exposition};
+use super::files;
+use super::logs::{self, CloseLine, LogControl};
+use super::process::{self, ProcessUse};
+use super::reload::{self, ReloadOutcome};
+use super::status::{Phase, Status};
+use super::workers::Supervisor;
+use crate::settings::Settings;
+use crate::settings::reload::cold_changes;
+use crate::worker::mailbox::Report;
+
+/// How often reports are taken in and dead workers looked after.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How often counters are summed.
+const SUM_INTERVAL: Duration = Duration::from_secs(1);
+/// How often /proc is read: counting a great many descriptors takes a while.
+const PROCESS_INTERVAL: Duration = Duration::from_secs(5);
+/// How long workers may take beyond the drain window.
+const DRAIN_GRACE: Duration = Duration::from_secs(5);
+/// How long workers may take to stop at once.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Something that the gateway is asked to do from outside the control loop.
+pub enum Order {
+    /// Read the configuration file again.
+    Reload {
+        /// Called with the outcome.
+        reply: Box<dyn FnOnce(ReloadOutcome) + Send>,
+    },
+    /// Close every client within this time, then end.
+    Drain {
+        /// Over how long the closes are spread.
+        window: Duration,
+    },
+    /// End at once.
+    Stop,
+    /// Make one worker panic; for tests of supervision.
+    Panic(u16),
+}
+
+/// The signals that the gateway obeys.
+pub struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+enum Signalled {
+    Reload,
+    End,
+}
+
+impl Signals {
+    /// Watches for SIGHUP, SIGTERM and SIGINT. Within a tokio runtime only.
+    ///
+    /// # Errors
+    /// Those of installing a handler.
+    pub fn watch() -> std::io::Result<Signals> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(signals: &mut Option<Signals>) -> Signalled {
+        let Some(signals) = signals else { return std::future::pending().await };
+        tokio::select! {
+            _ = signals.hangup.recv() => Signalled::Reload,
+            _ = signals.terminate.recv() => Signalled::End,
+            _ = signals.interrupt.recv() => Signalled::End,
+        }
+    }
+}
+
+/// Everything that the control loop owns.
+pub struct Control {
+    /// The workers.
+    pub supervisor: Supervisor,
+    /// The settings in use.
+    pub settings: Arc<Settings>,
+    /// Where they came from, for a reload.
+    pub config_path: Option<PathBuf>,
+    /// What the admin endpoints show.
+    pub status: Rc<RefCell<Status>>,
+    /// What `/metrics` shows.
+    pub exposition: Rc<RefCell<Exposition>>,
+    /// The way to change the log level, when logging is the gateway's own.
+    pub logs: Option<LogControl>,
+    /// The file of the close log, if there is one.
+    pub close_log: Option<CloseLog>,
+    /// Bookkeeping.
+    pub books: Books,
+}
+
+/// Numbers and times that the control loop keeps.
+pub struct Books {
+    reloads_ok: u64,
+    reloads_refused: u64,
+    settings_hash: u64,
+    settings_loaded: u64,
+    process: ProcessUse,
+    process_at: Option<Instant>,
+    summed_at: Instant,
+    /// When a drain is cut short by a stop, and when a stop is given up.
+    stop_at: Option<Instant>,
+    abandon_at: Option<Instant>,
+}
+
+impl Books {
+    /// Fresh books for a gateway that starts at `now` with the file at `config_path`.
+    pub fn new(config_path: Option<&PathBuf>, now: Instant) -> Books {
+        Books {
+            reloads_ok: 0,
+            reloads_refused: 0,
+            settings_hash: config_path.map_or(0, |path| reload::file_hash(path)),
+            settings_loaded: unix_ms() / 1000,
+            process: ProcessUse::default(),
+            process_at: None,
+            summed_at: now,
+            stop_at: None,
+            abandon_at: None,
+        }
+    }
+}
+
+impl Control {
+    /// Runs until every worker has stopped after an order or a signal to end.
+    pub async fn run(mut self, mut orders: Receiver<Order>, mut signals: Option<Signals>) {
+        let mut tick = tokio::time::interval(POLL_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.sum(Instant::now());
+        while !self.ended(Instant::now()) {
+            tokio::select! {
+                _ = tick.tick() => self.poll(Instant::now()),
+                signalled = Signals::next(&mut signals) => match signalled {
+                    Signalled::Reload => drop(self.reload()),
+                    Signalled::End => self.end(self.settings.deadlines.drain),
+                },
+                Some(order) = orders.recv() => self.obey(order),
+            }
+        }
+        self.poll(Instant::now());
+        self.sum(Instant::now());
+        if let Some(close_log) = self.close_log.take() {
+            close_log.finish().await;
+        }
+        tracing::info!("stopped");
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Reload { reply } => reply(self.reload()),
+            Order::Drain { window } => self.drain(window),
+            Order::Stop => self.stop(),
+            Order::Panic(worker) => self.supervisor.inject_panic(worker),
+        }
+    }
+
+    /// The first request to end drains, the second stops.
+    fn end(&mut self, window: Duration) {
+        if self.phase() == Phase::Serving { self.drain(window) } else { self.stop() }
+    }
+
+    fn drain(&mut self, window: Duration) {
+        if self.phase() != Phase::Serving {
+            return;
+        }
+        tracing::info!(window_ms = window.as_millis() as u64, "draining");
+        self.status.borrow_mut().phase = Phase::Draining;
+        self.books.stop_at = Some(Instant::now() + window + DRAIN_GRACE);
+        self.supervisor.drain(window);
+    }
+
+    fn stop(&mut self) {
+        if self.phase() == Phase::Stopping {
+            return;
+        }
+        tracing::info!("stopping at once");
+        self.status.borrow_mut().phase = Phase::Stopping;
+        self.books.abandon_at = Some(Instant::now() + STOP_GRACE);
+        self.supervisor.stop();
+    }
+
+    fn ended(&self, now: Instant) -> bool {
+        if !matches!(self.phase(), Phase::Draining | Phase::Stopping) {
+            return false;
+        }
+        let abandoned = self.books.abandon_at.is_some_and(|at| at <= now);
+        if abandoned {
+            tracing::error!("a worker did not stop in time and is abandoned");
+        }
+        abandoned || self.supervisor.all_stopped()
+    }
+
+    fn poll(&mut self, now: Instant) {
+        let (settings, close_log) = (&self.settings, self.close_log.as_ref());
+        self.supervisor.poll(now, |worker, report| take(worker, &report, settings, close_log));
+        if self.phase() == Phase::Draining && self.books.stop_at.is_some_and(|at| at <= now) {
+            tracing::warn!("the drain took too long");
+            self.stop();
+        }
+        let mut status = self.status.borrow_mut();
+        status.workers = self.supervisor.status(now);
+        status.panics = self.supervisor.panics();
+        drop(status);
+        if now.duration_since(self.books.summed_at) >= SUM_INTERVAL {
+            self.sum(now);
+        }
+    }
+
+    fn sum(&mut self, now: Instant) {
+        let books = &mut self.books;
+        if books.process_at.is_none_or(|at| now.duration_since(at) >= PROCESS_INTERVAL) {
+            books.process = process::read();
+            books.process_at = Some(now);
+        }
+        let elapsed = now.duration_since(books.summed_at);
+        books.summed_at = now;
+        let mut status = self.status.borrow_mut();
+        status.workers = self.supervisor.status(now);
+        status.take_sums(exposition::sums(self.supervisor.counters()), elapsed);
+        let numbers = ControlNumbers {
+            workers: status.workers.len() as u64,
+            workers_alive: status.workers_alive() as u64,
+            panics: self.supervisor.panics(),
+            reloads_ok: books.reloads_ok,
+            reloads_refused: books.reloads_refused,
+            settings_hash: books.settings_hash,
+            settings_loaded: books.settings_loaded,
+            close_log_dropped: self.close_log.as_ref().map_or(0, CloseLog::dropped),
+            draining: status.phase == Phase::Draining,
+            process: books.process,
+        };
+        self.exposition.borrow_mut().publish(self.supervisor.counters(), &numbers);
+    }
+
+    fn reload(&mut self) -> ReloadOutcome {
+        let outcome = self.try_reload();
+        match &outcome {
+            Ok(warnings) => {
+                self.books.reloads_ok += 1;
+                tracing::info!(warnings = warnings.len(), "settings reloaded");
+                for warning in warnings {
+                    tracing::warn!(warning, "reload");
+                }
+            }
+            Err(problems) => {
+                self.books.reloads_refused += 1;
+                tracing::error!(problems = problems.len(), "reload refused; the old settings stay");
+                for problem in problems {
+                    tracing::error!(problem, "reload");
+                }
+            }
+        }
+        outcome
+    }
+
+    fn try_reload(&mut self) -> ReloadOutcome {
+        // Rotation of the close log rides on SIGHUP, whatever the file says.
+        if let Some(close_log) = &self.close_log {
+            close_log.reopen();
+        }
+        let refuse = |why: &str| Err(vec![why.to_owned()]);
+        if self.phase() != Phase::Serving {
+            return refuse("the gateway is ending");
+        }
+        let Some(path) = self.config_path.clone() else {
+            return refuse("the settings of this gateway came from no file");
+        };
+        let loaded = files::load_file(&path).map(|loaded| (loaded.settings, loaded.warnings));
+        let cold = |new: &Settings| cold_changes(&self.settings, new);
+        let (settings, warnings) = reload::judge(loaded, cold)?;
+        if let Some(logs) = &self.logs
+            && let Err(error) = logs.set_level(&settings.gateway.log_level)
+        {
+            return refuse(&error.to_string());
+        }
+        self.settings = Arc::new(settings);
+        self.supervisor.set_settings(Arc::clone(&self.settings));
+        self.books.settings_hash = reload::file_hash(&path);
+        self.books.settings_loaded = unix_ms() / 1000;
+        Ok(warnings)
+    }
+
+    fn phase(&self) -> Phase {
+        self.status.borrow().phase
+    }
+}
+
+/// One worker's report becomes a line.
+fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&CloseLog>) {
+    match report {
+        Report::Closed(record) => {
+            let line = CloseLine::new(worker, record, settings);
+            match close_log {
+                Some(file) => file.append(line.json(unix_ms())),
+                None => line.trace(),
+            }
+        }
+        Report::LinkReady { backend, endpoint } => {
+            let (backend, endpoint) = logs::endpoint_name(settings, *backend, *endpoint);
+            tracing::info!(worker, backend, endpoint, "link ready");
+        }
+        Report::LinkDown { backend, endpoint, reason } => {
+            let (backend, endpoint) = logs::endpoint_name(settings, *backend, *endpoint);
+            tracing::warn!(worker, backend, endpoint, reason, "link down");
+        }
+        Report::AcceptExhausted => tracing::error!(
+            worker,
+            "out of descriptors or memory on accept; see \"Limits\" in docs/operating.md"
+        ),
+        Report::Drained => tracing::info!(worker, "drained"),
+    }
+}
+
+/// The wall clock, in milliseconds since 1970.
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,322 @@
+//! The real workers: their listeners, their share of the limits, their rings.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::error::RunError;
+use super::workers::{DataPlane, Launched, Seat};
+use crate::base::random::Random;
+use crate::linux::listener::{ListenerSocket, listen};
+use crate::linux::probe::probe;
+use crate::linux::process;
+use crate::linux::ring::{DescriptorMode, LinuxRing, RingOptions};
+use crate::ring::GENERATION_BITS;
+use crate::settings::{Limits, Settings};
+use crate::worker::{Turn, Worker, WorkerOptions};
+
+/// Finished TCP handshakes that may wait for a worker; the kernel caps it at
+/// `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+/// Descriptors kept back for everything that is not a client: the ring and wake-up of each
+/// worker, listeners, links, the control thread's files and sockets.
+const DESCRIPTORS_KEPT: u64 = 256;
+/// No socket that has not authenticated is older, seen from outside.
+const UNAUTHENTICATED_AGE_MAX: Duration = Duration::from_secs(10);
+/// For how long the kernel keeps a silent connection to itself: TCP_DEFER_ACCEPT's least.
+const DEFER_ACCEPT: Duration = Duration::from_secs(1);
+
+/// The machine's memory when it cannot be read, in bytes.
+const MEMORY_ASSUMED: u64 = 1 << 30;
+/// One part in this many of the memory budget may be bytes that wait for clients; the rest is
+/// for connections, receive buffers, TLS and the kernel.
+const QUEUE_PARTS: u64 = 4;
+
+/// Operations of a ring between two enters; more are submitted early.
+const RING_ENTRIES: u32 = 4096;
+/// 64 KiB each.
+const LINK_BUFFERS: u16 = 64;
+/// 16 KiB each; only connections with bytes to send hold one, for one send.
+const CLIENT_SLOTS: u16 = 512;
+/// 256 KiB each.
+const LINK_SLOTS: u16 = 16;
+
+/// Makes workers on io_uring.
+pub struct LinuxDataPlane {
+    addresses: Vec<SocketAddr>,
+    workers: u16,
+    share: WorkerShare,
+    /// Memory that the process may use, in bytes.
+    memory: u64,
+    pinned: bool,
+    instance: [u8; 16],
+    /// When the process started, in milliseconds since 1970: one for all workers and lives, or
+    /// a backend would take one worker's link for an older gateway's.
+    epoch: u64,
+    /// The listeners of each worker's first life, bound at the start so that their errors are
+    /// the start's.
+    first: Mutex<Vec<Option<Vec<ListenerSocket>>>>,
+}
+
+/// One worker's part of the gateway's limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerShare {
+    /// Connections it may hold.
+    pub connections_max: u32,
+    /// Of them, not yet authenticated.
+    pub unauthenticated_max: u32,
+    /// The descriptor limit, not the settings, decided.
+    pub capped_by_descriptors: bool,
+}
+
+/// Divides the limits among `workers`. With direct descriptors, `descriptor_limit` bounds each
+/// ring's own table; otherwise it bounds all workers together.
+pub fn worker_share(
+    limits: &Limits,
+    workers: u16,
+    descriptor_limit: u64,
+    mode: DescriptorMode,
+) -> WorkerShare {
+    assert!(workers > 0);
+    let spare = descriptor_limit.saturating_sub(DESCRIPTORS_KEPT);
+    let descriptors = match mode {
+        DescriptorMode::Direct => spare,
+        DescriptorMode::Plain => spare / u64::from(workers),
+    };
+    let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX).max(1);
+    let share = |total: u32| (total / u32::from(workers)).max(1);
+    let wanted = limits.connections_per_worker.unwrap_or(u32::MAX);
+    let wanted = wanted.min(share(limits.connections_max));
+    let connections_max = wanted.min(descriptors);
+    WorkerShare {
+        connections_max,
+        unauthenticated_max: share(limits.unauthenticated_max).min(connections_max),
+        capped_by_descriptors: descriptors < wanted,
+    }
+}
+
+/// Bytes that may wait for one worker's clients. `memory` is the machine's, the budget when the
+/// settings name none.
+pub fn queue_share(limits: &Limits, workers: u16, memory: u64) -> u64 {
+    limits.memory_max.unwrap_or(memory) / QUEUE_PARTS / u64::from(workers.max(1))
+}
+
+impl LinuxDataPlane {
+    /// Probes io_uring, binds every listener once for each worker (a port 0 becomes the same
+    /// port for all of them) and divides the limits.
+    ///
+    /// # Errors
+    /// [`RunError::Ring`] and [`RunError::Bind`].
+    pub fn bind(settings: &Settings) -> Result<LinuxDataPlane, RunError> {
+        let ring = |reason: String| RunError::Ring { reason };
+        probe().map_err(|error| ring(error.to_string()))?;
+        let cores = process::core_count();
+        let most = u16::try_from(cores).unwrap_or(u16::MAX).max(1);
+        let workers = settings.gateway.workers.unwrap_or(most).max(1);
+        let (addresses, first) = bind_all(settings, workers)?;
+        let limit = process::raise_descriptor_limit().unwrap_or(1024);
+        let share = worker_share(&settings.limits, workers, limit, DescriptorMode::Direct);
+        if share.capped_by_descriptors {
+            let (each, limit) = (share.connections_max, limit);
+            tracing::warn!(
+                connections_per_worker = each,
+                descriptor_limit = limit,
+                "the limit on open files allows fewer connections than the settings"
+            );
+        }
+        let seed = process::random_seed().map_err(|error| ring(error.to_string()))?;
+        let mut instance = [0; 16];
+        Random::from_seed(seed).fill(&mut instance);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(LinuxDataPlane {
+            addresses,
+            workers,
+            share,
+            memory: process::memory_total().unwrap_or(MEMORY_ASSUMED),
+            pinned: usize::from(workers) <= cores,
+            instance,
+            epoch: since.as_millis() as u64,
+            first: Mutex::new(first),
+        })
+    }
+
+    /// Where clients connect, in the order of the settings.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> u16 {
+        self.workers
+    }
+
+    /// The listeners bound at the start, or, for a later life, new ones at the same addresses.
+    fn listeners(&self, seat: &Seat) -> Result<Vec<ListenerSocket>, String> {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bound) = first[usize::from(seat.index)].take() {
+            return Ok(bound);
+        }
+        drop(first);
+        let pairs = self.addresses.iter().zip(&seat.settings.listeners);
+        let bind = |(address, listener): (&SocketAddr, &crate::settings::Listener)| {
+            let defer = defer_accept(&seat.settings, listener.tls.is_some());
+            listen(*address, BACKLOG, defer)
+                .map_err(|error| format!("cannot listen on {address} again: {error}"))
+        };
+        pairs.map(bind).collect()
+    }
+}
+
+impl DataPlane for LinuxDataPlane {
+    fn launch(&self, seat: Seat) -> Result<Launched, String> {
+        if self.pinned
+            && let Err(error) = process::pin_to_core(usize::from(seat.index))
+        {
+            tracing::warn!(worker = seat.index, %error, "cannot pin the worker to a core");
+        }
+        let options = RingOptions {
+            entries: RING_ENTRIES,
+            client_buffers: seat.settings.limits.client_buffers,
+            link_buffers: LINK_BUFFERS,
+            client_slots: CLIENT_SLOTS,
+            link_slots: LINK_SLOTS,
+            listeners: self.listeners(&seat)?,
+            descriptors: DescriptorMode::Direct,
+        };
+        let (ring, waker) = LinuxRing::new(options).map_err(|error| error.to_string())?;
+        let seed = process::random_seed().map_err(|error| error.to_string())?;
+        let worker_options = WorkerOptions {
+            index: seat.index,
+            instance: self.instance,
+            epoch: self.epoch,
+            generation_bits: GENERATION_BITS,
+            connections_max: self.share.connections_max,
+            unauthenticated_max: self.share.unauthenticated_max,
+            queue_bytes_max: queue_share(&seat.settings.limits, self.workers, self.memory),
+        };
+        let Seat { settings, counters, mailbox, .. } = seat;
+        let random = Random::from_seed(seed);
+        let mut worker = Worker::new(ring, settings, counters, mailbox, random, worker_options);
+        let body = Box::new(move || matches!(worker.tick(), Turn::Continue));
+        Ok(Launched { body, wake: Box::new(move || waker.wake()) })
+    }
+}
+
+type Bound = (Vec<SocketAddr>, Vec<Option<Vec<ListenerSocket>>>);
+
+/// Binds every listener for every worker.
+fn bind_all(settings: &Settings, workers: u16) -> Result<Bound, RunError> {
+    let mut addresses = Vec::new();
+    let mut sockets: Vec<Vec<ListenerSocket>> = (0..workers).map(|_| Vec::new()).collect();
+    for (index, listener) in settings.listeners.iter().enumerate() {
+        let defer = defer_accept(settings, listener.tls.is_some());
+        let failed = |source| RunError::Bind {
+            what: format!("listener {index}"),
+            address: listener.address,
+            source,
+        };
+        refuse_if_taken(listener.address).map_err(failed)?;
+        let mut address = listener.address;
+        for worker in &mut sockets {
+            let socket = listen(address, BACKLOG, defer).map_err(failed)?;
+            address = socket.local_address();
+            worker.push(socket);
+        }
+        addresses.push(address);
+    }
+    Ok((addresses, sockets.into_iter().map(Some).collect()))
+}
+
+/// With SO_REUSEPORT alone, a second gateway of the same user would silently take half of the
+/// first one's connections. A bind without it fails while anybody listens there.
+fn refuse_if_taken(address: SocketAddr) -> std::io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
+/// Whether the kernel keeps silent connections to itself at first. Only where that second fits
+/// under the age that no unauthenticated socket may pass.
+fn defer_accept(settings: &Settings, tls: bool) -> Option<Duration> {
+    let deadlines = &settings.deadlines;
+    let handshake = if tls { deadlines.tls_handshake } else { Duration::ZERO };
+    let age = DEFER_ACCEPT + handshake + deadlines.request_head + deadlines.authenticate;
+    (age <= UNAUTHENTICATED_AGE_MAX).then_some(DEFER_ACCEPT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    #[test]
+    fn limits_are_divided_and_capped() {
+        use DescriptorMode::{Direct, Plain};
+        // connections, unauthenticated, per worker, workers, descriptors, mode -> share
+        let table = [
+            ((1_000_000, 50_000, None, 4, 1_048_576, Direct), (250_000, 12_500, false)),
+            ((1_000_000, 50_000, None, 4, 1_048_576, Plain), (250_000, 12_500, false)),
+            ((1_000_000, 50_000, None, 2, 20_000, Direct), (19_744, 19_744, true)),
+            ((1_000_000, 50_000, None, 2, 20_000, Plain), (9_872, 9_872, true)),
+            ((1_000_000, 50_000, Some(100), 2, 20_000, Direct), (100, 100, false)),
+            ((10, 3, None, 4, 20_000, Direct), (2, 1, false)),
+            ((1, 1, None, 4, 20_000, Direct), (1, 1, false)),
+            ((1000, 100, None, 1, 0, Plain), (1, 1, true)),
+        ];
+        for ((total, young, each, workers, descriptors, mode), (most, young_most, capped)) in table
+        {
+            let mut limits = testing::settings().limits;
+            limits.connections_max = total;
+            limits.unauthenticated_max = young;
+            limits.connections_per_worker = each;
+            let expected = WorkerShare {
+                connections_max: most,
+                unauthenticated_max: young_most,
+                capped_by_descriptors: capped,
+            };
+            let share = worker_share(&limits, workers, descriptors, mode);
+            assert_eq!(share, expected, "{total} over {workers}, {descriptors} {mode:?}");
+        }
+    }
+
+    #[test]
+    fn queues_get_a_part_of_the_budget() {
+        let mut limits = testing::settings().limits;
+        assert_eq!(queue_share(&limits, 2, 16 << 30), 2 << 30);
+        limits.memory_max = Some(1 << 30);
+        assert_eq!(queue_share(&limits, 2, 16 << 30), 128 << 20);
+    }
+
+    #[test]
+    fn silent_connections_are_deferred_only_where_the_deadlines_leave_a_second() {
+        let mut settings = testing::settings();
+        assert_eq!(defer_accept(&settings, false), Some(DEFER_ACCEPT));
+        assert_eq!(defer_accept(&settings, true), None);
+        settings.deadlines.authenticate = Duration::from_secs(8);
+        assert_eq!(defer_accept(&settings, false), None);
+    }
+
+    #[test]
+    fn every_worker_listens_on_the_one_port_and_a_second_gateway_is_refused() {
+        let mut settings = testing::settings();
+        let plane = LinuxDataPlane::bind(&settings).unwrap();
+        let address = plane.addresses()[0];
+        assert_ne!(address.port(), 0);
+        for listeners in plane.first.lock().unwrap().iter().flatten() {
+            assert_eq!(listeners[0].local_address(), address);
+        }
+        settings.listeners[0].address = address;
+        let error = LinuxDataPlane::bind(&settings).err().expect("the port is taken").to_string();
+        assert!(error.contains("listener 0") && error.contains("listens there"), "{error}");
+        drop(plane);
+        assert!(LinuxDataPlane::bind(&settings).is_ok());
+    }
+}

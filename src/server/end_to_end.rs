@@ -1,0 +1,324 @@
+//! The control thread as a whole, over real sockets and signals, on workers that only obey.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command as Process;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::admin::{Asset, Page};
+use super::error::RunError;
+use super::gateway::{GatewayHandle, Plane, StartOptions, start_on};
+use super::testing;
+use super::workers::{DataPlane, Launched, Seat};
+use crate::base::secret::Secret;
+use crate::counters::Metric;
+use crate::protocol::cause::Cause;
+use crate::settings::Settings;
+use crate::worker::mailbox::{CloseRecord, ClosedBy, Command, Report, Stage};
+
+/// Workers without sockets. Each counts and reports one closed connection at its birth.
+struct Obedient {
+    /// How long a drain takes.
+    drain: Duration,
+}
+
+impl DataPlane for Obedient {
+    fn launch(&self, seat: Seat) -> Result<Launched, String> {
+        let drain = self.drain;
+        let mut end = None;
+        seat.counters.increment(Metric::Accepted);
+        seat.counters.closed(Cause::ClientGone);
+        seat.mailbox.report(Report::Closed(closed()));
+        let body = Box::new(move || {
+            std::thread::sleep(Duration::from_millis(1));
+            match seat.mailbox.command() {
+                Some(Command::Panic) => panic!("planted"),
+                Some(Command::Stop) => return false,
+                Some(Command::Drain { .. }) => end = Some(Instant::now() + drain),
+                Some(Command::Settings(_)) | None => {}
+            }
+            end.is_none_or(|end| Instant::now() < end)
+        });
+        Ok(Launched { body, wake: Box::new(|| ()) })
+    }
+}
+
+fn closed() -> CloseRecord {
+    CloseRecord {
+        cause: Cause::ClientGone,
+        by: ClosedBy::Client,
+        stage: Stage::Open,
+        code: None,
+        dialect: None,
+        route: None,
+        peer: None,
+        age: Duration::from_secs(1),
+        received_ago: Duration::ZERO,
+        sent_ago: Duration::ZERO,
+        queued: 0,
+    }
+}
+
+fn started(settings: Settings, options: StartOptions, drain: Duration) -> GatewayHandle {
+    let listeners = vec!["127.0.0.1:1".parse().unwrap()];
+    let plane = Plane { workers: Arc::new(Obedient { drain }), count: 2, listeners };
+    start_on(plane, Arc::new(settings), options).unwrap()
+}
+
+fn simple() -> GatewayHandle {
+    started(testing::settings(), StartOptions::default(), Duration::ZERO)
+}
+
+/// Sends bytes, reads to the end.
+fn exchange(admin: SocketAddr, input: &[u8]) -> String {
+    let mut stream = TcpStream::connect(admin).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(input).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn request(gateway: &GatewayHandle, line: &str, fields: &str) -> (u16, String) {
+    let input = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+    let answer = exchange(gateway.admin().unwrap(), input.as_bytes());
+    let status = answer[9..12].parse().unwrap();
+    (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+fn get(gateway: &GatewayHandle, path: &str) -> (u16, String) {
+    request(gateway, &format!("GET {path}"), "")
+}
+
+/// Asks until the answer is as wanted, at most ten seconds.
+fn wait_for(gateway: &GatewayHandle, path: &str, wanted: impl Fn(u16, &str) -> bool) {
+    let begun = Instant::now();
+    loop {
+        let (status, body) = get(gateway, path);
+        if wanted(status, &body) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{path}: {status} {body}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn every_endpoint_answers() {
+    let gateway = simple();
+    assert_eq!(gateway.listeners(), ["127.0.0.1:1".parse().unwrap()]);
+    assert_eq!(get(&gateway, "/healthz"), (200, "ok\n".into()));
+    assert_eq!(get(&gateway, "/readyz"), (200, "ok\n".into()));
+    assert_eq!(get(&gateway, "/nothing").0, 404);
+    assert_eq!(request(&gateway, "HEAD /metrics", ""), (200, String::new()));
+    assert!(get(&gateway, "/").1.contains("/-/reload"));
+    wait_for(&gateway, "/metrics", |_, page| {
+        page.contains("\nportcullis_connections_accepted_total 2\n")
+            && page.contains("\nportcullis_workers_alive 2\n")
+            && page.contains("\nportcullis_closes_total{cause=\"client_gone\"} 2\n")
+    });
+    let live: serde_json::Value = serde_json::from_str(&get(&gateway, "/live.json").1).unwrap();
+    assert_eq!(live["phase"], "serving");
+    assert_eq!(live["workers"].as_array().unwrap().len(), 2);
+    gateway.stop();
+    gateway.join().unwrap();
+}
+
+#[test]
+fn a_token_guards_everything_but_the_probes() {
+    let mut settings = testing::settings();
+    settings.gateway.admin_token = Some(Secret::new(b"s3cret".to_vec()));
+    let gateway = started(settings, StartOptions::default(), Duration::ZERO);
+    assert_eq!(get(&gateway, "/metrics").0, 401);
+    assert_eq!(request(&gateway, "POST /-/reload", "").0, 401);
+    assert_eq!(get(&gateway, "/readyz").0, 200);
+    let field = "Authorization: Bearer s3cret\r\n";
+    assert_eq!(request(&gateway, "GET /metrics", field).0, 200);
+    // Allowed, and refused for a reason of its own: there is no file.
+    assert_eq!(request(&gateway, "POST /-/reload", field).0, 422);
+}
+
+#[test]
+fn bad_requests_get_their_exact_status_over_the_wire() {
+    let gateway = simple();
+    let admin = gateway.admin().unwrap();
+    let huge = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(100_000));
+    for (input, status) in [
+        (&b"nonsense\r\n\r\n"[..], "HTTP/1.1 400 "),
+        (b"GET / HTTP/1.1\nHost: a\n\n", "HTTP/1.1 400 "),
+        (b"PUT /metrics HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 405 "),
+        (b"POST /-/reload HTTP/1.1\r\nHost: evil.example\r\n\r\n", "HTTP/1.1 403 "),
+        (huge.as_bytes(), "HTTP/1.1 431 "),
+    ] {
+        let answer = exchange(admin, input);
+        assert!(answer.starts_with(status), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_slow_head_gets_408_and_silence_gets_silence() {
+    let gateway = simple();
+    let admin = gateway.admin().unwrap();
+    let begun = Instant::now();
+    let silent = std::thread::spawn(move || exchange(admin, b""));
+    let slow = exchange(admin, b"GET / HT");
+    assert!(slow.starts_with("HTTP/1.1 408 "), "{slow:?}");
+    assert_eq!(silent.join().unwrap(), "");
+    let took = begun.elapsed();
+    assert!((super::admin::DEADLINE..Duration::from_secs(9)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn the_65th_connection_is_turned_away_and_places_are_given_back() {
+    let gateway = simple();
+    let admin = gateway.admin().unwrap();
+    let held: Vec<TcpStream> =
+        (0..super::admin::CONNECTIONS_MAX).map(|_| TcpStream::connect(admin).unwrap()).collect();
+    let mut extra = TcpStream::connect(admin).unwrap();
+    extra.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    assert_eq!(extra.read(&mut [0; 8]).unwrap(), 0, "closed without an answer");
+    drop(held);
+    let begun = Instant::now();
+    while exchange_quietly(admin).is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn exchange_quietly(admin: SocketAddr) -> Option<String> {
+    let mut stream = TcpStream::connect(admin).ok()?;
+    stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.starts_with("HTTP/1.1 200").then_some(answer)
+}
+
+#[test]
+fn a_page_is_served_with_a_strict_policy() {
+    let page = Box::new(|listeners: &[SocketAddr]| Page {
+        assets: vec![Asset {
+            path: "/".into(),
+            content_type: "text/html; charset=utf-8",
+            bytes: b"<p>hello".to_vec(),
+        }],
+        connect_sources: listeners.iter().map(|address| format!("ws://{address}")).collect(),
+    });
+    let options = StartOptions { page: Some(page), ..StartOptions::default() };
+    let gateway = started(testing::settings(), options, Duration::ZERO);
+    let answer = exchange(gateway.admin().unwrap(), b"GET / HTTP/1.0\r\n\r\n");
+    for part in [
+        "Content-Type: text/html; charset=utf-8\r\n",
+        "Content-Security-Policy: default-src 'none'; script-src 'self';",
+        "connect-src 'self' ws://127.0.0.1:1;",
+        "frame-ancestors 'none'\r\n",
+        "X-Content-Type-Options: nosniff\r\n",
+        "\r\n\r\n<p>hello",
+    ] {
+        assert!(answer.contains(part), "{answer} lacks {part}");
+    }
+}
+
+#[test]
+fn a_drain_is_announced_and_ends_the_gateway() {
+    let gateway = started(testing::settings(), StartOptions::default(), Duration::from_secs(1));
+    gateway.shutdown(Duration::from_secs(1));
+    wait_for(&gateway, "/readyz", |status, body| (status, body) == (503, "draining\n"));
+    assert_eq!(get(&gateway, "/healthz").0, 200);
+    assert_eq!(request(&gateway, "POST /-/reload", "").0, 422, "no reload while draining");
+    gateway.join().unwrap();
+}
+
+#[test]
+fn a_drain_that_hangs_is_stopped_after_its_grace() {
+    let gateway = started(testing::settings(), StartOptions::default(), Duration::from_secs(3600));
+    let begun = Instant::now();
+    gateway.shutdown(Duration::ZERO);
+    gateway.join().unwrap();
+    let took = begun.elapsed();
+    assert!((Duration::from_secs(5)..Duration::from_secs(8)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn a_panic_is_counted_and_the_worker_comes_back() {
+    let gateway = simple();
+    gateway.inject_panic(1);
+    wait_for(&gateway, "/metrics", |_, page| {
+        page.contains("\nportcullis_worker_panics_total 1\n")
+            && page.contains("\nportcullis_workers_alive 2\n")
+            && page.contains("\nportcullis_connections_accepted_total 3\n")
+    });
+    assert_eq!(get(&gateway, "/readyz").0, 200);
+}
+
+#[test]
+fn a_refused_reload_is_counted_and_told() {
+    let options = StartOptions {
+        config_path: Some("/nowhere/portcullis.toml".into()),
+        ..StartOptions::default()
+    };
+    let gateway = started(testing::settings(), options, Duration::ZERO);
+    let problems = gateway.reload().unwrap_err();
+    assert!(!problems.is_empty());
+    let (status, body) = request(&gateway, "POST /-/reload", "");
+    let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &told["result"]), (422, &"refused".into()));
+    wait_for(&gateway, "/metrics", |_, page| {
+        page.contains("\nportcullis_reloads_total{result=\"refused\"} 2\n")
+    });
+}
+
+#[test]
+fn signals_reload_drain_and_stop() {
+    let options = StartOptions { signals: true, ..StartOptions::default() };
+    // The drain alone would take an hour: only the second signal ends it now.
+    let gateway = started(testing::settings(), options, Duration::from_secs(3600));
+    let send = |signal: &str| {
+        let pid = std::process::id().to_string();
+        assert!(Process::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+    };
+    send("HUP");
+    wait_for(&gateway, "/metrics", |_, page| {
+        page.contains("\nportcullis_reloads_total{result=\"refused\"} 1\n")
+    });
+    send("TERM");
+    wait_for(&gateway, "/readyz", |status, body| (status, body) == (503, "draining\n"));
+    let begun = Instant::now();
+    send("INT");
+    gateway.join().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn close_lines_go_to_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("close.log");
+    let mut settings = testing::settings();
+    settings.gateway.close_log = Some(path.clone());
+    let gateway = started(settings, StartOptions::default(), Duration::ZERO);
+    gateway.shutdown(Duration::ZERO);
+    gateway.join().unwrap();
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines.iter().all(|line| line["cause"] == "client_gone"), "{text}");
+}
+
+#[test]
+fn a_gateway_that_cannot_start_says_why() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut settings = testing::settings();
+    settings.gateway.admin = Some(taken.local_addr().unwrap());
+    let plane = || Plane {
+        workers: Arc::new(Obedient { drain: Duration::ZERO }),
+        count: 1,
+        listeners: Vec::new(),
+    };
+    let error = start_on(plane(), Arc::new(settings), StartOptions::default()).err();
+    assert!(matches!(error, Some(RunError::Bind { .. })), "{error:?}");
+    let mut settings = testing::settings();
+    settings.gateway.close_log = Some("/nowhere/close.log".into());
+    let error = start_on(plane(), Arc::new(settings), StartOptions::default()).err();
+    assert!(matches!(error, Some(RunError::CloseLog { .. })), "{error:?}");
+}

@@ -1,0 +1,142 @@
+//! Why the gateway did not start, or stopped, told to the person who started it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Why the gateway did not start, or could not go on. The text names what failed, where, the
+/// likely cause and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A listener's address could not be had.
+    #[error("cannot listen on {address} ({what}): {source}\n{}", bind_advice(source, *address))]
+    Bind {
+        /// Which listener, as in "listener 0" or "admin".
+        what: String,
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel, or whatever guards it, does not let the gateway use io_uring.
+    #[error("io_uring cannot be used here: {reason}")]
+    Ring {
+        /// The probe's account: cause and mend included.
+        reason: String,
+    },
+    /// The control thread's own io_uring runtime could not be made.
+    #[error(
+        "the control thread cannot start its io_uring runtime: {source}\n  \
+         likely cause: io_uring is switched off (sysctl kernel.io_uring_disabled), blocked by a \
+         seccomp profile, or RLIMIT_MEMLOCK is too small\n  \
+         what to do: see \"Limits\" in docs/operating.md"
+    )]
+    Runtime {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A thread could not be started.
+    #[error(
+        "cannot start the thread {name}: {source}\n  \
+         likely cause: the limit on tasks (TasksMax of the unit, or RLIMIT_NPROC) is reached\n  \
+         what to do: raise it, or set fewer gateway.workers"
+    )]
+    Thread {
+        /// The thread's name.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A worker did not come up.
+    #[error("worker {index} did not start: {reason}")]
+    Worker {
+        /// The worker's number.
+        index: u16,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The close log could not be opened.
+    #[error(
+        "cannot open the close log {}: {source}\n  \
+         likely cause: the directory does not exist, or this user may not write there\n  \
+         what to do: create it for this user, or change gateway.close_log", path.display()
+    )]
+    CloseLog {
+        /// The path asked for.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The log filter cannot be read.
+    #[error(
+        "gateway.log.level: {reason}\n  what to do: use a level such as \"info\", or a filter \
+             such as \"portcullis=debug\""
+    )]
+    LogFilter {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Signal handlers could not be installed.
+    #[error("cannot watch for signals: {source}")]
+    Signals {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The control thread died: a bug of ours.
+    #[error("the control thread panicked; the log above says where. This is a bug of the gateway")]
+    ControlDied,
+}
+
+/// What to tell someone who could not bind.
+fn bind_advice(error: &io::Error, address: SocketAddr) -> String {
+    let port = address.port();
+    let (cause, mend) = match error.kind() {
+        io::ErrorKind::AddrInUse => (
+            "another process (perhaps another gateway) listens there".to_owned(),
+            format!("find it with `ss -ltnp 'sport = :{port}'` and stop it, or change the address"),
+        ),
+        io::ErrorKind::PermissionDenied if port < 1024 => (
+            format!("ports below 1024 are reserved, and {port} is one"),
+            "grant CAP_NET_BIND_SERVICE (the systemd unit does), or use a higher port".to_owned(),
+        ),
+        io::ErrorKind::PermissionDenied => (
+            "a security module or sandbox forbids it".to_owned(),
+            "look into the audit log, or use another address".to_owned(),
+        ),
+        io::ErrorKind::AddrNotAvailable => (
+            format!("no interface of this machine has the address {}", address.ip()),
+            "use an address that `ip address` shows, or 0.0.0.0 for all of them".to_owned(),
+        ),
+        _ => (
+            "unknown; the kernel's words are above".to_owned(),
+            "check the address and the limits on open files".to_owned(),
+        ),
+    };
+    format!("  likely cause: {cause}\n  what to do: {mend}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bind_error_names_place_cause_and_mend() {
+        let table = [
+            (io::ErrorKind::AddrInUse, "127.0.0.1:8080", "listens there", "sport = :8080"),
+            (io::ErrorKind::PermissionDenied, "0.0.0.0:443", "below 1024", "CAP_NET_BIND_SERVICE"),
+            (io::ErrorKind::PermissionDenied, "0.0.0.0:8443", "security module", "audit log"),
+            (io::ErrorKind::AddrNotAvailable, "192.0.2.1:80", "192.0.2.1", "ip address"),
+        ];
+        for (kind, address, cause, mend) in table {
+            let error = RunError::Bind {
+                what: "listener 0".into(),
+                address: address.parse().unwrap(),
+                source: io::Error::from(kind),
+            };
+            let text = error.to_string();
+            for part in [address, "listener 0", cause, mend] {
+                assert!(text.contains(part), "{text:?} lacks {part:?}");
+            }
+        }
+    }
+}

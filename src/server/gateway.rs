@@ -1,0 +1,273 @@
+//! A gateway in this process: started, addressed, drained, joined.
+
+use std::cell::RefCell;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::admin::{Admin, Page};
+use super::close_log::CloseLog;
+use super::control::{Books, Control, Order, Signals};
+use super::data_plane::LinuxDataPlane;
+use super::error::RunError;
+use super::exposition::Exposition;
+use super::logs::LogControl;
+use super::reload::ReloadOutcome;
+use super::status::{Phase, Status};
+use super::workers::{DataPlane, Supervisor};
+use crate::settings::Settings;
+
+/// How long workers may take to come up.
+const START_MAX: Duration = Duration::from_secs(10);
+/// Orders that may wait for the control thread.
+const ORDERS_MAX: usize = 64;
+
+/// Makes the page once the listeners' addresses are known (in the order of the settings).
+pub type PageMaker = Box<dyn FnOnce(&[SocketAddr]) -> Page + Send>;
+
+/// How a gateway is started, beside its settings.
+#[derive(Default)]
+pub struct StartOptions {
+    /// The configuration file, for reloads; without it a reload is refused.
+    pub config_path: Option<PathBuf>,
+    /// What the admin listener serves at `/`; the list of endpoints by default.
+    pub page: Option<PageMaker>,
+    /// Obey SIGHUP, SIGTERM and SIGINT.
+    pub signals: bool,
+    /// The way to change the log level.
+    pub logs: Option<LogControl>,
+}
+
+/// What runs the workers, and where it listens.
+pub struct Plane {
+    /// Makes workers.
+    pub workers: Arc<dyn DataPlane>,
+    /// How many.
+    pub count: u16,
+    /// The listeners' addresses, in the order of the settings.
+    pub listeners: Vec<SocketAddr>,
+}
+
+/// A running gateway. Dropping it stops it at once.
+pub struct GatewayHandle {
+    listeners: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    orders: mpsc::Sender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Starts a gateway: io_uring is probed, every address bound, every worker up, when this
+/// returns.
+///
+/// # Errors
+/// [`RunError`] with what failed, the likely cause and what to do.
+pub fn start(settings: Settings, options: StartOptions) -> Result<GatewayHandle, RunError> {
+    let settings = Arc::new(settings);
+    let plane = LinuxDataPlane::bind(&settings)?;
+    let (count, listeners) = (plane.workers(), plane.addresses().to_vec());
+    start_on(Plane { workers: Arc::new(plane), count, listeners }, settings, options)
+}
+
+/// Starts a gateway on any data plane.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_on(
+    plane: Plane,
+    settings: Arc<Settings>,
+    options: StartOptions,
+) -> Result<GatewayHandle, RunError> {
+    let admin = settings.gateway.admin.map(bind_admin).transpose()?;
+    let admin_address = admin.as_ref().map(|(_, address)| *address);
+    let listeners = plane.listeners.clone();
+    let (orders, orders_out) = mpsc::channel(ORDERS_MAX);
+    let (started, outcome) = sync_channel(1);
+    let thread = ControlThread {
+        plane,
+        settings,
+        options,
+        admin: admin.map(|(listener, _)| listener),
+        orders_in: orders.clone(),
+        orders: orders_out,
+    };
+    let thread = std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || thread.run(&started))
+        .map_err(|source| RunError::Thread { name: "control".into(), source })?;
+    match outcome.recv() {
+        Ok(Ok(())) => {
+            Ok(GatewayHandle { listeners, admin: admin_address, orders, thread: Some(thread) })
+        }
+        Ok(Err(error)) => {
+            let _ = thread.join();
+            Err(error)
+        }
+        Err(_) => Err(RunError::ControlDied),
+    }
+}
+
+impl GatewayHandle {
+    /// Where clients connect, in the order of the settings' listeners.
+    pub fn listeners(&self) -> &[SocketAddr] {
+        &self.listeners
+    }
+
+    /// Where the admin endpoints are, if the settings have them.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Closes every client within `window` with "going away", then ends. [`join`](Self::join)
+    /// waits for it.
+    pub fn shutdown(&self, window: Duration) {
+        self.order(Order::Drain { window });
+    }
+
+    /// Ends at once.
+    pub fn stop(&self) {
+        self.order(Order::Stop);
+    }
+
+    /// Reads the configuration file again and waits for the outcome. Not for use within an
+    /// asynchronous runtime: it blocks.
+    ///
+    /// # Errors
+    /// Every problem, for people; the old settings stay.
+    pub fn reload(&self) -> ReloadOutcome {
+        let (reply, outcome) = sync_channel(1);
+        let reply = Box::new(move |result| drop(reply.send(result)));
+        self.order(Order::Reload { reply });
+        outcome.recv().unwrap_or_else(|_| Err(vec!["the gateway has ended".into()]))
+    }
+
+    /// Makes a worker panic, to see that only its connections are lost.
+    #[doc(hidden)]
+    pub fn inject_panic(&self, worker: u16) {
+        self.order(Order::Panic(worker));
+    }
+
+    /// Waits until the gateway has ended, after [`shutdown`](Self::shutdown), [`stop`](Self::stop)
+    /// or a signal.
+    ///
+    /// # Errors
+    /// [`RunError::ControlDied`] when the control thread panicked.
+    pub fn join(mut self) -> Result<(), RunError> {
+        let thread = self.thread.take().expect("joined once");
+        thread.join().map_err(|_| RunError::ControlDied)
+    }
+
+    /// Waits for room rather than losing an order; an ended gateway needs none.
+    fn order(&self, mut order: Order) {
+        while let Err(mpsc::error::TrySendError::Full(back)) = self.orders.try_send(order) {
+            order = back;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for GatewayHandle {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.order(Order::Stop);
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Without SO_REUSEPORT, so that a second gateway is told that the first one is there; blocking,
+/// because io_uring's accept waits only on blocking sockets.
+fn bind_admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), RunError> {
+    let bound = TcpListener::bind(address)
+        .and_then(|listener| listener.local_addr().map(|address| (listener, address)));
+    bound.map_err(|source| RunError::Bind { what: "gateway.admin".into(), address, source })
+}
+
+/// All that the control thread starts with.
+struct ControlThread {
+    plane: Plane,
+    settings: Arc<Settings>,
+    options: StartOptions,
+    admin: Option<TcpListener>,
+    orders_in: mpsc::Sender<Order>,
+    orders: mpsc::Receiver<Order>,
+}
+
+impl ControlThread {
+    /// The control thread's whole life. Says once through `started` whether the gateway serves.
+    fn run(self, started: &SyncSender<Result<(), RunError>>) {
+        if let Err(error) = self.serve(started) {
+            let _ = started.send(Err(error));
+        }
+    }
+
+    fn serve(self, started: &SyncSender<Result<(), RunError>>) -> Result<(), RunError> {
+        let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())
+            .map_err(|source| RunError::Runtime { source })?;
+        let (close_log, signals) = runtime.block_on(self.prepare())?;
+        let workers = Arc::clone(&self.plane.workers);
+        let supervisor = Supervisor::new(workers, Arc::clone(&self.settings), self.plane.count);
+        let supervisor = start_workers(supervisor)?;
+        let now = Instant::now();
+        let mut status = Status::new(now);
+        status.listeners = self.plane.listeners.len();
+        status.workers = supervisor.status(now);
+        status.phase = Phase::Serving;
+        let config_path = self.options.config_path;
+        let control = Control {
+            supervisor,
+            books: Books::new(config_path.as_ref(), now),
+            config_path,
+            status: Rc::new(RefCell::new(status)),
+            exposition: Rc::new(RefCell::new(Exposition::default())),
+            logs: self.options.logs,
+            close_log,
+            settings: self.settings,
+        };
+        let page = self.options.page.map(|make| make(&self.plane.listeners));
+        runtime.block_on(async {
+            if let Some(listener) = self.admin {
+                let (status, exposition) = (control.status.clone(), control.exposition.clone());
+                let token = control.settings.gateway.admin_token.clone();
+                let page = page.unwrap_or_else(Page::index);
+                let admin = Admin::new(token, page, status, exposition, self.orders_in);
+                tokio_uring::spawn(admin.serve(listener));
+            }
+            let listeners = &self.plane.listeners;
+            tracing::info!(?listeners, workers = self.plane.count, "serving");
+            let _ = started.send(Ok(()));
+            control.run(self.orders, signals).await;
+        });
+        Ok(())
+    }
+
+    /// Whatever can fail and needs the runtime.
+    async fn prepare(&self) -> Result<(Option<CloseLog>, Option<Signals>), RunError> {
+        let close_log = match self.settings.gateway.close_log.clone() {
+            Some(path) => {
+                let opened = CloseLog::open(path.clone()).await;
+                Some(opened.map_err(|source| RunError::CloseLog { path, source })?)
+            }
+            None => None,
+        };
+        let signals = self.options.signals.then(Signals::watch).transpose();
+        Ok((close_log, signals.map_err(|source| RunError::Signals { source })?))
+    }
+}
+
+/// Starts all workers, or none.
+fn start_workers(mut supervisor: Supervisor) -> Result<Supervisor, RunError> {
+    let Err((index, reason)) = supervisor.start(START_MAX) else { return Ok(supervisor) };
+    supervisor.stop();
+    let begun = Instant::now();
+    while !supervisor.all_stopped() && begun.elapsed() < Duration::from_secs(2) {
+        supervisor.poll(Instant::now(), |_, _| ());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Err(RunError::Worker { index, reason })
+}

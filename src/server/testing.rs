@@ -1,0 +1,88 @@
+//! Settings for the tests of this folder.
+
+use std::time::Duration;
+
+use crate::ring::EndpointAddress;
+use crate::settings::*;
+
+/// One plain listener on a free loopback port, no route, one backend that
+/// is not there; admin on a free loopback port.
+pub fn settings() -> Settings {
+    Settings {
+        gateway: gateway(),
+        limits: limits(),
+        deadlines: deadlines(),
+        listeners: vec![Listener {
+            address: "127.0.0.1:0".parse().unwrap(),
+            tls: None,
+            proxy_trusted: Vec::new(),
+        }],
+        auths: Vec::new(),
+        routes: Vec::new(),
+        backends: vec![Backend {
+            name: "main".into(),
+            endpoints: vec![EndpointAddress::Tcp("127.0.0.1:1".parse().unwrap())],
+            balance: Balance::LeastSessions,
+            secret: None,
+        }],
+    }
+}
+
+fn gateway() -> Gateway {
+    Gateway {
+        workers: Some(2),
+        admin: Some("127.0.0.1:0".parse().unwrap()),
+        admin_token: None,
+        log_format: LogFormat::Auto,
+        log_level: "info".into(),
+        close_log: None,
+    }
+}
+
+fn limits() -> Limits {
+    Limits {
+        connections_max: 1000,
+        unauthenticated_max: 100,
+        connections_per_worker: None,
+        memory_max: None,
+        message_max: 1 << 20,
+        first_message_max: 8192,
+        head_max: 8192,
+        header_fields_max: 64,
+        request_line_max: 8000,
+        token_max: 4096,
+        frames_per_second: 1000,
+        frames_burst: 2000,
+        controls_per_second: 10,
+        controls_burst: 50,
+        fragments_max: 1024,
+        session_window: 256 * 1024,
+        link_window: 4 << 20,
+        client_control_queue_max: 16 * 1024,
+        stalled_input_max: 64 << 20,
+        handshakes_per_tick: 32,
+        client_buffers: 64,
+        accepts: 16,
+        close_lines_per_second: 100,
+    }
+}
+
+fn deadlines() -> Deadlines {
+    let seconds = Duration::from_secs;
+    Deadlines {
+        tls_handshake: seconds(3),
+        request_head: seconds(2),
+        authenticate: seconds(5),
+        linger: seconds(1),
+        ping_interval: seconds(25),
+        idle: seconds(60),
+        write_stall: seconds(10),
+        lifetime: None,
+        expiry_grace: Duration::ZERO,
+        drain: seconds(30),
+        link_connect: seconds(5),
+        link_ping: seconds(5),
+        link_retry_min: Duration::from_millis(100),
+        link_retry_max: seconds(5),
+    }
+}
