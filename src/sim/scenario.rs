@@ -162,6 +162,7 @@ impl Scenario {
                 admin_token: None,
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
+                close_log: None,
             },
             limits: self.limits(),
             deadlines: self.deadlines.clone(),
