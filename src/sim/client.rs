@@ -127,6 +127,7 @@ pub struct Client {
     drop_at: Option<u64>,
     token_sent: bool,
     close_sent: bool,
+    explained: bool,
     close_received: Option<u16>,
     /// A planted bug: one echo is read as if it were its neighbour.
     pub misreads: bool,
@@ -157,6 +158,7 @@ impl Client {
             drop_at: None,
             token_sent: false,
             close_sent: false,
+            explained: false,
             close_received: None,
             misreads: false,
         }
@@ -244,6 +246,7 @@ impl Client {
         self.written = 0;
         self.input.clear();
         self.message = None;
+        self.explained = false;
         self.pings.clear();
         (self.send_at, self.read_at) = (net.now, net.now);
         self.drop_at = match self.plan.behaviour {
@@ -461,6 +464,9 @@ impl Client {
         fin: bool,
         payload: Vec<u8>,
     ) -> Result<(), String> {
+        if self.explained {
+            return Err("a message after the explanation of a close".into());
+        }
         let (kind, message) = match (self.message.take(), opcode) {
             (None, TEXT | BINARY) => (opcode, payload),
             (Some((kind, mut message)), CONTINUATION) => {
@@ -477,8 +483,11 @@ impl Client {
             return self.take_explanation(kind, &message);
         }
         match messages::parse(&message) {
-            // An honest client can be refused too, when no backend can take it.
-            None if message.starts_with(b"{") && self.echoed == 0 => Ok(()),
+            // Why the gateway is about to close: it may lose its backend, or be drained.
+            None if message.starts_with(b"{\"type\":\"close\"") => {
+                self.explained = true;
+                self.take_explanation(kind, &message)
+            }
             None => Err(format!("a message with a wrong byte, {} long", message.len())),
             Some((_, author, _)) if author != self.author => {
                 Err(format!("a message of {author:?} came to {:?}", self.author))
@@ -536,9 +545,9 @@ impl Client {
                 }
             }
             Behaviour::NeverReads => {
-                if pending < 4096 && self.sent < 100_000 {
+                if pending < 4096 && self.sent < 500 {
                     self.put_message(net);
-                    self.wake(net, MILLIS);
+                    self.wake(net, 3 * MILLIS);
                 }
             }
             _ => self.exchange(net),
