@@ -222,6 +222,10 @@ impl Client {
         }
         if self.drop_at.is_some_and(|at| net.now >= at) {
             let reset = self.plan.behaviour == Behaviour::Dropper(true);
+            let never_reads = self.plan.behaviour == Behaviour::NeverReads;
+            if never_reads && net.conn(conn).socket.is_some() {
+                net.check.fail(format!("silent, and still connected: {}", self.state()));
+            }
             return self.end(net, conn, reset, "dropped");
         }
         if self.phase == Phase::Upgraded {
@@ -251,6 +255,8 @@ impl Client {
         (self.send_at, self.read_at) = (net.now, net.now);
         self.drop_at = match self.plan.behaviour {
             Behaviour::Dropper(_) => Some(net.now + net.random.below(2 * SECONDS)),
+            // Long after its silence, or its full pipe, must have ended it.
+            Behaviour::NeverReads => Some(net.now + 30 * SECONDS),
             _ => None,
         };
         if let Some(at) = self.drop_at {
