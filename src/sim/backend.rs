@@ -27,6 +27,9 @@ pub struct BackendPlan {
     pub echo_delay: u64,
     /// Chances of 100 that an echo is followed by a push.
     pub push_rate: u64,
+    /// Whether it may speak of ended sessions: with tiny generations their ids are soon those of
+    /// sessions that the gateway has just opened, and then nothing is wrong with them.
+    pub speaks_of_the_dead: bool,
     /// A planted bug: every Nth echo is sent twice; 0 is never.
     pub duplicates: u32,
 }
@@ -167,7 +170,7 @@ impl Backend {
         let Some((conn, link)) = self.links.iter_mut().next() else { return };
         if link.stage == Stage::Ready && !link.is_torn {
             let conn = *conn;
-            link.mischief(net);
+            link.mischief(net, self.plan.speaks_of_the_dead);
             self.step(net, None);
             net.news.push_back((conn, Side::Remote));
         }
@@ -474,7 +477,7 @@ impl Link {
         true
     }
 
-    fn mischief(&mut self, net: &mut Net) {
+    fn mischief(&mut self, net: &mut Net, speaks_of_the_dead: bool) {
         let open: Vec<SessionId> =
             self.sessions.iter().filter(|(_, s)| !s.close_sent).map(|(id, _)| *id).collect();
         let chosen =
@@ -496,6 +499,7 @@ impl Link {
             encode_data(SessionId::new(slot, 1), flags, b"boo", &mut self.out);
         }
         if let Some(id) = self.ended.front().copied().filter(|id| !self.sessions.contains_key(id))
+            && speaks_of_the_dead
             && net.fault(Fault::HostileStale)
         {
             encode_data(id, flags, b"boo", &mut self.out);

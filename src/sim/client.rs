@@ -450,7 +450,7 @@ impl Client {
             }
             _ => return Err("close payload of one byte".into()),
         };
-        if self.message.is_some() && self.is_final {
+        if self.message.is_some() && self.is_final && !self.close_sent {
             return Err("closed within a message".into());
         }
         net.note("close frame", self.index as u64, u64::from(code));

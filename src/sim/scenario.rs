@@ -85,6 +85,7 @@ impl Scenario {
                 limits,
                 echo_delay: pick(random, &[0, MILLIS, 50 * MILLIS]),
                 push_rate: pick(random, &[0, 10, 50]),
+                speaks_of_the_dead: generation_bits == 24,
                 duplicates: 0,
             })
             .collect();
@@ -145,6 +146,7 @@ impl Scenario {
                 limits,
                 echo_delay: 0,
                 push_rate: 0,
+                speaks_of_the_dead: false,
                 duplicates: 0,
             }],
             clients: (0..clients).map(plan).collect(),
