@@ -685,7 +685,9 @@ impl Kernel {
     /// Hands the next completion to the worker.
     pub fn completion(&mut self, net: &mut Net) -> Option<Completion> {
         let (id, completion) = self.queue.pop_front()?;
-        let detail = outcome_detail(&completion.outcome);
+        // A last completion shows as a one in front.
+        let last = u64::from(!completion.more) << 32;
+        let detail = outcome_detail(&completion.outcome) | last;
         net.note(outcome_name(&completion.outcome), completion.key.to_bits(), detail);
         match &completion.outcome {
             Outcome::Received(buffer) => {
