@@ -953,6 +953,7 @@ fn cold_changes_are_named_and_hot_ones_are_not() {
         ("[gateway]", "[gateway]\nadmin = \"127.0.0.1:1\"", "gateway.admin"),
         ("[gateway]", "[gateway]\nadmin_token_file = \"keys/admin\"", "gateway.admin_token_file"),
         ("[gateway]", "[gateway]\nlog = { format = \"json\" }", "gateway.log.format"),
+        ("[gateway]", "[gateway]\nclose_log = \"closes.json\"", "gateway.close_log"),
         ("[limits]", "[limits]\nconnections_per_worker = 500", "limits.connections_per_worker"),
         ("[limits]", "[limits]\nmemory_max = \"1GiB\"", "limits.memory_max"),
         ("[limits]", "[limits]\nclient_buffers = 512", "limits.client_buffers"),

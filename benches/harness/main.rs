@@ -1,1 +1,98 @@
-fn main() {}
+//! The bench harness: a load side on io_uring for any WebSocket server, and the bare echo server
+//! that others are compared with. `docs/benchmarks.md` says how to read what it prints.
+
+mod compare;
+mod connection;
+mod echo;
+mod echo_server;
+mod fleet;
+mod flood;
+mod idle;
+mod kernel;
+mod measure;
+mod open;
+mod options;
+mod plan;
+mod report;
+mod sockets;
+mod stats;
+mod target;
+mod wire;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples, after `cargo bench --bench harness --`:
+  echo-server --listen 127.0.0.1:9001 --core 0
+      the bare echo server; it prints its pid
+  echo ws://127.0.0.1:9001/ -n 1000 --cores 1 --server-pid PID
+      closed loop: the most messages per second, and CPU per message
+  echo ws://127.0.0.1:9001/ -n 1000 --rate 20000 --cores 1 --server-pid PID
+      open loop: latency at a given load, measured from the intended times
+  idle wss://127.0.0.1:8443/ws --insecure --token-file tokens -n 15000 --server-pid PID
+      memory per idle connection
+  open ws://127.0.0.1:8080/ws --token-file tokens --server-pid PID
+      connect, upgrade, authenticate, close
+  flood ws://127.0.0.1:8080/ws --token-file tokens --kinds silent,half-head --rate 5000
+      junk connections beside honest ones
+  compare-echo --gateway-url ws://127.0.0.1:8080/ws --gateway-pid PID
+      bare echo, nginx and the gateway in turn, as ratios
+
+Exit status: 0 when everything asked for was done without a failure, 1 when not, 2 for errors.
+An interrupted run (Ctrl-C) reports what it measured; a second Ctrl-C ends it at once.";
+
+#[derive(Parser)]
+#[command(name = "harness", about = "Load and measure WebSocket servers", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Subcommand)]
+enum Scenario {
+    /// Messages there and back over open connections, each one checked
+    Echo(echo::EchoArgs),
+    /// Many connections that say nothing: memory per connection
+    Idle(idle::IdleArgs),
+    /// Connect, upgrade, authenticate, close, again and again
+    Open(open::OpenArgs),
+    /// Junk connections beside honest ones
+    Flood(Box<flood::FloodArgs>),
+    /// The bare echo server that others are compared with
+    EchoServer(echo_server::EchoServerArgs),
+    /// Bare echo, nginx and a gateway in turn, pinned, as ratios of CPU per message
+    CompareEcho(Box<compare::CompareArgs>),
+}
+
+fn main() -> ExitCode {
+    // `cargo bench` adds --bench to whatever it was given.
+    let mut arguments: Vec<_> = std::env::args_os().collect();
+    arguments.retain(|argument| argument != "--bench");
+    if arguments.len() < 2 {
+        let _ = Cli::command().print_help();
+        return ExitCode::SUCCESS;
+    }
+    let cli = Cli::parse_from(arguments);
+    kernel::catch_interrupts();
+    // Before any file is opened: the tables of direct descriptors are as large as this limit.
+    kernel::descriptor_limit();
+    let outcome = wire::self_check().and_then(|()| match &cli.scenario {
+        Scenario::Echo(args) => echo::run(args),
+        Scenario::Idle(args) => idle::run(args),
+        Scenario::Open(args) => open::run(args),
+        Scenario::Flood(args) => flood::run(args),
+        Scenario::EchoServer(args) => echo_server::run(args).map(|()| true),
+        Scenario::CompareEcho(args) => compare::run(args),
+    });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -111,8 +111,8 @@ impl Gateway {
 
     /// The next frame; `None` when the backend closed the connection.
     async fn frame(&mut self) -> Option<Owned> {
-        let mut buffer = vec![0; 64 * 1024];
         while self.frames.is_empty() {
+            let mut buffer = vec![0; 64 * 1024];
             let read = timeout(Duration::from_secs(5), self.wire.read(&mut buffer));
             let read = read.await.expect("the backend answers in time").unwrap_or(0);
             if read == 0 {

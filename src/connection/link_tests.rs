@@ -175,15 +175,17 @@ fn a_session_that_waits_for_the_link_is_woken_once() {
 fn credit_goes_back_as_the_client_takes_its_bytes() {
     let mut pair = Pair::ready(1 << 20, 1 << 20);
     let id = pair.open();
-    let window = test_settings().limits.session_window;
-    let piece = vec![0; window as usize / 2];
-    let events = pair.say(|out| encode_data(id, data_flags::WHOLE, &piece, out));
-    assert!(events[0].starts_with("Data"), "{events:?}");
+    let half = test_settings().limits.session_window as usize / 2;
+    let piece = vec![0; half / 4];
+    for _ in 0..4 {
+        let events = pair.say(|out| encode_data(id, data_flags::WHOLE, &piece, out));
+        assert!(events[0].starts_with("Data"), "{events:?}");
+    }
     let of_session = |frames: &[(Kind, SessionId, Vec<u8>)]| {
         frames.iter().any(|frame| frame.0 == Kind::Credit && frame.1 == id)
     };
     assert!(!of_session(&pair.take_output()), "the client has nothing yet");
-    pair.link.delivered(id, data_cost(piece.len()));
+    pair.link.delivered(id, 4 * data_cost(piece.len()));
     assert!(of_session(&pair.take_output()));
 }
 
@@ -207,6 +209,7 @@ fn a_session_is_over_when_both_have_closed() {
     let id = pair.open();
     pair.link.close(id, &close(Closer::Client, 1000, "done"));
     assert_eq!(pair.link.open_sessions(), 0);
+    pair.take_output();
     let events = pair.say(|out| encode_data(id, data_flags::WHOLE, b"late", out));
     assert_eq!(events, ["Routine"], "what was under way is dropped, and is no violation");
     let other = pair.open();
@@ -215,6 +218,7 @@ fn a_session_is_over_when_both_have_closed() {
     let events = pair.say(|out| encode_data(id, data_flags::WHOLE, b"later", out));
     assert_eq!(events, ["Routine"]);
     assert_eq!(pair.counters.value(Metric::LinkStaleFrames), 1);
+    pair.take_output();
     let reused = pair.open();
     assert_eq!(reused.slot, id.slot);
     assert_ne!(reused.generation, id.generation);

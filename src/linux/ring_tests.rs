@@ -443,6 +443,25 @@ fn a_wait_ends_at_its_time() {
 }
 
 #[test]
+fn an_enter_that_does_not_wait_still_finishes_what_is_ready() {
+    let mut bench = Bench::new(DescriptorMode::Plain);
+    let (mut client, socket) = bench.accept();
+    bench.receive(1, socket);
+    bench.ring.enter(Instant::default());
+    client.write_all(b"x").unwrap();
+    let deadline = super::clock::instant() + PATIENCE;
+    let completion = loop {
+        assert!(super::clock::instant() < deadline, "deferred work never ran");
+        bench.ring.enter(Instant::default());
+        if let Some(completion) = bench.ring.completion() {
+            break completion;
+        }
+    };
+    let Outcome::Received(buffer) = completion.outcome else { panic!("{completion:?}") };
+    bench.ring.give_back(buffer);
+}
+
+#[test]
 fn another_thread_ends_the_wait() {
     let mut bench = Bench::new(DescriptorMode::Plain);
     for round in 0..5 {

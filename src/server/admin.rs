@@ -1,8 +1,10 @@
 //! The admin listener on tokio-uring: one request per connection, everything bounded.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -35,7 +37,35 @@ pub struct Asset {
     /// Its media type.
     pub content_type: &'static str,
     /// Its bytes.
-    pub bytes: Vec<u8>,
+    pub body: AssetBody,
+}
+
+/// Where an asset's bytes come from.
+#[derive(Clone)]
+pub enum AssetBody {
+    /// Always the same.
+    Fixed(Vec<u8>),
+    /// Made for each request, on the control thread: it must not block.
+    Made(Arc<dyn Fn() -> Vec<u8> + Send + Sync>),
+}
+
+impl AssetBody {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            AssetBody::Fixed(bytes) => bytes.clone(),
+            AssetBody::Made(make) => make(),
+        }
+    }
+}
+
+impl fmt::Debug for AssetBody {
+    /// Without the bytes: they may be secret.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            AssetBody::Fixed(_) => "Fixed",
+            AssetBody::Made(_) => "Made",
+        })
+    }
 }
 
 /// What is served at `/` and its parts.
@@ -61,7 +91,7 @@ impl Page {
     /// A plain list of the endpoints.
     pub fn index() -> Page {
         let content_type = "text/plain; charset=utf-8";
-        let asset = Asset { path: "/".into(), content_type, bytes: INDEX.into() };
+        let asset = Asset { path: "/".into(), content_type, body: AssetBody::Fixed(INDEX.into()) };
         Page { assets: vec![asset], connect_sources: Vec::new() }
     }
 
@@ -195,7 +225,7 @@ impl Admin {
                 Answer {
                     status: Status::Ok,
                     content_type: asset.content_type,
-                    body: asset.bytes.clone(),
+                    body: asset.body.bytes(),
                     fields: self.page_fields.clone(),
                 }
             }

@@ -6,9 +6,10 @@ use std::process::Command as Process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::admin::{Asset, Page};
+use super::admin::{Asset, AssetBody, Page};
 use super::error::RunError;
-use super::gateway::{GatewayHandle, Plane, StartOptions, start_on};
+use super::files;
+use super::gateway::{GatewayHandle, Plane, StartOptions, start, start_on};
 use super::testing;
 use super::workers::{DataPlane, Launched, Seat};
 use crate::base::secret::Secret;
@@ -200,7 +201,7 @@ fn a_page_is_served_with_a_strict_policy() {
         assets: vec![Asset {
             path: "/".into(),
             content_type: "text/html; charset=utf-8",
-            bytes: b"<p>hello".to_vec(),
+            body: AssetBody::Fixed(b"<p>hello".to_vec()),
         }],
         connect_sources: listeners.iter().map(|address| format!("ws://{address}")).collect(),
     });
@@ -266,6 +267,61 @@ fn a_refused_reload_is_counted_and_told() {
     wait_for(&gateway, "/metrics", |_, page| {
         page.contains("\nportcullis_reloads_total{result=\"refused\"} 2\n")
     });
+}
+
+/// A configuration file's text, with `gateway` lines put in.
+fn config(gateway: &str) -> String {
+    format!(
+        "[gateway]\n{gateway}\n[[listener]]\naddress = \"127.0.0.1:8080\"\n\
+         [[route]]\npath = \"/ws\"\norigins = []\norigin_absent = \"allow\"\n\
+         auth = \"none\"\nbackend = \"main\"\n\
+         [[backend]]\nname = \"main\"\nkind = \"link\"\nendpoints = [\"127.0.0.1:7000\"]\n"
+    )
+}
+
+#[test]
+fn a_reload_takes_hot_changes_and_refuses_the_whole_file_for_a_cold_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("portcullis.toml");
+    let hot = "workers = 2\nlog = { level = \"warn\" }";
+    let cold = "workers = 3\nlog = { level = \"debug\" }";
+    std::fs::write(&path, config("workers = 2")).unwrap();
+    let mut settings = files::load_file(&path).map_err(|p| format!("{p:?}")).unwrap().settings;
+    settings.gateway.admin = None;
+    let options = StartOptions { config_path: Some(path.clone()), ..StartOptions::default() };
+    let gateway = started(settings, options, Duration::ZERO);
+    let reload = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        gateway.reload()
+    };
+    let off = "admin = \"off\"\n";
+    assert!(reload(&config(&format!("{off}{hot}"))).is_ok());
+    let refused = reload(&config(&format!("{off}{cold}"))).unwrap_err();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(refused[0].starts_with("gateway.workers cannot change"), "{refused:?}");
+    let broken = reload(&config("workers = 0\nwrokers = 1")).unwrap_err();
+    assert!(broken.len() >= 2 && broken[0].contains("portcullis.toml:2:"), "{broken:?}");
+    // Nothing of the refused files stuck.
+    assert!(reload(&config(&format!("{off}{hot}"))).is_ok());
+}
+
+/// On real rings; without routes and backends' answers no client is needed.
+#[test]
+fn the_real_workers_come_up_survive_a_panic_and_drain() {
+    let gateway = start(testing::settings(), StartOptions::default()).unwrap();
+    let address = gateway.listeners()[0];
+    assert_eq!(get(&gateway, "/readyz").0, 200);
+    drop(TcpStream::connect(address).unwrap());
+    gateway.inject_panic(0);
+    wait_for(&gateway, "/metrics", |_, page| {
+        page.contains("\nportcullis_worker_panics_total 1\n")
+            && page.contains("\nportcullis_workers_alive 2\n")
+    });
+    drop(TcpStream::connect(address).unwrap());
+    gateway.shutdown(Duration::ZERO);
+    gateway.join().unwrap();
+    let refused = TcpStream::connect(address).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 #[test]

@@ -82,6 +82,12 @@ pub enum RunError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A part of `portcullis dev` could not be made.
+    #[error("portcullis dev: {reason}")]
+    Dev {
+        /// Which part, and why.
+        reason: String,
+    },
     /// The control thread died: a bug of ours.
     #[error("the control thread panicked; the log above says where. This is a bug of the gateway")]
     ControlDied,

@@ -25,7 +25,7 @@ mod testing;
 
 use std::path::Path;
 
-pub use admin::{Asset, Page};
+pub use admin::{Asset, AssetBody, Page};
 pub use error::RunError;
 pub use gateway::{GatewayHandle, PageMaker, StartOptions, start};
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::load::{Loader, place, time, word};
+use super::load::{Issuing, Loader, place, time, trim_newline, word};
 use super::raw::{List, RawAuth, RawKey, Text};
 use super::{Auth, AuthKind};
 use crate::base::secret::Secret;
@@ -78,16 +78,13 @@ impl Loader<'_> {
         Some(secret)
     }
 
-    /// Every `[[auth]]` and its keys; `None` when one of them cannot be used.
-    pub(super) fn auths(
-        &mut self,
-        raw: &[Spanned<RawAuth>],
-    ) -> Option<(Vec<Auth>, Vec<Vec<JwtKey>>)> {
+    /// Every `[[auth]]`, and how to make its tokens; `None` when one of them cannot be used.
+    pub(super) fn auths(&mut self, raw: &[Spanned<RawAuth>]) -> Option<(Vec<Auth>, Vec<Issuing>)> {
         let built: Vec<_> = raw.iter().map(|auth| self.auth(auth)).collect();
         built.into_iter().collect()
     }
 
-    fn auth(&mut self, auth: &Spanned<RawAuth>) -> Option<(Auth, Vec<JwtKey>)> {
+    fn auth(&mut self, auth: &Spanned<RawAuth>) -> Option<(Auth, Issuing)> {
         let raw = auth.get_ref();
         let carriers = self.carriers(&raw.carriers);
         let keys = self.keys(raw);
@@ -100,7 +97,7 @@ impl Loader<'_> {
             leeway: time("auth", "leeway", &raw.leeway),
             lifetime_max: time("auth", "lifetime_max", &raw.lifetime_max),
         };
-        let verifier = match JwtVerifier::new(keys.clone(), options) {
+        let verifier = match JwtVerifier::new(keys.clone(), options.clone()) {
             Ok(verifier) => verifier,
             Err(error) => {
                 self.report.error(place(&raw.keys, &auth.span()), error.to_string(), "");
@@ -108,7 +105,8 @@ impl Loader<'_> {
             }
         };
         let name = raw.name.as_ref()?.get_ref().clone();
-        Some((Auth { name, kind: AuthKind::Jwt(verifier), carriers: carriers? }, keys))
+        let auth = Auth { name, kind: AuthKind::Jwt(verifier), carriers: carriers? };
+        Some((auth, Issuing { keys, options }))
     }
 
     fn carriers(&mut self, raw: &List) -> Option<Vec<Carrier>> {
@@ -199,15 +197,5 @@ impl Loader<'_> {
         }
         let id = raw.id.as_ref().map(|id| id.get_ref().clone());
         Some(JwtKey { id, algorithm, secret })
-    }
-}
-
-/// Removes one newline (`\n` or `\r\n`) that an editor or `echo` left at the end.
-fn trim_newline(bytes: &mut Vec<u8>) {
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
     }
 }

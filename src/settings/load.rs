@@ -17,7 +17,7 @@ use super::problem::{Report, did_you_mean};
 use super::raw::{CountOrWord, Number, RawDeadlines, RawGateway, RawLimits, RawSettings, Text};
 use super::units::{format_duration, parse_duration, parse_size};
 use super::{Deadlines, Gateway, Limits, LogFormat, Settings, shape};
-use crate::protocol::jwt::JwtKey;
+use crate::protocol::jwt::{JwtKey, JwtOptions};
 
 /// What the loader asks of the world.
 pub trait Outside {
@@ -41,11 +41,19 @@ pub struct FileContents {
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
-    /// The keys of each of [`Settings::auths`], in order: only for making tokens. Verification
-    /// keeps none of them, so whoever does not make tokens should drop them.
-    pub keys: Vec<Vec<JwtKey>>,
+    /// What tokens of each of [`Settings::auths`] are made with, in order. The settings keep none
+    /// of the keys in the open, so whoever does not make tokens should drop this.
+    pub issuing: Vec<Issuing>,
     /// What is permitted but unwise, in the order of the file.
     pub warnings: Vec<Problem>,
+}
+
+/// What it takes to make tokens that an `[[auth]]` accepts.
+pub struct Issuing {
+    /// Its keys, in the order of the file.
+    pub keys: Vec<JwtKey>,
+    /// What the tokens must say.
+    pub options: JwtOptions,
 }
 
 /// Checks the text of a configuration file and everything that it refers to.
@@ -66,10 +74,23 @@ pub fn load(text: &str, file: &Path, outside: &dyn Outside) -> Result<Loaded, Ve
     let failed = loader.report.has_errors();
     let problems = loader.report.into_problems();
     match settings {
-        Some((settings, keys)) if !failed => Ok(Loaded { settings, keys, warnings: problems }),
+        Some((settings, issuing)) if !failed => {
+            Ok(Loaded { settings, issuing, warnings: problems })
+        }
         _ => {
             assert!(failed, "settings are missing without an error");
             Err(problems)
+        }
+    }
+}
+
+/// Removes one newline (`\n` or `\r\n`) that an editor or `echo` left at the end
+/// of a secret's file.
+pub fn trim_newline(bytes: &mut Vec<u8>) {
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
         }
     }
 }
@@ -177,7 +198,7 @@ pub(super) fn time(section: &'static str, name: &str, value: &Text) -> Duration 
 
 impl Loader<'_> {
     /// `None` when something necessary is missing or wrong, which then was reported.
-    fn settings(&mut self, raw: &RawSettings) -> Option<(Settings, Vec<Vec<JwtKey>>)> {
+    fn settings(&mut self, raw: &RawSettings) -> Option<(Settings, Vec<Issuing>)> {
         let conformance = word("limits", "profile", &raw.limits.profile) == "conformance";
         let gateway = self.gateway(&raw.gateway);
         let limits = limits(&raw.limits, conformance);
@@ -201,10 +222,10 @@ impl Loader<'_> {
                 self.report.error(0..0, what, "config/portcullis.toml shows one of each");
             }
         }
-        let (gateway, listeners, (auths, keys)) = (gateway?, listeners?, auths?);
+        let (gateway, listeners, (auths, issuing)) = (gateway?, listeners?, auths?);
         let (routes, backends) = (routes?, backends?);
         let settings = Settings { gateway, limits, deadlines, listeners, auths, routes, backends };
-        Some((settings, keys))
+        Some((settings, issuing))
     }
 
     /// Checks that names are there, proper and unique.
@@ -479,5 +500,44 @@ fn deadlines(raw: &RawDeadlines, conformance: bool) -> Deadlines {
         link_ping: time!(link_ping),
         link_retry_min: time!(link_retry_min),
         link_retry_max: time!(link_retry_max),
+    }
+}
+
+/// Settings for the tests of other modules: the defaults, with one plain listener, one key and
+/// one backend.
+#[cfg(test)]
+pub fn test_settings() -> Settings {
+    struct Nothing;
+    impl Outside for Nothing {
+        fn read(&self, _: &Path) -> io::Result<FileContents> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+
+        fn variable(&self, _: &str) -> Option<String> {
+            None
+        }
+
+        fn unix_seconds(&self) -> u64 {
+            0
+        }
+    }
+    let text = r#"
+        listener = [{ address = "127.0.0.1:8080" }]
+        backend = [{ name = "main", endpoints = ["127.0.0.1:7000"] }]
+        [[auth]]
+        name = "app"
+        kind = "jwt"
+        carriers = ["authorization"]
+        keys = [{ id = "k", secret = "0123456789abcdef0123456789abcdef" }]
+        [[route]]
+        path = "/ws"
+        origins = ["https://app.example.com"]
+        origin_absent = "allow"
+        auth = "app"
+        backend = "main"
+    "#;
+    match load(text, Path::new("test.toml"), &Nothing) {
+        Ok(loaded) => loaded.settings,
+        Err(problems) => panic!("{}", problems[0]),
     }
 }

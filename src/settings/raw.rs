@@ -75,7 +75,10 @@ raw_table! {
         link_retry_max: Text,
     }
     /// A `[[listener]]`.
-    RawListener { address: Text, tls: Option<Spanned<Vec<Spanned<RawCertificate>>>>, proxy_protocol: Option<RawProxy>, }
+    RawListener {
+        address: Text, tls: Option<Spanned<Vec<Spanned<RawCertificate>>>>,
+        proxy_protocol: Option<RawProxy>,
+    }
     /// `tls` in a `[[listener]]`.
     RawCertificate { certificate: Text, key: Text, }
     /// `proxy_protocol` in a `[[listener]]`.

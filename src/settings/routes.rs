@@ -218,8 +218,8 @@ impl Loader<'_> {
         if carriers.get_ref().iter().all(is_cookie)
             && word("route", "origin_absent", &raw.origin_absent) == "allow"
         {
-            let what = "origin_absent = \"allow\" where cookies alone authenticate: whoever obtains \
-                        a cookie can use it outside a browser, without an Origin";
+            let what = "origin_absent = \"allow\" where cookies alone authenticate: whoever \
+                        obtains a cookie can use it outside a browser, without an Origin";
             let fix = "write origin_absent = \"refuse\", or give programs another carrier";
             self.report.warning(place(&raw.origin_absent, &route.span()), what, fix);
         }

@@ -63,6 +63,15 @@ pub const KEYS: &[Key] = &[
     .cold(),
     hot("gateway", "log", Shape::Table("gateway.log"), NONE, "How the log is written."),
     hot(
+        "gateway",
+        "close_log",
+        Shape::Text(PATH),
+        NONE,
+        "File that the lines of closed connections are appended to, as JSON; without it they go \
+         to the log. It is opened anew on SIGHUP.",
+    )
+    .cold(),
+    hot(
         "gateway.log",
         "format",
         Shape::Word(&["auto", "pretty", "json"]),
@@ -76,7 +85,7 @@ pub const KEYS: &[Key] = &[
         Shape::Text("level, or list of `target=level`"),
         "info",
         "What is logged: `error`, `warn`, `info`, `debug`, `trace` or `off`, for all or by \
-         target, as in `info,portcullis::worker=debug`.",
+         target, as in `info,portcullis=debug`.",
     ),
     hot(
         "limits",

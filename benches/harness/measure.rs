@@ -1,0 +1,195 @@
+//! What the kernel says about processes and memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::time::Instant;
+
+/// CPU time of the threads of some processes at one moment.
+pub struct CpuSample {
+    at: Instant,
+    /// (pid, tid) → nanoseconds on a core, nanoseconds runnable but waiting for one.
+    threads: HashMap<(u32, u32), (u64, u64)>,
+}
+
+/// What happened between two samples.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuUse {
+    /// Time between the samples, seconds.
+    pub wall: f64,
+    /// CPU time of all threads, seconds.
+    pub cpu: f64,
+    /// Share of one core that the busiest thread had, 0 to 1.
+    pub busiest: f64,
+    /// Share of the time that the busiest thread waited for a core that others had.
+    pub denied: f64,
+    /// Time that all threads waited for a core, seconds.
+    pub waited: f64,
+}
+
+impl CpuSample {
+    /// Reads every thread's schedstat.
+    ///
+    /// # Errors
+    /// Names the process that is not there.
+    pub fn take(pids: &[u32]) -> Result<CpuSample, String> {
+        let mut threads = HashMap::new();
+        for pid in pids {
+            let list = fs::read_dir(format!("/proc/{pid}/task"))
+                .map_err(|error| format!("process {pid}: {error}; is --server-pid right?"))?;
+            for entry in list.flatten() {
+                let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+                else {
+                    continue;
+                };
+                let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else {
+                    continue;
+                };
+                let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
+                if let (Some(cpu), Some(wait)) = (numbers.next(), numbers.next()) {
+                    threads.insert((*pid, tid), (cpu, wait));
+                }
+            }
+        }
+        Ok(CpuSample { at: Instant::now(), threads })
+    }
+
+    /// What was used from this sample to `later`. Threads that ended in between are missing.
+    pub fn until(&self, later: &CpuSample) -> CpuUse {
+        let wall = later.at.duration_since(self.at).as_secs_f64().max(1e-9);
+        let mut used = CpuUse { wall, ..CpuUse::default() };
+        for (thread, (cpu, wait)) in &later.threads {
+            let (cpu_before, wait_before) = self.threads.get(thread).copied().unwrap_or((0, 0));
+            let cpu = cpu.saturating_sub(cpu_before) as f64 / 1e9;
+            let wait = wait.saturating_sub(wait_before) as f64 / 1e9;
+            used.cpu += cpu;
+            used.waited += wait;
+            if cpu / wall > used.busiest {
+                used.busiest = cpu / wall;
+                used.denied = wait / wall;
+            }
+        }
+        used
+    }
+}
+
+impl CpuUse {
+    /// Whether the busiest thread had no time left: it ran, or wanted to run, nearly always.
+    pub fn saturated(&self) -> bool {
+        self.busiest + self.denied >= 0.95
+    }
+}
+
+/// Who limited the rate, and whether others had the cores.
+pub fn verdict(server: Option<&CpuUse>, client: &CpuUse) -> String {
+    let limit = match (server.map(CpuUse::saturated), client.saturated()) {
+        (Some(true), false) => "the server is saturated",
+        (Some(true), true) => "BOTH are saturated: give the client a core of its own",
+        (Some(false), true) => {
+            "the CLIENT is saturated: the rate is the client's; CPU per message still holds"
+        }
+        (Some(false), false) => "neither is saturated",
+        (None, true) => "the CLIENT is saturated (the server was not watched: --server-pid)",
+        (None, false) => "the client is not saturated (the server was not watched: --server-pid)",
+    };
+    let denied = server.map_or(0.0, |used| used.denied).max(client.denied);
+    if denied < 0.05 {
+        return limit.to_owned();
+    }
+    let denied = denied * 100.0;
+    format!("{limit}; NOT QUIET: a core was busy with something else {denied:.0} % of the time")
+}
+
+/// Memory of a process, bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Resident.
+    pub rss: u64,
+    /// Resident, shared pages divided among their users.
+    pub pss: u64,
+    /// Resident and anonymous: heap and stacks.
+    pub anonymous: u64,
+}
+
+/// Resident bytes of some processes, cheaply enough to be asked for while they work.
+pub fn resident(pids: &[u32]) -> u64 {
+    let pages = |pid: &u32| {
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+        statm.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0u64)
+    };
+    pids.iter().map(pages).sum::<u64>() * 4096
+}
+
+/// Reads the sum over processes from smaps_rollup, or RSS alone where that may not be read.
+/// It walks their page tables: not for use while they are measured.
+pub fn memory(pids: &[u32]) -> Memory {
+    let mut sum = Memory::default();
+    for pid in pids {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        if text.is_empty() {
+            sum.rss += resident(&[*pid]);
+            continue;
+        }
+        sum.rss += field(&text, "Rss:");
+        sum.pss += field(&text, "Pss:");
+        sum.anonymous += field(&text, "Anonymous:");
+    }
+    sum
+}
+
+/// A "Name: n kB" line, in bytes.
+fn field(text: &str, name: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|number| number.parse::<u64>().ok())
+        .map_or(0, |kib| kib * 1024)
+}
+
+/// Kernel memory of the whole machine, bytes by name.
+#[derive(Clone, Debug, Default)]
+pub struct KernelMemory {
+    /// /proc/meminfo: Slab, SUnreclaim, KernelStack, PageTables.
+    pub general: BTreeMap<&'static str, u64>,
+    /// /proc/slabinfo: active objects times size. Empty when it may not be read.
+    pub slabs: BTreeMap<String, u64>,
+}
+
+/// Reads the kernel's memory.
+pub fn kernel_memory() -> KernelMemory {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let names = ["Slab:", "SUnreclaim:", "KernelStack:", "PageTables:"];
+    let general =
+        names.into_iter().map(|name| (name.trim_end_matches(':'), field(&meminfo, name))).collect();
+    let mut slabs = BTreeMap::new();
+    for line in fs::read_to_string("/proc/slabinfo").unwrap_or_default().lines().skip(2) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let [name, active, _, size, ..] = words[..] {
+            let number = |word: &str| word.parse::<u64>().unwrap_or(0);
+            slabs.insert(name.to_owned(), number(active) * number(size));
+        }
+    }
+    KernelMemory { general, slabs }
+}
+
+impl KernelMemory {
+    /// The caches that grew most since `before`, in bytes.
+    pub fn growth_since(&self, before: &KernelMemory) -> Vec<(String, i64)> {
+        let mut grown: Vec<(String, i64)> = self
+            .slabs
+            .iter()
+            .map(|(name, bytes)| {
+                let old = before.slabs.get(name).copied().unwrap_or(0);
+                (name.clone(), *bytes as i64 - old as i64)
+            })
+            .collect();
+        grown.sort_by_key(|(_, bytes)| -bytes);
+        grown
+    }
+}
+
+/// The children of a process, for servers with worker processes.
+pub fn with_children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = text.split_whitespace().filter_map(|word| word.parse().ok());
+    std::iter::once(pid).chain(children).collect()
+}

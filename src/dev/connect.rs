@@ -1,0 +1,495 @@
+//! `portcullis connect`: a small WebSocket client for a terminal. Lines of standard input become
+//! text messages, messages become lines, and a close is put into words.
+
+use std::fmt;
+use std::io::{self, BufRead, Read, Write};
+use std::net::{IpAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::time::{Duration, Instant};
+
+use tungstenite::client::{IntoClientRequest, client};
+use tungstenite::handshake::client::Request;
+use tungstenite::http::HeaderValue;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Error as WsError, HandshakeError, Message, WebSocket};
+
+use crate::base::secret::Secret;
+
+/// How long connecting and the handshake may take.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How long a read waits before the keyboard is looked at again.
+const TURN: Duration = Duration::from_millis(20);
+/// After the end of the input: how long nothing must come before the client says goodbye.
+const QUIET: Duration = Duration::from_secs(1);
+/// Lines that may wait to be sent.
+const LINES_MAX: usize = 64;
+
+/// Where to connect, and as whom.
+pub struct ConnectOptions {
+    /// `ws://HOST[:PORT]/PATH` or `wss://…`.
+    pub url: String,
+    /// Sent as `Authorization: Bearer …`.
+    pub token: Option<Secret>,
+    /// Sent as `Origin`, to see what a browser's page would be told.
+    pub origin: Option<String>,
+}
+
+/// Why the client could not connect, or was closed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address cannot be used.
+    #[error("{reason}; write ws://HOST:PORT/PATH, or wss:// for TLS")]
+    Url {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The token or origin cannot stand in a header field.
+    #[error("the {what} has a character that no header field may have")]
+    Field {
+        /// Which of them.
+        what: &'static str,
+    },
+    /// Nobody answers there.
+    #[error("cannot connect to {address}: {source}\n  is the gateway running?")]
+    Unreachable {
+        /// Host and port.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// TLS to anywhere but this machine.
+    #[error("this client checks no certificate, so it speaks wss:// to loopback addresses only")]
+    NotLoopback,
+    /// The upgrade was answered over HTTP.
+    #[error("refused with HTTP {status}: {body}")]
+    Refused {
+        /// The status.
+        status: u16,
+        /// The start of the body.
+        body: String,
+    },
+    /// The connection was closed with an error.
+    #[error("{0}")]
+    Closed(CloseNote),
+    /// The connection ended without a close frame, or against the protocol.
+    #[error("the connection was lost: {reason}")]
+    Lost {
+        /// How.
+        reason: String,
+    },
+}
+
+/// How a connection was closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseNote {
+    /// The close code.
+    pub code: u16,
+    /// The close reason.
+    pub reason: String,
+    /// What the gateway's explanation said of reconnecting, if it sent one: yes after so many
+    /// milliseconds, or not at all.
+    pub reconnect: Option<Option<u64>>,
+}
+
+impl fmt::Display for CloseNote {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "closed by the gateway: {} {}", self.code, self.reason)?;
+        match self.reconnect {
+            Some(None) => write!(out, "\n  do not reconnect: the same token would be refused"),
+            Some(Some(wait)) => write!(out, "\n  reconnect after {wait} ms or more"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Talks to a gateway over standard input and output until either ends.
+///
+/// # Errors
+/// [`ConnectError`]; a close with 1000 or 1001 is none.
+pub fn run(options: &ConnectOptions) -> Result<(), ConnectError> {
+    let (sender, lines) = sync_channel(LINES_MAX);
+    // Not joined: it may sit in a read for ever, and ends with the process.
+    std::thread::spawn(move || {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    converse(options, &lines, &mut io::stdout())
+}
+
+/// [`run`] with any lines and any output.
+///
+/// # Errors
+/// As [`run`].
+pub fn converse(
+    options: &ConnectOptions,
+    lines: &Receiver<String>,
+    out: &mut dyn Write,
+) -> Result<(), ConnectError> {
+    let mut socket = open(options)?;
+    let patience = socket.get_ref().tcp().set_read_timeout(Some(TURN));
+    patience.map_err(|error| lost(&error))?;
+    let mut explained = None;
+    let mut closed: Option<CloseNote> = None;
+    let (mut ended, mut last_heard) = (false, Instant::now());
+    loop {
+        match lines.try_recv() {
+            Ok(line) => send(&mut socket, Message::text(line))?,
+            Err(TryRecvError::Disconnected) if !ended => {
+                (ended, last_heard) = (true, Instant::now());
+            }
+            Err(_) if ended && closed.is_none() && last_heard.elapsed() > QUIET => {
+                let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+                let _ = socket.close(Some(frame));
+                return Ok(());
+            }
+            Err(_) => {}
+        }
+        match socket.read() {
+            Ok(Message::Text(text)) => {
+                last_heard = Instant::now();
+                explained = explanation(&text).or(explained);
+                let _ = writeln!(out, "{text}");
+            }
+            Ok(Message::Binary(bytes)) => {
+                let _ = writeln!(out, "({} bytes)", bytes.len());
+            }
+            Ok(Message::Close(frame)) => {
+                closed = Some(note(frame.as_ref(), explained));
+            }
+            Ok(_) => {}
+            Err(WsError::Io(error)) if is_timeout(&error) => {}
+            Err(error) => return verdict(closed, &error),
+        }
+    }
+}
+
+fn verdict(closed: Option<CloseNote>, error: &WsError) -> Result<(), ConnectError> {
+    match closed {
+        Some(note) if matches!(note.code, 1000 | 1001) => Ok(()),
+        Some(note) => Err(ConnectError::Closed(note)),
+        None => Err(lost(error)),
+    }
+}
+
+fn lost(error: &dyn fmt::Display) -> ConnectError {
+    ConnectError::Lost { reason: error.to_string() }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// A message that cannot be sent because the gateway has closed is not the error to report: the
+/// close is, and the next read brings it.
+fn send(socket: &mut WebSocket<Stream>, message: Message) -> Result<(), ConnectError> {
+    match socket.send(message) {
+        Ok(()) => Ok(()),
+        Err(WsError::Io(_) | WsError::ConnectionClosed | WsError::AlreadyClosed) => Ok(()),
+        Err(WsError::Protocol(_)) => Ok(()),
+        Err(error) => Err(lost(&error)),
+    }
+}
+
+fn note(frame: Option<&CloseFrame>, reconnect: Option<Option<u64>>) -> CloseNote {
+    // RFC 6455 §7.1.5: 1005 stands for a close frame without a code.
+    let code = frame.map_or(1005, |frame| frame.code.into());
+    let reason = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
+    CloseNote { code, reason, reconnect }
+}
+
+/// What the gateway's explanation says of reconnecting.
+fn explanation(text: &str) -> Option<Option<u64>> {
+    let value: serde_json::Value = serde_json::from_str(text).ok()?;
+    if value["type"] != "close" {
+        return None;
+    }
+    let wait = value["retry_after_ms"].as_u64().unwrap_or(0);
+    value["reconnect"].as_bool().map(|reconnect| reconnect.then_some(wait))
+}
+
+fn open(options: &ConnectOptions) -> Result<WebSocket<Stream>, ConnectError> {
+    let request = request(options)?;
+    let uri = request.uri();
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let is_tls = uri.scheme_str() == Some("wss");
+    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    let tcp = dial(&host, port)?;
+    let stream = if is_tls { tls::wrap(&host, tcp)? } else { Stream::Plain(tcp) };
+    match client(request, stream) {
+        Ok((socket, _)) => Ok(socket),
+        Err(HandshakeError::Failure(WsError::Http(response))) => {
+            let body = response.body().as_deref().unwrap_or_default();
+            let body = String::from_utf8_lossy(&body[..body.len().min(400)]).trim().to_owned();
+            Err(ConnectError::Refused { status: response.status().as_u16(), body })
+        }
+        Err(error) => Err(lost(&error)),
+    }
+}
+
+fn request(options: &ConnectOptions) -> Result<Request, ConnectError> {
+    let wrong = |reason: String| ConnectError::Url { reason };
+    let mut request =
+        options.url.as_str().into_client_request().map_err(|error| wrong(error.to_string()))?;
+    if !matches!(request.uri().scheme_str(), Some("ws" | "wss")) {
+        return Err(wrong(format!("{:?} is no WebSocket address", options.url)));
+    }
+    if let Some(token) = &options.token {
+        let field = [b"Bearer ", token.expose()].concat();
+        let field = HeaderValue::from_bytes(&field);
+        let field = field.map_err(|_| ConnectError::Field { what: "token" })?;
+        request.headers_mut().insert("Authorization", field);
+    }
+    if let Some(origin) = &options.origin {
+        let field = HeaderValue::from_str(origin);
+        let field = field.map_err(|_| ConnectError::Field { what: "origin" })?;
+        request.headers_mut().insert("Origin", field);
+    }
+    Ok(request)
+}
+
+fn dial(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+    let dial = || {
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for address in (host, port).to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, HANDSHAKE_MAX) {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    stream.set_read_timeout(Some(HANDSHAKE_MAX))?;
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    let address = format!("{host}:{port}");
+    dial().map_err(|source| ConnectError::Unreachable { address, source })
+}
+
+/// Whether `host` is this machine.
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A connection, plain or not.
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(tls) => &tls.sock,
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(tcp) => tcp.read(buffer),
+            Stream::Tls(tls) => tls.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(tcp) => tcp.write(bytes),
+            Stream::Tls(tls) => tls.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Plain(tcp) => tcp.flush(),
+            Stream::Tls(tls) => tls.flush(),
+        }
+    }
+}
+
+/// TLS to a self-signed certificate on this machine.
+mod tls {
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
+
+    use super::*;
+
+    pub(super) fn wrap(host: &str, tcp: TcpStream) -> Result<Stream, ConnectError> {
+        if !is_loopback(host) {
+            return Err(ConnectError::NotLoopback);
+        }
+        let provider = Arc::new(ring::default_provider());
+        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| lost(&error))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+            .with_no_client_auth();
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| lost(&error))?;
+        let connection = ClientConnection::new(Arc::new(config), name);
+        let connection = connection.map_err(|error| lost(&error))?;
+        Ok(Stream::Tls(Box::new(rustls::StreamOwned::new(connection, tcp))))
+    }
+
+    /// Takes any certificate whose key the other side has. Only for loopback, where whoever
+    /// could stand in between could read the process itself.
+    #[derive(Debug)]
+    struct AnyCertificate(Arc<CryptoProvider>);
+
+    impl ServerCertVerifier for AnyCertificate {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = &self.0.signature_verification_algorithms;
+            verify_tls12_signature(message, certificate, signed, algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = &self.0.signature_verification_algorithms;
+            verify_tls13_signature(message, certificate, signed, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::mpsc::channel;
+    use std::thread::JoinHandle;
+
+    use super::*;
+
+    fn options(url: String) -> ConnectOptions {
+        ConnectOptions { url, token: Some(Secret::new(b"abc".to_vec())), origin: None }
+    }
+
+    /// A server that answers every text with `said X`, and `bye` with an explained close.
+    fn server() -> (String, JoinHandle<Option<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}/chat", listener.local_addr().unwrap());
+        let thread = std::thread::spawn(move || {
+            let mut authorization = None;
+            let look = |request: &Request, response| {
+                let field = request.headers().get("authorization");
+                authorization = field.map(|field| field.to_str().unwrap().to_owned());
+                Ok(response)
+            };
+            let mut socket = tungstenite::accept_hdr(listener.accept().unwrap().0, look).unwrap();
+            while let Ok(message) = socket.read() {
+                match message {
+                    Message::Text(text) if text == "bye" => {
+                        let why = r#"{"type":"close","code":4401,"reason":"r","reconnect":false}"#;
+                        socket.send(Message::text(why)).unwrap();
+                        let frame = CloseFrame { code: 4401.into(), reason: "r".into() };
+                        socket.close(Some(frame)).unwrap();
+                    }
+                    Message::Text(text) => {
+                        socket.send(Message::text(format!("said {text}"))).unwrap();
+                    }
+                    _ => {}
+                }
+            }
+            authorization
+        });
+        (url, thread)
+    }
+
+    #[test]
+    fn lines_go_out_and_messages_come_back_until_the_input_ends() {
+        let (url, server) = server();
+        let (sender, lines) = channel();
+        for line in ["one", "two"] {
+            sender.send(line.to_owned()).unwrap();
+        }
+        drop(sender);
+        let mut out = Vec::new();
+        converse(&options(url), &lines, &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "said one\nsaid two\n");
+        assert_eq!(server.join().unwrap().as_deref(), Some("Bearer abc"));
+    }
+
+    #[test]
+    fn an_explained_close_is_an_error_with_its_meaning() {
+        let (url, server) = server();
+        let (sender, lines) = channel();
+        sender.send("bye".to_owned()).unwrap();
+        let error = converse(&options(url), &lines, &mut Vec::new()).expect_err("closed");
+        let expected = "closed by the gateway: 4401 r\n  do not reconnect: the same token would be \
+                        refused";
+        assert_eq!(error.to_string(), expected);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn an_http_answer_is_shown() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 1024];
+            assert!(stream.read(&mut head).unwrap() > 0);
+            let answer = "HTTP/1.1 404 Not Found\r\nContent-Length: 8\r\n\r\nno route";
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        let (_sender, lines) = channel();
+        let error = converse(&options(url), &lines, &mut Vec::new()).expect_err("refused");
+        assert!(matches!(error, ConnectError::Refused { status: 404, .. }), "{error}");
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_used() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let table = [
+            ("http://127.0.0.1/".to_owned(), "write ws://"),
+            ("nonsense".to_owned(), "write ws://"),
+            (format!("ws://{closed}/"), "is the gateway running?"),
+        ];
+        let (_sender, lines) = channel();
+        for (url, expected) in table {
+            let error = converse(&options(url.clone()), &lines, &mut Vec::new());
+            let error = error.expect_err(&url).to_string();
+            assert!(error.contains(expected), "{url}: {error}");
+        }
+        for (host, loopback) in [("localhost", true), ("127.9.9.9", true), ("::1", true)] {
+            assert_eq!(is_loopback(host), loopback, "{host}");
+        }
+        for host in ["example.com", "10.0.0.1", "localhost.example.com", ""] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

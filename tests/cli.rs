@@ -1,0 +1,190 @@
+//! The program as people call it: what is printed where, and the exit codes.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+const CONFIG: &str = r#"
+[[listener]]
+address = "127.0.0.1:8080"
+proxy_protocol = { trusted = ["10.0.0.0/8"] }
+[[auth]]
+name = "app"
+kind = "jwt"
+carriers = ["authorization"]
+keys = [{ id = "new", secret_file = "new" }, { id = "old", secret_file = "env:OLD_KEY" }]
+issuer = "me"
+audience = "chat"
+lifetime_max = "24h"
+[[route]]
+path = "/ws/*"
+origins = ["https://a.example"]
+auth = "app"
+backend = "main"
+[[backend]]
+name = "main"
+endpoints = ["127.0.0.1:7000", "unix:/run/x"]
+"#;
+
+/// A folder with a configuration `c.toml` and the key that it names.
+fn folder(config: &str) -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("set");
+    };
+    write("c.toml", config);
+    write("new", &format!("{SECRET}\n"));
+    folder
+}
+
+fn call_with(folder: &Path, line: &str, stdin: &str) -> (i32, String, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(line.split_whitespace())
+        .current_dir(folder)
+        .env("OLD_KEY", SECRET.to_uppercase())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // A command that reads nothing may be gone before this is written.
+    let _ = child.stdin.take().expect("piped").write_all(stdin.as_bytes());
+    let Output { status, stdout, stderr } = child.wait_with_output().expect("it ends");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().expect("no signal"), text(stdout), text(stderr))
+}
+
+fn call(folder: &Path, line: &str) -> (i32, String, String) {
+    call_with(folder, line, "")
+}
+
+#[test]
+fn check_sums_up_a_good_file() {
+    let folder = folder(CONFIG);
+    let (code, out, err) = call(folder.path(), "check --config c.toml");
+    let expected = "\
+c.toml: good
+  workers   one for each core
+  admin     http://127.0.0.1:9464/
+  listener  127.0.0.1:8080 plain, PROXY header from 1 network
+  auth      app (1 carrier)
+  route     /ws/* -> main (auth: app)
+  backend   main: 127.0.0.1:7000 unix:/run/x (least-sessions, without a secret)
+";
+    assert_eq!((code, out.as_str(), err.as_str()), (0, expected, ""));
+}
+
+#[test]
+fn check_reports_everything_and_exits_with_1() {
+    let config = CONFIG.replace("name = \"app\"", "nam = \"app\"").replace("/ws/*", "ws");
+    let folder = folder(&format!("[limits]\nclient_buffers = 17\n{config}"));
+    let (code, out, err) = call(folder.path(), "check --config c.toml");
+    assert_eq!((code, out.as_str()), (1, ""));
+    let expected = "\
+c.toml:2:18: error: client_buffers = 17 is not a power of two; try 32
+c.toml:7:1: error: \"name\" is missing from [[auth]]; it takes: name
+c.toml:8:1: error: unknown key \"nam\" in [[auth]]; did you mean \"name\"?
+c.toml:16:8: error: \"ws\" is not a path; write /PATH, or /PREFIX/* for all below it: visible \
+ASCII without ? # and spaces
+c.toml: 4 errors
+";
+    assert_eq!(err, expected);
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let folder = folder(CONFIG);
+    for command in ["check", "run"] {
+        let (code, out, err) = call(folder.path(), &format!("{command} --config none.toml"));
+        assert_eq!((code, out.as_str()), (1, ""), "{command}");
+        assert!(err.starts_with("none.toml:1:1: error: cannot be read: No such file"), "{err}");
+    }
+}
+
+#[test]
+fn a_minted_token_is_alone_on_stdout_and_accepted() {
+    let folder = folder(CONFIG);
+    let mint = "token mint --config c.toml --auth app --subject alice --expires-in 1h";
+    for (more, kid) in [("", "new"), (" --key old --claim role=admin", "old")] {
+        let (code, token, err) = call(folder.path(), &format!("{mint}{more}"));
+        assert_eq!((code, err.as_str(), token.lines().count()), (0, "", 1));
+        let inspect = "token inspect --config c.toml --auth app";
+        let (code, out, err) = call_with(folder.path(), inspect, &token);
+        assert_eq!((code, err.as_str()), (0, ""));
+        for part in ["\"sub\": \"alice\"", "\"iss\": \"me\"", "\"aud\": \"chat\"", "from now)"] {
+            assert!(out.contains(part), "{part} is not in {out}");
+        }
+        assert!(out.contains(&format!("\"kid\": {kid:?}")), "{out}");
+        assert!(out.ends_with("verdict accepted by auth \"app\"\n"), "{out}");
+        let mac = token.trim().rsplit('.').next().expect("a signature");
+        assert!(!out.contains(mac) && !out.contains(SECRET), "{out}");
+    }
+}
+
+#[test]
+fn a_token_that_would_be_refused_is_not_made() {
+    let folder = folder(CONFIG);
+    let mint = "token mint --config c.toml --subject alice";
+    for (more, why) in [
+        ("--auth app --expires-in 25h", "ends beyond lifetime_max"),
+        ("--auth ap --expires-in 1h", "no [[auth]] called \"ap\"; there are: app"),
+        ("--auth app --expires-in 1h --key k", "no key with the id \"k\"; there are: new, old"),
+        ("--auth app --expires-in 1h --claim exp=1", "the claim \"exp\" is set already"),
+    ] {
+        let (code, out, err) = call(folder.path(), &format!("{mint} {more}"));
+        assert_eq!((code, out.as_str()), (1, ""), "{more}");
+        assert!(err.contains(why), "{err}");
+    }
+    let early = format!("{mint} --auth app --expires-in 1h --claim nbf=9999999999");
+    let (code, out, err) = call(folder.path(), &early);
+    assert_eq!((code, out.lines().count()), (0, 1));
+    assert!(err.contains("token_not_yet_valid"), "{err}");
+}
+
+#[test]
+fn inspect_says_why_a_token_is_refused() {
+    let folder = folder(CONFIG);
+    let mint = "token mint --config c.toml --auth app --subject alice --expires-in 1h";
+    let (_, token, _) = call(folder.path(), mint);
+    let (head, mac) = token.trim().rsplit_once('.').expect("a token");
+    let first = if mac.starts_with('A') { 'B' } else { 'A' };
+    let forged = format!("{head}.{first}{}", &mac[1..]);
+    let inspect = "token inspect --config c.toml --auth app -";
+    let (code, out, _) = call_with(folder.path(), inspect, &format!("Bearer {forged}\n"));
+    assert_eq!(code, 1);
+    assert!(out.contains("verdict refused by auth \"app\": token_bad_signature ("), "{out}");
+    // Without a configuration it is shown all the same, and called unverified.
+    let (code, out, _) = call_with(folder.path(), "token inspect", &forged);
+    assert_eq!(code, 0);
+    assert!(out.contains("\"sub\": \"alice\"") && out.contains("verdict not verified"), "{out}");
+    let (code, out, err) = call_with(folder.path(), "token inspect", "not a token");
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.starts_with("portcullis: this is not a token"), "{err}");
+}
+
+#[test]
+fn the_rest_of_the_command_line() {
+    let folder = folder(CONFIG);
+    let (code, out, _) = call(folder.path(), "--version");
+    assert_eq!(code, 0);
+    assert!(out.starts_with(concat!("portcullis ", env!("CARGO_PKG_VERSION"), "\n")), "{out}");
+    assert!(out.contains("io_uring"), "{out}");
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, out, err) = call(folder.path(), &format!("completions {shell}"));
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert!(out.contains("echo-backend") && out.contains("expires-in"), "{shell}");
+    }
+    let (code, _, err) = call(folder.path(), "serve");
+    assert_eq!(code, 2);
+    assert!(err.contains("unrecognized subcommand 'serve'"), "{err}");
+    let (code, _, err) = call(folder.path(), "echo-backend --listen nowhere");
+    assert_eq!(code, 1);
+    assert!(err.contains("nowhere") && err.contains("portcullis: "), "{err}");
+    let short = "echo-backend --listen 127.0.0.1:7000 --secret-file c.toml --secret-file none";
+    assert_eq!(call(folder.path(), short).0, 2);
+}
