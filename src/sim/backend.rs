@@ -361,7 +361,12 @@ impl Link {
         Ok(())
     }
 
-    fn take_data(&mut self, net: &mut Net, plan: &BackendPlan, frame: &Frame) -> Result<(), String> {
+    fn take_data(
+        &mut self,
+        net: &mut Net,
+        plan: &BackendPlan,
+        frame: &Frame,
+    ) -> Result<(), String> {
         let FrameHeader { session: id, flags, length, .. } = frame.header;
         let cost = data_cost(length as usize);
         let text = |why: crate::protocol::link::LinkError| why.to_string();
@@ -480,8 +485,7 @@ impl Link {
     fn mischief(&mut self, net: &mut Net, speaks_of_the_dead: bool) {
         let open: Vec<SessionId> =
             self.sessions.iter().filter(|(_, s)| !s.close_sent).map(|(id, _)| *id).collect();
-        let chosen =
-            (!open.is_empty()).then(|| open[net.random.below(open.len() as u64) as usize]);
+        let chosen = (!open.is_empty()).then(|| open[net.random.below(open.len() as u64) as usize]);
         if let Some(id) = chosen
             && net.fault(Fault::BackendClosed)
         {

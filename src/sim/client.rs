@@ -183,8 +183,15 @@ impl Client {
     pub fn state(&self) -> String {
         format!(
             "client {} {:?} {:?}: {:?}, conn {:?}, sent {}, echoed {}, close sent {}, received {:?}",
-            self.index, self.plan.behaviour, self.plan.carriage, self.phase, self.conn, self.sent,
-            self.echoed, self.close_sent, self.close_received,
+            self.index,
+            self.plan.behaviour,
+            self.plan.carriage,
+            self.phase,
+            self.conn,
+            self.sent,
+            self.echoed,
+            self.close_sent,
+            self.close_received,
         )
     }
 

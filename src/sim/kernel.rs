@@ -324,8 +324,7 @@ impl Kernel {
                 return;
             }
             let Some(id) = entry.accepts.pop_front() else { return };
-            if self.descriptors.len() >= self.sizes.descriptors
-                || net.fault(Fault::AcceptExhausted)
+            if self.descriptors.len() >= self.sizes.descriptors || net.fault(Fault::AcceptExhausted)
             {
                 self.finish(net, id, Outcome::Failed(Failure::Exhausted));
                 continue;
@@ -361,8 +360,7 @@ impl Kernel {
             self.descriptor_next += 1;
             self.descriptor_next
         };
-        let descriptor =
-            Descriptor { conn, receive: None, poll: None, send: None, closing: false };
+        let descriptor = Descriptor { conn, receive: None, poll: None, send: None, closing: false };
         self.descriptors.insert(socket, descriptor);
         net.conn_mut(conn).socket = Some(socket);
         socket
@@ -418,9 +416,8 @@ impl Kernel {
 
     /// A connect is decided.
     pub fn decide_connect(&mut self, net: &mut Net, id: u64, answer: Answer) {
-        let live = |pending: &Pending| {
-            !pending.finished && matches!(pending.work, Work::Connect { .. })
-        };
+        let live =
+            |pending: &Pending| !pending.finished && matches!(pending.work, Work::Connect { .. });
         if !self.ops.get(&id).is_some_and(live) {
             return;
         }
@@ -615,7 +612,8 @@ impl Kernel {
         let all = &memory.slot(held)[*next as usize..*end as usize];
         // A fault may end the send early, so only part of it is even offered.
         let short = net.fault(Fault::SendShort);
-        let offered = if short { 1 + net.random.below(all.len() as u64) as usize } else { all.len() };
+        let offered =
+            if short { 1 + net.random.below(all.len() as u64) as usize } else { all.len() };
         let written = match net.write(conn, Side::Gateway, &all[..offered - usize::from(drops)]) {
             Ok(count) => Ok(count + usize::from(drops && count + 1 == offered)),
             Err(dead) => Err(dead),
@@ -643,11 +641,8 @@ impl Kernel {
 
     /// Makes a completion; faults decide when it becomes visible.
     fn post(&mut self, net: &mut Net, id: u64, outcome: Outcome, more: bool) {
-        let delay = if net.fault(Fault::CompletionDelayed) {
-            net.random.below(5 * MILLIS)
-        } else {
-            0
-        };
+        let delay =
+            if net.fault(Fault::CompletionDelayed) { net.random.below(5 * MILLIS) } else { 0 };
         let Some(pending) = self.ops.get_mut(&id) else { return };
         assert!(!pending.finished, "the fake kernel completed an operation twice");
         pending.finished = !more;

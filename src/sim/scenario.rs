@@ -91,7 +91,8 @@ impl Scenario {
             .collect();
         let chaos = 2 * SECONDS + random.below(4 * SECONDS);
         let clients = (0..4 + random.below(24)).map(|_| plan(random, chaos, message_max)).collect();
-        let balance = if random.chance(1, 2) { Balance::LeastSessions } else { Balance::RoundRobin };
+        let balance =
+            if random.chance(1, 2) { Balance::LeastSessions } else { Balance::RoundRobin };
         Scenario {
             latency_max: pick(random, &[50_000, MILLIS, 20 * MILLIS]),
             capacity_min: pick(random, &[600, 4096, 65_536]),
@@ -253,11 +254,7 @@ fn head_carriers() -> Vec<Carrier> {
 }
 
 fn auth(name: &str, key: &[u8], carriers: Vec<Carrier>) -> Auth {
-    let key = JwtKey {
-        id: None,
-        algorithm: Algorithm::HS256,
-        secret: Secret::new(key.to_vec()),
-    };
+    let key = JwtKey { id: None, algorithm: Algorithm::HS256, secret: Secret::new(key.to_vec()) };
     let verifier = JwtVerifier::new(vec![key], JwtOptions::default());
     let verifier = verifier.expect("one HS256 key of 256 bits is a valid table");
     Auth { name: name.into(), kind: AuthKind::Jwt(verifier), carriers }
@@ -296,7 +293,13 @@ fn plan(random: &mut Random, chaos: u64, message_max: u32) -> Plan {
         20 => NeverReads,
         21 => Dropper(random.chance(1, 2)),
         22 => HalfCloser,
-        _ => if random.chance(1, 2) { Garbage } else { FrameBreaker },
+        _ => {
+            if random.chance(1, 2) {
+                Garbage
+            } else {
+                FrameBreaker
+            }
+        }
     };
     let carriage = match behaviour {
         SilentAfterUpgrade => Carriage::FirstMessage,

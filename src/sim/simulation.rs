@@ -266,8 +266,15 @@ impl<R: Ring> Simulation<R> {
     fn check_gauges(&self) {
         use Metric::*;
         for metric in [
-            StageTls, StageHead, StageAuthenticating, StageOpen, StageRefused, StageClosing,
-            ReadsPaused, StalledInputBytes, QueuedBytes,
+            StageTls,
+            StageHead,
+            StageAuthenticating,
+            StageOpen,
+            StageRefused,
+            StageClosing,
+            ReadsPaused,
+            StalledInputBytes,
+            QueuedBytes,
         ] {
             let value = self.counters.value(metric);
             if value != 0 {

@@ -207,8 +207,7 @@ impl World {
         if net.fault(Fault::WallJump) {
             let jump = net.random.below(600_000);
             let back = net.random.chance(1, 2);
-            net.wall_offset =
-                if back { net.wall_offset - jump } else { net.wall_offset + jump };
+            net.wall_offset = if back { net.wall_offset - jump } else { net.wall_offset + jump };
         }
         let is_link = |net: &Net, conn: ConnId| matches!(net.conn(conn).party, Party::Backend(_));
         let all: Vec<ConnId> = self.kernel.open().map(|(_, conn)| conn).collect();
