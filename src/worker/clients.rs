@@ -111,7 +111,8 @@ impl Core {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         connection.deferred = connection.deferred.saturating_sub(1);
         if connection.life.is_ending() {
-            return;
+            // This may have been the receive's last completion, which the end waits for.
+            return self.settle(owner);
         }
         if connection.proxy.is_some() {
             self.proxy_input(owner, bytes);

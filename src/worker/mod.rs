@@ -407,7 +407,8 @@ impl Core {
             return self.now.instant;
         }
         let mut until = self.now.instant + ENTER_WAIT_MAX;
-        until = until.min(self.links.next_deadline(&self.settings.deadlines));
+        let drains = self.drain.is_some();
+        until = until.min(self.links.next_deadline(&self.settings.deadlines, drains));
         until = until.min(self.acceptor.next_deadline());
         if let Some(drain) = &self.drain {
             until = until.min(drain.end);
