@@ -239,7 +239,7 @@ impl Client {
         }
     }
 
-    /// The client's connection ended, in order (`fin`) or not.
+    /// The client's connection ended, and nothing reaches it any more.
     pub fn peer_gone(&mut self, cx: &Surroundings<'_>) {
         if self.end.is_none() {
             let cause = match self.stage {
@@ -250,6 +250,16 @@ impl Client {
             self.enter(Stage::Closing, cx);
         }
         self.disposition = Disposition::CloseNow { reset: false };
+    }
+
+    /// The client will send nothing more, but may still read: an answer that is queued goes out
+    /// first. A session does not live on half a connection.
+    pub fn peer_finished(&mut self, cx: &Surroundings<'_>) {
+        if self.end.is_some() && self.output_pending {
+            self.disposition = Disposition::CloseWhenFlushed;
+        } else {
+            self.peer_gone(cx);
+        }
     }
 
     /// TLS failed. An alert may be queued; it is sent as far as that goes at once.

@@ -166,7 +166,7 @@ impl Core {
                     self.plain_input(owner, &mut plaintext);
                 }
                 if received.peer_closed {
-                    self.peer_gone(owner);
+                    self.peer_finished(owner);
                 }
             }
         }
@@ -350,9 +350,16 @@ impl Core {
                 self.counters.increment(Metric::ReceiveStarved);
                 self.starved.push(owner);
             }
-            ReceiveEnd::Gone { .. } => self.peer_gone(owner),
+            ReceiveEnd::Gone { fin: true } => self.peer_finished(owner),
+            ReceiveEnd::Gone { fin: false } => self.peer_gone(owner),
         }
         self.settle(owner);
+    }
+
+    fn peer_finished(&mut self, owner: Key) {
+        if let Some(connection) = self.connections.entry_mut(owner) {
+            connection.client.peer_finished(&surroundings!(self));
+        }
     }
 
     fn peer_gone(&mut self, owner: Key) {
