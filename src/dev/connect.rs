@@ -450,8 +450,8 @@ mod tests {
         let (sender, lines) = channel();
         sender.send("bye".to_owned()).unwrap();
         let error = converse(&options(url), &lines, &mut Vec::new()).expect_err("closed");
-        let expected = "closed by the gateway: 4401 r\n  do not reconnect: the same request would be \
-                        refused again";
+        let expected = "closed by the gateway: 4401 r\n  do not reconnect: the same request would \
+                        be refused again";
         assert_eq!(error.to_string(), expected);
         server.join().unwrap();
     }

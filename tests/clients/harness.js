@@ -15,7 +15,8 @@ export async function check(name, body) {
     console.log(`ok    ${name} (${Date.now() - begun} ms)`);
   } catch (error) {
     failed += 1;
-    console.log(`FAIL  ${name}\n      ${String(error.stack ?? error).replaceAll("\n", "\n      ")}`);
+    const why = String(error.stack ?? error).replaceAll("\n", "\n      ");
+    console.log(`FAIL  ${name}\n      ${why}`);
   }
 }
 
@@ -59,6 +60,11 @@ export class Gateway {
       gateway.process.on("exit", (code, signal) => resolve(code ?? signal));
       gateway.process.on("error", (error) => resolve(String(error)));
     });
+    gateway.ended.then((how) => {
+      if (gateway.stopping) return;
+      const last = gateway.log.trimEnd().split("\n").slice(-12).join("\n");
+      console.log(`the gateway ended by itself, or was ended by others: ${how}\n${last}`);
+    });
     const lines = createInterface({ input: gateway.process.stdout });
     const ready = new Promise((resolve) => {
       lines.on("line", (line) => {
@@ -93,6 +99,7 @@ export class Gateway {
   }
 
   async stop(signal = "SIGTERM") {
+    this.stopping = true;
     this.process.kill(signal);
     return within(10_000, this.ended, "the gateway does not stop");
   }

@@ -28,7 +28,8 @@ class Client {
       this.socket.on("error", reject);
       this.socket.on("unexpected-response", (_, response) => {
         response.resume();
-        reject(Object.assign(new Error(`HTTP ${response.statusCode}`), { status: response.statusCode }));
+        const status = response.statusCode;
+        reject(Object.assign(new Error(`HTTP ${status}`), { status }));
       });
     });
     this.opened.catch(() => {});
@@ -56,7 +57,8 @@ class Client {
 /** The one explanation, then the close that it announces. */
 async function refusal(client, expected, milliseconds) {
   const close = await client.close(milliseconds);
-  const explanations = client.messages.filter((text) => String(text).startsWith("{")).map(JSON.parse);
+  const texts = client.messages.filter((text) => String(text).startsWith("{"));
+  const explanations = texts.map((text) => JSON.parse(text));
   assert.deepEqual(explanations, [{ type: "close", ...expected }]);
   assert.deepEqual(close, { code: expected.code, reason: expected.reason });
 }
@@ -78,7 +80,7 @@ async function echoes(client) {
   assert.deepEqual(await client.next(), bytes);
 }
 
-/** Runs beside everything else: it takes the 20 seconds that the token lives. */
+/** Runs beside the others: it takes the 20 seconds that the token lives. */
 export function expiry(gateway) {
   return check("ws: a short-lived token ends its connection", async () => {
     const client = new Client(`${gateway.plain}/echo`, { token: await gateway.token("short") });
@@ -88,6 +90,46 @@ export function expiry(gateway) {
     await refusal(client, REFUSED.expired, 30_000);
     const lived = Date.now() - begun;
     assert.ok(lived > 17_000 && lived < 23_000, `closed after ${lived} ms`);
+  });
+}
+
+/** The function that docs/front-end.md gives to authors, as it stands there. */
+async function documented() {
+  const page = readFileSync(new URL("../../docs/front-end.md", import.meta.url), "utf8");
+  const blocks = [...page.matchAll(/```js\n(.*?)```/gs)].map(([, code]) => code);
+  const code = blocks.find((block) => block.includes("export function keepOpen"));
+  globalThis.WebSocket = WebSocket;
+  return import(`data:text/javascript,${encodeURIComponent(code)}`);
+}
+
+async function documentedChecks(gateway) {
+  const { keepOpen } = await documented();
+  await check("docs: the documented client comes back, and stops at a refusal", async () => {
+    const asked = [];
+    const token = () => gateway.token(asked.push(Date.now()) === 1 ? "good" : "expired");
+    const ended = new Promise((resolve) => {
+      const heard = (_, socket) => socket.send("/close 4429 slower");
+      keepOpen(`${gateway.plain}/chat`, token, heard, (...why) => resolve(why));
+    });
+    // 4429 brings it back, with an expired token; that ends it.
+    const why = await within(10_000, ended, "the client does not stop");
+    assert.deepEqual(why.map(String), ["4401", "token_expired"]);
+    assert.equal(asked.length, 2);
+    assert.ok(asked[1] - asked[0] >= 1_000, `back after ${asked[1] - asked[0]} ms`);
+  });
+  await check("docs: the documented client keeps the gateway's pace", async () => {
+    const asked = [];
+    const token = async () => {
+      asked.push(Date.now());
+      if (asked.length === 2) throw new Error("enough");
+      return gateway.token("good");
+    };
+    // This route looks for the token in the first message only: 5 s, then 1 s at least.
+    const ended = new Promise((resolve) => {
+      keepOpen(`${gateway.plain}/first/echo`, token, () => {}, (...why) => resolve(why));
+    });
+    assert.deepEqual(await within(12_000, ended, "no second attempt"), [0, "Error: enough"]);
+    assert.ok(asked[1] - asked[0] >= 5_900, `back after ${asked[1] - asked[0]} ms`);
   });
 }
 
@@ -118,13 +160,15 @@ export async function nodeChecks(gateway) {
   await httpRefusals(gateway);
   await closeChecks(gateway);
   await addressesInUse(gateway);
+  await documentedChecks(gateway);
 }
 
 async function silentFirstMessage(gateway) {
-  await check("ws: a client that never authenticates is closed in time, and may come back", async () => {
+  await check("ws: a client that never authenticates is closed in time", async () => {
     const begun = Date.now();
     const client = new Client(`${gateway.plain}/first/echo`);
-    const expected = { code: 4408, reason: "authentication_timed_out", reconnect: true, retry_after_ms: 1000 };
+    const reason = "authentication_timed_out";
+    const expected = { code: 4408, reason, reconnect: true, retry_after_ms: 1000 };
     await refusal(client, expected, 10_000);
     assert.ok(Date.now() - begun < 7_000, `after ${Date.now() - begun} ms`);
   });
@@ -134,13 +178,18 @@ async function tlsChecks(gateway) {
   await check("ws: TLS with the certificate that was just made", async () => {
     const token = await gateway.token("good");
     const options = { token, rejectUnauthorized: false };
-    await echoes(await new Client(`${gateway.tls}/echo`, options).open());
+    const client = await new Client(`${gateway.tls}/echo`, options).open();
+    await echoes(client);
+    client.socket.close();
+    await client.close();
   });
   await check("TLS: 1.3, http/1.1, names of this machine", async () => {
     const { hostname, port } = new URL(gateway.tls);
     const alpn = ["h2", "http/1.1"];
-    const socket = tls.connect({ host: hostname, port, rejectUnauthorized: false, ALPNProtocols: alpn });
-    await within(5_000, new Promise((resolve) => socket.on("secureConnect", resolve)), "no handshake");
+    const options = { host: hostname, port, rejectUnauthorized: false, ALPNProtocols: alpn };
+    const socket = tls.connect(options);
+    const secure = new Promise((resolve) => socket.on("secureConnect", resolve));
+    await within(5_000, secure, "no handshake");
     const names = socket.getPeerCertificate().subjectaltname;
     const agreed = [socket.getProtocol(), socket.alpnProtocol];
     socket.destroy();
