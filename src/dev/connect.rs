@@ -97,7 +97,9 @@ impl fmt::Display for CloseNote {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "closed by the gateway: {} {}", self.code, self.reason)?;
         match self.reconnect {
-            Some(None) => write!(out, "\n  do not reconnect: the same token would be refused"),
+            Some(None) => {
+                write!(out, "\n  do not reconnect: the same request would be refused again")
+            }
             Some(Some(wait)) => write!(out, "\n  reconnect after {wait} ms or more"),
             None => Ok(()),
         }
@@ -448,8 +450,8 @@ mod tests {
         let (sender, lines) = channel();
         sender.send("bye".to_owned()).unwrap();
         let error = converse(&options(url), &lines, &mut Vec::new()).expect_err("closed");
-        let expected = "closed by the gateway: 4401 r\n  do not reconnect: the same token would be \
-                        refused";
+        let expected = "closed by the gateway: 4401 r\n  do not reconnect: the same request would \
+                        be refused again";
         assert_eq!(error.to_string(), expected);
         server.join().unwrap();
     }
