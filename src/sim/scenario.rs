@@ -16,7 +16,7 @@ use crate::protocol::link::Limits as LinkLimits;
 use crate::protocol::origin::OriginPolicy;
 use crate::ring::EndpointAddress;
 use crate::settings::{
-    Auth, AuthKind, Backend, Balance, Deadlines, Gateway, Limits, Listener, LogFormat,
+    Auth, AuthKind, Backend, Balance, Deadlines, Descriptors, Gateway, Limits, Listener, LogFormat,
     MessageTypes, PathPattern, Refuse, Route, Settings,
 };
 
@@ -166,6 +166,7 @@ impl Scenario {
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
                 close_log: None,
+                descriptors: Descriptors::Auto,
             },
             limits: self.limits(),
             deadlines: self.deadlines.clone(),
