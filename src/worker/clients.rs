@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::byte_queue::ByteQueue;
 use crate::base::slab::Key;
@@ -19,6 +20,13 @@ use crate::ring::{BufferGroup, Failure, Socket};
 use super::mailbox::{CloseRecord, Report};
 use super::sockets::{Reading, ReceiveEnd, SocketLife};
 use super::{Core, surroundings};
+
+/// How often send slots are taken from stalled clients, when there are none.
+const RELIEF_EVERY: Duration = Duration::from_millis(100);
+/// How long a send must have made no progress for that.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
+/// How many clients lose their slot, and so their connection, at a time.
+const RELIEF_MAX: usize = 64;
 
 /// One client's connection and all that belongs to it.
 pub(super) struct Connection {
@@ -362,6 +370,29 @@ impl Core {
         }
     }
 
+    /// No send slot is free. A slot in flight to a client that does not read comes back only at
+    /// its write-stall deadline, and by then nobody would have been served; so the clients that
+    /// have stalled the longest give theirs up now.
+    pub(super) fn drop_stalled(&mut self) {
+        if self.now.instant < self.relief_at {
+            return;
+        }
+        self.relief_at = self.now.instant + RELIEF_EVERY;
+        let now = self.now.instant;
+        let stalled = |c: &Connection| {
+            c.life.is_sending() && now.since(c.client.progressed()) >= STALLED_AFTER
+        };
+        let mut slow: Vec<_> = self.connections.iter().filter(|(_, c)| stalled(c)).collect();
+        slow.sort_by_key(|(_, c)| c.client.progressed());
+        let slow: Vec<Key> = slow.into_iter().take(RELIEF_MAX).map(|(key, _)| key).collect();
+        for key in slow {
+            if let Some(connection) = self.connections.entry_mut(key) {
+                connection.client.drop_silently(Cause::SlowConsumer, &surroundings!(self));
+            }
+            self.settle(key);
+        }
+    }
+
     fn peer_gone(&mut self, owner: Key) {
         if let Some(connection) = self.connections.entry_mut(owner) {
             connection.client.peer_gone(&surroundings!(self));
@@ -373,7 +404,10 @@ impl Core {
         let cx = surroundings!(self);
         connection.client.handle_deadline(&cx, &mut self.output);
         // Whoever was silent for a ping interval waits without a receive from now on.
-        connection.cold = connection.client.is_open();
+        let silence = cx.now.instant.since(connection.client.received());
+        if connection.client.is_open() && silence >= cx.settings.deadlines.ping_interval {
+            connection.cold = true;
+        }
         self.send_answers(owner);
         self.settle(owner);
     }
@@ -539,5 +573,23 @@ impl Core {
         if !allowed || !self.mailbox.report(Report::Closed(record)) {
             self.counters.increment(Metric::LogLinesDropped);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A million of these must fit beside everything else: 400 bytes each is the figure to
+    /// reach, with the wheel's 20 and the slab's 4.
+    #[test]
+    fn a_connection_is_small() {
+        let bytes = size_of::<Connection>();
+        assert!(bytes <= 360, "{bytes} bytes");
+        println!(
+            "connection {bytes}, client {}, life {}",
+            size_of::<Client>(),
+            size_of::<SocketLife>()
+        );
     }
 }
