@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use portcullis::sim::{Bug, Options, Outcome, run};
 
 /// Seeds of an ordinary `cargo test`.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 120;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;

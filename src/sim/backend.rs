@@ -454,7 +454,7 @@ impl Link {
                     let mut whole = session.outgoing.pop_front();
                     if let Some(again) = whole.as_mut()
                         && duplicates > 0
-                        && *echoes % duplicates == 0
+                        && echoes.is_multiple_of(duplicates)
                     {
                         again.done = 0;
                         session.outgoing.extend(whole);

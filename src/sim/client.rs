@@ -584,10 +584,9 @@ impl Client {
         }
         let all = self.echoed == self.plan.messages;
         if self.plan.behaviour == Behaviour::HalfCloser {
-            if self.sent == self.plan.messages && self.written == self.out.len() {
-                if let Some(conn) = self.conn {
-                    net.shutdown(conn, Side::Remote);
-                }
+            let all_sent = self.sent == self.plan.messages && self.written == self.out.len();
+            if let Some(conn) = self.conn.filter(|_| all_sent) {
+                net.shutdown(conn, Side::Remote);
             }
         } else if all {
             self.close_sent = true;
@@ -681,7 +680,7 @@ impl Client {
 
 /// Even messages are text, odd ones binary, but those with long characters are text.
 fn is_text(number: u32) -> bool {
-    number % 2 == 0 || number % 4 == 3
+    number.is_multiple_of(2) || number % 4 == 3
 }
 
 fn in_order(what: &str, number: u32, expected: u32) -> Result<(), String> {

@@ -809,7 +809,7 @@ impl Kernel {
 }
 
 fn planted(every: u64, count: u64) -> bool {
-    every > 0 && count % every == 0
+    every > 0 && count.is_multiple_of(every)
 }
 
 fn op_socket(op: &Op) -> Option<u32> {
