@@ -405,6 +405,7 @@ mod tests {
         let url = format!("ws://{}/chat", listener.local_addr().unwrap());
         let thread = std::thread::spawn(move || {
             let mut authorization = None;
+            #[expect(clippy::result_large_err, reason = "the type is tungstenite's")]
             let look = |request: &Request, response| {
                 let field = request.headers().get("authorization");
                 authorization = field.map(|field| field.to_str().unwrap().to_owned());
