@@ -432,9 +432,8 @@ impl Core {
         }
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         if connection.blocked && !connection.client.is_open() {
-            // The client's own close is worth reading again; what it said before is not.
-            connection.blocked = false;
-            connection.stash.clear(&mut self.stashes);
+            // What waits is thrown away frame by frame, so that the client's own close is found.
+            return self.resume(owner);
         }
         let unauthenticated = connection.client.is_unauthenticated();
         if connection.counted_unauthenticated && !unauthenticated {
