@@ -33,8 +33,8 @@ pub(super) struct Connection {
     pub(super) life: SocketLife,
     pub(super) client: Client,
     transport: Transport,
-    /// The PROXY header as far as it has come, while one is due.
-    proxy: Option<Box<Vec<u8>>>,
+    /// While a PROXY header is due.
+    proxy: Option<Box<ProxyHeader>>,
     /// Bytes to send, encrypted already.
     pub(super) out: ByteQueue,
     /// What is left of the send in flight: `slot[start..end]`.
@@ -54,6 +54,13 @@ pub(super) struct Connection {
     deferred: u16,
     counted_unauthenticated: bool,
     shut_down: bool,
+}
+
+/// A PROXY header as far as it has come. Boxed where it is kept: few connections have one, and
+/// those only at their start.
+#[derive(Default)]
+struct ProxyHeader {
+    bytes: Vec<u8>,
 }
 
 impl Connection {
@@ -134,14 +141,14 @@ impl Core {
     fn proxy_input(&mut self, owner: Key, bytes: &[u8]) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let Some(mut gathered) = connection.proxy.take() else { return };
-        gathered.extend_from_slice(bytes);
-        match proxy_header::parse(&gathered) {
+        gathered.bytes.extend_from_slice(bytes);
+        match proxy_header::parse(&gathered.bytes) {
             Ok(None) => connection.proxy = Some(gathered),
             Ok(Some((used, source))) => {
                 if source.is_some() {
                     connection.client.peer = source;
                 }
-                self.transport_input(owner, &mut gathered[used..]);
+                self.transport_input(owner, &mut gathered.bytes[used..]);
             }
             Err(_) => connection.client.drop_silently(Cause::BadRequest, &surroundings!(self)),
         }
