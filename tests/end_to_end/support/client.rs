@@ -121,9 +121,16 @@ impl Client {
     /// Reads more bytes.
     fn fill(&mut self) -> io::Result<usize> {
         let mut buffer = [0; 16 * 1024];
-        let count = self.stream.read(&mut buffer)?;
-        self.read.extend_from_slice(&buffer[..count]);
-        Ok(count)
+        loop {
+            match self.stream.read(&mut buffer) {
+                // The kernel takes down rings that this thread made, as a probe does.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => {
+                    self.read.extend_from_slice(&buffer[..*outcome.as_ref().unwrap_or(&0)]);
+                    return outcome;
+                }
+            }
+        }
     }
 
     /// Reads everything until the connection ends, and how it ended.
