@@ -4,7 +4,7 @@
 //! is in [`Output::answers`], acts on the [`Step`], and looks at [`Client::is_open`],
 //! [`Client::disposition`] and [`Client::next_deadline`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -103,15 +103,13 @@ pub struct Client {
     received: Instant,
     progressed: Instant,
     expires: Instant,
-    lifetime_end: Instant,
     close_at: Instant,
     frames: TokenBucket,
     controls: TokenBucket,
     reader: FrameReader,
     pub(super) pending: Option<Box<PendingRequest>>,
     pong_waiting: Option<Box<ControlPayload>>,
-    /// Where the client comes from, as far as is known.
-    pub peer: Option<SocketAddr>,
+    peer: PackedAddress,
 }
 
 /// What a client that used up every stage still gets to read its refusal.
@@ -134,7 +132,7 @@ impl Client {
             output_pending: false,
             pong_unsent: false,
             to_client_unfinished: false,
-            close_scheduled: Cause::GoingAway,
+            close_scheduled: Cause::Lifetime,
             messages: MessageTypes::Any,
             route: NO_ROUTE,
             end: None,
@@ -143,15 +141,24 @@ impl Client {
             received: now,
             progressed: now,
             expires: Instant::NEVER,
-            lifetime_end: lifetime_end(now, cx.settings.deadlines.lifetime, jitter),
-            close_at: Instant::NEVER,
+            close_at: lifetime_end(now, cx.settings.deadlines.lifetime, jitter),
             frames: TokenBucket::full(limits.frames_burst, now),
             controls: TokenBucket::full(limits.controls_burst, now),
             reader: FrameReader::new(Side::Server),
             pending: None,
             pong_waiting: None,
-            peer,
+            peer: PackedAddress::pack(peer),
         }
+    }
+
+    /// Where the client comes from, as far as is known.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer.unpack()
+    }
+
+    /// A trusted proxy said where the client comes from.
+    pub fn set_peer(&mut self, peer: SocketAddr) {
+        self.peer = PackedAddress::pack(Some(peer));
     }
 
     /// How far the connection is.
@@ -239,7 +246,7 @@ impl Client {
         }
     }
 
-    /// The client's connection ended, in order (`fin`) or not.
+    /// The client's connection ended, and nothing reaches it any more.
     pub fn peer_gone(&mut self, cx: &Surroundings<'_>) {
         if self.end.is_none() {
             let cause = match self.stage {
@@ -250,6 +257,16 @@ impl Client {
             self.enter(Stage::Closing, cx);
         }
         self.disposition = Disposition::CloseNow { reset: false };
+    }
+
+    /// The client will send nothing more, but may still read: an answer that is queued goes out
+    /// first. A session does not live on half a connection.
+    pub fn peer_finished(&mut self, cx: &Surroundings<'_>) {
+        if self.end.is_some() && self.output_pending {
+            self.disposition = Disposition::CloseWhenFlushed;
+        } else {
+            self.peer_gone(cx);
+        }
     }
 
     /// TLS failed. An alert may be queued; it is sent as far as that goes at once.
@@ -380,7 +397,7 @@ impl Client {
             Stage::Open => {
                 let silence = if self.pinged { deadlines.idle } else { deadlines.ping_interval };
                 let idle = self.received + silence;
-                idle.min(self.expires).min(self.lifetime_end)
+                idle.min(self.expires)
             }
         };
         let stalled =
@@ -435,8 +452,6 @@ impl Client {
         if self.expires <= now {
             cx.counters.increment(Metric::DeadlineExpiry);
             self.close(Cause::TokenExpired, cx, output);
-        } else if self.lifetime_end <= now {
-            self.close(Cause::Lifetime, cx, output);
         } else if self.received + cx.settings.deadlines.idle <= now {
             cx.counters.increment(Metric::DeadlineIdle);
             self.close(Cause::Idle, cx, output);
@@ -693,6 +708,31 @@ impl Client {
     /// The connection leaves the worker: its gauge goes down.
     pub fn leave(&self, cx: &Surroundings<'_>) {
         cx.counters.decrement(gauge(self.stage));
+    }
+}
+
+/// An optional socket address in 18 bytes instead of 32: there is one for each connection. No
+/// client has port 0, so that stands for none.
+#[derive(Clone, Copy)]
+struct PackedAddress {
+    /// IPv4 in its mapped form.
+    ip: [u8; 16],
+    port: u16,
+}
+
+impl PackedAddress {
+    fn pack(address: Option<SocketAddr>) -> Self {
+        let Some(address) = address else { return PackedAddress { ip: [0; 16], port: 0 } };
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        PackedAddress { ip: ip.octets(), port: address.port() }
+    }
+
+    fn unpack(self) -> Option<SocketAddr> {
+        let ip = IpAddr::from(self.ip).to_canonical();
+        (self.port != 0).then(|| SocketAddr::new(ip, self.port))
     }
 }
 

@@ -242,7 +242,7 @@ impl Client {
             expires: identity.expires(),
             claims: identity.claims(),
             route: self.route().unwrap_or_default(),
-            remote: self.peer,
+            remote: self.peer(),
             subprotocol: subprotocol(request, route),
             origin: request.origin().and_then(|origin| std::str::from_utf8(origin).ok()),
             headers: OpenHeaders::Pairs(headers),

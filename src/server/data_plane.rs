@@ -39,7 +39,7 @@ const RING_ENTRIES: u32 = 4096;
 /// 64 KiB each.
 const LINK_BUFFERS: u16 = 64;
 /// 16 KiB each; only connections with bytes to send hold one, for one send.
-const CLIENT_SLOTS: u16 = 512;
+const CLIENT_SLOTS: u16 = 2048;
 /// 256 KiB each.
 const LINK_SLOTS: u16 = 16;
 

@@ -1,0 +1,15 @@
+//! Real clients against the real gateway: real sockets, rings, tokens and backends.
+//!
+//! Tests are tables where that is possible: what is sent, and the exact answer.
+
+mod backends;
+mod canary;
+mod deadlines;
+mod frames;
+mod lifecycle;
+mod origins;
+mod proxy;
+mod support;
+mod tls;
+mod tokens;
+mod upgrade;

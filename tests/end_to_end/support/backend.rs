@@ -1,0 +1,166 @@
+//! A backend made with the library, in a thread of its own, that tells what it saw.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use portcullis::backend::{
+    Backend as Library, Ended, Identity, Limits, Message, Secret, Session, Stopper,
+};
+use tokio::sync::oneshot;
+
+use super::PATIENCE;
+
+/// What a backend saw; sessions are numbered in the order of their opening.
+#[derive(Debug)]
+pub enum Event {
+    Open(usize, Box<Identity>),
+    Message(usize, Message),
+    Ended(usize, Ended),
+}
+
+/// A backend that echoes, but obeys these texts:
+/// `close CODE REASON`, `flood COUNT BYTES` (binary messages), `sleep MILLISECONDS`.
+/// Dropped, it dies: its sockets close with all that was on its way.
+pub struct Backend {
+    address: String,
+    events: Receiver<Event>,
+    stopper: Stopper,
+    stop: Option<oneshot::Sender<Option<Duration>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How a backend is to listen.
+#[derive(Clone, Default)]
+pub struct Choices {
+    pub secret: Option<&'static str>,
+    pub limits: Option<Limits>,
+}
+
+impl Backend {
+    pub fn start() -> Backend {
+        Backend::start_at("127.0.0.1:0", Choices::default())
+    }
+
+    pub fn start_at(address: &str, choices: Choices) -> Backend {
+        let (events_in, events) = channel();
+        let (bound_in, bound) = channel();
+        let (stop, stopped) = oneshot::channel();
+        let address = address.to_owned();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async move {
+                let mut builder = Library::builder();
+                if let Some(secret) = choices.secret {
+                    builder = builder.secret(Secret::new(secret.as_bytes().to_vec()));
+                }
+                if let Some(limits) = choices.limits {
+                    builder = builder.limits(limits);
+                }
+                let backend = builder.bind(&address).await.expect("the backend listens");
+                let told = (backend.address().to_owned(), backend.stopper());
+                bound_in.send(told).expect("somebody waits");
+                tokio::select! {
+                    () = accept(backend, events_in) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        let (address, stopper) = bound.recv_timeout(PATIENCE).expect("the backend is up");
+        Backend { address, events, stopper, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// As settings name it.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The next thing it saw.
+    pub fn event(&self) -> Event {
+        self.events.recv_timeout(PATIENCE).expect("an event")
+    }
+
+    /// Everything it saw since the last look.
+    pub fn seen(&self) -> Vec<Event> {
+        self.events.try_iter().collect()
+    }
+
+    /// The next session's identity, past everything else.
+    pub fn opened(&self) -> Identity {
+        loop {
+            if let Event::Open(_, identity) = self.event() {
+                return *identity;
+            }
+        }
+    }
+
+    /// How the next session ended, past everything else.
+    pub fn ended(&self) -> Ended {
+        loop {
+            if let Event::Ended(_, ended) = self.event() {
+                return ended;
+            }
+        }
+    }
+
+    /// How many sessions were opened since the last look.
+    pub fn opens(&self) -> usize {
+        self.seen().iter().filter(|event| matches!(event, Event::Open(..))).count()
+    }
+
+    /// Shuts down as a well-behaved backend does: GOAWAY, then at most `grace` for sessions.
+    pub fn leave(&self, grace: Duration) {
+        let stopper = self.stopper.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(stopper.shutdown(grace));
+        });
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(mut backend: Library, events: Sender<Event>) {
+    let mut number = 0;
+    while let Some(session) = backend.accept().await {
+        let _ = events.send(Event::Open(number, Box::new(session.identity().clone())));
+        tokio::spawn(serve(session, number, events.clone()));
+        number += 1;
+    }
+    // Links may live on after the last session was accepted.
+    std::future::pending::<()>().await;
+}
+
+async fn serve(mut session: Session, number: usize, events: Sender<Event>) {
+    while let Some(message) = session.next().await {
+        let _ = events.send(Event::Message(number, message.clone()));
+        let words: Vec<&str> = message.as_text().unwrap_or("").splitn(3, ' ').collect();
+        match words[..] {
+            ["close", code, reason] => session.close(code.parse().unwrap_or(0), reason),
+            ["flood", count, bytes] => {
+                let payload = vec![b'f'; bytes.parse().unwrap_or(0)];
+                for _ in 0..count.parse().unwrap_or(0) {
+                    if session.send(Message::binary(payload.clone())).await.is_err() {
+                        break;
+                    }
+                }
+            }
+            ["sleep", time] => {
+                tokio::time::sleep(Duration::from_millis(time.parse().unwrap_or(0))).await;
+            }
+            _ => {
+                let _ = session.send(message).await;
+            }
+        }
+    }
+    if let Some(ended) = session.ended() {
+        let _ = events.send(Event::Ended(number, ended));
+    }
+}

@@ -1,0 +1,106 @@
+//! The gateway as a program of its own.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::{Config, PATIENCE, admin_get, free_port, wait_until};
+
+/// `portcullis run` in a process. Dropped, it is killed.
+pub struct Child {
+    process: std::process::Child,
+    output: Arc<Mutex<Vec<u8>>>,
+    config: Config,
+    folder: tempfile::TempDir,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Child {
+    /// Starts with the configuration on free ports; `limits` is put before it as shell text,
+    /// as in `ulimit -n 300;`.
+    pub fn start(config: Config, limits: &str) -> Child {
+        let (port, admin) = (free_port(), free_port());
+        let config = config.ports(port, admin);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("portcullis.toml");
+        std::fs::write(&path, config.text()).expect("written");
+        let line = format!(
+            "{limits} exec {} run --config portcullis.toml",
+            env!("CARGO_BIN_EXE_portcullis")
+        );
+        let mut process = Command::new("sh")
+            .args(["-c", &line])
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let mut stderr = process.stderr.take().expect("piped");
+        let sink = Arc::clone(&output);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = stderr.read(&mut buffer) {
+                sink.lock().expect("not poisoned").extend_from_slice(&buffer[..count]);
+            }
+        });
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let (address, admin) = (local(port), local(admin));
+        let child = Child { process, output, config, folder, address, admin };
+        wait_until("the gateway is ready", || admin_get(child.admin, "/readyz").0 == 200);
+        child
+    }
+
+    /// Everything that it wrote to its log so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&self.output.lock().expect("not poisoned")).into_owned()
+    }
+
+    /// The configuration on the chosen ports, to be changed and written back.
+    pub fn config(&self) -> Config {
+        self.config.clone()
+    }
+
+    /// Replaces the configuration file.
+    pub fn rewrite(&self, config: &Config) {
+        std::fs::write(self.folder.path().join("portcullis.toml"), config.text()).expect("written");
+    }
+
+    /// A path in the program's folder.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn get(&self, path: &str) -> (u16, String) {
+        admin_get(self.admin, path)
+    }
+
+    /// Sends a signal by name, as in `HUP`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status().expect("kill");
+        assert!(status.success());
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().expect("our child") {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end:\n{}", self.log());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
