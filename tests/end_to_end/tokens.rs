@@ -46,12 +46,18 @@ fn carried(token: &str) -> Vec<(&'static str, String, String, Option<String>)> {
     let offer = |engine: &dyn Fn(&str) -> String, kind: &str| {
         format!("Sec-WebSocket-Protocol: chat, base64url.bearer.{kind}.{}\r\n", engine(token))
     };
-    let (standard, url) = (|t: &str| STANDARD_NO_PAD.encode(t), |t: &str| URL_SAFE_NO_PAD.encode(t));
+    let (standard, url) =
+        (|t: &str| STANDARD_NO_PAD.encode(t), |t: &str| URL_SAFE_NO_PAD.encode(t));
     let json = format!(r#"{{"type":"init","payload":{{"x":1,"token":"{token}"}}}}"#);
     let path = |name: &str| format!("/{name}");
     let none = String::new;
     vec![
-        ("authorization", path("authorization"), format!("Authorization: Bearer {token}\r\n"), None),
+        (
+            "authorization",
+            path("authorization"),
+            format!("Authorization: Bearer {token}\r\n"),
+            None,
+        ),
         ("phx, standard", path("subprotocol"), offer(&standard, "phx"), None),
         ("phx, url", path("subprotocol"), offer(&url, "phx"), None),
         ("auth., standard", path("subprotocol"), offer(&standard, "authorization"), None),
@@ -189,9 +195,7 @@ fn refusals_over_http_where_the_route_says_so() {
         let challenge = match (code, kind) {
             (4403, _) => None,
             (_, "none") => Some("Bearer".to_owned()),
-            _ => Some(format!(
-                "Bearer error=\"invalid_token\", error_description=\"{reason}\""
-            )),
+            _ => Some(format!("Bearer error=\"invalid_token\", error_description=\"{reason}\"")),
         };
         assert_eq!(head(&answer, "www-authenticate"), challenge.as_deref(), "{kind}");
         assert_eq!(head(&answer, "connection"), Some("close"), "{kind}");
