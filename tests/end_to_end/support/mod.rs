@@ -16,7 +16,7 @@ pub use backend::{Backend, Choices, Event};
 pub use child::Child;
 pub use client::{Client, End, Frame, Opcode, head, masked, request};
 pub use config::Config;
-pub use gateway::{Gateway, admin_get};
+pub use gateway::{Gateway, admin_get, series_value};
 pub use link::{RawBackend, RawLink};
 pub use token::{SECRET, mint, token, unix_now};
 
