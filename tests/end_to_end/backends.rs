@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::backend::{EndedBy, Limits};
 use portcullis::base::secret::Secret;
-use portcullis::protocol::link::{
-    Close, Kind, STRAY_FRAMES_MAX, SessionId, data_cost, data_flags,
-};
+use portcullis::protocol::link::{Close, Kind, STRAY_FRAMES_MAX, SessionId, data_cost, data_flags};
 
 use crate::support::{
     Backend, Choices, Client, Config, End, Gateway, Opcode, RawBackend, RawLink, assert_took,
@@ -105,8 +103,7 @@ fn both_sides_need_the_same_secret() {
 #[test]
 fn a_backend_without_the_key_gets_no_proof_of_ours() {
     let backend = RawBackend::listen();
-    let config =
-        Config::default().backend(&[&backend.address()], &format!("secret = \"{KEY}\""));
+    let config = Config::default().backend(&[&backend.address()], &format!("secret = \"{KEY}\""));
     let gateway = Gateway::start_alone(&config);
     let wrong = Secret::new(b"guessed, but as long as it has to be".to_vec());
     for proof in [None, Some(&wrong)] {
@@ -121,8 +118,8 @@ fn a_backend_without_the_key_gets_no_proof_of_ours() {
 #[test]
 fn sessions_go_to_the_endpoint_with_the_fewest() {
     let (a, b) = (Backend::start(), Backend::start());
-    let config = Config::default()
-        .backend(&[a.address(), b.address()], "balance = \"least-sessions\"");
+    let config =
+        Config::default().backend(&[a.address(), b.address()], "balance = \"least-sessions\"");
     let gateway = Gateway::start_alone(&config);
     gateway.wait_ready(2);
     let open = || {
@@ -215,7 +212,6 @@ fn a_backend_closes_with_its_own_code_and_reason() {
 fn by_hand(backend: &RawBackend, config: Config) -> (Gateway, RawLink, Client, SessionId) {
     let gateway = Gateway::start_alone(&config);
     let mut link = backend.accept();
-    gateway.wait_ready(1);
     let client = Client::open(gateway.address(), "/ws", "");
     let (session, _) = link.expect(Kind::Open);
     (gateway, link, client, session)
@@ -315,8 +311,8 @@ fn raw(length: usize, kind: u8, flags: u8, session: SessionId, payload: &[u8]) -
 #[test]
 fn a_hostile_backend_loses_its_link_and_nothing_else() {
     let backend = RawBackend::listen();
-    let config = Config::to(&backend.address())
-        .limits("session_window = \"4KiB\"\nlink_window = \"64KiB\"");
+    let config =
+        Config::to(&backend.address()).limits("session_window = \"4KiB\"\nlink_window = \"64KiB\"");
     let gateway = Gateway::start_alone(&config);
     type Hostile = (&'static str, fn(SessionId) -> Vec<u8>);
     let table: &[Hostile] = &[
@@ -357,7 +353,6 @@ fn a_hostile_backend_loses_its_link_and_nothing_else() {
     for (what, hostile) in table {
         eprintln!("{what}");
         let mut link = backend.accept();
-        gateway.wait_ready(1);
         let mut client = Client::open(gateway.address(), "/ws", "");
         let (session, _) = link.expect(Kind::Open);
         link.text(session, "good");
@@ -375,7 +370,6 @@ fn a_hostile_backend_loses_its_link_and_nothing_else() {
     gateway.wait_closes("backend_unavailable", count);
     // It lives.
     let mut link = backend.accept();
-    gateway.wait_ready(1);
     let mut client = Client::open(gateway.address(), "/ws", "");
     let (session, _) = link.expect(Kind::Open);
     link.text(session, "good");
@@ -386,7 +380,8 @@ fn a_hostile_backend_loses_its_link_and_nothing_else() {
 #[test]
 fn a_few_stray_frames_are_forgiven_and_touch_no_session() {
     let backend = RawBackend::listen();
-    let (gateway, mut link, mut client, session) = by_hand(&backend, Config::to(&backend.address()));
+    let (gateway, mut link, mut client, session) =
+        by_hand(&backend, Config::to(&backend.address()));
     let stranger = SessionId { slot: session.slot + 1, ..session };
     for _ in 0..STRAY_FRAMES_MAX {
         link.text(stranger, "not yours");
@@ -407,7 +402,10 @@ fn half_a_message_is_never_finished_nor_explained_into() {
         by_hand(&backend, Config::to(&backend.address()));
     link.data(session, data_flags::FIRST | data_flags::TEXT, b"half a ");
     let frame = client.frame().expect("the half");
-    assert_eq!((frame.fin, frame.opcode, &frame.payload[..]), (false, Opcode::Text, &b"half a "[..]));
+    assert_eq!(
+        (frame.fin, frame.opcode, &frame.payload[..]),
+        (false, Opcode::Text, &b"half a "[..])
+    );
     drop(link);
     assert_eq!(client.close_frame(), (Some(1012), "backend_unavailable".into()));
 }
@@ -431,7 +429,8 @@ fn what_a_client_did_is_told_to_its_backend() {
 fn a_link_takes_no_more_sessions_than_the_backend_said() {
     let mut backend = RawBackend::listen();
     backend.limits.sessions_max = 1;
-    let (gateway, mut link, mut client, session) = by_hand(&backend, Config::to(&backend.address()));
+    let (gateway, mut link, mut client, session) =
+        by_hand(&backend, Config::to(&backend.address()));
     expect_unavailable(&mut Client::open(gateway.address(), "/ws", ""));
     link.text(session, "alone");
     client.expect(Opcode::Text, b"alone");
@@ -440,8 +439,8 @@ fn a_link_takes_no_more_sessions_than_the_backend_said() {
 #[test]
 fn a_silent_link_is_dead_after_three_pings_and_a_silent_handshake_after_its_deadline() {
     let backend = RawBackend::listen();
-    let config = Config::to(&backend.address())
-        .deadlines("link_ping = \"200ms\"\nlink_connect = \"300ms\"");
+    let config =
+        Config::to(&backend.address()).deadlines("link_ping = \"200ms\"\nlink_connect = \"300ms\"");
     let gateway = Gateway::start_alone(&config);
     let begun = Instant::now();
     let mut link = backend.accept();
@@ -452,7 +451,6 @@ fn a_silent_link_is_dead_after_three_pings_and_a_silent_handshake_after_its_dead
     // One that answers pings lives.
     let mut link = backend.accept();
     let answering = std::thread::spawn(move || (link.next().is_err(), link));
-    gateway.wait_ready(1);
     std::thread::sleep(Duration::from_millis(1200));
     assert!(!answering.is_finished(), "the link was dropped");
     drop(gateway);

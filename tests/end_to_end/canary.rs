@@ -60,9 +60,7 @@ fn plant(child: &Child, token: &str) -> String {
             ("header", format!("X-Token: {token}\r\n"), None),
             (
                 "cookie",
-                format!(
-                    "Origin: https://app.example\r\nCookie: x={COOKIE}; session={token}\r\n"
-                ),
+                format!("Origin: https://app.example\r\nCookie: x={COOKIE}; session={token}\r\n"),
                 None,
             ),
             ("query", String::new(), None),
@@ -143,7 +141,9 @@ fn no_token_shows_up_in_anything_that_the_gateway_writes() {
             let page = child.get("/metrics").1;
             let open: u64 = ["request_head", "authenticating", "open", "refused", "closing"]
                 .iter()
-                .map(|stage| series_value(&page, &format!("portcullis_connections{{stage=\"{stage}\"}}")))
+                .map(|stage| {
+                    series_value(&page, &format!("portcullis_connections{{stage=\"{stage}\"}}"))
+                })
                 .sum();
             open == 0
         });

@@ -50,11 +50,7 @@ fn protocol_errors() -> Vec<(&'static str, Vec<u8>, u16)> {
         ("surrogate", masked(0x81, b"\xed\xa0\x80"), 1007),
         ("beyond unicode", masked(0x81, b"\xf4\x90\x80\x80"), 1007),
         ("text cut off", masked(0x81, b"a\xe2\x82"), 1007),
-        (
-            "text across fragments",
-            [masked(0x01, b"a\xe2\x82"), masked(0x80, b"a")].concat(),
-            1007,
-        ),
+        ("text across fragments", [masked(0x01, b"a\xe2\x82"), masked(0x80, b"a")].concat(), 1007),
         ("text cut off in the last", [masked(0x01, b"a"), masked(0x80, b"\xe2")].concat(), 1007),
         // Found before the message ends, and before its frame does.
         ("early", masked(0x01, b"\xff"), 1007),
@@ -254,7 +250,8 @@ fn large_messages_pass_windows_smaller_than_themselves() {
         .limits("session_window = \"48KiB\"\nlink_window = \"64KiB\"\nmessage_max = \"1MiB\"");
     let gateway = Gateway::start(&config);
     let mut client = Client::open(gateway.address(), "/ws", "");
-    let payload: Vec<u8> = (0..1 << 20).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let payload: Vec<u8> =
+        (0..1 << 20).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     for _ in 0..2 {
         client.send(true, Opcode::Binary, &payload);
         let (opcode, back) = client.message();
@@ -315,8 +312,7 @@ fn five_hundred_clients_at_once_get_their_own_answers() {
     let backend = Backend::start();
     let config = Config::to(backend.address()).workers(2);
     let gateway = Gateway::start(&config);
-    let mut clients: Vec<Client> =
-        (0..500).map(|_| Client::connect(gateway.address())).collect();
+    let mut clients: Vec<Client> = (0..500).map(|_| Client::connect(gateway.address())).collect();
     for client in &mut clients {
         client.write(request("/ws", "").as_bytes());
     }

@@ -10,7 +10,8 @@ use crate::support::{
     series_value, token, unix_now, wait_until,
 };
 
-const GOING_AWAY: &str = r#"{"type":"close","code":1001,"reason":"going_away","reconnect":true,"retry_after_ms":1000}"#;
+const GOING_AWAY: &str =
+    r#"{"type":"close","code":1001,"reason":"going_away","reconnect":true,"retry_after_ms":1000}"#;
 
 /// Waits for the explained 1001 and answers it; how long that took since `begun`.
 fn await_going_away(client: &mut Client, begun: Instant) -> Duration {
@@ -46,10 +47,9 @@ fn a_reload_changes_what_is_hot_for_old_and_new_connections() {
         .guarded("a", "authorization", "refuse = \"http\"")
         .route("/new", "auth = \"none\"")
         .limits("message_max = \"1KiB\"");
-    changed.auths = changed.auths.replace(
-        "keys = [",
-        &format!("keys = [{{ id = \"new\", secret = \"{new_key}\" }}, "),
-    );
+    changed.auths = changed
+        .auths
+        .replace("keys = [", &format!("keys = [{{ id = \"new\", secret = \"{new_key}\" }}, "));
     assert!(gateway.reload(&changed).is_ok());
     wait_until("the new route is there", || status(&Client::ask(address, "/new", "")) == "101");
     assert_eq!(status(&Client::ask(address, "/old", "")), "404");

@@ -41,7 +41,10 @@ fn origins_are_compared_exactly() {
         let fields = origin.map_or(String::new(), |origin| format!("Origin: {origin}\r\n"));
         let (mut client, answer) = Client::ask(gateway.address(), path, &fields);
         let status = if allowed { "101 Switching Protocols" } else { "403 Forbidden" };
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{path} {origin:?}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+            "{path} {origin:?}: {answer}"
+        );
         if allowed {
             client.echo("hello");
             assert_eq!(backend.opened().origin.as_deref(), origin, "{path}");

@@ -109,8 +109,7 @@ fn nobody_else_is_believed() {
 fn the_header_comes_before_tls() {
     let backend = Backend::start();
     let (config, _folder) = tls::config(Config::to(backend.address()), &["a.example"]);
-    let listeners =
-        config.listeners.clone() + "proxy_protocol = { trusted = [\"127.0.0.0/8\"] }\n";
+    let listeners = config.listeners.clone() + "proxy_protocol = { trusted = [\"127.0.0.0/8\"] }\n";
     let gateway = Gateway::start(&Config { listeners, ..config });
     let header = b"PROXY TCP4 192.0.2.7 10.0.0.1 8080 443\r\n";
     let secured = tls::secure_after(gateway.address(), header, &tls::Wish::default());

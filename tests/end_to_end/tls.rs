@@ -37,10 +37,8 @@ pub fn config(config: Config, names: &[&str]) -> (Config, tempfile::TempDir) {
             format!("{{ certificate = {:?}, key = {:?} }}", file("pem"), file("key"))
         })
         .collect();
-    let listeners = format!(
-        "[[listener]]\naddress = \"127.0.0.1:1\"\ntls = [{}]\n",
-        entries.join(", ")
-    );
+    let listeners =
+        format!("[[listener]]\naddress = \"127.0.0.1:1\"\ntls = [{}]\n", entries.join(", "));
     (Config { listeners, ..config }, folder)
 }
 

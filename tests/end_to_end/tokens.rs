@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
 use crate::support::{
-    Backend, Client, Config, End, Gateway, Opcode, SECRET, head, mint, token, unix_now,
+    Backend, Client, Config, End, Event, Gateway, Opcode, SECRET, head, mint, token, unix_now,
 };
 
 const ORIGIN: &str = "Origin: https://app.example\r\n";
@@ -46,12 +46,18 @@ fn carried(token: &str) -> Vec<(&'static str, String, String, Option<String>)> {
     let offer = |engine: &dyn Fn(&str) -> String, kind: &str| {
         format!("Sec-WebSocket-Protocol: chat, base64url.bearer.{kind}.{}\r\n", engine(token))
     };
-    let (standard, url) = (|t: &str| STANDARD_NO_PAD.encode(t), |t: &str| URL_SAFE_NO_PAD.encode(t));
+    let (standard, url) =
+        (|t: &str| STANDARD_NO_PAD.encode(t), |t: &str| URL_SAFE_NO_PAD.encode(t));
     let json = format!(r#"{{"type":"init","payload":{{"x":1,"token":"{token}"}}}}"#);
     let path = |name: &str| format!("/{name}");
     let none = String::new;
     vec![
-        ("authorization", path("authorization"), format!("Authorization: Bearer {token}\r\n"), None),
+        (
+            "authorization",
+            path("authorization"),
+            format!("Authorization: Bearer {token}\r\n"),
+            None,
+        ),
         ("phx, standard", path("subprotocol"), offer(&standard, "phx"), None),
         ("phx, url", path("subprotocol"), offer(&url, "phx"), None),
         ("auth., standard", path("subprotocol"), offer(&standard, "authorization"), None),
@@ -189,9 +195,7 @@ fn refusals_over_http_where_the_route_says_so() {
         let challenge = match (code, kind) {
             (4403, _) => None,
             (_, "none") => Some("Bearer".to_owned()),
-            _ => Some(format!(
-                "Bearer error=\"invalid_token\", error_description=\"{reason}\""
-            )),
+            _ => Some(format!("Bearer error=\"invalid_token\", error_description=\"{reason}\"")),
         };
         assert_eq!(head(&answer, "www-authenticate"), challenge.as_deref(), "{kind}");
         assert_eq!(head(&answer, "connection"), Some("close"), "{kind}");
@@ -265,7 +269,9 @@ fn a_first_message_may_be_fragmented_and_pinged_around_but_not_too_large() {
     client.send(true, Opcode::Continuation, &good.as_bytes()[20..]);
     client.echo("in");
     // Nothing of what came before the verdict is forwarded.
-    assert_eq!(backend.opened().subject.as_deref(), Some("ada"));
+    let seen = backend.seen();
+    let [Event::Open(identity), Event::Message(message)] = &seen[..] else { panic!("{seen:?}") };
+    assert_eq!((identity.subject.as_deref(), message.as_text()), (Some("ada"), Some("in")));
     let mut client = Client::open(gateway.address(), "/first", "");
     client.send(true, Opcode::Binary, good.as_bytes());
     client.echo("binary is taken too");

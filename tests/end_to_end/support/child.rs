@@ -27,8 +27,10 @@ impl Child {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("portcullis.toml");
         std::fs::write(&path, config.text()).expect("written");
-        let line =
-            format!("{limits} exec {} run --config portcullis.toml", env!("CARGO_BIN_EXE_portcullis"));
+        let line = format!(
+            "{limits} exec {} run --config portcullis.toml",
+            env!("CARGO_BIN_EXE_portcullis")
+        );
         let mut process = Command::new("sh")
             .args(["-c", &line])
             .current_dir(folder.path())

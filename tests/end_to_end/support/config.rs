@@ -89,7 +89,8 @@ impl Config {
 
     /// The listeners and the admin listener on these ports of loopback.
     pub fn ports(mut self, listener: u16, admin: u16) -> Config {
-        self.listeners = self.listeners.replace("127.0.0.1:1\"", &format!("127.0.0.1:{listener}\""));
+        self.listeners =
+            self.listeners.replace("127.0.0.1:1\"", &format!("127.0.0.1:{listener}\""));
         self.gateway += &format!("admin = \"127.0.0.1:{admin}\"\n");
         self
     }

@@ -33,9 +33,7 @@ pub fn token(kind: &str) -> String {
             let (nbf, exp) = (now + 300, now + 600);
             mint(SECRET, &format!(r#"{{"sub":"ada","nbf":{nbf},"exp":{exp}}}"#))
         }
-        "foreign" => {
-            mint(SECRET, &format!(r#"{{"sub":"ada","aud":"else","exp":{}}}"#, now + 600))
-        }
+        "foreign" => mint(SECRET, &format!(r#"{{"sub":"ada","aud":"else","exp":{}}}"#, now + 600)),
         other => panic!("no such kind of token: {other}"),
     }
 }
