@@ -16,8 +16,8 @@ const DRAIN_REST: Duration = Duration::from_secs(2);
 pub(super) struct Drain {
     /// When the next step comes: the end of the window, then the end of patience.
     pub(super) end: Instant,
-    /// Whether the window is over and the rest has been dropped.
-    dropped: bool,
+    /// Whether the window is over and whoever was left has been told to go.
+    over: bool,
     listeners_closed: bool,
 }
 
@@ -38,7 +38,7 @@ impl Core {
             return;
         }
         let now = self.now.instant;
-        self.drain = Some(Drain { end: now + window, dropped: false, listeners_closed: false });
+        self.drain = Some(Drain { end: now + window, over: false, listeners_closed: false });
         self.stop_accepting();
         self.announce_drain();
         for key in self.every_connection() {
@@ -54,15 +54,19 @@ impl Core {
     pub(super) fn advance_drain(&mut self) {
         let Some(mut drain) = self.drain.take() else { return };
         let due = drain.end <= self.now.instant;
-        if due && !drain.dropped {
+        if due && !drain.over {
+            // Their scheduled closes were due within this tick of the wheel, or the window is
+            // none at all: they are owed the same answer.
             for key in self.every_connection() {
                 if let Some(connection) = self.connections.entry_mut(key) {
-                    connection.client.drop_silently(Cause::GoingAway, &surroundings!(self));
+                    let cx = surroundings!(self);
+                    connection.client.close(Cause::GoingAway, &cx, &mut self.output);
+                    self.send_answers(key);
                 }
                 self.settle(key);
             }
             drain.end = self.now.instant + DRAIN_REST;
-            drain.dropped = true;
+            drain.over = true;
         } else if due {
             self.stopped = true;
         }

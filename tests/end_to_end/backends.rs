@@ -7,7 +7,7 @@ use portcullis::base::secret::Secret;
 use portcullis::protocol::link::{Close, Kind, STRAY_FRAMES_MAX, SessionId, data_cost, data_flags};
 
 use crate::support::{
-    Backend, Choices, Client, Config, End, Gateway, Opcode, PATIENCE, RawBackend, RawLink,
+    Backend, Choices, Client, Config, End, Gateway, Opcode, RawBackend, RawLink, assert_took,
     free_port, wait_until,
 };
 
@@ -212,7 +212,6 @@ fn a_backend_closes_with_its_own_code_and_reason() {
 fn by_hand(backend: &RawBackend, config: Config) -> (Gateway, RawLink, Client, SessionId) {
     let gateway = Gateway::start_alone(&config);
     let mut link = backend.accept();
-    gateway.wait_ready(1);
     let client = Client::open(gateway.address(), "/ws", "");
     let (session, _) = link.expect(Kind::Open);
     (gateway, link, client, session)
@@ -316,8 +315,6 @@ fn a_hostile_backend_loses_its_link_and_nothing_else() {
         Config::to(&backend.address()).limits("session_window = \"4KiB\"\nlink_window = \"64KiB\"");
     let gateway = Gateway::start_alone(&config);
     type Hostile = (&'static str, fn(SessionId) -> Vec<u8>);
-    let data = Kind::Data as u8;
-    let _ = data;
     let table: &[Hostile] = &[
         ("garbage", |_| vec![0xff; 64]),
         ("http", |_| b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
@@ -356,7 +353,6 @@ fn a_hostile_backend_loses_its_link_and_nothing_else() {
     for (what, hostile) in table {
         eprintln!("{what}");
         let mut link = backend.accept();
-        gateway.wait_ready(1);
         let mut client = Client::open(gateway.address(), "/ws", "");
         let (session, _) = link.expect(Kind::Open);
         link.text(session, "good");
@@ -374,7 +370,6 @@ fn a_hostile_backend_loses_its_link_and_nothing_else() {
     gateway.wait_closes("backend_unavailable", count);
     // It lives.
     let mut link = backend.accept();
-    gateway.wait_ready(1);
     let mut client = Client::open(gateway.address(), "/ws", "");
     let (session, _) = link.expect(Kind::Open);
     link.text(session, "good");
@@ -392,7 +387,7 @@ fn a_few_stray_frames_are_forgiven_and_touch_no_session() {
         link.text(stranger, "not yours");
     }
     link.close(stranger, 4000, "nor this");
-    // That was one too many, unless strays are forgiven up to and with the limit.
+    // That was one too many.
     assert!(link.is_dropped());
     client.expect(Opcode::Text, UNAVAILABLE.as_bytes());
     gateway.wait_metric("portcullis_link_stale_frames_total", |count| {
@@ -428,7 +423,6 @@ fn what_a_client_did_is_told_to_its_backend() {
     // The session's number is not used again before we have closed as well.
     assert_eq!(client.close_frame(), (Some(4001), String::new()));
     link.close(session, 0, "");
-    link.write(b"");
 }
 
 #[test]
@@ -448,26 +442,17 @@ fn a_silent_link_is_dead_after_three_pings_and_a_silent_handshake_after_its_dead
     let config =
         Config::to(&backend.address()).deadlines("link_ping = \"200ms\"\nlink_connect = \"300ms\"");
     let gateway = Gateway::start_alone(&config);
+    let begun = Instant::now();
     let mut link = backend.accept();
-    let begun = Instant::now();
-    gateway.wait_ready(1);
     assert!(link.is_dropped());
-    let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(550) && took < Duration::from_millis(2500), "{took:?}");
+    assert_took("a link without pongs", begun, Duration::from_millis(600));
     let mut mute = backend.accept_silent();
-    let begun = Instant::now();
     assert!(mute.is_dropped());
-    assert!(begun.elapsed() < Duration::from_millis(2000));
     // One that answers pings lives.
     let mut link = backend.accept();
-    let begun = Instant::now();
-    gateway.wait_ready(1);
     let answering = std::thread::spawn(move || (link.next().is_err(), link));
-    while begun.elapsed() < Duration::from_millis(1500) {
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    std::thread::sleep(Duration::from_millis(1200));
     assert!(!answering.is_finished(), "the link was dropped");
-    assert!(PATIENCE > begun.elapsed());
     drop(gateway);
     let (ended, _) = answering.join().expect("no panic");
     assert!(ended);

@@ -9,6 +9,7 @@ mod frames;
 mod lifecycle;
 mod origins;
 mod proxy;
+mod stress;
 mod support;
 mod tls;
 mod tokens;

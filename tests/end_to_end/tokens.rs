@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
 use crate::support::{
-    Backend, Client, Config, End, Gateway, Opcode, SECRET, head, mint, token, unix_now,
+    Backend, Client, Config, End, Event, Gateway, Opcode, SECRET, head, mint, token, unix_now,
 };
 
 const ORIGIN: &str = "Origin: https://app.example\r\n";
@@ -269,7 +269,9 @@ fn a_first_message_may_be_fragmented_and_pinged_around_but_not_too_large() {
     client.send(true, Opcode::Continuation, &good.as_bytes()[20..]);
     client.echo("in");
     // Nothing of what came before the verdict is forwarded.
-    assert_eq!(backend.opened().subject.as_deref(), Some("ada"));
+    let seen = backend.seen();
+    let [Event::Open(identity), Event::Message(message)] = &seen[..] else { panic!("{seen:?}") };
+    assert_eq!((identity.subject.as_deref(), message.as_text()), (Some("ada"), Some("in")));
     let mut client = Client::open(gateway.address(), "/first", "");
     client.send(true, Opcode::Binary, good.as_bytes());
     client.echo("binary is taken too");

@@ -11,12 +11,12 @@ use tokio::sync::oneshot;
 
 use super::PATIENCE;
 
-/// What a backend saw; sessions are numbered in the order of their opening.
+/// What a backend saw.
 #[derive(Debug)]
 pub enum Event {
-    Open(usize, Box<Identity>),
-    Message(usize, Message),
-    Ended(usize, Ended),
+    Open(Box<Identity>),
+    Message(Message),
+    Ended(Ended),
 }
 
 /// A backend that echoes, but obeys these texts:
@@ -88,7 +88,7 @@ impl Backend {
     /// The next session's identity, past everything else.
     pub fn opened(&self) -> Identity {
         loop {
-            if let Event::Open(_, identity) = self.event() {
+            if let Event::Open(identity) = self.event() {
                 return *identity;
             }
         }
@@ -97,7 +97,7 @@ impl Backend {
     /// How the next session ended, past everything else.
     pub fn ended(&self) -> Ended {
         loop {
-            if let Event::Ended(_, ended) = self.event() {
+            if let Event::Ended(ended) = self.event() {
                 return ended;
             }
         }
@@ -128,19 +128,17 @@ impl Drop for Backend {
 }
 
 async fn accept(mut backend: Library, events: Sender<Event>) {
-    let mut number = 0;
     while let Some(session) = backend.accept().await {
-        let _ = events.send(Event::Open(number, Box::new(session.identity().clone())));
-        tokio::spawn(serve(session, number, events.clone()));
-        number += 1;
+        let _ = events.send(Event::Open(Box::new(session.identity().clone())));
+        tokio::spawn(serve(session, events.clone()));
     }
     // Links may live on after the last session was accepted.
     std::future::pending::<()>().await;
 }
 
-async fn serve(mut session: Session, number: usize, events: Sender<Event>) {
+async fn serve(mut session: Session, events: Sender<Event>) {
     while let Some(message) = session.next().await {
-        let _ = events.send(Event::Message(number, message.clone()));
+        let _ = events.send(Event::Message(message.clone()));
         let words: Vec<&str> = message.as_text().unwrap_or("").splitn(3, ' ').collect();
         match words[..] {
             ["close", code, reason] => session.close(code.parse().unwrap_or(0), reason),
@@ -161,6 +159,6 @@ async fn serve(mut session: Session, number: usize, events: Sender<Event>) {
         }
     }
     if let Some(ended) = session.ended() {
-        let _ = events.send(Event::Ended(number, ended));
+        let _ = events.send(Event::Ended(ended));
     }
 }

@@ -114,6 +114,18 @@ impl Client {
         }
     }
 
+    /// The head of a 101; `None` when the connection ends instead.
+    pub fn try_head(&mut self) -> Option<String> {
+        loop {
+            if self.read.ends_with(b"\r\n\r\n") {
+                return Some(self.head());
+            }
+            if !self.fill().is_ok_and(|count| count > 0) {
+                return None;
+            }
+        }
+    }
+
     fn rest(&self) -> String {
         String::from_utf8_lossy(&self.read).into_owned()
     }

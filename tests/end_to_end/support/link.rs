@@ -53,7 +53,10 @@ impl RawBackend {
         assert!(matches!(Proof::decode(&proof), Ok(Proof::Absent)));
         let mut out = Vec::new();
         Ready.encode(&mut out);
+        Ping { opaque: 1 }.encode(&mut out);
         link.write(&out);
+        // Who answers a ping has seen READY: clients may come.
+        assert_eq!(link.read().expect("PONG").0.kind, Kind::Pong);
         link
     }
 }

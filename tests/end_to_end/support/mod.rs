@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 pub use backend::{Backend, Choices, Event};
 pub use child::Child;
-pub use client::{Client, End, Frame, Opcode, head, masked, request};
+pub use client::{Client, End, Opcode, head, masked, request};
 pub use config::Config;
-pub use gateway::{Gateway, admin_get};
+pub use gateway::{Gateway, admin_get, series_value};
 pub use link::{RawBackend, RawLink};
 pub use token::{SECRET, mint, token, unix_now};
 
