@@ -94,6 +94,8 @@ pub struct Client {
     pong_unsent: bool,
     /// The client has been sent the beginning of a message, but not its end.
     to_client_unfinished: bool,
+    /// In `Closing`: everything up to our close frame was sent once.
+    lingering: bool,
     close_scheduled: Cause,
     messages: MessageTypes,
     route: u16,
@@ -134,6 +136,7 @@ impl Client {
             output_pending: false,
             pong_unsent: false,
             to_client_unfinished: false,
+            lingering: false,
             close_scheduled: Cause::GoingAway,
             messages: MessageTypes::Any,
             route: NO_ROUTE,
@@ -249,14 +252,14 @@ impl Client {
             self.conclude(cause, ClosedBy::Client, None);
             self.enter(Stage::Closing, cx);
         }
-        self.disposition = Disposition::CloseNow { reset: false };
+        self.dispose(Disposition::CloseNow { reset: false });
     }
 
     /// The client will send nothing more, but may still read: an answer that is queued goes out
     /// first. A session does not live on half a connection.
     pub fn peer_finished(&mut self, cx: &Surroundings<'_>) {
         if self.end.is_some() && self.output_pending {
-            self.disposition = Disposition::CloseWhenFlushed;
+            self.dispose(Disposition::CloseWhenFlushed);
         } else {
             self.peer_gone(cx);
         }
@@ -269,7 +272,7 @@ impl Client {
             let stage = if self.is_open() { Stage::Closing } else { Stage::Refused };
             self.enter(stage, cx);
         }
-        self.disposition = Disposition::ShutdownWhenFlushed;
+        self.dispose(Disposition::ShutdownWhenFlushed);
     }
 
     /// Ends the connection for `cause`, telling the client as its stage allows.
@@ -289,8 +292,9 @@ impl Client {
     /// Refuses an open client whose session could not be opened: as [`close`](Self::close), but
     /// with the explanation that a refused client gets.
     pub fn refuse(&mut self, cause: Cause, cx: &Surroundings<'_>, output: &mut Output) {
-        if self.end.is_none() {
-            self.refuse_in_dialect(cause, cx, output);
+        match self.stage {
+            Stage::Authenticating | Stage::Open => self.refuse_in_dialect(cause, cx, output),
+            _ => self.close(cause, cx, output),
         }
     }
 
@@ -317,7 +321,7 @@ impl Client {
             self.conclude(cause, ClosedBy::Gateway, None);
             self.enter(Stage::Closing, cx);
         }
-        self.disposition = Disposition::CloseNow { reset: true };
+        self.dispose(Disposition::CloseNow { reset: true });
     }
 
     /// Closes the connection for `cause` at `at`, unless it ends earlier.
@@ -346,7 +350,7 @@ impl Client {
 
     /// FIN was sent after the last answer.
     pub fn shut_down(&mut self) {
-        self.disposition = Disposition::AwaitEnd;
+        self.dispose(Disposition::AwaitEnd);
     }
 
     /// Output was queued for the client where none was.
@@ -365,9 +369,11 @@ impl Client {
         }
         self.output_pending = false;
         self.pong_unsent = false;
-        if self.stage == Stage::Closing && self.disposition == Disposition::Stay {
+        if self.stage == Stage::Closing && !self.lingering {
             // The linger counts from when the close frame left, not from when it was queued
-            // behind messages that an authenticated client was still owed.
+            // behind messages that an authenticated client was still owed. It does so once:
+            // what TLS adds later, a key update for instance, is not worth waiting for.
+            self.lingering = true;
             self.stage_since = cx.now.instant;
         }
         if let Some(payload) = self.pong_waiting.take() {
@@ -383,7 +389,7 @@ impl Client {
             Stage::RequestHead => self.stage_since + deadlines.request_head,
             Stage::Authenticating => self.stage_since + deadlines.authenticate,
             Stage::Refused => return self.refused_until(deadlines),
-            Stage::Closing if self.output_pending => {
+            Stage::Closing if self.output_pending && !self.lingering => {
                 return self.progressed + deadlines.write_stall;
             }
             Stage::Closing => return self.stage_since + deadlines.linger,
@@ -407,13 +413,14 @@ impl Client {
         let deadlines = &cx.settings.deadlines;
         match self.stage {
             Stage::Refused | Stage::Closing => {
-                let metric = if self.output_pending && self.stage == Stage::Closing {
+                let stalled = self.output_pending && !self.lingering;
+                let metric = if stalled && self.stage == Stage::Closing {
                     Metric::DeadlineWrite
                 } else {
                     Metric::DeadlineLinger
                 };
                 cx.counters.increment(metric);
-                self.disposition = Disposition::CloseNow { reset: true };
+                self.dispose(Disposition::CloseNow { reset: true });
             }
             _ if self.close_at <= now => self.close(self.close_scheduled, cx, output),
             Stage::TlsHandshake => {
@@ -475,8 +482,9 @@ impl Client {
             }
         };
         if !self.within_budgets(cx) {
+            // What follows comes again: the client's close may be in it.
             self.close(Cause::RateLimited, cx, output);
-            return (input.len(), Step::Handled);
+            return (used, Step::Handled);
         }
         let step = match step {
             websocket::Step::NeedMore => Step::NeedMore,
@@ -501,6 +509,14 @@ impl Client {
     /// follows our close frame at once.
     pub(super) fn fail_connection(&mut self) {
         self.disposition = Disposition::ShutdownWhenFlushed;
+    }
+
+    /// Sets the disposition. `CloseNow` is the last word: what is queued may be cut short by
+    /// then, and must not be sent as if it were whole.
+    fn dispose(&mut self, disposition: Disposition) {
+        if !matches!(self.disposition, Disposition::CloseNow { .. }) {
+            self.disposition = disposition;
+        }
     }
 
     /// A refused client's last moment: a linger after its close frame, but never later than
@@ -529,7 +545,9 @@ impl Client {
             }
         }
         self.conclude(Cause::ClientClosed, ClosedBy::Client, code);
-        self.enter(Stage::Closing, cx);
+        // Who never authenticated stays under the cap and the deadlines of those.
+        let stage = if self.is_open() { Stage::Closing } else { Stage::Refused };
+        self.enter(stage, cx);
         self.disposition = Disposition::CloseWhenFlushed;
     }
 
@@ -724,3 +742,7 @@ fn lifetime_end(now: Instant, lifetime: Option<Duration>, jitter: u32) -> Instan
     let cut = tenth.mul_f64(f64::from(jitter) / f64::from(u32::MAX));
     now + lifetime.saturating_sub(cut)
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

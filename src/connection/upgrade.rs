@@ -84,7 +84,7 @@ impl Client {
         };
         if !self.within_budgets(cx) {
             self.refuse_in_dialect(Cause::RateLimited, cx, output);
-            return (input.len(), Step::Handled);
+            return (used, Step::Handled);
         }
         let step = match step {
             websocket::Step::NeedMore => Step::NeedMore,
