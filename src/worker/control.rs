@@ -11,14 +11,25 @@ use super::{Core, surroundings};
 
 /// How long after the drain's window the last bytes and closes may take.
 const DRAIN_REST: Duration = Duration::from_secs(2);
+/// How long after that the kernel may take to end what was in flight.
+const DRAIN_JOIN: Duration = Duration::from_secs(1);
 
 /// A drain under way.
 pub(super) struct Drain {
-    /// When the next step comes: the end of the window, then the end of patience.
+    /// When the next step comes.
     pub(super) end: Instant,
-    /// Whether the window is over and whoever was left has been told to go.
-    over: bool,
+    step: Step,
     listeners_closed: bool,
+}
+
+/// What a drain does until its `end`.
+enum Step {
+    /// Closes come at their drawn times.
+    Window,
+    /// Everyone has been told to go, and may say goodbye.
+    Rest,
+    /// Whoever was left was dropped; their operations are being joined.
+    Join,
 }
 
 impl Core {
@@ -38,7 +49,7 @@ impl Core {
             return;
         }
         let now = self.now.instant;
-        self.drain = Some(Drain { end: now + window, over: false, listeners_closed: false });
+        self.drain = Some(Drain { end: now + window, step: Step::Window, listeners_closed: false });
         self.stop_accepting();
         self.announce_drain();
         for key in self.every_connection() {
@@ -53,22 +64,19 @@ impl Core {
     /// Takes a drain to its next step when that is due.
     pub(super) fn advance_drain(&mut self) {
         let Some(mut drain) = self.drain.take() else { return };
-        let due = drain.end <= self.now.instant;
-        if due && !drain.over {
-            // Their scheduled closes were due within this tick of the wheel, or the window is
-            // none at all: they are owed the same answer.
-            for key in self.every_connection() {
-                if let Some(connection) = self.connections.entry_mut(key) {
-                    let cx = surroundings!(self);
-                    connection.client.close(Cause::GoingAway, &cx, &mut self.output);
-                    self.send_answers(key);
+        let now = self.now.instant;
+        if drain.end <= now {
+            match drain.step {
+                Step::Window => {
+                    self.close_everyone();
+                    (drain.end, drain.step) = (now + DRAIN_REST, Step::Rest);
                 }
-                self.settle(key);
+                Step::Rest => {
+                    self.drop_everyone();
+                    (drain.end, drain.step) = (now + DRAIN_JOIN, Step::Join);
+                }
+                Step::Join => self.stopped = true,
             }
-            drain.end = self.now.instant + DRAIN_REST;
-            drain.over = true;
-        } else if due {
-            self.stopped = true;
         }
         if self.connections.is_empty() && drain.listeners_closed {
             self.end_links();
@@ -80,6 +88,28 @@ impl Core {
             self.mailbox.report(Report::Drained);
         }
         self.drain = Some(drain);
+    }
+
+    /// The scheduled closes were due within this tick of the wheel, or the window is none at
+    /// all: whoever is left is owed the same answer.
+    fn close_everyone(&mut self) {
+        for key in self.every_connection() {
+            if let Some(connection) = self.connections.entry_mut(key) {
+                let cx = surroundings!(self);
+                connection.client.close(Cause::GoingAway, &cx, &mut self.output);
+                self.send_answers(key);
+            }
+            self.settle(key);
+        }
+    }
+
+    fn drop_everyone(&mut self) {
+        for key in self.every_connection() {
+            if let Some(connection) = self.connections.entry_mut(key) {
+                connection.client.drop_silently(Cause::GoingAway, &surroundings!(self));
+            }
+            self.settle(key);
+        }
     }
 
     /// The listeners, once, when a drain has seen the last accept complete.
