@@ -10,6 +10,7 @@ use crate::base::secret::Secret;
 use crate::base::time::{Now, UnixTime};
 use crate::counters::Counters;
 use crate::protocol::jwt::{self, Algorithm, JwtKey};
+use crate::protocol::link::{self, Open};
 use crate::protocol::mask::apply_mask;
 use crate::settings::load::{FileContents, Outside, load};
 
@@ -993,4 +994,156 @@ fn the_earliest_scheduled_close_counts() {
     // A schedule changes nothing for who is closing already.
     world.client.schedule_close(START + ms(4_100), Cause::Internal);
     assert_eq!(world.next(), Some(ms(5_000)));
+}
+
+impl World {
+    /// Another configuration is in force from now on.
+    fn reload(&mut self, routes: &str) {
+        self.settings = settings(routes);
+    }
+
+    fn first_message(&mut self, token: &str) {
+        self.feed(&frame(TEXT, token.as_bytes()));
+    }
+}
+
+#[test]
+fn a_first_message_opens_the_session() {
+    let mut world = World::new(false);
+    world.feed(&head("/first?room=7", "Sec-WebSocket-Protocol: other, chat\r\n"));
+    let token = token(LATE, 60);
+    let (begin, end) = token.split_at(20);
+    world.feed(&frame(0x01, begin.as_bytes()));
+    world.feed(&frame(PING, b"still here"));
+    world.feed(&[frame(0x80, end.as_bytes()), frame(TEXT, b"hello")].concat());
+    assert_eq!(world.summary(), "open stay: 101, pong still here");
+    assert_eq!(world.data, [(DataKind::Text, true, true, b"hello".to_vec())]);
+    let open = Open::decode(&world.opened[0][link::HEADER_BYTES..]).unwrap();
+    assert_eq!((open.subject, open.path), (Some("ann"), "/first?room=7"));
+    assert_eq!((open.route, open.subprotocol), (2, Some("chat")));
+    assert_eq!(world.next(), Some(ms(25_000)));
+    assert_eq!(world.counters.value(Metric::TokensAccepted), 1);
+}
+
+#[test]
+fn first_messages_that_hold_no_good_token() {
+    let app = token(APP, 60);
+    let old = token(LATE, -60);
+    let long = "x".repeat(5_000);
+    let huge = "x".repeat(40_000);
+    for (message, cause, code) in [
+        ("", "token_missing", 4401),
+        ("hello", "token_malformed", 4401),
+        (app.as_str(), "token_bad_signature", 4401),
+        (old.as_str(), "token_expired", 4401),
+        (long.as_str(), "token_malformed", 4401),
+    ] {
+        let mut world = World::at(Stage::Authenticating);
+        world.first_message(message);
+        let expected = format!(
+            "refused stay <- {cause} Gateway authenticating {code}: text {cause}, \
+             close {code} {cause}"
+        );
+        assert_eq!(world.summary(), expected);
+        assert_eq!(world.counters.value(Metric::TokensRefused), 1);
+    }
+    let mut world = World::at(Stage::Authenticating);
+    world.first_message(&huge);
+    let told = "refused shutdown <- too_large Gateway authenticating 1009: close 1009 too_large";
+    assert_eq!(world.summary(), told);
+}
+
+/// A reload between the 101 and the first message: the routes after it, and what becomes of a
+/// client whose token the block `late` signed, and of one of the block `app` and `other`.
+#[test]
+fn a_reload_while_a_client_authenticates() {
+    const GONE: &str = r#"
+        [[route]]
+        path = "/ws"
+        origins = []
+        origin_absent = "allow"
+        auth = "other"
+        backend = "main"
+    "#;
+    let first = |auth: &str, more: &str| {
+        format!(
+            r#"
+            [[route]]
+            path = "/first"
+            origins = ["https://app.example.com"]
+            origin_absent = "allow"
+            auth = "{auth}"
+            backend = "main"
+            {more}
+            "#
+        )
+    };
+    let same = first("late", r#"subprotocols = ["chat"]"#);
+    let origin = same.replace("app.example", "new.example");
+    let taken = format!("{}\n{same}", first("other", "").replace("/first", "/*"));
+    let refused = |cause: &str, code: u16| {
+        format!(
+            "refused stay <- {cause} Gateway authenticating {code}: text {cause}, \
+             close {code} {cause}"
+        )
+    };
+    let changed = refused("going_away", 1001);
+    for (routes, late, app) in [
+        // Nothing changed but the place in the file.
+        (same.clone(), "open stay".into(), refused("token_bad_signature", 4401)),
+        (GONE.into(), refused("forbidden_route", 4403), refused("forbidden_route", 4403)),
+        (first("other", r#"subprotocols = ["chat"]"#), changed.clone(), changed.clone()),
+        (first("app", r#"subprotocols = ["chat"]"#), changed.clone(), changed.clone()),
+        (first("none", r#"subprotocols = ["chat"]"#), changed.clone(), changed.clone()),
+        (taken, changed.clone(), changed.clone()),
+        // The 101 named a subprotocol that would not be chosen any more.
+        (first("late", r#"subprotocols = ["other"]"#), changed.clone(), changed.clone()),
+        (origin, refused("forbidden_origin", 4403), refused("forbidden_origin", 4403)),
+    ] {
+        for (secret, expected) in [(LATE, late), (APP, app)] {
+            let mut world = World::new(false);
+            world.feed(&head(
+                "/first",
+                "Sec-WebSocket-Protocol: chat\r\nOrigin: https://app.example.com\r\n",
+            ));
+            world.told.clear();
+            world.reload(&routes);
+            world.first_message(&token(secret, 60));
+            assert_eq!(world.summary(), expected, "{routes}");
+            for open in &world.opened {
+                let open = Open::decode(&open[link::HEADER_BYTES..]).unwrap();
+                assert_eq!((open.route, open.subprotocol), (0, Some("chat")));
+                assert_eq!(world.client.route(), Some(0));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_key_rotated_while_a_client_authenticates() {
+    let mut world = World::at(Stage::Authenticating);
+    let (old, new) = (token(LATE, 60), token(APP, 60));
+    // The same block by name, with another key: the one in force decides.
+    let swapped = |world: &mut World| {
+        let other = world.settings.auths.pop().unwrap();
+        world.settings.auths[1].kind = other.kind;
+    };
+    swapped(&mut world);
+    world.first_message(&old);
+    assert_eq!(world.client.end().unwrap().cause, Cause::BadSignature);
+    let mut world = World::at(Stage::Authenticating);
+    swapped(&mut world);
+    world.first_message(&new);
+    assert_eq!(world.summary(), "open stay");
+}
+
+#[test]
+fn a_reload_changes_deadlines_and_limits_at_once() {
+    let mut world = World::at(Stage::Authenticating);
+    world.settings.deadlines.authenticate = ms(1_500);
+    assert_eq!(world.next(), Some(ms(1_500)));
+    world.settings.limits.header_fields_max = 2;
+    world.first_message(&token(LATE, 60));
+    // The request would not be taken any more.
+    assert_eq!(world.client.end().unwrap().cause, Cause::ForbiddenRoute);
 }
