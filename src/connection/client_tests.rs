@@ -5,6 +5,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::base::secret::Secret;
 use crate::base::time::{Now, UnixTime};
@@ -292,7 +294,7 @@ impl World {
                     self.told.push(format!("text {}", value["reason"].as_str().unwrap()));
                 }
                 0x89 => self.told.push(format!("ping{}", text(payload))),
-                0x8a => self.told.push(format!("pong {}", text(payload))),
+                0x8a => self.told.push(format!("pong {}", payload.escape_ascii())),
                 0x88 => {
                     self.closed = true;
                     match payload.split_first_chunk() {
@@ -1146,4 +1148,249 @@ fn a_reload_changes_deadlines_and_limits_at_once() {
     world.first_message(&token(LATE, 60));
     // The request would not be taken any more.
     assert_eq!(world.client.end().unwrap().cause, Cause::ForbiddenRoute);
+}
+
+/// What a client says after its head, and what should come out of it.
+#[derive(Clone, Debug)]
+enum Said {
+    Message { binary: bool, fragments: Vec<String> },
+    Ping(String),
+    Pong(String),
+    Close(u16),
+    Wrong(u8),
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    let text = || "[a-zäß€😀]{0,30}";
+    prop_oneof![
+        6 => (any::<bool>(), prop::collection::vec(text(), 1..4))
+            .prop_map(|(binary, fragments)| Said::Message { binary, fragments }),
+        1 => "[a-zA-Z]{200,300}"
+            .prop_map(|long| Said::Message { binary: false, fragments: vec![long] }),
+        2 => "[a-z]{0,20}".prop_map(Said::Ping),
+        1 => "[a-z]{0,20}".prop_map(Said::Pong),
+        1 => (3000u16..5000).prop_map(Said::Close),
+        1 => (3u8..8).prop_map(Said::Wrong),
+    ]
+}
+
+fn write_said(said: &[Said]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for said in said {
+        match said {
+            Said::Message { binary, fragments } => {
+                for (index, fragment) in fragments.iter().enumerate() {
+                    let opcode = if index > 0 { 0 } else { 1 + u8::from(*binary) };
+                    let last = if index + 1 == fragments.len() { 0x80 } else { 0 };
+                    bytes.extend(frame(last | opcode, fragment.as_bytes()));
+                }
+            }
+            Said::Ping(text) => bytes.extend(frame(PING, text.as_bytes())),
+            Said::Pong(text) => bytes.extend(frame(0x8a, text.as_bytes())),
+            Said::Close(code) => bytes.extend(frame(CLOSE, &code.to_be_bytes())),
+            Said::Wrong(opcode) => bytes.extend(frame(0x80 | opcode, b"?")),
+        }
+    }
+    bytes
+}
+
+impl World {
+    /// Feeds `bytes` cut by `cuts`, with allowances from the same numbers.
+    fn feed_in_pieces(&mut self, bytes: &[u8], cuts: &[(u16, u8)]) {
+        let mut rest = bytes;
+        let mut cuts = cuts.iter().cycle();
+        while let (false, Some((cut, allowance))) = (rest.is_empty(), cuts.next()) {
+            let count = rest.len().min(usize::from(*cut));
+            let left = self.feed_with(&rest[..count], usize::from(*allowance));
+            let stopped = self.client.disposition() != Disposition::Stay;
+            rest = if stopped { &[] } else { &rest[count - left..] };
+        }
+    }
+
+    /// The messages that came out, whole or not, and whether each was.
+    fn messages(&self) -> Vec<(DataKind, bool, Vec<u8>)> {
+        let mut messages: Vec<(DataKind, bool, Vec<u8>)> = Vec::new();
+        for (kind, first, last, piece) in &self.data {
+            let begins = messages.last().is_none_or(|(_, whole, _)| *whole);
+            assert_eq!(*first, begins, "pieces out of order");
+            if begins {
+                messages.push((*kind, false, Vec::new()));
+            }
+            let (of, whole, message) = messages.last_mut().unwrap();
+            assert_eq!(of, kind);
+            message.extend_from_slice(piece);
+            *whole = *last;
+        }
+        messages
+    }
+}
+
+/// Settings under which no number of frames is too many.
+fn patient() -> Settings {
+    let mut settings = settings(ROUTES);
+    settings.limits.frames_burst = u32::MAX;
+    settings.limits.controls_burst = u32::MAX;
+    settings
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    /// However the stream is cut and whatever the backend allows, the same comes of it, and
+    /// that is what was said.
+    #[test]
+    fn any_chunking_is_as_good_as_none(
+        script in prop::collection::vec(said(), 0..12),
+        first_message in any::<bool>(),
+        head_cuts in prop::collection::vec((1u16..60, any::<u8>()), 1..8),
+        cuts in prop::collection::vec(((1u16..40).prop_union(100..1000), 0u8..50), 1..8),
+    ) {
+        // Some allowance must be above zero, or nothing ever moves.
+        let mut cuts = cuts;
+        cuts.push((7, 3));
+        let (request, token) = if first_message {
+            (head("/first", ""), frame(TEXT, token(LATE, 60).as_bytes()))
+        } else {
+            (head("/ws", &bearer(&token(APP, 60))), Vec::new())
+        };
+        let stream = [token, write_said(&script)].concat();
+        let mut whole = World::with(patient(), false, 0);
+        whole.feed(&request);
+        whole.feed(&stream);
+        let mut pieces = World::with(patient(), false, 0);
+        pieces.feed_in_pieces(&request, &head_cuts);
+        pieces.feed_in_pieces(&stream, &cuts);
+        prop_assert_eq!(whole.summary(), pieces.summary());
+        prop_assert_eq!(whole.messages(), pieces.messages());
+        prop_assert_eq!(&whole.opened, &pieces.opened);
+        prop_assert_eq!(whole.next(), pieces.next());
+        prop_assert_eq!(whole.data.len() <= pieces.data.len(), true);
+
+        let live = script.iter().take_while(|said| !matches!(said, Said::Close(_) | Said::Wrong(_)));
+        let (mut told, mut messages) = (vec!["101".to_owned()], Vec::new());
+        for said in live.clone() {
+            match said {
+                Said::Ping(text) => told.push(format!("pong {text}")),
+                Said::Message { binary, fragments } => {
+                    let kind = if *binary { DataKind::Binary } else { DataKind::Text };
+                    messages.push((kind, true, fragments.concat().into_bytes()));
+                }
+                _ => {}
+            }
+        }
+        match script.get(live.count()) {
+            Some(Said::Close(code)) => told.push(format!("close {code} ")),
+            Some(Said::Wrong(_)) => told.push("close 1002 protocol_error".into()),
+            _ => {}
+        }
+        prop_assert_eq!(&pieces.told, &told);
+        prop_assert_eq!(pieces.messages(), messages);
+    }
+}
+
+/// One step of a random life.
+#[derive(Clone, Debug)]
+enum Act {
+    Happen(usize),
+    Bytes(Vec<u8>),
+    Frame(u8, Vec<u8>),
+    FirstHead(usize),
+    Token,
+    Pass(u64),
+    Sent(bool),
+    Flushes(bool),
+    Reload(bool),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        // Up to and without the events that pass time.
+        6 => (0..EVENTS.len() - 3).prop_map(Act::Happen),
+        1 => prop::collection::vec(any::<u8>(), 1..40).prop_map(Act::Bytes),
+        4 => (any::<u8>(), prop::collection::vec(any::<u8>(), 0..140))
+            .prop_map(|(first, payload)| Act::Frame(first & 0x8f, payload)),
+        2 => (1usize..400).prop_map(Act::FirstHead),
+        2 => Just(Act::Token),
+        3 => (0u64..3_000).prop_map(Act::Pass),
+        1 => (0u64..40_000).prop_map(Act::Pass),
+        2 => any::<bool>().prop_map(Act::Sent),
+        1 => any::<bool>().prop_map(Act::Flushes),
+        1 => any::<bool>().prop_map(Act::Reload),
+    ]
+}
+
+impl World {
+    fn act(&mut self, act: &Act) {
+        let handshaking = self.client.stage() == Stage::TlsHandshake;
+        match act {
+            Act::Happen(index) => {
+                let event = EVENTS[*index];
+                let takes_bytes = event < Event::PeerGone;
+                if !(handshaking && takes_bytes) && event != Event::ScheduleClose {
+                    self.happen(event);
+                }
+            }
+            Act::Bytes(bytes) if !handshaking => self.feed(bytes),
+            Act::Frame(first, payload) if !handshaking => self.feed(&frame(*first, payload)),
+            Act::FirstHead(count) if !handshaking => {
+                let request = head("/first", "");
+                self.feed(&request[..request.len().min(*count)]);
+            }
+            Act::Token if !handshaking => self.first_message(&token(LATE, 30)),
+            Act::Bytes(_) | Act::Frame(..) | Act::FirstHead(_) | Act::Token => {}
+            Act::Pass(millis) => self.pass_promptly(ms(*millis)),
+            Act::Sent(flushed) => self.sent(*flushed),
+            Act::Flushes(flushes) => self.flushes = *flushes,
+            Act::Reload(same) => {
+                let routes = if *same { ROUTES } else { &ROUTES.replace("late", "other") };
+                self.reload(routes);
+            }
+        }
+        self.check_age();
+    }
+
+    /// Passes time and handles each deadline when it comes.
+    fn pass_promptly(&mut self, time: Duration) {
+        let target = self.now.instant + time;
+        let mut fired = 0;
+        while !self.over && self.client.next_deadline(&self.settings) <= target {
+            self.advance_to_deadline(0);
+            self.check_age();
+            fired += 1;
+            assert!(fired < 20, "deadlines that change nothing");
+        }
+        self.pass(target.since(self.now.instant));
+    }
+
+    /// No unauthenticated socket grows older than all stages together and 100 ms.
+    fn check_age(&self) {
+        if !self.was_open && !self.over {
+            let next = self.client.next_deadline(&self.settings);
+            assert!(next <= START + ms(10_100), "may live until {:?}", self.next());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    /// Nothing that clients, backends and time can do breaks an invariant of [`World`], and
+    /// every client comes to an end.
+    #[test]
+    fn random_lives_end_well(tls in any::<bool>(), acts in prop::collection::vec(act(), 0..25)) {
+        let mut world = World::new(tls);
+        for act in &acts {
+            world.act(act);
+        }
+        world.flushes = false;
+        world.pass_promptly(ms(10 * 60_000));
+        assert!(world.over, "{}", world.summary());
+        let cx = Surroundings {
+            now: world.now,
+            settings: &world.settings,
+            counters: &world.counters,
+        };
+        world.client.leave(&cx);
+        assert!(STAGES.iter().all(|stage| world.counters.value(gauge(*stage)) == 0));
+    }
 }
