@@ -14,6 +14,7 @@ use crate::counters::Counters;
 use crate::protocol::jwt::{self, Algorithm, JwtKey};
 use crate::protocol::link::{self, Open};
 use crate::protocol::mask::apply_mask;
+use crate::settings::Refuse;
 use crate::settings::load::{FileContents, Outside, load};
 
 const START: Instant = Instant::from_nanos(1_000_000_000_000);
@@ -1148,6 +1149,141 @@ fn a_reload_changes_deadlines_and_limits_at_once() {
     world.first_message(&token(LATE, 60));
     // The request would not be taken any more.
     assert_eq!(world.client.end().unwrap().cause, Cause::ForbiddenRoute);
+}
+
+/// Over budget, the client is told so, and its close in the same bytes is still found.
+#[test]
+fn too_many_frames() {
+    let close = frame(CLOSE, b"\x03\xe8");
+    let told = |stage: &str, from: &str| {
+        format!(
+            "{stage} flush <- rate_limited Gateway {from} 4429: pong a, pong b, \
+             text rate_limited, close 4429 rate_limited"
+        )
+    };
+    for over in [frame(PING, b"c"), frame(TEXT, b"hello"), frame(0x01, &[b'x'; 300])] {
+        let begin = [frame(PING, b"a"), frame(PING, b"b")].concat();
+        for (stage, expected) in [
+            (Stage::Open, told("closing", "open")),
+            (Stage::Authenticating, told("refused", "authenticating")),
+        ] {
+            let mut settings = settings(ROUTES);
+            settings.limits.frames_burst = 2;
+            settings.limits.controls_burst = 2;
+            let mut world = World::with(settings, false, 0);
+            match stage {
+                Stage::Open => world.feed(&head("/ws", &bearer(&token(APP, 60)))),
+                _ => world.feed(&head("/first", "")),
+            }
+            world.told.clear();
+            world.feed(&[&begin[..], &over, &close].concat());
+            assert_eq!(world.summary(), expected);
+            assert_eq!(world.data, []);
+        }
+    }
+    // The budget comes back with time.
+    let mut world = World::at(Stage::Open);
+    world.settings.limits.controls_per_second = 2;
+    let burst = world.settings.limits.controls_burst;
+    for _ in 0..burst {
+        world.happen(Event::PingFrame);
+    }
+    world.pass(ms(500));
+    world.happen(Event::PingFrame);
+    assert!(world.client.is_open());
+    world.happen(Event::PingFrame);
+    assert_eq!(world.client.end().unwrap().cause, Cause::RateLimited);
+}
+
+/// RFC 6455 §5.5.3: while a pong waits to be sent, only the latest ping is answered.
+#[test]
+fn pongs_coalesce() {
+    let mut world = World::at(Stage::Open);
+    world.flushes = false;
+    for text in ["1", "2", "3"] {
+        world.feed(&frame(PING, text.as_bytes()));
+    }
+    assert_eq!(world.told, ["pong 1"]);
+    world.sent(false);
+    assert_eq!(world.told, ["pong 1"]);
+    world.sent(true);
+    assert_eq!(world.told, ["pong 1", "pong 3"]);
+    world.sent(true);
+    world.feed(&frame(PING, b"4"));
+    assert_eq!(world.told, ["pong 1", "pong 3", "pong 4"]);
+    // None is sent after the close frame.
+    world.feed(&frame(PING, b"5"));
+    world.happen(Event::Close);
+    world.sent(true);
+    assert_eq!(world.told[3..], ["text internal", "close 1011 internal"]);
+}
+
+/// The explanation is a text message: not in the middle of another message, and not for those
+/// who take binary ones only.
+#[test]
+fn closes_without_an_explanation() {
+    for (path, unfinished, told) in [
+        ("/ws", false, vec!["text internal", "close 1011 internal"]),
+        ("/ws", true, vec!["close 1011 internal"]),
+        ("/binary", false, vec!["close 1011 internal"]),
+    ] {
+        let mut world = World::new(false);
+        world.feed(&head(path, &bearer(&token(APP, 60))));
+        world.told.clear();
+        world.call(|client, _, _| client.data_header(DataKind::Binary, true, !unfinished, 1));
+        world.happen(Event::Close);
+        assert_eq!(world.told, told);
+    }
+    let mut world = World::new(false);
+    world.feed(&head("/binary", ""));
+    world.happen(Event::Text);
+    let told = "closing shutdown <- unsupported_type Gateway open 1003: 101, \
+                close 1003 unsupported_type";
+    assert_eq!(world.summary(), told);
+}
+
+#[test]
+fn backends_close_with_codes_that_may_be_sent() {
+    for (code, sent) in [(1000, 1000), (4999, 4999), (1005, 1000), (1006, 1000), (0, 1000)] {
+        let mut world = World::at(Stage::Open);
+        world.call(|client, cx, out| client.close_by_backend(code, "why", cx, out));
+        assert_eq!(world.told, [format!("close {sent} why")]);
+        assert_eq!(world.client.end().unwrap().code, Some(sent));
+    }
+    let mut world = World::at(Stage::Open);
+    let reason = "ä".repeat(100);
+    world.call(|client, cx, out| client.close_by_backend(4000, &reason, cx, out));
+    assert_eq!(world.told, [format!("close 4000 {}", "ä".repeat(61))]);
+}
+
+/// Who gets 401 or 403 over HTTP, and who gets 101 and an explanation.
+#[test]
+fn refusals_by_route_and_origin() {
+    const PAGE: &str = "Origin: https://app.example.com\r\n";
+    let explained = vec!["101", "text token_missing", "close 4401 token_missing"];
+    for (refuse, extra, told) in [
+        (Refuse::Explain, "", explained.clone()),
+        (Refuse::Explain, PAGE, explained.clone()),
+        (Refuse::Http, "", vec!["401"]),
+        (Refuse::Http, PAGE, vec!["401"]),
+        (Refuse::Auto, "", vec!["401"]),
+        (Refuse::Auto, PAGE, explained.clone()),
+        (Refuse::Explain, "Origin: https://evil.example\r\n", vec!["403"]),
+        (Refuse::Explain, "Origin: null\r\n", vec!["403"]),
+    ] {
+        let mut world = World::new(false);
+        world.settings.routes[0].refuse = refuse;
+        world.feed(&head("/ws", extra));
+        assert_eq!(world.told, told, "{refuse:?} {extra}");
+        assert_eq!(world.client.stage(), Stage::Refused);
+    }
+    let mut world = World::new(false);
+    world.settings.routes[0].origin_absent_allowed = false;
+    world.feed(&head("/ws", &bearer(&token(APP, 60))));
+    assert_eq!(world.told, ["403"]);
+    let mut world = World::new(false);
+    world.feed(&head("/nowhere", ""));
+    assert_eq!(world.summary(), "refused shutdown <- bad_request Gateway request_head: 404");
 }
 
 /// What a client says after its head, and what should come out of it.
