@@ -5,12 +5,16 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::base::secret::Secret;
 use crate::base::time::{Now, UnixTime};
 use crate::counters::Counters;
 use crate::protocol::jwt::{self, Algorithm, JwtKey};
+use crate::protocol::link::{self, Open};
 use crate::protocol::mask::apply_mask;
+use crate::settings::Refuse;
 use crate::settings::load::{FileContents, Outside, load};
 
 const START: Instant = Instant::from_nanos(1_000_000_000_000);
@@ -291,7 +295,7 @@ impl World {
                     self.told.push(format!("text {}", value["reason"].as_str().unwrap()));
                 }
                 0x89 => self.told.push(format!("ping{}", text(payload))),
-                0x8a => self.told.push(format!("pong {}", text(payload))),
+                0x8a => self.told.push(format!("pong {}", payload.escape_ascii())),
                 0x88 => {
                     self.closed = true;
                     match payload.split_first_chunk() {
@@ -993,4 +997,536 @@ fn the_earliest_scheduled_close_counts() {
     // A schedule changes nothing for who is closing already.
     world.client.schedule_close(START + ms(4_100), Cause::Internal);
     assert_eq!(world.next(), Some(ms(5_000)));
+}
+
+impl World {
+    /// Another configuration is in force from now on.
+    fn reload(&mut self, routes: &str) {
+        self.settings = settings(routes);
+    }
+
+    fn first_message(&mut self, token: &str) {
+        self.feed(&frame(TEXT, token.as_bytes()));
+    }
+}
+
+#[test]
+fn a_first_message_opens_the_session() {
+    let mut world = World::new(false);
+    world.feed(&head("/first?room=7", "Sec-WebSocket-Protocol: other, chat\r\n"));
+    let token = token(LATE, 60);
+    let (begin, end) = token.split_at(20);
+    world.feed(&frame(0x01, begin.as_bytes()));
+    world.feed(&frame(PING, b"still here"));
+    world.feed(&[frame(0x80, end.as_bytes()), frame(TEXT, b"hello")].concat());
+    assert_eq!(world.summary(), "open stay: 101, pong still here");
+    assert_eq!(world.data, [(DataKind::Text, true, true, b"hello".to_vec())]);
+    let open = Open::decode(&world.opened[0][link::HEADER_BYTES..]).unwrap();
+    assert_eq!((open.subject, open.path), (Some("ann"), "/first?room=7"));
+    assert_eq!((open.route, open.subprotocol), (2, Some("chat")));
+    assert_eq!(world.next(), Some(ms(25_000)));
+    assert_eq!(world.counters.value(Metric::TokensAccepted), 1);
+}
+
+#[test]
+fn first_messages_that_hold_no_good_token() {
+    let app = token(APP, 60);
+    let old = token(LATE, -60);
+    let long = "x".repeat(5_000);
+    let huge = "x".repeat(40_000);
+    for (message, cause, code) in [
+        ("", "token_missing", 4401),
+        ("hello", "token_malformed", 4401),
+        (app.as_str(), "token_bad_signature", 4401),
+        (old.as_str(), "token_expired", 4401),
+        (long.as_str(), "token_malformed", 4401),
+    ] {
+        let mut world = World::at(Stage::Authenticating);
+        world.first_message(message);
+        let expected = format!(
+            "refused stay <- {cause} Gateway authenticating {code}: text {cause}, \
+             close {code} {cause}"
+        );
+        assert_eq!(world.summary(), expected);
+        assert_eq!(world.counters.value(Metric::TokensRefused), 1);
+    }
+    let mut world = World::at(Stage::Authenticating);
+    world.first_message(&huge);
+    let told = "refused shutdown <- too_large Gateway authenticating 1009: close 1009 too_large";
+    assert_eq!(world.summary(), told);
+}
+
+/// A reload between the 101 and the first message: the routes after it, and what becomes of a
+/// client whose token the block `late` signed, and of one of the block `app` and `other`.
+#[test]
+fn a_reload_while_a_client_authenticates() {
+    const GONE: &str = r#"
+        [[route]]
+        path = "/ws"
+        origins = []
+        origin_absent = "allow"
+        auth = "other"
+        backend = "main"
+    "#;
+    let first = |auth: &str, more: &str| {
+        format!(
+            r#"
+            [[route]]
+            path = "/first"
+            origins = ["https://app.example.com"]
+            origin_absent = "allow"
+            auth = "{auth}"
+            backend = "main"
+            {more}
+            "#
+        )
+    };
+    let same = first("late", r#"subprotocols = ["chat"]"#);
+    let origin = same.replace("app.example", "new.example");
+    let taken = format!("{}\n{same}", first("other", "").replace("/first", "/*"));
+    let refused = |cause: &str, code: u16| {
+        format!(
+            "refused stay <- {cause} Gateway authenticating {code}: text {cause}, \
+             close {code} {cause}"
+        )
+    };
+    let changed = refused("going_away", 1001);
+    for (routes, late, app) in [
+        // Nothing changed but the place in the file.
+        (same.clone(), "open stay".into(), refused("token_bad_signature", 4401)),
+        (GONE.into(), refused("forbidden_route", 4403), refused("forbidden_route", 4403)),
+        (first("other", r#"subprotocols = ["chat"]"#), changed.clone(), changed.clone()),
+        (first("app", r#"subprotocols = ["chat"]"#), changed.clone(), changed.clone()),
+        (first("none", r#"subprotocols = ["chat"]"#), changed.clone(), changed.clone()),
+        (taken, changed.clone(), changed.clone()),
+        // The 101 named a subprotocol that would not be chosen any more.
+        (first("late", r#"subprotocols = ["other"]"#), changed.clone(), changed.clone()),
+        (origin, refused("forbidden_origin", 4403), refused("forbidden_origin", 4403)),
+    ] {
+        for (secret, expected) in [(LATE, late), (APP, app)] {
+            let mut world = World::new(false);
+            world.feed(&head(
+                "/first",
+                "Sec-WebSocket-Protocol: chat\r\nOrigin: https://app.example.com\r\n",
+            ));
+            world.told.clear();
+            world.reload(&routes);
+            world.first_message(&token(secret, 60));
+            assert_eq!(world.summary(), expected, "{routes}");
+            for open in &world.opened {
+                let open = Open::decode(&open[link::HEADER_BYTES..]).unwrap();
+                assert_eq!((open.route, open.subprotocol), (0, Some("chat")));
+                assert_eq!(world.client.route(), Some(0));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_key_rotated_while_a_client_authenticates() {
+    let mut world = World::at(Stage::Authenticating);
+    let (old, new) = (token(LATE, 60), token(APP, 60));
+    // The same block by name, with another key: the one in force decides.
+    let swapped = |world: &mut World| {
+        let other = world.settings.auths.pop().unwrap();
+        world.settings.auths[1].kind = other.kind;
+    };
+    swapped(&mut world);
+    world.first_message(&old);
+    assert_eq!(world.client.end().unwrap().cause, Cause::BadSignature);
+    let mut world = World::at(Stage::Authenticating);
+    swapped(&mut world);
+    world.first_message(&new);
+    assert_eq!(world.summary(), "open stay");
+}
+
+#[test]
+fn a_reload_changes_deadlines_and_limits_at_once() {
+    let mut world = World::at(Stage::Authenticating);
+    world.settings.deadlines.authenticate = ms(1_500);
+    assert_eq!(world.next(), Some(ms(1_500)));
+    world.settings.limits.header_fields_max = 2;
+    world.first_message(&token(LATE, 60));
+    // The request would not be taken any more.
+    assert_eq!(world.client.end().unwrap().cause, Cause::ForbiddenRoute);
+}
+
+/// Over budget, the client is told so, and its close in the same bytes is still found.
+#[test]
+fn too_many_frames() {
+    let close = frame(CLOSE, b"\x03\xe8");
+    let told = |stage: &str, from: &str| {
+        format!(
+            "{stage} flush <- rate_limited Gateway {from} 4429: pong a, pong b, \
+             text rate_limited, close 4429 rate_limited"
+        )
+    };
+    for over in [frame(PING, b"c"), frame(TEXT, b"hello"), frame(0x01, &[b'x'; 300])] {
+        let begin = [frame(PING, b"a"), frame(PING, b"b")].concat();
+        for (stage, expected) in [
+            (Stage::Open, told("closing", "open")),
+            (Stage::Authenticating, told("refused", "authenticating")),
+        ] {
+            let mut settings = settings(ROUTES);
+            settings.limits.frames_burst = 2;
+            settings.limits.controls_burst = 2;
+            let mut world = World::with(settings, false, 0);
+            match stage {
+                Stage::Open => world.feed(&head("/ws", &bearer(&token(APP, 60)))),
+                _ => world.feed(&head("/first", "")),
+            }
+            world.told.clear();
+            world.feed(&[&begin[..], &over, &close].concat());
+            assert_eq!(world.summary(), expected);
+            assert_eq!(world.data, []);
+        }
+    }
+    // The budget comes back with time.
+    let mut world = World::at(Stage::Open);
+    world.settings.limits.controls_per_second = 2;
+    let burst = world.settings.limits.controls_burst;
+    for _ in 0..burst {
+        world.happen(Event::PingFrame);
+    }
+    world.pass(ms(500));
+    world.happen(Event::PingFrame);
+    assert!(world.client.is_open());
+    world.happen(Event::PingFrame);
+    assert_eq!(world.client.end().unwrap().cause, Cause::RateLimited);
+}
+
+/// RFC 6455 §5.5.3: while a pong waits to be sent, only the latest ping is answered.
+#[test]
+fn pongs_coalesce() {
+    let mut world = World::at(Stage::Open);
+    world.flushes = false;
+    for text in ["1", "2", "3"] {
+        world.feed(&frame(PING, text.as_bytes()));
+    }
+    assert_eq!(world.told, ["pong 1"]);
+    world.sent(false);
+    assert_eq!(world.told, ["pong 1"]);
+    world.sent(true);
+    assert_eq!(world.told, ["pong 1", "pong 3"]);
+    world.sent(true);
+    world.feed(&frame(PING, b"4"));
+    assert_eq!(world.told, ["pong 1", "pong 3", "pong 4"]);
+    // None is sent after the close frame.
+    world.feed(&frame(PING, b"5"));
+    world.happen(Event::Close);
+    world.sent(true);
+    assert_eq!(world.told[3..], ["text internal", "close 1011 internal"]);
+}
+
+/// The explanation is a text message: not in the middle of another message, and not for those
+/// who take binary ones only.
+#[test]
+fn closes_without_an_explanation() {
+    for (path, unfinished, told) in [
+        ("/ws", false, vec!["text internal", "close 1011 internal"]),
+        ("/ws", true, vec!["close 1011 internal"]),
+        ("/binary", false, vec!["close 1011 internal"]),
+    ] {
+        let mut world = World::new(false);
+        world.feed(&head(path, &bearer(&token(APP, 60))));
+        world.told.clear();
+        world.call(|client, _, _| client.data_header(DataKind::Binary, true, !unfinished, 1));
+        world.happen(Event::Close);
+        assert_eq!(world.told, told);
+    }
+    let mut world = World::new(false);
+    world.feed(&head("/binary", ""));
+    world.happen(Event::Text);
+    let told = "closing shutdown <- unsupported_type Gateway open 1003: 101, \
+                close 1003 unsupported_type";
+    assert_eq!(world.summary(), told);
+}
+
+#[test]
+fn backends_close_with_codes_that_may_be_sent() {
+    for (code, sent) in [(1000, 1000), (4999, 4999), (1005, 1000), (1006, 1000), (0, 1000)] {
+        let mut world = World::at(Stage::Open);
+        world.call(|client, cx, out| client.close_by_backend(code, "why", cx, out));
+        assert_eq!(world.told, [format!("close {sent} why")]);
+        assert_eq!(world.client.end().unwrap().code, Some(sent));
+    }
+    let mut world = World::at(Stage::Open);
+    let reason = "ä".repeat(100);
+    world.call(|client, cx, out| client.close_by_backend(4000, &reason, cx, out));
+    assert_eq!(world.told, [format!("close 4000 {}", "ä".repeat(61))]);
+}
+
+/// Who gets 401 or 403 over HTTP, and who gets 101 and an explanation.
+#[test]
+fn refusals_by_route_and_origin() {
+    const PAGE: &str = "Origin: https://app.example.com\r\n";
+    let explained = vec!["101", "text token_missing", "close 4401 token_missing"];
+    for (refuse, extra, told) in [
+        (Refuse::Explain, "", explained.clone()),
+        (Refuse::Explain, PAGE, explained.clone()),
+        (Refuse::Http, "", vec!["401"]),
+        (Refuse::Http, PAGE, vec!["401"]),
+        (Refuse::Auto, "", vec!["401"]),
+        (Refuse::Auto, PAGE, explained.clone()),
+        (Refuse::Explain, "Origin: https://evil.example\r\n", vec!["403"]),
+        (Refuse::Explain, "Origin: null\r\n", vec!["403"]),
+    ] {
+        let mut world = World::new(false);
+        world.settings.routes[0].refuse = refuse;
+        world.feed(&head("/ws", extra));
+        assert_eq!(world.told, told, "{refuse:?} {extra}");
+        assert_eq!(world.client.stage(), Stage::Refused);
+    }
+    let mut world = World::new(false);
+    world.settings.routes[0].origin_absent_allowed = false;
+    world.feed(&head("/ws", &bearer(&token(APP, 60))));
+    assert_eq!(world.told, ["403"]);
+    let mut world = World::new(false);
+    world.feed(&head("/nowhere", ""));
+    assert_eq!(world.summary(), "refused shutdown <- bad_request Gateway request_head: 404");
+}
+
+/// What a client says after its head, and what should come out of it.
+#[derive(Clone, Debug)]
+enum Said {
+    Message { binary: bool, fragments: Vec<String> },
+    Ping(String),
+    Pong(String),
+    Close(u16),
+    Wrong(u8),
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    let text = || "[a-zäß€😀]{0,30}";
+    prop_oneof![
+        6 => (any::<bool>(), prop::collection::vec(text(), 1..4))
+            .prop_map(|(binary, fragments)| Said::Message { binary, fragments }),
+        1 => "[a-zA-Z]{200,300}"
+            .prop_map(|long| Said::Message { binary: false, fragments: vec![long] }),
+        2 => "[a-z]{0,20}".prop_map(Said::Ping),
+        1 => "[a-z]{0,20}".prop_map(Said::Pong),
+        1 => (3000u16..5000).prop_map(Said::Close),
+        1 => (3u8..8).prop_map(Said::Wrong),
+    ]
+}
+
+fn write_said(said: &[Said]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for said in said {
+        match said {
+            Said::Message { binary, fragments } => {
+                for (index, fragment) in fragments.iter().enumerate() {
+                    let opcode = if index > 0 { 0 } else { 1 + u8::from(*binary) };
+                    let last = if index + 1 == fragments.len() { 0x80 } else { 0 };
+                    bytes.extend(frame(last | opcode, fragment.as_bytes()));
+                }
+            }
+            Said::Ping(text) => bytes.extend(frame(PING, text.as_bytes())),
+            Said::Pong(text) => bytes.extend(frame(0x8a, text.as_bytes())),
+            Said::Close(code) => bytes.extend(frame(CLOSE, &code.to_be_bytes())),
+            Said::Wrong(opcode) => bytes.extend(frame(0x80 | opcode, b"?")),
+        }
+    }
+    bytes
+}
+
+impl World {
+    /// Feeds `bytes` cut by `cuts`, with allowances from the same numbers.
+    fn feed_in_pieces(&mut self, bytes: &[u8], cuts: &[(u16, u8)]) {
+        let mut rest = bytes;
+        let mut cuts = cuts.iter().cycle();
+        while let (false, Some((cut, allowance))) = (rest.is_empty(), cuts.next()) {
+            let count = rest.len().min(usize::from(*cut));
+            let left = self.feed_with(&rest[..count], usize::from(*allowance));
+            let stopped = self.client.disposition() != Disposition::Stay;
+            rest = if stopped { &[] } else { &rest[count - left..] };
+        }
+    }
+
+    /// The messages that came out, whole or not, and whether each was.
+    fn messages(&self) -> Vec<(DataKind, bool, Vec<u8>)> {
+        let mut messages: Vec<(DataKind, bool, Vec<u8>)> = Vec::new();
+        for (kind, first, last, piece) in &self.data {
+            let begins = messages.last().is_none_or(|(_, whole, _)| *whole);
+            assert_eq!(*first, begins, "pieces out of order");
+            if begins {
+                messages.push((*kind, false, Vec::new()));
+            }
+            let (of, whole, message) = messages.last_mut().unwrap();
+            assert_eq!(of, kind);
+            message.extend_from_slice(piece);
+            *whole = *last;
+        }
+        messages
+    }
+}
+
+/// Settings under which no number of frames is too many.
+fn patient() -> Settings {
+    let mut settings = settings(ROUTES);
+    settings.limits.frames_burst = u32::MAX;
+    settings.limits.controls_burst = u32::MAX;
+    settings
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    /// However the stream is cut and whatever the backend allows, the same comes of it, and
+    /// that is what was said.
+    #[test]
+    fn any_chunking_is_as_good_as_none(
+        script in prop::collection::vec(said(), 0..12),
+        first_message in any::<bool>(),
+        head_cuts in prop::collection::vec((1u16..60, any::<u8>()), 1..8),
+        cuts in prop::collection::vec(((1u16..40).prop_union(100..1000), 0u8..50), 1..8),
+    ) {
+        // Some allowance must be above zero, or nothing ever moves.
+        let mut cuts = cuts;
+        cuts.push((7, 3));
+        let (request, token) = if first_message {
+            (head("/first", ""), frame(TEXT, token(LATE, 60).as_bytes()))
+        } else {
+            (head("/ws", &bearer(&token(APP, 60))), Vec::new())
+        };
+        let stream = [token, write_said(&script)].concat();
+        let mut whole = World::with(patient(), false, 0);
+        whole.feed(&request);
+        whole.feed(&stream);
+        let mut pieces = World::with(patient(), false, 0);
+        pieces.feed_in_pieces(&request, &head_cuts);
+        pieces.feed_in_pieces(&stream, &cuts);
+        prop_assert_eq!(whole.summary(), pieces.summary());
+        prop_assert_eq!(whole.messages(), pieces.messages());
+        prop_assert_eq!(&whole.opened, &pieces.opened);
+        prop_assert_eq!(whole.next(), pieces.next());
+        prop_assert_eq!(whole.data.len() <= pieces.data.len(), true);
+
+        let live = script.iter().take_while(|said| !matches!(said, Said::Close(_) | Said::Wrong(_)));
+        let (mut told, mut messages) = (vec!["101".to_owned()], Vec::new());
+        for said in live.clone() {
+            match said {
+                Said::Ping(text) => told.push(format!("pong {text}")),
+                Said::Message { binary, fragments } => {
+                    let kind = if *binary { DataKind::Binary } else { DataKind::Text };
+                    messages.push((kind, true, fragments.concat().into_bytes()));
+                }
+                _ => {}
+            }
+        }
+        match script.get(live.count()) {
+            Some(Said::Close(code)) => told.push(format!("close {code} ")),
+            Some(Said::Wrong(_)) => told.push("close 1002 protocol_error".into()),
+            _ => {}
+        }
+        prop_assert_eq!(&pieces.told, &told);
+        prop_assert_eq!(pieces.messages(), messages);
+    }
+}
+
+/// One step of a random life.
+#[derive(Clone, Debug)]
+enum Act {
+    Happen(usize),
+    Bytes(Vec<u8>),
+    Frame(u8, Vec<u8>),
+    FirstHead(usize),
+    Token,
+    Pass(u64),
+    Sent(bool),
+    Flushes(bool),
+    Reload(bool),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        // Up to and without the events that pass time.
+        6 => (0..EVENTS.len() - 3).prop_map(Act::Happen),
+        1 => prop::collection::vec(any::<u8>(), 1..40).prop_map(Act::Bytes),
+        4 => (any::<u8>(), prop::collection::vec(any::<u8>(), 0..140))
+            .prop_map(|(first, payload)| Act::Frame(first & 0x8f, payload)),
+        2 => (1usize..400).prop_map(Act::FirstHead),
+        2 => Just(Act::Token),
+        3 => (0u64..3_000).prop_map(Act::Pass),
+        1 => (0u64..40_000).prop_map(Act::Pass),
+        2 => any::<bool>().prop_map(Act::Sent),
+        1 => any::<bool>().prop_map(Act::Flushes),
+        1 => any::<bool>().prop_map(Act::Reload),
+    ]
+}
+
+impl World {
+    fn act(&mut self, act: &Act) {
+        let handshaking = self.client.stage() == Stage::TlsHandshake;
+        match act {
+            Act::Happen(index) => {
+                let event = EVENTS[*index];
+                let takes_bytes = event < Event::PeerGone;
+                if !(handshaking && takes_bytes) && event != Event::ScheduleClose {
+                    self.happen(event);
+                }
+            }
+            Act::Bytes(bytes) if !handshaking => self.feed(bytes),
+            Act::Frame(first, payload) if !handshaking => self.feed(&frame(*first, payload)),
+            Act::FirstHead(count) if !handshaking => {
+                let request = head("/first", "");
+                self.feed(&request[..request.len().min(*count)]);
+            }
+            Act::Token if !handshaking => self.first_message(&token(LATE, 30)),
+            Act::Bytes(_) | Act::Frame(..) | Act::FirstHead(_) | Act::Token => {}
+            Act::Pass(millis) => self.pass_promptly(ms(*millis)),
+            Act::Sent(flushed) => self.sent(*flushed),
+            Act::Flushes(flushes) => self.flushes = *flushes,
+            Act::Reload(same) => {
+                let routes = if *same { ROUTES } else { &ROUTES.replace("late", "other") };
+                self.reload(routes);
+            }
+        }
+        self.check_age();
+    }
+
+    /// Passes time and handles each deadline when it comes.
+    fn pass_promptly(&mut self, time: Duration) {
+        let target = self.now.instant + time;
+        let mut fired = 0;
+        while !self.over && self.client.next_deadline(&self.settings) <= target {
+            self.advance_to_deadline(0);
+            self.check_age();
+            fired += 1;
+            assert!(fired < 20, "deadlines that change nothing");
+        }
+        self.pass(target.since(self.now.instant));
+    }
+
+    /// No unauthenticated socket grows older than all stages together and 100 ms.
+    fn check_age(&self) {
+        if !self.was_open && !self.over {
+            let next = self.client.next_deadline(&self.settings);
+            assert!(next <= START + ms(10_100), "may live until {:?}", self.next());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    /// Nothing that clients, backends and time can do breaks an invariant of [`World`], and
+    /// every client comes to an end.
+    #[test]
+    fn random_lives_end_well(tls in any::<bool>(), acts in prop::collection::vec(act(), 0..25)) {
+        let mut world = World::new(tls);
+        for act in &acts {
+            world.act(act);
+        }
+        world.flushes = false;
+        world.pass_promptly(ms(10 * 60_000));
+        assert!(world.over, "{}", world.summary());
+        let cx = Surroundings {
+            now: world.now,
+            settings: &world.settings,
+            counters: &world.counters,
+        };
+        world.client.leave(&cx);
+        assert!(STAGES.iter().all(|stage| world.counters.value(gauge(*stage)) == 0));
+    }
 }

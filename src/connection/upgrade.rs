@@ -28,6 +28,10 @@ pub(super) struct PendingRequest {
     head: Vec<u8>,
     /// The first message as far as it has come, bounded by `limits.first_message_max`.
     message: Vec<u8>,
+    /// Name of the `[[auth]]` that asked for the first message.
+    auth: String,
+    /// The subprotocol that the 101 named.
+    subprotocol: Option<String>,
 }
 
 impl Client {
@@ -136,7 +140,12 @@ impl Client {
             }
             Verdict::AwaitFirstMessage => {
                 switch_protocols(request, route, cx, answers);
-                let pending = PendingRequest { head: head.to_vec(), ..Default::default() };
+                let pending = PendingRequest {
+                    head: head.to_vec(),
+                    auth: auth.map(|auth| auth.name.clone()).unwrap_or_default(),
+                    subprotocol: subprotocol(request, route).map(str::to_owned),
+                    ..Default::default()
+                };
                 self.pending = Some(Box::new(pending));
                 self.enter(Stage::Authenticating, cx);
                 Step::Handled
@@ -162,16 +171,19 @@ impl Client {
     ) -> Step {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         let parsed = http_upgrade::parse(&pending.head, &mut fields, &head_limits(cx.settings));
-        // A reload may have changed limits and routes since the head was first parsed, so the
-        // route is looked up again: an index kept from then could name another one.
-        let (Ok(Request::Upgrade(request)), settings) = (parsed, cx.settings) else {
+        let Ok(Request::Upgrade(request)) = parsed else {
             self.refuse_in_dialect(Cause::ForbiddenRoute, cx, output);
             return Step::Handled;
         };
-        let Some((route, auth)) = route_and_auth(settings, request.path()) else {
-            self.refuse_in_dialect(Cause::ForbiddenRoute, cx, output);
-            return Step::Handled;
+        let (index, auth) = match still_valid(pending, &request, cx.settings) {
+            Ok(found) => found,
+            Err(cause) => {
+                self.refuse_in_dialect(cause, cx, output);
+                return Step::Handled;
+            }
         };
+        let route = &cx.settings.routes[usize::from(index)];
+        self.set_route(index, route);
         let Output { open, path, tokens, .. } = output;
         let verdict = authenticate::by_first_message(
             auth,
@@ -273,10 +285,30 @@ fn head_limits(settings: &Settings) -> HeadLimits {
     }
 }
 
-fn route_and_auth<'s>(settings: &'s Settings, path: &str) -> Option<(&'s Route, &'s Auth)> {
-    let route = &settings.routes[usize::from(settings.route_for(path)?)];
-    let auth = settings.auths.get(usize::from(route.auth?))?;
-    Some((route, auth))
+/// The route and `[[auth]]` of a request that was answered with 101 earlier. A reload may have
+/// changed everything since, so all is looked up again: an index kept from then could name
+/// another route, and a token must not be judged by a block that the client never dealt with.
+///
+/// # Errors
+/// What the request would be refused for now; where it only has to be made again,
+/// [`Cause::GoingAway`], after which clients come back.
+fn still_valid<'s>(
+    pending: &PendingRequest,
+    request: &UpgradeRequest<'_, '_>,
+    settings: &'s Settings,
+) -> Result<(u16, &'s Auth), Cause> {
+    let index = settings.route_for(request.path()).ok_or(Cause::ForbiddenRoute)?;
+    let route = &settings.routes[usize::from(index)];
+    if !origin_allowed(route, request) {
+        return Err(Cause::ForbiddenOrigin);
+    }
+    let auth = route.auth.map(|auth| &settings.auths[usize::from(auth)]);
+    let same_auth = auth.filter(|auth| auth.name == pending.auth);
+    let same_subprotocol = subprotocol(request, route) == pending.subprotocol.as_deref();
+    match same_auth {
+        Some(auth) if same_subprotocol => Ok((index, auth)),
+        _ => Err(Cause::GoingAway),
+    }
 }
 
 fn origin_allowed(route: &Route, request: &UpgradeRequest<'_, '_>) -> bool {
