@@ -48,6 +48,8 @@ pub struct Settings {
 pub struct Gateway {
     /// Number of worker threads; `None` is one for each core.
     pub workers: Option<u16>,
+    /// What accepted sockets are.
+    pub descriptors: Descriptors,
     /// The admin listener.
     pub admin: Option<SocketAddr>,
     /// Bearer token that the admin API asks for; required when `admin` is not loopback.
@@ -58,6 +60,17 @@ pub struct Gateway {
     pub log_level: String,
     /// Where close lines go as JSON; `None` is the log.
     pub close_log: Option<std::path::PathBuf>,
+}
+
+/// What accepted sockets are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Descriptors {
+    /// Direct where the kernel can close them with a reset (Linux 6.7), plain otherwise.
+    Auto,
+    /// Descriptors of the process: RLIMIT_NOFILE bounds all workers together.
+    Plain,
+    /// Entries of each ring's own table: RLIMIT_NOFILE bounds each worker.
+    Direct,
 }
 
 /// Shape of log lines.

@@ -10,7 +10,7 @@ use portcullis::settings::keys::{self, Heat, KEYS, REQUIRED, SECTIONS, Shape};
 use portcullis::settings::load::{FileContents, Loaded, Outside, Problem, load};
 use portcullis::settings::reload::cold_changes;
 use portcullis::settings::units::{format_duration, format_size};
-use portcullis::settings::{LogFormat, MessageTypes, PathPattern, Refuse, Settings};
+use portcullis::settings::{Descriptors, LogFormat, MessageTypes, PathPattern, Refuse, Settings};
 
 /// Noon of 2026-11-22.
 const NOW_S: u64 = 1_795_348_800;
@@ -151,6 +151,7 @@ fn the_full_example_loads_without_a_warning() {
     let Settings { gateway, limits, deadlines, listeners, auths, routes, backends } =
         loaded.settings;
     assert_eq!((gateway.workers, gateway.log_format), (None, LogFormat::Auto));
+    assert_eq!(gateway.descriptors, Descriptors::Auto);
     assert_eq!(gateway.admin, "127.0.0.1:9464".parse().ok());
     // What the example shows as defaults are the defaults.
     let plain = settings(BASE);
@@ -950,6 +951,7 @@ fn cold_changes_are_named_and_hot_ones_are_not() {
     let second = "address = \"127.0.0.1:8080\"\n[[listener]]\naddress = \"127.0.0.1:8081\"";
     let cold = [
         ("[gateway]", "[gateway]\nworkers = 2", "gateway.workers"),
+        ("[gateway]", "[gateway]\ndescriptors = \"plain\"", "gateway.descriptors"),
         ("[gateway]", "[gateway]\nadmin = \"127.0.0.1:1\"", "gateway.admin"),
         ("[gateway]", "[gateway]\nadmin_token_file = \"keys/admin\"", "gateway.admin_token_file"),
         ("[gateway]", "[gateway]\nlog = { format = \"json\" }", "gateway.log.format"),

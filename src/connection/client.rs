@@ -4,9 +4,8 @@
 //! is in [`Output::answers`], acts on the [`Step`], and looks at [`Client::is_open`],
 //! [`Client::disposition`] and [`Client::next_deadline`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::time::Duration;
 
 use crate::base::time::Instant;
 use crate::base::token_bucket::TokenBucket;
@@ -17,8 +16,9 @@ use crate::protocol::http_upgrade::{self, HttpRefusal};
 use crate::protocol::websocket::{
     self, ControlPayload, DataKind, FrameLimits, FrameReader, HeaderBytes, OpCode, Side,
 };
-use crate::settings::{Deadlines, MessageTypes, Route, Settings};
+use crate::settings::{MessageTypes, Route, Settings};
 
+use super::deadlines;
 use super::stage::{ClosedBy, Stage};
 use super::upgrade::PendingRequest;
 use super::{Output, Surroundings};
@@ -86,36 +86,32 @@ pub struct End {
 /// Invariants: `stage == Open` exactly while a session may exist; `end.is_some()` exactly in
 /// `Refused` and `Closing`, or when the disposition is `CloseNow`.
 pub struct Client {
-    stage: Stage,
-    disposition: Disposition,
+    pub(super) stage: Stage,
+    pub(super) disposition: Disposition,
     dialect: Option<Dialect>,
-    pinged: bool,
-    output_pending: bool,
+    pub(super) pinged: bool,
+    pub(super) output_pending: bool,
     pong_unsent: bool,
     /// The client has been sent the beginning of a message, but not its end.
     to_client_unfinished: bool,
-    close_scheduled: Cause,
+    pub(super) close_scheduled: Cause,
     messages: MessageTypes,
     route: u16,
     end: Option<End>,
-    accepted: Instant,
-    stage_since: Instant,
-    received: Instant,
-    progressed: Instant,
-    expires: Instant,
-    lifetime_end: Instant,
-    close_at: Instant,
+    pub(super) accepted: Instant,
+    pub(super) stage_since: Instant,
+    pub(super) received: Instant,
+    pub(super) progressed: Instant,
+    pub(super) expires: Instant,
+    pub(super) close_at: Instant,
     frames: TokenBucket,
     controls: TokenBucket,
     reader: FrameReader,
     pub(super) pending: Option<Box<PendingRequest>>,
     pong_waiting: Option<Box<ControlPayload>>,
-    /// Where the client comes from, as far as is known.
-    pub peer: Option<SocketAddr>,
+    peer: PackedAddress,
 }
 
-/// What a client that used up every stage still gets to read its refusal.
-const REFUSED_GRACE: Duration = Duration::from_millis(100);
 /// `route` before a route is chosen.
 const NO_ROUTE: u16 = u16::MAX;
 
@@ -134,7 +130,7 @@ impl Client {
             output_pending: false,
             pong_unsent: false,
             to_client_unfinished: false,
-            close_scheduled: Cause::GoingAway,
+            close_scheduled: Cause::Lifetime,
             messages: MessageTypes::Any,
             route: NO_ROUTE,
             end: None,
@@ -143,15 +139,24 @@ impl Client {
             received: now,
             progressed: now,
             expires: Instant::NEVER,
-            lifetime_end: lifetime_end(now, cx.settings.deadlines.lifetime, jitter),
-            close_at: Instant::NEVER,
+            close_at: deadlines::lifetime_end(now, cx.settings.deadlines.lifetime, jitter),
             frames: TokenBucket::full(limits.frames_burst, now),
             controls: TokenBucket::full(limits.controls_burst, now),
             reader: FrameReader::new(Side::Server),
             pending: None,
             pong_waiting: None,
-            peer,
+            peer: PackedAddress::pack(peer),
         }
+    }
+
+    /// Where the client comes from, as far as is known.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer.unpack()
+    }
+
+    /// A trusted proxy said where the client comes from.
+    pub fn set_peer(&mut self, peer: SocketAddr) {
+        self.peer = PackedAddress::pack(Some(peer));
     }
 
     /// How far the connection is.
@@ -233,7 +238,10 @@ impl Client {
         match self.stage {
             Stage::TlsHandshake => unreachable!("plaintext before the handshake is finished"),
             Stage::RequestHead => (input.len(), self.receive_head(input, cx, output)),
-            Stage::Authenticating => self.receive_first_message(input, cx, output),
+            Stage::Authenticating => {
+                let (used, step) = self.receive_frames(input, usize::MAX, cx, output);
+                (used, self.take_first_message(step, input, cx, output))
+            }
             Stage::Open => self.receive_frames(input, allowance, cx, output),
             Stage::Refused | Stage::Closing => self.receive_after_close(input, cx),
         }
@@ -375,89 +383,6 @@ impl Client {
         }
     }
 
-    /// The earliest instant at which [`handle_deadline`](Self::handle_deadline) has work.
-    pub fn next_deadline(&self, settings: &Settings) -> Instant {
-        let deadlines = &settings.deadlines;
-        let stage = match self.stage {
-            Stage::TlsHandshake => self.stage_since + deadlines.tls_handshake,
-            Stage::RequestHead => self.stage_since + deadlines.request_head,
-            Stage::Authenticating => self.stage_since + deadlines.authenticate,
-            Stage::Refused => return self.refused_until(deadlines),
-            Stage::Closing if self.output_pending => {
-                return self.progressed + deadlines.write_stall;
-            }
-            Stage::Closing => return self.stage_since + deadlines.linger,
-            Stage::Open => {
-                let silence = if self.pinged { deadlines.idle } else { deadlines.ping_interval };
-                let idle = self.received + silence;
-                idle.min(self.expires).min(self.lifetime_end)
-            }
-        };
-        let stalled =
-            if self.output_pending { self.progressed + deadlines.write_stall } else { stage };
-        stage.min(stalled).min(self.close_at)
-    }
-
-    /// Does what is due at `cx.now`; nothing when nothing is.
-    pub fn handle_deadline(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
-        let now = cx.now.instant;
-        if now < self.next_deadline(cx.settings) {
-            return;
-        }
-        let deadlines = &cx.settings.deadlines;
-        match self.stage {
-            Stage::Refused | Stage::Closing => {
-                let metric = if self.output_pending && self.stage == Stage::Closing {
-                    Metric::DeadlineWrite
-                } else {
-                    Metric::DeadlineLinger
-                };
-                cx.counters.increment(metric);
-                self.disposition = Disposition::CloseNow { reset: true };
-            }
-            _ if self.close_at <= now => self.close(self.close_scheduled, cx, output),
-            Stage::TlsHandshake => {
-                cx.counters.increment(Metric::DeadlineTls);
-                self.drop_silently(Cause::HandshakeTimedOut, cx);
-            }
-            Stage::RequestHead => {
-                cx.counters.increment(Metric::DeadlineHead);
-                if self.pending.is_some() {
-                    self.refuse_http(HttpRefusal::HeadTimedOut, cx, output);
-                } else {
-                    self.drop_silently(Cause::HandshakeTimedOut, cx);
-                }
-            }
-            _ if self.output_pending && self.progressed + deadlines.write_stall <= now => {
-                cx.counters.increment(Metric::DeadlineWrite);
-                self.drop_silently(Cause::SlowConsumer, cx);
-            }
-            Stage::Authenticating => {
-                cx.counters.increment(Metric::DeadlineAuthenticate);
-                self.close(Cause::AuthenticationTimedOut, cx, output);
-            }
-            Stage::Open => self.handle_open_deadline(cx, output),
-        }
-    }
-
-    fn handle_open_deadline(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
-        let now = cx.now.instant;
-        if self.expires <= now {
-            cx.counters.increment(Metric::DeadlineExpiry);
-            self.close(Cause::TokenExpired, cx, output);
-        } else if self.lifetime_end <= now {
-            self.close(Cause::Lifetime, cx, output);
-        } else if self.received + cx.settings.deadlines.idle <= now {
-            cx.counters.increment(Metric::DeadlineIdle);
-            self.close(Cause::Idle, cx, output);
-        } else {
-            self.pinged = true;
-            cx.counters.increment(Metric::PingsSent);
-            let header = websocket::write_header(true, OpCode::Ping, 0, None);
-            output.answers.extend_from_slice(header.as_slice());
-        }
-    }
-
     fn receive_frames(
         &mut self,
         input: &mut [u8],
@@ -499,20 +424,12 @@ impl Client {
 
     /// RFC 6455 §7.1.7: after a broken frame nothing more is read, not even a close, so FIN
     /// follows our close frame at once.
-    pub(super) fn fail_connection(&mut self) {
+    fn fail_connection(&mut self) {
         self.disposition = Disposition::ShutdownWhenFlushed;
     }
 
-    /// A refused client's last moment: a linger after its close frame, but never later than
-    /// all unauthenticated stages together may last.
-    fn refused_until(&self, deadlines: &Deadlines) -> Instant {
-        let stages = deadlines.tls_handshake + deadlines.request_head + deadlines.authenticate;
-        let last = self.accepted + stages + REFUSED_GRACE;
-        last.min(self.stage_since + deadlines.linger)
-    }
-
     /// RFC 6455 §5.5.1: a close is answered with a close, and then the server ends first.
-    pub(super) fn closed_by_client(
+    fn closed_by_client(
         &mut self,
         code: Option<u16>,
         reason: &[u8],
@@ -553,7 +470,7 @@ impl Client {
         }
     }
 
-    pub(super) fn within_budgets(&mut self, cx: &Surroundings<'_>) -> bool {
+    fn within_budgets(&mut self, cx: &Surroundings<'_>) -> bool {
         let limits = &cx.settings.limits;
         let now = cx.now.instant;
         let frames = self.reader.frames_seen();
@@ -582,7 +499,7 @@ impl Client {
 
     /// Answers a ping at once, or, while an earlier answer is still unsent, remembers only the
     /// latest: RFC 6455 §5.5.3 lets one pong stand for several pings.
-    pub(super) fn pong(&mut self, payload: &ControlPayload, output: &mut Output) {
+    fn pong(&mut self, payload: &ControlPayload, output: &mut Output) {
         if self.pong_unsent {
             match &mut self.pong_waiting {
                 Some(waiting) => **waiting = *payload,
@@ -619,7 +536,7 @@ impl Client {
         answer
     }
 
-    pub(super) fn write_close(&mut self, code: u16, reason: &str, output: &mut Output) {
+    fn write_close(&mut self, code: u16, reason: &str, output: &mut Output) {
         let payload = websocket::close_payload(code, reason);
         let bytes = payload.as_slice();
         let header = websocket::write_header(true, OpCode::Close, bytes.len() as u64, None);
@@ -685,15 +602,6 @@ impl Client {
         }
     }
 
-    pub(super) fn reader_next(
-        &mut self,
-        input: &mut [u8],
-        settings: &Settings,
-    ) -> Result<(usize, websocket::Step), websocket::FrameError> {
-        let limits = self.frame_limits(settings);
-        self.reader.next(input, usize::MAX, &limits)
-    }
-
     fn conclude(&mut self, cause: Cause, by: ClosedBy, code: Option<u16>) {
         if self.end.is_none() {
             self.end = Some(End { cause, by, code, stage: self.stage });
@@ -706,6 +614,31 @@ impl Client {
     }
 }
 
+/// An optional socket address in 18 bytes instead of 32: there is one for each connection. No
+/// client has port 0, so that stands for none.
+#[derive(Clone, Copy)]
+struct PackedAddress {
+    /// IPv4 in its mapped form.
+    ip: [u8; 16],
+    port: u16,
+}
+
+impl PackedAddress {
+    fn pack(address: Option<SocketAddr>) -> Self {
+        let Some(address) = address else { return PackedAddress { ip: [0; 16], port: 0 } };
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        PackedAddress { ip: ip.octets(), port: address.port() }
+    }
+
+    fn unpack(self) -> Option<SocketAddr> {
+        let ip = IpAddr::from(self.ip).to_canonical();
+        (self.port != 0).then(|| SocketAddr::new(ip, self.port))
+    }
+}
+
 const fn gauge(stage: Stage) -> Metric {
     match stage {
         Stage::TlsHandshake => Metric::StageTls,
@@ -715,12 +648,4 @@ const fn gauge(stage: Stage) -> Metric {
         Stage::Refused => Metric::StageRefused,
         Stage::Closing => Metric::StageClosing,
     }
-}
-
-/// The lifetime, shortened by up to a tenth so that connections made together part.
-fn lifetime_end(now: Instant, lifetime: Option<Duration>, jitter: u32) -> Instant {
-    let Some(lifetime) = lifetime else { return Instant::NEVER };
-    let tenth = lifetime / 10;
-    let cut = tenth.mul_f64(f64::from(jitter) / f64::from(u32::MAX));
-    now + lifetime.saturating_sub(cut)
 }

@@ -3,6 +3,7 @@
 
 pub mod authenticate;
 pub mod client;
+mod deadlines;
 pub mod link;
 pub mod stage;
 pub mod transport;

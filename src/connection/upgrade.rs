@@ -10,7 +10,6 @@ use crate::protocol::http_upgrade::{
 };
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{self, Open, OpenHeaders, SessionId};
-use crate::protocol::websocket;
 use crate::settings::{Auth, Refuse, Route, Settings};
 
 use super::authenticate::{self, Verdict};
@@ -67,51 +66,24 @@ impl Client {
         Step::Handled
     }
 
-    /// Takes frames of the first message, which carries the token.
-    pub(super) fn receive_first_message(
+    /// Gathers the first message, which carries the token, and decides on it once it is whole.
+    pub(super) fn take_first_message(
         &mut self,
-        input: &mut [u8],
+        step: Step,
+        input: &[u8],
         cx: &Surroundings<'_>,
         output: &mut Output,
-    ) -> (usize, Step) {
-        let (used, step) = match self.reader_next(input, cx.settings) {
-            Ok(found) => found,
-            Err(error) => {
-                self.refuse_in_dialect(error.cause(), cx, output);
-                self.fail_connection();
-                return (input.len(), Step::Handled);
-            }
+    ) -> Step {
+        let Step::Data { range, last, .. } = step else { return step };
+        let Some(mut pending) = self.pending.take() else {
+            unreachable!("an authenticating client keeps its request")
         };
-        if !self.within_budgets(cx) {
-            self.refuse_in_dialect(Cause::RateLimited, cx, output);
-            return (input.len(), Step::Handled);
+        pending.message.extend_from_slice(&input[range]);
+        if last {
+            return self.decide_first_message(&pending, cx, output);
         }
-        let step = match step {
-            websocket::Step::NeedMore => Step::NeedMore,
-            websocket::Step::Blocked => unreachable!("the allowance is unlimited"),
-            websocket::Step::Data { range, last, .. } => {
-                let Some(mut pending) = self.pending.take() else {
-                    unreachable!("an authenticating client keeps its request")
-                };
-                pending.message.extend_from_slice(&input[range]);
-                if last {
-                    self.decide_first_message(&pending, cx, output)
-                } else {
-                    self.pending = Some(pending);
-                    Step::Handled
-                }
-            }
-            websocket::Step::Ping(payload) => {
-                self.pong(&payload, output);
-                Step::Handled
-            }
-            websocket::Step::Pong(_) => Step::Handled,
-            websocket::Step::Close { code, reason } => {
-                self.closed_by_client(code, reason.as_slice(), cx, output);
-                Step::Handled
-            }
-        };
-        (used, step)
+        self.pending = Some(pending);
+        Step::Handled
     }
 
     /// Decides on a whole request head.
@@ -242,7 +214,7 @@ impl Client {
             expires: identity.expires(),
             claims: identity.claims(),
             route: self.route().unwrap_or_default(),
-            remote: self.peer,
+            remote: self.peer(),
             subprotocol: subprotocol(request, route),
             origin: request.origin().and_then(|origin| std::str::from_utf8(origin).ok()),
             headers: OpenHeaders::Pairs(headers),

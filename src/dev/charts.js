@@ -11,6 +11,7 @@ const STAGES = {
   refused: "refused, lingering",
   closing: "closing",
 };
+const NUMBERS = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 // Ends that nobody needs to look into.
 const CALM = new Set(["client_closed", "backend_closed", "health_check", "going_away", "lifetime"]);
 
@@ -21,7 +22,7 @@ function shape(name, attributes) {
 }
 
 function compact(value) {
-  return new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(value);
+  return NUMBERS.format(value);
 }
 
 /** One row of a bar chart: label, bar, number. */
@@ -31,7 +32,8 @@ function row(label, value, most, bad) {
   const name = document.createElement("span");
   name.textContent = label;
   name.title = label;
-  const svg = shape("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" });
+  const stretched = { viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" };
+  const svg = shape("svg", stretched);
   svg.append(shape("rect", { class: "track", width: 100, height: 6 }));
   // A single connection among a thousand is still to be seen.
   const width = value === 0 ? 0 : Math.max(1.5, (100 * value) / most);
@@ -82,11 +84,12 @@ export function drawRates(place, history) {
     viewBox: "0 0 100 60",
     preserveAspectRatio: "none",
     role: "img",
-    "aria-label": `Messages per second over the last minute: now ${compact(from)} from clients and `
-      + `${compact(to)} to clients, at most ${compact(most)}`,
+    "aria-label": `Messages per second over the last minute: now ${compact(from)} from clients `
+      + `and ${compact(to)} to clients, at most ${compact(most)}`,
   });
   for (const level of [0, 0.5, 1]) {
-    svg.append(shape("line", { class: "grid", x1: 0, x2: 100, y1: y(level * most), y2: y(level * most) }));
+    const height = y(level * most);
+    svg.append(shape("line", { class: "grid", x1: 0, x2: 100, y1: height, y2: height }));
   }
   if (history.length > 0) {
     const area = `${x(0)},58 ${line(1)} 100,58`;

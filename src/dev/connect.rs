@@ -97,7 +97,9 @@ impl fmt::Display for CloseNote {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "closed by the gateway: {} {}", self.code, self.reason)?;
         match self.reconnect {
-            Some(None) => write!(out, "\n  do not reconnect: the same token would be refused"),
+            Some(None) => {
+                write!(out, "\n  do not reconnect: the same request would be refused again")
+            }
             Some(Some(wait)) => write!(out, "\n  reconnect after {wait} ms or more"),
             None => Ok(()),
         }
@@ -403,6 +405,7 @@ mod tests {
         let url = format!("ws://{}/chat", listener.local_addr().unwrap());
         let thread = std::thread::spawn(move || {
             let mut authorization = None;
+            #[expect(clippy::result_large_err, reason = "the type is tungstenite's")]
             let look = |request: &Request, response| {
                 let field = request.headers().get("authorization");
                 authorization = field.map(|field| field.to_str().unwrap().to_owned());
@@ -448,8 +451,8 @@ mod tests {
         let (sender, lines) = channel();
         sender.send("bye".to_owned()).unwrap();
         let error = converse(&options(url), &lines, &mut Vec::new()).expect_err("closed");
-        let expected = "closed by the gateway: 4401 r\n  do not reconnect: the same token would be \
-                        refused";
+        let expected = "closed by the gateway: 4401 r\n  do not reconnect: the same request would \
+                        be refused again";
         assert_eq!(error.to_string(), expected);
         server.join().unwrap();
     }

@@ -69,7 +69,7 @@ function plan(dev, { kind, subject, carrier, transport, path }) {
 }
 
 function showCall({ url, protocols, first }) {
-  const short = (text) => text.replace(/([\w-]{12})[\w.-]{24,}/g, "$1…");
+  const short = (text) => text.replace(/([\w-]{12})[\w-]{20,}(\.[\w-]+)*/g, "$1…");
   const offers = protocols.map((offer) => `"${short(offer)}"`).join(", ");
   const send = first ? `\nsocket.onopen = () => socket.send("${short(first)}")` : "";
   $("call").textContent = `socket = new WebSocket("${short(url)}", [${offers}])${send}`;
@@ -87,7 +87,7 @@ function expiry(token) {
 function say(kind, who, text) {
   const log = $("log");
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  const item = document.createElement("li");
+  const item = document.createElement("div");
   item.className = kind;
   const time = document.createElement("time");
   time.textContent = new Date().toTimeString().slice(0, 8);
@@ -106,7 +106,7 @@ function setState(state, text) {
   $("state").dataset.state = state;
   $("state").textContent = text;
   const open = state === "open";
-  for (const control of [$("text"), $("send"), $("large"), document.querySelector("[data-say]")]) {
+  for (const control of [$("text"), $("send"), $("large"), $("ask")]) {
     control.disabled = !open;
   }
   $("shut").disabled = state === "closed";
@@ -136,8 +136,9 @@ async function connect() {
   }
   const { url, protocols, token, first } = plan(dev, chosen);
   $("certificate").href = dev.certificate;
-  const mine = { socket: new WebSocket(url, protocols), opened: 0, explained: null, byUser: false };
-  Object.assign(mine, { chosen, expires: chosen.kind === "none" ? 0 : expiry(token) });
+  const expires = chosen.kind === "none" ? 0 : expiry(token);
+  const mine = { chosen, expires, opened: 0, explained: null, byUser: false };
+  mine.socket = new WebSocket(url, protocols);
   session = mine;
   mine.socket.onopen = () => {
     mine.opened = Date.now();
@@ -180,7 +181,8 @@ function closed(mine, event) {
   const { code, reason } = event;
   say("close", "close", `${code} ${reason}`.trim());
   const explained = mine.explained;
-  const wanted = mine.byUser ? false : explained ? explained.reconnect : RETRYABLE.has(code) && mine.opened > 0;
+  const wanted = !mine.byUser
+    && (explained ? explained.reconnect : RETRYABLE.has(code) && mine.opened > 0);
   if (mine.opened && Date.now() - mine.opened > STEADY_MS) attempt = 0;
   setState("closed", "not connected");
   let wait = null;
@@ -208,13 +210,16 @@ function meaning(mine, { code, reason }) {
       + "listens there, the certificate is not trusted, or the upgrade was refused over HTTP.";
   }
   if (code === 1006) return "The connection was cut without a word.";
-  return code >= 3000 ? "The backend closed with a code and a reason of its own." : "An ordinary end.";
+  if (code >= 3000) return "The backend closed with a code and a reason of its own.";
+  return "An ordinary end.";
 }
 
 function advice(mine, { wanted, wait }) {
   if (mine.byUser) return "Nothing to do.";
-  if (!wanted) return mine.explained ? "Do not reconnect: it would end the same way." : "Do not reconnect by itself.";
-  return wait === null ? "Reconnecting may help." : `Reconnecting in ${(wait / 1000).toFixed(1)} s.`;
+  if (!wanted && mine.explained) return "Do not reconnect: it would end the same way.";
+  if (!wanted) return "Do not reconnect by itself.";
+  if (wait === null) return "Reconnecting may help.";
+  return `Reconnecting in ${(wait / 1000).toFixed(1)} s.`;
 }
 
 function showVerdict(mine, event, decision) {
@@ -263,7 +268,8 @@ async function poll() {
     drawLive(live);
     pill.dataset.state = live.phase;
     const workers = live.workers.filter((worker) => worker.alive).length;
-    pill.textContent = `${live.phase}, ${workers} worker${workers === 1 ? "" : "s"}, up ${span(live.uptime_seconds)}`;
+    const count = `${workers} worker${workers === 1 ? "" : "s"}`;
+    pill.textContent = `${live.phase}, ${count}, up ${span(live.uptime_seconds)}`;
   } catch {
     pill.dataset.state = "gone";
     pill.textContent = "the gateway does not answer";
@@ -281,6 +287,7 @@ function drawLive(live) {
   if (history.length > HISTORY) history.shift();
   $("rate-from").textContent = compact(from);
   $("rate-to").textContent = compact(to);
+  $("rate-peak").textContent = compact(Math.max(...history.flat()));
   $("accepted").textContent = compact(live.accepted_total);
   $("upgraded").textContent = compact(live.upgrades_total);
   $("refused").textContent = compact(live.tokens_refused_total);
@@ -313,6 +320,7 @@ async function refreshCall() {
 $("connect").addEventListener("submit", (event) => {
   event.preventDefault();
   attempt = 0;
+  $("verdict").hidden = true;
   connect();
 });
 $("connect").addEventListener("change", refreshCall);
@@ -325,7 +333,7 @@ $("say").addEventListener("submit", (event) => {
   send($("text").value);
   $("text").value = "";
 });
-document.querySelector("[data-say]").addEventListener("click", (event) => send(event.target.dataset.say));
+$("ask").addEventListener("click", () => send("/close 4000 enough for today"));
 $("large").addEventListener("click", () => send("x".repeat(2 << 20), "(2 MiB of x)"));
 refreshCall();
 poll();

@@ -10,11 +10,11 @@ use super::error::RunError;
 use super::workers::{DataPlane, Launched, Seat};
 use crate::base::random::Random;
 use crate::linux::listener::{ListenerSocket, listen};
-use crate::linux::probe::probe;
+use crate::linux::probe::{Probe, probe};
 use crate::linux::process;
 use crate::linux::ring::{DescriptorMode, LinuxRing, RingOptions};
 use crate::ring::GENERATION_BITS;
-use crate::settings::{Limits, Settings};
+use crate::settings::{Descriptors, Limits, Settings};
 use crate::worker::{Turn, Worker, WorkerOptions};
 
 /// Finished TCP handshakes that may wait for a worker; the kernel caps it at
@@ -39,7 +39,7 @@ const RING_ENTRIES: u32 = 4096;
 /// 64 KiB each.
 const LINK_BUFFERS: u16 = 64;
 /// 16 KiB each; only connections with bytes to send hold one, for one send.
-const CLIENT_SLOTS: u16 = 512;
+const CLIENT_SLOTS: u16 = 2048;
 /// 256 KiB each.
 const LINK_SLOTS: u16 = 16;
 
@@ -48,6 +48,7 @@ pub struct LinuxDataPlane {
     addresses: Vec<SocketAddr>,
     workers: u16,
     share: WorkerShare,
+    descriptors: DescriptorMode,
     /// Memory that the process may use, in bytes.
     memory: u64,
     pinned: bool,
@@ -97,6 +98,34 @@ pub fn worker_share(
     }
 }
 
+/// What accepted sockets are on this kernel.
+///
+/// # Errors
+/// When direct descriptors are asked for and the kernel has none; says what to do.
+pub fn descriptor_mode(wanted: Descriptors, kernel: &Probe) -> Result<DescriptorMode, String> {
+    match wanted {
+        Descriptors::Plain => Ok(DescriptorMode::Plain),
+        Descriptors::Auto if kernel.direct_reset => Ok(DescriptorMode::Direct),
+        Descriptors::Auto => Ok(DescriptorMode::Plain),
+        Descriptors::Direct if !kernel.direct_descriptors => Err(
+            "gateway.descriptors is \"direct\", and this kernel registers no descriptor table\n  \
+             likely cause: RLIMIT_NOFILE is too small, or a security module forbids it\n  \
+             what to do: raise the limit on open files, or set descriptors = \"plain\""
+                .into(),
+        ),
+        Descriptors::Direct => {
+            if !kernel.direct_reset {
+                tracing::warn!(
+                    kernel = kernel.kernel,
+                    "direct descriptors cannot be reset before Linux 6.7: connections that \
+                     should be reset are closed instead"
+                );
+            }
+            Ok(DescriptorMode::Direct)
+        }
+    }
+}
+
 /// Bytes that may wait for one worker's clients. `memory` is the machine's, the budget when the
 /// settings name none.
 pub fn queue_share(limits: &Limits, workers: u16, memory: u64) -> u64 {
@@ -111,13 +140,14 @@ impl LinuxDataPlane {
     /// [`RunError::Ring`] and [`RunError::Bind`].
     pub fn bind(settings: &Settings) -> Result<LinuxDataPlane, RunError> {
         let ring = |reason: String| RunError::Ring { reason };
-        probe().map_err(|error| ring(error.to_string()))?;
+        let kernel = probe().map_err(|error| ring(error.to_string()))?;
+        let mode = descriptor_mode(settings.gateway.descriptors, &kernel).map_err(ring)?;
         let cores = process::core_count();
         let most = u16::try_from(cores).unwrap_or(u16::MAX).max(1);
         let workers = settings.gateway.workers.unwrap_or(most).max(1);
         let (addresses, first) = bind_all(settings, workers)?;
         let limit = process::raise_descriptor_limit().unwrap_or(1024);
-        let share = worker_share(&settings.limits, workers, limit, DescriptorMode::Direct);
+        let share = worker_share(&settings.limits, workers, limit, mode);
         if share.capped_by_descriptors {
             let (each, limit) = (share.connections_max, limit);
             tracing::warn!(
@@ -134,6 +164,7 @@ impl LinuxDataPlane {
             addresses,
             workers,
             share,
+            descriptors: mode,
             memory: process::memory_total().unwrap_or(MEMORY_ASSUMED),
             pinned: usize::from(workers) <= cores,
             instance,
@@ -183,7 +214,7 @@ impl DataPlane for LinuxDataPlane {
             client_slots: CLIENT_SLOTS,
             link_slots: LINK_SLOTS,
             listeners: self.listeners(&seat)?,
-            descriptors: DescriptorMode::Direct,
+            descriptors: self.descriptors,
         };
         let (ring, waker) = LinuxRing::new(options).map_err(|error| error.to_string())?;
         let seed = process::random_seed().map_err(|error| error.to_string())?;
@@ -284,6 +315,38 @@ mod tests {
             };
             let share = worker_share(&limits, workers, descriptors, mode);
             assert_eq!(share, expected, "{total} over {workers}, {descriptors} {mode:?}");
+        }
+    }
+
+    #[test]
+    fn direct_descriptors_are_used_where_they_can_be_reset_or_are_asked_for() {
+        use DescriptorMode::{Direct as InRing, Plain as InProcess};
+        use Descriptors::{Auto, Direct, Plain};
+        // wanted, the kernel has them, and can reset them -> what is used
+        for (wanted, present, reset, expected) in [
+            (Auto, true, true, Some(InRing)),
+            (Auto, true, false, Some(InProcess)),
+            (Auto, false, false, Some(InProcess)),
+            (Plain, true, true, Some(InProcess)),
+            (Plain, false, false, Some(InProcess)),
+            (Direct, true, true, Some(InRing)),
+            (Direct, true, false, Some(InRing)),
+            (Direct, false, false, None),
+        ] {
+            let kernel = Probe {
+                kernel: "6.1.0".into(),
+                registered_ring: true,
+                no_index_array: false,
+                min_wait: false,
+                bundles: false,
+                direct_descriptors: present,
+                direct_reset: reset,
+            };
+            let mode = descriptor_mode(wanted, &kernel);
+            assert_eq!(mode.as_ref().ok(), expected.as_ref(), "{wanted:?} {present} {reset}");
+            if let Err(why) = mode {
+                assert!(why.contains("what to do: raise the limit on open files"), "{why}");
+            }
         }
     }
 

@@ -31,6 +31,7 @@ pub fn settings() -> Settings {
 fn gateway() -> Gateway {
     Gateway {
         workers: Some(2),
+        descriptors: Descriptors::Auto,
         admin: Some("127.0.0.1:0".parse().unwrap()),
         admin_token: None,
         log_format: LogFormat::Auto,

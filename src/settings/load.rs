@@ -16,7 +16,7 @@ pub use super::problem::{Problem, Severity};
 use super::problem::{Report, did_you_mean};
 use super::raw::{CountOrWord, Number, RawDeadlines, RawGateway, RawLimits, RawSettings, Text};
 use super::units::{format_duration, parse_duration, parse_size};
-use super::{Deadlines, Gateway, Limits, LogFormat, Settings, shape};
+use super::{Deadlines, Descriptors, Gateway, Limits, LogFormat, Settings, shape};
 use crate::protocol::jwt::{JwtKey, JwtOptions};
 
 /// What the loader asks of the world.
@@ -279,6 +279,11 @@ impl Loader<'_> {
         }
         Some(Gateway {
             workers: defaults.count_or_auto("workers", &raw.workers).map(|count| count as u16),
+            descriptors: match word("gateway", "descriptors", &raw.descriptors) {
+                "plain" => Descriptors::Plain,
+                "direct" => Descriptors::Direct,
+                _ => Descriptors::Auto,
+            },
             admin,
             admin_token,
             log_format: match word("gateway.log", "format", &raw.log.format) {

@@ -52,7 +52,8 @@ macro_rules! raw_table {
 raw_table! {
     /// `[gateway]`.
     RawGateway {
-        workers: Number, admin: Text, admin_token_file: Text, log: RawLog, close_log: Text,
+        workers: Number, descriptors: Text, admin: Text, admin_token_file: Text, log: RawLog,
+        close_log: Text,
     }
     /// `log` in `[gateway]`.
     RawLog { format: Text, level: Text, }

@@ -14,6 +14,7 @@ type Same = fn(&Settings, &Settings) -> bool;
 /// Every cold key that can differ. A test compares the names with the table of keys.
 const COLD: &[(&str, Same)] = &[
     ("gateway.workers", |a, b| a.gateway.workers == b.gateway.workers),
+    ("gateway.descriptors", |a, b| a.gateway.descriptors == b.gateway.descriptors),
     ("gateway.admin", |a, b| a.gateway.admin == b.gateway.admin),
     ("gateway.admin_token_file", |a, b| {
         let bytes = |s: &Settings| s.gateway.admin_token.as_ref().map(|t| t.expose().to_vec());

@@ -1,1 +1,20 @@
-//! (to be written)
+//! L5: the other implementation of the ring seam. A seeded world in memory, with a fake ring,
+//! fake clients and backends, faults and checks, in which a whole worker runs on a fake clock.
+//! The same seed gives the same run, to the last byte.
+
+pub mod backend;
+pub mod check;
+pub mod client;
+pub mod fake_ring;
+pub mod faults;
+pub mod frames;
+pub mod kernel;
+pub mod messages;
+pub mod net;
+pub mod scenario;
+pub mod simulation;
+pub mod tokens;
+pub mod trace;
+pub mod world;
+
+pub use simulation::{Bug, Options, Outcome, Simulation, run};

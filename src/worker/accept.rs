@@ -34,6 +34,8 @@ pub(super) struct Acceptor {
     per_listener: u16,
     slots: Vec<Accept>,
     stopping: bool,
+    /// Not after the earliest `Due`; a turn before it need not look at the slots.
+    due: Instant,
     reported: Instant,
 }
 
@@ -42,10 +44,20 @@ impl Acceptor {
         let per_listener = settings.limits.accepts.max(1);
         let count = settings.listeners.len() * usize::from(per_listener);
         let slots = vec![Accept::Due(Instant::default()); count];
-        Acceptor { per_listener, slots, stopping: false, reported: Instant::default() }
+        Acceptor {
+            per_listener,
+            slots,
+            stopping: false,
+            due: Instant::default(),
+            reported: Instant::default(),
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Instant {
+        self.due
+    }
+
+    fn earliest(&self) -> Instant {
         self.slots
             .iter()
             .filter_map(|slot| match slot {
@@ -70,15 +82,22 @@ impl Core {
     /// Submits the accepts that are due.
     pub(super) fn advance_accepts(&mut self) {
         let now = self.now.instant;
+        if now < self.acceptor.due {
+            return;
+        }
         for index in 0..self.acceptor.slots.len() {
-            let listener = self.acceptor.listener(index);
-            let slot = &mut self.acceptor.slots[index];
-            if matches!(*slot, Accept::Due(at) if at <= now) {
-                *slot = Accept::InFlight;
-                let owner = Key { slot: index as u32, generation: 0 };
-                self.ops.push((OpKey::new(OpKind::Accept, owner), Op::Accept { listener }));
+            if matches!(self.acceptor.slots[index], Accept::Due(at) if at <= now) {
+                self.submit_accept(index);
             }
         }
+        self.acceptor.due = self.acceptor.earliest();
+    }
+
+    fn submit_accept(&mut self, index: usize) {
+        let listener = self.acceptor.listener(index);
+        self.acceptor.slots[index] = Accept::InFlight;
+        let owner = Key { slot: index as u32, generation: 0 };
+        self.ops.push((OpKey::new(OpKind::Accept, owner), Op::Accept { listener }));
     }
 
     /// Ends all accepts; [`Acceptor::is_over`] says when they are gone.
@@ -122,12 +141,14 @@ impl Core {
             }
             other => unreachable!("an accept completed with {other:?}"),
         }
-        self.acceptor.slots[index] =
-            if self.acceptor.stopping { Accept::Over } else { Accept::Due(again) };
         if self.acceptor.stopping {
-            return;
+            self.acceptor.slots[index] = Accept::Over;
+        } else if again <= self.now.instant {
+            self.submit_accept(index);
+        } else {
+            self.acceptor.slots[index] = Accept::Due(again);
+            self.acceptor.due = self.acceptor.due.min(again);
         }
-        self.advance_accepts();
     }
 
     fn has_room(&self) -> bool {

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::byte_queue::ByteQueue;
 use crate::base::slab::Key;
@@ -20,19 +21,27 @@ use super::mailbox::{CloseRecord, Report};
 use super::sockets::{Reading, ReceiveEnd, SocketLife};
 use super::{Core, surroundings};
 
+/// How often send slots are taken from stalled clients, when there are none.
+const RELIEF_EVERY: Duration = Duration::from_millis(100);
+/// How long a send must have made no progress for that.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
+/// How many clients lose their slot, and so their connection, at a time.
+const RELIEF_MAX: usize = 64;
+
 /// One client's connection and all that belongs to it.
 pub(super) struct Connection {
     pub(super) life: SocketLife,
     pub(super) client: Client,
     transport: Transport,
-    /// The PROXY header as far as it has come, while one is due.
-    proxy: Option<Box<Vec<u8>>>,
+    /// While a PROXY header is due.
+    proxy: Option<Box<ProxyHeader>>,
     /// Bytes to send, encrypted already.
     pub(super) out: ByteQueue,
     /// What is left of the send in flight: `slot[start..end]`.
     pub(super) in_flight: (u32, u32),
-    /// Plaintext that waits for credit. While it is not empty, later input queues behind it.
-    stash: ByteQueue,
+    /// Plaintext that waits for credit. While there is some, later input queues behind it.
+    /// Boxed: few connections ever wait. Invariant: `Some` only while not empty.
+    stash: Option<Box<ByteQueue>>,
     /// Link and session, while one is open.
     pub(super) session: Option<(u16, SessionId)>,
     /// What the backend is owed in credit once the output is sent.
@@ -46,6 +55,13 @@ pub(super) struct Connection {
     deferred: u16,
     counted_unauthenticated: bool,
     shut_down: bool,
+}
+
+/// A PROXY header as far as it has come. Boxed where it is kept: few connections have one, and
+/// those only at their start.
+#[derive(Default)]
+struct ProxyHeader {
+    bytes: Vec<u8>,
 }
 
 impl Connection {
@@ -79,7 +95,7 @@ impl Core {
             proxy,
             out: ByteQueue::default(),
             in_flight: (0, 0),
-            stash: ByteQueue::default(),
+            stash: None,
             session: None,
             owed: 0,
             dirty: false,
@@ -111,7 +127,8 @@ impl Core {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         connection.deferred = connection.deferred.saturating_sub(1);
         if connection.life.is_ending() {
-            return;
+            // This may have been the receive's last completion, which the end waits for.
+            return self.settle(owner);
         }
         if connection.proxy.is_some() {
             self.proxy_input(owner, bytes);
@@ -125,14 +142,14 @@ impl Core {
     fn proxy_input(&mut self, owner: Key, bytes: &[u8]) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let Some(mut gathered) = connection.proxy.take() else { return };
-        gathered.extend_from_slice(bytes);
-        match proxy_header::parse(&gathered) {
+        gathered.bytes.extend_from_slice(bytes);
+        match proxy_header::parse(&gathered.bytes) {
             Ok(None) => connection.proxy = Some(gathered),
             Ok(Some((used, source))) => {
-                if source.is_some() {
-                    connection.client.peer = source;
+                if let Some(source) = source {
+                    connection.client.set_peer(source);
                 }
-                self.transport_input(owner, &mut gathered[used..]);
+                self.transport_input(owner, &mut gathered.bytes[used..]);
             }
             Err(_) => connection.client.drop_silently(Cause::BadRequest, &surroundings!(self)),
         }
@@ -174,7 +191,7 @@ impl Core {
 
     /// Takes plaintext: hands it to the client's machine, or stashes it behind what waits.
     fn plain_input(&mut self, owner: Key, bytes: &mut [u8]) {
-        let waits = |c: &Connection| c.blocked || !c.stash.is_empty();
+        let waits = |c: &Connection| c.blocked || c.stash.is_some();
         if self.connections.entry(owner).is_some_and(waits) {
             return self.stash(owner, bytes);
         }
@@ -239,7 +256,8 @@ impl Core {
     /// the connection ends: nothing is lost silently.
     fn stash(&mut self, owner: Key, bytes: &[u8]) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        if connection.stash.push(&mut self.stashes, bytes).is_err() {
+        let stash = connection.stash.get_or_insert_default();
+        if stash.push(&mut self.stashes, bytes).is_err() {
             let cx = surroundings!(self);
             connection.client.close(Cause::BackendUnavailable, &cx, &mut self.output);
             self.send_answers(owner);
@@ -252,16 +270,19 @@ impl Core {
         connection.blocked = false;
         let mut scratch = std::mem::take(&mut self.stash_scratch);
         while let Some(connection) = self.connections.entry_mut(owner) {
-            if connection.stash.is_empty() || connection.blocked {
+            let Some(stash) = connection.stash.as_ref().filter(|_| !connection.blocked) else {
                 break;
-            }
+            };
             scratch.clear();
-            scratch.extend_from_slice(connection.stash.front(&self.stashes));
+            scratch.extend_from_slice(stash.front(&self.stashes));
             let used = self.consume(owner, &mut scratch);
-            if let Some(connection) = self.connections.entry_mut(owner) {
-                // The front may be gone: the connection ended, and its stash with it.
-                let used = used.min(connection.stash.len());
-                connection.stash.consume(&mut self.stashes, used);
+            if let Some(connection) = self.connections.entry_mut(owner)
+                && let Some(stash) = &mut connection.stash
+            {
+                stash.consume(&mut self.stashes, used);
+                if stash.is_empty() {
+                    connection.stash = None;
+                }
             }
         }
         self.stash_scratch = scratch;
@@ -361,6 +382,29 @@ impl Core {
         }
     }
 
+    /// No send slot is free. A slot in flight to a client that does not read comes back only at
+    /// its write-stall deadline, and by then nobody would have been served; so the clients that
+    /// have stalled the longest give theirs up now.
+    pub(super) fn drop_stalled(&mut self) {
+        if self.now.instant < self.relief_at {
+            return;
+        }
+        self.relief_at = self.now.instant + RELIEF_EVERY;
+        let now = self.now.instant;
+        let stalled = |c: &Connection| {
+            c.life.is_sending() && now.since(c.client.progressed()) >= STALLED_AFTER
+        };
+        let mut slow: Vec<_> = self.connections.iter().filter(|(_, c)| stalled(c)).collect();
+        slow.sort_by_key(|(_, c)| c.client.progressed());
+        let slow: Vec<Key> = slow.into_iter().take(RELIEF_MAX).map(|(key, _)| key).collect();
+        for key in slow {
+            if let Some(connection) = self.connections.entry_mut(key) {
+                connection.client.drop_silently(Cause::SlowConsumer, &surroundings!(self));
+            }
+            self.settle(key);
+        }
+    }
+
     fn peer_gone(&mut self, owner: Key) {
         if let Some(connection) = self.connections.entry_mut(owner) {
             connection.client.peer_gone(&surroundings!(self));
@@ -372,7 +416,10 @@ impl Core {
         let cx = surroundings!(self);
         connection.client.handle_deadline(&cx, &mut self.output);
         // Whoever was silent for a ping interval waits without a receive from now on.
-        connection.cold = connection.client.is_open();
+        let silence = cx.now.instant.since(connection.client.received());
+        if connection.client.is_open() && silence >= cx.settings.deadlines.ping_interval {
+            connection.cold = true;
+        }
         self.send_answers(owner);
         self.settle(owner);
     }
@@ -397,9 +444,8 @@ impl Core {
         }
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         if connection.blocked && !connection.client.is_open() {
-            // The client's own close is worth reading again; what it said before is not.
-            connection.blocked = false;
-            connection.stash.clear(&mut self.stashes);
+            // What waits is thrown away frame by frame, so that the client's own close is found.
+            return self.resume(owner);
         }
         let unauthenticated = connection.client.is_unauthenticated();
         if connection.counted_unauthenticated && !unauthenticated {
@@ -506,7 +552,9 @@ impl Core {
         let Some(mut connection) = self.connections.remove(owner) else { return };
         let queued = connection.out.len() as u32;
         connection.out.clear(&mut self.queues);
-        connection.stash.clear(&mut self.stashes);
+        if let Some(stash) = &mut connection.stash {
+            stash.clear(&mut self.stashes);
+        }
         self.unauthenticated -= u32::from(connection.counted_unauthenticated);
         if connection.counted_paused {
             self.counters.decrement(Metric::ReadsPaused);
@@ -523,7 +571,7 @@ impl Core {
             code: end.code,
             dialect: client.dialect(),
             route: client.route(),
-            peer: client.peer,
+            peer: client.peer(),
             age: now.since(client.accepted()),
             received_ago: now.since(client.received()),
             sent_ago: now.since(client.progressed()),
@@ -538,5 +586,23 @@ impl Core {
         if !allowed || !self.mailbox.report(Report::Closed(record)) {
             self.counters.increment(Metric::LogLinesDropped);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A million of these must fit beside everything else: 400 bytes each is the figure to
+    /// reach, with the wheel's 20 and the slab's 4.
+    #[test]
+    fn a_connection_is_small() {
+        let bytes = size_of::<Connection>();
+        assert!(bytes <= 296, "{bytes} bytes");
+        println!(
+            "connection {bytes}, client {}, life {}",
+            size_of::<Client>(),
+            size_of::<SocketLife>()
+        );
     }
 }

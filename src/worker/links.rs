@@ -131,10 +131,11 @@ impl LinkTable {
         self.entry(link).link.close(id, close);
     }
 
-    pub(super) fn next_deadline(&self, deadlines: &Deadlines) -> Instant {
+    /// When [`Core::handle_link_deadlines`] has work; a drain connects nothing anew.
+    pub(super) fn next_deadline(&self, deadlines: &Deadlines, drains: bool) -> Instant {
         self.entries
             .iter()
-            .filter(|entry| !(entry.link.is_down() && entry.is_busy()))
+            .filter(|entry| !(entry.link.is_down() && (entry.is_busy() || drains)))
             .map(|entry| entry.link.next_deadline(deadlines))
             .min()
             .unwrap_or(Instant::NEVER)

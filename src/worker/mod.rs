@@ -105,6 +105,8 @@ struct Core {
     dirty: Vec<Key>,
     /// Connections that found no receive buffer.
     starved: Vec<Key>,
+    /// When send slots may next be taken from clients that read too slowly.
+    relief_at: Instant,
     /// Sockets whose sending side is to be shut down.
     shutdowns: Vec<Socket>,
 
@@ -163,6 +165,7 @@ impl<R: Ring> Worker<R> {
             ops: Ops::new(),
             dirty: Vec::new(),
             starved: Vec::new(),
+            relief_at: now.instant,
             shutdowns: Vec::new(),
             output: Output::default(),
             plaintext: Vec::new(),
@@ -338,6 +341,7 @@ impl<R: Ring> Worker<R> {
             if !self.flush_client(owner) {
                 // No slot: this one and the rest stay dirty until slots come back.
                 self.core.counters.increment(Metric::SendStarved);
+                self.core.drop_stalled();
                 dirty.copy_within(index.., left);
                 left += dirty.len() - index;
                 break;
@@ -407,7 +411,8 @@ impl Core {
             return self.now.instant;
         }
         let mut until = self.now.instant + ENTER_WAIT_MAX;
-        until = until.min(self.links.next_deadline(&self.settings.deadlines));
+        let drains = self.drain.is_some();
+        until = until.min(self.links.next_deadline(&self.settings.deadlines, drains));
         until = until.min(self.acceptor.next_deadline());
         if let Some(drain) = &self.drain {
             until = until.min(drain.end);

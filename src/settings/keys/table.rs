@@ -46,6 +46,16 @@ pub const KEYS: &[Key] = &[
     .cold(),
     hot(
         "gateway",
+        "descriptors",
+        Shape::Word(&["auto", "plain", "direct"]),
+        "auto",
+        "What accepted sockets are: descriptors of the process, which the limit on open files \
+         bounds for all workers together, or direct ones of each worker's ring, which it bounds \
+         for each. `\"auto\"` is `\"direct\"` from Linux 6.7 on, where those can be reset.",
+    )
+    .cold(),
+    hot(
+        "gateway",
         "admin",
         Shape::Text("IP address and port, or `\"off\"`"),
         "127.0.0.1:9464",

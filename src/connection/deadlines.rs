@@ -1,0 +1,117 @@
+//! When a client must have done what, and what happens when it has not. Activity only writes
+//! fields; the deadline is computed from them when the worker asks.
+
+use std::time::Duration;
+
+use crate::base::time::Instant;
+use crate::counters::Metric;
+use crate::protocol::cause::Cause;
+use crate::protocol::http_upgrade::HttpRefusal;
+use crate::protocol::websocket::{self, OpCode};
+use crate::settings::{Deadlines, Settings};
+
+use super::client::{Client, Disposition};
+use super::stage::Stage;
+use super::{Output, Surroundings};
+
+/// What a client that used up every stage still gets to read its refusal.
+const REFUSED_GRACE: Duration = Duration::from_millis(100);
+
+impl Client {
+    /// The earliest instant at which [`handle_deadline`](Self::handle_deadline) has work.
+    pub fn next_deadline(&self, settings: &Settings) -> Instant {
+        let deadlines = &settings.deadlines;
+        let stage = match self.stage {
+            Stage::TlsHandshake => self.stage_since + deadlines.tls_handshake,
+            Stage::RequestHead => self.stage_since + deadlines.request_head,
+            Stage::Authenticating => self.stage_since + deadlines.authenticate,
+            Stage::Refused => return self.refused_until(deadlines),
+            Stage::Closing if self.output_pending => {
+                return self.progressed + deadlines.write_stall;
+            }
+            Stage::Closing => return self.stage_since + deadlines.linger,
+            Stage::Open => {
+                let silence = if self.pinged { deadlines.idle } else { deadlines.ping_interval };
+                let idle = self.received + silence;
+                idle.min(self.expires)
+            }
+        };
+        let stalled =
+            if self.output_pending { self.progressed + deadlines.write_stall } else { stage };
+        stage.min(stalled).min(self.close_at)
+    }
+
+    /// Does what is due at `cx.now`; nothing when nothing is.
+    pub fn handle_deadline(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
+        let now = cx.now.instant;
+        if now < self.next_deadline(cx.settings) {
+            return;
+        }
+        let deadlines = &cx.settings.deadlines;
+        match self.stage {
+            Stage::Refused | Stage::Closing => {
+                let metric = if self.output_pending && self.stage == Stage::Closing {
+                    Metric::DeadlineWrite
+                } else {
+                    Metric::DeadlineLinger
+                };
+                cx.counters.increment(metric);
+                self.disposition = Disposition::CloseNow { reset: true };
+            }
+            _ if self.close_at <= now => self.close(self.close_scheduled, cx, output),
+            Stage::TlsHandshake => {
+                cx.counters.increment(Metric::DeadlineTls);
+                self.drop_silently(Cause::HandshakeTimedOut, cx);
+            }
+            Stage::RequestHead => {
+                cx.counters.increment(Metric::DeadlineHead);
+                if self.pending.is_some() {
+                    self.refuse_http(HttpRefusal::HeadTimedOut, cx, output);
+                } else {
+                    self.drop_silently(Cause::HandshakeTimedOut, cx);
+                }
+            }
+            _ if self.output_pending && self.progressed + deadlines.write_stall <= now => {
+                cx.counters.increment(Metric::DeadlineWrite);
+                self.drop_silently(Cause::SlowConsumer, cx);
+            }
+            Stage::Authenticating => {
+                cx.counters.increment(Metric::DeadlineAuthenticate);
+                self.close(Cause::AuthenticationTimedOut, cx, output);
+            }
+            Stage::Open => self.handle_open_deadline(cx, output),
+        }
+    }
+
+    fn handle_open_deadline(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
+        let now = cx.now.instant;
+        if self.expires <= now {
+            cx.counters.increment(Metric::DeadlineExpiry);
+            self.close(Cause::TokenExpired, cx, output);
+        } else if self.received + cx.settings.deadlines.idle <= now {
+            cx.counters.increment(Metric::DeadlineIdle);
+            self.close(Cause::Idle, cx, output);
+        } else {
+            self.pinged = true;
+            cx.counters.increment(Metric::PingsSent);
+            let header = websocket::write_header(true, OpCode::Ping, 0, None);
+            output.answers.extend_from_slice(header.as_slice());
+        }
+    }
+
+    /// A refused client's last moment: a linger after its close frame, but never later than
+    /// all unauthenticated stages together may last.
+    fn refused_until(&self, deadlines: &Deadlines) -> Instant {
+        let stages = deadlines.tls_handshake + deadlines.request_head + deadlines.authenticate;
+        let last = self.accepted + stages + REFUSED_GRACE;
+        last.min(self.stage_since + deadlines.linger)
+    }
+}
+
+/// The lifetime, shortened by up to a tenth so that connections made together part.
+pub(super) fn lifetime_end(now: Instant, lifetime: Option<Duration>, jitter: u32) -> Instant {
+    let Some(lifetime) = lifetime else { return Instant::NEVER };
+    let tenth = lifetime / 10;
+    let cut = tenth.mul_f64(f64::from(jitter) / f64::from(u32::MAX));
+    now + lifetime.saturating_sub(cut)
+}

@@ -1,0 +1,572 @@
+//! Fake backends: the other end of a link. They keep strict account of what the gateway sends,
+//! and on some seeds send what no backend may.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::faults::Fault;
+use super::messages::{self, Author, Series};
+use super::net::{ConnId, Event, MILLIS, Net, Party, SECONDS, Side};
+use crate::base::secret::Secret;
+use crate::protocol::link::{
+    Challenge, Close, Closer, Credit, Frame, FrameHeader, GoAway, Hello, Kind, Limits, LinkReader,
+    Open, PieceOrder, Ping, Pong, Proof, Ready, ReceiveWindow, SendCredit, SessionId, data_cost,
+    data_flags, encode_data,
+};
+use crate::ring::EndpointAddress;
+
+/// How a backend behaves, drawn by the world.
+#[derive(Clone, Debug)]
+pub struct BackendPlan {
+    /// Where it listens.
+    pub address: EndpointAddress,
+    /// Its key.
+    pub secret: Option<Vec<u8>>,
+    /// What it takes.
+    pub limits: Limits,
+    /// Longest delay of an echo, in nanoseconds.
+    pub echo_delay: u64,
+    /// Chances of 100 that an echo is followed by a push.
+    pub push_rate: u64,
+    /// Whether it may speak of ended sessions: with tiny generations their ids are soon those of
+    /// sessions that the gateway has just opened, and then nothing is wrong with them.
+    pub speaks_of_the_dead: bool,
+    /// A planted bug: every Nth echo is sent twice; 0 is never.
+    pub duplicates: u32,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    due: u64,
+    text: bool,
+    bytes: Vec<u8>,
+    done: usize,
+}
+
+#[derive(Debug)]
+struct Session {
+    author: Option<Author>,
+    credit: SendCredit,
+    window: ReceiveWindow,
+    order: PieceOrder,
+    text: bool,
+    message: Vec<u8>,
+    expected: u32,
+    pushed: u32,
+    outgoing: VecDeque<Outgoing>,
+    close_sent: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Hello,
+    Proof,
+    Ready,
+}
+
+#[derive(Debug)]
+struct Link {
+    reader: LinkReader,
+    stage: Stage,
+    hello: Vec<u8>,
+    challenge: Vec<u8>,
+    theirs: Limits,
+    sessions: BTreeMap<SessionId, Session>,
+    ended: VecDeque<SessionId>,
+    credit: SendCredit,
+    window: ReceiveWindow,
+    /// CREDIT frames put off: when, for whom (link for all), how much.
+    grants: Vec<(u64, SessionId, u32)>,
+    out: Vec<u8>,
+    written: usize,
+    end_after_flush: bool,
+    /// The stream is spoilt on purpose: nothing that follows makes sense.
+    is_torn: bool,
+}
+
+/// One backend process.
+#[derive(Debug)]
+pub struct Backend {
+    index: usize,
+    /// How it behaves.
+    pub plan: BackendPlan,
+    links: BTreeMap<ConnId, Link>,
+    down_until: u64,
+    stalled_until: u64,
+    ends_links_at: Option<u64>,
+    echoes: u32,
+}
+
+impl Backend {
+    /// A backend that is up.
+    pub fn new(index: usize, plan: BackendPlan) -> Self {
+        Backend {
+            index,
+            plan,
+            links: BTreeMap::new(),
+            down_until: 0,
+            stalled_until: 0,
+            ends_links_at: None,
+            echoes: 0,
+        }
+    }
+
+    /// Whether a connect finds it.
+    pub fn is_listening(&self, now: u64) -> bool {
+        now >= self.down_until && self.ends_links_at.is_none()
+    }
+
+    /// Number of open sessions on all links.
+    pub fn sessions(&self) -> usize {
+        self.links.values().map(|link| link.sessions.len()).sum()
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn recover(&mut self, net: &mut Net) {
+        self.down_until = self.down_until.min(net.now);
+        self.stalled_until = 0;
+        self.wake(net, net.now);
+    }
+
+    /// A link's connection has news, or a timer fired.
+    pub fn step(&mut self, net: &mut Net, conn: Option<ConnId>) {
+        if let Some(conn) = conn {
+            self.links.entry(conn).or_insert_with(|| Link::new(&self.plan.limits));
+        }
+        if net.now < self.stalled_until {
+            return;
+        }
+        if self.ends_links_at.is_some_and(|at| net.now >= at) {
+            self.ends_links_at = None;
+            self.end_all(net);
+        }
+        let conns: Vec<ConnId> = match conn {
+            Some(conn) => vec![conn],
+            None => self.links.keys().copied().collect(),
+        };
+        for conn in conns {
+            self.step_link(net, conn);
+        }
+    }
+
+    /// Draws misfortunes; called now and then.
+    pub fn mischief(&mut self, net: &mut Net) {
+        if self.links.is_empty() || self.ends_links_at.is_some() {
+            return;
+        }
+        if net.fault(Fault::BackendRestart) {
+            let grace = if net.random.chance(1, 2) { net.random.below(500 * MILLIS) } else { 0 };
+            if grace > 0 {
+                for link in self.links.values_mut().filter(|link| link.stage == Stage::Ready) {
+                    GoAway { reason: "restarting" }.encode(&mut link.out);
+                }
+            }
+            self.ends_links_at = Some(net.now + grace);
+            self.wake(net, net.now + grace);
+        }
+        if net.fault(Fault::BackendStalled) {
+            self.stalled_until = net.now + net.random.below(2 * SECONDS);
+            self.wake(net, self.stalled_until);
+        }
+        let Some((conn, link)) = self.links.iter_mut().next() else { return };
+        if link.stage == Stage::Ready && !link.is_torn {
+            let conn = *conn;
+            link.mischief(net, self.plan.speaks_of_the_dead);
+            self.step(net, None);
+            net.news.push_back((conn, Side::Remote));
+        }
+    }
+
+    fn wake(&self, net: &mut Net, at: u64) {
+        net.schedule(at, Event::Wake(Party::Backend(self.index)));
+    }
+
+    fn end_all(&mut self, net: &mut Net) {
+        let reset = net.random.chance(1, 2);
+        for conn in std::mem::take(&mut self.links).into_keys() {
+            net.close(conn, Side::Remote, reset);
+        }
+        self.down_until = net.now + net.random.below(2 * SECONDS);
+    }
+
+    fn step_link(&mut self, net: &mut Net, conn: ConnId) {
+        if net.is_closed(conn, Side::Remote) {
+            self.links.remove(&conn);
+            return;
+        }
+        let Some(mut link) = self.links.remove(&conn) else { return };
+        let mut bytes = Vec::new();
+        net.read_vec(conn, Side::Remote, &mut bytes, usize::MAX);
+        if let Err(why) = self.take_bytes(net, &mut link, &bytes) {
+            net.check.fail(format!("the gateway broke the link protocol: {why}"));
+        }
+        let wake = link.send_due(net, self.plan.duplicates, &mut self.echoes);
+        if let Some(at) = wake {
+            self.wake(net, at);
+        }
+        let alive = link.flush(net, conn);
+        if net.is_reset(conn, Side::Remote) || net.ended(conn, Side::Remote) || !alive {
+            net.note("link over", self.index as u64, conn as u64);
+            net.close(conn, Side::Remote, link.is_torn);
+        } else {
+            self.links.insert(conn, link);
+        }
+    }
+
+    fn take_bytes(&self, net: &mut Net, link: &mut Link, bytes: &[u8]) -> Result<(), String> {
+        if link.is_torn {
+            return Ok(());
+        }
+        let mut reader = std::mem::replace(&mut link.reader, LinkReader::new(0));
+        let mut input = bytes;
+        let result = loop {
+            match reader.next(&mut input) {
+                Ok(None) => break Ok(()),
+                Ok(Some(frame)) => {
+                    let stage = link.stage;
+                    let taken = self.take_frame(net, link, &frame);
+                    if let Err(why) = taken {
+                        break Err(format!("{:?}: {why}", frame.header));
+                    }
+                    if stage != link.stage && link.stage == Stage::Ready {
+                        reader.set_frame_max(self.plan.limits.frame_max);
+                    }
+                }
+                Err(why) => break Err(why.to_string()),
+            }
+        };
+        link.reader = reader;
+        result
+    }
+
+    fn take_frame(&self, net: &mut Net, link: &mut Link, frame: &Frame) -> Result<(), String> {
+        let key = self.plan.secret.clone().map(Secret::new);
+        match (link.stage, frame.header.kind) {
+            (Stage::Hello, Kind::Hello) => {
+                let hello = Hello::decode(frame.payload).map_err(|why| why.to_string())?;
+                link.theirs = hello.limits;
+                link.hello = frame.payload.to_vec();
+                let (mut instance, mut nonce) = ([0; 16], [0; 32]);
+                net.random.fill(&mut instance);
+                net.random.fill(&mut nonce);
+                let (limits, proof) = (self.plan.limits, Proof::Absent);
+                let mut challenge =
+                    Challenge { version: 1, features: 0, instance, nonce, limits, proof };
+                if let Some(key) = &key {
+                    // The flag that says "with a proof" is part of what the proof covers.
+                    challenge.proof = Proof::Hmac([0; 32]);
+                    challenge.encode_payload(&mut link.challenge);
+                    challenge.proof = Proof::of_backend(key, &link.hello, &link.challenge);
+                    link.challenge.clear();
+                }
+                challenge.encode_payload(&mut link.challenge);
+                challenge.encode(&mut link.out);
+                link.stage = Stage::Proof;
+            }
+            (Stage::Proof, Kind::Proof) => {
+                let proof = Proof::decode(frame.payload).map_err(|why| why.to_string())?;
+                if !proof.verify_gateway(key.as_ref(), &link.hello, &link.challenge) {
+                    return Err("wrong proof".into());
+                }
+                link.stage = Stage::Ready;
+                link.credit = SendCredit::new(link.theirs.link_window);
+                Ready.encode(&mut link.out);
+            }
+            (Stage::Ready, _) => link.take(net, &self.plan, frame)?,
+            (_, Kind::Refused) => {}
+            (stage, kind) => return Err(format!("{kind:?} in {stage:?}")),
+        }
+        Ok(())
+    }
+}
+
+impl Link {
+    fn new(limits: &Limits) -> Self {
+        Link {
+            reader: LinkReader::new(crate::protocol::link::HANDSHAKE_FRAME_MAX),
+            stage: Stage::Hello,
+            hello: Vec::new(),
+            challenge: Vec::new(),
+            theirs: *limits,
+            sessions: BTreeMap::new(),
+            ended: VecDeque::new(),
+            credit: SendCredit::new(0),
+            window: ReceiveWindow::new(limits.link_window),
+            grants: Vec::new(),
+            out: Vec::new(),
+            written: 0,
+            end_after_flush: false,
+            is_torn: false,
+        }
+    }
+
+    fn take(&mut self, net: &mut Net, plan: &BackendPlan, frame: &Frame) -> Result<(), String> {
+        let FrameHeader { kind, session: id, .. } = frame.header;
+        match kind {
+            Kind::Ping => {
+                let ping = Ping::decode(frame.payload).map_err(|why| why.to_string())?;
+                Pong { opaque: ping.opaque }.encode(&mut self.out);
+                Ok(())
+            }
+            Kind::Pong | Kind::GoAway => Ok(()),
+            Kind::Credit => self.take_credit(id, frame.payload),
+            Kind::Open => self.take_open(net, plan, id, frame.payload),
+            Kind::Data => self.take_data(net, plan, frame),
+            Kind::Close => self.take_close(id, frame.payload),
+            kind => Err(format!("{kind:?} was not agreed on")),
+        }
+    }
+
+    fn take_credit(&mut self, id: SessionId, payload: &[u8]) -> Result<(), String> {
+        let credit = Credit::decode(payload).map_err(|why| why.to_string())?;
+        let account = if id == SessionId::LINK {
+            &mut self.credit
+        } else {
+            match self.sessions.get_mut(&id) {
+                Some(session) => &mut session.credit,
+                None => return Err("credit for a session that is not open".into()),
+            }
+        };
+        account.grant(credit.bytes).map_err(|why| why.to_string())
+    }
+
+    fn take_open(
+        &mut self,
+        net: &mut Net,
+        plan: &BackendPlan,
+        id: SessionId,
+        payload: &[u8],
+    ) -> Result<(), String> {
+        let open = Open::decode(payload).map_err(|why| why.to_string())?;
+        if open.path.contains("eyJ") {
+            return Err(format!("the path still carries the token: {:?}", open.path));
+        }
+        if self.sessions.keys().any(|other| other.slot == id.slot) {
+            return Err("OPEN in a slot that is still in use".into());
+        }
+        let author = net.check.open(open.subject);
+        let credit = open.credit.unwrap_or(self.theirs.session_window);
+        let session = Session {
+            author,
+            credit: SendCredit::new(credit),
+            window: ReceiveWindow::new(plan.limits.session_window),
+            order: PieceOrder::default(),
+            text: false,
+            message: Vec::new(),
+            expected: 0,
+            pushed: 0,
+            outgoing: VecDeque::new(),
+            close_sent: false,
+        };
+        self.sessions.insert(id, session);
+        Ok(())
+    }
+
+    fn take_data(
+        &mut self,
+        net: &mut Net,
+        plan: &BackendPlan,
+        frame: &Frame,
+    ) -> Result<(), String> {
+        let FrameHeader { session: id, flags, length, .. } = frame.header;
+        let cost = data_cost(length as usize);
+        let text = |why: crate::protocol::link::LinkError| why.to_string();
+        self.window.receive(cost).map_err(|why| format!("link: {why}"))?;
+        let mut grants = vec![(SessionId::LINK, self.window.consume(cost))];
+        let session = self.sessions.get_mut(&id).ok_or("DATA for a session that is not open")?;
+        session.window.receive(cost).map_err(|why| format!("session: {why}"))?;
+        session.order.accept(flags).map_err(text)?;
+        grants.push((id, session.window.consume(cost)));
+        session.text = flags & data_flags::TEXT != 0;
+        session.message.extend_from_slice(frame.payload);
+        if session.message.len() > plan.limits.message_max as usize {
+            return Err("message over the agreed limit".into());
+        }
+        if flags & data_flags::FIN != 0 {
+            session.take_message(net, plan)?;
+        }
+        let closed = session.close_sent;
+        for (id, grant) in grants {
+            let Some(bytes) = grant.filter(|_| id == SessionId::LINK || !closed) else { continue };
+            let late = net.fault(Fault::CreditLate);
+            let delay = if late { net.random.below(300 * MILLIS) } else { 0 };
+            self.grants.push((net.now + delay, id, bytes));
+        }
+        Ok(())
+    }
+
+    fn take_close(&mut self, id: SessionId, payload: &[u8]) -> Result<(), String> {
+        Close::decode(payload).map_err(|why| why.to_string())?;
+        let session = self.sessions.remove(&id).ok_or("CLOSE for a session that is not open")?;
+        self.ended.push_back(id);
+        self.ended.truncate(64);
+        if !session.close_sent {
+            let close = Close { by: Closer::Backend, label: "", code: 0, reason: "" };
+            close.encode(id, &mut self.out);
+        }
+        Ok(())
+    }
+
+    /// Writes what is due into `out`, as credit allows; answers when more will be due.
+    fn send_due(&mut self, net: &mut Net, duplicates: u32, echoes: &mut u32) -> Option<u64> {
+        let mut wake: Option<u64> = None;
+        let mut later = |at: u64| wake = Some(wake.map_or(at, |other| other.min(at)));
+        let grants = std::mem::take(&mut self.grants);
+        for (due, id, bytes) in grants {
+            if due > net.now {
+                later(due);
+                self.grants.push((due, id, bytes));
+            } else if id == SessionId::LINK
+                || self.sessions.get(&id).is_some_and(|session| !session.close_sent)
+            {
+                Credit { bytes }.encode(id, &mut self.out);
+            }
+        }
+        if self.is_torn {
+            return None;
+        }
+        let frame_max = self.theirs.frame_max as usize;
+        for (id, session) in self.sessions.iter_mut().filter(|(_, s)| !s.close_sent) {
+            while let Some(next) = session.outgoing.front_mut() {
+                if next.due > net.now {
+                    later(next.due);
+                    break;
+                }
+                let room = [session.credit.payload_max(), self.credit.payload_max()];
+                let [Some(own), Some(all)] = room else { break };
+                let rest = &next.bytes[next.done..];
+                let mut size = own.min(all).min(frame_max).min(rest.len());
+                if size == 0 && !rest.is_empty() {
+                    break;
+                }
+                if size > 1 && net.random.chance(1, 8) {
+                    size = 1 + net.random.below(size as u64) as usize;
+                }
+                let cost = data_cost(size);
+                session.credit.spend(cost);
+                self.credit.spend(cost);
+                let mut flags = if next.text { data_flags::TEXT } else { 0 };
+                flags |= if next.done == 0 { data_flags::FIRST } else { 0 };
+                next.done += size;
+                flags |= if next.done == next.bytes.len() { data_flags::FIN } else { 0 };
+                encode_data(*id, flags, &rest[..size], &mut self.out);
+                if next.done == next.bytes.len() {
+                    *echoes += 1;
+                    let mut whole = session.outgoing.pop_front();
+                    if let Some(again) = whole.as_mut()
+                        && duplicates > 0
+                        && echoes.is_multiple_of(duplicates)
+                    {
+                        again.done = 0;
+                        session.outgoing.extend(whole);
+                    }
+                }
+            }
+        }
+        wake
+    }
+
+    /// Writes; false once the link is to end.
+    fn flush(&mut self, net: &mut Net, conn: ConnId) -> bool {
+        while self.written < self.out.len() {
+            match net.write(conn, Side::Remote, &self.out[self.written..]) {
+                Ok(0) => break,
+                Ok(count) => self.written += count,
+                Err(_) => break,
+            }
+        }
+        if self.written == self.out.len() {
+            self.out.clear();
+            self.written = 0;
+            return !self.end_after_flush;
+        }
+        true
+    }
+
+    fn mischief(&mut self, net: &mut Net, speaks_of_the_dead: bool) {
+        let open: Vec<SessionId> =
+            self.sessions.iter().filter(|(_, s)| !s.close_sent).map(|(id, _)| *id).collect();
+        let chosen = (!open.is_empty()).then(|| open[net.random.below(open.len() as u64) as usize]);
+        if let Some(id) = chosen
+            && net.fault(Fault::BackendClosed)
+        {
+            let close =
+                Close { by: Closer::Backend, label: "", code: 4000, reason: "enough of you" };
+            close.encode(id, &mut self.out);
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.close_sent = true;
+                session.outgoing.clear();
+            }
+        }
+        let flags = data_flags::WHOLE | data_flags::TEXT;
+        if net.fault(Fault::HostileUnknown) {
+            let slot = 1_000_000 + net.random.below(1000) as u32;
+            encode_data(SessionId::new(slot, 1), flags, b"boo", &mut self.out);
+        }
+        if let Some(id) = self.ended.front().copied().filter(|id| !self.sessions.contains_key(id))
+            && speaks_of_the_dead
+            && net.fault(Fault::HostileStale)
+        {
+            encode_data(id, flags, b"boo", &mut self.out);
+        }
+        if let Some(id) = chosen
+            && net.fault(Fault::HostileOverCredit)
+        {
+            let piece = vec![b'x'; 16 * 1024 - 12];
+            let Some(session) = self.sessions.get(&id) else { return };
+            let before = session.outgoing.front().is_some_and(|next| next.done > 0);
+            // The pieces belong to a message that never ends, so none may reach the client whole.
+            let text = session.outgoing.front().is_some_and(|next| next.text);
+            let flags = if text { data_flags::TEXT } else { 0 };
+            let mut first = if before { 0 } else { data_flags::FIRST };
+            for _ in 0..=session.credit.available() / (16 * 1024) {
+                encode_data(id, flags | first, &piece, &mut self.out);
+                first = 0;
+            }
+            self.is_torn = true;
+        }
+        if net.fault(Fault::HostileGarbage) {
+            let mut bytes = [0; 64];
+            net.random.fill(&mut bytes);
+            bytes[3] = 0xee;
+            self.out.extend_from_slice(&bytes);
+            self.is_torn = true;
+        }
+        if net.fault(Fault::BackendTorn) {
+            let header =
+                FrameHeader { length: 8, kind: Kind::Ping, flags: 0, session: SessionId::LINK };
+            let cut = 1 + net.random.below(11) as usize;
+            self.out.extend_from_slice(&header.format()[..cut]);
+            (self.is_torn, self.end_after_flush) = (true, true);
+        }
+    }
+}
+
+impl Session {
+    fn take_message(&mut self, net: &mut Net, plan: &BackendPlan) -> Result<(), String> {
+        let message = std::mem::take(&mut self.message);
+        let (series, author, number) =
+            messages::parse(&message).ok_or("a message with a wrong byte")?;
+        if series != Series::Echo || Some(author) != self.author {
+            return Err(format!("a message of {author:?} in the session of {:?}", self.author));
+        }
+        if number != self.expected {
+            return Err(format!("message {number} where {} was due", self.expected));
+        }
+        self.expected += 1;
+        net.check.messages_up += 1;
+        if self.close_sent {
+            return Ok(());
+        }
+        let delay = net.random.below(plan.echo_delay + 1);
+        let before = self.outgoing.back().map_or(0, |last| last.due);
+        let due = before.max(net.now + delay);
+        self.outgoing.push_back(Outgoing { due, text: self.text, bytes: message, done: 0 });
+        if net.random.chance(plan.push_rate, 100) {
+            let size = net.random.below(300) as usize;
+            let bytes = messages::build(Series::Push, author, self.pushed, size);
+            self.pushed += 1;
+            self.outgoing.push_back(Outgoing { due, text: true, bytes, done: 0 });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,75 @@
+//! What must hold, whatever goes wrong.
+//!
+//! The rules of descriptors, operations and buffers are checked by the fake kernel as they are
+//! used; order, duplicates and losses by clients and backends as they read. This file keeps the
+//! verdict, and what must be known on both sides of the gateway: who presented a valid token.
+
+use std::collections::BTreeMap;
+
+use super::messages::Author;
+use super::net::ConnId;
+
+/// What is known of one connection of one client.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    /// The connection.
+    pub conn: ConnId,
+    /// Whether the token that it sends or will send is valid.
+    pub is_valid: bool,
+    /// Whether a backend saw its OPEN.
+    pub is_open: bool,
+}
+
+/// The first broken invariant, if there is one, and the facts that some of them need.
+#[derive(Debug, Default)]
+pub struct Check {
+    failure: Option<String>,
+    lives: BTreeMap<Author, Life>,
+    /// Messages that backends took from clients.
+    pub messages_up: u64,
+    /// Echoes and pushes that clients took.
+    pub messages_down: u64,
+    /// Clients that exchanged everything and closed in order.
+    pub completed: u64,
+    /// Clients that were refused as they had to be.
+    pub refused: u64,
+    /// Connections that ended before all was exchanged.
+    pub cut_short: u64,
+    /// Sessions that backends saw.
+    pub sessions: u64,
+}
+
+impl Check {
+    /// Notes a broken invariant; only the first is kept.
+    pub fn fail(&mut self, message: String) {
+        self.failure.get_or_insert(message);
+    }
+
+    /// The first broken invariant.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// A client begins a connection.
+    pub fn begin_life(&mut self, author: Author, conn: ConnId, is_valid: bool) {
+        self.lives.insert(author, Life { conn, is_valid, is_open: false });
+    }
+
+    /// What is known of one connection of one client.
+    pub fn life(&self, author: Author) -> Option<&Life> {
+        self.lives.get(&author)
+    }
+
+    /// A backend got an OPEN: its subject must be a connection that presents a valid token, and
+    /// must not have had one before.
+    pub fn open(&mut self, subject: Option<&str>) -> Option<Author> {
+        self.sessions += 1;
+        let author = subject.and_then(Author::from_subject);
+        match author.and_then(|author| self.lives.get_mut(&author)) {
+            Some(life) if life.is_valid && !life.is_open => life.is_open = true,
+            Some(life) if life.is_valid => self.fail(format!("second OPEN for {subject:?}")),
+            _ => self.fail(format!("OPEN without a valid token: subject {subject:?}")),
+        }
+        author
+    }
+}

@@ -1,0 +1,141 @@
+//! What can go wrong in the simulated world, how often, and how often it did.
+
+use crate::base::random::Random;
+
+macro_rules! faults {
+    ($( $(#[$doc:meta])* $name:ident = $label:literal, $rate_max:literal; )*) => {
+        /// One kind of misfortune.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Fault { $( $(#[$doc])* $name, )* }
+
+        impl Fault {
+            /// Every fault with its label and the highest rate drawn, in chances of 10,000.
+            pub const ALL: &'static [(Fault, &'static str, u32)] =
+                &[ $( (Fault::$name, $label, $rate_max), )* ];
+        }
+    };
+}
+
+faults! {
+    /// Accept found no descriptor (EMFILE); the connection stays in the backlog.
+    AcceptExhausted = "accept_exhausted", 2000;
+    /// The connection was gone before it was accepted (ECONNABORTED).
+    AcceptAborted = "accept_aborted", 500;
+    /// A receive found no free buffer. Counted when it happens; tiny pools make it happen.
+    NoBuffers = "no_buffers", 0;
+    /// A multishot receive ended although its socket lives (completion queue pressure).
+    MultishotEnded = "multishot_ended", 1500;
+    /// A receive took a few bytes only.
+    ReceiveShort = "receive_short", 2500;
+    /// A send completed although bytes of it remain.
+    SendShort = "send_short", 1500;
+    /// A send waited although there was room.
+    SendPending = "send_pending", 1000;
+    /// A send met a connection that had just been reset.
+    SendReset = "send_reset", 10;
+    /// A completion was held back.
+    CompletionDelayed = "completion_delayed", 2000;
+    /// A completion overtook those of other operations.
+    CompletionReordered = "completion_reordered", 3000;
+    /// The target of a cancellation was quicker: it completed on its own, or had more to say.
+    CancelRace = "cancel_race", 5000;
+    /// Nobody listened (ECONNREFUSED).
+    ConnectRefused = "connect_refused", 1500;
+    /// A connect took long.
+    ConnectSlow = "connect_slow", 2000;
+    /// A connect was never answered.
+    ConnectHung = "connect_hung", 500;
+    /// No descriptor for a connect.
+    ConnectExhausted = "connect_exhausted", 500;
+    /// A client's connection was reset from outside.
+    ClientReset = "client_reset", 150;
+    /// A link's connection was reset from outside.
+    LinkReset = "link_reset", 60;
+    /// Bytes stopped moving in one direction of a connection for a while.
+    PipeStalled = "pipe_stalled", 800;
+    /// `enter` returned with nothing to say.
+    SpuriousWake = "spurious_wake", 1000;
+    /// The worker's thread did not run for a while.
+    WorkerLate = "worker_late", 50;
+    /// The wall clock jumped.
+    WallJump = "wall_jump", 100;
+    /// A backend ended its links and came back later.
+    BackendRestart = "backend_restart", 60;
+    /// A backend died in the middle of a frame.
+    BackendTorn = "backend_torn", 40;
+    /// A backend stopped reading and writing for a while.
+    BackendStalled = "backend_stalled", 100;
+    /// A backend granted credit late.
+    CreditLate = "credit_late", 3000;
+    /// A backend closed a session.
+    BackendClosed = "backend_closed", 60;
+    /// A backend spoke of a session that never was.
+    HostileUnknown = "hostile_unknown", 200;
+    /// A backend spoke of an ended session, by its old generation.
+    HostileStale = "hostile_stale", 200;
+    /// A backend sent more than its credit.
+    HostileOverCredit = "hostile_over_credit", 20;
+    /// A backend sent bytes that are no frame.
+    HostileGarbage = "hostile_garbage", 20;
+}
+
+/// Number of kinds.
+pub const FAULTS: usize = Fault::ALL.len();
+
+/// The rates of one run, and what fired.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    /// Chances of 10,000, by [`Fault`].
+    rates: [u32; FAULTS],
+    fired: [u64; FAULTS],
+}
+
+impl Faults {
+    /// A world in which nothing goes wrong.
+    pub fn quiet() -> Self {
+        Faults { rates: [0; FAULTS], fired: [0; FAULTS] }
+    }
+
+    /// Draws the rates. About half of the kinds never happen in one run, so that those that do
+    /// are seen without the others masking them.
+    pub fn drawn(random: &mut Random) -> Self {
+        let mut faults = Faults::quiet();
+        for (fault, _, rate_max) in Fault::ALL {
+            if random.chance(1, 2) && *rate_max > 0 {
+                faults.rates[*fault as usize] = 1 + random.below(u64::from(*rate_max)) as u32;
+            }
+        }
+        faults
+    }
+
+    /// Sets one rate, in chances of 10,000.
+    pub fn set(&mut self, fault: Fault, rate: u32) {
+        self.rates[fault as usize] = rate;
+    }
+
+    /// Nothing goes wrong from now on. What fired stays counted.
+    pub fn stop(&mut self) {
+        self.rates = [0; FAULTS];
+    }
+
+    /// Whether the fault happens now; counts it if so.
+    pub fn fires(&mut self, fault: Fault, random: &mut Random) -> bool {
+        let rate = u64::from(self.rates[fault as usize]);
+        let fires = rate > 0 && random.chance(rate, 10_000);
+        if fires {
+            self.note(fault);
+        }
+        fires
+    }
+
+    /// Counts a fault that came about by itself.
+    pub fn note(&mut self, fault: Fault) {
+        self.fired[fault as usize] += 1;
+    }
+
+    /// Every fault's label with the number of times it fired.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Fault::ALL.iter().map(|(fault, label, _)| (*label, self.fired[*fault as usize]))
+    }
+}

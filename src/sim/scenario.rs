@@ -1,0 +1,320 @@
+//! What a seed means: the settings, the sizes of the ring, the clients, the backends.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::backend::BackendPlan;
+use super::client::{Behaviour, Plan};
+use super::kernel::RingSizes;
+use super::net::{MILLIS, SECONDS};
+use super::tokens::{Carriage, ORIGIN, TokenKind};
+use crate::base::random::Random;
+use crate::base::secret::Secret;
+use crate::protocol::carrier::Carrier;
+use crate::protocol::jwt::{Algorithm, JwtKey, JwtOptions, JwtVerifier};
+use crate::protocol::link::Limits as LinkLimits;
+use crate::protocol::origin::OriginPolicy;
+use crate::ring::EndpointAddress;
+use crate::settings::{
+    Auth, AuthKind, Backend, Balance, Deadlines, Descriptors, Gateway, Limits, Listener, LogFormat,
+    MessageTypes, PathPattern, Refuse, Route, Settings,
+};
+
+/// What one run looks like.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Longest network delay, in nanoseconds.
+    pub latency_max: u64,
+    /// Least capacity of a connection's pipe, in bytes.
+    pub capacity_min: u64,
+    /// Sizes of the ring.
+    pub sizes: RingSizes,
+    /// Width of the worker's generations.
+    pub generation_bits: u32,
+    /// Largest message, in bytes.
+    pub message_max: u32,
+    /// Session window of both sides of the links, in bytes.
+    pub session_window: u32,
+    /// Link window of both sides, in bytes.
+    pub link_window: u32,
+    /// Deadlines of the settings.
+    pub deadlines: Deadlines,
+    /// How endpoints are chosen.
+    pub balance: Balance,
+    /// Key of the links.
+    pub link_secret: Option<Vec<u8>>,
+    /// Backends, which are the endpoints of one `[[backend]]`.
+    pub backends: Vec<BackendPlan>,
+    /// Clients.
+    pub clients: Vec<Plan>,
+    /// How long misfortunes happen, in nanoseconds.
+    pub chaos: u64,
+    /// Drain in the middle of them, instead of after they stopped.
+    pub drains_early: bool,
+}
+
+impl Scenario {
+    /// Draws a scenario with misfortunes.
+    pub fn drawn(random: &mut Random) -> Self {
+        let pick = |random: &mut Random, values: &[u64]| {
+            values[random.below(values.len() as u64) as usize]
+        };
+        let generation_bits = pick(random, &[1, 2, 3, 24]) as u32;
+        let session_window = pick(random, &[4096, 8192, 65_536]) as u32;
+        let link_window = pick(random, &[65_536, 262_144, 4_194_304]) as u32;
+        let message_max = pick(random, &[4096, 20_000, 100_000]) as u32;
+        let sizes = RingSizes {
+            buffers: [pick(random, &[2, 4, 16, 64]) as u16, pick(random, &[2, 4, 8]) as u16],
+            slots: [pick(random, &[2, 4, 16, 64]) as u16, pick(random, &[2, 3, 4]) as u16],
+            descriptors: pick(random, &[12, 24, 100]) as usize,
+            reuse_descriptors: random.chance(1, 2),
+            listeners: 1,
+        };
+        let link_secret = random.chance(1, 2).then(|| b"a key for links, 32 bytes long..".to_vec());
+        let limits = LinkLimits {
+            frame_max: pick(random, &[16_384, 65_536]) as u32,
+            message_max: 1 << 20,
+            session_window: pick(random, &[4096, 16_384, 65_536]) as u32,
+            link_window: pick(random, &[65_536, 1 << 20]) as u32,
+            sessions_max: 1000,
+        };
+        let backends = (0..1 + random.below(3))
+            .map(|index| BackendPlan {
+                address: backend_address(index),
+                secret: link_secret.clone(),
+                limits,
+                echo_delay: pick(random, &[0, MILLIS, 50 * MILLIS]),
+                push_rate: pick(random, &[0, 10, 50]),
+                speaks_of_the_dead: generation_bits == 24,
+                duplicates: 0,
+            })
+            .collect();
+        let chaos = 2 * SECONDS + random.below(4 * SECONDS);
+        let clients = (0..4 + random.below(24)).map(|_| plan(random, chaos, message_max)).collect();
+        let balance =
+            if random.chance(1, 2) { Balance::LeastSessions } else { Balance::RoundRobin };
+        Scenario {
+            latency_max: pick(random, &[50_000, MILLIS, 20 * MILLIS]),
+            capacity_min: pick(random, &[600, 4096, 65_536]),
+            sizes,
+            generation_bits,
+            message_max,
+            session_window,
+            link_window,
+            deadlines: deadlines(),
+            balance,
+            link_secret,
+            backends,
+            clients,
+            chaos,
+            drains_early: random.chance(1, 8),
+        }
+    }
+
+    /// A scenario in which nothing goes wrong: `clients` honest ones, `messages` each.
+    pub fn quiet(clients: usize, messages: u32, size: usize) -> Self {
+        let limits = LinkLimits::default();
+        let plan = |index: usize| Plan {
+            behaviour: Behaviour::Honest,
+            carriage: Carriage::Authorization,
+            messages,
+            size_max: size,
+            window: 4,
+            pause: 0,
+            lives: 1,
+            begins: SECONDS + index as u64 * MILLIS,
+        };
+        Scenario {
+            latency_max: 50_000,
+            capacity_min: 65_536,
+            sizes: RingSizes {
+                buffers: [256, 16],
+                slots: [64, 4],
+                descriptors: 10_000,
+                reuse_descriptors: true,
+                listeners: 1,
+            },
+            generation_bits: 24,
+            message_max: 1 << 20,
+            session_window: 65_536,
+            link_window: 4 << 20,
+            deadlines: deadlines(),
+            balance: Balance::LeastSessions,
+            link_secret: Some(b"a key for links, 32 bytes long..".to_vec()),
+            backends: vec![BackendPlan {
+                address: backend_address(0),
+                secret: Some(b"a key for links, 32 bytes long..".to_vec()),
+                limits,
+                echo_delay: 0,
+                push_rate: 0,
+                speaks_of_the_dead: false,
+                duplicates: 0,
+            }],
+            clients: (0..clients).map(plan).collect(),
+            chaos: SECONDS,
+            drains_early: false,
+        }
+    }
+
+    /// The worker's settings.
+    pub fn settings(&self, token_key: &[u8]) -> Settings {
+        Settings {
+            gateway: Gateway {
+                workers: Some(1),
+                admin: None,
+                admin_token: None,
+                log_format: LogFormat::Auto,
+                log_level: "info".into(),
+                close_log: None,
+                descriptors: Descriptors::Auto,
+            },
+            limits: self.limits(),
+            deadlines: self.deadlines.clone(),
+            listeners: vec![Listener {
+                address: ([127, 0, 0, 1], 8080).into(),
+                tls: None,
+                proxy_trusted: Vec::new(),
+            }],
+            auths: vec![
+                auth("heads", token_key, head_carriers()),
+                auth("messages", token_key, vec![Carrier::FirstMessage]),
+            ],
+            routes: vec![route("/ws", 0), route("/first", 1)],
+            backends: vec![Backend {
+                name: "main".into(),
+                endpoints: self.backends.iter().map(|plan| plan.address.clone()).collect(),
+                balance: self.balance,
+                secret: self.link_secret.clone().map(Secret::new),
+            }],
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            connections_max: 10_000,
+            unauthenticated_max: 10_000,
+            connections_per_worker: None,
+            memory_max: None,
+            message_max: self.message_max,
+            first_message_max: 4096,
+            head_max: 8192,
+            header_fields_max: 64,
+            request_line_max: 8000,
+            token_max: 2048,
+            frames_per_second: 1_000_000,
+            frames_burst: 1_000_000,
+            controls_per_second: 1_000_000,
+            controls_burst: 1_000_000,
+            fragments_max: 64,
+            session_window: self.session_window,
+            link_window: self.link_window,
+            client_control_queue_max: 4096,
+            stalled_input_max: 16 << 20,
+            handshakes_per_tick: 16,
+            client_buffers: self.sizes.buffers[0],
+            accepts: 4,
+            close_lines_per_second: 100,
+        }
+    }
+}
+
+fn backend_address(index: u64) -> EndpointAddress {
+    match index {
+        0 => EndpointAddress::Tcp(([127, 0, 0, 1], 7000).into()),
+        _ => EndpointAddress::Unix(PathBuf::from(format!("/run/app{index}.sock"))),
+    }
+}
+
+fn deadlines() -> Deadlines {
+    Deadlines {
+        tls_handshake: Duration::from_secs(3),
+        request_head: Duration::from_secs(2),
+        authenticate: Duration::from_secs(3),
+        linger: Duration::from_secs(1),
+        ping_interval: Duration::from_secs(5),
+        idle: Duration::from_secs(12),
+        write_stall: Duration::from_secs(6),
+        lifetime: None,
+        expiry_grace: Duration::ZERO,
+        drain: Duration::from_secs(2),
+        link_connect: Duration::from_secs(2),
+        link_ping: Duration::from_secs(2),
+        link_retry_min: Duration::from_millis(50),
+        link_retry_max: Duration::from_secs(1),
+    }
+}
+
+fn head_carriers() -> Vec<Carrier> {
+    vec![
+        Carrier::Authorization,
+        Carrier::Subprotocol,
+        Carrier::Cookie("session".into()),
+        Carrier::Header("x-token".into()),
+        Carrier::Query("token".into()),
+    ]
+}
+
+fn auth(name: &str, key: &[u8], carriers: Vec<Carrier>) -> Auth {
+    let key = JwtKey { id: None, algorithm: Algorithm::HS256, secret: Secret::new(key.to_vec()) };
+    let verifier = JwtVerifier::new(vec![key], JwtOptions::default());
+    let verifier = verifier.expect("one HS256 key of 256 bits is a valid table");
+    Auth { name: name.into(), kind: AuthKind::Jwt(verifier), carriers }
+}
+
+fn route(path: &str, auth: u16) -> Route {
+    Route {
+        path: PathPattern::Exact(path.into()),
+        origins: OriginPolicy::parse_list(&[ORIGIN.to_owned()]).expect("the origin is exact"),
+        origin_absent_allowed: true,
+        auth: Some(auth),
+        backend: 0,
+        dialect: None,
+        refuse: Refuse::Explain,
+        subprotocols: vec!["chat".into()],
+        messages: MessageTypes::Any,
+        forward_headers: vec!["user-agent".into()],
+        health: false,
+    }
+}
+
+fn plan(random: &mut Random, chaos: u64, message_max: u32) -> Plan {
+    use Behaviour::*;
+    let bad = TokenKind::BAD[random.below(TokenKind::BAD.len() as u64) as usize];
+    let behaviour = match random.below(24) {
+        0..=6 => Honest,
+        7..=8 => Fragmenter,
+        9..=10 => Pinger,
+        11..=12 => SlowReader,
+        13..=14 => Refused(bad),
+        15 => Lingerer(bad),
+        16 => SilentAtStart,
+        17 => HalfHead,
+        18 => SilentAfterUpgrade,
+        19 => SilentWhenOpen,
+        20 => NeverReads,
+        21 => Dropper(random.chance(1, 2)),
+        22 => HalfCloser,
+        _ => {
+            if random.chance(1, 2) {
+                Garbage
+            } else {
+                FrameBreaker
+            }
+        }
+    };
+    let carriage = match behaviour {
+        SilentAfterUpgrade => Carriage::FirstMessage,
+        _ => Carriage::ALL[random.below(Carriage::ALL.len() as u64) as usize],
+    };
+    let slow = behaviour == SlowReader;
+    Plan {
+        behaviour,
+        carriage,
+        messages: 1 + random.below(if slow { 8 } else { 60 }) as u32,
+        size_max: if slow { 4000 } else { message_max as usize },
+        window: 1 + random.below(16) as u32,
+        pause: random.below(30 * MILLIS),
+        lives: 1 + random.below(4) as u16,
+        begins: SECONDS + random.below(chaos / 2),
+    }
+}

@@ -1,0 +1,390 @@
+//! One run: a worker in a world, from the first connection to the last freed buffer.
+
+use std::cell::RefCell;
+use std::fmt::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::backend::Backend;
+use super::client::Client;
+use super::fake_ring::FakeRing;
+use super::faults::Faults;
+use super::kernel::KernelBugs;
+use super::net::{Event, MILLIS, Net, SECONDS};
+use super::scenario::Scenario;
+use super::tokens::Tokens;
+use super::world::{Bounds, World};
+use crate::base::random::Random;
+use crate::counters::{Counters, Metric};
+use crate::ring::Ring;
+use crate::settings::Settings;
+use crate::worker::mailbox::{Command, ControlMailbox, mailboxes};
+use crate::worker::{Turn, Worker, WorkerOptions};
+
+/// How long the world runs on without misfortunes before the final connections, in nanoseconds:
+/// links come back, idle and stalled clients are closed.
+const SETTLE: u64 = 8 * SECONDS;
+/// How long the final connections, and then the drain, may take, in nanoseconds.
+const FINISH_MAX: u64 = 60 * SECONDS;
+/// Turns of the worker in one run: far above what any run needs.
+const TICKS_MAX: u64 = 3_000_000;
+
+/// A bug planted on purpose, to prove that the checks see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// The ring loses every 20th buffer that is given back.
+    RingLosesBuffer,
+    /// The kernel delivers every 50th piece of input twice.
+    KernelRepeatsInput,
+    /// The kernel drops the last byte of every 50th send.
+    KernelDropsByte,
+    /// A backend sends every 20th echo twice.
+    BackendDuplicates,
+    /// Clients read their third echo as another.
+    ClientMisreads,
+}
+
+impl Bug {
+    /// Every bug.
+    pub const ALL: &'static [Bug] = &[
+        Bug::RingLosesBuffer,
+        Bug::KernelRepeatsInput,
+        Bug::KernelDropsByte,
+        Bug::BackendDuplicates,
+        Bug::ClientMisreads,
+    ];
+}
+
+/// What a run is to be besides its seed.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// A bug planted in the world.
+    pub bug: Option<Bug>,
+    /// No misfortunes at all, and this scenario instead of a drawn one.
+    pub quiet: Option<Scenario>,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The broken invariant with the end of the event trace, if one broke.
+    pub failure: Option<String>,
+    /// Hash of every event of the run.
+    pub hash: u64,
+    /// Number of events.
+    pub events: u64,
+    /// How often each fault fired.
+    pub faults: Vec<(&'static str, u64)>,
+    /// Messages that backends took from clients.
+    pub messages_up: u64,
+    /// Messages that clients took from backends.
+    pub messages_down: u64,
+    /// Clients that exchanged everything and closed in order.
+    pub completed: u64,
+    /// Clients that were refused, with the right code.
+    pub refused: u64,
+    /// Honest connections that faults cut short.
+    pub cut_short: u64,
+    /// Sessions that backends saw.
+    pub sessions: u64,
+    /// Turns of the worker.
+    pub ticks: u64,
+    /// Simulated time, in milliseconds.
+    pub millis: u64,
+}
+
+/// Runs one seed. Prints nothing.
+pub fn run(seed: u64, options: &Options) -> Outcome {
+    let mut simulation = Simulation::new(seed, options);
+    let world = simulation.world.clone();
+    let panicked = catch_unwind(AssertUnwindSafe(|| simulation.play())).is_err();
+    if panicked {
+        // The worker's state is unknown; its memory goes with the process.
+        std::mem::forget(simulation);
+    }
+    let Ok(mut world) = world.try_borrow_mut() else {
+        panic!("seed {seed}: the fake world itself panicked");
+    };
+    if panicked {
+        world.net.check.fail("the worker panicked".into());
+    }
+    outcome(&world)
+}
+
+/// A worker in a world, to be driven turn by turn.
+pub struct Simulation<R: Ring = FakeRing> {
+    /// The world that the worker's ring shows.
+    pub world: Rc<RefCell<World>>,
+    /// The worker under test.
+    pub worker: Worker<R>,
+    /// The worker's numbers.
+    pub counters: Arc<Counters>,
+    control: ControlMailbox,
+    scenario: Scenario,
+    turns: u64,
+    stopped: bool,
+}
+
+impl Simulation<FakeRing> {
+    /// A world drawn from `seed`, or the quiet one of the options.
+    pub fn new(seed: u64, options: &Options) -> Self {
+        Simulation::with_ring(seed, options, |ring| ring)
+    }
+}
+
+impl<R: Ring> Simulation<R> {
+    /// Likewise, with the ring wrapped by the caller.
+    pub fn with_ring(seed: u64, options: &Options, wrap: impl FnOnce(FakeRing) -> R) -> Self {
+        let mut random = Random::from_number(seed);
+        let (scenario, faults) = match &options.quiet {
+            Some(scenario) => (scenario.clone(), Faults::quiet()),
+            None => (Scenario::drawn(&mut random), Faults::drawn(&mut random)),
+        };
+        let tokens = Tokens::new(&mut random);
+        let settings = scenario.settings(tokens.key());
+        let worker_seed = random.number();
+        let world = world(&scenario, &settings, random, faults, tokens, options.bug);
+        let world = Rc::new(RefCell::new(world));
+        let counters = Arc::new(Counters::default());
+        let (control, mailbox) = mailboxes();
+        let worker = Worker::new(
+            wrap(FakeRing::new(world.clone())),
+            Arc::new(settings),
+            counters.clone(),
+            mailbox,
+            Random::from_number(worker_seed),
+            WorkerOptions {
+                index: 0,
+                instance: *b"simulated worker",
+                epoch: 1_750_000_000_000,
+                generation_bits: scenario.generation_bits,
+                connections_max: 10_000,
+                unauthenticated_max: 10_000,
+                queue_bytes_max: 64 << 20,
+            },
+        );
+        let (turns, stopped) = (0, false);
+        Simulation { world, worker, counters, control, scenario, turns, stopped }
+    }
+
+    /// The whole run: misfortunes, recovery, final connections, drain.
+    pub fn play(&mut self) {
+        self.world.borrow_mut().start();
+        let began = self.now();
+        let chaos_ends = began + self.scenario.chaos;
+        if self.scenario.drains_early {
+            self.turn_until(began + self.scenario.chaos / 2, |_| false);
+            self.drain();
+        }
+        self.turn_until(chaos_ends, |_| false);
+        self.world.borrow_mut().stop_faults();
+        if !self.stopped && !self.scenario.drains_early {
+            self.turn_until(chaos_ends + SETTLE, |_| false);
+            self.wait_for_quiet("after the faults");
+            self.world.borrow_mut().begin_finals();
+            self.wait_for_quiet("after the final connections");
+            self.check_gauges();
+            self.drain();
+        }
+        let end = self.now() + FINISH_MAX;
+        self.turn_until(end, |simulation| simulation.stopped);
+        self.check_end();
+    }
+
+    /// One turn of the worker; false once it has stopped or something is wrong.
+    pub fn turn(&mut self) -> bool {
+        if self.stopped || self.world.borrow().net.check.failure().is_some() {
+            return false;
+        }
+        self.stopped = self.worker.tick() == Turn::Stopped;
+        while self.control.report().is_some() {}
+        self.turns += 1;
+        if self.turns > TICKS_MAX {
+            self.fail("the run takes too many turns".into());
+        }
+        self.check_bounds();
+        true
+    }
+
+    fn now(&self) -> u64 {
+        self.world.borrow().net.now
+    }
+
+    fn fail(&self, message: String) {
+        self.world.borrow_mut().net.check.fail(message);
+    }
+
+    fn turn_until(&mut self, end: u64, is_enough: impl Fn(&Self) -> bool) {
+        self.world.borrow_mut().net.schedule(end, Event::Script);
+        while self.now() < end && !is_enough(self) {
+            if !self.turn() {
+                return;
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        let window = self.scenario.deadlines.drain;
+        assert!(self.control.command(Command::Drain { window }), "the mailbox has room");
+        let mut world = self.world.borrow_mut();
+        world.net.note("drain", 0, 0);
+        let now = world.net.now;
+        world.net.schedule(now, Event::Script);
+    }
+
+    /// Turns until every client is done and its socket gone.
+    fn wait_for_quiet(&mut self, when: &str) {
+        let end = self.now() + FINISH_MAX;
+        let quiet = |simulation: &Self| {
+            let world = simulation.world.borrow();
+            world.clients.iter().all(Client::is_done) && world.open_clients().is_empty()
+        };
+        while self.now() < end && !quiet(self) {
+            let step = self.now() + 50 * MILLIS;
+            self.turn_until(step, |_| false);
+            if self.stopped || self.world.borrow().net.check.failure().is_some() {
+                break;
+            }
+        }
+        if !quiet(self) {
+            let world = self.world.borrow();
+            let mut left = String::new();
+            for client in world.clients.iter().filter(|client| !client.is_done()) {
+                let _ = write!(left, "\n  {}", client.state());
+            }
+            let open = world.open_clients();
+            drop(world);
+            self.fail(format!("not all is over {when}: sockets {open:?}{left}"));
+        }
+        // What was closed last still has frames to exchange with the backends.
+        let step = self.now() + SECONDS;
+        self.turn_until(step, |_| false);
+    }
+
+    /// With no client left, nothing is queued, paused or counted as open.
+    fn check_gauges(&self) {
+        use Metric::*;
+        for metric in [
+            StageTls,
+            StageHead,
+            StageAuthenticating,
+            StageOpen,
+            StageRefused,
+            StageClosing,
+            ReadsPaused,
+            StalledInputBytes,
+            QueuedBytes,
+        ] {
+            let value = self.counters.value(metric);
+            if value != 0 {
+                self.fail(format!("{metric:?} is {value} with no client left"));
+            }
+        }
+        let world = self.world.borrow();
+        let sessions: usize = world.backends.iter().map(Backend::sessions).sum();
+        let (buffers, slots) = world.kernel.held_by_worker();
+        let ready = self.counters.value(LinksReady);
+        drop(world);
+        if sessions > 0 {
+            self.fail(format!("{sessions} sessions still open at the backends"));
+        }
+        if buffers + slots > 0 {
+            self.fail(format!("the worker keeps {buffers} buffers and {slots} slots"));
+        }
+        if ready != self.scenario.backends.len() as u64 {
+            self.fail(format!("{ready} links are ready, not {}", self.scenario.backends.len()));
+        }
+    }
+
+    /// Queues stay within their bounds.
+    fn check_bounds(&self) {
+        let sessions = 64;
+        let per_client = u64::from(self.scenario.session_window) + 64 * 1024;
+        let per_link = u64::from(self.scenario.backends[0].limits.link_window) + 1024 * 1024;
+        let links = self.scenario.backends.len() as u64;
+        let bound = sessions * per_client + links * per_link;
+        let queued = self.counters.value(Metric::QueuedBytes);
+        if queued > bound {
+            self.fail(format!("{queued} bytes queued, {bound} allowed"));
+        }
+    }
+
+    fn check_end(&mut self) {
+        let world = &mut *self.world.borrow_mut();
+        if world.net.check.failure().is_some() {
+            return;
+        }
+        if !self.stopped {
+            return world.net.check.fail("the worker does not stop".into());
+        }
+        let open: Vec<u32> = world.kernel.open().map(|(socket, _)| socket).collect();
+        if !open.is_empty() {
+            world.net.check.fail(format!("descriptors {open:?} left open"));
+        }
+        if world.kernel.is_listening(0) {
+            world.net.check.fail("the listener is left open".into());
+        }
+        if !world.kernel.all_free() || world.kernel.in_flight() > 0 {
+            let (buffers, slots) = world.kernel.held_by_worker();
+            let flying = world.kernel.in_flight();
+            world.net.check.fail(format!(
+                "not all came back: {buffers} buffers, {slots} slots, {flying} operations"
+            ));
+        }
+    }
+}
+
+fn world(
+    scenario: &Scenario,
+    settings: &Settings,
+    random: Random,
+    faults: Faults,
+    tokens: Tokens,
+    bug: Option<Bug>,
+) -> World {
+    let deadlines = &settings.deadlines;
+    let bounds = Bounds::new(deadlines.request_head, deadlines.authenticate, deadlines.linger);
+    let net = Net::new(random, faults, scenario.latency_max, scenario.capacity_min);
+    let mut world = World::new(net, tokens, bounds, scenario.sizes);
+    for (index, plan) in scenario.clients.iter().enumerate() {
+        let mut client = Client::new(index, *plan);
+        client.misreads = bug == Some(Bug::ClientMisreads);
+        world.clients.push(client);
+    }
+    for (index, plan) in scenario.backends.iter().enumerate() {
+        let mut plan = plan.clone();
+        plan.duplicates = if bug == Some(Bug::BackendDuplicates) { 20 } else { 0 };
+        world.backends.push(Backend::new(index, plan));
+    }
+    let every = |which: Bug, count: u64| if bug == Some(which) { count } else { 0 };
+    world.kernel.bugs = KernelBugs {
+        loses_buffer: every(Bug::RingLosesBuffer, 20),
+        receives_twice: every(Bug::KernelRepeatsInput, 50),
+        drops_sent_byte: every(Bug::KernelDropsByte, 50),
+    };
+    world
+}
+
+fn outcome(world: &World) -> Outcome {
+    let net = &world.net;
+    let failure = net.check.failure().map(|message| {
+        let Net { trace, now, .. } = net;
+        let at = now / MILLIS;
+        format!("{message}\nat {at} ms, after these events:\n{}", trace.tail(60))
+    });
+    Outcome {
+        failure,
+        hash: net.trace.hash(),
+        events: net.trace.count(),
+        faults: net.faults.counts().collect(),
+        messages_up: net.check.messages_up,
+        messages_down: net.check.messages_down,
+        completed: net.check.completed,
+        refused: net.check.refused,
+        cut_short: net.check.cut_short,
+        sessions: net.check.sessions,
+        ticks: world.enters(),
+        millis: net.now / MILLIS,
+    }
+}

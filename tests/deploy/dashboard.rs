@@ -1,0 +1,364 @@
+//! The Grafana dashboard: a table of panels, from which `deploy/grafana/portcullis.json` is
+//! written. `UPDATE=1 cargo test --test deploy dashboard` writes it anew.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+const FILE: &str = "deploy/grafana/portcullis.json";
+
+/// A curve: what is asked, and what it is called.
+type Curve = (&'static str, &'static str);
+
+struct Panel {
+    title: &'static str,
+    unit: &'static str,
+    stacked: bool,
+    curves: &'static [Curve],
+}
+
+const fn panel(title: &'static str, unit: &'static str, curves: &'static [Curve]) -> Panel {
+    Panel { title, unit, stacked: false, curves }
+}
+
+impl Panel {
+    const fn stacked(mut self) -> Panel {
+        self.stacked = true;
+        self
+    }
+}
+
+/// Panels of one row, side by side; at most four.
+struct Row {
+    title: &'static str,
+    panels: &'static [Panel],
+}
+
+/// `METRIC` for the chosen machines, summed.
+macro_rules! now {
+    ($metric:literal) => {
+        concat!("sum(", $metric, "{instance=~\"$instance\"})")
+    };
+    ($metric:literal by $label:literal) => {
+        concat!("sum by (", $label, ") (", $metric, "{instance=~\"$instance\"})")
+    };
+}
+
+/// A counter's growth in a second.
+macro_rules! rate {
+    ($metric:literal) => {
+        concat!("sum(rate(", $metric, "{instance=~\"$instance\"}[$__rate_interval]))")
+    };
+    ($metric:literal by $label:literal) => {
+        concat!(
+            "sum by (",
+            $label,
+            ") (rate(",
+            $metric,
+            "{instance=~\"$instance\"}[$__rate_interval]))"
+        )
+    };
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        title: "Connections",
+        panels: &[
+            panel("By stage", "short", &[(now!("portcullis_connections" by "stage"), "{{stage}}")])
+                .stacked(),
+            panel(
+                "Accepts",
+                "cps",
+                &[
+                    (rate!("portcullis_connections_accepted_total"), "accepted"),
+                    (rate!("portcullis_connections_over_cap_total"), "reset, over a cap"),
+                    (rate!("portcullis_accept_errors_total"), "failed"),
+                    (rate!("portcullis_accept_exhausted_total"), "failed, exhausted"),
+                ],
+            ),
+            panel(
+                "Handshakes and tokens",
+                "cps",
+                &[
+                    (rate!("portcullis_tls_handshakes_total"), "TLS handshakes"),
+                    (rate!("portcullis_upgrades_total"), "101 answers"),
+                    (rate!("portcullis_tokens_accepted_total"), "tokens accepted"),
+                    (rate!("portcullis_tokens_refused_total"), "tokens refused"),
+                ],
+            ),
+        ],
+    },
+    Row {
+        title: "Closes",
+        panels: &[
+            panel("By cause", "cps", &[(rate!("portcullis_closes_total" by "cause"), "{{cause}}")])
+                .stacked(),
+            panel(
+                "By a deadline",
+                "cps",
+                &[(rate!("portcullis_deadline_closes_total" by "stage"), "{{stage}}")],
+            )
+            .stacked(),
+            panel(
+                "Log lines lost",
+                "cps",
+                &[
+                    (rate!("portcullis_close_lines_dropped_total"), "beyond the rate limit"),
+                    (rate!("portcullis_close_log_dropped_total"), "by the file"),
+                ],
+            ),
+        ],
+    },
+    Row {
+        title: "Messages",
+        panels: &[
+            panel(
+                "Messages",
+                "cps",
+                &[(rate!("portcullis_messages_total" by "direction"), "{{direction}}")],
+            ),
+            panel(
+                "Payload",
+                "Bps",
+                &[(rate!("portcullis_message_bytes_total" by "direction"), "{{direction}}")],
+            ),
+            panel("Pings", "cps", &[(rate!("portcullis_pings_sent_total"), "sent to clients")]),
+        ],
+    },
+    Row {
+        title: "Links to backends",
+        panels: &[
+            panel("Links", "short", &[(now!("portcullis_links" by "state"), "{{state}}")])
+                .stacked(),
+            panel(
+                "Round trip of the last ping",
+                "µs",
+                &[(
+                    "sum by (instance) (portcullis_link_rtt_microseconds{instance=~\"$instance\"}) \
+                     / sum by (instance) (portcullis_workers{instance=~\"$instance\"})",
+                    "{{instance}}, mean of its workers",
+                )],
+            ),
+            panel(
+                "Comings and goings",
+                "cps",
+                &[
+                    (rate!("portcullis_link_connects_total"), "links made"),
+                    (rate!("portcullis_link_failures_total"), "failed or lost"),
+                    (rate!("portcullis_link_violations_total"), "protocol broken"),
+                    (rate!("portcullis_link_stale_frames_total"), "stale frames"),
+                    (rate!("portcullis_sessions_opened_total"), "sessions opened"),
+                ],
+            ),
+        ],
+    },
+    Row {
+        title: "Backpressure and buffers",
+        panels: &[
+            panel(
+                "Clients not read for want of credit",
+                "short",
+                &[(now!("portcullis_reads_paused"), "reads paused")],
+            ),
+            panel(
+                "Bytes that wait",
+                "bytes",
+                &[
+                    (now!("portcullis_stalled_input_bytes"), "from clients, for credit"),
+                    (now!("portcullis_queued_bytes"), "to be sent"),
+                ],
+            ),
+            panel(
+                "Receive buffers free",
+                "short",
+                &[(now!("portcullis_receive_buffers_free" by "instance"), "{{instance}}")],
+            ),
+            panel(
+                "Starvation",
+                "cps",
+                &[
+                    (rate!("portcullis_receive_starved_total"), "receives"),
+                    (rate!("portcullis_send_starved_total"), "sends"),
+                ],
+            ),
+        ],
+    },
+    Row {
+        title: "Workers",
+        panels: &[
+            panel(
+                "Workers",
+                "short",
+                &[
+                    (now!("portcullis_workers"), "should run"),
+                    (now!("portcullis_workers_alive"), "turn"),
+                    (now!("portcullis_draining"), "machines that drain"),
+                ],
+            ),
+            panel(
+                "Turns and completions",
+                "cps",
+                &[
+                    (rate!("portcullis_worker_ticks_total"), "turns"),
+                    (rate!("portcullis_worker_completions_total"), "completions"),
+                    (rate!("portcullis_stale_completions_total"), "stale completions"),
+                ],
+            ),
+            panel(
+                "Panics and reloads",
+                "cps",
+                &[
+                    (rate!("portcullis_worker_panics_total"), "panics"),
+                    (rate!("portcullis_reloads_total" by "result"), "reloads {{result}}"),
+                ],
+            ),
+        ],
+    },
+    Row {
+        title: "Process",
+        panels: &[
+            panel(
+                "Processor",
+                "short",
+                &[(rate!("process_cpu_seconds_total" by "instance"), "{{instance}}, cores")],
+            ),
+            panel(
+                "Resident memory",
+                "bytes",
+                &[(now!("process_resident_memory_bytes" by "instance"), "{{instance}}")],
+            ),
+            panel(
+                "Open descriptors",
+                "short",
+                &[(now!("process_open_fds" by "instance"), "{{instance}}, without direct ones")],
+            ),
+            panel(
+                "Age and version",
+                "s",
+                &[(
+                    "(time() - process_start_time_seconds{instance=~\"$instance\"}) \
+                     * on (instance) group_left (version) portcullis_build_info",
+                    "{{instance}} {{version}}",
+                )],
+            ),
+        ],
+    },
+];
+
+/// Every expression of the file as it is committed.
+pub fn expressions() -> Vec<String> {
+    let dashboard = crate::json(FILE);
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    targets.map(|target| target["expr"].as_str().expect("an expression").to_owned()).collect()
+}
+
+const SOURCE: fn() -> Value = || json!({ "type": "prometheus", "uid": "${source}" });
+
+fn chart(panel: &Panel, id: usize, position: Value) -> Value {
+    let targets = panel.curves.iter().zip('A'..).map(|((expression, legend), letter)| {
+        json!({
+            "datasource": SOURCE(), "expr": expression, "legendFormat": legend,
+            "refId": letter.to_string(),
+        })
+    });
+    let stacking = if panel.stacked { "normal" } else { "none" };
+    let fill = if panel.stacked { 30 } else { 5 };
+    json!({
+        "id": id,
+        "type": "timeseries",
+        "title": panel.title,
+        "datasource": SOURCE(),
+        "gridPos": position,
+        "targets": targets.collect::<Vec<_>>(),
+        "fieldConfig": {
+            "defaults": {
+                "unit": panel.unit, "min": 0,
+                "custom": { "fillOpacity": fill, "lineWidth": 1, "stacking": { "mode": stacking } },
+            },
+            "overrides": [],
+        },
+        "options": {
+            "legend": { "displayMode": "list", "placement": "bottom" },
+            "tooltip": { "mode": "multi", "sort": "desc" },
+        },
+    })
+}
+
+fn panels() -> Vec<Value> {
+    let mut panels: Vec<Value> = Vec::new();
+    let mut y = 0;
+    for row in ROWS {
+        let position = json!({ "x": 0, "y": y, "w": 24, "h": 1 });
+        let id = panels.len() + 1;
+        panels.push(json!({
+            "id": id, "type": "row", "title": row.title, "collapsed": false, "panels": [],
+            "gridPos": position,
+        }));
+        let width = 24 / row.panels.len();
+        for (column, panel) in row.panels.iter().enumerate() {
+            let position = json!({ "x": column * width, "y": y + 1, "w": width, "h": 8 });
+            let id = panels.len() + 1;
+            panels.push(chart(panel, id, position));
+        }
+        y += 9;
+    }
+    panels
+}
+
+fn dashboard() -> Value {
+    json!({
+        "uid": "portcullis",
+        "title": "Portcullis",
+        "description": "Generated by tests/deploy/dashboard.rs; do not edit.",
+        "tags": ["portcullis"],
+        "schemaVersion": 38,
+        "editable": true,
+        "graphTooltip": 1,
+        "refresh": "30s",
+        "timezone": "browser",
+        "time": { "from": "now-3h", "to": "now" },
+        "templating": { "list": [
+            { "name": "source", "type": "datasource", "query": "prometheus", "label": "Source" },
+            {
+                "name": "instance", "type": "query", "label": "Machine", "datasource": SOURCE(),
+                "query": { "query": "label_values(portcullis_build_info, instance)", "refId": "A" },
+                "includeAll": true, "multi": true, "refresh": 2,
+                "current": { "text": "All", "value": "$__all" },
+            },
+        ] },
+        "panels": panels(),
+    })
+}
+
+#[test]
+fn the_file_is_what_the_table_makes() {
+    let mut expected = serde_json::to_string_pretty(&dashboard()).expect("it is plain data");
+    expected.push('\n');
+    if std::env::var_os("UPDATE").is_some() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE);
+        std::fs::write(path, &expected).expect("written");
+    }
+    let same = crate::file(FILE) == expected;
+    assert!(same, "{FILE} is old: UPDATE=1 cargo test --test deploy dashboard");
+}
+
+#[test]
+fn panels_have_titles_of_their_own_and_do_not_overlap() {
+    let panels = panels();
+    let area = |panel: &Value| {
+        let at = |key: &str| panel["gridPos"][key].as_u64().expect("a number");
+        (at("x"), at("y"), at("w"), at("h"))
+    };
+    for (index, one) in panels.iter().enumerate() {
+        let (x, y, w, h) = area(one);
+        assert!(w > 0 && x + w <= 24, "{}", one["title"]);
+        for other in &panels[index + 1..] {
+            let (x2, y2, w2, h2) = area(other);
+            let apart = x + w <= x2 || x2 + w2 <= x || y + h <= y2 || y2 + h2 <= y;
+            assert!(apart, "{} over {}", one["title"], other["title"]);
+            let titled = one["title"] != other["title"] || one["type"] != other["type"];
+            assert!(titled && one["id"] != other["id"], "{} twice", one["title"]);
+        }
+    }
+}
