@@ -311,8 +311,8 @@ fn raw(length: usize, kind: u8, flags: u8, session: SessionId, payload: &[u8]) -
 #[test]
 fn a_hostile_backend_loses_its_link_and_nothing_else() {
     let backend = RawBackend::listen();
-    let config =
-        Config::to(&backend.address()).limits("message_max = \"3KiB\"\nsession_window = \"8KiB\"\nlink_window = \"64KiB\"");
+    let config = Config::to(&backend.address())
+        .limits("message_max = \"3KiB\"\nsession_window = \"8KiB\"\nlink_window = \"64KiB\"");
     let gateway = Gateway::start_alone(&config);
     type Hostile = (&'static str, fn(SessionId) -> Vec<u8>);
     let table: &[Hostile] = &[
@@ -329,7 +329,9 @@ fn a_hostile_backend_loses_its_link_and_nothing_else() {
             let old = SessionId { generation: id.generation.wrapping_sub(1) & 0xff_ffff, ..id };
             raw(1, Kind::Data as u8, 6, old, b"x").repeat(STRAY_FRAMES_MAX as usize + 1)
         }),
-        ("over the session's credit", |id| raw(3000, Kind::Data as u8, 6, id, &[0; 3000]).repeat(3)),
+        ("over the session's credit", |id| {
+            raw(3000, Kind::Data as u8, 6, id, &[0; 3000]).repeat(3)
+        }),
         ("no first piece", |id| raw(1, Kind::Data as u8, 4, id, b"x")),
         ("a first piece in a message", |id| raw(1, Kind::Data as u8, 2, id, b"x").repeat(2)),
         ("text becomes binary", |id| {
