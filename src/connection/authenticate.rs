@@ -25,16 +25,18 @@ pub enum Verdict<'s> {
     Refused(Cause),
 }
 
-/// Judges the first token that the request carries, in the order of `auth.carriers`.
+/// Judges the first token that the request carries, in the order of `auth.carriers`. One over
+/// `token_max` bytes is malformed, whatever it says.
 pub fn by_request<'s>(
     auth: &Auth,
     request: &UpgradeRequest<'_, '_>,
+    token_max: u16,
     now: UnixTime,
     scratch: &'s mut Scratch,
 ) -> Verdict<'s> {
     let Scratch { carried, claims } = scratch;
     match carrier::find(&auth.carriers, request, carried) {
-        Ok(Some(found)) => verify(auth, found.token(), now, claims),
+        Ok(Some(found)) => verify(auth, found.token(), token_max, now, claims),
         Ok(None) if auth.carriers.iter().any(Carrier::is_first_message) => {
             Verdict::AwaitFirstMessage
         }
@@ -47,6 +49,7 @@ pub fn by_request<'s>(
 pub fn by_first_message<'s>(
     auth: &Auth,
     message: &[u8],
+    token_max: u16,
     now: UnixTime,
     scratch: &'s mut Scratch,
 ) -> Verdict<'s> {
@@ -54,7 +57,7 @@ pub fn by_first_message<'s>(
     let mut refused = Cause::TokenMissing;
     for carrier in auth.carriers.iter().filter(|carrier| carrier.is_first_message()) {
         match carrier::first_message_token(carrier, message, carried) {
-            Ok(token) => return verify(auth, token, now, claims),
+            Ok(token) => return verify(auth, token, token_max, now, claims),
             Err(cause) => refused = cause,
         }
     }
@@ -64,9 +67,13 @@ pub fn by_first_message<'s>(
 fn verify<'s>(
     auth: &Auth,
     token: &[u8],
+    token_max: u16,
     now: UnixTime,
     scratch: &'s mut TokenScratch,
 ) -> Verdict<'s> {
+    if token.len() > usize::from(token_max) {
+        return Verdict::Refused(Cause::TokenMalformed);
+    }
     let AuthKind::Jwt(verifier) = &auth.kind;
     match verifier.verify(token, now, scratch) {
         Ok(identity) => Verdict::Accepted(identity),

@@ -94,6 +94,8 @@ pub struct Client {
     pong_unsent: bool,
     /// The client has been sent the beginning of a message, but not its end.
     to_client_unfinished: bool,
+    /// In `Closing`: everything up to our close frame was sent once.
+    pub(super) lingering: bool,
     pub(super) close_scheduled: Cause,
     messages: MessageTypes,
     route: u16,
@@ -132,6 +134,7 @@ impl Client {
             output_pending: false,
             pong_unsent: false,
             to_client_unfinished: false,
+            lingering: false,
             close_scheduled: Cause::Lifetime,
             messages: MessageTypes::Any,
             route: NO_ROUTE,
@@ -260,14 +263,14 @@ impl Client {
             self.conclude(cause, ClosedBy::Client, None);
             self.enter(Stage::Closing, cx);
         }
-        self.disposition = Disposition::CloseNow { reset: false };
+        self.dispose(Disposition::CloseNow { reset: false });
     }
 
     /// The client will send nothing more, but may still read: an answer that is queued goes out
     /// first. A session does not live on half a connection.
     pub fn peer_finished(&mut self, cx: &Surroundings<'_>) {
         if self.end.is_some() && self.output_pending {
-            self.disposition = Disposition::CloseWhenFlushed;
+            self.dispose(Disposition::CloseWhenFlushed);
         } else {
             self.peer_gone(cx);
         }
@@ -280,7 +283,7 @@ impl Client {
             let stage = if self.is_open() { Stage::Closing } else { Stage::Refused };
             self.enter(stage, cx);
         }
-        self.disposition = Disposition::ShutdownWhenFlushed;
+        self.dispose(Disposition::ShutdownWhenFlushed);
     }
 
     /// Ends the connection for `cause`, telling the client as its stage allows.
@@ -300,8 +303,9 @@ impl Client {
     /// Refuses an open client whose session could not be opened: as [`close`](Self::close), but
     /// with the explanation that a refused client gets.
     pub fn refuse(&mut self, cause: Cause, cx: &Surroundings<'_>, output: &mut Output) {
-        if self.end.is_none() {
-            self.refuse_in_dialect(cause, cx, output);
+        match self.stage {
+            Stage::Authenticating | Stage::Open => self.refuse_in_dialect(cause, cx, output),
+            _ => self.close(cause, cx, output),
         }
     }
 
@@ -334,7 +338,7 @@ impl Client {
             self.conclude(cause, ClosedBy::Gateway, None);
             self.enter(Stage::Closing, cx);
         }
-        self.disposition = Disposition::CloseNow { reset: true };
+        self.dispose(Disposition::CloseNow { reset: true });
     }
 
     /// Closes the connection for `cause` at `at`, unless it ends earlier.
@@ -363,7 +367,7 @@ impl Client {
 
     /// FIN was sent after the last answer.
     pub fn shut_down(&mut self) {
-        self.disposition = Disposition::AwaitEnd;
+        self.dispose(Disposition::AwaitEnd);
     }
 
     /// Output was queued for the client where none was.
@@ -382,9 +386,11 @@ impl Client {
         }
         self.output_pending = false;
         self.pong_unsent = false;
-        if self.stage == Stage::Closing && self.disposition == Disposition::Stay {
+        if self.stage == Stage::Closing && !self.lingering {
             // The linger counts from when the close frame left, not from when it was queued
-            // behind messages that an authenticated client was still owed.
+            // behind messages that an authenticated client was still owed. It does so once:
+            // what TLS adds later, a key update for instance, is not worth waiting for.
+            self.lingering = true;
             self.stage_since = cx.now.instant;
         }
         if let Some(payload) = self.pong_waiting.take() {
@@ -409,8 +415,9 @@ impl Client {
             }
         };
         if !self.within_budgets(cx) {
+            // What follows comes again: the client's close may be in it.
             self.close(Cause::RateLimited, cx, output);
-            return (input.len(), Step::Handled);
+            return (used, Step::Handled);
         }
         let step = match step {
             websocket::Step::NeedMore => Step::NeedMore,
@@ -437,6 +444,14 @@ impl Client {
         self.disposition = Disposition::ShutdownWhenFlushed;
     }
 
+    /// Sets the disposition. `CloseNow` is the last word: what is queued may be cut short by
+    /// then, and must not be sent as if it were whole.
+    pub(super) fn dispose(&mut self, disposition: Disposition) {
+        if !matches!(self.disposition, Disposition::CloseNow { .. }) {
+            self.disposition = disposition;
+        }
+    }
+
     /// RFC 6455 §5.5.1: a close is answered with a close, and then the server ends first.
     fn closed_by_client(
         &mut self,
@@ -455,7 +470,9 @@ impl Client {
             }
         }
         self.conclude(Cause::ClientClosed, ClosedBy::Client, code);
-        self.enter(Stage::Closing, cx);
+        // Who never authenticated stays under the cap and the deadlines of those.
+        let stage = if self.is_open() { Stage::Closing } else { Stage::Refused };
+        self.enter(stage, cx);
         self.disposition = Disposition::CloseWhenFlushed;
     }
 
@@ -659,3 +676,7 @@ const fn gauge(stage: Stage) -> Metric {
         Stage::Closing => Metric::StageClosing,
     }
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

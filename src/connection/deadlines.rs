@@ -26,7 +26,7 @@ impl Client {
             Stage::RequestHead => self.stage_since + deadlines.request_head,
             Stage::Authenticating => self.stage_since + deadlines.authenticate,
             Stage::Refused => return self.refused_until(deadlines),
-            Stage::Closing if self.output_pending => {
+            Stage::Closing if self.output_pending && !self.lingering => {
                 return self.progressed + deadlines.write_stall;
             }
             Stage::Closing => return self.stage_since + deadlines.linger,
@@ -50,13 +50,14 @@ impl Client {
         let deadlines = &cx.settings.deadlines;
         match self.stage {
             Stage::Refused | Stage::Closing => {
-                let metric = if self.output_pending && self.stage == Stage::Closing {
+                let stalled = self.output_pending && !self.lingering;
+                let metric = if stalled && self.stage == Stage::Closing {
                     Metric::DeadlineWrite
                 } else {
                     Metric::DeadlineLinger
                 };
                 cx.counters.increment(metric);
-                self.disposition = Disposition::CloseNow { reset: true };
+                self.dispose(Disposition::CloseNow { reset: true });
             }
             _ if self.close_at <= now => self.close(self.close_scheduled, cx, output),
             Stage::TlsHandshake => {

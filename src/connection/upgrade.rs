@@ -123,9 +123,10 @@ impl Client {
     ) -> Step {
         let Output { answers, open, path, tokens, .. } = output;
         let auth = route.auth.map(|index| &cx.settings.auths[usize::from(index)]);
+        let token_max = cx.settings.limits.token_max;
         let verdict = match auth {
             None => Verdict::Accepted(VerifiedIdentity::anonymous()),
-            Some(auth) => authenticate::by_request(auth, request, cx.now.unix, tokens),
+            Some(auth) => authenticate::by_request(auth, request, token_max, cx.now.unix, tokens),
         };
         match verdict {
             Verdict::Accepted(identity) => {
@@ -172,7 +173,13 @@ impl Client {
             return Step::Handled;
         };
         let Output { open, path, tokens, .. } = output;
-        let verdict = authenticate::by_first_message(auth, &pending.message, cx.now.unix, tokens);
+        let verdict = authenticate::by_first_message(
+            auth,
+            &pending.message,
+            settings.limits.token_max,
+            cx.now.unix,
+            tokens,
+        );
         let cause = match verdict {
             Verdict::Accepted(identity) => {
                 self.open(&identity, &request, route, cx, (open, path));
