@@ -1,8 +1,11 @@
 //! A backend that sends everything back, as fast as it goes.
 
-use super::{Backend, BindError, Ended, Handler, Identity, MessageRef, SessionHandle};
+use super::{Backend, BindError, Ended, Handler, Identity, Limits, MessageRef, SessionHandle};
 use crate::base::secret::Secret;
 use crate::protocol::link::SessionId;
+
+/// What the echo takes in one message: as much as the gateway's conformance profile.
+const MESSAGE_MAX: u32 = 32 << 20;
 
 /// Sends every message back to its sender.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,7 +26,8 @@ impl Handler for Echo {
 /// # Errors
 /// [`BindError`] when it cannot listen.
 pub async fn run(listen: &str, secret: Option<Secret>) -> Result<(), BindError> {
-    let mut builder = Backend::builder();
+    let limits = Limits { message_max: MESSAGE_MAX, ..Limits::default() };
+    let mut builder = Backend::builder().limits(limits);
     if let Some(secret) = secret {
         builder = builder.secret(secret);
     }

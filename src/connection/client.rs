@@ -106,6 +106,8 @@ pub struct Client {
     pub(super) progressed: Instant,
     pub(super) expires: Instant,
     pub(super) close_at: Instant,
+    /// Largest message that the session's backend takes.
+    backend_message_max: u32,
     frames: TokenBucket,
     controls: TokenBucket,
     reader: FrameReader,
@@ -143,6 +145,7 @@ impl Client {
             progressed: now,
             expires: Instant::NEVER,
             close_at: deadlines::lifetime_end(now, cx.settings.deadlines.lifetime, jitter),
+            backend_message_max: u32::MAX,
             frames: TokenBucket::full(limits.frames_burst, now),
             controls: TokenBucket::full(limits.controls_burst, now),
             reader: FrameReader::new(Side::Server),
@@ -321,6 +324,12 @@ impl Client {
         self.write_close(code, reason, output);
         self.conclude(Cause::BackendClosed, ClosedBy::Backend, Some(code));
         self.enter(Stage::Closing, cx);
+    }
+
+    /// The session's backend takes messages up to this: a larger one would cost all its clients
+    /// their link, so it costs this client its connection.
+    pub fn session_opened(&mut self, message_max: u32) {
+        self.backend_message_max = message_max;
     }
 
     /// Ends the connection without a word.
@@ -506,8 +515,9 @@ impl Client {
     fn frame_limits(&self, settings: &Settings) -> FrameLimits {
         let limits = &settings.limits;
         let authenticating = self.stage == Stage::Authenticating;
+        let relayed_max = limits.message_max.min(self.backend_message_max);
         FrameLimits {
-            message_max: if authenticating { limits.first_message_max } else { limits.message_max },
+            message_max: if authenticating { limits.first_message_max } else { relayed_max },
             fragments_max: limits.fragments_max,
             text: authenticating || self.messages != MessageTypes::Binary,
             binary: authenticating || self.messages != MessageTypes::Text,

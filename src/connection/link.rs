@@ -14,6 +14,7 @@ use crate::protocol::link::{
     Ping, Pong, Proof, ReceiveWindow, Refused, STRAY_FRAMES_MAX, SendCredit, SessionId, data_cost,
     data_flags, encode_data, features,
 };
+use crate::protocol::utf8::Utf8Validator;
 use crate::protocol::websocket::DataKind;
 use crate::settings::{Deadlines, Limits};
 
@@ -49,6 +50,11 @@ pub enum Event<'a> {
         payload: &'a [u8],
         /// What to return through [`Link::delivered`] once the client has it.
         cost: u32,
+    },
+    /// The backend sent text that is not UTF-8: the session is to be closed.
+    InvalidText {
+        /// Whose session it is.
+        client: Key,
     },
     /// The backend closed a session. The session is over; nothing need be said of it.
     Closed {
@@ -127,10 +133,24 @@ struct Session {
     credit: SendCredit,
     window: ReceiveWindow,
     order: PieceOrder,
+    /// Bytes of the backend's unfinished message.
+    message_bytes: u32,
+    /// Checks the backend's unfinished text.
+    text: Utf8Validator,
     /// We have sent CLOSE.
     closed: bool,
     /// It is in `waiting`.
     waiting: bool,
+}
+
+impl Session {
+    /// Whether the backend's text is still UTF-8 with this piece.
+    fn takes_text(&mut self, first: bool, last: bool, piece: &[u8]) -> bool {
+        if first {
+            self.text = Utf8Validator::default();
+        }
+        self.text.push(piece).is_ok() && (!last || self.text.is_complete())
+    }
 }
 
 /// The state machine of one link.
@@ -210,6 +230,11 @@ impl Link {
     /// Largest payload that the backend may send once the link is ready.
     pub fn frame_max(&self) -> u32 {
         self.ours.frame_max
+    }
+
+    /// Largest message that the backend takes; its limit holds for this link's clients.
+    pub fn message_max(&self) -> u32 {
+        self.peer.message_max
     }
 
     /// Number of sessions that neither side has closed.
@@ -344,6 +369,8 @@ impl Link {
             credit: SendCredit::new(self.peer.session_window),
             window: ReceiveWindow::new(self.ours.session_window),
             order: PieceOrder::default(),
+            message_bytes: 0,
+            text: Utf8Validator::default(),
             closed: false,
             waiting: false,
         });
@@ -483,6 +510,7 @@ impl Link {
             strays: &mut self.strays,
             output: &mut self.output,
             counters,
+            message_max: self.ours.message_max,
         };
         let event = match header.kind {
             Kind::Data => table.data(header.session, header.flags, payload)?,
@@ -525,6 +553,7 @@ struct Table<'t> {
     strays: &'t mut u32,
     output: &'t mut Vec<u8>,
     counters: &'t Counters,
+    message_max: u32,
 }
 
 impl Table<'_> {
@@ -546,18 +575,23 @@ impl Table<'_> {
         };
         session.window.receive(cost)?;
         session.order.accept(flags)?;
+        let first = flags & data_flags::FIRST != 0;
+        let last = flags & data_flags::FIN != 0;
+        let before = if first { 0 } else { session.message_bytes };
+        session.message_bytes = before + payload.len() as u32;
+        if session.message_bytes > self.message_max {
+            return Err(LinkError::MessageTooLarge { limit: self.message_max });
+        }
         if session.closed {
             return Ok(Event::Routine);
         }
+        let client = session.client;
         let text = flags & data_flags::TEXT != 0;
-        Ok(Event::Data {
-            client: session.client,
-            kind: if text { DataKind::Text } else { DataKind::Binary },
-            first: flags & data_flags::FIRST != 0,
-            last: flags & data_flags::FIN != 0,
-            payload,
-            cost,
-        })
+        if text && !session.takes_text(first, last, payload) {
+            return Ok(Event::InvalidText { client });
+        }
+        let kind = if text { DataKind::Text } else { DataKind::Binary };
+        Ok(Event::Data { client, kind, first, last, payload, cost })
     }
 
     fn credit<'a>(&mut self, id: SessionId, bytes: u32) -> Result<Event<'a>, LinkError> {

@@ -1,7 +1,7 @@
 //! The ring seam on io_uring: one worker's way to the kernel.
 #![allow(unsafe_code)] // submits operations that name memory, and decides when it may go
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -32,6 +32,8 @@ use crate::ring::{
 const WAKE: u64 = OWN | 1;
 /// The ring's own operations whose answer nobody needs.
 const UNHEEDED: u64 = OWN | 2;
+/// The shutdown of a direct descriptor, whose number is in the low half.
+const SHUTDOWN: u64 = OWN | 1 << 32;
 /// A send: its low bits say which slot it has in flight, and the slot knows the key.
 const SEND: u64 = (OpKind::Send as u64) << 56;
 /// Set in a send's bits when its slot is of the link pool.
@@ -93,6 +95,10 @@ pub struct LinuxRing {
     listeners: Vec<Option<ListenerSocket>>,
     endpoints: Vec<Option<EndpointAddress>>,
     sockets: SocketTable,
+    /// Direct descriptors that a kernel thread is about to shut down, with the close that waits
+    /// for it: the thread looks the number up when its turn comes, and by then a number that
+    /// was closed would be another client's.
+    shutting: HashMap<u32, Option<HeldClose>>,
     /// Failures found before an operation reached the kernel.
     early: VecDeque<Completion>,
     waker: Waker,
@@ -100,6 +106,9 @@ pub struct LinuxRing {
     descriptors: DescriptorMode,
     now: Now,
 }
+
+/// A close, and whether it is one with reset.
+type HeldClose = (OpKey, bool);
 
 /// Everything whose address the kernel is given.
 struct Memory {
@@ -130,6 +139,7 @@ impl LinuxRing {
             listeners: options.listeners.into_iter().map(Some).collect(),
             endpoints: Vec::new(),
             sockets: SocketTable::default(),
+            shutting: HashMap::new(),
             early: VecDeque::new(),
             waker: waker.clone(),
             waker_armed: false,
@@ -256,12 +266,24 @@ impl LinuxRing {
                 }
                 self.push(key, opcode::Close::new(Fd(number)).build());
             }
-            Target::Direct(number) => {
-                if reset {
-                    self.abort_direct(number);
-                }
-                self.push(key, opcode::Close::new(Fixed(number)).build());
-            }
+            Target::Direct(number) => match self.shutting.get_mut(&number) {
+                Some(held) => *held = Some((key, reset)),
+                None => self.close_direct(number, (key, reset)),
+            },
+        }
+    }
+
+    fn close_direct(&mut self, number: u32, (key, reset): HeldClose) {
+        if reset {
+            self.abort_direct(number);
+        }
+        self.push(key, opcode::Close::new(Fixed(number)).build());
+    }
+
+    /// A kernel thread is done with a direct descriptor: it may be closed.
+    fn shut_down(&mut self, number: u32) {
+        if let Some(Some(close)) = self.shutting.remove(&number) {
+            self.close_direct(number, close);
         }
     }
 
@@ -307,6 +329,9 @@ impl LinuxRing {
     fn translate(&mut self, answer: Answer) -> Option<Completion> {
         if answer.user_data >= OWN {
             self.waker_armed &= answer.user_data != WAKE;
+            if answer.user_data & SHUTDOWN == SHUTDOWN {
+                self.shut_down(answer.user_data as u32);
+            }
             return None;
         }
         if answer.user_data >> 56 == OpKind::Send as u64 {
@@ -475,7 +500,8 @@ impl Ring for LinuxRing {
             Target::Plain(number) => sockets::shutdown_write(number),
             Target::Direct(number) => {
                 let entry = opcode::Shutdown::new(Fixed(number), libc::SHUT_WR).build();
-                self.push_as(UNHEEDED, entry);
+                self.push_as(SHUTDOWN | u64::from(number), entry);
+                self.shutting.insert(number, None);
             }
         }
     }

@@ -177,7 +177,8 @@ impl Core {
         });
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         connection.session = opened;
-        if opened.is_some() {
+        if let Some((link, _)) = opened {
+            connection.client.session_opened(self.links.entry(link).link.message_max());
             self.counters.increment(Metric::SessionsOpened);
         } else {
             let cause =
@@ -306,6 +307,13 @@ impl Core {
         match event {
             Event::Data { client, kind, first, last, payload, cost } => {
                 self.deliver(client, kind, (first, last), payload, cost);
+            }
+            Event::InvalidText { client } => {
+                let Some(connection) = self.connections.entry_mut(client) else { return };
+                let cx = surroundings!(self);
+                connection.client.close(Cause::InvalidUtf8, &cx, &mut self.output);
+                self.send_answers(client);
+                self.touch(client);
             }
             Event::Closed { client, code, reason } => {
                 let Some(connection) = self.connections.entry_mut(client) else { return };

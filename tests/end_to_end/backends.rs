@@ -311,8 +311,8 @@ fn raw(length: usize, kind: u8, flags: u8, session: SessionId, payload: &[u8]) -
 #[test]
 fn a_hostile_backend_loses_its_link_and_nothing_else() {
     let backend = RawBackend::listen();
-    let config =
-        Config::to(&backend.address()).limits("session_window = \"4KiB\"\nlink_window = \"64KiB\"");
+    let config = Config::to(&backend.address())
+        .limits("message_max = \"3KiB\"\nsession_window = \"8KiB\"\nlink_window = \"64KiB\"");
     let gateway = Gateway::start_alone(&config);
     type Hostile = (&'static str, fn(SessionId) -> Vec<u8>);
     let table: &[Hostile] = &[
@@ -329,7 +329,9 @@ fn a_hostile_backend_loses_its_link_and_nothing_else() {
             let old = SessionId { generation: id.generation.wrapping_sub(1) & 0xff_ffff, ..id };
             raw(1, Kind::Data as u8, 6, old, b"x").repeat(STRAY_FRAMES_MAX as usize + 1)
         }),
-        ("over the session's credit", |id| raw(5000, Kind::Data as u8, 6, id, &[0; 5000])),
+        ("over the session's credit", |id| {
+            raw(3000, Kind::Data as u8, 6, id, &[0; 3000]).repeat(3)
+        }),
         ("no first piece", |id| raw(1, Kind::Data as u8, 4, id, b"x")),
         ("a first piece in a message", |id| raw(1, Kind::Data as u8, 2, id, b"x").repeat(2)),
         ("text becomes binary", |id| {
@@ -341,6 +343,11 @@ fn a_hostile_backend_loses_its_link_and_nothing_else() {
             raw(4, Kind::Credit as u8, 0, SessionId::LINK, &[0x7f, 0xff, 0xff, 0xff])
         }),
         ("credit of 3 bytes", |id| raw(3, Kind::Credit as u8, 0, id, &[0; 3])),
+        ("no credit", |id| raw(4, Kind::Credit as u8, 0, id, &[0; 4])),
+        ("a message over the limit, in pieces", |id| {
+            let piece = |flags| raw(1000, Kind::Data as u8, flags, id, &[0; 1000]);
+            [piece(2), piece(0), piece(0), piece(4)].concat()
+        }),
         ("half a close", |id| raw(1, Kind::Close as u8, 0, id, &[1])),
         ("HELLO", |_| raw(100, Kind::Hello as u8, 0, SessionId::LINK, &[0; 100])),
         ("READY again", |_| raw(0, Kind::Ready as u8, 0, SessionId::LINK, b"")),
@@ -456,4 +463,70 @@ fn a_silent_link_is_dead_after_three_pings_and_a_silent_handshake_after_its_dead
     drop(gateway);
     let (ended, _) = answering.join().expect("no panic");
     assert!(ended);
+}
+
+#[test]
+fn a_message_over_the_backends_own_limit_costs_its_sender_alone() {
+    let limits = Limits { message_max: 1000, ..Limits::default() };
+    let choices = Choices { limits: Some(limits), ..Choices::default() };
+    let backend = Backend::start_at("127.0.0.1:0", choices);
+    let gateway = Gateway::start(&Config::to(backend.address()));
+    let mut bystander = Client::open(gateway.address(), "/ws", "");
+    bystander.echo("hello");
+    for pieces in [1, 3] {
+        let mut client = Client::open(gateway.address(), "/ws", "");
+        client.send(true, Opcode::Binary, &[1; 1000]);
+        assert!(client.message() == (Opcode::Binary, vec![1; 1000]));
+        for piece in 0..pieces {
+            let opcode = if piece == 0 { Opcode::Binary } else { Opcode::Continuation };
+            client.send(piece + 1 == pieces, opcode, &vec![1; 1002 / pieces]);
+        }
+        assert_eq!(client.close_frame(), (Some(1009), "too_large".into()));
+        assert_eq!(client.end(), End::Fin);
+        assert_eq!(backend.ended().cause, "too_large");
+    }
+    bystander.echo("still here");
+    assert_eq!(gateway.metric("portcullis_link_failures_total"), 0);
+}
+
+#[test]
+fn text_that_is_none_closes_its_session_alone() {
+    let backend = RawBackend::listen();
+    let gateway = Gateway::start_alone(&Config::to(&backend.address()));
+    let mut link = backend.accept();
+    let mut bystander = Client::open(gateway.address(), "/ws", "");
+    let (spared, _) = link.expect(Kind::Open);
+    const TEXT: u8 = data_flags::TEXT;
+    const WHOLE: u8 = data_flags::WHOLE;
+    let table: [&[(u8, &[u8])]; 4] = [
+        &[(WHOLE | TEXT, b"a\xffb")],
+        &[(WHOLE | TEXT, b"a\xe2\x82")],
+        &[(data_flags::FIRST | TEXT, b"a\xe2"), (TEXT, b"\x82"), (data_flags::FIN | TEXT, b"a")],
+        &[(data_flags::FIRST | TEXT, b"a"), (data_flags::FIN | TEXT, b"\xe2\x82")],
+    ];
+    for pieces in table {
+        let mut client = Client::open(gateway.address(), "/ws", "");
+        let (session, _) = link.expect(Kind::Open);
+        // Binary may be anything, and a character may be cut anywhere.
+        link.data(session, WHOLE, b"\xff");
+        client.expect(Opcode::Binary, b"\xff");
+        link.data(session, data_flags::FIRST | TEXT, b"\xe2\x82");
+        link.data(session, data_flags::FIN | TEXT, b"\xac");
+        assert_eq!(client.message(), (Opcode::Text, "\u{20ac}".into()));
+        for (flags, piece) in pieces {
+            link.data(session, *flags, piece);
+        }
+        let mut frame = client.frame().expect("a close frame");
+        while frame.opcode != Opcode::Close {
+            assert!(!frame.fin, "the broken text was finished: {frame:?}");
+            frame = client.frame().expect("a close frame");
+        }
+        assert_eq!(frame.payload, [&1007_u16.to_be_bytes()[..], b"invalid_utf8"].concat());
+        let (closed, payload) = link.expect(Kind::Close);
+        let close = Close::decode(&payload).expect("a good CLOSE");
+        assert_eq!((closed, close.label, close.code), (session, "invalid_utf8", 1007));
+        link.close(session, 0, "");
+    }
+    link.text(spared, "spared");
+    bystander.expect(Opcode::Text, b"spared");
 }

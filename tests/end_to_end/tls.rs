@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -14,7 +14,7 @@ use rustls::{
 };
 
 use crate::support::{
-    Backend, Client, Config, End, Gateway, Opcode, PATIENCE, free_port, request, wait_until,
+    Backend, Client, Config, End, Gateway, Opcode, PATIENCE, SLACK, free_port, request, wait_until,
 };
 
 /// Writes a fresh self-signed certificate for `name` into `folder`; returns it as DER.
@@ -323,4 +323,65 @@ fn many_clients_shake_hands_at_once() {
     });
     std::thread::sleep(Duration::from_millis(10));
     gateway.wait_metric("portcullis_tls_handshakes_total", |count| count == 40);
+}
+
+#[test]
+fn the_head_has_its_deadline_after_the_handshake() {
+    let backend = Backend::start();
+    let (config, _folder) = config(Config::to(backend.address()), &["a.example"]);
+    let gateway = Gateway::start(&config.deadlines("request_head = \"400ms\""));
+    // What is sent of a head -> what comes back.
+    for (sent, answer) in [("", ""), ("GET /ws HT", "HTTP/1.1 408 Request Timeout\r\n")] {
+        let secured = secure(gateway.address(), &Wish::default()).expect("a handshake");
+        let tcp = secured.stream.sock.try_clone().expect("cloned");
+        let mut client = Client::over(secured.stream, tcp);
+        client.write(sent.as_bytes());
+        let begun = Instant::now();
+        let (bytes, _) = client.drain();
+        assert!(begun.elapsed() < Duration::from_millis(400) + SLACK, "{:?}", begun.elapsed());
+        let text = String::from_utf8(bytes).expect("text");
+        assert!(text.starts_with(answer) && text.is_empty() == answer.is_empty(), "{text}");
+    }
+    gateway.wait_closes("handshake_timed_out", 2);
+}
+
+#[test]
+fn a_lost_backend_is_explained_over_tls() {
+    let backend = Backend::start();
+    let (config, _folder) = config(Config::to(backend.address()), &["a.example"]);
+    let gateway = Gateway::start(&config);
+    let mut client = open(gateway.address(), &Wish::default(), "/ws", "");
+    client.echo("hello");
+    drop(backend);
+    let (_, explained) = client.message();
+    let value: serde_json::Value = serde_json::from_slice(&explained).expect("JSON");
+    assert_eq!((&value["code"], &value["reason"]), (&1012.into(), &"backend_unavailable".into()));
+    assert_eq!(client.close_frame(), (Some(1012), "backend_unavailable".into()));
+    client.close(1012, "");
+    assert_eq!(client.end(), End::Fin);
+}
+
+#[test]
+fn an_ipv6_listener_serves_as_well() {
+    let backend = Backend::start();
+    let (config, _folder) = config(Config::to(backend.address()), &["a.example"]);
+    let listeners = config.listeners.replace("127.0.0.1:1", "[::1]:1");
+    let gateway = Gateway::start(&Config { listeners, ..config });
+    let mut client = open(gateway.address(), &Wish::default(), "/ws", "");
+    client.echo("hello");
+    let remote = backend.opened().remote.expect("known");
+    assert_eq!(Some(remote), client.tcp().local_addr().ok());
+    assert!(remote.is_ipv6());
+}
+
+#[test]
+fn a_client_that_does_not_read_is_dropped_over_tls_too() {
+    let backend = Backend::start();
+    let (config, _folder) = config(Config::to(backend.address()), &["a.example"]);
+    let gateway = Gateway::start(&config.deadlines("write_stall = \"500ms\""));
+    let mut client = open(gateway.address(), &Wish::default(), "/ws", "");
+    client.text("flood 1000 65536");
+    gateway.wait_closes("slow_consumer", 1);
+    assert_eq!(backend.ended().cause, "slow_consumer");
+    gateway.wait_metric("portcullis_queued_bytes", |bytes| bytes == 0);
 }

@@ -230,3 +230,18 @@ fn a_client_may_speak_right_after_the_101() {
     }
     assert!(client.is_quiet_for(Duration::from_millis(50)));
 }
+
+#[test]
+fn a_refused_client_that_leaves_at_once_takes_no_other_with_it() {
+    let backend = Backend::start();
+    let gateway = Gateway::start(&Config::to(backend.address()));
+    for round in 0..500 {
+        let (refused, answer) = Client::ask(gateway.address(), "/nowhere", "");
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+        // The end of this one is still under way when the next one gets its descriptor.
+        drop(refused);
+        let (mut client, answer) = Client::ask(gateway.address(), "/ws", "");
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{round}: {answer}");
+        client.echo("hello");
+    }
+}
