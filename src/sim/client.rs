@@ -273,7 +273,7 @@ impl Client {
         net.random.fill(&mut nonce);
         use base64::Engine as _;
         self.key = base64::engine::general_purpose::STANDARD.encode(nonce);
-        let token = tokens.mint(self.plan.behaviour.token(), self.author, net.wall_millis());
+        let token = self.mint(net, tokens);
         let head = self.plan.carriage.head(&self.key, &token);
         match self.plan.behaviour {
             Behaviour::SilentAtStart => {}
@@ -288,6 +288,15 @@ impl Client {
             }
             _ => self.out.extend_from_slice(head.as_bytes()),
         }
+    }
+
+    fn mint(&mut self, net: &mut Net, tokens: &Tokens) -> String {
+        let kind = self.plan.behaviour.token();
+        let (token, expires) = tokens.mint(kind, self.author, net.wall_millis());
+        if let Some(conn) = self.conn {
+            net.conn_mut(conn).token_expires = expires;
+        }
+        token
     }
 
     fn end(&mut self, net: &mut Net, conn: ConnId, reset: bool, why: &'static str) {
@@ -540,8 +549,7 @@ impl Client {
         }
         if self.plan.carriage == Carriage::FirstMessage && !self.token_sent {
             self.token_sent = true;
-            let kind = self.plan.behaviour.token();
-            let token = tokens.mint(kind, self.author, net.wall_millis());
+            let token = self.mint(net, tokens);
             self.put_frame(net, TEXT, true, token.as_bytes());
         }
         let pending = self.out.len() - self.written;

@@ -83,7 +83,7 @@ impl Ring for FakeRing {
 
     fn submit(&mut self, key: OpKey, op: Op) {
         let world = &mut *self.world.borrow_mut();
-        world.kernel.submit(&mut world.net, key, op);
+        world.submit(&mut self.memory, key, op);
     }
 
     fn enter(&mut self, until: Instant) {
@@ -91,8 +91,7 @@ impl Ring for FakeRing {
     }
 
     fn completion(&mut self) -> Option<Completion> {
-        let world = &mut *self.world.borrow_mut();
-        world.kernel.completion(&mut world.net)
+        self.world.borrow_mut().completion(&mut self.memory)
     }
 
     fn received(&mut self, buffer: &ReceivedBuffer) -> &mut [u8] {
@@ -113,7 +112,12 @@ impl Ring for FakeRing {
     }
 
     fn send_slot(&mut self, group: BufferGroup) -> Option<SendSlot> {
-        self.world.borrow_mut().kernel.take_slot(group)
+        let world = &mut *self.world.borrow_mut();
+        let slot = world.kernel.take_slot(group);
+        if slot.is_none() {
+            world.watch.slot_denied(group);
+        }
+        slot
     }
 
     fn slot_bytes(&mut self, slot: &SendSlot) -> &mut [u8] {
@@ -144,10 +148,10 @@ mod tests {
     use crate::base::random::Random;
     use crate::base::slab::Key;
     use crate::ring::{Failure, OpKind, Outcome, Socket};
+    use crate::sim::deadlines::Watch;
     use crate::sim::faults::{Fault, Faults};
     use crate::sim::net::{ConnId, MILLIS, Net, Party, SECONDS, Side};
     use crate::sim::tokens::Tokens;
-    use crate::sim::world::Bounds;
 
     fn sizes() -> RingSizes {
         RingSizes {
@@ -163,12 +167,8 @@ mod tests {
         let mut random = Random::from_number(7);
         let tokens = Tokens::new(&mut random);
         let net = Net::new(random, faults, 1000, 5000);
-        let bounds = Bounds::new(
-            std::time::Duration::MAX,
-            std::time::Duration::MAX,
-            std::time::Duration::MAX,
-        );
-        let world = Rc::new(RefCell::new(World::new(net, tokens, bounds, sizes())));
+        let world = World::new(net, tokens, Watch::default(), sizes());
+        let world = Rc::new(RefCell::new(world));
         (FakeRing::new(world.clone()), world)
     }
 

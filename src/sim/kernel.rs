@@ -336,11 +336,9 @@ impl Kernel {
                 continue;
             }
             let socket = self.open_descriptor(net, conn);
-            let late = net.late_total;
             let now = net.now;
             let entry = net.conn_mut(conn);
             entry.accepted_at = Some(now);
-            entry.late_before = late;
             let peer = match entry.party {
                 Party::Client(index) => {
                     let [_, _, high, low] = (index as u32).to_be_bytes();
@@ -789,6 +787,11 @@ impl Kernel {
     /// Descriptors open now, with the connection of each.
     pub fn open(&self) -> impl Iterator<Item = (u32, ConnId)> + '_ {
         self.descriptors.iter().map(|(socket, descriptor)| (*socket, descriptor.conn))
+    }
+
+    /// The connection of an open descriptor.
+    pub fn conn_of(&self, socket: u32) -> Option<ConnId> {
+        self.descriptors.get(&socket).map(|descriptor| descriptor.conn)
     }
 
     /// Number of operations whose last completion the worker has not taken.

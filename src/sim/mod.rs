@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod check;
 pub mod client;
+pub mod deadlines;
 pub mod fake_ring;
 pub mod faults;
 pub mod frames;

@@ -123,8 +123,10 @@ pub struct Conn {
     pub accepted_at: Option<u64>,
     /// When the worker closed it.
     pub closed_at: Option<u64>,
-    /// How long the worker was kept from running, all told, when the connection was accepted.
-    pub late_before: u64,
+    /// When the token that was sent on it runs out, in milliseconds since 1970.
+    pub token_expires: Option<u64>,
+    /// Length of the PROXY header in front of what the client says.
+    pub proxy_bytes: usize,
     /// By the side that wrote.
     pipes: [Pipe; 2],
     closed: [bool; 2],
@@ -166,8 +168,6 @@ pub struct Net {
     pub now: u64,
     /// The wall clock minus the monotonic one, in milliseconds.
     pub wall_offset: u64,
-    /// How long the worker was kept from running, all told, in nanoseconds.
-    pub late_total: u64,
     /// The only source of chance.
     pub random: Random,
     /// What may go wrong.
@@ -193,7 +193,6 @@ impl Net {
         Net {
             now: SECONDS,
             wall_offset: 1_750_000_000_000,
-            late_total: 0,
             random,
             faults,
             check: Check::default(),
@@ -271,7 +270,8 @@ impl Net {
             socket: None,
             accepted_at: None,
             closed_at: None,
-            late_before: self.late_total,
+            token_expires: None,
+            proxy_bytes: 0,
             pipes,
             closed: [false; 2],
             reset: [false; 2],

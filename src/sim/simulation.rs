@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use super::backend::Backend;
 use super::client::Client;
+use super::deadlines::Watch;
 use super::fake_ring::FakeRing;
 use super::faults::Faults;
 use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};
 use super::scenario::Scenario;
 use super::tokens::Tokens;
-use super::world::{Bounds, World};
+use super::world::World;
 use crate::base::random::Random;
 use crate::counters::{Counters, Metric};
 use crate::ring::Ring;
@@ -230,6 +231,7 @@ impl<R: Ring> Simulation<R> {
         let mut world = self.world.borrow_mut();
         world.net.note("drain", 0, 0);
         let now = world.net.now;
+        world.watch.drain(now, window.as_nanos() as u64);
         world.net.schedule(now, Event::Script);
     }
 
@@ -343,10 +345,8 @@ fn world(
     tokens: Tokens,
     bug: Option<Bug>,
 ) -> World {
-    let deadlines = &settings.deadlines;
-    let bounds = Bounds::new(deadlines.request_head, deadlines.authenticate, deadlines.linger);
     let net = Net::new(random, faults, scenario.latency_max, scenario.capacity_min);
-    let mut world = World::new(net, tokens, bounds, scenario.sizes);
+    let mut world = World::new(net, tokens, Watch::new(settings.deadlines.clone()), scenario.sizes);
     for (index, plan) in scenario.clients.iter().enumerate() {
         let mut client = Client::new(index, *plan);
         client.misreads = bug == Some(Bug::ClientMisreads);

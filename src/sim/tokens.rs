@@ -131,14 +131,15 @@ impl Tokens {
         &self.key
     }
 
-    /// A token for one connection of a client, at `now` milliseconds since 1970.
-    pub fn mint(&self, kind: TokenKind, author: Author, now: u64) -> String {
+    /// A token for one connection of a client, at `now` milliseconds since 1970, and when it
+    /// runs out.
+    pub fn mint(&self, kind: TokenKind, author: Author, now: u64) -> (String, Option<u64>) {
         let now = now / 1000;
         let (start, end) = match kind {
             TokenKind::Expired => (now - 10_000, now - 5_000),
             TokenKind::NotYet => (now + 5_000, now + 10_000),
-            TokenKind::Malformed => return "e30.e30".into(),
-            TokenKind::Missing => return String::new(),
+            TokenKind::Malformed => return ("e30.e30".into(), None),
+            TokenKind::Missing => return (String::new(), None),
             _ => (now - 5_000, now + 36_000),
         };
         let algorithm = if kind == TokenKind::Unsigned { "none" } else { "HS256" };
@@ -151,9 +152,10 @@ impl Tokens {
             .expect("HMAC takes a key of any length")
             .chain_update(&signed)
             .finalize();
-        match kind {
+        let token = match kind {
             TokenKind::Unsigned => format!("{signed}."),
             _ => format!("{signed}.{}", URL_SAFE_NO_PAD.encode(mac.into_bytes())),
-        }
+        };
+        (token, Some(end * 1000))
     }
 }

@@ -1,45 +1,17 @@
 //! The simulated world: network, kernel, clients and backends, and the turn of time.
 
-use std::time::Duration;
-
 use super::backend::Backend;
-use super::client::{Behaviour, Client};
+use super::client::Client;
+use super::deadlines::{Facts, Watch};
 use super::fake_ring::Memory;
 use super::faults::Fault;
 use super::kernel::{Answer, Kernel, RingSizes};
 use super::net::{ConnId, Event, MICROS, MILLIS, Net, Party, SECONDS, Side};
 use super::tokens::{Carriage, Tokens};
-use crate::ring::ENTER_WAIT_MAX;
+use crate::ring::{Completion, ENTER_WAIT_MAX, Op, OpKey, Outcome};
 
 /// Enters in a row that ask for nothing, get nothing and do not wait: a worker that spins.
 const IDLE_ENTERS_MAX: u32 = 2000;
-/// What a teardown may take beyond its deadline: a turn of the wheel, a few turns of the loop,
-/// and the completions held back in them.
-const SLACK: u64 = 150 * MILLIS;
-
-/// Deadlines that unauthenticated clients are held to, in nanoseconds.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// From accept to a whole request head.
-    pub request_head: u64,
-    /// From the 101 to a verdict.
-    pub authenticate: u64,
-    /// From the gateway's close frame to the client's.
-    pub linger: u64,
-}
-
-impl Bounds {
-    /// Bounds from the durations of the settings.
-    pub fn new(request_head: Duration, authenticate: Duration, linger: Duration) -> Self {
-        let nanos = |duration: Duration| duration.as_nanos() as u64;
-        Bounds {
-            request_head: nanos(request_head),
-            authenticate: nanos(authenticate),
-            linger: nanos(linger),
-        }
-    }
-}
-
 /// The world of one run.
 #[derive(Debug)]
 pub struct World {
@@ -51,8 +23,9 @@ pub struct World {
     pub clients: Vec<Client>,
     /// Every backend.
     pub backends: Vec<Backend>,
+    /// Whether deadlines are kept.
+    pub watch: Watch,
     tokens: Tokens,
-    bounds: Bounds,
     sizes: RingSizes,
     idle_enters: u32,
     enters: u64,
@@ -60,14 +33,14 @@ pub struct World {
 
 impl World {
     /// A world without clients and backends.
-    pub fn new(net: Net, tokens: Tokens, bounds: Bounds, sizes: RingSizes) -> Self {
+    pub fn new(net: Net, tokens: Tokens, watch: Watch, sizes: RingSizes) -> Self {
         World {
             net,
             kernel: Kernel::new(sizes),
             clients: Vec::new(),
             backends: Vec::new(),
+            watch,
             tokens,
-            bounds,
             sizes,
             idle_enters: 0,
             enters: 0,
@@ -118,19 +91,65 @@ impl World {
         self.kernel.open().map(|(_, conn)| conn).filter(is_client).collect()
     }
 
+    /// What [`Ring::submit`](crate::ring::Ring::submit) does.
+    pub fn submit(&mut self, memory: &mut Memory, key: OpKey, op: Op) {
+        let bytes = match &op {
+            Op::Send { slot, start, end, .. } => &memory.slot(slot)[*start as usize..*end as usize],
+            _ => &[],
+        };
+        self.watch.submitted(key, &op, bytes, self.net.now);
+        self.kernel.submit(&mut self.net, key, op);
+    }
+
+    /// What [`Ring::completion`](crate::ring::Ring::completion) does.
+    pub fn completion(&mut self, memory: &mut Memory) -> Option<Completion> {
+        let completion = self.kernel.completion(&mut self.net)?;
+        let now = self.net.now;
+        let mut bytes = &[][..];
+        let mut expires = None;
+        match &completion.outcome {
+            Outcome::Accepted { socket, .. } => self.watch_client(*socket),
+            Outcome::Received(buffer) => {
+                bytes = &memory.buffer(buffer.group, buffer.id)[..buffer.length as usize];
+                let socket = self.watch.socket_of(completion.key.owner);
+                let conn = socket.and_then(|socket| self.kernel.conn_of(socket));
+                let at = conn.and_then(|conn| self.net.conn(conn).token_expires);
+                expires = at.map(|at| now + at.saturating_sub(self.net.wall_millis()) * MILLIS);
+            }
+            _ => {}
+        }
+        self.watch.completed(&completion, bytes, expires, now);
+        Some(completion)
+    }
+
+    fn watch_client(&mut self, socket: crate::ring::Socket) {
+        let Some(conn) = self.kernel.conn_of(socket.0) else { return };
+        let entry = self.net.conn(conn);
+        let Party::Client(index) = entry.party else { return };
+        let client = &self.clients[index];
+        let facts = Facts {
+            client: index,
+            is_valid: client.behaviour().is_valid(),
+            first_message: client.carriage() == Carriage::FirstMessage,
+            proxy_bytes: entry.proxy_bytes,
+        };
+        self.watch.accepted(socket, facts, self.net.now);
+    }
+
     /// What [`Ring::enter`](crate::ring::Ring::enter) does.
     pub fn enter(&mut self, memory: &mut Memory, until: u64) {
         self.enters += 1;
         self.kernel.check_pools(&mut self.net);
+        if let Err(missed) = self.watch.check(self.net.now, until) {
+            self.net.check.fail(missed);
+        }
         let asked = self.kernel.has_submissions();
         self.kernel.start_submitted(&mut self.net, memory);
         let until = until.min(self.net.now + ENTER_WAIT_MAX.as_nanos() as u64);
         let would_wait = until > self.net.now;
         let mut takes = MICROS + self.net.random.below(20 * MICROS);
         if self.net.fault(Fault::WorkerLate) {
-            let late = self.net.random.below(300 * MILLIS);
-            self.net.late_total += late;
-            takes += late;
+            takes += self.net.random.below(300 * MILLIS);
         }
         self.advance(memory, self.net.now + takes);
         self.net.woken |= self.net.fault(Fault::SpuriousWake);
@@ -199,7 +218,6 @@ impl World {
     }
 
     fn mischief(&mut self) {
-        self.check_deadlines();
         let net = &mut self.net;
         let next = net.now + MILLIS + net.random.below(10 * MILLIS);
         net.schedule(next, Event::Mischief);
@@ -230,39 +248,6 @@ impl World {
         }
         for backend in &mut self.backends {
             backend.mischief(&mut self.net);
-        }
-    }
-
-    /// Every unauthenticated socket is gone when its stages' deadlines are over.
-    fn check_deadlines(&mut self) {
-        let Bounds { request_head, authenticate, linger } = self.bounds;
-        let open: Vec<ConnId> = self.open_clients();
-        for conn in open {
-            let entry = self.net.conn(conn);
-            let (Party::Client(index), Some(accepted)) = (entry.party, entry.accepted_at) else {
-                continue;
-            };
-            let client = &self.clients[index];
-            let bound = match client.behaviour() {
-                behaviour if behaviour.is_valid() => continue,
-                Behaviour::SilentAtStart | Behaviour::HalfHead | Behaviour::Garbage => {
-                    request_head + linger
-                }
-                _ if client.carriage() == Carriage::FirstMessage => {
-                    request_head + authenticate + linger
-                }
-                _ => request_head + linger,
-            };
-            let late = self.net.late_total - entry.late_before;
-            let age = self.net.now - accepted;
-            if age > bound + SLACK + late {
-                let state = client.state();
-                self.net.check.fail(format!(
-                    "unauthenticated for {} ms, {} allowed: {state}",
-                    age / MILLIS,
-                    (bound + SLACK + late) / MILLIS
-                ));
-            }
         }
     }
 }

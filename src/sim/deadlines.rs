@@ -1,0 +1,543 @@
+//! Whether the worker keeps its deadlines, to the tick of its wheel.
+//!
+//! A [`Watch`] sees what crosses the ring seam, in plaintext, and keeps its own small model of
+//! each client connection: no more than design and RFC 6455 say of it, and nothing of the
+//! worker's. At each `enter` it knows what must have begun by now, and until when the worker
+//! may sleep. No lateness is excused: a worker that woke late has had its turn since.
+//!
+//! One thing cannot be seen from here: an answer that is queued behind a send in flight, or that
+//! found no send slot. Then the model takes it as given at the latest possible time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::base::slab::Key;
+use crate::ring::{BufferGroup, Completion, Op, OpKey, OpKind, Outcome, Socket};
+use crate::settings::Deadlines;
+use crate::worker::WHEEL_TICK;
+
+/// What a refused client gets beyond all stages together.
+const REFUSED_GRACE: Duration = Duration::from_millis(100);
+const NEVER: u64 = u64::MAX;
+
+/// What the world knows of a connection that was just accepted.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// The client's index.
+    pub client: usize,
+    /// Its token is good, or will be.
+    pub is_valid: bool,
+    /// Its token comes in the first message.
+    pub first_message: bool,
+    /// Bytes in front of its request: a PROXY header.
+    pub proxy_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Head,
+    Authenticating,
+    Open,
+    Refused,
+    Closing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    No,
+    /// A receive is being cancelled: for the end, for a pause, or to wait without a buffer.
+    Perhaps,
+    /// A send is being cancelled, which only an end does.
+    Sure,
+}
+
+/// One connection. Times are in nanoseconds; where the true one is not known, the latest.
+#[derive(Debug)]
+struct Watched {
+    facts: Facts,
+    owner: Option<Key>,
+    stage: Stage,
+    since: u64,
+    accepted: u64,
+    received: u64,
+    pinged: bool,
+    expires: u64,
+    lifetime_ends: u64,
+    progressed: u64,
+    sending: Option<(u32, u32)>,
+    receiving: bool,
+    cancels: u32,
+    ending: Ending,
+    head: Vec<u8>,
+    skip: usize,
+    input: Scanner,
+    output: Output,
+}
+
+/// What the worker must keep, and how often it was held to it.
+#[derive(Debug, Default)]
+pub struct Watch {
+    deadlines: Option<Deadlines>,
+    watched: BTreeMap<u32, Watched>,
+    /// By the owner's slot.
+    sockets: BTreeMap<u32, u32>,
+    /// No send slot was free in this turn.
+    denied: bool,
+    drain_ends: Option<u64>,
+    /// Deadlines that were due and kept.
+    pub kept: u64,
+}
+
+impl Watch {
+    /// A watch over connections that are held to these deadlines.
+    pub fn new(deadlines: Deadlines) -> Self {
+        Watch { deadlines: Some(deadlines), ..Watch::default() }
+    }
+
+    /// The worker was told other deadlines; it must know them from its next turn on.
+    pub fn set_deadlines(&mut self, deadlines: Deadlines) {
+        self.deadlines = Some(deadlines);
+    }
+
+    /// The worker was told to close everything within `window` nanoseconds.
+    pub fn drain(&mut self, now: u64, window: u64) {
+        self.drain_ends = Some(now + window);
+    }
+
+    /// The worker found no free send slot.
+    pub fn slot_denied(&mut self, group: BufferGroup) {
+        self.denied |= group == BufferGroup::Client;
+    }
+
+    /// The worker got a client's connection.
+    pub fn accepted(&mut self, socket: Socket, facts: Facts, now: u64) {
+        let Some(deadlines) = &self.deadlines else { return };
+        let lifetime = deadlines.lifetime.map_or(NEVER, |lifetime| now + nanos(lifetime));
+        let watched = Watched {
+            facts,
+            owner: None,
+            stage: Stage::Head,
+            since: now,
+            accepted: now,
+            received: now,
+            pinged: false,
+            expires: NEVER,
+            lifetime_ends: lifetime,
+            progressed: now,
+            sending: None,
+            receiving: false,
+            cancels: 0,
+            ending: Ending::No,
+            head: Vec::new(),
+            skip: facts.proxy_bytes,
+            input: Scanner::default(),
+            output: Output::default(),
+        };
+        self.watched.insert(socket.0, watched);
+    }
+
+    /// The worker asks for something. `bytes` is what a send is to send.
+    pub fn submitted(&mut self, key: OpKey, op: &Op, bytes: &[u8], now: u64) {
+        if let Op::Cancel { target } = op {
+            return self.cancelled(key, *target);
+        }
+        let socket = match op {
+            Op::ReceiveMultishot { socket, .. } | Op::ReceiveOnce { socket, .. } => socket.0,
+            Op::PollReadable { socket } | Op::Send { socket, .. } => socket.0,
+            Op::Close { socket, .. } => {
+                if let Some(watched) = self.watched.remove(&socket.0) {
+                    self.forget_owner(&watched, socket.0);
+                }
+                return;
+            }
+            _ => return,
+        };
+        let Some(watched) = self.watched.get_mut(&socket) else { return };
+        if watched.owner.is_none() {
+            watched.owner = Some(key.owner);
+            self.sockets.insert(key.owner.slot, socket);
+        }
+        watched.ending = Ending::No;
+        match op {
+            Op::Send { start, end, .. } => {
+                watched.sending = Some((*start, *end));
+                // The rest of a short send has been seen already.
+                if *start == 0 {
+                    watched.progressed = now;
+                    watched.answered(bytes, now);
+                }
+            }
+            _ => watched.receiving = true,
+        }
+    }
+
+    fn forget_owner(&mut self, watched: &Watched, socket: u32) {
+        if let Some(owner) = watched.owner
+            && self.sockets.get(&owner.slot) == Some(&socket)
+        {
+            self.sockets.remove(&owner.slot);
+        }
+    }
+
+    fn cancelled(&mut self, key: OpKey, target: OpKey) {
+        let Some(watched) = self.owned_by(key.owner) else { return };
+        watched.cancels += 1;
+        if target.kind == OpKind::Send {
+            watched.ending = Ending::Sure;
+        } else if watched.ending == Ending::No {
+            watched.ending = Ending::Perhaps;
+        }
+    }
+
+    /// The worker takes a completion. `bytes` is what a receive brought; `expires` says when
+    /// the token of this connection's client runs out, if it does.
+    pub fn completed(
+        &mut self,
+        completion: &Completion,
+        bytes: &[u8],
+        expires: Option<u64>,
+        now: u64,
+    ) {
+        let key = completion.key;
+        let Some(watched) = self.owned_by(key.owner) else { return };
+        match key.kind {
+            OpKind::Cancel => watched.cancels = watched.cancels.saturating_sub(1),
+            OpKind::Receive | OpKind::Poll => watched.receiving = completion.more,
+            _ => {}
+        }
+        match &completion.outcome {
+            Outcome::Received(_) => watched.heard(bytes, expires, now),
+            Outcome::Sent { result, .. } => watched.sent(result.as_ref().ok().copied(), now),
+            _ => {}
+        }
+    }
+
+    /// The socket that belongs to a key, if it is a client's.
+    pub fn socket_of(&self, owner: Key) -> Option<u32> {
+        let socket = self.sockets.get(&owner.slot)?;
+        (self.watched.get(socket)?.owner == Some(owner)).then_some(*socket)
+    }
+
+    fn owned_by(&mut self, owner: Key) -> Option<&mut Watched> {
+        let socket = self.socket_of(owner)?;
+        self.watched.get_mut(&socket)
+    }
+
+    /// The worker enters at `now` and means to wait until `until`.
+    ///
+    /// # Errors
+    /// The deadline that was missed, or that would be slept through.
+    pub fn check(&mut self, now: u64, until: u64) -> Result<(), String> {
+        let Some(deadlines) = &self.deadlines else { return Ok(()) };
+        let denied = std::mem::take(&mut self.denied);
+        for (socket, watched) in &mut self.watched {
+            watched.note_pause(now, denied);
+            if watched.ending != Ending::No {
+                continue;
+            }
+            // A deadline that is taken as met may lead to another one.
+            for _ in 0..4 {
+                let hidden = denied || watched.sending.is_some();
+                let drain = self.drain_ends.unwrap_or(NEVER);
+                let (name, due, must_show) = watched.next_deadline(deadlines, drain);
+                let latest = due.saturating_add(nanos(WHEEL_TICK));
+                if now < latest && until <= latest {
+                    break;
+                }
+                if must_show || !hidden {
+                    let verb = if now < latest { "would sleep past" } else { "missed" };
+                    let micros = |time: u64| time / 1000;
+                    return Err(format!(
+                        "deadline {verb}: {name} of socket {socket}, due at {} us, now {}, \
+                         until {}: {}",
+                        micros(due),
+                        micros(now),
+                        micros(until),
+                        watched.state()
+                    ));
+                }
+                if now < due {
+                    // A close for another reason may be in the queue already: a backend's, say.
+                    break;
+                }
+                self.kept += 1;
+                watched.assume_met(now);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Watched {
+    /// Without a receive in flight, input may wait for credit, and whether the client has been
+    /// heard since cannot be seen. An end would have led to a close by now.
+    fn note_pause(&mut self, now: u64, denied: bool) {
+        let joined = !self.receiving && self.cancels == 0 && self.sending.is_none();
+        if self.ending == Ending::Perhaps && joined {
+            self.ending = Ending::No;
+        }
+        if !self.receiving || self.ending == Ending::Perhaps {
+            self.received = now;
+        }
+        if self.stage == Stage::Closing && denied && self.sending.is_none() {
+            self.since = now;
+        }
+    }
+
+    /// Name and time of what is due next, and whether it shows at once.
+    fn next_deadline(&self, deadlines: &Deadlines, drain: u64) -> (&'static str, u64, bool) {
+        let since = |start: u64, duration: Duration| start.saturating_add(nanos(duration));
+        let stall = match self.sending {
+            Some(_) => ("write stall", since(self.progressed, deadlines.write_stall), true),
+            None => ("write stall", NEVER, true),
+        };
+        let lifetime = ("lifetime", self.lifetime_ends, false);
+        let drain = ("drain", drain, true);
+        let all = match self.stage {
+            Stage::Head => {
+                let head = ("request head", since(self.since, deadlines.request_head), false);
+                [head, lifetime, drain, stall, drain]
+            }
+            Stage::Authenticating => {
+                let until = since(self.since, deadlines.authenticate);
+                [("authenticate", until, false), lifetime, drain, stall, drain]
+            }
+            Stage::Open => {
+                let expiry = ("token expiry", self.expires, false);
+                let silence = match self.pinged {
+                    false => ("ping", since(self.received, deadlines.ping_interval), false),
+                    true => ("idle", since(self.received, deadlines.idle), false),
+                };
+                [silence, lifetime, expiry, stall, drain]
+            }
+            Stage::Refused => {
+                let linger = ("refused", since(self.since, deadlines.linger), true);
+                let stages =
+                    deadlines.tls_handshake + deadlines.request_head + deadlines.authenticate;
+                let cap = ("refused cap", since(self.accepted, stages + REFUSED_GRACE), true);
+                [linger, cap, drain, drain, drain]
+            }
+            Stage::Closing if self.sending.is_some() => [stall, drain, drain, drain, drain],
+            Stage::Closing => {
+                let linger = ("closing linger", since(self.since, deadlines.linger), true);
+                [linger, drain, drain, drain, drain]
+            }
+        };
+        all.into_iter().min_by_key(|(_, due, _)| *due).unwrap_or(drain)
+    }
+
+    fn state(&self) -> String {
+        let Watched { facts, stage, since, accepted, received, pinged, .. } = self;
+        let Watched { progressed, sending, receiving, cancels, ending, .. } = self;
+        format!(
+            "{facts:?} {stage:?} since {since}, accepted {accepted}, received {received}, pinged \
+             {pinged}, progressed {progressed}, sending {sending:?}, receiving {receiving}, \
+             cancels {cancels}, {ending:?}"
+        )
+    }
+
+    /// What was due is in a queue, unseen: the next deadline counts from now.
+    fn assume_met(&mut self, now: u64) {
+        match self.stage {
+            Stage::Open if !self.pinged => self.pinged = true,
+            Stage::Open => self.enter(Stage::Closing, now),
+            _ => self.enter(Stage::Refused, now),
+        }
+    }
+
+    fn enter(&mut self, stage: Stage, now: u64) {
+        self.stage = stage;
+        self.since = now;
+    }
+
+    fn open(&mut self, expires: Option<u64>, now: u64) {
+        self.enter(Stage::Open, now);
+        self.received = now;
+        self.expires = expires.unwrap_or(NEVER);
+    }
+
+    /// The worker read `bytes`.
+    fn heard(&mut self, bytes: &[u8], expires: Option<u64>, now: u64) {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        let mut bytes = &bytes[skipped..];
+        let before = self.stage;
+        if self.stage == Stage::Head {
+            let known = self.head.len();
+            self.head.extend_from_slice(bytes);
+            let Some(end) = self.head.windows(4).position(|w| w == b"\r\n\r\n") else { return };
+            bytes = &bytes[end + 4 - known..];
+            match self.facts {
+                Facts { first_message: true, .. } => self.enter(Stage::Authenticating, now),
+                Facts { is_valid: true, .. } => self.open(expires, now),
+                _ => self.enter(Stage::Refused, now),
+            }
+        }
+        if self.stage == Stage::Authenticating {
+            let mut decided = false;
+            self.input.scan(bytes, |opcode, fin| decided |= fin && opcode < CLOSE);
+            match decided {
+                true if self.facts.is_valid => self.open(expires, now),
+                true => self.enter(Stage::Refused, now),
+                false => {}
+            }
+        } else if before == Stage::Open {
+            self.received = now;
+            self.pinged = false;
+        }
+    }
+
+    /// The worker sends `bytes`.
+    fn answered(&mut self, bytes: &[u8], now: u64) {
+        let (mut closes, mut pings) = (false, false);
+        let status = self.output.scan(bytes, |opcode| {
+            closes |= opcode == CLOSE;
+            pings |= opcode == PING;
+        });
+        if pings && self.stage == Stage::Open {
+            self.pinged = true;
+        }
+        let refused = status == Some(false);
+        match self.stage {
+            Stage::Head | Stage::Authenticating if closes || refused => {
+                self.enter(Stage::Refused, now);
+            }
+            Stage::Open if refused => self.enter(Stage::Refused, now),
+            // Refused, perhaps, for want of a backend; whichever lasts longer.
+            Stage::Open if closes => self.enter(Stage::Closing, now),
+            _ => {}
+        }
+    }
+
+    fn sent(&mut self, count: Option<u32>, now: u64) {
+        let Some((start, end)) = self.sending.take() else { return };
+        if let Some(count) = count {
+            self.progressed = now;
+            if start + count >= end && self.stage == Stage::Closing {
+                self.since = now;
+            }
+        }
+    }
+}
+
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+
+/// Finds frames in a stream of bytes, masked or not, that comes in any pieces.
+#[derive(Debug, Default)]
+struct Scanner {
+    header: Vec<u8>,
+    payload: u64,
+}
+
+impl Scanner {
+    /// Tells opcode and FIN of each frame that ends within `bytes`. An empty frame ends with
+    /// its header.
+    fn scan(&mut self, mut bytes: &[u8], mut tell: impl FnMut(u8, bool)) {
+        while !bytes.is_empty() {
+            if self.payload == 0 {
+                self.header.push(bytes[0]);
+                bytes = &bytes[1..];
+                match frame_length(&self.header) {
+                    Some(length) => self.payload = length,
+                    None => continue,
+                }
+            }
+            let taken = self.payload.min(bytes.len() as u64);
+            bytes = &bytes[taken as usize..];
+            self.payload -= taken;
+            if self.payload == 0 {
+                tell(self.header[0] & 15, self.header[0] & 0x80 != 0);
+                self.header.clear();
+            }
+        }
+    }
+}
+
+/// Length of the payload, once the header is whole (RFC 6455 §5.2).
+fn frame_length(header: &[u8]) -> Option<u64> {
+    let second = *header.get(1)?;
+    let extended = match second & 0x7f {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    let mask = if second & 0x80 != 0 { 4 } else { 0 };
+    if header.len() < 2 + extended + mask {
+        return None;
+    }
+    let number = header[2..2 + extended].iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+    Some(if extended == 0 { u64::from(second & 0x7f) } else { number })
+}
+
+/// What the worker says: a response head, then frames.
+#[derive(Debug, Default)]
+struct Output {
+    head: Vec<u8>,
+    upgraded: bool,
+    frames: Scanner,
+}
+
+impl Output {
+    /// Tells the opcode of each frame, and returns the status once the head is whole: whether
+    /// it is 101.
+    fn scan(&mut self, bytes: &[u8], mut tell: impl FnMut(u8)) -> Option<bool> {
+        if self.upgraded {
+            self.frames.scan(bytes, |opcode, _| tell(opcode));
+            return None;
+        }
+        self.head.extend_from_slice(bytes);
+        let end = self.head.windows(4).position(|window| window == b"\r\n\r\n")?;
+        self.upgraded = self.head.starts_with(b"HTTP/1.1 101 ");
+        if self.upgraded {
+            let rest = self.head.split_off(end + 4);
+            self.frames.scan(&rest, |opcode, _| tell(opcode));
+        }
+        self.head = Vec::new();
+        Some(self.upgraded)
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(NEVER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(pieces: &[&[u8]]) -> Vec<(u8, bool)> {
+        let mut scanner = Scanner::default();
+        let mut found = Vec::new();
+        for piece in pieces {
+            scanner.scan(piece, |opcode, fin| found.push((opcode, fin)));
+        }
+        found
+    }
+
+    #[test]
+    fn frames_are_found_however_they_are_cut() {
+        let mut bytes =
+            b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58\x89\x00\x02\x7e\x01\x00".to_vec();
+        bytes.extend([7; 256]);
+        bytes.extend(b"\x88\x02\x03\xe8\x80");
+        let expected = [(1, true), (PING, true), (2, false), (CLOSE, true)];
+        for cut in 0..bytes.len() {
+            assert_eq!(frames(&[&bytes[..cut], &bytes[cut..]]), expected, "cut at {cut}");
+        }
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(frames(&single), expected);
+    }
+
+    #[test]
+    fn the_status_is_told_once() {
+        let mut output = Output::default();
+        let mut seen = Vec::new();
+        assert_eq!(output.scan(b"HTTP/1.1 101 S\r\n", |opcode| seen.push(opcode)), None);
+        assert_eq!(output.scan(b"\r\n\x89\x00", |opcode| seen.push(opcode)), Some(true));
+        assert_eq!(output.scan(b"\x88\x00", |opcode| seen.push(opcode)), None);
+        assert_eq!(seen, [PING, CLOSE]);
+        let mut output = Output::default();
+        assert_eq!(output.scan(b"HTTP/1.1 408 R\r\n\r\n", |_| {}), Some(false));
+    }
+}
