@@ -188,7 +188,7 @@ impl Client {
         let verdict = authenticate::by_first_message(
             auth,
             &pending.message,
-            settings.limits.token_max,
+            cx.settings.limits.token_max,
             cx.now.unix,
             tokens,
         );
