@@ -11,7 +11,10 @@ use crate::support::{
     free_port, wait_until,
 };
 
-const UNAVAILABLE: &str = r#"{"type":"close","code":1012,"reason":"backend_unavailable","reconnect":true,"retry_after_ms":2000}"#;
+const UNAVAILABLE: &str = concat!(
+    r#"{"type":"close","code":1012,"reason":"backend_unavailable","#,
+    r#""reconnect":true,"retry_after_ms":2000}"#,
+);
 const KEY: &str = "a link secret of 32 bytes or more";
 
 fn expect_unavailable(client: &mut Client) {

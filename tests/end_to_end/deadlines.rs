@@ -91,7 +91,10 @@ fn authentication_has_its_deadline_and_a_refused_client_its_linger() {
         .deadlines(DEADLINES);
     let gateway = Gateway::start(&config);
     let address = gateway.address();
-    let explanation = r#"{"type":"close","code":4408,"reason":"authentication_timed_out","reconnect":true,"retry_after_ms":1000}"#;
+    let explanation = concat!(
+        r#"{"type":"close","code":4408,"reason":"authentication_timed_out","#,
+        r#""reconnect":true,"retry_after_ms":1000}"#,
+    );
     scope(|tests| {
         tests.spawn(|| {
             let begun = Instant::now();
@@ -251,7 +254,10 @@ fn a_lifetime_asks_to_reconnect() {
     let mut client = Client::open(gateway.address(), "/first", "");
     client.text(&token("good"));
     client.echo("hello");
-    let expected = r#"{"type":"close","code":1012,"reason":"lifetime","reconnect":true,"retry_after_ms":1000}"#;
+    let expected = concat!(
+        r#"{"type":"close","code":1012,"reason":"lifetime","#,
+        r#""reconnect":true,"retry_after_ms":1000}"#,
+    );
     client.expect(Opcode::Text, expected.as_bytes());
     let took = begun.elapsed();
     assert!(took >= millis(9_000) && took <= millis(10_000) + SLACK, "{took:?}");

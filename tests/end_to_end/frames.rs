@@ -218,7 +218,10 @@ fn floods_of_frames_and_controls_are_closed() {
         "frames_per_second = 1\nframes_burst = 20\ncontrols_per_second = 1\ncontrols_burst = 10",
     );
     let gateway = Gateway::start(&config);
-    let explanation = r#"{"type":"close","code":4429,"reason":"rate_limited","reconnect":true,"retry_after_ms":5000}"#;
+    let explanation = concat!(
+        r#"{"type":"close","code":4429,"reason":"rate_limited","#,
+        r#""reconnect":true,"retry_after_ms":5000}"#,
+    );
     for first in [0x82, 0x89, 0x8a] {
         let mut client = Client::open(gateway.address(), "/ws", "");
         let flood: Vec<u8> = (0..40).flat_map(|_| masked(first, b"x")).collect();
