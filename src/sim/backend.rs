@@ -343,7 +343,7 @@ impl Link {
         if self.sessions.keys().any(|other| other.slot == id.slot) {
             return Err("OPEN in a slot that is still in use".into());
         }
-        let author = net.check.open(open.subject);
+        let author = net.check.open(open.subject, open.remote);
         let credit = open.credit.unwrap_or(self.theirs.session_window);
         let session = Session {
             author,

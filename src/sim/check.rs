@@ -5,6 +5,7 @@
 //! verdict, and what must be known on both sides of the gateway: who presented a valid token.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use super::messages::Author;
 use super::net::ConnId;
@@ -18,6 +19,8 @@ pub struct Life {
     pub is_valid: bool,
     /// Whether a backend saw its OPEN.
     pub is_open: bool,
+    /// The client's address, where a PROXY header told it.
+    pub remote: Option<SocketAddr>,
 }
 
 /// The first broken invariant, if there is one, and the facts that some of them need.
@@ -52,7 +55,14 @@ impl Check {
 
     /// A client begins a connection.
     pub fn begin_life(&mut self, author: Author, conn: ConnId, is_valid: bool) {
-        self.lives.insert(author, Life { conn, is_valid, is_open: false });
+        self.lives.insert(author, Life { conn, is_valid, is_open: false, remote: None });
+    }
+
+    /// A connection tells its client's address in a PROXY header.
+    pub fn proxied(&mut self, author: Author, remote: SocketAddr) {
+        if let Some(life) = self.lives.get_mut(&author) {
+            life.remote = Some(remote);
+        }
     }
 
     /// What is known of one connection of one client.
@@ -62,11 +72,17 @@ impl Check {
 
     /// A backend got an OPEN: its subject must be a connection that presents a valid token, and
     /// must not have had one before.
-    pub fn open(&mut self, subject: Option<&str>) -> Option<Author> {
+    pub fn open(&mut self, subject: Option<&str>, remote: Option<SocketAddr>) -> Option<Author> {
         self.sessions += 1;
         let author = subject.and_then(Author::from_subject);
         match author.and_then(|author| self.lives.get_mut(&author)) {
-            Some(life) if life.is_valid && !life.is_open => life.is_open = true,
+            Some(life) if life.is_valid && !life.is_open => {
+                life.is_open = true;
+                if life.remote.is_some() && life.remote != remote {
+                    let claimed = life.remote;
+                    self.fail(format!("OPEN from {remote:?}, but the proxy said {claimed:?}"));
+                }
+            }
             Some(life) if life.is_valid => self.fail(format!("second OPEN for {subject:?}")),
             _ => self.fail(format!("OPEN without a valid token: subject {subject:?}")),
         }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::faults::Fault;
 use super::frames::{self, BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT};
 use super::messages::{self, Author, Series};
 use super::net::{ConnId, Event, MILLIS, Net, Party, SECONDS, Side};
@@ -89,6 +90,8 @@ pub struct Plan {
     pub lives: u16,
     /// When the first one begins.
     pub begins: u64,
+    /// Its tokens run out soon.
+    pub brief: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +132,10 @@ pub struct Client {
     close_sent: bool,
     explained: bool,
     close_received: Option<u16>,
+    /// The gateway has small caps.
+    pub may_be_turned_away: bool,
+    /// Its connections begin with a PROXY header.
+    pub proxied: bool,
     /// A planted bug: one echo is read as if it were its neighbour.
     pub misreads: bool,
 }
@@ -160,6 +167,8 @@ impl Client {
             close_sent: false,
             explained: false,
             close_received: None,
+            may_be_turned_away: false,
+            proxied: false,
             misreads: false,
         }
     }
@@ -275,6 +284,9 @@ impl Client {
         self.key = base64::engine::general_purpose::STANDARD.encode(nonce);
         let token = self.mint(net, tokens);
         let head = self.plan.carriage.head(&self.key, &token);
+        if self.proxied {
+            self.put_proxy_header(net, conn);
+        }
         match self.plan.behaviour {
             Behaviour::SilentAtStart => {}
             Behaviour::HalfHead => {
@@ -290,8 +302,32 @@ impl Client {
         }
     }
 
+    /// What a load balancer puts in front (proxy-protocol.txt §2.1, §2.2).
+    fn put_proxy_header(&mut self, net: &mut Net, conn: ConnId) {
+        if matches!(self.plan.behaviour, Behaviour::SilentAtStart | Behaviour::Garbage) {
+            return;
+        }
+        let [high, low] = self.author.client.to_be_bytes();
+        let port = 1000 + self.author.life;
+        if net.random.chance(1, 2) {
+            let line = format!("PROXY TCP4 192.0.{high}.{low} 10.1.1.1 {port} 443\r\n");
+            self.out.extend_from_slice(line.as_bytes());
+        } else {
+            self.out.extend_from_slice(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c");
+            self.out.extend_from_slice(&[192, 0, high, low, 10, 1, 1, 1]);
+            self.out.extend_from_slice(&port.to_be_bytes());
+            self.out.extend_from_slice(&443u16.to_be_bytes());
+        }
+        net.conn_mut(conn).proxy_bytes = self.out.len();
+        net.check.proxied(self.author, ([192, 0, high, low], port).into());
+        net.faults.note(Fault::ProxyHeader);
+    }
+
     fn mint(&mut self, net: &mut Net, tokens: &Tokens) -> String {
-        let kind = self.plan.behaviour.token();
+        let kind = match self.plan.behaviour.token() {
+            TokenKind::Good if self.plan.brief && !self.is_final => TokenKind::Brief,
+            kind => kind,
+        };
         let (token, expires) = tokens.mint(kind, self.author, net.wall_millis());
         if let Some(conn) = self.conn {
             net.conn_mut(conn).token_expires = expires;
@@ -305,6 +341,11 @@ impl Client {
             net.close(conn, Side::Remote, reset);
         }
         self.conn = None;
+        if self.is_final && self.phase == Phase::Asking && self.turned_away(reset) {
+            self.phase = Phase::Away(net.now + 100 * MILLIS);
+            self.author.life += 1;
+            return self.wake(net, 100 * MILLIS);
+        }
         self.judge(net);
         self.author.life += 1;
         self.plan.lives = self.plan.lives.saturating_sub(1);
@@ -315,6 +356,11 @@ impl Client {
             self.phase = Phase::Away(net.now + pause);
             self.wake(net, pause);
         }
+    }
+
+    /// Whether the gateway may have had no room: then the client comes again.
+    fn turned_away(&self, reset: bool) -> bool {
+        self.may_be_turned_away && !reset && self.input.is_empty()
     }
 
     /// The connection is over: was it as it had to be?

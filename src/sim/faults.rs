@@ -76,6 +76,16 @@ faults! {
     HostileStale = "hostile_stale", 200;
     /// A backend sent more than its credit.
     HostileOverCredit = "hostile_over_credit", 20;
+    /// The worker got other settings. Drawn by the run; the rest below comes about by itself.
+    Reload = "reload", 5000;
+    /// A client's token ran out while its connection was open.
+    TokenExpired = "token_expired", 0;
+    /// A connection reached the age at which it is asked to come again.
+    LifetimeOver = "lifetime_over", 0;
+    /// A connection was turned away because of a cap.
+    CapReached = "cap_reached", 0;
+    /// A connection came with a PROXY header.
+    ProxyHeader = "proxy_header", 0;
     /// A backend sent bytes that are no frame.
     HostileGarbage = "hostile_garbage", 20;
 }
@@ -131,7 +141,12 @@ impl Faults {
 
     /// Counts a fault that came about by itself.
     pub fn note(&mut self, fault: Fault) {
-        self.fired[fault as usize] += 1;
+        self.note_many(fault, 1);
+    }
+
+    /// Counts a fault that came about by itself `count` times.
+    pub fn note_many(&mut self, fault: Fault, count: u64) {
+        self.fired[fault as usize] += count;
     }
 
     /// Every fault's label with the number of times it fired.

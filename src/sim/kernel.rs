@@ -197,8 +197,9 @@ impl Kernel {
         self.ops_made += 1;
         let id = self.ops_made;
         net.note(op_name(&op), key.to_bits(), op_socket(&op).map_or(u64::MAX, u64::from));
-        // Cancellations may share a key: they are told apart by nothing, and need not be.
-        if key.kind != OpKind::Cancel
+        // Cancellations may share a key, and so may closes of connections that were turned away:
+        // nothing ever has to tell them apart.
+        if !matches!(key.kind, OpKind::Cancel | OpKind::Close)
             && let Some(earlier) = self.keys.insert(key.to_bits(), id)
         {
             net.check.fail(format!("key {key:?} submitted while operation {earlier} has it"));

@@ -17,7 +17,7 @@ use crate::protocol::origin::OriginPolicy;
 use crate::ring::EndpointAddress;
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, Descriptors, Gateway, Limits, Listener, LogFormat,
-    MessageTypes, PathPattern, Refuse, Route, Settings,
+    MessageTypes, Network, PathPattern, Refuse, Route, Settings,
 };
 
 /// What one run looks like.
@@ -49,6 +49,10 @@ pub struct Scenario {
     pub clients: Vec<Plan>,
     /// How long misfortunes happen, in nanoseconds.
     pub chaos: u64,
+    /// The worker's caps: connections, and those not authenticated.
+    pub caps: (u32, u32),
+    /// The listener trusts its clients' PROXY headers, and so asks for them.
+    pub proxy: bool,
     /// Drain in the middle of them, instead of after they stopped.
     pub drains_early: bool,
 }
@@ -101,12 +105,21 @@ impl Scenario {
             message_max,
             session_window,
             link_window,
-            deadlines: deadlines(),
+            deadlines: Deadlines {
+                lifetime: random.chance(1, 3).then(|| Duration::from_millis(1500)),
+                ..deadlines()
+            },
             balance,
             link_secret,
             backends,
             clients,
             chaos,
+            caps: match random.below(4) {
+                0 => (2 + random.below(8) as u32, 10_000),
+                1 => (10_000, 1 + random.below(4) as u32),
+                _ => (10_000, 10_000),
+            },
+            proxy: random.chance(1, 4),
             drains_early: random.chance(1, 8),
         }
     }
@@ -123,6 +136,7 @@ impl Scenario {
             pause: 0,
             lives: 1,
             begins: SECONDS + index as u64 * MILLIS,
+            brief: false,
         };
         Scenario {
             latency_max: 50_000,
@@ -152,6 +166,8 @@ impl Scenario {
             }],
             clients: (0..clients).map(plan).collect(),
             chaos: SECONDS,
+            caps: (10_000, 10_000),
+            proxy: false,
             drains_early: false,
         }
     }
@@ -173,7 +189,7 @@ impl Scenario {
             listeners: vec![Listener {
                 address: ([127, 0, 0, 1], 8080).into(),
                 tls: None,
-                proxy_trusted: Vec::new(),
+                proxy_trusted: self.proxy.then(clients_network).into_iter().collect(),
             }],
             auths: vec![
                 auth("heads", token_key, head_carriers()),
@@ -187,6 +203,45 @@ impl Scenario {
                 secret: self.link_secret.clone().map(Secret::new),
             }],
         }
+    }
+
+    /// Other settings that a reload may bring in place of [`settings`](Self::settings): hot
+    /// limits and deadlines, and the order of the routes.
+    pub fn reloaded(&self, token_key: &[u8], random: &mut Random) -> Settings {
+        let mut settings = self.settings(token_key);
+        let limits = &mut settings.limits;
+        limits.message_max = [self.message_max, 2000, 200_000][random.below(3) as usize];
+        limits.head_max = [8192, 8192, 400][random.below(3) as usize];
+        limits.client_control_queue_max = [4096, 512][random.below(2) as usize];
+        limits.frames_burst = [1_000_000, 1_000_000, 3][random.below(3) as usize];
+        limits.frames_per_second = limits.frames_burst;
+        let deadlines = &mut settings.deadlines;
+        for deadline in [
+            &mut deadlines.request_head,
+            &mut deadlines.authenticate,
+            &mut deadlines.linger,
+            &mut deadlines.ping_interval,
+            &mut deadlines.write_stall,
+        ] {
+            // From a quarter to five quarters, to the millisecond.
+            let quarter = deadline.as_millis() as u64 / 4;
+            *deadline = Duration::from_millis(quarter + random.below(4 * quarter));
+        }
+        let more = Duration::from_millis(1 + random.below(5000));
+        deadlines.idle = deadlines.ping_interval + more;
+        deadlines.lifetime =
+            random.chance(1, 3).then(|| Duration::from_millis(500 + random.below(3000)));
+        if random.chance(1, 2) {
+            settings.routes.reverse();
+        }
+        settings
+    }
+
+    /// The settings in which the final connections must succeed.
+    pub fn restored(&self, token_key: &[u8]) -> Settings {
+        let mut settings = self.settings(token_key);
+        settings.deadlines.lifetime = None;
+        settings
     }
 
     fn limits(&self) -> Limits {
@@ -223,6 +278,11 @@ fn backend_address(index: u64) -> EndpointAddress {
         0 => EndpointAddress::Tcp(([127, 0, 0, 1], 7000).into()),
         _ => EndpointAddress::Unix(PathBuf::from(format!("/run/app{index}.sock"))),
     }
+}
+
+/// Where the simulated clients come from.
+fn clients_network() -> Network {
+    Network { address: [10, 0, 0, 0].into(), prefix: 8 }
 }
 
 fn deadlines() -> Deadlines {
@@ -316,5 +376,6 @@ fn plan(random: &mut Random, chaos: u64, message_max: u32) -> Plan {
         pause: random.below(30 * MILLIS),
         lives: 1 + random.below(4) as u16,
         begins: SECONDS + random.below(chaos / 2),
+        brief: random.chance(1, 6),
     }
 }

@@ -10,7 +10,7 @@ use super::backend::Backend;
 use super::client::Client;
 use super::deadlines::Watch;
 use super::fake_ring::FakeRing;
-use super::faults::Faults;
+use super::faults::{Fault, Faults};
 use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};
 use super::scenario::Scenario;
@@ -18,9 +18,10 @@ use super::tokens::Tokens;
 use super::world::World;
 use crate::base::random::Random;
 use crate::counters::{Counters, Metric};
+use crate::protocol::cause::Cause;
 use crate::ring::Ring;
 use crate::settings::Settings;
-use crate::worker::mailbox::{Command, ControlMailbox, mailboxes};
+use crate::worker::mailbox::{CloseRecord, Command, ControlMailbox, Report, Stage, mailboxes};
 use crate::worker::{Turn, Worker, WorkerOptions};
 
 /// How long the world runs on without misfortunes before the final connections, in nanoseconds:
@@ -98,7 +99,7 @@ pub struct Outcome {
 /// Runs one seed. Prints nothing.
 pub fn run(seed: u64, options: &Options) -> Outcome {
     let mut simulation = Simulation::new(seed, options);
-    let world = simulation.world.clone();
+    let (world, counters) = (simulation.world.clone(), simulation.counters.clone());
     let panicked = catch_unwind(AssertUnwindSafe(|| simulation.play())).is_err();
     if panicked {
         // The worker's state is unknown; its memory goes with the process.
@@ -110,6 +111,8 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
     if panicked {
         world.net.check.fail("the worker panicked".into());
     }
+    let turned_away = counters.value(Metric::AcceptRefused);
+    world.net.faults.note_many(Fault::CapReached, turned_away);
     outcome(&world)
 }
 
@@ -160,8 +163,8 @@ impl<R: Ring> Simulation<R> {
                 instance: *b"simulated worker",
                 epoch: 1_750_000_000_000,
                 generation_bits: scenario.generation_bits,
-                connections_max: 10_000,
-                unauthenticated_max: 10_000,
+                connections_max: scenario.caps.0,
+                unauthenticated_max: scenario.caps.1,
                 queue_bytes_max: 64 << 20,
             },
         );
@@ -175,10 +178,11 @@ impl<R: Ring> Simulation<R> {
         let began = self.now();
         let chaos_ends = began + self.scenario.chaos;
         if self.scenario.drains_early {
-            self.turn_until(began + self.scenario.chaos / 2, |_| false);
+            self.turn_with_reloads(began + self.scenario.chaos / 2);
             self.drain();
         }
-        self.turn_until(chaos_ends, |_| false);
+        self.turn_with_reloads(chaos_ends);
+        self.restore_settings();
         self.world.borrow_mut().stop_faults();
         if !self.stopped && !self.scenario.drains_early {
             self.turn_until(chaos_ends + SETTLE, |_| false);
@@ -199,7 +203,17 @@ impl<R: Ring> Simulation<R> {
             return false;
         }
         self.stopped = self.worker.tick() == Turn::Stopped;
-        while self.control.report().is_some() {}
+        while let Some(report) = self.control.report() {
+            let Report::Closed(CloseRecord { cause, stage: Stage::Open, .. }) = report else {
+                continue;
+            };
+            let fault = match cause {
+                Cause::TokenExpired => Fault::TokenExpired,
+                Cause::Lifetime => Fault::LifetimeOver,
+                _ => continue,
+            };
+            self.world.borrow_mut().net.faults.note(fault);
+        }
         self.turns += 1;
         if self.turns > TICKS_MAX {
             self.fail("the run takes too many turns".into());
@@ -223,6 +237,41 @@ impl<R: Ring> Simulation<R> {
                 return;
             }
         }
+    }
+
+    /// Likewise to the end, with other settings now and then.
+    fn turn_with_reloads(&mut self, end: u64) {
+        while self.now() < end && !self.stopped {
+            let step = self.now() + 100 * MILLIS + self.random_below(500 * MILLIS);
+            self.turn_until(step.min(end), |_| false);
+            let world = &mut *self.world.borrow_mut();
+            if world.net.check.failure().is_some() {
+                return;
+            }
+            if world.net.fault(Fault::Reload) {
+                let World { net, tokens, .. } = &mut *world;
+                let settings = self.scenario.reloaded(tokens.key(), &mut net.random);
+                Self::reload(&self.control, world, settings);
+            }
+        }
+    }
+
+    fn restore_settings(&mut self) {
+        let world = &mut *self.world.borrow_mut();
+        let settings = self.scenario.restored(world.tokens.key());
+        Self::reload(&self.control, world, settings);
+    }
+
+    fn reload(control: &ControlMailbox, world: &mut World, settings: Settings) {
+        world.watch.set_deadlines(settings.deadlines.clone());
+        assert!(control.command(Command::Settings(Arc::new(settings))), "the mailbox has room");
+        world.net.note("reload", 0, 0);
+        let now = world.net.now;
+        world.net.schedule(now, Event::Script);
+    }
+
+    fn random_below(&self, bound: u64) -> u64 {
+        self.world.borrow_mut().net.random.below(bound)
     }
 
     fn drain(&mut self) {
@@ -349,6 +398,8 @@ fn world(
     let mut world = World::new(net, tokens, Watch::new(settings.deadlines.clone()), scenario.sizes);
     for (index, plan) in scenario.clients.iter().enumerate() {
         let mut client = Client::new(index, *plan);
+        client.proxied = scenario.proxy;
+        client.may_be_turned_away = scenario.caps != (10_000, 10_000);
         client.misreads = bug == Some(Bug::ClientMisreads);
         world.clients.push(client);
     }

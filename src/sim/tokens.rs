@@ -14,6 +14,8 @@ use crate::base::random::Random;
 pub enum TokenKind {
     /// Nothing: it must be accepted.
     Good,
+    /// Nothing, but it runs out within seconds.
+    Brief,
     /// Its time is over.
     Expired,
     /// Its time has not begun.
@@ -42,7 +44,7 @@ impl TokenKind {
     /// Close codes that a refusal may have in the plain dialect.
     pub fn codes(self) -> &'static [u16] {
         match self {
-            TokenKind::Good => &[],
+            TokenKind::Good | TokenKind::Brief => &[],
             _ => &[4401, 4403],
         }
     }
@@ -138,6 +140,7 @@ impl Tokens {
         let (start, end) = match kind {
             TokenKind::Expired => (now - 10_000, now - 5_000),
             TokenKind::NotYet => (now + 5_000, now + 10_000),
+            TokenKind::Brief => (now - 5_000, now + 2 + u64::from(author.life % 3)),
             TokenKind::Malformed => return ("e30.e30".into(), None),
             TokenKind::Missing => return (String::new(), None),
             _ => (now - 5_000, now + 36_000),

@@ -25,7 +25,8 @@ pub struct World {
     pub backends: Vec<Backend>,
     /// Whether deadlines are kept.
     pub watch: Watch,
-    tokens: Tokens,
+    /// The keys of the clients' tokens.
+    pub tokens: Tokens,
     sizes: RingSizes,
     idle_enters: u32,
     enters: u64,

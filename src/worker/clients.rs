@@ -477,6 +477,12 @@ impl Core {
             connection.dirty = true;
             self.dirty.push(owner);
         }
+        self.schedule_deadline(owner);
+    }
+
+    /// Sets a connection's timer, where it has none or one that fires too late.
+    pub(super) fn schedule_deadline(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry(owner) else { return };
         if connection.life.is_ending() {
             self.wheel.cancel(owner.slot);
             return;

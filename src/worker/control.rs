@@ -1,10 +1,12 @@
 //! Commands from the control thread, and the drain.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::slab::Key;
 use crate::base::time::Instant;
 use crate::protocol::cause::Cause;
+use crate::settings::Settings;
 
 use super::mailbox::{Command, Report};
 use super::{Core, surroundings};
@@ -36,10 +38,22 @@ impl Core {
     pub(super) fn handle_commands(&mut self) {
         while let Some(command) = self.mailbox.command() {
             match command {
-                Command::Settings(settings) => self.settings = settings,
+                Command::Settings(settings) => self.take_settings(settings),
                 Command::Drain { window } => self.begin_drain(window),
                 Command::Stop => self.stopped = true,
                 Command::Panic => panic!("told to panic"),
+            }
+        }
+    }
+
+    /// New settings hold for the connections that are there, too: a timer that was set under
+    /// longer deadlines would fire too late.
+    fn take_settings(&mut self, settings: Arc<Settings>) {
+        let same = settings.deadlines == self.settings.deadlines;
+        self.settings = settings;
+        if !same {
+            for key in self.every_connection() {
+                self.schedule_deadline(key);
             }
         }
     }
