@@ -34,7 +34,7 @@ const _: () = assert!(size_of::<Node>() == 16);
 /// The wheel. A timer fires at its deadline rounded up to a whole tick.
 ///
 /// Invariants: every timer with `tick <= current` is in the overdue bucket. Any other is at the
-/// level of the highest group of [`LEVEL_BITS`] bits in which `tick` and `current` differ, in
+/// level of the highest group of `LEVEL_BITS` bits in which `tick` and `current` differ, in
 /// the bucket that this group of `tick` names. So all timers of a level fire before all of the
 /// next, and within a level buckets fire in order. Bit `b` of `occupied[l]` is set exactly when
 /// bucket `b` of level `l` has a timer.

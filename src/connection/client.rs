@@ -43,7 +43,7 @@ pub enum Step {
         /// The message ends with this piece.
         last: bool,
     },
-    /// The identity is verified; [`Output::open`] holds the payload of the OPEN frame.
+    /// The identity is verified; [`Output::open`] holds the OPEN frame.
     Authenticated {
         /// Index of the backend that gets the session.
         backend: u16,

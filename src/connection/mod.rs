@@ -31,10 +31,10 @@ pub struct Output {
     pub answers: Vec<u8>,
     /// Room to write an explanation in.
     pub explanation: Vec<u8>,
-    /// The payload of the OPEN frame, after [`client::Step::Authenticated`].
+    /// The whole OPEN frame, its session still to be filled in, after [`client::Step::Authenticated`].
     pub open: Vec<u8>,
     /// The client's close reason (UTF-8, at most 123 bytes), after
-    /// [`client::Step::ClosedByClient`].
+    /// its close frame.
     pub reason: Vec<u8>,
     /// Room to write the path in that goes with OPEN.
     pub path: Vec<u8>,

@@ -1,7 +1,7 @@
 //! L4: one core's world. A [`Worker`] owns a ring, a slab of connections, a timer wheel, the
 //! links to its backends and a mailbox; nothing it owns is shared with another thread.
 //!
-//! [`Core`] is all of that but the ring: it decides, and leaves operations in `core.ops`.
+//! `Core` is all of that but the ring: it decides, and leaves operations in `core.ops`.
 //! The worker moves bytes between the two, so that a slot in flight or a filled buffer is never
 //! borrowed across a decision.
 
