@@ -16,6 +16,8 @@ use crate::ring::{BufferGroup, Completion, Op, OpKey, OpKind, Outcome, Socket};
 use crate::settings::Deadlines;
 use crate::worker::WHEEL_TICK;
 
+/// What a drain leaves for goodbyes after its window.
+const DRAIN_REST: Duration = Duration::from_secs(2);
 /// What a refused client gets beyond all stages together.
 const REFUSED_GRACE: Duration = Duration::from_millis(100);
 const NEVER: u64 = u64::MAX;
@@ -292,7 +294,9 @@ impl Watched {
             None => ("write stall", NEVER, true),
         };
         let lifetime = ("lifetime", self.lifetime_ends, false);
-        let drain = ("drain", drain, true);
+        // At the end of the window whoever is left is told, and dropped only after a rest.
+        let rest = ("drain rest", drain.saturating_add(nanos(DRAIN_REST)), true);
+        let drain = ("drain", drain, false);
         let all = match self.stage {
             Stage::Head => {
                 let head = ("request head", since(self.since, deadlines.request_head), false);
@@ -315,12 +319,12 @@ impl Watched {
                 let stages =
                     deadlines.tls_handshake + deadlines.request_head + deadlines.authenticate;
                 let cap = ("refused cap", since(self.accepted, stages + REFUSED_GRACE), true);
-                [linger, cap, drain, drain, drain]
+                [linger, cap, rest, rest, rest]
             }
-            Stage::Closing if self.sending.is_some() => [stall, drain, drain, drain, drain],
+            Stage::Closing if self.sending.is_some() => [stall, rest, rest, rest, rest],
             Stage::Closing => {
                 let linger = ("closing linger", since(self.since, deadlines.linger), true);
-                [linger, drain, drain, drain, drain]
+                [linger, rest, rest, rest, rest]
             }
         };
         all.into_iter().min_by_key(|(_, due, _)| *due).unwrap_or(drain)

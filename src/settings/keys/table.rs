@@ -141,7 +141,7 @@ pub const KEYS: &[Key] = &[
         "message_max",
         Shape::Size(125, 256 * MIB),
         "1MiB",
-        "Largest message in either direction; a client's larger one is closed with 1009.",
+        "Largest message in either direction; a client's larger one is closed with 1009. A link takes a new value when it next connects.",
     )
     .conformance("32MiB"),
     hot(
