@@ -139,12 +139,13 @@ impl Watch {
     /// The worker asks for something. `bytes` is what a send is to send.
     pub fn submitted(&mut self, key: OpKey, op: &Op, bytes: &[u8], now: u64) {
         if let Op::Cancel { target } = op {
-            return self.cancelled(key, *target);
+            return self.cancelled(key, *target, now);
         }
         let socket = match op {
             Op::ReceiveMultishot { socket, .. } | Op::ReceiveOnce { socket, .. } => socket.0,
             Op::PollReadable { socket } | Op::Send { socket, .. } => socket.0,
             Op::Close { socket, .. } => {
+                self.count_kept(socket.0, now);
                 if let Some(watched) = self.watched.remove(&socket.0) {
                     self.forget_owner(&watched, socket.0);
                 }
@@ -152,6 +153,9 @@ impl Watch {
             }
             _ => return,
         };
+        if matches!(op, Op::Send { start: 0, .. }) {
+            self.count_kept(socket, now);
+        }
         let Some(watched) = self.watched.get_mut(&socket) else { return };
         if watched.owner.is_none() {
             watched.owner = Some(key.owner);
@@ -171,6 +175,15 @@ impl Watch {
         }
     }
 
+    /// Something was due, and this may be what was.
+    fn count_kept(&mut self, socket: u32, now: u64) {
+        let Some(deadlines) = &self.deadlines else { return };
+        let Some(watched) = self.watched.get(&socket) else { return };
+        let drain = self.drain_ends.unwrap_or(NEVER);
+        let (_, due, _) = watched.next_deadline(deadlines, drain);
+        self.kept += u64::from(due <= now && watched.ending == Ending::No);
+    }
+
     fn forget_owner(&mut self, watched: &Watched, socket: u32) {
         if let Some(owner) = watched.owner
             && self.sockets.get(&owner.slot) == Some(&socket)
@@ -179,8 +192,10 @@ impl Watch {
         }
     }
 
-    fn cancelled(&mut self, key: OpKey, target: OpKey) {
-        let Some(watched) = self.owned_by(key.owner) else { return };
+    fn cancelled(&mut self, key: OpKey, target: OpKey, now: u64) {
+        let Some(socket) = self.socket_of(key.owner) else { return };
+        self.count_kept(socket, now);
+        let Some(watched) = self.watched.get_mut(&socket) else { return };
         watched.cancels += 1;
         if target.kind == OpKind::Send {
             watched.ending = Ending::Sure;
