@@ -64,7 +64,7 @@ fn every_seed_keeps_every_invariant() {
         check(*seed, &run(*seed, &Options::default()));
     }
     assert!(up > seeds * 20 && completed > seeds && refused > seeds / 4, "the world is too quiet");
-    assert!(deadlines > seeds * 10, "only {deadlines} deadlines came due");
+    assert!(deadlines > seeds, "only {deadlines} deadlines came due");
     if seeds >= SEEDS {
         for (label, count) in faults {
             assert!(count > 0, "{label} never happened");

@@ -31,10 +31,16 @@ pub struct Facts {
     pub first_message: bool,
     /// Bytes in front of its request: a PROXY header.
     pub proxy_bytes: usize,
+    /// What follows is ciphertext: only silence can be judged.
+    pub is_tls: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// Nothing was heard of the handshake yet.
+    SilentTls,
+    /// Nothing can be told of what goes on; the ends of both sides check it.
+    Opaque,
     Head,
     Authenticating,
     Open,
@@ -66,6 +72,8 @@ struct Watched {
     progressed: u64,
     sending: Option<(u32, u32)>,
     receiving: bool,
+    /// Input may wait for credit, and be heard later.
+    paused: bool,
     cancels: u32,
     ending: Ending,
     head: Vec<u8>,
@@ -116,7 +124,7 @@ impl Watch {
         let watched = Watched {
             facts,
             owner: None,
-            stage: Stage::Head,
+            stage: if facts.is_tls { Stage::SilentTls } else { Stage::Head },
             since: now,
             accepted: now,
             received: now,
@@ -126,6 +134,7 @@ impl Watch {
             progressed: now,
             sending: None,
             receiving: false,
+            paused: false,
             cancels: 0,
             ending: Ending::No,
             head: Vec::new(),
@@ -171,7 +180,12 @@ impl Watch {
                     watched.answered(bytes, now);
                 }
             }
-            _ => watched.receiving = true,
+            _ => {
+                if std::mem::take(&mut watched.paused) {
+                    watched.received = now;
+                }
+                watched.receiving = true;
+            }
         }
     }
 
@@ -246,7 +260,7 @@ impl Watch {
         let Some(deadlines) = &self.deadlines else { return Ok(()) };
         let denied = std::mem::take(&mut self.denied);
         for (socket, watched) in &mut self.watched {
-            watched.note_pause(now, denied);
+            watched.note_pause(now, denied, deadlines.ping_interval);
             if watched.ending != Ending::No {
                 continue;
             }
@@ -286,12 +300,15 @@ impl Watch {
 impl Watched {
     /// Without a receive in flight, input may wait for credit, and whether the client has been
     /// heard since cannot be seen. An end would have led to a close by now.
-    fn note_pause(&mut self, now: u64, denied: bool) {
+    fn note_pause(&mut self, now: u64, denied: bool, ping_interval: Duration) {
         let joined = !self.receiving && self.cancels == 0 && self.sending.is_none();
         if self.ending == Ending::Perhaps && joined {
             self.ending = Ending::No;
         }
-        if !self.receiving || self.ending == Ending::Perhaps {
+        // Whoever was silent up to a ping waits without a buffer; that is no pause.
+        let silent = self.pinged || now >= self.received.saturating_add(nanos(ping_interval));
+        self.paused |= (!self.receiving || self.ending == Ending::Perhaps) && !silent;
+        if self.paused {
             self.received = now;
         }
         if self.stage == Stage::Closing && denied && self.sending.is_none() {
@@ -309,6 +326,11 @@ impl Watched {
         let lifetime = ("lifetime", self.lifetime_ends, false);
         let drain = ("drain", drain, true);
         let all = match self.stage {
+            Stage::SilentTls => {
+                let until = since(self.since, deadlines.tls_handshake);
+                [("TLS handshake", until, true), lifetime, drain, drain, drain]
+            }
+            Stage::Opaque => [drain; 5],
             Stage::Head => {
                 let head = ("request head", since(self.since, deadlines.request_head), false);
                 [head, lifetime, drain, stall, drain]
@@ -376,6 +398,9 @@ impl Watched {
         let skipped = self.skip.min(bytes.len());
         self.skip -= skipped;
         let mut bytes = &bytes[skipped..];
+        if self.facts.is_tls {
+            return self.enter(Stage::Opaque, now);
+        }
         let before = self.stage;
         if self.stage == Stage::Head {
             let known = self.head.len();
@@ -404,6 +429,9 @@ impl Watched {
 
     /// The worker sends `bytes`.
     fn answered(&mut self, bytes: &[u8], now: u64) {
+        if self.facts.is_tls {
+            return;
+        }
         let (mut closes, mut pings) = (false, false);
         let status = self.output.scan(bytes, |opcode| {
             closes |= opcode == CLOSE;

@@ -577,7 +577,9 @@ impl Kernel {
         if planted(self.bugs.receives_twice, self.received) {
             net.unread(conn, Side::Gateway, &bytes[..count]);
         }
-        net.trace.note_bytes(&bytes[..count]);
+        if !net.conn(conn).is_tls {
+            net.trace.note_bytes(&bytes[..count]);
+        }
         let received = ReceivedBuffer { group, id: buffer, length: count as u32 };
         if planted(self.bugs.completes_twice, self.received) {
             let again = ReceivedBuffer { group, id: buffer, length: count as u32 };
@@ -625,7 +627,9 @@ impl Kernel {
         };
         let result = match written {
             Ok(count) => {
-                net.trace.note_bytes(&all[..count]);
+                if !net.conn(conn).is_tls {
+                    net.trace.note_bytes(&all[..count]);
+                }
                 *next += count as u32;
                 if *next < *end && !(short && count > 0) {
                     return;

@@ -406,6 +406,7 @@ fn world(
     let mut world = World::new(net, tokens, Watch::new(settings.deadlines.clone()), scenario.sizes);
     for (index, plan) in scenario.clients.iter().enumerate() {
         let mut client = Client::new(index, *plan);
+        client.uses_tls = scenario.tls;
         client.proxied = scenario.proxy;
         client.may_be_turned_away = scenario.caps != (10_000, 10_000);
         client.misreads = bug == Some(Bug::ClientMisreads);

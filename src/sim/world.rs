@@ -144,6 +144,7 @@ impl World {
             is_valid: client.behaviour().is_valid(),
             first_message: client.carriage() == Carriage::FirstMessage,
             proxy_bytes: entry.proxy_bytes,
+            is_tls: entry.is_tls,
         };
         self.watch.accepted(socket, facts, self.net.now);
     }
