@@ -215,7 +215,9 @@ impl Scenario {
     pub fn reloaded(&self, token_key: &[u8], random: &mut Random) -> Settings {
         let mut settings = self.settings(token_key);
         let limits = &mut settings.limits;
-        limits.message_max = [self.message_max, 2000, 200_000][random.below(3) as usize];
+        // Never smaller: a link keeps what its handshake said, and the final connections
+        // need more.
+        limits.message_max = [self.message_max, 200_000][random.below(2) as usize];
         limits.head_max = [8192, 8192, 400][random.below(3) as usize];
         limits.client_control_queue_max = [4096, 512][random.below(2) as usize];
         limits.frames_burst = [1_000_000, 1_000_000, 3][random.below(3) as usize];
