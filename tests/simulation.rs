@@ -33,7 +33,7 @@ fn every_seed_keeps_every_invariant() {
     }
     let seeds = number("PORTCULLIS_SEEDS").unwrap_or(SEEDS);
     let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut totals = [0; 6];
+    let mut totals = [0; 7];
     let mut failed = Vec::new();
     for seed in 0..seeds {
         let outcome = run(seed, &Options::default());
@@ -45,15 +45,17 @@ fn every_seed_keeps_every_invariant() {
         for (label, count) in &outcome.faults {
             *faults.entry(label).or_default() += count;
         }
-        let Outcome { messages_up, messages_down, completed, refused, sessions, millis, .. } =
-            outcome;
-        let numbers = [messages_up, messages_down, completed, refused, sessions, millis];
+        let Outcome { messages_up, messages_down, completed, refused, sessions, .. } = outcome;
+        let Outcome { deadlines, millis, .. } = outcome;
+        let numbers = [messages_up, messages_down, completed, refused, sessions, deadlines, millis];
         totals.iter_mut().zip(numbers).for_each(|(total, number)| *total += number);
     }
-    let [up, down, completed, refused, sessions, millis] = totals;
-    println!("{seeds} seeds, {} s of simulated time", millis / 1000);
+    let [up, down, completed, refused, sessions, deadlines, millis] = totals;
+    let fired: u64 = faults.values().sum();
+    println!("{seeds} seeds, {} failed; {} s of simulated time", failed.len(), millis / 1000);
     println!("messages up {up}, down {down}; sessions {sessions}");
     println!("exchanges completed {completed}, clients refused {refused}");
+    println!("deadlines that came due {deadlines}; faults fired {fired}");
     for (label, count) in &faults {
         println!("{label:<24}{count:>10}");
     }
@@ -62,6 +64,7 @@ fn every_seed_keeps_every_invariant() {
         check(*seed, &run(*seed, &Options::default()));
     }
     assert!(up > seeds * 20 && completed > seeds && refused > seeds / 4, "the world is too quiet");
+    assert!(deadlines > seeds, "only {deadlines} deadlines came due");
     if seeds >= SEEDS {
         for (label, count) in faults {
             assert!(count > 0, "{label} never happened");
@@ -87,9 +90,11 @@ fn planted_bugs_are_found() {
         (Bug::KernelDropsByte, ""),
         (Bug::BackendDuplicates, "twice"),
         (Bug::ClientMisreads, "echo"),
+        (Bug::CompletionTwice, ""),
+        (Bug::ClockSticks, "deadline"),
     ] {
         let options = Options { bug: Some(bug), ..Options::default() };
-        let found = (0..10).find_map(|seed| run(seed, &options).failure);
+        let found = (0..20).find_map(|seed| run(seed, &options).failure);
         let failure = found.unwrap_or_else(|| panic!("{bug:?} went unnoticed"));
         assert!(failure.contains(told), "{bug:?} was seen as: {failure}");
     }

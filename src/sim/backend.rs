@@ -482,6 +482,16 @@ impl Link {
         true
     }
 
+    /// DATA for nobody. It counts against the link's window all the same: what is not paid for
+    /// here would be missing when the faults are over.
+    fn put_stray(&mut self, id: SessionId, flags: u8) {
+        let payload = b"boo";
+        if self.credit.payload_max().is_some_and(|most| most as usize >= payload.len()) {
+            self.credit.spend(data_cost(payload.len()));
+            encode_data(id, flags, payload, &mut self.out);
+        }
+    }
+
     fn mischief(&mut self, net: &mut Net, speaks_of_the_dead: bool) {
         let open: Vec<SessionId> =
             self.sessions.iter().filter(|(_, s)| !s.close_sent).map(|(id, _)| *id).collect();
@@ -500,13 +510,13 @@ impl Link {
         let flags = data_flags::WHOLE | data_flags::TEXT;
         if net.fault(Fault::HostileUnknown) {
             let slot = 1_000_000 + net.random.below(1000) as u32;
-            encode_data(SessionId::new(slot, 1), flags, b"boo", &mut self.out);
+            self.put_stray(SessionId::new(slot, 1), flags);
         }
         if let Some(id) = self.ended.front().copied().filter(|id| !self.sessions.contains_key(id))
             && speaks_of_the_dead
             && net.fault(Fault::HostileStale)
         {
-            encode_data(id, flags, b"boo", &mut self.out);
+            self.put_stray(id, flags);
         }
         if let Some(id) = chosen
             && net.fault(Fault::HostileOverCredit)

@@ -6,6 +6,7 @@ use super::faults::Fault;
 use super::frames::{self, BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT};
 use super::messages::{self, Author, Series};
 use super::net::{ConnId, Event, MILLIS, Net, Party, SECONDS, Side};
+use super::tls::TlsClient;
 use super::tokens::{Carriage, TokenKind, Tokens};
 use tungstenite::handshake::derive_accept_key;
 
@@ -117,7 +118,11 @@ pub struct Client {
     is_final: bool,
     begun_at: u64,
     key: String,
+    tls: Option<Box<TlsClient>>,
+    /// To be sent, in plaintext.
     out: Vec<u8>,
+    /// To be sent, as it is; `written` bytes of it are.
+    wire: Vec<u8>,
     written: usize,
     input: Vec<u8>,
     sent: u32,
@@ -132,6 +137,8 @@ pub struct Client {
     close_sent: bool,
     explained: bool,
     close_received: Option<u16>,
+    /// Its connections are over TLS.
+    pub uses_tls: bool,
     /// The gateway has small caps.
     pub may_be_turned_away: bool,
     /// Its connections begin with a PROXY header.
@@ -152,7 +159,9 @@ impl Client {
             is_final: false,
             begun_at: 0,
             key: String::new(),
+            tls: None,
             out: Vec::new(),
+            wire: Vec::new(),
             written: 0,
             input: Vec::new(),
             sent: 0,
@@ -167,6 +176,7 @@ impl Client {
             close_sent: false,
             explained: false,
             close_received: None,
+            uses_tls: false,
             may_be_turned_away: false,
             proxied: false,
             misreads: false,
@@ -263,6 +273,12 @@ impl Client {
         (self.sent, self.echoed, self.pushed) = (0, 0, 0);
         (self.token_sent, self.close_sent, self.close_received) = (false, false, None);
         self.out.clear();
+        self.wire.clear();
+        self.tls = self.uses_tls.then(Box::default);
+        net.conn_mut(conn).is_tls = self.uses_tls;
+        if self.uses_tls {
+            net.faults.note(Fault::Tls);
+        }
         self.written = 0;
         self.input.clear();
         self.message = None;
@@ -286,6 +302,7 @@ impl Client {
         let head = self.plan.carriage.head(&self.key, &token);
         if self.proxied {
             self.put_proxy_header(net, conn);
+            self.wire.append(&mut self.out);
         }
         match self.plan.behaviour {
             Behaviour::SilentAtStart => {}
@@ -400,7 +417,18 @@ impl Client {
                 break;
             }
             let most = if is_slow { 512 } else { usize::MAX };
-            let count = net.read_vec(conn, Side::Remote, &mut self.input, most);
+            let mut wire = Vec::new();
+            let count = net.read_vec(conn, Side::Remote, &mut wire, most);
+            let decrypted = match &mut self.tls {
+                Some(tls) => tls.receive(&wire, &mut self.input),
+                None => {
+                    self.input.append(&mut wire);
+                    Ok(())
+                }
+            };
+            if let Err(why) = decrypted {
+                net.check.fail(format!("{why}: {}", self.state()));
+            }
             if is_slow && count > 0 {
                 self.read_at = net.now + net.random.below(20 * MILLIS);
                 self.wake(net, self.read_at - net.now);
@@ -598,7 +626,7 @@ impl Client {
             let token = self.mint(net, tokens);
             self.put_frame(net, TEXT, true, token.as_bytes());
         }
-        let pending = self.out.len() - self.written;
+        let pending = self.out.len() + self.wire.len() - self.written;
         match self.plan.behaviour {
             Behaviour::SilentWhenOpen => {}
             Behaviour::FrameBreaker => {
@@ -638,7 +666,8 @@ impl Client {
         }
         let all = self.echoed == self.plan.messages;
         if self.plan.behaviour == Behaviour::HalfCloser {
-            let all_sent = self.sent == self.plan.messages && self.written == self.out.len();
+            let all_sent =
+                self.sent == self.plan.messages && self.out.is_empty() && self.wire.is_empty();
             if let Some(conn) = self.conn.filter(|_| all_sent) {
                 net.shutdown(conn, Side::Remote);
             }
@@ -710,9 +739,18 @@ impl Client {
     }
 
     fn flush(&mut self, net: &mut Net, conn: ConnId) {
-        while self.written < self.out.len() {
+        match &mut self.tls {
+            // Who says nothing does not greet either.
+            Some(_) if self.plan.behaviour == Behaviour::SilentAtStart => self.out.clear(),
+            Some(tls) => {
+                tls.send(&self.out, &mut self.wire);
+                self.out.clear();
+            }
+            None => self.wire.append(&mut self.out),
+        }
+        while self.written < self.wire.len() {
             let asking = self.phase == Phase::Asking;
-            let rest = &self.out[self.written..];
+            let rest = &self.wire[self.written..];
             // A request head may come in any number of pieces.
             let most = if asking && net.random.chance(1, 2) {
                 1 + net.random.below(rest.len() as u64) as usize
@@ -725,8 +763,8 @@ impl Client {
                 Err(_) => break,
             }
         }
-        if self.written == self.out.len() {
-            self.out.clear();
+        if self.written == self.wire.len() {
+            self.wire.clear();
             self.written = 0;
         }
     }

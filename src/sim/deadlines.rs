@@ -33,10 +33,16 @@ pub struct Facts {
     pub first_message: bool,
     /// Bytes in front of its request: a PROXY header.
     pub proxy_bytes: usize,
+    /// What follows is ciphertext: only silence can be judged.
+    pub is_tls: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// Nothing was heard of the handshake yet.
+    SilentTls,
+    /// Nothing can be told of what goes on; the ends of both sides check it.
+    Opaque,
     Head,
     Authenticating,
     Open,
@@ -68,6 +74,8 @@ struct Watched {
     progressed: u64,
     sending: Option<(u32, u32)>,
     receiving: bool,
+    /// Input may wait for credit, and be heard later.
+    paused: bool,
     cancels: u32,
     ending: Ending,
     head: Vec<u8>,
@@ -118,7 +126,7 @@ impl Watch {
         let watched = Watched {
             facts,
             owner: None,
-            stage: Stage::Head,
+            stage: if facts.is_tls { Stage::SilentTls } else { Stage::Head },
             since: now,
             accepted: now,
             received: now,
@@ -128,6 +136,7 @@ impl Watch {
             progressed: now,
             sending: None,
             receiving: false,
+            paused: false,
             cancels: 0,
             ending: Ending::No,
             head: Vec::new(),
@@ -141,12 +150,13 @@ impl Watch {
     /// The worker asks for something. `bytes` is what a send is to send.
     pub fn submitted(&mut self, key: OpKey, op: &Op, bytes: &[u8], now: u64) {
         if let Op::Cancel { target } = op {
-            return self.cancelled(key, *target);
+            return self.cancelled(key, *target, now);
         }
         let socket = match op {
             Op::ReceiveMultishot { socket, .. } | Op::ReceiveOnce { socket, .. } => socket.0,
             Op::PollReadable { socket } | Op::Send { socket, .. } => socket.0,
             Op::Close { socket, .. } => {
+                self.count_kept(socket.0, now);
                 if let Some(watched) = self.watched.remove(&socket.0) {
                     self.forget_owner(&watched, socket.0);
                 }
@@ -154,6 +164,9 @@ impl Watch {
             }
             _ => return,
         };
+        if matches!(op, Op::Send { start: 0, .. }) {
+            self.count_kept(socket, now);
+        }
         let Some(watched) = self.watched.get_mut(&socket) else { return };
         if watched.owner.is_none() {
             watched.owner = Some(key.owner);
@@ -169,8 +182,22 @@ impl Watch {
                     watched.answered(bytes, now);
                 }
             }
-            _ => watched.receiving = true,
+            _ => {
+                if std::mem::take(&mut watched.paused) {
+                    watched.received = now;
+                }
+                watched.receiving = true;
+            }
         }
+    }
+
+    /// Something was due, and this may be what was.
+    fn count_kept(&mut self, socket: u32, now: u64) {
+        let Some(deadlines) = &self.deadlines else { return };
+        let Some(watched) = self.watched.get(&socket) else { return };
+        let drain = self.drain_ends.unwrap_or(NEVER);
+        let (_, due, _) = watched.next_deadline(deadlines, drain);
+        self.kept += u64::from(due <= now && watched.ending == Ending::No);
     }
 
     fn forget_owner(&mut self, watched: &Watched, socket: u32) {
@@ -181,8 +208,10 @@ impl Watch {
         }
     }
 
-    fn cancelled(&mut self, key: OpKey, target: OpKey) {
-        let Some(watched) = self.owned_by(key.owner) else { return };
+    fn cancelled(&mut self, key: OpKey, target: OpKey, now: u64) {
+        let Some(socket) = self.socket_of(key.owner) else { return };
+        self.count_kept(socket, now);
+        let Some(watched) = self.watched.get_mut(&socket) else { return };
         watched.cancels += 1;
         if target.kind == OpKind::Send {
             watched.ending = Ending::Sure;
@@ -233,7 +262,7 @@ impl Watch {
         let Some(deadlines) = &self.deadlines else { return Ok(()) };
         let denied = std::mem::take(&mut self.denied);
         for (socket, watched) in &mut self.watched {
-            watched.note_pause(now, denied);
+            watched.note_pause(now, denied, deadlines.ping_interval);
             if watched.ending != Ending::No {
                 continue;
             }
@@ -273,12 +302,15 @@ impl Watch {
 impl Watched {
     /// Without a receive in flight, input may wait for credit, and whether the client has been
     /// heard since cannot be seen. An end would have led to a close by now.
-    fn note_pause(&mut self, now: u64, denied: bool) {
+    fn note_pause(&mut self, now: u64, denied: bool, ping_interval: Duration) {
         let joined = !self.receiving && self.cancels == 0 && self.sending.is_none();
         if self.ending == Ending::Perhaps && joined {
             self.ending = Ending::No;
         }
-        if !self.receiving || self.ending == Ending::Perhaps {
+        // Whoever was silent up to a ping waits without a buffer; that is no pause.
+        let silent = self.pinged || now >= self.received.saturating_add(nanos(ping_interval));
+        self.paused |= (!self.receiving || self.ending == Ending::Perhaps) && !silent;
+        if self.paused {
             self.received = now;
         }
         if self.stage == Stage::Closing && denied && self.sending.is_none() {
@@ -298,6 +330,11 @@ impl Watched {
         let rest = ("drain rest", drain.saturating_add(nanos(DRAIN_REST)), true);
         let drain = ("drain", drain, false);
         let all = match self.stage {
+            Stage::SilentTls => {
+                let until = since(self.since, deadlines.tls_handshake);
+                [("TLS handshake", until, true), lifetime, drain, drain, drain]
+            }
+            Stage::Opaque => [drain; 5],
             Stage::Head => {
                 let head = ("request head", since(self.since, deadlines.request_head), false);
                 [head, lifetime, drain, stall, drain]
@@ -365,6 +402,9 @@ impl Watched {
         let skipped = self.skip.min(bytes.len());
         self.skip -= skipped;
         let mut bytes = &bytes[skipped..];
+        if self.facts.is_tls {
+            return self.enter(Stage::Opaque, now);
+        }
         let before = self.stage;
         if self.stage == Stage::Head {
             let known = self.head.len();
@@ -393,6 +433,9 @@ impl Watched {
 
     /// The worker sends `bytes`.
     fn answered(&mut self, bytes: &[u8], now: u64) {
+        if self.facts.is_tls {
+            return;
+        }
         let (mut closes, mut pings) = (false, false);
         let status = self.output.scan(bytes, |opcode| {
             closes |= opcode == CLOSE;

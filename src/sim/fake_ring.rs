@@ -72,7 +72,7 @@ impl Ring for FakeRing {
     fn now(&self) -> Now {
         let world = self.world.borrow();
         Now {
-            instant: Instant::from_nanos(world.net.now),
+            instant: Instant::from_nanos(world.clock()),
             unix: UnixTime::from_millis(world.net.wall_millis()),
         }
     }

@@ -84,6 +84,8 @@ faults! {
     LifetimeOver = "lifetime_over", 0;
     /// A connection was turned away because of a cap.
     CapReached = "cap_reached", 0;
+    /// A connection spoke TLS.
+    Tls = "tls", 0;
     /// A connection came with a PROXY header.
     ProxyHeader = "proxy_header", 0;
     /// A backend sent bytes that are no frame.

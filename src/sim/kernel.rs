@@ -54,6 +54,8 @@ pub struct KernelBugs {
     pub receives_twice: u64,
     /// Every Nth send loses its last byte; 0 is never.
     pub drops_sent_byte: u64,
+    /// Every Nth receive's completion is delivered twice; 0 is never.
+    pub completes_twice: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -575,8 +577,14 @@ impl Kernel {
         if planted(self.bugs.receives_twice, self.received) {
             net.unread(conn, Side::Gateway, &bytes[..count]);
         }
-        net.trace.note_bytes(&bytes[..count]);
+        if !net.conn(conn).is_tls {
+            net.trace.note_bytes(&bytes[..count]);
+        }
         let received = ReceivedBuffer { group, id: buffer, length: count as u32 };
+        if planted(self.bugs.completes_twice, self.received) {
+            let again = ReceivedBuffer { group, id: buffer, length: count as u32 };
+            self.post(net, id, Outcome::Received(again), true);
+        }
         self.post(net, id, Outcome::Received(received), more);
     }
 
@@ -619,7 +627,9 @@ impl Kernel {
         };
         let result = match written {
             Ok(count) => {
-                net.trace.note_bytes(&all[..count]);
+                if !net.conn(conn).is_tls {
+                    net.trace.note_bytes(&all[..count]);
+                }
                 *next += count as u32;
                 if *next < *end && !(short && count > 0) {
                     return;

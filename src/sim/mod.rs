@@ -14,6 +14,7 @@ pub mod messages;
 pub mod net;
 pub mod scenario;
 pub mod simulation;
+pub mod tls;
 pub mod tokens;
 pub mod trace;
 pub mod world;

@@ -125,6 +125,8 @@ pub struct Conn {
     pub closed_at: Option<u64>,
     /// When the token that was sent on it runs out, in milliseconds since 1970.
     pub token_expires: Option<u64>,
+    /// What crosses it is ciphertext.
+    pub is_tls: bool,
     /// Length of the PROXY header in front of what the client says.
     pub proxy_bytes: usize,
     /// By the side that wrote.
@@ -271,6 +273,7 @@ impl Net {
             accepted_at: None,
             closed_at: None,
             token_expires: None,
+            is_tls: false,
             proxy_bytes: 0,
             pipes,
             closed: [false; 2],

@@ -7,6 +7,7 @@ use super::backend::BackendPlan;
 use super::client::{Behaviour, Plan};
 use super::kernel::RingSizes;
 use super::net::{MILLIS, SECONDS};
+use super::tls;
 use super::tokens::{Carriage, ORIGIN, TokenKind};
 use crate::base::random::Random;
 use crate::base::secret::Secret;
@@ -17,7 +18,7 @@ use crate::protocol::origin::OriginPolicy;
 use crate::ring::EndpointAddress;
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, Descriptors, Gateway, Limits, Listener, LogFormat,
-    MessageTypes, Network, PathPattern, Refuse, Route, Settings,
+    MessageTypes, Network, PathPattern, Refuse, Route, Settings, TlsListener,
 };
 
 /// What one run looks like.
@@ -53,6 +54,8 @@ pub struct Scenario {
     pub caps: (u32, u32),
     /// The listener trusts its clients' PROXY headers, and so asks for them.
     pub proxy: bool,
+    /// The listener speaks TLS.
+    pub tls: bool,
     /// Drain in the middle of them, instead of after they stopped.
     pub drains_early: bool,
 }
@@ -120,6 +123,7 @@ impl Scenario {
                 _ => (10_000, 10_000),
             },
             proxy: random.chance(1, 4),
+            tls: random.chance(1, 6),
             drains_early: random.chance(1, 8),
         }
     }
@@ -168,6 +172,7 @@ impl Scenario {
             chaos: SECONDS,
             caps: (10_000, 10_000),
             proxy: false,
+            tls: false,
             drains_early: false,
         }
     }
@@ -188,7 +193,7 @@ impl Scenario {
             deadlines: self.deadlines.clone(),
             listeners: vec![Listener {
                 address: ([127, 0, 0, 1], 8080).into(),
-                tls: None,
+                tls: self.tls.then(|| TlsListener(tls::server())),
                 proxy_trusted: self.proxy.then(clients_network).into_iter().collect(),
             }],
             auths: vec![
@@ -206,11 +211,13 @@ impl Scenario {
     }
 
     /// Other settings that a reload may bring in place of [`settings`](Self::settings): hot
-    /// limits and deadlines, and the order of the routes. Not `message_max`: links agree on it
-    /// when they connect, so for a while an echo could be larger than the agreement.
+    /// limits and deadlines, and the order of the routes.
     pub fn reloaded(&self, token_key: &[u8], random: &mut Random) -> Settings {
         let mut settings = self.settings(token_key);
         let limits = &mut settings.limits;
+        // Never smaller: a link keeps what its handshake said, and the final connections
+        // need more.
+        limits.message_max = [self.message_max, 200_000][random.below(2) as usize];
         limits.head_max = [8192, 8192, 400][random.below(3) as usize];
         limits.client_control_queue_max = [4096, 512][random.below(2) as usize];
         limits.frames_burst = [1_000_000, 1_000_000, 3][random.below(3) as usize];

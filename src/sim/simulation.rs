@@ -45,6 +45,10 @@ pub enum Bug {
     BackendDuplicates,
     /// Clients read their third echo as another.
     ClientMisreads,
+    /// The kernel delivers the completion of every 50th receive twice.
+    CompletionTwice,
+    /// The worker's clock stands still for a while now and then, and hides a deadline.
+    ClockSticks,
 }
 
 impl Bug {
@@ -55,6 +59,8 @@ impl Bug {
         Bug::KernelDropsByte,
         Bug::BackendDuplicates,
         Bug::ClientMisreads,
+        Bug::CompletionTwice,
+        Bug::ClockSticks,
     ];
 }
 
@@ -76,6 +82,8 @@ pub struct Outcome {
     pub hash: u64,
     /// Number of events.
     pub events: u64,
+    /// Deadlines that came due and were seen to be kept, or had to be in a queue.
+    pub deadlines: u64,
     /// How often each fault fired.
     pub faults: Vec<(&'static str, u64)>,
     /// Messages that backends took from clients.
@@ -398,6 +406,7 @@ fn world(
     let mut world = World::new(net, tokens, Watch::new(settings.deadlines.clone()), scenario.sizes);
     for (index, plan) in scenario.clients.iter().enumerate() {
         let mut client = Client::new(index, *plan);
+        client.uses_tls = scenario.tls;
         client.proxied = scenario.proxy;
         client.may_be_turned_away = scenario.caps != (10_000, 10_000);
         client.misreads = bug == Some(Bug::ClientMisreads);
@@ -413,7 +422,9 @@ fn world(
         loses_buffer: every(Bug::RingLosesBuffer, 20),
         receives_twice: every(Bug::KernelRepeatsInput, 50),
         drops_sent_byte: every(Bug::KernelDropsByte, 50),
+        completes_twice: every(Bug::CompletionTwice, 50),
     };
+    world.clock_sticks = bug == Some(Bug::ClockSticks);
     world
 }
 
@@ -428,6 +439,7 @@ fn outcome(world: &World) -> Outcome {
         failure,
         hash: net.trace.hash(),
         events: net.trace.count(),
+        deadlines: world.watch.kept,
         faults: net.faults.counts().collect(),
         messages_up: net.check.messages_up,
         messages_down: net.check.messages_down,

@@ -28,6 +28,8 @@ pub struct World {
     /// The keys of the clients' tokens.
     pub tokens: Tokens,
     sizes: RingSizes,
+    /// A planted bug: the clock that the worker reads stands still now and then.
+    pub clock_sticks: bool,
     idle_enters: u32,
     enters: u64,
 }
@@ -43,6 +45,7 @@ impl World {
             watch,
             tokens,
             sizes,
+            clock_sticks: false,
             idle_enters: 0,
             enters: 0,
         }
@@ -92,6 +95,14 @@ impl World {
         self.kernel.open().map(|(_, conn)| conn).filter(is_client).collect()
     }
 
+    /// The monotonic clock as the worker reads it.
+    pub fn clock(&self) -> u64 {
+        let now = self.net.now;
+        // Not so long that the worker, which keeps asking, would be seen to spin.
+        let stuck = now % (250 * MILLIS);
+        if self.clock_sticks && stuck < 18 * MILLIS { now - stuck } else { now }
+    }
+
     /// What [`Ring::submit`](crate::ring::Ring::submit) does.
     pub fn submit(&mut self, memory: &mut Memory, key: OpKey, op: Op) {
         let bytes = match &op {
@@ -133,6 +144,7 @@ impl World {
             is_valid: client.behaviour().is_valid(),
             first_message: client.carriage() == Carriage::FirstMessage,
             proxy_bytes: entry.proxy_bytes,
+            is_tls: entry.is_tls,
         };
         self.watch.accepted(socket, facts, self.net.now);
     }
