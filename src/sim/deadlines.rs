@@ -334,7 +334,7 @@ impl Watched {
                 let until = since(self.since, deadlines.tls_handshake);
                 [("TLS handshake", until, true), lifetime, drain, drain, drain]
             }
-            Stage::Opaque => [drain; 5],
+            Stage::Opaque => [rest; 5],
             Stage::Head => {
                 let head = ("request head", since(self.since, deadlines.request_head), false);
                 [head, lifetime, drain, stall, drain]
