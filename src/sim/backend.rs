@@ -486,7 +486,7 @@ impl Link {
     /// here would be missing when the faults are over.
     fn put_stray(&mut self, id: SessionId, flags: u8) {
         let payload = b"boo";
-        if self.credit.payload_max().is_some_and(|most| most as usize >= payload.len()) {
+        if self.credit.payload_max().is_some_and(|most| most >= payload.len()) {
             self.credit.spend(data_cost(payload.len()));
             encode_data(id, flags, payload, &mut self.out);
         }
