@@ -123,7 +123,6 @@ impl Client {
     /// A connection just accepted. `jitter` is a random number; it spreads lifetimes.
     pub fn new(peer: Option<SocketAddr>, tls: bool, jitter: u32, cx: &Surroundings<'_>) -> Self {
         let now = cx.now.instant;
-        let limits = &cx.settings.limits;
         let stage = if tls { Stage::TlsHandshake } else { Stage::RequestHead };
         cx.counters.increment(gauge(stage));
         Client {
@@ -146,8 +145,8 @@ impl Client {
             expires: Instant::NEVER,
             close_at: deadlines::lifetime_end(now, cx.settings.deadlines.lifetime, jitter),
             backend_message_max: u32::MAX,
-            frames: TokenBucket::full(limits.frames_burst, now),
-            controls: TokenBucket::full(limits.controls_burst, now),
+            frames: TokenBucket::full(now),
+            controls: TokenBucket::full(now),
             reader: FrameReader::new(Side::Server),
             pending: None,
             pong_waiting: None,

@@ -157,7 +157,7 @@ impl<R: Ring> Worker<R> {
             links,
             drain: None,
             stopped: false,
-            close_lines: TokenBucket::full(settings.limits.close_lines_per_second, now.instant),
+            close_lines: TokenBucket::full(now.instant),
             queues: BytePool::new(chunks(options.queue_bytes_max)),
             stashes: BytePool::new(chunks(settings.limits.stalled_input_max)),
             deferred: VecDeque::new(),
