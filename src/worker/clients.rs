@@ -7,18 +7,16 @@ use std::time::Duration;
 
 use crate::base::byte_queue::ByteQueue;
 use crate::base::slab::Key;
-use crate::base::time::Instant;
 use crate::connection::client::{Client, Disposition, Step};
-use crate::connection::stage::{ClosedBy, Stage};
+use crate::connection::stage::Stage;
 use crate::connection::transport::Transport;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
-use crate::protocol::link::{Close, Closer, SessionId};
+use crate::protocol::link::SessionId;
 use crate::protocol::proxy_header;
 use crate::ring::{BufferGroup, Failure, Socket};
 
-use super::mailbox::{CloseRecord, Report};
-use super::sockets::{Reading, ReceiveEnd, SocketLife};
+use super::sockets::{ReceiveEnd, SocketLife};
 use super::{Core, surroundings};
 
 /// How often send slots are taken from stalled clients, when there are none.
@@ -32,7 +30,7 @@ const RELIEF_MAX: usize = 64;
 pub(super) struct Connection {
     pub(super) life: SocketLife,
     pub(super) client: Client,
-    transport: Transport,
+    pub(super) transport: Transport,
     /// While a PROXY header is due.
     proxy: Option<Box<ProxyHeader>>,
     /// Bytes to send, encrypted already.
@@ -41,20 +39,20 @@ pub(super) struct Connection {
     pub(super) in_flight: (u32, u32),
     /// Plaintext that waits for credit. While there is some, later input queues behind it.
     /// Boxed: few connections ever wait. Invariant: `Some` only while not empty.
-    stash: Option<Box<ByteQueue>>,
+    pub(super) stash: Option<Box<ByteQueue>>,
     /// Link and session, while one is open.
     pub(super) session: Option<(u16, SessionId)>,
     /// What the backend is owed in credit once the output is sent.
     pub(super) owed: u32,
     pub(super) dirty: bool,
-    touched: bool,
-    blocked: bool,
-    counted_paused: bool,
-    cold: bool,
+    pub(super) touched: bool,
+    pub(super) blocked: bool,
+    pub(super) counted_paused: bool,
+    pub(super) cold: bool,
     /// How many receive buffers of this connection wait in `deferred`.
-    deferred: u16,
-    counted_unauthenticated: bool,
-    shut_down: bool,
+    pub(super) deferred: u16,
+    pub(super) counted_unauthenticated: bool,
+    pub(super) shut_down: bool,
 }
 
 /// A PROXY header as far as it has come. Boxed where it is kept: few connections have one, and
@@ -65,7 +63,7 @@ struct ProxyHeader {
 }
 
 impl Connection {
-    fn unsent(&self) -> usize {
+    pub(super) fn unsent(&self) -> usize {
         self.out.len() + (self.in_flight.1 - self.in_flight.0) as usize
     }
 }
@@ -324,7 +322,7 @@ impl Core {
     }
 
     /// Queues what TLS itself has to say.
-    fn queue_ciphertext(&mut self, owner: Key) {
+    pub(super) fn queue_ciphertext(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         if self.ciphertext.is_empty() {
             return;
@@ -431,166 +429,6 @@ impl Core {
         {
             connection.touched = true;
             self.touched.push(owner);
-        }
-    }
-
-    /// Brings everything about a connection in line with its client's machine: session, caps,
-    /// operations, deadline. To be called after each thing that happened to it.
-    pub(super) fn settle(&mut self, owner: Key) {
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        connection.touched = false;
-        if connection.session.is_some() && !connection.client.is_open() {
-            self.end_session(owner);
-        }
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        if connection.blocked && !connection.client.is_open() {
-            // What waits is thrown away frame by frame, so that the client's own close is found.
-            return self.resume(owner);
-        }
-        let unauthenticated = connection.client.is_unauthenticated();
-        if connection.counted_unauthenticated && !unauthenticated {
-            connection.counted_unauthenticated = false;
-            self.unauthenticated -= 1;
-        }
-        if connection.blocked != connection.counted_paused {
-            connection.counted_paused = connection.blocked;
-            match connection.blocked {
-                true => self.counters.increment(Metric::ReadsPaused),
-                false => self.counters.decrement(Metric::ReadsPaused),
-            }
-        }
-        self.apply_disposition(owner);
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        if connection.life.is_over() {
-            return self.remove(owner);
-        }
-        connection.life.set_reading(if connection.blocked {
-            Reading::Paused
-        } else if connection.cold {
-            Reading::Cold
-        } else {
-            Reading::Hot
-        });
-        connection.life.reconcile(owner, &mut self.ops);
-        let idle = !connection.life.is_sending() && !connection.life.is_ending();
-        if idle && !connection.dirty && !connection.out.is_empty() {
-            connection.dirty = true;
-            self.dirty.push(owner);
-        }
-        self.schedule_deadline(owner);
-    }
-
-    /// Sets a connection's timer, where it has none or one that fires too late.
-    pub(super) fn schedule_deadline(&mut self, owner: Key) {
-        let Some(connection) = self.connections.entry(owner) else { return };
-        if connection.life.is_ending() {
-            self.wheel.cancel(owner.slot);
-            return;
-        }
-        let deadline = connection.client.next_deadline(&self.settings);
-        let earlier = |scheduled: Instant| deadline < scheduled;
-        if deadline != Instant::NEVER && self.wheel.scheduled(owner.slot).is_none_or(earlier) {
-            self.wheel.schedule(owner.slot, deadline);
-        }
-    }
-
-    fn apply_disposition(&mut self, owner: Key) {
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        if connection.life.is_ending() {
-            return;
-        }
-        let flushed = connection.unsent() == 0;
-        match connection.client.disposition() {
-            Disposition::Stay | Disposition::AwaitEnd => {}
-            Disposition::CloseNow { reset } => connection.life.end(reset),
-            Disposition::CloseWhenFlushed | Disposition::ShutdownWhenFlushed if !flushed => {}
-            _ if !connection.shut_down && !connection.transport.is_plain() => {
-                // TLS says goodbye too (RFC 8446 §6.1), then this is looked at again.
-                connection.shut_down = true;
-                self.ciphertext.clear();
-                connection.transport.close_notify(&mut self.ciphertext);
-                let silent = self.ciphertext.is_empty();
-                self.queue_ciphertext(owner);
-                if silent {
-                    self.end_flushed(owner);
-                }
-            }
-            _ => self.end_flushed(owner),
-        }
-    }
-
-    /// Everything queued is sent, and so the connection ends as its machine wants.
-    fn end_flushed(&mut self, owner: Key) {
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        match connection.client.disposition() {
-            Disposition::CloseWhenFlushed => connection.life.end(false),
-            Disposition::ShutdownWhenFlushed => {
-                self.shutdowns.push(connection.life.socket());
-                connection.client.shut_down();
-            }
-            Disposition::Stay | Disposition::AwaitEnd | Disposition::CloseNow { .. } => {}
-        }
-    }
-
-    fn end_session(&mut self, owner: Key) {
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let Some((link, id)) = connection.session.take() else { return };
-        let Some(end) = connection.client.end() else {
-            unreachable!("a client that is not open has an end")
-        };
-        let by_client = end.cause == Cause::ClientClosed;
-        let reason = if by_client { self.output.reason.as_slice() } else { &[] };
-        let close = Close {
-            by: match end.by {
-                ClosedBy::Client => Closer::Client,
-                ClosedBy::Gateway | ClosedBy::Backend => Closer::Gateway,
-            },
-            label: end.cause.label(),
-            code: end.code.unwrap_or(0),
-            reason: std::str::from_utf8(reason).unwrap_or_default(),
-        };
-        self.links.close(link, id, &close);
-    }
-
-    /// The descriptor is gone and nothing is in flight: forgets the connection.
-    fn remove(&mut self, owner: Key) {
-        self.wheel.cancel(owner.slot);
-        let Some(mut connection) = self.connections.remove(owner) else { return };
-        let queued = connection.out.len() as u32;
-        connection.out.clear(&mut self.queues);
-        if let Some(stash) = &mut connection.stash {
-            stash.clear(&mut self.stashes);
-        }
-        self.unauthenticated -= u32::from(connection.counted_unauthenticated);
-        if connection.counted_paused {
-            self.counters.decrement(Metric::ReadsPaused);
-        }
-        let client = &connection.client;
-        let Some(end) = client.end() else { unreachable!("a connection that is over has an end") };
-        client.leave(&surroundings!(self));
-        self.counters.closed(end.cause);
-        let now = self.now.instant;
-        let record = CloseRecord {
-            cause: end.cause,
-            by: end.by,
-            stage: end.stage,
-            code: end.code,
-            dialect: client.dialect(),
-            route: client.route(),
-            peer: client.peer(),
-            age: now.since(client.accepted()),
-            received_ago: now.since(client.received()),
-            sent_ago: now.since(client.progressed()),
-            queued,
-        };
-        self.log_close(record);
-    }
-
-    fn log_close(&mut self, record: CloseRecord) {
-        let rate = self.settings.limits.close_lines_per_second;
-        let allowed = self.close_lines.take(1, rate, rate, self.now.instant);
-        if !allowed || !self.mailbox.report(Report::Closed(record)) {
-            self.counters.increment(Metric::LogLinesDropped);
         }
     }
 }

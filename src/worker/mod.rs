@@ -10,6 +10,7 @@ mod clients;
 mod control;
 mod links;
 pub mod mailbox;
+mod settle;
 pub mod sockets;
 
 use std::collections::VecDeque;

@@ -1,0 +1,176 @@
+//! After anything that happened to a connection: session, caps, operations, deadline and end are
+//! brought in line with what its client's machine says.
+
+use crate::base::slab::Key;
+use crate::base::time::Instant;
+use crate::connection::client::Disposition;
+use crate::connection::stage::ClosedBy;
+use crate::counters::Metric;
+use crate::protocol::cause::Cause;
+use crate::protocol::link::{Close, Closer};
+
+use super::mailbox::{CloseRecord, Report};
+use super::sockets::Reading;
+use super::{Core, surroundings};
+
+impl Core {
+    /// Brings everything about a connection in line with its client's machine: session, caps,
+    /// operations, deadline. To be called after each thing that happened to it.
+    pub(super) fn settle(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        connection.touched = false;
+        if connection.session.is_some() && !connection.client.is_open() {
+            self.end_session(owner);
+        }
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        if connection.blocked && !connection.client.is_open() {
+            // What waits is thrown away frame by frame, so that the client's own close is found.
+            return self.resume(owner);
+        }
+        let unauthenticated = connection.client.is_unauthenticated();
+        if connection.counted_unauthenticated && !unauthenticated {
+            connection.counted_unauthenticated = false;
+            self.unauthenticated -= 1;
+        }
+        if connection.blocked != connection.counted_paused {
+            connection.counted_paused = connection.blocked;
+            match connection.blocked {
+                true => self.counters.increment(Metric::ReadsPaused),
+                false => self.counters.decrement(Metric::ReadsPaused),
+            }
+        }
+        self.apply_disposition(owner);
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        if connection.life.is_over() {
+            return self.remove(owner);
+        }
+        connection.life.set_reading(if connection.blocked {
+            Reading::Paused
+        } else if connection.cold {
+            Reading::Cold
+        } else {
+            Reading::Hot
+        });
+        connection.life.reconcile(owner, &mut self.ops);
+        let idle = !connection.life.is_sending() && !connection.life.is_ending();
+        if idle && !connection.dirty && !connection.out.is_empty() {
+            connection.dirty = true;
+            self.dirty.push(owner);
+        }
+        self.schedule_deadline(owner);
+    }
+
+    /// Sets a connection's timer, where it has none or one that fires too late.
+    pub(super) fn schedule_deadline(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry(owner) else { return };
+        if connection.life.is_ending() {
+            self.wheel.cancel(owner.slot);
+            return;
+        }
+        let deadline = connection.client.next_deadline(&self.settings);
+        let earlier = |scheduled: Instant| deadline < scheduled;
+        if deadline != Instant::NEVER && self.wheel.scheduled(owner.slot).is_none_or(earlier) {
+            self.wheel.schedule(owner.slot, deadline);
+        }
+    }
+
+    fn apply_disposition(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        if connection.life.is_ending() {
+            return;
+        }
+        let flushed = connection.unsent() == 0;
+        match connection.client.disposition() {
+            Disposition::Stay | Disposition::AwaitEnd => {}
+            Disposition::CloseNow { reset } => connection.life.end(reset),
+            Disposition::CloseWhenFlushed | Disposition::ShutdownWhenFlushed if !flushed => {}
+            _ if !connection.shut_down && !connection.transport.is_plain() => {
+                // TLS says goodbye too (RFC 8446 §6.1), then this is looked at again.
+                connection.shut_down = true;
+                self.ciphertext.clear();
+                connection.transport.close_notify(&mut self.ciphertext);
+                let silent = self.ciphertext.is_empty();
+                self.queue_ciphertext(owner);
+                if silent {
+                    self.end_flushed(owner);
+                }
+            }
+            _ => self.end_flushed(owner),
+        }
+    }
+
+    /// Everything queued is sent, and so the connection ends as its machine wants.
+    fn end_flushed(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        match connection.client.disposition() {
+            Disposition::CloseWhenFlushed => connection.life.end(false),
+            Disposition::ShutdownWhenFlushed => {
+                self.shutdowns.push(connection.life.socket());
+                connection.client.shut_down();
+            }
+            Disposition::Stay | Disposition::AwaitEnd | Disposition::CloseNow { .. } => {}
+        }
+    }
+
+    fn end_session(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let Some((link, id)) = connection.session.take() else { return };
+        let Some(end) = connection.client.end() else {
+            unreachable!("a client that is not open has an end")
+        };
+        let by_client = end.cause == Cause::ClientClosed;
+        let reason = if by_client { self.output.reason.as_slice() } else { &[] };
+        let close = Close {
+            by: match end.by {
+                ClosedBy::Client => Closer::Client,
+                ClosedBy::Gateway | ClosedBy::Backend => Closer::Gateway,
+            },
+            label: end.cause.label(),
+            code: end.code.unwrap_or(0),
+            reason: std::str::from_utf8(reason).unwrap_or_default(),
+        };
+        self.links.close(link, id, &close);
+    }
+
+    /// The descriptor is gone and nothing is in flight: forgets the connection.
+    fn remove(&mut self, owner: Key) {
+        self.wheel.cancel(owner.slot);
+        let Some(mut connection) = self.connections.remove(owner) else { return };
+        let queued = connection.out.len() as u32;
+        connection.out.clear(&mut self.queues);
+        if let Some(stash) = &mut connection.stash {
+            stash.clear(&mut self.stashes);
+        }
+        self.unauthenticated -= u32::from(connection.counted_unauthenticated);
+        if connection.counted_paused {
+            self.counters.decrement(Metric::ReadsPaused);
+        }
+        let client = &connection.client;
+        let Some(end) = client.end() else { unreachable!("a connection that is over has an end") };
+        client.leave(&surroundings!(self));
+        self.counters.closed(end.cause);
+        let now = self.now.instant;
+        let record = CloseRecord {
+            cause: end.cause,
+            by: end.by,
+            stage: end.stage,
+            code: end.code,
+            dialect: client.dialect(),
+            route: client.route(),
+            peer: client.peer(),
+            age: now.since(client.accepted()),
+            received_ago: now.since(client.received()),
+            sent_ago: now.since(client.progressed()),
+            queued,
+        };
+        self.log_close(record);
+    }
+
+    fn log_close(&mut self, record: CloseRecord) {
+        let rate = self.settings.limits.close_lines_per_second;
+        let allowed = self.close_lines.take(1, rate, rate, self.now.instant);
+        if !allowed || !self.mailbox.report(Report::Closed(record)) {
+            self.counters.increment(Metric::LogLinesDropped);
+        }
+    }
+}
