@@ -1,7 +1,7 @@
 //! Which carrier holds a token, and what the token is worth.
 
 use crate::base::time::UnixTime;
-use crate::protocol::carrier::{self, Carrier, CarrierScratch};
+use crate::protocol::carrier::{self, Carrier, CarrierScratch, Found};
 use crate::protocol::cause::Cause;
 use crate::protocol::http_upgrade::UpgradeRequest;
 use crate::protocol::identity::VerifiedIdentity;
@@ -36,6 +36,11 @@ pub fn by_request<'s>(
 ) -> Verdict<'s> {
     let Scratch { carried, claims } = scratch;
     match carrier::find(&auth.carriers, request, carried) {
+        // A browser sends cookies whoever wrote the page, so a cookie counts only beside an
+        // Origin, which the route has checked by now.
+        Ok(Some(found)) if is_cookie(auth, &found) && request.origin().is_none() => {
+            Verdict::Refused(Cause::ForbiddenOrigin)
+        }
         Ok(Some(found)) => verify(auth, found.token(), token_max, now, claims),
         Ok(None) if auth.carriers.iter().any(Carrier::is_first_message) => {
             Verdict::AwaitFirstMessage
@@ -62,6 +67,10 @@ pub fn by_first_message<'s>(
         }
     }
     Verdict::Refused(refused)
+}
+
+fn is_cookie(auth: &Auth, found: &Found<'_>) -> bool {
+    matches!(auth.carriers[found.carrier()], Carrier::Cookie(_))
 }
 
 fn verify<'s>(

@@ -103,6 +103,26 @@ fn good_tokens_open_a_session_by_every_carrier() {
 }
 
 #[test]
+fn a_cookie_counts_only_beside_an_origin() {
+    let backend = Backend::start();
+    let more = "origins = [\"https://app.example\"]\norigin_absent = \"allow\"\n";
+    let carriers = "header:x-token\", \"cookie:session";
+    let config = Config::bare(backend.address()).guarded("both", carriers, more);
+    let gateway = Gateway::start(&config);
+    let good = token("good");
+    for fields in [
+        format!("X-Token: {good}\r\n"),
+        format!("{ORIGIN}Cookie: session={good}\r\n"),
+        format!("X-Token: {good}\r\nCookie: session={good}\r\n"),
+    ] {
+        Client::open(gateway.address(), "/both", &fields).echo("in");
+    }
+    let cookie = format!("Cookie: session={good}\r\n");
+    let mut client = Client::open(gateway.address(), "/both", &cookie);
+    client.expect_explained(&explained(4403, "forbidden_origin"), 4403, "forbidden_origin");
+}
+
+#[test]
 fn bad_tokens_are_explained_by_every_carrier() {
     let backend = Backend::start();
     let gateway = Gateway::start(&config(&backend, ""));

@@ -498,7 +498,7 @@ pub const KEYS: &[Key] = &[
         "leeway",
         Shape::Time(0, 30 * SECOND),
         "10s",
-        "By how much clocks may differ when `exp`, `nbf` and `iat` are judged.",
+        "By how much clocks may differ when `exp`, `nbf` and `iat` are judged. It does not lengthen a connection, which ends at `exp` plus `expiry_grace`.",
     ),
     hot(
         "auth",
