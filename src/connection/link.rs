@@ -105,6 +105,9 @@ pub enum Failure {
     /// The backend said that it goes away, and its last session is over.
     #[error("the backend is going away")]
     GoneAway,
+    /// The gateway has drained and needs the link no more.
+    #[error("the gateway has drained")]
+    Drained,
     /// The connection ended.
     #[error("the connection ended")]
     Disconnected,

@@ -215,7 +215,8 @@ impl Core {
         if entry.link.is_down() {
             return;
         }
-        self.counters.increment(Metric::LinkFailures);
+        let is_failure = *failure != Failure::Drained;
+        self.counters.add(Metric::LinkFailures, u64::from(is_failure));
         if matches!(failure, Failure::Protocol(_)) {
             self.counters.increment(Metric::LinkViolations);
         }
@@ -236,8 +237,10 @@ impl Core {
             None => {}
         }
         let (backend, endpoint) = (entry.backend, entry.endpoint);
-        let reason = failure.to_string();
-        self.mailbox.report(Report::LinkDown { backend, endpoint, reason });
+        if is_failure {
+            let reason = failure.to_string();
+            self.mailbox.report(Report::LinkDown { backend, endpoint, reason });
+        }
         for client in clients {
             let at = now + self.random.duration_below(LOSS_SPREAD);
             if let Some(connection) = self.connections.entry_mut(client) {
@@ -403,7 +406,7 @@ impl Core {
     /// Ends every link for good.
     pub(super) fn end_links(&mut self) {
         for index in 0..self.links.entries.len() {
-            self.fail_link(index, &Failure::Disconnected);
+            self.fail_link(index, &Failure::Drained);
         }
     }
 }
