@@ -143,6 +143,18 @@ fn example(name: &str) -> String {
     std::fs::read_to_string(path).expect("the example is there")
 }
 
+/// The README's commands mint a token and connect without an Origin, as programs do.
+#[test]
+fn the_example_of_the_readme_works_as_its_commands_use_it() {
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("```toml\n").expect("the README shows a configuration");
+    let (text, _) = rest.split_once("```").expect("the block ends");
+    let settings = settings(text);
+    assert!(settings.routes[0].origin_absent_allowed, "connect sends no Origin");
+    assert_eq!(settings.auths[0].name, "app");
+    assert_eq!(settings.route_for("/ws"), Some(0));
+}
+
 #[test]
 fn the_full_example_loads_without_a_warning() {
     let loaded = load(&example("portcullis.toml"), Path::new("c/portcullis.toml"), &world());
