@@ -463,10 +463,7 @@ impl Client {
         output.reason.extend_from_slice(reason);
         match code {
             Some(code) => self.write_close(code, "", output),
-            None => {
-                let header = websocket::write_header(true, OpCode::Close, 0, None);
-                output.answers.extend_from_slice(header.as_slice());
-            }
+            None => write_frame(OpCode::Close, &[], &mut output.answers),
         }
         self.conclude(Cause::ClientClosed, ClosedBy::Client, code);
         // Who never authenticated stays under the cap and the deadlines of those.
@@ -538,10 +535,7 @@ impl Client {
 
     fn write_pong(&mut self, payload: &ControlPayload, output: &mut Output) {
         self.pong_unsent = true;
-        let bytes = payload.as_slice();
-        let header = websocket::write_header(true, OpCode::Pong, bytes.len() as u64, None);
-        output.answers.extend_from_slice(header.as_slice());
-        output.answers.extend_from_slice(bytes);
+        write_frame(OpCode::Pong, payload.as_slice(), &mut output.answers);
     }
 
     /// Explanation, where the dialect has one for `cause`, and close frame. The explanation is
@@ -553,10 +547,7 @@ impl Client {
         if answer.explain && !self.to_client_unfinished && self.messages != MessageTypes::Binary {
             output.explanation.clear();
             dialect.write_explanation(&answer, &mut output.explanation);
-            let length = output.explanation.len() as u64;
-            let header = websocket::write_header(true, OpCode::Text, length, None);
-            output.answers.extend_from_slice(header.as_slice());
-            output.answers.extend_from_slice(&output.explanation);
+            write_frame(OpCode::Text, &output.explanation, &mut output.answers);
         }
         self.write_close(answer.code, answer.reason, output);
         answer
@@ -564,10 +555,7 @@ impl Client {
 
     fn write_close(&mut self, code: u16, reason: &str, output: &mut Output) {
         let payload = websocket::close_payload(code, reason);
-        let bytes = payload.as_slice();
-        let header = websocket::write_header(true, OpCode::Close, bytes.len() as u64, None);
-        output.answers.extend_from_slice(header.as_slice());
-        output.answers.extend_from_slice(bytes);
+        write_frame(OpCode::Close, payload.as_slice(), &mut output.answers);
     }
 
     /// Explains a refusal in the client's dialect, closes, and waits a linger for its close.
@@ -590,14 +578,17 @@ impl Client {
         output: &mut Output,
     ) {
         refusal.write(&mut output.answers);
-        self.conclude(refusal.cause(), ClosedBy::Gateway, None);
-        self.enter(Stage::Refused, cx);
-        self.disposition = Disposition::ShutdownWhenFlushed;
+        self.end_over_http(refusal.cause(), cx);
     }
 
     pub(super) fn answer_health(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
         http_upgrade::write_ok_health(&mut output.answers);
-        self.conclude(Cause::HealthCheck, ClosedBy::Gateway, None);
+        self.end_over_http(Cause::HealthCheck, cx);
+    }
+
+    /// An HTTP answer was the last word: FIN follows it.
+    fn end_over_http(&mut self, cause: Cause, cx: &Surroundings<'_>) {
+        self.conclude(cause, ClosedBy::Gateway, None);
         self.enter(Stage::Refused, cx);
         self.disposition = Disposition::ShutdownWhenFlushed;
     }
@@ -663,6 +654,13 @@ impl PackedAddress {
         let ip = IpAddr::from(self.ip).to_canonical();
         (self.port != 0).then(|| SocketAddr::new(ip, self.port))
     }
+}
+
+/// Appends a whole frame of the gateway's own.
+pub(super) fn write_frame(opcode: OpCode, payload: &[u8], answers: &mut Vec<u8>) {
+    let header = websocket::write_header(true, opcode, payload.len() as u64, None);
+    answers.extend_from_slice(header.as_slice());
+    answers.extend_from_slice(payload);
 }
 
 const fn gauge(stage: Stage) -> Metric {

@@ -7,10 +7,10 @@ use crate::base::time::Instant;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::http_upgrade::HttpRefusal;
-use crate::protocol::websocket::{self, OpCode};
+use crate::protocol::websocket::OpCode;
 use crate::settings::{Deadlines, Settings};
 
-use super::client::{Client, Disposition};
+use super::client::{Client, Disposition, write_frame};
 use super::stage::Stage;
 use super::{Output, Surroundings};
 
@@ -95,8 +95,7 @@ impl Client {
         } else {
             self.pinged = true;
             cx.counters.increment(Metric::PingsSent);
-            let header = websocket::write_header(true, OpCode::Ping, 0, None);
-            output.answers.extend_from_slice(header.as_slice());
+            write_frame(OpCode::Ping, &[], &mut output.answers);
         }
     }
 
