@@ -121,8 +121,6 @@ pub struct Limits {
     pub session_window: u32,
     /// Bytes in flight on one link, in each direction, without new credit.
     pub link_window: u32,
-    /// Bytes of control frames and answers that may wait for one client.
-    pub client_control_queue_max: u32,
     /// Bytes of input that may wait in one worker for backends to give credit.
     pub stalled_input_max: u64,
     /// TLS handshake steps that one worker does in a tick.

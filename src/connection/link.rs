@@ -3,8 +3,6 @@
 //! Sans-IO: the worker connects, moves bytes and reads the clock. Frames to send gather in
 //! [`Link::output`]; frames received come out of [`Link::receive`] one event at a time.
 
-use std::time::Duration;
-
 use crate::base::secret::Secret;
 use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::Instant;
@@ -176,7 +174,6 @@ pub struct Link {
     sent: usize,
     received: Instant,
     pinged: Option<Instant>,
-    rtt: Duration,
 }
 
 /// What [`Link::handle_deadline`] asks for.
@@ -211,7 +208,6 @@ impl Link {
             sent: 0,
             received: now,
             pinged: None,
-            rtt: Duration::ZERO,
         }
     }
 
@@ -243,11 +239,6 @@ impl Link {
     /// Number of sessions that neither side has closed.
     pub fn open_sessions(&self) -> u32 {
         self.open_sessions
-    }
-
-    /// The last ping's round trip.
-    pub fn rtt(&self) -> Duration {
-        self.rtt
     }
 
     /// Bytes that wait to be sent.
@@ -526,8 +517,8 @@ impl Link {
             Kind::Pong => {
                 let sent = Pong::decode(payload)?.opaque;
                 if self.pinged.take().is_some() {
-                    self.rtt = now.since(Instant::from_nanos(sent));
-                    counters.set(Metric::LinkRttMicros, self.rtt.as_micros() as u64);
+                    let rtt = now.since(Instant::from_nanos(sent));
+                    counters.set(Metric::LinkRttMicros, rtt.as_micros() as u64);
                 }
                 Event::Routine
             }

@@ -59,7 +59,6 @@ fn limits() -> Limits {
         fragments_max: 1024,
         session_window: 256 * 1024,
         link_window: 4 << 20,
-        client_control_queue_max: 16 * 1024,
         stalled_input_max: 64 << 20,
         handshakes_per_tick: 32,
         client_buffers: 64,

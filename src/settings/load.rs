@@ -474,7 +474,6 @@ fn limits(raw: &RawLimits, conformance: bool) -> Limits {
         fragments_max: narrow!(count fragments_max),
         session_window: narrow!(size session_window),
         link_window: narrow!(size link_window),
-        client_control_queue_max: narrow!(size client_control_queue_max),
         stalled_input_max: defaults.size("stalled_input_max", &raw.stalled_input_max),
         handshakes_per_tick: narrow!(count handshakes_per_tick),
         client_buffers: narrow!(count client_buffers),

@@ -65,7 +65,7 @@ raw_table! {
         request_line_max: Text, token_max: Text, frames_per_second: Number,
         frames_burst: Number, controls_per_second: Number, controls_burst: Number,
         fragments_max: Number, session_window: Text, link_window: Text,
-        client_control_queue_max: Text, stalled_input_max: Text, handshakes_per_tick: Number,
+        stalled_input_max: Text, handshakes_per_tick: Number,
         client_buffers: Number, accepts: Number, close_lines_per_second: Number,
     }
     /// `[deadlines]`.

@@ -219,7 +219,6 @@ impl Scenario {
         // need more.
         limits.message_max = [self.message_max, 200_000][random.below(2) as usize];
         limits.head_max = [8192, 8192, 400][random.below(3) as usize];
-        limits.client_control_queue_max = [4096, 512][random.below(2) as usize];
         limits.frames_burst = [1_000_000, 1_000_000, 3][random.below(3) as usize];
         limits.frames_per_second = limits.frames_burst;
         let deadlines = &mut settings.deadlines;
@@ -270,7 +269,6 @@ impl Scenario {
             fragments_max: 64,
             session_window: self.session_window,
             link_window: self.link_window,
-            client_control_queue_max: 4096,
             stalled_input_max: 16 << 20,
             handshakes_per_tick: 16,
             client_buffers: self.sizes.buffers[0],

@@ -239,14 +239,6 @@ pub const KEYS: &[Key] = &[
     .conformance("64MiB"),
     hot(
         "limits",
-        "client_control_queue_max",
-        Shape::Size(512, MIB),
-        "4KiB",
-        "Bytes of control frames and answers that may wait for one client.",
-    )
-    .conformance("64KiB"),
-    hot(
-        "limits",
         "stalled_input_max",
         Shape::Size(MIB, 1024 * GIB),
         "64MiB",
