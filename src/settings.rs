@@ -5,6 +5,7 @@
 //! `settings/keys.rs`; `settings/reload.rs` says which differences need a restart.
 
 mod backends;
+mod closes;
 mod credentials;
 pub mod keys;
 pub mod load;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use crate::base::secret::Secret;
 use crate::protocol::carrier::Carrier;
-use crate::protocol::dialect::Dialect;
+use crate::protocol::dialect::{Dialect, Overrides};
 use crate::protocol::jwt::JwtVerifier;
 use crate::protocol::origin::OriginPolicy;
 use crate::ring::EndpointAddress;
@@ -239,8 +240,10 @@ pub struct Route {
     pub auths: Vec<u16>,
     /// Index into [`Settings::backends`].
     pub backend: u16,
-    /// How refusals and closes are put; `None` is `auto`: from the offered subprotocol.
+    /// How refusals and closes are put; `None` is `auto`: by what the client asks for.
     pub dialect: Option<Dialect>,
+    /// What the route says of closes, in place of the dialect's table.
+    pub closes: Overrides,
     /// How a refusal of a token is delivered.
     pub refuse: Refuse,
     /// Subprotocols that the route may answer with, in order of preference.

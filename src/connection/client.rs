@@ -11,13 +11,14 @@ use crate::base::time::Instant;
 use crate::base::token_bucket::TokenBucket;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
-use crate::protocol::dialect::{Answer, Dialect};
+use crate::protocol::dialect::Dialect;
 use crate::protocol::http_upgrade::{self, HttpRefusal};
 use crate::protocol::websocket::{
     self, ControlPayload, DataKind, FrameLimits, FrameReader, HeaderBytes, OpCode, Side,
 };
 use crate::settings::{MessageTypes, Route, Settings};
 
+use super::closing::write_close;
 use super::deadlines;
 use super::stage::{ClosedBy, Stage};
 use super::upgrade::PendingRequest;
@@ -93,11 +94,15 @@ pub struct Client {
     pub(super) output_pending: bool,
     pong_unsent: bool,
     /// The client has been sent the beginning of a message, but not its end.
-    to_client_unfinished: bool,
+    pub(super) to_client_unfinished: bool,
+    /// In `Refused` and `Closing`: the close frame is still to come, at `close_at`.
+    pub(super) paced: bool,
+    /// The client was promised messages of the dialect at the ping interval.
+    pub(super) pings_promised: bool,
     /// In `Closing`: everything up to our close frame was sent once.
     pub(super) lingering: bool,
     pub(super) close_scheduled: Cause,
-    messages: MessageTypes,
+    pub(super) messages: MessageTypes,
     route: u16,
     end: Option<End>,
     pub(super) accepted: Instant,
@@ -133,6 +138,8 @@ impl Client {
             output_pending: false,
             pong_unsent: false,
             to_client_unfinished: false,
+            paced: false,
+            pings_promised: false,
             lingering: false,
             close_scheduled: Cause::Lifetime,
             messages: MessageTypes::Any,
@@ -248,7 +255,7 @@ impl Client {
                 (used, self.take_first_message(step, input, cx, output))
             }
             Stage::Open => self.receive_frames(input, allowance, cx, output),
-            Stage::Refused | Stage::Closing => self.receive_after_close(input, cx),
+            Stage::Refused | Stage::Closing => self.receive_after_close(input, cx, output),
         }
     }
 
@@ -290,11 +297,9 @@ impl Client {
         match self.stage {
             Stage::TlsHandshake | Stage::RequestHead => self.drop_silently(cause, cx),
             Stage::Authenticating => self.refuse_in_dialect(cause, cx, output),
-            Stage::Open => {
-                let answer = self.write_answer(cause, output);
-                self.conclude(cause, ClosedBy::Gateway, Some(answer.code));
-                self.enter(Stage::Closing, cx);
-            }
+            Stage::Open => self.explain_and_close(cause, None, Stage::Closing, cx, output),
+            // Whoever was told already is not kept waiting.
+            Stage::Refused | Stage::Closing if self.paced => self.end_pace(cx, output),
             Stage::Refused | Stage::Closing => {}
         }
     }
@@ -308,7 +313,7 @@ impl Client {
         }
     }
 
-    /// The backend closed the session. A code that may not be sent becomes 1000.
+    /// The backend closed the session. A code that may not be sent becomes the dialect's.
     pub fn close_by_backend(
         &mut self,
         code: u16,
@@ -319,8 +324,9 @@ impl Client {
         if self.stage != Stage::Open {
             return;
         }
-        let code = if websocket::is_sendable_close_code(code) { code } else { 1000 };
-        self.write_close(code, reason, output);
+        let unsaid = self.answer(Cause::BackendClosed, cx.settings).code;
+        let code = if websocket::is_sendable_close_code(code) { code } else { unsaid };
+        write_close(code, reason, output);
         self.conclude(Cause::BackendClosed, ClosedBy::Backend, Some(code));
         self.enter(Stage::Closing, cx);
     }
@@ -385,7 +391,7 @@ impl Client {
         }
         self.output_pending = false;
         self.pong_unsent = false;
-        if self.stage == Stage::Closing && !self.lingering {
+        if self.stage == Stage::Closing && !self.lingering && !self.paced {
             // The linger counts from when the close frame left, not from when it was queued
             // behind messages that an authenticated client was still owed. It does so once:
             // what TLS adds later, a key update for instance, is not worth waiting for.
@@ -409,7 +415,9 @@ impl Client {
             Ok(found) => found,
             Err(error) => {
                 self.close(error.cause(), cx, output);
-                self.fail_connection();
+                if !self.paced {
+                    self.fail_connection();
+                }
                 return (input.len(), Step::Handled);
             }
         };
@@ -462,7 +470,7 @@ impl Client {
         output.reason.clear();
         output.reason.extend_from_slice(reason);
         match code {
-            Some(code) => self.write_close(code, "", output),
+            Some(code) => write_close(code, "", output),
             None => write_frame(OpCode::Close, &[], &mut output.answers),
         }
         self.conclude(Cause::ClientClosed, ClosedBy::Client, code);
@@ -472,19 +480,34 @@ impl Client {
         self.disposition = Disposition::CloseWhenFlushed;
     }
 
-    /// After our close frame only the client's matters; all else is thrown away.
-    fn receive_after_close(&mut self, input: &mut [u8], cx: &Surroundings<'_>) -> (usize, Step) {
+    /// After our close frame only the client's matters; all else is thrown away. While ours is
+    /// still to come it answers the client's.
+    fn receive_after_close(
+        &mut self,
+        input: &mut [u8],
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) -> (usize, Step) {
         if self.disposition != Disposition::Stay {
             return (input.len(), Step::Handled);
         }
         let limits = self.frame_limits(cx.settings);
         match self.reader.next(input, usize::MAX, &limits) {
             Ok((_, websocket::Step::Close { .. })) => {
+                if self.paced {
+                    self.end_pace(cx, output);
+                }
                 self.disposition = Disposition::CloseWhenFlushed;
+                (input.len(), Step::Handled)
+            }
+            // It has been told to wait, and does not.
+            Ok(_) if self.paced && !self.within_budgets(cx) => {
+                self.dispose(Disposition::CloseNow { reset: true });
                 (input.len(), Step::Handled)
             }
             Ok((used, websocket::Step::NeedMore)) => (used, Step::NeedMore),
             Ok((used, _)) => (used, Step::Handled),
+            Err(_) if self.paced => (input.len(), Step::Handled),
             Err(_) => {
                 self.disposition = Disposition::CloseWhenFlushed;
                 (input.len(), Step::Handled)
@@ -538,38 +561,6 @@ impl Client {
         write_frame(OpCode::Pong, payload.as_slice(), &mut output.answers);
     }
 
-    /// Explanation, where the dialect has one for `cause`, and close frame. The explanation is
-    /// a message of its own, so it stays away from the middle of another, and from clients that
-    /// expect no text.
-    fn write_answer(&mut self, cause: Cause, output: &mut Output) -> Answer {
-        let dialect = self.dialect.unwrap_or(Dialect::Plain);
-        let answer = dialect.answer(cause);
-        if answer.explain && !self.to_client_unfinished && self.messages != MessageTypes::Binary {
-            output.explanation.clear();
-            dialect.write_explanation(&answer, &mut output.explanation);
-            write_frame(OpCode::Text, &output.explanation, &mut output.answers);
-        }
-        self.write_close(answer.code, answer.reason, output);
-        answer
-    }
-
-    fn write_close(&mut self, code: u16, reason: &str, output: &mut Output) {
-        let payload = websocket::close_payload(code, reason);
-        write_frame(OpCode::Close, payload.as_slice(), &mut output.answers);
-    }
-
-    /// Explains a refusal in the client's dialect, closes, and waits a linger for its close.
-    pub(super) fn refuse_in_dialect(
-        &mut self,
-        cause: Cause,
-        cx: &Surroundings<'_>,
-        output: &mut Output,
-    ) {
-        let answer = self.write_answer(cause, output);
-        self.conclude(cause, ClosedBy::Gateway, Some(answer.code));
-        self.enter(Stage::Refused, cx);
-    }
-
     /// Answers over HTTP and ends.
     pub(super) fn refuse_http(
         &mut self,
@@ -594,10 +585,14 @@ impl Client {
     }
 
     /// Keeps what later frames need of the route: a reload may move or remove it.
-    pub(super) fn set_route(&mut self, index: u16, route: &Route) {
+    pub(super) fn set_route(&mut self, index: u16, route: &Route, dialect: Dialect) {
         self.route = index;
         self.messages = route.messages;
-        self.dialect = Some(route.dialect.unwrap_or(Dialect::Plain));
+        self.dialect = Some(dialect);
+    }
+
+    pub(super) fn replace_route(&mut self, index: Option<u16>) {
+        self.route = index.unwrap_or(NO_ROUTE);
     }
 
     pub(super) fn set_expiry(&mut self, expires: Instant) {
@@ -619,7 +614,14 @@ impl Client {
         }
     }
 
-    fn conclude(&mut self, cause: Cause, by: ClosedBy, code: Option<u16>) {
+    /// The close frame said this after all.
+    pub(super) fn set_close_code(&mut self, code: u16) {
+        if let Some(end) = &mut self.end {
+            end.code = Some(code);
+        }
+    }
+
+    pub(super) fn conclude(&mut self, cause: Cause, by: ClosedBy, code: Option<u16>) {
         if self.end.is_none() {
             self.end = Some(End { cause, by, code, stage: self.stage });
         }

@@ -175,7 +175,7 @@ impl World {
     fn with(settings: Settings, tls: bool, jitter: u32) -> World {
         let counters = Counters::default();
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
-        let cx = Surroundings { now, settings: &settings, counters: &counters };
+        let cx = Surroundings { now, settings: &settings, counters: &counters, jitter: 0 };
         let client = Client::new(None, tls, jitter, &cx);
         let mut world = World {
             client,
@@ -236,7 +236,12 @@ impl World {
         call: impl FnOnce(&mut Client, &Surroundings<'_>, &mut Output) -> T,
     ) -> T {
         let due = self.due();
-        let cx = Surroundings { now: self.now, settings: &self.settings, counters: &self.counters };
+        let cx = Surroundings {
+            now: self.now,
+            settings: &self.settings,
+            counters: &self.counters,
+            jitter: 0,
+        };
         let result = call(&mut self.client, &cx, &mut self.output);
         let next = self.client.next_deadline(&self.settings);
         assert!(due || next >= self.now.instant, "a deadline in the past");
@@ -1586,6 +1591,7 @@ proptest! {
             now: world.now,
             settings: &world.settings,
             counters: &world.counters,
+            jitter: 0,
         };
         world.client.leave(&cx);
         assert!(STAGES.iter().all(|stage| world.counters.value(gauge(*stage)) == 0));

@@ -5,6 +5,7 @@ use crate::base::time::{Instant, Now, UnixTime};
 use crate::counters::Metric;
 use crate::protocol::carrier;
 use crate::protocol::cause::Cause;
+use crate::protocol::dialect::Dialect;
 use crate::protocol::http_upgrade::{
     self, FIELDS, HeadLimits, HeadScanner, HttpRefusal, Request, UpgradeRequest,
 };
@@ -109,7 +110,7 @@ impl Client {
             return Step::Handled;
         };
         let route = &cx.settings.routes[usize::from(index)];
-        self.set_route(index, route);
+        self.set_route(index, route, dialect(route, &request));
         if !origin_allowed(route, &request) {
             self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), cx, output);
             return Step::Handled;
@@ -177,21 +178,27 @@ impl Client {
             }
         };
         let route = &cx.settings.routes[usize::from(index)];
-        self.set_route(index, route);
-        let Output { open, path, tokens, .. } = output;
-        let Now { unix, .. } = cx.now;
-        let message = &pending.message;
-        let cause = match authenticate::by_first_message(cx.settings, route, message, unix, tokens)
-        {
-            Verdict::Accepted(identity) => {
-                self.open(&identity, &request, route, cx, (open, path));
-                return Step::Authenticated { backend: route.backend };
+        self.set_route(index, route, dialect(route, &request));
+        let (cause, command) = match self.first_message(&pending.message, route, cx.settings) {
+            Err(cause) => (cause, None),
+            Ok(first) => {
+                let Output { open, path, tokens, .. } = output;
+                let message = first.token_in;
+                let unix = cx.now.unix;
+                match authenticate::by_first_message(cx.settings, route, message, unix, tokens) {
+                    Verdict::Accepted(identity) => {
+                        let expires = identity.expires();
+                        self.open(&identity, &request, route, cx, (open, path));
+                        self.greet(&first, expires, cx, output);
+                        return Step::Authenticated { backend: route.backend };
+                    }
+                    Verdict::AwaitFirstMessage => (Cause::TokenMissing, first.command),
+                    Verdict::Refused(cause) => (cause, first.command),
+                }
             }
-            Verdict::AwaitFirstMessage => Cause::TokenMissing,
-            Verdict::Refused(cause) => cause,
         };
         cx.counters.increment(Metric::TokensRefused);
-        self.refuse_in_dialect(cause, cx, output);
+        self.explain_and_close(cause, command, Stage::Refused, cx, output);
         Step::Handled
     }
 
@@ -332,6 +339,12 @@ fn subprotocol<'a>(request: &'a UpgradeRequest<'_, '_>, route: &'a Route) -> Opt
     let offered =
         |name: &&String| request.subprotocols_without_bearer().any(|o| o == name.as_str());
     route.subprotocols.iter().find(offered).map(String::as_str)
+}
+
+/// The route's dialect, or the one that the request speaks.
+fn dialect(route: &Route, request: &UpgradeRequest<'_, '_>) -> Dialect {
+    let detect = || Dialect::detect(subprotocol(request, route), request.path(), request.query());
+    route.dialect.unwrap_or_else(detect)
 }
 
 /// When a wall-clock expiry comes on the monotonic clock.

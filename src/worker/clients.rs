@@ -240,6 +240,7 @@ impl Core {
                 Step::Authenticated { backend } => {
                     self.send_answers(owner);
                     self.open_session(owner, backend);
+                    self.consume_rest(owner);
                 }
             }
             used += count;
@@ -248,6 +249,20 @@ impl Core {
             }
         }
         used
+    }
+
+    /// Takes what came with the token and is the backend's, as if it had come after it.
+    fn consume_rest(&mut self, owner: Key) {
+        if self.output.rest.is_empty() {
+            return;
+        }
+        let mut rest = std::mem::take(&mut self.output.rest);
+        let used = self.consume(owner, &mut rest);
+        if used < rest.len() {
+            self.stash(owner, &rest[used..]);
+        }
+        rest.clear();
+        self.output.rest = rest;
     }
 
     /// Keeps input until the backend gives credit. When the worker's room for that is used up,

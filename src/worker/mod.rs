@@ -81,6 +81,8 @@ struct Core {
     counters: Arc<Counters>,
     mailbox: WorkerMailbox,
     random: Random,
+    /// Drawn anew in each turn.
+    jitter: u32,
     options: WorkerOptions,
     now: Now,
     acceptor: Acceptor,
@@ -128,6 +130,7 @@ macro_rules! surroundings {
             now: $core.now,
             settings: &$core.settings,
             counters: &$core.counters,
+            jitter: $core.jitter,
         }
     };
 }
@@ -178,6 +181,7 @@ impl<R: Ring> Worker<R> {
             settings,
             counters,
             mailbox,
+            jitter: random.number() as u32,
             random,
             options,
             now,
@@ -199,6 +203,7 @@ impl<R: Ring> Worker<R> {
     pub fn tick(&mut self) -> Turn {
         let core = &mut self.core;
         core.now = self.ring.now();
+        core.jitter = core.random.number() as u32;
         core.handshakes = 0;
         core.handle_commands();
         core.handle_timers();

@@ -46,7 +46,7 @@ impl Core {
         }
         connection.life.set_reading(if connection.blocked {
             Reading::Paused
-        } else if connection.cold {
+        } else if connection.cold || connection.client.is_paced() {
             Reading::Cold
         } else {
             Reading::Hot
