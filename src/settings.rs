@@ -223,6 +223,9 @@ pub enum AuthKind {
     Jwt(JwtVerifier),
 }
 
+/// Most `[[auth]]` blocks of one route: each may cost a MAC for every token.
+pub const ROUTE_AUTHS_MAX: usize = 8;
+
 /// One path that clients may ask for.
 pub struct Route {
     /// Which paths.
@@ -231,8 +234,9 @@ pub struct Route {
     pub origins: OriginPolicy,
     /// Whether a request without Origin (not from a browser) may connect.
     pub origin_absent_allowed: bool,
-    /// Index into [`Settings::auths`]; `None` is `auth = "none"`, written out.
-    pub auth: Option<u16>,
+    /// Indices into [`Settings::auths`], in the order in which they are asked, at most
+    /// [`ROUTE_AUTHS_MAX`]; empty is `auth = "none"`, written out.
+    pub auths: Vec<u16>,
     /// Index into [`Settings::backends`].
     pub backend: u16,
     /// How refusals and closes are put; `None` is `auto`: from the offered subprotocol.
@@ -315,5 +319,10 @@ impl Settings {
     /// The first route, in file order, that matches `path`.
     pub fn route_for(&self, path: &str) -> Option<u16> {
         self.routes.iter().position(|route| route.path.matches(path)).map(|index| index as u16)
+    }
+
+    /// The ways to authenticate on `route`, in the order in which they are asked.
+    pub fn auths_of(&self, route: &Route) -> impl Iterator<Item = &Auth> + Clone {
+        route.auths.iter().map(|&index| &self.auths[usize::from(index)])
     }
 }

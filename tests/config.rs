@@ -172,7 +172,7 @@ fn the_full_example_loads_without_a_warning() {
     assert!(listeners[0].tls.is_none() && listeners[1].tls.is_some());
     assert_eq!((auths[0].name.as_str(), auths[0].carriers.len()), ("app", 3));
     assert_eq!(routes[0].path, PathPattern::Exact("/ws".into()));
-    assert_eq!((routes[0].auth, routes[0].backend), (Some(0), 0));
+    assert_eq!((&routes[0].auths[..], routes[0].backend), (&[0][..], 0));
     assert_eq!(routes[0].subprotocols, ["chat.v2", "chat.v1"]);
     assert_eq!((routes[0].refuse, routes[0].messages), (Refuse::Explain, MessageTypes::Any));
     assert!(!routes[0].origin_absent_allowed && !routes[0].health);
@@ -649,6 +649,24 @@ fn rules_of_auth() {
         ("carriers", "carriers = [\"query:token\"]", &[QUERY]),
         (
             "carriers",
+            "carriers = [\"header:x-a\", \"header:x-b\"]",
+            &[
+                "9:27: warning: \"header:x-b\" can disagree with the carrier of the same sort before \
+             it, which counts where a request holds both; another server may read the other; keep \
+             one of them",
+            ],
+        ),
+        (
+            "carriers",
+            "carriers = [\"cookie:s\", \"subprotocol\"]",
+            &[
+                "9:25: warning: \"subprotocol\" comes after a cookie: a browser sends the cookie by \
+             itself, so an old cookie would count instead of the token that the page shows; list \
+             cookies last",
+            ],
+        ),
+        (
+            "carriers",
             "carriers = [\"subprotocol\", \"subprotocol\"]",
             &["9:28: error: carrier \"subprotocol\" is listed twice; remove one"],
         ),
@@ -690,6 +708,24 @@ fn rules_of_auth() {
                 "7:8: error: \"none\" cannot name an [[auth]]; in a route it means no authentication",
                 "7:8: warning: no route uses the [[auth]] \"none\"",
                 "14:8: error: there is no [[auth]] called \"app\"; there is none",
+            ],
+        ),
+        ("auth", "auth = [\"app\"]", &[]),
+        (
+            "auth",
+            "auth = []",
+            &[
+                "7:8: warning: no route uses the [[auth]] \"app\"",
+                "14:8: error: auth names 0 blocks; name 1 to 8, or write auth = \"none\"",
+            ],
+        ),
+        (
+            "auth",
+            "auth = [\"app\", \"app\", \"none\"]",
+            &[
+                "14:16: error: \"app\" is named twice",
+                "14:23: error: \"none\" beside other blocks: anybody could connect; write auth = \
+             \"none\" alone, or drop it",
             ],
         ),
     ]);

@@ -84,7 +84,8 @@ fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
             PathPattern::Exact(path) => path.clone(),
             PathPattern::Prefix(prefix) => format!("{prefix}*"),
         };
-        let auth = route.auth.map_or("nobody asked", |i| auths[usize::from(i)].name.as_str());
+        let names: Vec<_> = route.auths.iter().map(|&i| &*auths[usize::from(i)].name).collect();
+        let auth = if names.is_empty() { "nobody asked".into() } else { names.join(", ") };
         let backend = &backends[usize::from(route.backend)].name;
         writeln!(out, "  route     {path} -> {backend} (auth: {auth})")?;
     }

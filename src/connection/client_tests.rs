@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::base::secret::Secret;
 use crate::base::time::{Now, UnixTime};
+use crate::connection::authenticate::{self, Verdict};
 use crate::counters::Counters;
 use crate::protocol::jwt::{self, Algorithm, JwtKey};
 use crate::protocol::link::{self, Open};
@@ -1193,6 +1194,66 @@ fn too_many_frames() {
     assert!(world.client.is_open());
     world.happen(Event::PingFrame);
     assert_eq!(world.client.end().unwrap().cause, Cause::RateLimited);
+}
+
+/// Blocks are asked in order; one that has not signed the token gives way, and one that has
+/// judges for good.
+#[test]
+fn several_blocks_on_one_route() {
+    let bad = "Authorization: Bearer x y\r\n".to_owned();
+    let both = [
+        settings(
+            r#"
+        [[route]]
+        path = "/ws"
+        origins = []
+        origin_absent = "allow"
+        auth = ["app", "late"]
+        backend = "main"
+    "#,
+        ),
+        settings(
+            r#"
+        [[route]]
+        path = "/ws"
+        origins = []
+        origin_absent = "allow"
+        auth = ["late", "app"]
+        backend = "main"
+    "#,
+        ),
+    ];
+    let stranger = "yet-another-secret-of-32-bytes!!";
+    let ann = || Ok("ann".to_owned());
+    let table: [(String, Result<String, Option<Cause>>); 7] = [
+        (bearer(&token(APP, 60)), ann()),
+        (bearer(&token(LATE, 60)), ann()),
+        (bearer(&token(APP, -60)), Err(Some(Cause::TokenExpired))),
+        (bearer(&token(LATE, -60)), Err(Some(Cause::TokenExpired))),
+        (bearer(&token(stranger, 60)), Err(Some(Cause::BadSignature))),
+        (bad, Err(Some(Cause::TokenMalformed))),
+        (String::new(), Err(None)),
+    ];
+    for settings in both {
+        let settings = std::sync::Arc::new(settings);
+        for (lines, expected) in &table {
+            let text = head("/ws", lines);
+            let mut scratch = authenticate::Scratch::default();
+            let mut fields = [httparse::EMPTY_HEADER; http_upgrade::FIELDS];
+            let limits = http_upgrade::HeadLimits::default();
+            let parsed = http_upgrade::parse(&text, &mut fields, &limits);
+            let Ok(http_upgrade::Request::Upgrade(request)) = parsed else { panic!("an upgrade") };
+            let now = UnixTime::from_seconds(UNIX);
+            let route = &settings.routes[0];
+            let found = authenticate::by_request(&settings, route, &request, now, &mut scratch);
+            let found = match found {
+                Verdict::Accepted(identity) => Ok(identity.subject().to_owned()),
+                Verdict::AwaitFirstMessage => Err(None),
+                Verdict::Refused(cause) => Err(Some(cause)),
+            };
+            assert_eq!(&found, expected, "{lines}");
+        }
+    }
 }
 
 /// RFC 6455 §5.5.3: while a pong waits to be sent, only the latest ping is answered.

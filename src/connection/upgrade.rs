@@ -10,7 +10,7 @@ use crate::protocol::http_upgrade::{
 };
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{self, Open, OpenHeaders, SessionId};
-use crate::settings::{Auth, Refuse, Route, Settings};
+use crate::settings::{Refuse, Route, Settings};
 
 use super::authenticate::{self, Verdict};
 use super::client::{Client, Step};
@@ -28,8 +28,8 @@ pub(super) struct PendingRequest {
     head: Vec<u8>,
     /// The first message as far as it has come, bounded by `limits.first_message_max`.
     message: Vec<u8>,
-    /// Name of the `[[auth]]` that asked for the first message.
-    auth: String,
+    /// Names of the route's `[[auth]]` blocks, which asked for the first message.
+    auths: Vec<String>,
     /// The subprotocol that the 101 named.
     subprotocol: Option<String>,
 }
@@ -126,13 +126,7 @@ impl Client {
         output: &mut Output,
     ) -> Step {
         let Output { answers, open, path, tokens, .. } = output;
-        let auth = route.auth.map(|index| &cx.settings.auths[usize::from(index)]);
-        let token_max = cx.settings.limits.token_max;
-        let verdict = match auth {
-            None => Verdict::Accepted(VerifiedIdentity::anonymous()),
-            Some(auth) => authenticate::by_request(auth, request, token_max, cx.now.unix, tokens),
-        };
-        match verdict {
+        match authenticate::by_request(cx.settings, route, request, cx.now.unix, tokens) {
             Verdict::Accepted(identity) => {
                 switch_protocols(request, route, cx, answers);
                 self.open(&identity, request, route, cx, (open, path));
@@ -142,7 +136,7 @@ impl Client {
                 switch_protocols(request, route, cx, answers);
                 let pending = PendingRequest {
                     head: head.to_vec(),
-                    auth: auth.map(|auth| auth.name.clone()).unwrap_or_default(),
+                    auths: cx.settings.auths_of(route).map(|auth| auth.name.clone()).collect(),
                     subprotocol: subprotocol(request, route).map(str::to_owned),
                     ..Default::default()
                 };
@@ -175,8 +169,8 @@ impl Client {
             self.refuse_in_dialect(Cause::ForbiddenRoute, cx, output);
             return Step::Handled;
         };
-        let (index, auth) = match still_valid(pending, &request, cx.settings) {
-            Ok(found) => found,
+        let index = match still_valid(pending, &request, cx.settings) {
+            Ok(index) => index,
             Err(cause) => {
                 self.refuse_in_dialect(cause, cx, output);
                 return Step::Handled;
@@ -185,14 +179,10 @@ impl Client {
         let route = &cx.settings.routes[usize::from(index)];
         self.set_route(index, route);
         let Output { open, path, tokens, .. } = output;
-        let verdict = authenticate::by_first_message(
-            auth,
-            &pending.message,
-            cx.settings.limits.token_max,
-            cx.now.unix,
-            tokens,
-        );
-        let cause = match verdict {
+        let Now { unix, .. } = cx.now;
+        let message = &pending.message;
+        let cause = match authenticate::by_first_message(cx.settings, route, message, unix, tokens)
+        {
             Verdict::Accepted(identity) => {
                 self.open(&identity, &request, route, cx, (open, path));
                 return Step::Authenticated { backend: route.backend };
@@ -219,8 +209,7 @@ impl Client {
             self.set_expiry(expiry(cx.now, expires) + cx.settings.deadlines.expiry_grace);
         }
         path.clear();
-        let carriers =
-            route.auth.map_or(&[][..], |auth| &cx.settings.auths[usize::from(auth)].carriers);
+        let carriers = cx.settings.auths_of(route).flat_map(|auth| &auth.carriers);
         carrier::redacted_path_and_query(request, carriers, path);
         // A request target is ASCII, or it would have been refused.
         let path = std::str::from_utf8(path).unwrap_or_default();
@@ -285,30 +274,26 @@ fn head_limits(settings: &Settings) -> HeadLimits {
     }
 }
 
-/// The route and `[[auth]]` of a request that was answered with 101 earlier. A reload may have
-/// changed everything since, so all is looked up again: an index kept from then could name
-/// another route, and a token must not be judged by a block that the client never dealt with.
+/// The route of a request that was answered with 101 earlier. A reload may have changed
+/// everything since, so all is looked up again: an index kept from then could name another
+/// route, and a token must not be judged by blocks that the client never dealt with.
 ///
 /// # Errors
 /// What the request would be refused for now; where it only has to be made again,
 /// [`Cause::GoingAway`], after which clients come back.
-fn still_valid<'s>(
+fn still_valid(
     pending: &PendingRequest,
     request: &UpgradeRequest<'_, '_>,
-    settings: &'s Settings,
-) -> Result<(u16, &'s Auth), Cause> {
+    settings: &Settings,
+) -> Result<u16, Cause> {
     let index = settings.route_for(request.path()).ok_or(Cause::ForbiddenRoute)?;
     let route = &settings.routes[usize::from(index)];
     if !origin_allowed(route, request) {
         return Err(Cause::ForbiddenOrigin);
     }
-    let auth = route.auth.map(|auth| &settings.auths[usize::from(auth)]);
-    let same_auth = auth.filter(|auth| auth.name == pending.auth);
+    let same_auths = settings.auths_of(route).map(|auth| &auth.name).eq(&pending.auths);
     let same_subprotocol = subprotocol(request, route) == pending.subprotocol.as_deref();
-    match same_auth {
-        Some(auth) if same_subprotocol => Ok((index, auth)),
-        _ => Err(Cause::GoingAway),
-    }
+    if same_auths && same_subprotocol { Ok(index) } else { Err(Cause::GoingAway) }
 }
 
 fn origin_allowed(route: &Route, request: &UpgradeRequest<'_, '_>) -> bool {

@@ -165,7 +165,7 @@ mod tests {
         let paths = ["/chat", "/echo", "/first/chat", "/first/echo"];
         let carriers = |path: &str| {
             let route = &settings.routes[usize::from(settings.route_for(path).unwrap())];
-            settings.auths[usize::from(route.auth.unwrap())].carriers.clone()
+            settings.auths_of(route).next().unwrap().carriers.clone()
         };
         for path in paths {
             let first = path.starts_with("/first");

@@ -208,9 +208,9 @@ pub fn first_message_token<'t>(
 
 /// Appends path and query as sent, but without the query parameters that these carriers take
 /// tokens from: for backends and logs.
-pub fn redacted_path_and_query(
+pub fn redacted_path_and_query<'c>(
     request: &UpgradeRequest<'_, '_>,
-    carriers: &[Carrier],
+    carriers: impl Iterator<Item = &'c Carrier> + Clone,
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(request.path().as_bytes());
@@ -218,7 +218,7 @@ pub fn redacted_path_and_query(
     for parameter in request.query().into_iter().flat_map(|query| query.split('&')) {
         let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
         let holds_token = carriers
-            .iter()
+            .clone()
             .any(|carrier| matches!(carrier, Carrier::Query(secret) if decodes_to(name, secret)));
         if !holds_token {
             out.push(separator);
@@ -504,7 +504,7 @@ mod tests {
         for (target, expected) in table {
             let out = with_request(target, "", |request| {
                 let mut out = Vec::new();
-                redacted_path_and_query(request, &carriers, &mut out);
+                redacted_path_and_query(request, carriers.iter(), &mut out);
                 out
             });
             assert_eq!(str::from_utf8(&out), Ok(expected), "{target}");

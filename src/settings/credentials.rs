@@ -1,5 +1,6 @@
 //! Secrets, keys and `[[auth]]` blocks.
 
+use std::mem::discriminant;
 use std::path::PathBuf;
 
 use toml::Spanned;
@@ -137,10 +138,34 @@ impl Loader<'_> {
                 let what = format!("carrier {:?} is listed twice", text.get_ref());
                 self.report.error(text.span(), what, "remove one");
                 failed = true;
+            } else {
+                self.check_agreement(text, &carrier, &carriers);
             }
             carriers.push(carrier);
         }
         (!failed).then_some(carriers)
+    }
+
+    /// One request can hold two tokens, and then the first carrier counts. That is dangerous
+    /// where the first comes without anybody's will, or where another server may read the other.
+    fn check_agreement(&mut self, at: &Spanned<String>, carrier: &Carrier, before: &[Carrier]) {
+        let same_sort = |other: &&Carrier| discriminant(*other) == discriminant(carrier);
+        let cookie = |other: &&Carrier| matches!(other, Carrier::Cookie(_));
+        if before.iter().any(|other| same_sort(&other)) {
+            let what = format!(
+                "{:?} can disagree with the carrier of the same sort before it, which counts \
+                 where a request holds both; another server may read the other",
+                at.get_ref()
+            );
+            self.report.warning(at.span(), what, "keep one of them");
+        } else if before.iter().any(|other| cookie(&other)) && !cookie(&carrier) {
+            let what = format!(
+                "{:?} comes after a cookie: a browser sends the cookie by itself, so an old \
+                 cookie would count instead of the token that the page shows",
+                at.get_ref()
+            );
+            self.report.warning(at.span(), what, "list cookies last");
+        }
     }
 
     fn keys(&mut self, raw: &RawAuth) -> Option<Vec<JwtKey>> {

@@ -45,6 +45,8 @@ pub enum Shape {
     WordOrLater(&'static [&'static str], &'static [&'static str]),
     /// Strings; the text says what each holds.
     List(&'static str),
+    /// A string, or a list of them; the text says what each holds.
+    TextOrList(&'static str),
     /// Strings, or this word instead of them.
     ListOrWord(&'static str, &'static str),
     /// An inline table of this section.
@@ -145,6 +147,7 @@ impl Shape {
                 format!("{} (not in this version: {})", quoted(words), quoted(later))
             }
             Shape::List(what) => format!("list of {what}"),
+            Shape::TextOrList(what) => format!("{what}, or a list of them"),
             Shape::ListOrWord(what, word) => format!("list of {what}, or `\"{word}\"`"),
             Shape::Table(_) => "table, see below".to_owned(),
             Shape::Tables(_) => "list of tables, see below".to_owned(),

@@ -93,7 +93,7 @@ raw_table! {
     RawKey { id: Text, algorithm: Text, secret_file: Text, secret: Text, }
     /// A `[[route]]`.
     RawRoute {
-        path: Text, origins: Option<Spanned<ListOrWord>>, origin_absent: Text, auth: Text,
+        path: Text, origins: Option<Spanned<ListOrWord>>, origin_absent: Text, auth: List,
         backend: Text, dialect: Text, refuse: Text, subprotocols: List, messages: Text,
         forward_headers: List, health: Option<bool>,
     }

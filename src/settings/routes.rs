@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::load::{Loader, Names, place, word};
 use super::raw::{List, ListOrWord, RawAuth, RawRoute, RawSettings};
-use super::{MessageTypes, PathPattern, Refuse, Route};
+use super::{MessageTypes, PathPattern, ROUTE_AUTHS_MAX, Refuse, Route};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::origin::OriginPolicy;
 
@@ -48,12 +48,13 @@ impl Loader<'_> {
         for route in &raw.route {
             let path = route.get_ref().path.as_ref().and_then(|text| self.path(text, &paths));
             paths.extend(path.clone());
-            let auth = self.route_auth(route.get_ref(), auths);
+            let asked = self.route_auths(route.get_ref(), auths);
             let backend = self.route_backend(route.get_ref(), backends);
-            let auth_block = auth.flatten().map(|index| raw.auth[usize::from(index)].get_ref());
-            self.check_cookies(route, auth_block);
-            self.check_open(route, auth);
-            built.push(self.route(route.get_ref(), path, auth, backend, auth_block));
+            let block = |&index: &u16| raw.auth[usize::from(index)].get_ref();
+            let blocks: Vec<&RawAuth> = asked.iter().flatten().map(block).collect();
+            self.check_cookies(route, &blocks);
+            self.check_open(route, asked.as_deref());
+            built.push(self.route(route.get_ref(), path, asked, backend, &blocks));
         }
         built.into_iter().collect()
     }
@@ -62,18 +63,18 @@ impl Loader<'_> {
         &mut self,
         raw: &RawRoute,
         path: Option<PathPattern>,
-        auth: Option<Option<u16>>,
+        auths: Option<Vec<u16>>,
         backend: Option<u16>,
-        auth_block: Option<&RawAuth>,
+        blocks: &[&RawAuth],
     ) -> Option<Route> {
         let origins = raw.origins.as_ref().and_then(|origins| self.origins(origins));
         let subprotocols = self.subprotocols(&raw.subprotocols);
-        let forward_headers = self.forward_headers(&raw.forward_headers, auth_block);
+        let forward_headers = self.forward_headers(&raw.forward_headers, blocks);
         Some(Route {
             path: path?,
             origins: origins?,
             origin_absent_allowed: word("route", "origin_absent", &raw.origin_absent) == "allow",
-            auth: auth?,
+            auths: auths?,
             backend: backend?,
             dialect: (word("route", "dialect", &raw.dialect) == "plain").then_some(Dialect::Plain),
             refuse: match word("route", "refuse", &raw.refuse) {
@@ -121,18 +122,42 @@ impl Loader<'_> {
         Some(pattern)
     }
 
-    /// `Some(None)` is a route without authentication, `None` an error.
-    fn route_auth(&mut self, raw: &RawRoute, auths: &Names) -> Option<Option<u16>> {
-        let name = raw.auth.as_ref()?;
-        if name.get_ref() == "none" {
-            return Some(None);
+    /// Indices of the blocks that the route names; empty without authentication, `None` an
+    /// error.
+    fn route_auths(&mut self, raw: &RawRoute, auths: &Names) -> Option<Vec<u16>> {
+        let list = raw.auth.as_ref()?;
+        let blocks = list.get_ref();
+        if blocks.is_empty() || blocks.len() > ROUTE_AUTHS_MAX {
+            let what = format!("auth names {} blocks", blocks.len());
+            let fix = format!("name 1 to {ROUTE_AUTHS_MAX}, or write auth = \"none\"");
+            self.report.error(list.span(), what, &fix);
+            return None;
         }
-        let found = auths.find(name.get_ref());
-        if found.is_none() && auths.is_complete() {
-            let what = format!("there is no [[auth]] called {:?}", name.get_ref());
-            self.report.error(name.span(), what, &auths.suggestion(name.get_ref()));
+        if let [only] = &blocks[..]
+            && only.get_ref() == "none"
+        {
+            return Some(Vec::new());
         }
-        found.map(Some)
+        let mut found = Vec::new();
+        for name in blocks {
+            let text = name.get_ref();
+            match auths.find(text) {
+                _ if text == "none" => {
+                    let what = "\"none\" beside other blocks: anybody could connect";
+                    self.report.error(name.span(), what, "write auth = \"none\" alone, or drop it");
+                }
+                Some(index) if found.contains(&index) => {
+                    self.report.error(name.span(), format!("{text:?} is named twice"), "");
+                }
+                Some(index) => found.push(index),
+                None if auths.is_complete() => {
+                    let what = format!("there is no [[auth]] called {text:?}");
+                    self.report.error(name.span(), what, &auths.suggestion(text));
+                }
+                None => {}
+            }
+        }
+        (found.len() == blocks.len()).then_some(found)
     }
 
     fn route_backend(&mut self, raw: &RawRoute, backends: &Names) -> Option<u16> {
@@ -148,14 +173,13 @@ impl Loader<'_> {
     /// Warns of blocks that no route names: a typing error often looks so.
     fn report_unused(&mut self, raw: &RawSettings) {
         let routes = || raw.route.iter().map(Spanned::get_ref);
-        let names = |text: &super::raw::Text| text.as_ref().map(|t| t.get_ref().clone());
         let auths = raw.auth.iter().map(|a| ("auth", &a.get_ref().name));
         let backends = raw.backend.iter().map(|b| ("backend", &b.get_ref().name));
         for (section, name) in auths.chain(backends) {
             let Some(name) = name else { continue };
-            let used = routes().any(|route| {
-                let by = if section == "auth" { &route.auth } else { &route.backend };
-                names(by).as_ref() == Some(name.get_ref())
+            let used = routes().any(|route| match section {
+                "auth" => route.auth.iter().flat_map(|list| list.get_ref()).any(is(name)),
+                _ => route.backend.iter().any(is(name)),
             });
             if !used && !raw.route.is_empty() {
                 let what = format!("no route uses the [[{section}]] {:?}", name.get_ref());
@@ -199,10 +223,9 @@ impl Loader<'_> {
     }
 
     /// Cookies are sent by a browser whoever wrote the page: they need a closed list of origins.
-    fn check_cookies(&mut self, route: &Spanned<RawRoute>, auth: Option<&RawAuth>) {
-        let Some(carriers) = auth.and_then(|auth| auth.carriers.as_ref()) else { return };
-        let is_cookie = |text: &Spanned<String>| text.get_ref().starts_with("cookie:");
-        if !carriers.get_ref().iter().any(is_cookie) {
+    fn check_cookies(&mut self, route: &Spanned<RawRoute>, blocks: &[&RawAuth]) {
+        let is_cookie = |text: &&Spanned<String>| text.get_ref().starts_with("cookie:");
+        if !carriers_of(blocks).any(|carrier| is_cookie(&carrier)) {
             return;
         }
         let raw = route.get_ref();
@@ -215,7 +238,7 @@ impl Loader<'_> {
             let fix = "list the origins, or take the cookie out of the carriers";
             self.report.error(origins.span(), what, fix);
         }
-        if carriers.get_ref().iter().all(is_cookie)
+        if carriers_of(blocks).all(|carrier| is_cookie(&carrier))
             && word("route", "origin_absent", &raw.origin_absent) == "allow"
         {
             let what = "origin_absent = \"allow\" where cookies alone authenticate: whoever \
@@ -225,10 +248,10 @@ impl Loader<'_> {
         }
     }
 
-    fn check_open(&mut self, route: &Spanned<RawRoute>, auth: Option<Option<u16>>) {
+    fn check_open(&mut self, route: &Spanned<RawRoute>, asked: Option<&[u16]>) {
         let any = |origins: &Spanned<ListOrWord>| matches!(origins.get_ref(), ListOrWord::Word(_));
         let raw = route.get_ref();
-        if auth == Some(None) && raw.origins.as_ref().is_some_and(any) {
+        if asked == Some(&[]) && raw.origins.as_ref().is_some_and(any) {
             let what = "auth = \"none\" with origins = \"any\": anybody can reach the backend";
             let at: Range<usize> = place(&raw.auth, &route.span());
             self.report.warning(at, what, "keep it so only where everything is public");
@@ -268,14 +291,13 @@ impl Loader<'_> {
         (!failed).then_some(names)
     }
 
-    fn forward_headers(&mut self, list: &List, auth: Option<&RawAuth>) -> Option<Vec<String>> {
+    fn forward_headers(&mut self, list: &List, blocks: &[&RawAuth]) -> Option<Vec<String>> {
         let Some(list) = list else { return Some(Vec::new()) };
-        let carriers = auth.and_then(|auth| auth.carriers.as_ref());
         let carries_token = |name: &str| {
             let is = |text: &Spanned<String>| {
                 text.get_ref().strip_prefix("header:").is_some_and(|h| h.eq_ignore_ascii_case(name))
             };
-            carriers.is_some_and(|carriers| carriers.get_ref().iter().any(is))
+            carriers_of(blocks).any(is)
         };
         let mut names: Vec<String> = Vec::new();
         let mut failed = false;
@@ -302,6 +324,14 @@ impl Loader<'_> {
         }
         (!failed).then_some(names)
     }
+}
+
+fn is(name: &Spanned<String>) -> impl Fn(&Spanned<String>) -> bool + '_ {
+    |other| other.get_ref() == name.get_ref()
+}
+
+fn carriers_of<'r>(blocks: &[&'r RawAuth]) -> impl Iterator<Item = &'r Spanned<String>> {
+    blocks.iter().flat_map(|block| &block.carriers).flat_map(|list| list.get_ref())
 }
 
 /// RFC 9110 section 5.6.2.

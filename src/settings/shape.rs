@@ -181,11 +181,19 @@ fn check_value(key: &Key, value: &mut Spanned<DeValue<'_>>, report: &mut Report<
             _ => Err(String::new()),
         },
         Shape::TableOrTables(section) => {
-            wrap_single(value);
+            if value.get_ref().is_table() {
+                wrap(value);
+            }
             return check_tables(key, section, value, report);
         }
         Shape::Tables(section) => return check_tables(key, section, value, report),
         Shape::List(_) => check_strings(value.get_ref()),
+        Shape::TextOrList(_) => {
+            if value.get_ref().is_str() {
+                wrap(value);
+            }
+            check_strings(value.get_ref())
+        }
         Shape::ListOrWord(_, word) if value.get_ref().as_str() == Some(word) => Ok(()),
         Shape::ListOrWord(..) => check_strings(value.get_ref()),
         Shape::Text(_) => value.get_ref().is_str().then_some(()).ok_or_else(String::new),
@@ -204,13 +212,11 @@ fn check_value(key: &Key, value: &mut Spanned<DeValue<'_>>, report: &mut Report<
 }
 
 /// A single table is a list of one.
-fn wrap_single(value: &mut Spanned<DeValue<'_>>) {
-    if value.get_ref().is_table() {
-        let single = value.clone();
-        let mut list = DeArray::new();
-        list.push(single);
-        *value.get_mut() = DeValue::Array(list);
-    }
+fn wrap(value: &mut Spanned<DeValue<'_>>) {
+    let single = value.clone();
+    let mut list = DeArray::new();
+    list.push(single);
+    *value.get_mut() = DeValue::Array(list);
 }
 
 fn check_tables(

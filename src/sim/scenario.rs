@@ -331,7 +331,7 @@ fn route(path: &str, auth: u16) -> Route {
         path: PathPattern::Exact(path.into()),
         origins: OriginPolicy::parse_list(&[ORIGIN.to_owned()]).expect("the origin is exact"),
         origin_absent_allowed: true,
-        auth: Some(auth),
+        auths: vec![auth],
         backend: 0,
         dialect: None,
         refuse: Refuse::Explain,

@@ -524,9 +524,11 @@ pub const KEYS: &[Key] = &[
     hot(
         "route",
         "auth",
-        Shape::Text("name of an `[[auth]]`, or `\"none\"`"),
+        Shape::TextOrList("name of an `[[auth]]`, `\"none\"`"),
         REQUIRED,
-        "How clients authenticate. `\"none\"` must be written out.",
+        "How clients authenticate. Of several, in this order, the first that vouches for the \
+         client's token decides: one that finds no token, or one that it has not signed, gives \
+         way to the next. `\"none\"` must be written out, alone.",
     ),
     hot(
         "route",
