@@ -290,15 +290,21 @@ impl World {
                 rest = if self.closed { &[] } else { &rest[end..] };
                 continue;
             }
-            let length = usize::from(rest[1]);
-            assert!(length < 126, "no answer is longer");
-            let (payload, opcode) = (&rest[2..2 + length], rest[0]);
-            rest = &rest[2 + length..];
+            let (start, length) = match rest[1] {
+                126 => (4, usize::from(u16::from_be_bytes([rest[2], rest[3]]))),
+                length => (2, usize::from(length)),
+            };
+            assert!(length <= 256, "no answer is longer");
+            let (payload, opcode) = (&rest[start..start + length], rest[0]);
+            rest = &rest[start + length..];
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
             match opcode {
                 0x81 => {
                     let value: serde_json::Value = serde_json::from_slice(payload).unwrap();
-                    self.told.push(format!("text {}", value["reason"].as_str().unwrap()));
+                    let places = [&value["reason"], &value[4]["reason"], &value["error"]["code"]];
+                    let said = places.into_iter().find(|place| !place.is_null());
+                    let said = said.unwrap_or(&value).to_string();
+                    self.told.push(format!("text {}", said.trim_matches('"')));
                 }
                 0x89 => self.told.push(format!("ping{}", text(payload))),
                 0x8a => self.told.push(format!("pong {}", payload.escape_ascii())),
@@ -397,6 +403,9 @@ impl World {
         line
     }
 }
+
+#[path = "closing_tests.rs"]
+mod closing;
 
 /// Everything that can happen to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
