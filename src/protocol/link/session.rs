@@ -441,8 +441,8 @@ impl<'a> GoAway<'a> {
     }
 }
 
-/// Appends one field of an OPEN; false when its value is too long for the length field.
-fn put_field(out: &mut Vec<u8>, field: u8, parts: &[&[u8]]) -> bool {
+/// Appends one field; false when its value is too long for the length field.
+pub(super) fn put_field(out: &mut Vec<u8>, field: u8, parts: &[&[u8]]) -> bool {
     let Ok(length) = u16::try_from(parts.iter().map(|part| part.len()).sum::<usize>()) else {
         return false;
     };
@@ -452,7 +452,10 @@ fn put_field(out: &mut Vec<u8>, field: u8, parts: &[&[u8]]) -> bool {
     true
 }
 
-fn exact<const N: usize>(mut value: Fields<'_>, name: &'static str) -> Result<[u8; N], LinkError> {
+pub(super) fn exact<const N: usize>(
+    mut value: Fields<'_>,
+    name: &'static str,
+) -> Result<[u8; N], LinkError> {
     let array = value.array(name)?;
     value.end(name)?;
     Ok(array)
