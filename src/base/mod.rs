@@ -2,8 +2,12 @@
 
 pub mod byte_queue;
 pub mod circuit;
+pub mod memory_ladder;
+pub mod penalties;
+pub mod prefix;
 pub mod random;
 pub mod secret;
+pub mod shares;
 pub mod slab;
 pub mod time;
 pub mod token_bucket;
