@@ -88,11 +88,7 @@ impl Voucher {
 }
 
 /// Judges a response by its status and fields (names in lower case, values as they came).
-pub fn judge<'h>(
-    status: u16,
-    fields: impl Iterator<Item = (&'h str, &'h [u8])> + Clone,
-    names: &VerdictHeaders,
-) -> HttpVerdict {
+pub fn judge(status: u16, fields: &[(&str, &[u8])], names: &VerdictHeaders) -> HttpVerdict {
     let verdict = match status {
         200..=299 => accept(fields, names).map(|voucher| HttpVerdict::Accepted(Box::new(voucher))),
         401 | 403 => refuse(status, fields, names).map(HttpVerdict::Refused),
@@ -101,11 +97,8 @@ pub fn judge<'h>(
     verdict.unwrap_or_else(HttpVerdict::Undecided)
 }
 
-fn accept<'h>(
-    fields: impl Iterator<Item = (&'h str, &'h [u8])> + Clone,
-    names: &VerdictHeaders,
-) -> Result<Voucher, Undecided> {
-    let text = |name: &str, what, max| text(fields.clone(), name, what, max);
+fn accept(fields: &[(&str, &[u8])], names: &VerdictHeaders) -> Result<Voucher, Undecided> {
+    let text = |name: &str, what, max| text(fields, name, what, max);
     let subject = text(&names.subject, "subject", IDENTITY_TEXT_MAX)?;
     let token_id = text(&names.token_id, "token id", IDENTITY_TEXT_MAX)?;
     let claims = text(&names.claims, "claims", CLAIMS_MAX)?;
@@ -128,13 +121,13 @@ fn accept<'h>(
 }
 
 /// A refusal that names somebody contradicts itself.
-fn refuse<'h>(
+fn refuse(
     status: u16,
-    fields: impl Iterator<Item = (&'h str, &'h [u8])> + Clone,
+    fields: &[(&str, &[u8])],
     names: &VerdictHeaders,
 ) -> Result<Cause, Undecided> {
     use Cause::*;
-    if text(fields.clone(), &names.subject, "subject", usize::MAX)?.is_some() {
+    if text(fields, &names.subject, "subject", usize::MAX)?.is_some() {
         return Err(Undecided::Contradictory("subject"));
     }
     let (usual, allowed): (Cause, &[Cause]) = match status {
@@ -163,12 +156,12 @@ fn refuse<'h>(
 /// The value of a field that is there at most once, is UTF-8 and is not too long. An empty one
 /// counts as absent.
 fn text<'h>(
-    fields: impl Iterator<Item = (&'h str, &'h [u8])>,
+    fields: &[(&str, &'h [u8])],
     name: &str,
     what: &'static str,
     max: usize,
 ) -> Result<Option<&'h str>, Undecided> {
-    let mut values = fields.filter(|(field, _)| *field == name).map(|(_, value)| value);
+    let mut values = fields.iter().filter(|(field, _)| *field == name).map(|(_, value)| *value);
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() || value.len() > max {
         return Err(Undecided::Malformed(what));
@@ -203,7 +196,7 @@ mod tests {
 
     /// The verdict in words: `+` and what an accepted identity holds, `-` and a cause, `?`.
     fn verdict(status: u16, fields: &[(&str, &[u8])]) -> String {
-        match judge(status, fields.iter().copied(), &names()) {
+        match judge(status, fields, &names()) {
             HttpVerdict::Accepted(voucher) => {
                 let identity = voucher.identity();
                 let time = |at: Option<UnixTime>| at.map_or(0, UnixTime::as_seconds);

@@ -105,7 +105,7 @@ impl Core {
             out: ByteQueue::default(),
             in_flight: (0, 0),
             stash: None,
-            asking: Asking::Nobody,
+            asking: Asking::NOBODY,
             session: None,
             owed: 0,
             dirty: false,

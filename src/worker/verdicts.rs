@@ -54,15 +54,15 @@ impl VerdictPort for NoVerdicts {
     }
 }
 
-/// Whom a connection's question was put to.
+/// Whom a connection's question was put to: a number, because there is one for each connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asking {
+pub(super) struct Asking(u32);
+
+impl Asking {
     /// No question is out.
-    Nobody,
+    pub(super) const NOBODY: Asking = Asking(0);
     /// The backend whose link has its session, halfway open.
-    Backend,
-    /// The HTTP service, under this number.
-    Http(u32),
+    const BACKEND: Asking = Asking(u32::MAX);
 }
 
 impl Core {
@@ -98,28 +98,29 @@ impl Core {
         let link = self.links.choose_to_ask(backend, balance)?;
         let id = self.links.entry(link).link.ask(owner, &mut self.output.open)?;
         self.connections.entry_mut(owner)?.session = Some((link, id));
-        Some(Asking::Backend)
+        Some(Asking::BACKEND)
     }
 
     fn ask_http(&mut self, owner: Key) -> Option<Asking> {
         let inquiry = self.output.inquiry.take()?;
-        self.question_number = self.question_number.wrapping_add(1);
+        // 0 and the greatest number mean something else.
+        self.question_number = self.question_number % (u32::MAX - 1) + 1;
         let ticket = Ticket { owner, number: self.question_number };
-        self.mailbox.verdicts().ask(ticket, inquiry).then_some(Asking::Http(ticket.number))
+        self.mailbox.verdicts().ask(ticket, inquiry).then_some(Asking(ticket.number))
     }
 
     /// A connection's question is over, whatever became of it.
     pub(super) fn stop_asking(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let asking = std::mem::replace(&mut connection.asking, Asking::Nobody);
-        if asking == Asking::Nobody {
+        let asking = std::mem::replace(&mut connection.asking, Asking::NOBODY);
+        if asking == Asking::NOBODY {
             return;
         }
         if let Some(stash) = &mut connection.stash {
             self.early_input -= std::mem::take(&mut stash.early) as usize;
         }
-        if let Asking::Http(number) = asking {
-            self.mailbox.verdicts().withdraw(Ticket { owner, number });
+        if asking != Asking::BACKEND {
+            self.mailbox.verdicts().withdraw(Ticket { owner, number: asking.0 });
         }
         self.questions -= 1;
         self.counters.set(Metric::VerdictsAwaited, u64::from(self.questions));
@@ -129,7 +130,7 @@ impl Core {
     pub(super) fn take_verdicts(&mut self) {
         while let Some((ticket, verdict)) = self.mailbox.verdicts().verdict() {
             let Some(connection) = self.connections.entry(ticket.owner) else { continue };
-            if connection.asking == Asking::Http(ticket.number) {
+            if connection.asking == Asking(ticket.number) {
                 self.http_verdict(ticket.owner, &verdict);
             }
         }
@@ -214,7 +215,7 @@ impl Core {
     /// Why it may not.
     pub(super) fn count_early(&mut self, owner: Key, bytes: usize) -> Result<(), Cause> {
         let Some(connection) = self.connections.entry_mut(owner) else { return Ok(()) };
-        if connection.asking == Asking::Nobody {
+        if connection.asking == Asking::NOBODY {
             return Ok(());
         }
         let limits = &self.settings.limits;
