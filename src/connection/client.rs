@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::base::time::Instant;
 use crate::base::token_bucket::TokenBucket;
@@ -18,10 +19,11 @@ use crate::protocol::websocket::{
 };
 use crate::settings::{MessageTypes, Route, Settings};
 
-use super::closing::write_close;
+use super::closing::{Told, write_close};
 use super::deadlines;
 use super::stage::{ClosedBy, Stage};
 use super::upgrade::PendingRequest;
+use super::verdict::Question;
 use super::{Output, Surroundings};
 
 /// What a call to [`Client::receive`] came to. Bytes that were not consumed come again.
@@ -44,6 +46,9 @@ pub enum Step {
         /// The message ends with this piece.
         last: bool,
     },
+    /// Somebody else must say who the client is. Nothing more is to be fed until
+    /// [`Client::accept`], or until the client is refused.
+    Ask(Question),
     /// The identity is verified; [`Output::open`] holds the OPEN frame.
     Authenticated {
         /// Index of the backend that gets the session.
@@ -69,6 +74,17 @@ pub enum Disposition {
     },
 }
 
+/// What whoever refused a client wants it to be told beyond the cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advice<'a> {
+    /// When to come back, instead of the dialect's own time; of no effect where the client
+    /// should not come back at all.
+    pub retry_after: Option<Duration>,
+    /// The close frame's reason, at most 123 bytes; empty leaves it to the dialect. A close frame
+    /// that waits goes without it.
+    pub message: &'a str,
+}
+
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
@@ -92,6 +108,7 @@ pub struct Client {
     dialect: Option<Dialect>,
     pub(super) pinged: bool,
     pub(super) output_pending: bool,
+    tls: bool,
     pong_unsent: bool,
     /// The client has been sent the beginning of a message, but not its end.
     pub(super) to_client_unfinished: bool,
@@ -136,6 +153,7 @@ impl Client {
             dialect: None,
             pinged: false,
             output_pending: false,
+            tls,
             pong_unsent: false,
             to_client_unfinished: false,
             paced: false,
@@ -169,6 +187,11 @@ impl Client {
     /// A trusted proxy said where the client comes from.
     pub fn set_peer(&mut self, peer: SocketAddr) {
         self.peer = PackedAddress::pack(Some(peer));
+    }
+
+    /// Whether the client came over TLS to this gateway.
+    pub fn is_tls(&self) -> bool {
+        self.tls
     }
 
     /// How far the connection is.
@@ -251,6 +274,7 @@ impl Client {
             Stage::TlsHandshake => unreachable!("plaintext before the handshake is finished"),
             Stage::RequestHead => (input.len(), self.receive_head(input, cx, output)),
             Stage::Authenticating => {
+                debug_assert!(!self.awaits_verdict(), "input before the verdict");
                 let (used, step) = self.receive_frames(input, usize::MAX, cx, output);
                 (used, self.take_first_message(step, input, cx, output))
             }
@@ -297,7 +321,9 @@ impl Client {
         match self.stage {
             Stage::TlsHandshake | Stage::RequestHead => self.drop_silently(cause, cx),
             Stage::Authenticating => self.refuse_in_dialect(cause, cx, output),
-            Stage::Open => self.explain_and_close(cause, None, Stage::Closing, cx, output),
+            Stage::Open => {
+                self.explain_and_close(cause, &Told::default(), Stage::Closing, cx, output)
+            }
             // Whoever was told already is not kept waiting.
             Stage::Refused | Stage::Closing if self.paced => self.end_pace(cx, output),
             Stage::Refused | Stage::Closing => {}
@@ -585,9 +611,13 @@ impl Client {
     }
 
     /// Keeps what later frames need of the route: a reload may move or remove it.
-    pub(super) fn set_route(&mut self, index: u16, route: &Route, dialect: Dialect) {
+    pub(super) fn set_route(&mut self, index: u16, route: &Route) {
         self.route = index;
         self.messages = route.messages;
+    }
+
+    /// The client speaks it from the 101 on, whatever a reload makes of its route.
+    pub(super) fn set_dialect(&mut self, dialect: Dialect) {
         self.dialect = Some(dialect);
     }
 
@@ -607,6 +637,7 @@ impl Client {
         self.stage = stage;
         self.stage_since = cx.now.instant;
         if matches!(stage, Stage::Open | Stage::Refused | Stage::Closing) {
+            self.question_over(cx);
             self.pending = None;
         }
         if matches!(stage, Stage::Refused | Stage::Closing) {

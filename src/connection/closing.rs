@@ -13,9 +13,18 @@ use crate::protocol::dialect::{Answer, Dialect};
 use crate::protocol::websocket::{self, OpCode};
 use crate::settings::{MessageTypes, Settings};
 
-use super::client::{Client, Disposition, write_frame};
+use super::client::{Advice, Client, Disposition, write_frame};
 use super::stage::{ClosedBy, Stage};
 use super::{Output, Surroundings};
+
+/// What goes with a close beyond its cause.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told<'a> {
+    /// The client's command that is answered, if it was one.
+    pub(super) command: Option<u32>,
+    /// What whoever refused the client wants it to be told.
+    pub(super) advice: Advice<'a>,
+}
 
 impl Client {
     /// Whether the close frame is still to come, at [`next_deadline`](Self::next_deadline).
@@ -39,22 +48,26 @@ impl Client {
     }
 
     /// Explains, where the dialect has words for `cause`, and closes: at once, or when the pace
-    /// is over. `command` is the client's command that is answered, if it was one.
+    /// is over.
     pub(super) fn explain_and_close(
         &mut self,
         cause: Cause,
-        command: Option<u32>,
+        told: &Told<'_>,
         stage: Stage,
         cx: &Surroundings<'_>,
         output: &mut Output,
     ) {
-        let answer = self.answer(cause, cx.settings);
-        self.write_explanation(&answer, command, output);
+        let mut answer = self.answer(cause, cx.settings);
+        if answer.reconnect && told.advice.retry_after.is_some() {
+            answer.retry_after = told.advice.retry_after;
+        }
+        self.write_explanation(&answer, told.command, output);
         self.conclude(cause, ClosedBy::Gateway, Some(answer.code));
         self.enter(stage, cx);
         let due = self.pace_end(answer.pace, cx);
         if due <= cx.now.instant {
-            write_close(answer.code, answer.reason, output);
+            let own = told.advice.message;
+            write_close(answer.code, if own.is_empty() { answer.reason } else { own }, output);
         } else {
             cx.counters.increment(Metric::ClosesPaced);
             self.paced = true;
@@ -69,7 +82,18 @@ impl Client {
         cx: &Surroundings<'_>,
         output: &mut Output,
     ) {
-        self.explain_and_close(cause, None, Stage::Refused, cx, output);
+        self.refuse_told(cause, &Told::default(), cx, output);
+    }
+
+    pub(super) fn refuse_told(
+        &mut self,
+        cause: Cause,
+        told: &Told<'_>,
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) {
+        output.rest.clear();
+        self.explain_and_close(cause, told, Stage::Refused, cx, output);
     }
 
     /// The close frame has waited long enough. A reload may have given it other words.
