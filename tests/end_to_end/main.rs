@@ -14,3 +14,4 @@ mod support;
 mod tls;
 mod tokens;
 mod upgrade;
+mod verdicts;
