@@ -269,8 +269,8 @@ impl<R: Ring> Worker<R> {
                 }
             }
             Outcome::Readable => {
-                connection.life.polled();
-                core.settle(owner);
+                let end = connection.life.polled();
+                core.receive_ended(owner, end);
             }
             Outcome::EndOfStream => {
                 let end = connection.life.stream_ended();

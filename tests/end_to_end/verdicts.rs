@@ -8,8 +8,8 @@ use portcullis::protocol::cause::Cause;
 use portcullis::protocol::link::{Accept, Auth, Close, Kind, Reject, SessionId, features};
 
 use crate::support::{
-    Backend, Choices, Client, Config, End, Endpoint, Event, Gateway, Opcode, RawBackend, RawLink,
-    Reply, assert_took, response, token, unix_now, wait_until,
+    Backend, Choices, Client, Config, End, Endpoint, Gateway, Opcode, RawBackend, RawLink, Reply,
+    assert_took, response, token, unix_now, wait_until,
 };
 
 const ORIGIN: &str = "Origin: https://app.example\r\n";
@@ -84,7 +84,7 @@ fn a_backend_decides_on_every_carrier() {
             client.text(message);
         }
         client.echo("hello");
-        let Event::Asked(asked, credentials) = backend.event() else { panic!("asked first") };
+        let (asked, credentials) = backend.asked();
         assert_eq!(credentials, *shown, "{path}");
         let clean = path.replace("token=accept_ada&", "").replace("?token=q", "");
         assert_eq!(asked, clean);
@@ -168,13 +168,18 @@ fn a_late_verdict_refuses_and_a_client_that_leaves_is_forgotten() {
     let (code, reason, _) = refusal(&mut client);
     assert_eq!((code, reason.as_str()), (4408, "authentication_timed_out"));
     assert_took("authentication", begun, Duration::from_secs(1));
-    drop(Client::open(gateway.address(), "/long", &bearer("never")));
+    let begun = Instant::now();
+    let mut leaving = Client::open(gateway.address(), "/long", &bearer("never"));
+    leaving.text("a message that nobody will read");
+    drop(leaving);
+    gateway.wait_closes("client_gone", 1);
+    assert!(begun.elapsed() < Duration::from_secs(3), "not only at a deadline");
     gateway.wait_metric("portcullis_verdicts_awaited", |count| count == 0);
     let count = |outcome: &str| {
         gateway.metric(&format!("portcullis_verdicts_total{{outcome=\"{outcome}\"}}"))
     };
     gateway.wait_metric("portcullis_verdicts_within_total{le=\"+Inf\"}", |count| count == 3);
-    assert_eq!((count("unavailable"), count("timed_out"), count("accepted")), (1, 1, 0));
+    assert_eq!((count("unavailable"), count("timed_out"), count("withdrawn")), (1, 1, 1));
     std::thread::sleep(Duration::from_millis(1000));
     assert_eq!(backend.opens(), 0, "a verdict that came too late opens nothing");
     Client::open(gateway.address(), "/it", &bearer("accept_ada")).echo("still there");
@@ -323,8 +328,8 @@ fn a_hostile_backend_accepts_nobody_by_accident() {
             let (closed, _) = link.expect(Kind::Close);
             assert_eq!(closed, session, "{row}");
         }
-        let violations = gateway.metric("portcullis_link_violations_total");
-        assert_eq!(violations, u64::from(*dropped), "{row}");
+        gateway.wait_closes("backend_unavailable", 1);
+        gateway.wait_metric("portcullis_link_violations_total", |n| n == u64::from(*dropped));
         assert_eq!(gateway.metric("portcullis_sessions_opened_total"), 0, "{row}");
     }
 }
@@ -539,6 +544,7 @@ fn a_dead_endpoint_is_left_alone_and_found_again() {
     };
     assert!(try_once());
     drop(endpoint);
+    wait_until("it is dead", || !try_once());
     wait_until("the circuit opens", || {
         assert!(!try_once());
         gateway.metric("portcullis_verdict_circuits{state=\"open\"}") == 1

@@ -106,6 +106,15 @@ impl Backend {
         }
     }
 
+    /// Path and credentials of the next question, past everything else.
+    pub fn asked(&self) -> (String, Vec<String>) {
+        loop {
+            if let Event::Asked(path, credentials) = self.event() {
+                return (path, credentials);
+            }
+        }
+    }
+
     /// How the next session ended, past everything else.
     pub fn ended(&self) -> Ended {
         loop {

@@ -108,11 +108,10 @@ fn serve(mut stream: TcpStream, decide: &Decide, seen: &Mutex<Vec<String>>, stop
     stream.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
-    loop {
+    while !stopped.load(Ordering::SeqCst) {
         match stream.read(&mut buffer) {
             Ok(0) => return,
             Ok(count) => bytes.extend_from_slice(&buffer[..count]),
-            Err(_) if stopped.load(Ordering::SeqCst) => return,
             Err(_) => continue,
         }
         let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
