@@ -13,5 +13,6 @@ pub mod link;
 pub mod mask;
 pub mod origin;
 pub mod proxy_header;
+pub mod revocation;
 pub mod utf8;
 pub mod websocket;
