@@ -57,14 +57,15 @@ impl<'a> VerifiedIdentity<'a> {
         self.expires
     }
 
-    /// The claims as signed: JSON, or empty for anonymous clients.
+    /// The claims: JSON, as signed in a JWT and rendered from Erlang's terms; whatever its issuer
+    /// put into a compact token; empty for anonymous clients.
     pub const fn claims(&self) -> &'a [u8] {
         self.claims
     }
 
-    /// Whether nobody vouched for this client: verified claims are never empty.
+    /// Whether nobody vouched for this client: a verified token has claims or a subject.
     pub const fn is_anonymous(&self) -> bool {
-        self.claims.is_empty()
+        self.claims.is_empty() && self.subject.is_empty()
     }
 }
 
