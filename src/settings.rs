@@ -20,13 +20,17 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::secret::Secret;
+use crate::base::time::UnixTime;
 use crate::protocol::carrier::Carrier;
+use crate::protocol::cause::Cause;
 use crate::protocol::compact_token::CompactVerifier;
 use crate::protocol::dialect::Dialect;
+use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::jwt::JwtVerifier;
 use crate::protocol::origin::OriginPolicy;
 use crate::protocol::phoenix_token::PhoenixVerifier;
 use crate::protocol::plug_session::{CSRF_NAME, SessionVerifier};
+use crate::protocol::scratch::TokenScratch;
 use crate::ring::EndpointAddress;
 
 /// Everything a worker needs to know, checked.
@@ -251,6 +255,27 @@ pub enum AuthKind {
 
 /// Most `[[auth]]` blocks of one route: each may cost a MAC for every token.
 pub const ROUTE_AUTHS_MAX: usize = 8;
+
+impl AuthKind {
+    /// Judges a token. `csrf` is the query parameter that goes with a session.
+    ///
+    /// # Errors
+    /// Why the token is refused.
+    pub fn verify<'s>(
+        &self,
+        token: &[u8],
+        csrf: Option<&[u8]>,
+        now: UnixTime,
+        scratch: &'s mut TokenScratch,
+    ) -> Result<VerifiedIdentity<'s>, Cause> {
+        match self {
+            AuthKind::Jwt(verifier) => verifier.verify(token, now, scratch),
+            AuthKind::Phoenix(verifier) => verifier.verify(token, now, scratch),
+            AuthKind::PlugSession(verifier) => verifier.verify(token, csrf, now, scratch),
+            AuthKind::Compact(verifier) => verifier.verify(token, now, scratch),
+        }
+    }
+}
 
 /// One path that clients may ask for.
 pub struct Route {

@@ -61,7 +61,8 @@ impl CompactVerifier {
     /// Prepares the keys (1 to [`KEYS_MAX`], no two of one number).
     pub fn new(keys: &[CompactKey], options: CompactOptions) -> Self {
         assert!((1..=KEYS_MAX).contains(&keys.len()), "the settings bound the number of keys");
-        let ready = |key: &CompactKey| (key.id, MacState::new(Algorithm::HS256, key.secret.expose()));
+        let ready =
+            |key: &CompactKey| (key.id, MacState::new(Algorithm::HS256, key.secret.expose()));
         let dummy = MacState::new(Algorithm::HS256, &[0; MAC_BYTES]);
         CompactVerifier { keys: keys.iter().map(ready).collect(), dummy, options }
     }
@@ -83,8 +84,7 @@ impl CompactVerifier {
             return Err(Cause::TokenMalformed);
         }
         let bytes = base64url::decode(token, &mut scratch.claims).ok_or(Cause::TokenMalformed)?;
-        let (signed, mac) =
-            bytes.split_last_chunk::<MAC_BYTES>().ok_or(Cause::TokenMalformed)?;
+        let (signed, mac) = bytes.split_last_chunk::<MAC_BYTES>().ok_or(Cause::TokenMalformed)?;
         let &[VERSION, key, ..] = signed else { return Err(Cause::TokenMalformed) };
         if !self.is_signed(key, signed, mac) {
             return Err(Cause::BadSignature);

@@ -16,8 +16,8 @@ use crate::protocol::compact_json::{self, Object, Value};
 use crate::protocol::identity::VerifiedIdentity;
 pub use crate::protocol::mac::Algorithm;
 use crate::protocol::mac::{MAC_MAX, MacState};
-pub use crate::protocol::scratch::{TOKEN_MAX, TokenScratch};
 use crate::protocol::scratch::{CLAIMS_MAX, NAME_MAX};
+pub use crate::protocol::scratch::{TOKEN_MAX, TokenScratch};
 
 /// Most members of a header: a forged one must not cost much.
 const HEADER_MEMBERS_MAX: usize = 16;

@@ -76,10 +76,9 @@ impl PhoenixVerifier {
             (Term::Map(pairs), Some(key)) => pairs.value(key),
             (data, _) => Some(data),
         };
-        let subject =
-            named.and_then(|term| name_of(term, subject)).ok_or(Cause::TokenForbidden)?;
-        let claims = external_term::write_json(signed.data, None, rendered)
-            .ok_or(Cause::TokenMalformed)?;
+        let subject = named.and_then(|term| name_of(term, subject)).ok_or(Cause::TokenForbidden)?;
+        let claims =
+            external_term::write_json(signed.data, None, rendered).ok_or(Cause::TokenMalformed)?;
         let issued = u64::try_from(signed.at_ms).ok().map(UnixTime::from_millis);
         Ok(VerifiedIdentity::verified(subject, None, issued, expires, claims))
     }
@@ -154,10 +153,7 @@ impl<'t> Signed<'t> {
 }
 
 /// The subject that an integer or a text is: 1 to [`NAME_MAX`] bytes.
-pub(in crate::protocol) fn name_of<'s>(
-    term: Term<'s>,
-    scratch: &'s mut [u8],
-) -> Option<&'s str> {
+pub(in crate::protocol) fn name_of<'s>(term: Term<'s>, scratch: &'s mut [u8]) -> Option<&'s str> {
     let name = match term {
         Term::Integer(integer) => integer.write_decimal(scratch)?,
         term => term.text()?,

@@ -102,9 +102,10 @@ impl SessionVerifier {
 
 /// Whether `masked` unmasks to `token`, in constant time for texts of the right length.
 fn is_masked(token: &[u8], masked: &[u8]) -> bool {
-    let Some((text, mask)) = masked.split_last_chunk::<CSRF_BYTES>().filter(|_| {
-        masked.len() == MASKED_BYTES && token.len() == CSRF_BYTES
-    }) else {
+    let Some((text, mask)) = masked
+        .split_last_chunk::<CSRF_BYTES>()
+        .filter(|_| masked.len() == MASKED_BYTES && token.len() == CSRF_BYTES)
+    else {
         return false;
     };
     let mut unmasked = [0; CSRF_BYTES];

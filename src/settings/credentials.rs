@@ -282,7 +282,8 @@ impl Loader<'_> {
                 None => self.secret(&None, &text, "secret_key_base_file"),
             };
             let at = place(&text, &list.span());
-            failed |= !base.as_ref().is_some_and(|base| self.fit_base(base, &bases, length_min, at));
+            failed |=
+                !base.as_ref().is_some_and(|base| self.fit_base(base, &bases, length_min, at));
             bases.extend(base);
         }
         let salt = salt.as_ref()?;

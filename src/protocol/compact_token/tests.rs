@@ -70,9 +70,7 @@ fn vectors() {
 
 #[test]
 fn tokens_are_judged() {
-    use Cause::{
-        BadSignature, TokenExpired, TokenForbidden, TokenMalformed, TokenNotYetValid,
-    };
+    use Cause::{BadSignature, TokenExpired, TokenForbidden, TokenMalformed, TokenNotYetValid};
     let verifier = verifier(&[key(1, 1), key(2, 2)]);
     let good = fields();
     let token = |key: &CompactKey, fields: &Fields<'_>| mint(key, fields).unwrap();
@@ -113,7 +111,12 @@ fn tokens_are_judged() {
             NOW,
             Some(TokenForbidden),
         ),
-        ("no claims, no id", token(&key(1, 1), &Fields { claims: b"", token_id: "", ..good }), NOW, None),
+        (
+            "no claims, no id",
+            token(&key(1, 1), &Fields { claims: b"", token_id: "", ..good }),
+            NOW,
+            None,
+        ),
     ];
     for (name, token, now, expected) in table {
         assert_eq!(refused(&verifier, &token, now), expected, "{name}");

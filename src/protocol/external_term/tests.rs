@@ -82,10 +82,7 @@ fn terms_are_read_exactly() {
         ("74 00000002 6101 6101 6d00000001 31 6101", None),
         // Left out, at the top and only there.
         ("74 00000002 6d00000006 736563726574 6101 770161 6102", Some("{\"a\":2}")),
-        (
-            "6801 74 00000001 6d00000006 736563726574 6101",
-            Some("[{\"secret\":1}]"),
-        ),
+        ("6801 74 00000001 6d00000006 736563726574 6101", Some("[{\"secret\":1}]")),
         // Two terms, none, compressed, and what only the node that wrote it understands.
         ("6101 6101", None),
         ("", None),

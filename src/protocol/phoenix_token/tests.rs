@@ -28,7 +28,8 @@ type Verdict = Result<(String, String, Option<u64>), Cause>;
 
 fn verdict(verifier: &PhoenixVerifier, token: &str, now_ms: u64) -> Verdict {
     let mut scratch = TokenScratch::new();
-    let identity = verifier.verify(token.as_bytes(), UnixTime::from_millis(now_ms), &mut scratch)?;
+    let identity =
+        verifier.verify(token.as_bytes(), UnixTime::from_millis(now_ms), &mut scratch)?;
     let claims = str::from_utf8(identity.claims()).unwrap().to_owned();
     assert_eq!(identity.token_id(), None);
     Ok((identity.subject().into(), claims, identity.expires().map(UnixTime::as_millis)))
@@ -82,8 +83,7 @@ fn vectors_of_plug() {
         let (iterations, length) = (number("iterations") as u32, number("length") as usize);
         let key = Derivation { iterations, length, digest }.derive(&base, salt);
         assert_eq!(hex(key.expose()), row["key_hex"].as_str().unwrap(), "{name}");
-        let verifier =
-            PhoenixVerifier::new(&[key], options(MaxAge::Embedded, Some("user_id")));
+        let verifier = PhoenixVerifier::new(&[key], options(MaxAge::Embedded, Some("user_id")));
         let token = row["token"].as_str().unwrap();
         let expected = match row["subject"].as_str() {
             Some(subject) => {
@@ -242,9 +242,8 @@ fn messages_are_read_exactly() {
 
 #[test]
 fn keys_rotate_with_overlap() {
-    let keys = ["new", "old", "older"].map(|base| {
-        Derivation::default().derive(&secret(base), b"salt")
-    });
+    let keys =
+        ["new", "old", "older"].map(|base| Derivation::default().derive(&secret(base), b"salt"));
     let verifier = PhoenixVerifier::new(&keys[..2], options(MaxAge::Embedded, None));
     for (key, accepted) in keys.iter().zip([true, true, false]) {
         let token = mint(key, &json!(7), UnixTime::from_millis(AT_MS), 60);
