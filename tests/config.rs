@@ -785,7 +785,7 @@ fn kinds_of_tokens_have_their_own_keys() {
                 "{phoenix}secret_key_base_file = [\"env:PORTCULLIS_OLD_KEY\", \
                  \"env:PORTCULLIS_OLD_KEY\"]\n"
             ),
-            vec!["11:52: error: this secret_key_base is listed twice; remove one".into()],
+            vec!["11:51: error: this secret_key_base is listed twice; remove one".into()],
         ),
         (
             format!("{phoenix}secret_key_base_file = []\n"),
@@ -877,7 +877,7 @@ fn kinds_of_tokens_have_their_own_keys() {
                 "{compact}keys = [{{ id = \"1\", secret_file = \"keys/2026-11\" }}, {{ id = \"01\", \
                  secret_file = \"keys/link\" }}]\n"
             ),
-            vec!["10:62: error: there are two keys of this number; write id = \"1\"".into()],
+            vec!["10:60: error: there are two keys of this number; write id = \"1\"".into()],
         ),
         (
             format!(
