@@ -242,6 +242,7 @@ impl Auth {
 }
 
 /// What decides on a token.
+#[allow(clippy::large_enum_variant, reason = "a few per process")]
 pub enum AuthKind {
     /// JSON Web Tokens with an HMAC.
     Jwt(JwtVerifier),

@@ -8,9 +8,7 @@ use portcullis::base::time::UnixTime;
 use portcullis::protocol::compact_token::{self, CompactKey, Fields};
 use serde_json::Value;
 
-use crate::support::{
-    Backend, Client, Config, Gateway, SECRET, free_port, head, mint, unix_now,
-};
+use crate::support::{Backend, Client, Config, Gateway, SECRET, free_port, head, mint, unix_now};
 
 const ORIGIN: &str = "Origin: https://app.example\r\n";
 

@@ -47,7 +47,8 @@ fn vectors_of_erlang() {
         if let Some(expected) = row["key_hex"].as_str() {
             assert_eq!(hex(key.expose()), expected);
         }
-        let verifier = PhoenixVerifier::new(&[key.clone()], options(MaxAge::Embedded, None));
+        let verifier =
+            PhoenixVerifier::new(std::slice::from_ref(&key), options(MaxAge::Embedded, None));
         let token = row["token"].as_str().unwrap();
         let signed = row["signed_at_ms"].as_u64().unwrap();
         let max_age_s = row["max_age_s"].as_u64().unwrap();
@@ -105,14 +106,15 @@ fn vectors_of_plug() {
 /// A verifier and its key.
 fn fixture(max_age: MaxAge, subject: Option<&str>) -> (PhoenixVerifier, Secret) {
     let key = Derivation::default().derive(&secret("base"), b"salt");
-    (PhoenixVerifier::new(&[key.clone()], options(max_age, subject)), key)
+    (PhoenixVerifier::new(std::slice::from_ref(&key), options(max_age, subject)), key)
 }
 
 #[test]
 fn ages_are_judged_as_plug_does() {
     use Cause::{TokenExpired as Old, TokenNotYetValid as Early};
     let fixed = MaxAge::Fixed(Duration::from_secs(10));
-    let table: &[(MaxAge, u64, i64, Result<Option<i64>, Cause>)] = &[
+    type Row = (MaxAge, u64, i64, Result<Option<i64>, Cause>);
+    let table: &[Row] = &[
         // The configuration, the token's age in seconds, the clock after signing in ms.
         (MaxAge::Embedded, 60, 0, Ok(Some(60_000))),
         (MaxAge::Embedded, 60, 60_000, Ok(Some(60_000))),

@@ -55,7 +55,7 @@ fn vectors_of_plug() {
 
 fn fixture(csrf: bool) -> (SessionVerifier, Secret) {
     let key = Derivation::default().derive(&Secret::new(b"base".to_vec()), b"salt");
-    (SessionVerifier::new(&[key.clone()], options(csrf)), key)
+    (SessionVerifier::new(std::slice::from_ref(&key), options(csrf)), key)
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_connection_ends_max_age_after_its_session_was_seen() {
     let Minted { cookie, csrf } = mint(&key, json!({"user_id": 7}), &[9; 36]);
     for max_age in [None, Some(Duration::from_secs(3600))] {
         let options = SessionOptions { max_age, ..options(true) };
-        let verifier = SessionVerifier::new(&[key.clone()], options);
+        let verifier = SessionVerifier::new(std::slice::from_ref(&key), options);
         let mut scratch = TokenScratch::new();
         let (cookie, csrf) = (cookie.as_bytes(), Some(csrf.as_bytes()));
         let identity = verifier.verify(cookie, csrf, NOW, &mut scratch);
