@@ -111,7 +111,11 @@ fn find_auth<'l>(loaded: &'l Loaded, name: &str) -> Result<(&'l Auth, &'l Issuin
             names.join(", ")
         ));
     };
-    Ok((&auths[index], &loaded.issuing[index]))
+    let auth = &auths[index];
+    if auth.kind.is_external() {
+        return Err(format!("[[auth]] {name:?} asks somebody else, who also makes the tokens"));
+    }
+    Ok((auth, &loaded.issuing[index]))
 }
 
 fn verify(auth: &Auth, token: &str, csrf: Option<&str>, now_s: u64) -> Result<(), Cause> {

@@ -3,6 +3,7 @@
 use std::mem::discriminant;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 use toml::Spanned;
@@ -48,6 +49,12 @@ impl Fingerprint {
         let digest = self.0.finalize();
         std::array::from_fn(|index| digest[index])
     }
+}
+
+/// A kind that somebody else decides, who makes its tokens, too. What they decide is not
+/// remembered, so that it needs no fingerprint.
+fn asked(kind: AuthKind) -> Built {
+    (kind, Issuing::Elsewhere, [0; 16])
 }
 
 fn text(value: &Text) -> Option<String> {
@@ -135,6 +142,8 @@ impl Loader<'_> {
             "phoenix" => self.phoenix(auth),
             "plug-session" => self.plug_session(auth),
             "compact" => self.compact(auth),
+            "backend" => Some(asked(AuthKind::Backend(self.backend_verdicts(auth)))),
+            "http" => self.http_verdicts(auth).map(|http| asked(AuthKind::Http(Arc::new(http)))),
             _ => self.jwt(auth),
         }?;
         let (name, carriers) = (raw.name.as_ref()?.get_ref().clone(), carriers?);

@@ -137,6 +137,25 @@ pub const AUTH_KINDS: &[AuthKeys] = &[
         ],
     },
     AuthKeys { kind: "compact", required: &["keys"], optional: &["leeway", "lifetime_max"] },
+    AuthKeys { kind: "backend", required: &[], optional: &["timeout"] },
+    AuthKeys {
+        kind: "http",
+        // The loader asks for `endpoint` itself, with an example.
+        required: &[],
+        optional: &[
+            "endpoint",
+            "timeout",
+            "in_flight_max",
+            "queue_max",
+            "response_max",
+            "headers",
+            "identity",
+            "ca_file",
+            "circuit_failures",
+            "circuit_open_min",
+            "circuit_open_max",
+        ],
+    },
 ];
 
 impl AuthKeys {

@@ -77,6 +77,7 @@ pub(super) fn run(command: &Mint) -> Result<ExitCode, ExitCode> {
         }
         Issuing::PlugSession { keys, subject } => mint_session(command, keys, subject),
         Issuing::Compact { keys } => mint_compact(command, keys, now_s),
+        Issuing::Elsewhere => Err("somebody else makes these tokens".to_owned()),
     };
     let Minted { token, csrf } = minted.map_err(failed)?;
     if let Err(cause) = verify(auth, &token, csrf.as_deref(), now_s) {
