@@ -54,6 +54,11 @@ impl Child {
         child
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Everything that it wrote to its log so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&self.output.lock().expect("not poisoned")).into_owned()
@@ -80,7 +85,7 @@ impl Child {
 
     /// Sends a signal by name, as in `HUP`.
     pub fn signal(&self, name: &str) {
-        let pid = self.process.id().to_string();
+        let pid = self.id().to_string();
         let status = Command::new("kill").args(["-s", name, &pid]).status().expect("kill");
         assert!(status.success());
     }
