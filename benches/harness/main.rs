@@ -19,6 +19,7 @@ mod socket_table;
 mod sockets;
 mod stats;
 mod target;
+mod told;
 mod wire;
 mod worker;
 
