@@ -3,7 +3,7 @@
 //! when a worker panics.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,6 +42,49 @@ const RUNS: &[Run] = &[
     Run { log: "format = \"json\", level = \"trace\"", close_log: false, panics: true },
 ];
 
+/// What endpoints of `kind = "http"` answer in turn: verdicts good and bad, all of them with
+/// secrets in places where they do not belong.
+const VERDICTS: &[&str] = &[
+    "200 OK\r\nX-Auth-Subject: canarysubject\r\nX-Auth-Claims: canaryverdict-claims",
+    "401 Unauthorized\r\nX-Auth-Reason: canaryverdict-reason",
+    "403 Forbidden\r\nX-Auth-Reason: token_expired",
+    "500 Oops canaryverdict-status",
+    "302 Found\r\nLocation: http://127.0.0.1/?token=canaryverdict-location",
+    "200 OK",
+    "200 OK\r\nX-Auth-Subject: canarysubject\r\nX-Auth-Expires: canaryverdict-expires",
+    "200 OK\r\nX-Auth-Subject: canarysubject\r\nX-Auth-Subject: canaryverdict-twice",
+    "200 OK\r\nX-Auth-Subject: canarysubject\r\ncanaryverdict-no-colon",
+    "canaryverdict-no-status",
+];
+
+/// An endpoint of `kind = "http"` that repeats what it was asked.
+fn verdict_endpoint() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for (stream, answer) in listener.incoming().zip(VERDICTS.iter().cycle()) {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.set_read_timeout(Some(PATIENCE));
+            let mut asked = Vec::new();
+            let mut buffer = [0; 4096];
+            while !asked.ends_with(b"\r\n\r\n") {
+                match stream.read(&mut buffer) {
+                    Ok(count @ 1..) => asked.extend_from_slice(&buffer[..count]),
+                    _ => break,
+                }
+            }
+            let secrets = "Set-Cookie: s=canaryverdict-cookie\r\nX-Auth-Token-Id: canaryverdict-id";
+            let length = asked.len();
+            let head = format!(
+                "HTTP/1.1 {answer}\r\n{secrets}\r\nConnection: close\r\n\
+                 Content-Length: {length}\r\n\r\n"
+            );
+            let _ = stream.write_all(&[head.as_bytes(), &asked].concat());
+        }
+    });
+    address
+}
+
 fn config(backend: &Backend, run: &Run) -> Config {
     let mut config = Config { backends: String::new(), ..Config::bare(backend.address()) }
         .backend(&[backend.address()], &format!("secret = \"{LINK}\""));
@@ -50,7 +93,16 @@ fn config(backend: &Backend, run: &Run) -> Config {
     if run.close_log {
         config.gateway += "close_log = \"closes.json\"\n";
     }
+    let endpoint = verdict_endpoint();
+    config.auths += &format!(
+        "[[auth]]\nname = \"asked\"\nkind = \"http\"\ncarriers = [\"authorization\", \"cookie:session\"]\n\
+         endpoint = \"http://{endpoint}/verdict?key=canaryverdict-query\"\ncircuit_failures = 1_000\n"
+    );
     for refuse in ["explain", "http"] {
+        let more = format!(
+            "auth = \"asked\"\nrefuse = \"{refuse}\"\norigins = [\"https://app.example\"]\n"
+        );
+        config = config.route(&format!("/asked-{refuse}"), &more);
         for (name, carrier) in [
             ("authorization", "authorization"),
             ("subprotocol", "subprotocol"),
@@ -85,7 +137,10 @@ fn plant(child: &Child, token: &str) -> String {
     let bearer = URL_SAFE_NO_PAD.encode(token);
     let mut answers = String::new();
     for refuse in ["explain", "http", "nowhere"] {
-        for (path, fields, message) in [
+        let asked = format!("Authorization: Bearer {token}\r\n");
+        let asked = std::iter::repeat_n(("asked", asked, None), VERDICTS.len() / 2);
+        let cookie = format!("Cookie: x={COOKIE}; session={token}\r\n");
+        let table = [
             ("authorization", format!("Authorization: Bearer {token}\r\n"), None),
             (
                 "subprotocol",
@@ -93,15 +148,13 @@ fn plant(child: &Child, token: &str) -> String {
                 None,
             ),
             ("header", format!("X-Token: {token}\r\n"), None),
-            (
-                "cookie",
-                format!("Origin: https://app.example\r\nCookie: x={COOKIE}; session={token}\r\n"),
-                None,
-            ),
+            ("cookie", format!("Origin: https://app.example\r\n{cookie}"), None),
+            ("asked", format!("Origin: https://app.example\r\n{cookie}"), None),
             ("query", String::new(), None),
             ("first", String::new(), Some(token.to_owned())),
             ("json", String::new(), Some(format!("{{\"token\":\"{token}\"}}"))),
-        ] {
+        ];
+        for (path, fields, message) in table.into_iter().chain(asked) {
             let target = match path {
                 "query" => format!("/query-{refuse}?token={token}"),
                 _ => format!("/{path}-{refuse}"),
@@ -276,7 +329,16 @@ fn no_secret_shows_up_in_anything_that_the_gateway_writes() {
         ];
         let texts = collect(run, &tokens);
         let mut forbidden: Vec<String> = tokens.iter().flat_map(|token| traces(token)).collect();
-        let keys = [SECRET, COOKIE, LINK, OTHER_LINK, ADMIN, OTHER_ADMIN, "canarysubject"];
+        let keys = [
+            SECRET,
+            COOKIE,
+            LINK,
+            OTHER_LINK,
+            ADMIN,
+            OTHER_ADMIN,
+            "canarysubject",
+            "canaryverdict",
+        ];
         forbidden.extend(keys.map(str::to_owned));
         for (place, text) in &texts {
             for trace in &forbidden {
