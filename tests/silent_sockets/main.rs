@@ -73,11 +73,12 @@ fn outlive(world: &World, kind: Kind) {
     // The deadline of the last runs from here.
     let last = kind.last_progress(world);
     let denied = world.denied();
-    let mut most = 0;
+    let (mut most, mut resident) = (0, 0);
     let (gone, waited) = loop {
         let looked = last.elapsed();
         let rows = world.sockets();
         most = most.max(rows.len());
+        resident = resident.max(world.resident());
         // Time in which others had the gateway's core is not the gateway's.
         let waited = world.denied() - denied;
         if rows.is_empty() {
@@ -94,6 +95,7 @@ fn outlive(world: &World, kind: Kind) {
         kind.name(),
         kind.deadline() + LATE,
     );
+    println!("{}: at most {} KiB resident", kind.name(), resident / 1024);
     drop(crowd);
     // Each was ended by its own deadline, not by something else.
     for (series, count) in kind.counts(COUNT) {

@@ -151,6 +151,14 @@ impl World {
         waited.max().unwrap_or_default()
     }
 
+    /// Resident bytes of the process.
+    pub fn resident(&self) -> u64 {
+        let statm = fs::read_to_string(format!("/proc/{}/statm", self.child.id()));
+        let statm = statm.expect("it runs");
+        let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+        pages.expect("a number") * 4096
+    }
+
     /// Waits until the gateway has nothing to do, and looks at what it holds then.
     pub fn rest(&self) -> Rest {
         wait_until("no connection, no bytes that wait", || {
