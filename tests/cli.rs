@@ -97,6 +97,66 @@ c.toml: 4 errors
 }
 
 #[test]
+fn check_never_repeats_a_secret_wherever_it_was_put() {
+    const CANARY: &str = "canary+0123456789/abcdef-0123456789_abcdef=";
+    // The lines of [[auth]] and of [[backend]] with the canary as $.
+    let table = [
+        ("keys = [\"$\"]", ""),
+        ("keys = \"$\"", ""),
+        ("keys = [{ secret = \"$ }]", ""),
+        ("keys = [{ secret = '$\" }]", ""),
+        ("keys = [{ secret = $ }]", ""),
+        ("keys = [{ secret = [\"$\"] }]", ""),
+        ("keys = [{ secret = { x = \"$\" } }]", ""),
+        ("keys = [{ secret = \"$\\q\" }]", ""),
+        ("keys = [{ secret = \"$\" \"$\" }]", ""),
+        ("keys = [{ secret = \"$\", secret = \"$\" }]", ""),
+        ("keys = [{ secret = \"$\", secret_file = \"$\" }]", ""),
+        ("keys = [{ secret_file = \"$\" }]", ""),
+        ("keys = [{ secret_file = \"env:$\" }]", ""),
+        ("keys = [{ secret_file = [\"$\"] }]", ""),
+        ("keys = [{ secret = \"$\", algorithm = \"$\" }]", ""),
+        ("keys = [{ id = \"a\", secret = \"$\" }, { id = \"a\", secret = \"$\" }]", ""),
+        ("secret = \"$\"", ""),
+        ("kind = \"http\"\nendpoint = \"http://user:0123456789@127.0.0.1/verdict\"", ""),
+        ("kind = \"http\"\nendpoint = \"ftp://127.0.0.1/verdict?key=0123456789\"", ""),
+        ("kind = \"http\"\nendpoint = \"http://127.0.0.1/#0123456789\"", ""),
+        ("token = \"$\"\nkeys = [{ secret = \"$\" }]", ""),
+        ("keys = [{ secret = \"$\" }]", "$"),
+        ("keys = [{ secret = \"$\" }]", "secret = [\"$\"]"),
+        ("keys = [{ secret = \"$\" }]", "secret_file = \"$\""),
+        ("keys = [{ secret = \"$\" }]", "secret_file = \"env:$\""),
+        ("keys = [{ secret = \"$\" }]", "password = \"$\""),
+        ("keys = [{ secret = \"$\" }]", "secret = \"$\"\nname = \"$\""),
+    ];
+    let keys_at = CONFIG.find("keys = ").expect("the keys");
+    let keys_end = keys_at + CONFIG[keys_at..].find("]\n").expect("their end") + 1;
+    for (auth, backend) in table {
+        let before = match auth.starts_with("kind") {
+            true => CONFIG[..keys_at].replace("kind = \"jwt\"\n", ""),
+            false => CONFIG[..keys_at].to_owned(),
+        };
+        let config = [&before, auth, &CONFIG[keys_end..], backend, "\n"].concat();
+        let folder = folder(&config.replace('$', CANARY));
+        for command in ["check", "run"] {
+            let (code, out, err) = call(folder.path(), &format!("{command} --config c.toml"));
+            assert_eq!(code, 1, "{auth} {backend}: {err}");
+            assert!(err.contains("c.toml:"), "{err}");
+            assert!(!out.contains("0123456789") && !err.contains("0123456789"), "{out}{err}");
+        }
+    }
+}
+
+#[test]
+fn check_warns_of_tokens_in_queries() {
+    let config = CONFIG.replace("carriers = [", "carriers = [\"query:token\", ");
+    let folder = folder(&config);
+    let (code, _, err) = call(folder.path(), "check --config c.toml");
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("warning: ") && err.contains("query strings end in the logs"), "{err}");
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let folder = folder(CONFIG);
     for command in ["check", "run"] {

@@ -64,13 +64,25 @@ fn text(value: &Text) -> Option<String> {
 /// A shorter secret can be guessed, or is a mistake (an empty file, a placeholder).
 const SECRET_BYTES_MIN: usize = 32;
 
+/// For a name that may be the secret itself, put where a name belongs.
+const NOT_SHOWN: &str = "its name is not shown, since it could be the secret itself";
+
+/// Whether a name is as long as a secret and made of what secrets are written in.
+fn may_be_secret(name: &str) -> bool {
+    let is_written_so = |b: u8| b.is_ascii_alphanumeric() || b"+/=_-".contains(&b);
+    name.len() >= SECRET_BYTES_MIN && name.bytes().all(is_written_so)
+}
+
 impl Loader<'_> {
     /// A file that the configuration names, or what `env:NAME` stands for.
     pub(super) fn contents(&mut self, name: &Spanned<String>, private: bool) -> Option<Vec<u8>> {
         if let Some(variable) = name.get_ref().strip_prefix("env:").filter(|_| private) {
             let value = self.outside.variable(variable);
             if value.is_none() {
-                let what = format!("the environment variable {variable:?} is not set");
+                let what = match may_be_secret(variable) {
+                    true => format!("the environment variable ({NOT_SHOWN}) is not set"),
+                    false => format!("the environment variable {variable:?} is not set"),
+                };
                 self.report.error(name.span(), what, "set it where the gateway is started");
             }
             return value.map(String::into_bytes);
@@ -86,7 +98,10 @@ impl Loader<'_> {
                 Some(file.bytes)
             }
             Err(error) => {
-                let what = format!("cannot read {}: {error}", path.display());
+                let what = match private && may_be_secret(name.get_ref()) {
+                    true => format!("cannot read the file ({NOT_SHOWN}): {error}"),
+                    false => format!("cannot read {}: {error}", path.display()),
+                };
                 let fix = "file names are relative to the configuration file's folder";
                 self.report.error(name.span(), what, fix);
                 None

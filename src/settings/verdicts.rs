@@ -134,7 +134,8 @@ impl Loader<'_> {
                 return Some(uri);
             }
         };
-        let what = format!("{:?} is not an endpoint: {what}", text.get_ref());
+        // The text itself is not shown: it may hold a password or a key.
+        let what = format!("this is not an endpoint: {what}");
         let fix = "write http://HOST:PORT/PATH or https://HOST/PATH";
         self.report.error(text.span(), what, fix);
         None
