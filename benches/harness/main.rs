@@ -5,6 +5,8 @@ mod compare;
 mod connection;
 mod echo;
 mod echo_server;
+mod echo_session;
+mod echo_tokio;
 mod fleet;
 mod flood;
 mod idle;

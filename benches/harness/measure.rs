@@ -99,6 +99,52 @@ pub fn verdict(server: Option<&CpuUse>, client: &CpuUse) -> String {
     format!("{limit}; NOT QUIET: a core was busy with something else {denied:.0} % of the time")
 }
 
+/// CPU time of the whole machine and of the processes that a run knows, to tell whether others
+/// had a part of it.
+pub struct Quiet {
+    at: Instant,
+    busy: f64,
+    known: f64,
+}
+
+impl Quiet {
+    /// A reading. `pids` are all processes whose work belongs to the run; ours is added.
+    pub fn take(pids: &[u32]) -> Quiet {
+        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let ours = process_ticks(std::process::id());
+        let known: u64 = pids.iter().map(|pid| process_ticks(*pid)).sum();
+        let known = (ours + known) as f64 / TICKS;
+        Quiet { at: Instant::now(), busy: machine_ticks(&stat) as f64 / TICKS, known }
+    }
+
+    /// The cores that others had from this reading to `later`: 0.05 is a twentieth of one core.
+    pub fn foreign_until(&self, later: &Quiet) -> f64 {
+        let wall = later.at.duration_since(self.at).as_secs_f64().max(1e-9);
+        ((later.busy - self.busy - (later.known - self.known)) / wall).max(0.0)
+    }
+}
+
+/// USER_HZ, which is 100 on every architecture that io_uring runs on.
+const TICKS: f64 = 100.0;
+
+/// user, nice, system and steal of the first line of /proc/stat. Interrupts are left out: the
+/// network's are our own, and the kernel may count them for nobody.
+fn machine_ticks(stat: &str) -> u64 {
+    let first = stat.lines().next().unwrap_or_default();
+    let numbers: Vec<u64> =
+        first.split_whitespace().skip(1).map(|word| word.parse().unwrap_or(0)).collect();
+    [0, 1, 2, 7].into_iter().filter_map(|field: usize| numbers.get(field)).sum()
+}
+
+/// utime and stime of a process, threads that ended included.
+fn process_ticks(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The second field is a name that may hold anything but ends with the last parenthesis.
+    let after = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = after.split_whitespace().skip(11).take(2);
+    ticks.filter_map(|word| word.parse::<u64>().ok()).sum()
+}
+
 /// Memory of a process, bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
