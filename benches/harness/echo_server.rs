@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use socket2::{Domain, Socket, Type};
 
-use crate::echo_session::{Answers, EchoSession};
+use crate::echo_session::EchoSession;
 use crate::echo_tokio;
 use crate::kernel::{self, Event, Ring};
 use crate::worker::errno_name;
@@ -38,9 +38,6 @@ pub struct EchoServerArgs {
     /// How bytes are moved
     #[arg(long, value_enum, default_value = "ring")]
     pub engine: Engine,
-    /// Swallow messages, and answer each batch of so many with their number up to then
-    #[arg(long, value_name = "MESSAGES", value_parser = clap::value_parser!(u32).range(1..))]
-    pub count_every: Option<u32>,
     /// Threads, each with its own runtime and listener
     #[arg(long, default_value_t = 1)]
     pub threads: usize,
@@ -76,7 +73,6 @@ pub fn run(args: &EchoServerArgs) -> Result<(), String> {
     }
     println!("listening on ws://{address}/ (pid {})", std::process::id());
     let _ = std::io::stdout().flush();
-    let answers = args.count_every.map_or(Answers::Echo, Answers::Count);
     let engine = args.engine;
     let threads: Vec<_> = listeners
         .into_iter()
@@ -84,9 +80,9 @@ pub fn run(args: &EchoServerArgs) -> Result<(), String> {
         .map(|(index, listener)| {
             let core = args.core.map(|core| core + index);
             std::thread::spawn(move || match engine {
-                Engine::Ring => serve(listener, core, answers),
-                Engine::TokioEpoll => echo_tokio::serve_epoll(listener, core, answers),
-                Engine::TokioUring => echo_tokio::serve_uring(listener, core, answers),
+                Engine::Ring => serve(listener, core),
+                Engine::TokioEpoll => echo_tokio::serve_epoll(listener, core),
+                Engine::TokioUring => echo_tokio::serve_uring(listener, core),
             })
         })
         .collect();
@@ -107,13 +103,13 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn serve(listener: TcpListener, core: Option<usize>, answers: Answers) -> Result<(), String> {
+fn serve(listener: TcpListener, core: Option<usize>) -> Result<(), String> {
     if let Some(core) = core {
         kernel::pin(0, core).map_err(|error| format!("core {core}: {error}"))?;
     }
     let slots = kernel::descriptor_limit();
     let mut ring = Ring::new(slots, 4096)?;
-    let mut clients: Vec<EchoSession> = (0..slots).map(|_| EchoSession::new(answers)).collect();
+    let mut clients: Vec<EchoSession> = (0..slots).map(|_| EchoSession::default()).collect();
     let mut pool: Vec<Vec<u8>> = Vec::new();
     let mut failed_at: Option<Instant> = None;
     ring.accept(listener);
@@ -126,7 +122,7 @@ fn serve(listener: TcpListener, core: Option<usize>, answers: Answers) -> Result
         while let Some(event) = ring.next_event() {
             match event {
                 Event::Accepted { slot } => {
-                    clients[slot as usize] = EchoSession::new(answers);
+                    clients[slot as usize] = EchoSession::default();
                     ring.receive(slot);
                 }
                 Event::Received { slot, buffer } => {
@@ -154,7 +150,7 @@ fn serve(listener: TcpListener, core: Option<usize>, answers: Answers) -> Result
                     }
                     failed_at = Some(Instant::now());
                 }
-                Event::Closed { slot } => clients[slot as usize] = EchoSession::new(answers),
+                Event::Closed { slot } => clients[slot as usize] = EchoSession::default(),
                 Event::Connected { .. } | Event::ConnectFailed { .. } => {
                     unreachable!("the server opens no connection")
                 }

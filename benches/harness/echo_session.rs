@@ -6,15 +6,9 @@ use crate::wire::{self, FrameReader};
 /// Longest request head that is read.
 const HEAD_MAX: usize = 16 * 1024;
 
-/// What a session does with messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Answers {
-    /// Every message goes back.
-    #[default]
-    Echo,
-    /// Messages are swallowed; after each batch of so many comes their number up to now.
-    Count(u32),
-}
+/// A request for this path with a number behind it gets no echo: messages are swallowed, and each
+/// batch of so many is answered with their number up to then.
+const COUNT_PATH: &str = "/count/";
 
 /// One client's session.
 #[derive(Default)]
@@ -25,18 +19,14 @@ pub struct EchoSession {
     head: Vec<u8>,
     control: Vec<u8>,
     reader: FrameReader,
-    answers: Answers,
+    /// Messages of a batch; 0: all are echoed.
+    batch: u64,
     messages: u64,
     /// What must be sent.
     pub out: Vec<u8>,
 }
 
 impl EchoSession {
-    /// A new connection.
-    pub fn new(answers: Answers) -> EchoSession {
-        EchoSession { answers, ..EchoSession::default() }
-    }
-
     /// Takes bytes from the socket; what they ask for is in `out` afterwards.
     pub fn receive(&mut self, mut bytes: &[u8]) {
         if !self.upgraded {
@@ -63,6 +53,7 @@ impl EchoSession {
                 .as_bytes(),
             );
             self.upgraded = true;
+            self.batch = batch_of(&head[..end]);
         }
         while !self.ending {
             let Some(piece) = self.reader.next(&mut bytes) else { return };
@@ -76,9 +67,9 @@ impl EchoSession {
                 }
                 continue;
             }
-            if let Answers::Count(batch) = self.answers {
+            if self.batch > 0 {
                 if piece.fin && piece.ends {
-                    self.count(batch);
+                    self.count();
                 }
                 continue;
             }
@@ -93,9 +84,9 @@ impl EchoSession {
         }
     }
 
-    fn count(&mut self, batch: u32) {
+    fn count(&mut self) {
         self.messages += 1;
-        if self.messages.is_multiple_of(u64::from(batch)) {
+        if self.messages.is_multiple_of(self.batch) {
             wire::encode_header(&mut self.out, wire::BINARY, 8, None);
             self.out.extend_from_slice(&self.messages.to_be_bytes());
         }
@@ -122,4 +113,12 @@ fn websocket_key(head: &[u8]) -> Option<&str> {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("sec-websocket-key").then(|| value.trim())
     })
+}
+
+/// The number behind [`COUNT_PATH`], 0 for other paths.
+fn batch_of(head: &[u8]) -> u64 {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let line = std::str::from_utf8(line).unwrap_or_default();
+    let path = line.split(' ').nth(1).unwrap_or_default();
+    path.strip_prefix(COUNT_PATH).and_then(|number| number.parse().ok()).unwrap_or(0)
 }

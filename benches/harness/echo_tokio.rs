@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::echo_session::{Answers, EchoSession};
+use crate::echo_session::EchoSession;
 use crate::kernel;
 
 /// Bytes of a connection's receive buffer, as large as one of the ring engine's.
@@ -20,11 +20,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When the core or the runtime cannot be had.
-pub fn serve_epoll(
-    listener: TcpListener,
-    core: Option<usize>,
-    answers: Answers,
-) -> Result<(), String> {
+pub fn serve_epoll(listener: TcpListener, core: Option<usize>) -> Result<(), String> {
     bind_to(core)?;
     listener.set_nonblocking(true).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -36,7 +32,7 @@ pub fn serve_epoll(
         tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((socket, _)) => drop(tokio::spawn(epoll_client(socket, answers))),
+                    Ok((socket, _)) => drop(tokio::spawn(epoll_client(socket))),
                     Err(error) => complain(&error).await,
                 }
             }
@@ -47,9 +43,9 @@ pub fn serve_epoll(
     outcome.map_err(|error| format!("tokio: {error}"))
 }
 
-async fn epoll_client(mut socket: tokio::net::TcpStream, answers: Answers) {
+async fn epoll_client(mut socket: tokio::net::TcpStream) {
     let _ = socket.set_nodelay(true);
-    let mut session = EchoSession::new(answers);
+    let mut session = EchoSession::default();
     let mut buffer = vec![0; BUFFER_BYTES];
     while !session.ending {
         let Ok(length @ 1..) = socket.read(&mut buffer).await else { return };
@@ -67,18 +63,14 @@ async fn epoll_client(mut socket: tokio::net::TcpStream, answers: Answers) {
 ///
 /// # Errors
 /// When the core cannot be had.
-pub fn serve_uring(
-    listener: TcpListener,
-    core: Option<usize>,
-    answers: Answers,
-) -> Result<(), String> {
+pub fn serve_uring(listener: TcpListener, core: Option<usize>) -> Result<(), String> {
     bind_to(core)?;
     tokio_uring::start(async {
         let listener = Rc::new(tokio_uring::net::TcpListener::from_std(listener));
         tokio_uring::spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((socket, _)) => drop(tokio_uring::spawn(uring_client(socket, answers))),
+                    Ok((socket, _)) => drop(tokio_uring::spawn(uring_client(socket))),
                     Err(error) => complain(&error).await,
                 }
             }
@@ -88,9 +80,9 @@ pub fn serve_uring(
     Ok(())
 }
 
-async fn uring_client(socket: tokio_uring::net::TcpStream, answers: Answers) {
+async fn uring_client(socket: tokio_uring::net::TcpStream) {
     let _ = socket.set_nodelay(true);
-    let mut session = EchoSession::new(answers);
+    let mut session = EchoSession::default();
     let mut buffer = vec![0; BUFFER_BYTES];
     while !session.ending {
         let (outcome, returned) = socket.read(buffer).await;

@@ -15,6 +15,7 @@ mod measure;
 mod open;
 mod options;
 mod plan;
+mod process;
 mod report;
 mod sockets;
 mod stats;
