@@ -17,6 +17,8 @@ mod options;
 mod plan;
 mod process;
 mod report;
+mod results;
+mod servers;
 mod sockets;
 mod stats;
 mod target;
@@ -66,6 +68,9 @@ enum Scenario {
     Flood(Box<flood::FloodArgs>),
     /// The bare echo server that others are compared with
     EchoServer(echo_server::EchoServerArgs),
+    /// The gateway's backend in the fan-in
+    #[command(hide = true)]
+    CountBackend(servers::counter::CountBackendArgs),
     /// Bare echo, nginx and a gateway in turn, pinned, as ratios of CPU per message
     CompareEcho(Box<compare::CompareArgs>),
 }
@@ -88,6 +93,7 @@ fn main() -> ExitCode {
         Scenario::Open(args) => open::run(args),
         Scenario::Flood(args) => flood::run(args),
         Scenario::EchoServer(args) => echo_server::run(args).map(|()| true),
+        Scenario::CountBackend(args) => servers::counter::run(args).map(|()| true),
         Scenario::CompareEcho(args) => compare::run(args),
     });
     match outcome {
