@@ -202,6 +202,11 @@ pub fn free_address() -> Result<SocketAddr, String> {
         .map_err(|error| format!("no free port on 127.0.0.1: {error}"))
 }
 
+/// The gateway that cargo built beside this program, with the same options.
+pub fn built_gateway() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_portcullis"))
+}
+
 /// A program on PATH or where system programs are.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

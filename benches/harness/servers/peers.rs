@@ -101,11 +101,6 @@ impl Kind {
         !self.is_bare()
     }
 
-    /// Sockets that one process of it opens for a client; they bound its connections.
-    pub fn sockets_each(self) -> u64 {
-        if self.program().is_some() { 2 } else { 1 }
-    }
-
     /// What it says of its version, in one line.
     pub fn version(self, workshop: &Workshop) -> Option<String> {
         let (file, option) = match self {
