@@ -2,6 +2,7 @@
 
 use crate::example;
 use crate::results::baseline::*;
+use crate::results::{BARE, GATEWAY, Results};
 
 const CPU: &str = "server_cpu_us";
 

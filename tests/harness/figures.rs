@@ -1,8 +1,10 @@
 //! The figures to reach, judged.
 
 use crate::example;
-use crate::results::Missing;
 use crate::results::figures::*;
+use crate::results::{BARE, GATEWAY, Missing};
+
+const CPU: &str = "server_cpu_us";
 
 fn find<'a>(rows: &'a [Row], what: &str) -> &'a Row {
     rows.iter().find(|row| row.what.contains(what)).expect("a figure of that name")

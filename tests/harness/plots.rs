@@ -1,5 +1,6 @@
 //! Plots as SVG.
 
+use crate::results::Summary;
 use crate::results::plots::*;
 
 fn summary(median: f64) -> Summary {

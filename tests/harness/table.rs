@@ -2,7 +2,7 @@
 
 use crate::example;
 use crate::results::table::*;
-use crate::results::{GATEWAY, Missing};
+use crate::results::{BARE, GATEWAY, Missing};
 
 #[test]
 fn a_case_has_a_column_for_each_value_that_a_peer_has() {

@@ -44,11 +44,16 @@ impl Server {
         with_children(self.pid())
     }
 
-    /// The end of what it wrote.
+    /// The errors that it wrote, or else its last lines; without the folder's name.
     pub fn said(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let folder = self.log.parent().map_or(String::new(), |path| format!("{}/", path.display()));
+        let text = text.replace(&folder, "");
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        lines[lines.len().saturating_sub(8)..].join(" | ")
+        match lines.iter().find(|line| line.contains("error")) {
+            Some(first) => (*first).to_owned(),
+            None => lines[lines.len().saturating_sub(3)..].join(" | "),
+        }
     }
 
     /// Waits until something listens at `address`.
