@@ -28,6 +28,8 @@ async function dev() {
     if (only !== "node") {
       const { browserChecks } = await import("./browser.js");
       await browserChecks(gateway);
+      const { originChecks } = await import("./origins.js");
+      await originChecks();
     }
     await endingChecks(gateway);
   } finally {

@@ -102,6 +102,7 @@ const TABLE: [Row; Cause::ALL.len()] = {
     (TokenRevoked,     [no(4401),               PHX_NO,          no(4401).mute(),         no(4009),                no(3500).mute()]),
     (TokenNotYetValid, [no(4401),               PHX_NO,          no(4401).mute(),         no(4009),                no(3500).mute()]),
     (TokenForbidden,   [no(4403),               PHX_NO,          no(4401).mute(),         no(4009),                no(3507).mute()]),
+    (CsrfMismatch,     [no(4403),               PHX_NO,          no(4401).mute(),         no(4009),                no(3507).mute()]),
     (ForbiddenOrigin,  [no(4403),               PHX_NO,          no(4401).mute(),         no(4009),                no(3507).mute()]),
     (ForbiddenRoute,   [no(4403),               PHX_NO,          no(4401).mute(),         no(4009),                no(3507).mute()]),
     (AuthenticationTimedOut,
