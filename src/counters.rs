@@ -63,6 +63,11 @@ metrics! {
     Upgrades, Counter, "portcullis_upgrades_total", "Requests answered with 101.";
     TokensAccepted, Counter, "portcullis_tokens_accepted_total", "Tokens verified and accepted.";
     TokensRefused, Counter, "portcullis_tokens_refused_total", "Tokens refused, or missing.";
+    RevokedRefused, Counter, "portcullis_revoked_total" {"when": "connecting"}, "Clients refused or closed because they were revoked.";
+    RevokedClosed, Counter, "portcullis_revoked_total" {"when": "open"}, "Clients refused or closed because they were revoked.";
+    ReauthAccepted, Counter, "portcullis_reauthentications_total" {"result": "accepted"}, "Fresh tokens presented on open connections.";
+    ReauthRefused, Counter, "portcullis_reauthentications_total" {"result": "refused"}, "Fresh tokens presented on open connections.";
+    ExpirySet, Counter, "portcullis_expiries_set_total", "Expiries that backends set on open sessions.";
     MessagesFromClients, Counter, "portcullis_messages_total" {"direction": "from_client"}, "Whole messages relayed.";
     MessagesToClients, Counter, "portcullis_messages_total" {"direction": "to_client"}, "Whole messages relayed.";
     BytesFromClients, Counter, "portcullis_message_bytes_total" {"direction": "from_client"}, "Payload bytes relayed.";

@@ -78,6 +78,11 @@ impl<T> KeyedSlab<T> {
         Some(value)
     }
 
+    /// Slots ever used: every live entry's is below.
+    pub fn slots(&self) -> u32 {
+        self.generations.len() as u32
+    }
+
     /// Number of live entries.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -6,13 +6,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::time::Duration;
 
-use crate::base::time::Instant;
+use crate::base::time::{Instant, UnixTime};
 use crate::base::token_bucket::TokenBucket;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::{Answer, Dialect};
 use crate::protocol::http_upgrade::{self, HttpRefusal};
+use crate::protocol::revocation::Mark;
 use crate::protocol::websocket::{
     self, ControlPayload, DataKind, FrameLimits, FrameReader, HeaderBytes, OpCode, Side,
 };
@@ -114,6 +116,7 @@ pub struct Client {
     pub(super) pending: Option<Box<PendingRequest>>,
     pong_waiting: Option<Box<ControlPayload>>,
     peer: PackedAddress,
+    mark: Mark,
 }
 
 /// `route` before a route is chosen.
@@ -151,6 +154,7 @@ impl Client {
             pending: None,
             pong_waiting: None,
             peer: PackedAddress::pack(peer),
+            mark: Mark::ANONYMOUS,
         }
     }
 
@@ -600,8 +604,22 @@ impl Client {
         self.dialect = Some(route.dialect.unwrap_or(Dialect::Plain));
     }
 
-    pub(super) fn set_expiry(&mut self, expires: Instant) {
-        self.expires = expires;
+    /// When the identity is over, as the wall clock says now. From here on the monotonic clock
+    /// counts: a step of the wall clock neither lengthens the connection nor cuts it short.
+    pub fn set_expiry(&mut self, expires: UnixTime, cx: &Surroundings<'_>) {
+        let left = expires.as_millis().saturating_sub(cx.now.unix.as_millis());
+        let grace = cx.settings.deadlines.expiry_grace;
+        self.expires = cx.now.instant + Duration::from_millis(left) + grace;
+    }
+
+    /// Keeps what revocations and fresh tokens are compared with.
+    pub(super) fn set_mark(&mut self, mark: Mark) {
+        self.mark = mark;
+    }
+
+    /// What revocations are compared with; of no use before the client is open.
+    pub fn mark(&self) -> Mark {
+        self.mark
     }
 
     pub(super) fn enter(&mut self, stage: Stage, cx: &Surroundings<'_>) {

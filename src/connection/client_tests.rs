@@ -151,6 +151,8 @@ struct World {
     client: Client,
     settings: Settings,
     counters: Counters,
+    revocations: RevocationSet,
+    revoked: Revoked,
     now: Now,
     output: Output,
     /// What the client was told, in words.
@@ -175,12 +177,16 @@ impl World {
     fn with(settings: Settings, tls: bool, jitter: u32) -> World {
         let counters = Counters::default();
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
-        let cx = Surroundings { now, settings: &settings, counters: &counters };
+        let set = RevocationSet::new(Hasher::new(&[7; 32]));
+        let revoked = set.picture();
+        let cx = Surroundings { now, settings: &settings, counters: &counters, revoked: &revoked };
         let client = Client::new(None, tls, jitter, &cx);
         let mut world = World {
             client,
             settings,
             counters,
+            revocations: set,
+            revoked,
             now,
             output: Output::default(),
             told: Vec::new(),
@@ -236,7 +242,8 @@ impl World {
         call: impl FnOnce(&mut Client, &Surroundings<'_>, &mut Output) -> T,
     ) -> T {
         let due = self.due();
-        let cx = Surroundings { now: self.now, settings: &self.settings, counters: &self.counters };
+        let (now, settings, counters) = (self.now, &self.settings, &self.counters);
+        let cx = Surroundings { now, settings, counters, revoked: &self.revoked };
         let result = call(&mut self.client, &cx, &mut self.output);
         let next = self.client.next_deadline(&self.settings);
         assert!(due || next >= self.now.instant, "a deadline in the past");
@@ -1586,6 +1593,7 @@ proptest! {
             now: world.now,
             settings: &world.settings,
             counters: &world.counters,
+            revoked: &world.revoked,
         };
         world.client.leave(&cx);
         assert!(STAGES.iter().all(|stage| world.counters.value(gauge(*stage)) == 0));

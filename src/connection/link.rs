@@ -5,16 +5,20 @@
 
 use crate::base::secret::Secret;
 use crate::base::slab::{Key, KeyedSlab};
-use crate::base::time::Instant;
+use crate::base::time::{Instant, UnixTime};
 use crate::counters::{Counters, Metric};
 use crate::protocol::link::{
-    self, Challenge, Close, Closer, Credit, GoAway, Hello, Kind, LinkError, LinkReader, PieceOrder,
-    Ping, Pong, Proof, ReceiveWindow, Refused, STRAY_FRAMES_MAX, SendCredit, SessionId, data_cost,
-    data_flags, encode_data, features,
+    self, Challenge, Close, Closer, Credit, Expire, GoAway, Hello, Kind, LinkError, LinkReader,
+    PieceOrder, Ping, Pong, Proof, ReceiveWindow, Refused, STRAY_FRAMES_MAX, SendCredit, SessionId,
+    data_cost, data_flags, encode_data, features,
 };
+use crate::protocol::revocation::Revocation;
 use crate::protocol::utf8::Utf8Validator;
 use crate::protocol::websocket::DataKind;
 use crate::settings::{Deadlines, Limits};
+
+/// Bytes that may wait for a backend that does not read, when it is told of a fresh token.
+const OUTPUT_MAX: usize = 1 << 20;
 
 /// What does not change over the life of a link entry.
 #[derive(Clone, Copy)]
@@ -63,6 +67,15 @@ pub enum Event<'a> {
         /// The reason for the client, at most 123 bytes.
         reason: &'a str,
     },
+    /// The backend set when a session's identity is over.
+    Expire {
+        /// Whose session it is.
+        client: Key,
+        /// When.
+        expires: UnixTime,
+    },
+    /// The backend says that tokens are void.
+    Revoke(Revocation),
     /// A session may send again.
     SessionCredit {
         /// Whose session it is.
@@ -106,6 +119,9 @@ pub enum Failure {
     /// The gateway has drained and needs the link no more.
     #[error("the gateway has drained")]
     Drained,
+    /// Revocations came faster than they can be taken.
+    #[error("the backend revokes faster than revocations can be taken in")]
+    TooManyRevocations,
     /// The connection ended.
     #[error("the connection ended")]
     Disconnected,
@@ -166,6 +182,8 @@ pub struct Link {
     open_sessions: u32,
     credit: SendCredit,
     window: ReceiveWindow,
+    /// The features that both sides have.
+    features: u64,
     peer: link::Limits,
     ours: link::Limits,
     strays: u32,
@@ -200,6 +218,7 @@ impl Link {
             open_sessions: 0,
             credit: SendCredit::new(0),
             window: ReceiveWindow::new(ours.link_window),
+            features: 0,
             peer: link::Limits::default(),
             ours,
             strays: 0,
@@ -410,6 +429,22 @@ impl Link {
         encode_data(id, flags, piece, &mut self.output);
     }
 
+    /// Tells the backend that a client has a fresh token. `reauth` is a whole REAUTH frame whose
+    /// session field is filled in here. False when the backend cannot be told now: it does not
+    /// read. One that does not speak of such things is not told, and needs not be.
+    pub fn reauthenticated(&mut self, id: SessionId, reauth: &mut [u8]) -> bool {
+        if self.features & features::REAUTHENTICATION == 0 {
+            return true;
+        }
+        let fits = reauth.len() - link::HEADER_BYTES <= self.peer.frame_max as usize
+            && self.output().len() + reauth.len() <= OUTPUT_MAX + self.peer.link_window as usize;
+        if fits {
+            link::set_session(reauth, id);
+            self.output.extend_from_slice(reauth);
+        }
+        fits
+    }
+
     /// Tells the backend that a session is over.
     pub fn close(&mut self, id: SessionId, close: &Close<'_>) {
         let Some(session) = self.sessions.entry_mut(id.into()) else { return };
@@ -481,6 +516,7 @@ impl Link {
                 };
                 proof.encode(&mut self.output);
                 self.peer = decoded.limits;
+                self.features = decoded.features;
                 self.state = State::AwaitingReady { deadline };
                 return Ok(Some(Event::Routine));
             }
@@ -527,6 +563,11 @@ impl Link {
                 self.state = State::Ready { leaving: true };
                 Event::Routine
             }
+            kind if kind.feature() & !self.features != 0 => {
+                return Err(LinkError::Unexpected { kind }.into());
+            }
+            Kind::Expire => table.expire(header.session, Expire::decode(payload)?)?,
+            Kind::Revoke => Event::Revoke(Revocation::decode(payload)?),
             kind => return Err(LinkError::Unexpected { kind }.into()),
         };
         Ok(Some(event))
@@ -601,6 +642,16 @@ impl Table<'_> {
             return Ok(Event::Routine);
         }
         Ok(Event::SessionCredit { client: session.client })
+    }
+
+    fn expire<'a>(&mut self, id: SessionId, expire: Expire) -> Result<Event<'a>, LinkError> {
+        let Some(session) = self.sessions.entry_mut(id.into()) else {
+            return self.stray();
+        };
+        if session.closed {
+            return Ok(Event::Routine);
+        }
+        Ok(Event::Expire { client: session.client, expires: expire.expires })
     }
 
     fn close<'a>(&mut self, id: SessionId, close: Close<'a>) -> Result<Event<'a>, LinkError> {

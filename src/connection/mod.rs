@@ -11,6 +11,7 @@ mod upgrade;
 
 use crate::base::time::Now;
 use crate::counters::Counters;
+use crate::protocol::revocation::Revoked;
 use crate::settings::Settings;
 
 /// What a machine may look at while it works.
@@ -22,6 +23,8 @@ pub struct Surroundings<'a> {
     pub settings: &'a Settings,
     /// The worker's numbers.
     pub counters: &'a Counters,
+    /// Who must not be let in.
+    pub revoked: &'a Revoked,
 }
 
 /// Where a machine leaves what it has to say; one for each worker, reused for every call.

@@ -58,6 +58,17 @@ const CONTROL: &[Description] = &[
         MetricKind::Counter,
         "Lines lost because the close log file was too slow or could not be written.",
     ),
+    describe("portcullis_revocations", MetricKind::Gauge, "Revocations held."),
+    describe(
+        "portcullis_revocations_refused_total",
+        MetricKind::Counter,
+        "Revocations refused because limits.revocations_max were held.",
+    ),
+    describe(
+        "portcullis_revocation_save_failures_total",
+        MetricKind::Counter,
+        "Attempts to save the revocations that failed.",
+    ),
     describe("portcullis_draining", MetricKind::Gauge, "1 from the start of a drain to the end."),
     describe("process_resident_memory_bytes", MetricKind::Gauge, "Resident memory, in bytes."),
     describe("process_open_fds", MetricKind::Gauge, "Open file descriptors."),
@@ -93,6 +104,12 @@ pub struct ControlNumbers {
     pub settings_loaded: u64,
     /// Lines lost by the close log's file.
     pub close_log_dropped: u64,
+    /// Revocations held.
+    pub revocations: u64,
+    /// Revocations refused for want of room.
+    pub revocations_refused: u64,
+    /// Saves of the revocations that failed.
+    pub revocation_save_failures: u64,
     /// Whether a drain is under way.
     pub draining: bool,
     /// What the process uses.
@@ -111,6 +128,9 @@ impl ControlNumbers {
             self.settings_hash,
             self.settings_loaded,
             self.close_log_dropped,
+            self.revocations,
+            self.revocations_refused,
+            self.revocation_save_failures,
             u64::from(self.draining),
             self.process.resident_bytes,
             self.process.open_descriptors,

@@ -15,6 +15,8 @@ pub mod logs;
 pub mod panics;
 pub mod process;
 pub mod reload;
+pub mod revocation_file;
+pub mod revocations;
 pub mod status;
 pub mod workers;
 

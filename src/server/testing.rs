@@ -37,6 +37,7 @@ fn gateway() -> Gateway {
         log_format: LogFormat::Auto,
         log_level: "info".into(),
         close_log: None,
+        revocations_file: None,
     }
 }
 
@@ -64,6 +65,7 @@ fn limits() -> Limits {
         client_buffers: 64,
         accepts: 16,
         close_lines_per_second: 100,
+        revocations_max: 1000,
     }
 }
 

@@ -187,6 +187,7 @@ impl Scenario {
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
                 close_log: None,
+                revocations_file: None,
                 descriptors: Descriptors::Auto,
             },
             limits: self.limits(),
@@ -274,6 +275,7 @@ impl Scenario {
             client_buffers: self.sizes.buffers[0],
             accepts: 4,
             close_lines_per_second: 100,
+            revocations_max: 100,
         }
     }
 }
@@ -339,6 +341,7 @@ fn route(path: &str, auth: u16) -> Route {
         messages: MessageTypes::Any,
         forward_headers: vec!["user-agent".into()],
         health: false,
+        reauthenticate: None,
     }
 }
 

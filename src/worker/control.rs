@@ -40,6 +40,7 @@ impl Core {
             match command {
                 Command::Settings(settings) => self.take_settings(settings),
                 Command::Drain { window } => self.begin_drain(window),
+                Command::Revoked(revoked) => self.take_revoked(revoked),
                 Command::Stop => self.stopped = true,
                 Command::Panic => panic!("told to panic"),
             }

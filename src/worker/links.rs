@@ -327,6 +327,12 @@ impl Core {
                 self.send_answers(client);
                 self.touch(client);
             }
+            Event::Expire { client, expires } => {
+                let Some(connection) = self.connections.entry_mut(client) else { return };
+                connection.client.set_expiry(expires, &surroundings!(self));
+                self.touch(client);
+            }
+            Event::Revoke(revocation) => self.revoke(index, revocation),
             Event::SessionCredit { client } => self.resume(client),
             Event::LinkCredit => {
                 let mut woken = std::mem::take(&mut self.woken);

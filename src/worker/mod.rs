@@ -10,6 +10,7 @@ mod clients;
 mod control;
 mod links;
 pub mod mailbox;
+mod revocations;
 mod settle;
 pub mod sockets;
 
@@ -25,6 +26,7 @@ use crate::base::token_bucket::TokenBucket;
 use crate::base::wheel::Wheel;
 use crate::connection::Output;
 use crate::counters::{Counters, Metric};
+use crate::protocol::revocation::{Hasher, Revocation, Revoked};
 use crate::ring::{
     BufferGroup, Completion, ENTER_WAIT_MAX, Failure, OpKey, OpKind, Outcome, ReceivedBuffer, Ring,
     SendSlot, Socket,
@@ -36,6 +38,7 @@ use clients::Connection;
 use control::Drain;
 use links::{LINK_SLOT_BASE, LinkTable};
 use mailbox::WorkerMailbox;
+use revocations::Sweep;
 use sockets::Ops;
 
 /// The resolution of every deadline: one turn of the wheel's lowest level.
@@ -91,6 +94,10 @@ struct Core {
     drain: Option<Drain>,
     stopped: bool,
     close_lines: TokenBucket,
+    revoked: Arc<Revoked>,
+    sweep: Sweep,
+    /// Revocations of backends that found the control thread's mailbox full.
+    revocations_owed: VecDeque<Revocation>,
 
     /// Bytes queued for clients.
     queues: BytePool,
@@ -128,6 +135,7 @@ macro_rules! surroundings {
             now: $core.now,
             settings: &$core.settings,
             counters: &$core.counters,
+            revoked: &$core.revoked,
         }
     };
 }
@@ -159,6 +167,9 @@ impl<R: Ring> Worker<R> {
             drain: None,
             stopped: false,
             close_lines: TokenBucket::full(now.instant),
+            revoked: Arc::new(Revoked::nothing(Hasher::new(&[0; 32]))),
+            sweep: Sweep::default(),
+            revocations_owed: VecDeque::new(),
             queues: BytePool::new(chunks(options.queue_bytes_max)),
             stashes: BytePool::new(chunks(settings.limits.stalled_input_max)),
             deferred: VecDeque::new(),
@@ -202,6 +213,8 @@ impl<R: Ring> Worker<R> {
         core.handshakes = 0;
         core.handle_commands();
         core.handle_timers();
+        core.sweep_revoked();
+        core.report_revocations();
         core.advance_accepts();
         self.handle_deferred();
         self.feed_starved();
@@ -418,6 +431,7 @@ impl Core {
         if let Some(drain) = &self.drain {
             until = until.min(drain.end);
         }
+        until = until.min(self.next_revocation_work());
         until.min(self.wheel.next_expiry().unwrap_or(Instant::NEVER))
     }
 
