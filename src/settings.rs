@@ -17,6 +17,8 @@ mod shape;
 mod tls;
 pub mod units;
 
+pub use reauthenticate::PREFIX_MAX;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -267,8 +269,8 @@ pub struct Route {
 pub struct Reauthenticate {
     /// A text message that begins so is the gateway's, whatever follows.
     pub prefix: String,
-    /// Member names that lead to the token in the message, which is JSON.
-    pub token: Vec<String>,
+    /// Where the token is in the message.
+    pub token: Carrier,
     /// Names of the route's `[[auth]]` blocks.
     pub auths: Vec<String>,
 }

@@ -10,7 +10,7 @@ use crate::protocol::cause::Cause;
 use crate::protocol::http_upgrade::UpgradeRequest;
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::jwt::TokenScratch;
-use crate::settings::{Auth, AuthKind, ROUTE_AUTHS_MAX, Route, Settings};
+use crate::settings::{Auth, AuthKind, ROUTE_AUTHS_MAX, Reauthenticate, Route, Settings};
 
 /// Room to decode tokens in, made once for each worker: one for each block of a route, because
 /// the identity borrows from it.
@@ -103,6 +103,37 @@ pub fn by_first_message<'s>(
         match verify(auth, token, token_max, now, claims) {
             Ok(identity) => return Verdict::Accepted(identity),
             Err(cause) if gives_way(cause) => refused = first_telling(refused, cause),
+            Err(cause) => return Verdict::Refused(cause),
+        }
+    }
+    Verdict::Refused(refused)
+}
+
+/// Judges the token in a message with which an open client renews its identity.
+pub fn by_open_client<'s>(
+    settings: &Settings,
+    form: &Reauthenticate,
+    message: &[u8],
+    now: UnixTime,
+    scratch: &'s mut Scratch,
+) -> Verdict<'s> {
+    let token_max = settings.limits.token_max;
+    // The blocks that the client dealt with before: a reload may have taken some away, and the
+    // client has to come again then.
+    let mut refused = Cause::GoingAway;
+    for (name, scratch) in form.auths.iter().zip(scratch.0.iter_mut()) {
+        let Some(auth) = settings.auths.iter().find(|auth| auth.name == *name) else { continue };
+        let BlockScratch { carried, claims } = scratch;
+        let token = match carrier::first_message_token(&form.token, message, carried) {
+            Ok(token) => token,
+            // The same for every block.
+            Err(cause) => return Verdict::Refused(cause),
+        };
+        match verify(auth, token, token_max, now, claims) {
+            Ok(identity) => return Verdict::Accepted(identity),
+            Err(cause) if gives_way(cause) => {
+                refused = if refused == Cause::GoingAway { cause } else { refused };
+            }
             Err(cause) => return Verdict::Refused(cause),
         }
     }

@@ -14,6 +14,7 @@ use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::{Answer, Dialect};
 use crate::protocol::http_upgrade::{self, HttpRefusal};
+use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::revocation::Mark;
 use crate::protocol::websocket::{
     self, ControlPayload, DataKind, FrameLimits, FrameReader, HeaderBytes, OpCode, Side,
@@ -21,6 +22,7 @@ use crate::protocol::websocket::{
 use crate::settings::{MessageTypes, Route, Settings};
 
 use super::deadlines;
+use super::reauthenticate::Renewal;
 use super::stage::{ClosedBy, Stage};
 use super::upgrade::PendingRequest;
 use super::{Output, Surroundings};
@@ -45,6 +47,16 @@ pub enum Step {
         /// The message ends with this piece.
         last: bool,
     },
+    /// A piece of a message that was held back until it was told apart, in [`Output::released`].
+    /// The message begins with it.
+    Released {
+        /// Text or binary.
+        kind: DataKind,
+        /// The message ends with this piece.
+        last: bool,
+    },
+    /// The client presented a fresh token; [`Output::open`] holds the REAUTH frame.
+    Reauthenticated,
     /// The identity is verified; [`Output::open`] holds the OPEN frame.
     Authenticated {
         /// Index of the backend that gets the session.
@@ -95,7 +107,7 @@ pub struct Client {
     pub(super) output_pending: bool,
     pong_unsent: bool,
     /// The client has been sent the beginning of a message, but not its end.
-    to_client_unfinished: bool,
+    pub(super) to_client_unfinished: bool,
     /// In `Closing`: everything up to our close frame was sent once.
     pub(super) lingering: bool,
     pub(super) close_scheduled: Cause,
@@ -115,6 +127,8 @@ pub struct Client {
     reader: FrameReader,
     pub(super) pending: Option<Box<PendingRequest>>,
     pong_waiting: Option<Box<ControlPayload>>,
+    /// Only in `Open`, and only on routes where fresh tokens may come.
+    pub(super) renewal: Option<Box<Renewal>>,
     peer: PackedAddress,
     mark: Mark,
 }
@@ -153,6 +167,7 @@ impl Client {
             reader: FrameReader::new(Side::Server),
             pending: None,
             pong_waiting: None,
+            renewal: None,
             peer: PackedAddress::pack(peer),
             mark: Mark::ANONYMOUS,
         }
@@ -251,7 +266,10 @@ impl Client {
                 let (used, step) = self.receive_frames(input, usize::MAX, cx, output);
                 (used, self.take_first_message(step, input, cx, output))
             }
-            Stage::Open => self.receive_frames(input, allowance, cx, output),
+            Stage::Open => match self.renewal.take() {
+                None => self.receive_frames(input, allowance, cx, output),
+                Some(renewal) => self.receive_sifted(renewal, input, allowance, cx, output),
+            },
             Stage::Refused | Stage::Closing => self.receive_after_close(input, cx),
         }
     }
@@ -399,9 +417,13 @@ impl Client {
         if let Some(payload) = self.pong_waiting.take() {
             self.write_pong(&payload, output);
         }
+        if let Some(mut renewal) = self.renewal.take() {
+            self.answer_renewal(&mut renewal, cx, output);
+            self.renewal = Some(renewal);
+        }
     }
 
-    fn receive_frames(
+    pub(super) fn receive_frames(
         &mut self,
         input: &mut [u8],
         allowance: usize,
@@ -503,13 +525,19 @@ impl Client {
         let controls = self.reader.controls_seen();
         (frames == 0
             || self.frames.take(frames, limits.frames_per_second, limits.frames_burst, now))
-            && (controls == 0
-                || self.controls.take(
-                    controls,
-                    limits.controls_per_second,
-                    limits.controls_burst,
-                    now,
-                ))
+            && (controls == 0 || self.take_controls(controls, cx))
+    }
+
+    fn take_controls(&mut self, count: u32, cx: &Surroundings<'_>) -> bool {
+        let limits = &cx.settings.limits;
+        let (rate, burst) = (limits.controls_per_second, limits.controls_burst);
+        self.controls.take(count, rate, burst, cx.now.instant)
+    }
+
+    /// Takes what something dear costs from the budget of control frames: all of a burst, where
+    /// that is less.
+    pub(super) fn afford_controls(&mut self, cost: u32, cx: &Surroundings<'_>) -> bool {
+        self.take_controls(cost.min(cx.settings.limits.controls_burst), cx)
     }
 
     fn frame_limits(&self, settings: &Settings) -> FrameLimits {
@@ -612,9 +640,14 @@ impl Client {
         self.expires = cx.now.instant + Duration::from_millis(left) + grace;
     }
 
-    /// Keeps what revocations and fresh tokens are compared with.
-    pub(super) fn set_mark(&mut self, mark: Mark) {
-        self.mark = mark;
+    /// Keeps what is asked of the identity later: when it is over, and what revocations and
+    /// fresh tokens are compared with.
+    pub(super) fn set_identity(&mut self, identity: &VerifiedIdentity<'_>, cx: &Surroundings<'_>) {
+        self.mark = cx.revoked.mark(identity);
+        match identity.ends(cx.now.unix) {
+            Some(end) => self.set_expiry(end, cx),
+            None => self.expires = Instant::NEVER,
+        }
     }
 
     /// What revocations are compared with; of no use before the client is open.
@@ -634,6 +667,7 @@ impl Client {
         }
         if matches!(stage, Stage::Refused | Stage::Closing) {
             self.pong_waiting = None;
+            self.renewal = None;
         }
     }
 

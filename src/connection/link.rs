@@ -397,16 +397,23 @@ impl Link {
     /// How many payload bytes the next DATA frame may have; `None` when not even an empty
     /// frame is allowed. Remembers a session that waits for the link's credit.
     pub fn allowance(&mut self, id: SessionId) -> Option<usize> {
-        let session = self.sessions.entry_mut(id.into())?;
+        let session = self.sessions.entry(id.into())?;
         let Some(of_link) = self.credit.payload_max().filter(|bytes| *bytes > 0) else {
-            if !session.waiting {
-                session.waiting = true;
-                self.waiting.push(id.into());
-            }
+            self.wait(id);
             return None;
         };
         let of_session = session.credit.payload_max().filter(|bytes| *bytes > 0)?;
         Some(of_link.min(of_session).min(self.peer.frame_max as usize))
+    }
+
+    /// Remembers a session that needs more than what the link has left.
+    pub fn wait(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.entry_mut(id.into())
+            && !session.waiting
+        {
+            session.waiting = true;
+            self.waiting.push(id.into());
+        }
     }
 
     /// Sends a piece of a client's message, within the [`allowance`](Self::allowance).

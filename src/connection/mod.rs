@@ -5,6 +5,7 @@ pub mod authenticate;
 pub mod client;
 mod deadlines;
 pub mod link;
+mod reauthenticate;
 pub mod stage;
 pub mod transport;
 mod upgrade;
@@ -34,11 +35,14 @@ pub struct Output {
     pub answers: Vec<u8>,
     /// Room to write an explanation in.
     pub explanation: Vec<u8>,
-    /// The whole OPEN frame, its session still to be filled in, after [`client::Step::Authenticated`].
+    /// The whole OPEN or REAUTH frame, its session still to be filled in, after
+    /// [`client::Step::Authenticated`] or [`client::Step::Reauthenticated`].
     pub open: Vec<u8>,
     /// The client's close reason (UTF-8, at most 123 bytes), after
     /// its close frame.
     pub reason: Vec<u8>,
+    /// Bytes of a client's message that were held back, after [`client::Step::Released`].
+    pub released: Vec<u8>,
     /// Room to write the path in that goes with OPEN.
     pub path: Vec<u8>,
     /// Room to decode tokens in.

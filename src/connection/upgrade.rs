@@ -14,6 +14,7 @@ use crate::settings::{Refuse, Route, Settings};
 
 use super::authenticate::{self, Verdict};
 use super::client::{Client, Step};
+use super::reauthenticate::Renewal;
 use super::stage::Stage;
 use super::{Output, Surroundings};
 
@@ -126,8 +127,7 @@ impl Client {
         output: &mut Output,
     ) -> Step {
         let Output { answers, open, path, tokens, .. } = output;
-        let verdict =
-            authenticate::by_request(cx.settings, route, request, cx.now.unix, tokens);
+        let verdict = authenticate::by_request(cx.settings, route, request, cx.now.unix, tokens);
         match unless_revoked(verdict, cx) {
             Verdict::Accepted(identity) => {
                 switch_protocols(request, route, cx, answers);
@@ -207,10 +207,8 @@ impl Client {
         (open, path): (&mut Vec<u8>, &mut Vec<u8>),
     ) {
         cx.counters.increment(Metric::TokensAccepted);
-        self.set_mark(cx.revoked.mark(identity));
-        if let Some(expires) = identity.expires() {
-            self.set_expiry(expires, cx);
-        }
+        self.set_identity(identity, cx);
+        self.renewal = route.reauthenticate.as_ref().map(Renewal::new);
         path.clear();
         let carriers = cx.settings.auths_of(route).flat_map(|auth| &auth.carriers);
         carrier::redacted_path_and_query(request, carriers, path);

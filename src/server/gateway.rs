@@ -259,13 +259,15 @@ impl ControlThread {
         let file = self.settings.gateway.revocations_file.clone();
         let max = self.settings.limits.revocations_max as usize;
         let now = UnixTime::from_millis(unix_ms());
-        Keeper::open(file.clone(), Hasher::new(&key), max, now).map_err(|source| {
-            RunError::Revocations { path: file.unwrap_or_default(), source }
-        })
+        Keeper::open(file.clone(), Hasher::new(&key), max, now)
+            .map_err(|source| RunError::Revocations { path: file.unwrap_or_default(), source })
     }
 
     /// Whatever can fail and needs the runtime.
-    async fn prepare(&self, revocations: &Keeper) -> Result<(Option<CloseLog>, Option<Signals>), RunError> {
+    async fn prepare(
+        &self,
+        revocations: &Keeper,
+    ) -> Result<(Option<CloseLog>, Option<Signals>), RunError> {
         let close_log = match self.settings.gateway.close_log.clone() {
             Some(path) => {
                 let opened = CloseLog::open(path.clone()).await;

@@ -173,7 +173,8 @@ impl Keeper {
         if waits {
             return;
         }
-        let (path, contents, changes) = (path.clone(), revocation_file::format(&self.set), self.changes);
+        let (path, contents, changes) =
+            (path.clone(), revocation_file::format(&self.set), self.changes);
         let done = self.done_in.clone();
         self.saving = Some(changes);
         tokio_uring::spawn(async move {

@@ -7,6 +7,7 @@ use toml::Spanned;
 use super::Reauthenticate;
 use super::load::{Loader, word};
 use super::raw::{RawAuth, RawReauthenticate, RawRoute};
+use crate::protocol::carrier::Carrier;
 
 /// Longest prefix, in bytes: that much of a message may have to wait until it is told apart.
 pub const PREFIX_MAX: usize = 64;
@@ -54,7 +55,8 @@ impl Loader<'_> {
         if failed {
             return None;
         }
-        let token = token.get_ref().split('.').map(str::to_owned).collect();
+        let path = token.get_ref().split('.').map(str::to_owned).collect();
+        let token = Carrier::FirstMessageJson(path);
         Some(Some(Arc::new(Reauthenticate { prefix: text.clone(), token, auths: auths? })))
     }
 }

@@ -10,12 +10,14 @@ use crate::base::slab::Key;
 use crate::connection::client::{Client, Disposition, Step};
 use crate::connection::stage::Stage;
 use crate::connection::transport::Transport;
-use crate::counters::Metric;
+use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::link::SessionId;
 use crate::protocol::proxy_header;
+use crate::protocol::websocket::DataKind;
 use crate::ring::{BufferGroup, Failure, Socket};
 
+use super::links::LinkTable;
 use super::sockets::{ReceiveEnd, SocketLife};
 use super::{Core, surroundings};
 
@@ -224,18 +226,31 @@ impl Core {
                 Step::NeedMore | Step::Handled => {}
                 Step::Blocked => {
                     connection.blocked = true;
+                    if let Some((link, id)) = connection.session {
+                        self.links.entry(link).link.wait(id);
+                    }
                     self.send_answers(owner);
                     return used + count;
                 }
                 Step::Data { range, kind, first, last } => {
-                    let piece = &input[range];
-                    self.counters.add(Metric::BytesFromClients, piece.len() as u64);
-                    self.counters.add(Metric::MessagesFromClients, u64::from(last));
                     connection.cold = false;
-                    let Some((link, id)) = connection.session else {
-                        unreachable!("data has an allowance, so there is a session")
-                    };
-                    self.links.data(link, id, kind, first, last, piece);
+                    let session = connection.session;
+                    relay(
+                        &mut self.links,
+                        &self.counters,
+                        session,
+                        (kind, first, last),
+                        &input[range],
+                    );
+                }
+                Step::Released { kind, last } => {
+                    connection.cold = false;
+                    let (session, piece) = (connection.session, &self.output.released);
+                    relay(&mut self.links, &self.counters, session, (kind, true, last), piece);
+                }
+                Step::Reauthenticated => {
+                    connection.cold = false;
+                    self.tell_reauthenticated(owner);
                 }
                 Step::Authenticated { backend } => {
                     self.send_answers(owner);
@@ -248,6 +263,17 @@ impl Core {
             }
         }
         used
+    }
+
+    /// Tells the backend of a client's fresh token. One that reads so little that it cannot be
+    /// told would go on with a client whose time it believes to be over.
+    fn tell_reauthenticated(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let Some((link, id)) = connection.session else { return };
+        if !self.links.entry(link).link.reauthenticated(id, &mut self.output.open) {
+            let cx = surroundings!(self);
+            connection.client.close(Cause::BackendUnavailable, &cx, &mut self.output);
+        }
     }
 
     /// Keeps input until the backend gives credit. When the worker's room for that is used up,
@@ -433,6 +459,22 @@ impl Core {
     }
 }
 
+/// Hands a piece of a client's message to its backend.
+fn relay(
+    links: &mut LinkTable,
+    counters: &Counters,
+    session: Option<(u16, SessionId)>,
+    (kind, first, last): (DataKind, bool, bool),
+    piece: &[u8],
+) {
+    counters.add(Metric::BytesFromClients, piece.len() as u64);
+    counters.add(Metric::MessagesFromClients, u64::from(last));
+    let Some((link, id)) = session else {
+        unreachable!("data has an allowance, so there is a session")
+    };
+    links.data(link, id, kind, first, last, piece);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -442,7 +484,7 @@ mod tests {
     #[test]
     fn a_connection_is_small() {
         let bytes = size_of::<Connection>();
-        assert!(bytes <= 280, "{bytes} bytes");
+        assert!(bytes <= 304, "{bytes} bytes");
         println!(
             "connection {bytes}, client {}, life {}",
             size_of::<Client>(),

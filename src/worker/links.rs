@@ -329,6 +329,7 @@ impl Core {
             }
             Event::Expire { client, expires } => {
                 let Some(connection) = self.connections.entry_mut(client) else { return };
+                self.counters.increment(Metric::ExpirySet);
                 connection.client.set_expiry(expires, &surroundings!(self));
                 self.touch(client);
             }

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use super::session::{exact, open_fields, put_field};
-use super::{Fields, FrameHeader, HEADER_BYTES, Kind, LinkError, PAYLOAD_MAX, SessionId, encode_frame};
+use super::{
+    Fields, FrameHeader, HEADER_BYTES, Kind, LinkError, PAYLOAD_MAX, SessionId, encode_frame,
+};
 use crate::base::time::UnixTime;
 use crate::protocol::revocation::{Revocation, Target};
 

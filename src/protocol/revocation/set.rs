@@ -137,7 +137,9 @@ impl RevocationSet {
     pub fn lapse(&mut self, now: UnixTime) -> bool {
         let over = |(id, held): (&u64, &Held)| (held.revocation.lapses <= now).then_some(*id);
         let over: Vec<u64> = self.entries.iter().filter_map(over).collect();
-        over.iter().for_each(|id| drop(self.remove(*id)));
+        for id in &over {
+            self.remove(*id);
+        }
         !over.is_empty()
     }
 
@@ -289,7 +291,11 @@ mod tests {
         assert_eq!(set.len(), 1);
         assert_eq!(set.insert(subject("b", None, 1), 2, now), Ok(Inserted::Lapsed));
         assert!(!set.lapse(at(99)) && set.lapse(at(100)) && set.is_empty());
-        assert_eq!(set.insert(token("a", 200), 2, at(100)), Ok(Inserted::New(4)), "ids never recur");
+        assert_eq!(
+            set.insert(token("a", 200), 2, at(100)),
+            Ok(Inserted::New(4)),
+            "ids never recur"
+        );
         assert!(!set.remove(3) && set.remove(4) && set.picture().rows.is_empty());
     }
 

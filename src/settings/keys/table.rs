@@ -507,7 +507,7 @@ pub const KEYS: &[Key] = &[
         "leeway",
         Shape::Time(0, 30 * SECOND),
         "10s",
-        "By how much clocks may differ when `exp`, `nbf` and `iat` are judged. It does not lengthen a connection, which ends at `exp` plus `expiry_grace`.",
+        "By how much clocks may differ when `exp`, `nbf` and `iat` are judged. It does not lengthen a connection, which ends at `exp` plus `expiry_grace`; only one let in after `exp` ends with the leeway.",
     ),
     hot(
         "auth",
