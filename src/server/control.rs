@@ -221,9 +221,8 @@ impl Control {
         let mut revocations = self.revocations.borrow_mut();
         self.supervisor.poll(now, |worker, report| match report {
             Report::Revoke(revocation) => {
-                let max = settings.limits.revocations_max as usize;
                 // A refusal is counted, and told of once a second.
-                let _ = revocations.insert(revocation, max, UnixTime::from_millis(unix_ms()));
+                let _ = revocations.insert(revocation, UnixTime::from_millis(unix_ms()));
             }
             report => take(worker, &report, settings, close_log),
         });
@@ -325,6 +324,7 @@ impl Control {
         {
             return refuse(&error.to_string());
         }
+        self.revocations.borrow_mut().set_max(settings.limits.revocations_max as usize);
         self.settings = Arc::new(settings);
         self.supervisor.set_settings(Arc::clone(&self.settings));
         self.books.settings_hash = reload::file_hash(&path);

@@ -242,7 +242,9 @@ impl ControlThread {
                 let (status, exposition) = (control.status.clone(), control.exposition.clone());
                 let token = control.settings.gateway.admin_token.clone();
                 let page = page.unwrap_or_else(Page::index);
-                let admin = Admin::new(token, page, status, exposition, self.orders_in);
+                let revocations = control.revocations.clone();
+                let admin =
+                    Admin::new(token, page, status, exposition, revocations, self.orders_in);
                 tokio_uring::spawn(admin.serve(listener));
             }
             let listeners = &self.plane.listeners;

@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod admin_http;
+pub mod admin_revocations;
 pub mod close_log;
 pub mod control;
 pub mod data_plane;

@@ -22,6 +22,8 @@ pub type Kept = Result<(), String>;
 pub struct Keeper {
     set: RevocationSet,
     file: Option<PathBuf>,
+    /// Most entries.
+    max: usize,
     /// Grows with each change of the set.
     changes: u64,
     /// Changes that workers were told of, `published <= changes`.
@@ -59,6 +61,7 @@ impl Keeper {
         Ok(Keeper {
             set,
             file,
+            max,
             changes: 0,
             published: 0,
             saved: 0,
@@ -116,21 +119,21 @@ impl Keeper {
     ///
     /// # Errors
     /// [`Full`]; this is counted.
-    pub fn insert(
-        &mut self,
-        revocation: Revocation,
-        max: usize,
-        now: UnixTime,
-    ) -> Result<Inserted, Full> {
+    pub fn insert(&mut self, revocation: Revocation, now: UnixTime) -> Result<Inserted, Full> {
         // What has lapsed must not stand in the way of what is needed.
         self.lapse(now);
-        let inserted = self.set.insert(revocation, max, now);
+        let inserted = self.set.insert(revocation, self.max, now);
         match inserted {
             Ok(Inserted::New(_)) => self.changes += 1,
             Ok(Inserted::Covered(_) | Inserted::Lapsed) => {}
             Err(_) => self.refused += 1,
         }
         inserted
+    }
+
+    /// How many entries there may be from now on. Those that are there stay.
+    pub fn set_max(&mut self, max: usize) {
+        self.max = max;
     }
 
     /// Takes an entry back; false when there is none of this id.
