@@ -271,7 +271,7 @@ fn utc(unix_s: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
         Some(time) if time.as_secs() > 0 => Ok(time),
         _ => Err("write a time of at least one second, as in 30s, 5m or 1h".to_owned()),

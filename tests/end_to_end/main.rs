@@ -6,6 +6,7 @@ mod backends;
 mod canary;
 mod deadlines;
 mod frames;
+mod life;
 mod lifecycle;
 mod origins;
 mod proxy;
