@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::{
     Backend, Child, Client, Config, Gateway, Opcode, PATIENCE, SECRET, SLACK, assert_took, mint,
-    unix_now, wait_until,
+    series_value, unix_now, wait_until,
 };
 
 const REVOKED: &str = r#"{"type":"close","code":4401,"reason":"token_revoked","reconnect":false}"#;
@@ -63,6 +63,11 @@ fn admin(address: SocketAddr, line: &str, body: &str) -> (u16, Value) {
     let body = answer.split_once("\r\n\r\n").expect("a body").1;
     let status = answer[9..12].parse().expect("a status");
     (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+fn await_link(child: &Child) {
+    let ready = "portcullis_links{state=\"ready\"}";
+    wait_until("the link is ready", || series_value(&child.get("/metrics").1, ready) == 1);
 }
 
 /// The reason with which a token is refused; empty when it is let in.
@@ -224,12 +229,14 @@ fn revocations_outlive_the_death_of_the_gateway() {
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
+    await_link(&child);
     let mut ada = open(child.address, "ada", "a", 60);
     let (code, told, _) = revoke(&["--subject", "ada", "--lapses-in", "1h"]);
     assert_eq!(code, Some(0), "{told}");
     assert!(told.contains(r#""saved":true"#), "{told}");
     ada.expect(Opcode::Text, REVOKED.as_bytes());
     child.kill_and_restart();
+    await_link(&child);
     assert_eq!(refusal(child.address, &fresh("ada", "a", 60)), "token_revoked");
     let (_, listed, _) = revoke(&["--list"]);
     let entry: Value = serde_json::from_str(&listed).expect("one line");
@@ -238,6 +245,7 @@ fn revocations_outlive_the_death_of_the_gateway() {
     let (code, _, why) = revoke(&["--undo", "1"]);
     assert!(code == Some(1) && why.contains("404"), "{why}");
     child.kill_and_restart();
+    await_link(&child);
     assert_eq!(refusal(child.address, &fresh("ada", "a", 60)), "");
     assert_eq!(revoke(&["--list"]).1, "");
     // A file that is not whole is no reason to start without it.
