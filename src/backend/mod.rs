@@ -70,7 +70,7 @@ pub use handler::{Handler, SessionHandle};
 pub use message::{Ended, EndedBy, Identity, Message, MessageRef, Renewal, SendError, TellError};
 pub use session::{Session, SessionSender};
 
-use crate::protocol::link::{KEY_MIN, RefusalCode};
+use crate::protocol::link::{KEY_MIN, RefusalCode, features};
 use link::{Registry, Sink};
 use stream::{Listener, Stream};
 
@@ -119,6 +119,13 @@ struct Settings {
     pending_max: usize,
     handshake_timeout: Duration,
     silence_max: Duration,
+}
+
+impl Settings {
+    /// What this backend can do, as bits of the handshake.
+    fn features(&self) -> u64 {
+        features::REAUTHENTICATION
+    }
 }
 
 /// What the tasks of one backend share.

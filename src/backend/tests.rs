@@ -84,7 +84,7 @@ impl Gateway {
         }
         assert_eq!(header.kind, Kind::Challenge);
         let challenge = Challenge::decode(&payload).unwrap();
-        assert_eq!(challenge.features, hello.features & features::SUPPORTED);
+        assert_eq!(challenge.features, hello.features & features::REAUTHENTICATION);
         gateway.theirs = challenge.limits;
         let proof = match &key {
             Some(key) => {

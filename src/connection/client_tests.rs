@@ -365,6 +365,7 @@ impl World {
                     self.data.push((kind, true, last, self.output.released.clone()));
                 }
                 Step::Reauthenticated => self.renewed.push(self.output.open.clone()),
+                Step::Ask(_) => panic!("these blocks ask nobody"),
                 Step::Authenticated { backend } => {
                     assert_eq!(backend, 0);
                     self.opened.push(self.output.open.clone());
@@ -1272,6 +1273,7 @@ fn several_blocks_on_one_route() {
             let found = authenticate::by_request(&settings, route, &request, now, &mut scratch);
             let found = match found {
                 Verdict::Accepted(identity) => Ok(identity.subject().to_owned()),
+                Verdict::Ask(_) => panic!("these blocks ask nobody"),
                 Verdict::AwaitFirstMessage => Err(None),
                 Verdict::Refused(cause) => Err(Some(cause)),
             };

@@ -9,6 +9,7 @@ mod reauthenticate;
 pub mod stage;
 pub mod transport;
 mod upgrade;
+pub mod verdict;
 
 use crate::base::time::Now;
 use crate::counters::Counters;
@@ -35,9 +36,12 @@ pub struct Output {
     pub answers: Vec<u8>,
     /// Room to write an explanation in.
     pub explanation: Vec<u8>,
-    /// The whole OPEN or REAUTH frame, its session still to be filled in, after
-    /// [`client::Step::Authenticated`] or [`client::Step::Reauthenticated`].
+    /// A whole frame, its session still to be filled in: OPEN after
+    /// [`client::Step::Authenticated`], REAUTH after [`client::Step::Reauthenticated`], AUTH after
+    /// [`client::Step::Ask`].
     pub open: Vec<u8>,
+    /// What an HTTP endpoint is to be asked, after [`client::Step::Ask`].
+    pub inquiry: Option<verdict::Inquiry>,
     /// The client's close reason (UTF-8, at most 123 bytes), after
     /// its close frame.
     pub reason: Vec<u8>,

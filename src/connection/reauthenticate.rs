@@ -155,7 +155,7 @@ impl Client {
                 }
                 Err(cause) => cause,
             },
-            Verdict::AwaitFirstMessage => Cause::TokenMissing,
+            Verdict::AwaitFirstMessage | Verdict::Ask(_) => Cause::TokenMissing,
             Verdict::Refused(cause) => cause,
         };
         self.refuse_token(cause, cx, output)

@@ -6,6 +6,7 @@ pub mod cause;
 pub mod compact_json;
 pub mod dialect;
 pub mod http_upgrade;
+pub mod http_verdict;
 pub mod identity;
 pub mod jwt;
 pub mod link;

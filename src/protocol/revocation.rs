@@ -162,7 +162,7 @@ const NEVER: u32 = u32::MAX;
 
 /// What a connection keeps of its identity, in 20 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(packed(4))]
+#[repr(C, packed(4))]
 pub struct Mark {
     subject: u64,
     token_id: u64,

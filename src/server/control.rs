@@ -11,13 +11,14 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
 
 use super::close_log::CloseLog;
-use super::exposition::{self, ControlNumbers, Exposition};
+use super::exposition::{self, CIRCUITS, ControlNumbers, Exposition};
 use super::files;
 use super::logs::{self, CloseLine, LogControl};
 use super::process::{self, ProcessUse};
 use super::reload::{self, ReloadOutcome};
 use super::revocations::Keeper;
 use super::status::{Phase, Status};
+use super::verdicts::VerdictNumbers;
 use super::workers::Supervisor;
 use crate::base::time::UnixTime;
 use crate::settings::Settings;
@@ -265,6 +266,7 @@ impl Control {
         let mut status = self.status.borrow_mut();
         status.workers = self.supervisor.status(now);
         status.take_sums(exposition::sums(self.supervisor.counters()), elapsed);
+        let verdicts = self.supervisor.verdicts();
         let numbers = ControlNumbers {
             workers: status.workers.len() as u64,
             workers_alive: status.workers_alive() as u64,
@@ -278,6 +280,8 @@ impl Control {
             revocations_refused: refused,
             revocation_save_failures: revocations.save_failures(),
             draining: status.phase == Phase::Draining,
+            verdict_requests: verdicts.map_or(0, VerdictNumbers::in_flight),
+            circuits: CIRCUITS.map(|state| verdicts.map_or(0, |v| v.circuits(state))),
             process: books.process,
         };
         self.exposition.borrow_mut().publish(self.supervisor.counters(), &numbers);

@@ -19,6 +19,7 @@ pub mod reload;
 pub mod revocation_file;
 pub mod revocations;
 pub mod status;
+pub mod verdicts;
 pub mod workers;
 
 #[cfg(test)]

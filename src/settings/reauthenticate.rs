@@ -42,9 +42,16 @@ impl Loader<'_> {
             let what = format!("{:?} is no way to a member", token.get_ref());
             error(token, &what, "write member names with dots between them, as in payload.token");
         }
+        let is_external = |block: &&&RawAuth| {
+            let kind = block.kind.as_ref().map(|kind| kind.get_ref().as_str());
+            matches!(kind, Some("backend" | "http"))
+        };
+        let blocks: Vec<_> = blocks.iter().filter(|block| !is_external(block)).collect();
         if blocks.is_empty() {
-            let what = "reauthenticate on a route without authentication: nobody has a token";
-            error(prefix, what, "remove it, or name an [[auth]]");
+            let what = "reauthenticate on a route where the gateway judges no token itself";
+            let fix = "remove it, or name an [[auth]] of another kind than backend and http; a \
+                       backend can set when its sessions' identities end";
+            error(prefix, what, fix);
         }
         if word("route", "messages", &raw.messages) == "binary" {
             let what = "reauthenticate takes text messages, and the route takes binary ones only";
