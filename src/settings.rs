@@ -231,6 +231,7 @@ pub struct Auth {
 }
 
 /// What decides on a token.
+#[allow(clippy::large_enum_variant, reason = "a few per process")]
 pub enum AuthKind {
     /// The route's backend, over its link, within this time.
     Backend(Duration),
