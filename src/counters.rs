@@ -68,6 +68,7 @@ metrics! {
     ReauthAccepted, Counter, "portcullis_reauthentications_total" {"result": "accepted"}, "Fresh tokens presented on open connections.";
     ReauthRefused, Counter, "portcullis_reauthentications_total" {"result": "refused"}, "Fresh tokens presented on open connections.";
     ExpirySet, Counter, "portcullis_expiries_set_total", "Expiries that backends set on open sessions.";
+    DeadTokenHits, Counter, "portcullis_dead_token_hits_total", "Tokens refused from memory, without verifying them again.";
     VerdictsAccepted, Counter, "portcullis_verdicts_total" {"outcome": "accepted"}, "Questions put to backends and HTTP endpoints, by outcome.";
     VerdictsRefused, Counter, "portcullis_verdicts_total" {"outcome": "refused"}, "Questions put to backends and HTTP endpoints, by outcome.";
     VerdictsUnavailable, Counter, "portcullis_verdicts_total" {"outcome": "unavailable"}, "Questions put to backends and HTTP endpoints, by outcome.";

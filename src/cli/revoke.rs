@@ -9,7 +9,7 @@ use clap::Args;
 use portcullis::base::secret::Secret;
 use serde_json::{Map, Value};
 
-use super::token::duration;
+use super::token::mint::duration;
 use super::{ConfigFile, failed, load_or_tell};
 
 /// How long the gateway may take; it saves what it is told.

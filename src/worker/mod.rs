@@ -26,7 +26,9 @@ use crate::base::time::{Instant, Now};
 use crate::base::token_bucket::TokenBucket;
 use crate::base::wheel::Wheel;
 use crate::connection::Output;
+use crate::connection::authenticate::Scratch;
 use crate::counters::{Counters, Metric};
+use crate::protocol::dead_tokens::DeadTokens;
 use crate::protocol::revocation::{Hasher, Revocation, Revoked};
 use crate::ring::{
     BufferGroup, Completion, ENTER_WAIT_MAX, Failure, OpKey, OpKind, Outcome, ReceivedBuffer, Ring,
@@ -159,6 +161,9 @@ impl<R: Ring> Worker<R> {
     ) -> Self {
         counters.clear_gauges();
         let now = ring.now();
+        let mut dead_key = [0; 16];
+        random.fill(&mut dead_key);
+        let dead = DeadTokens::new(settings.limits.dead_tokens_max, dead_key);
         let links = LinkTable::new(&settings, &options, now.instant, &mut random);
         for (number, address) in links.addresses(&settings) {
             ring.set_endpoint(number, address);
@@ -188,7 +193,7 @@ impl<R: Ring> Worker<R> {
             starved: Vec::new(),
             relief_at: now.instant,
             shutdowns: Vec::new(),
-            output: Output::default(),
+            output: Output { tokens: Scratch::new(dead), ..Output::default() },
             plaintext: Vec::new(),
             ciphertext: Vec::new(),
             stash_scratch: Vec::new(),
@@ -282,8 +287,8 @@ impl<R: Ring> Worker<R> {
                 }
             }
             Outcome::Readable => {
-                connection.life.polled();
-                core.settle(owner);
+                let end = connection.life.polled();
+                core.receive_ended(owner, end);
             }
             Outcome::EndOfStream => {
                 let end = connection.life.stream_ended();

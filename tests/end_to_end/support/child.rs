@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use super::{Config, PATIENCE, admin_get, free_port, wait_until};
 
+const RUN: &str = concat!(env!("CARGO_BIN_EXE_portcullis"), " run --config portcullis.toml");
+
 /// `portcullis run` in a process. Dropped, it is killed.
 pub struct Child {
     process: std::process::Child,
@@ -23,12 +25,17 @@ impl Child {
     /// Starts with the configuration on free ports; `limits` is put before it as shell text,
     /// as in `ulimit -n 300;`.
     pub fn start(config: Config, limits: &str) -> Child {
+        Child::start_program(config, limits, RUN)
+    }
+
+    /// The same with another program, which finds the configuration in its folder.
+    pub fn start_program(config: Config, limits: &str, program: &str) -> Child {
         let (port, admin) = (free_port(), free_port());
         let config = config.ports(port, admin);
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("portcullis.toml");
         std::fs::write(&path, config.text()).expect("written");
-        let (process, output) = spawn(folder.path(), limits);
+        let (process, output) = spawn(folder.path(), &format!("{limits} exec {program}"));
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (address, admin) = (local(port), local(admin));
         let child = Child { process, output, config, folder, address, admin };
@@ -44,10 +51,15 @@ impl Child {
         // them: until then the ports are taken, and a supervisor tries again.
         wait_until("the gateway is ready again", || {
             if self.process.try_wait().expect("our child").is_some() {
-                (self.process, self.output) = spawn(self.folder.path(), "");
+                (self.process, self.output) = spawn(self.folder.path(), &format!("exec {RUN}"));
             }
             self.get("/readyz").0 == 200
         });
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Everything that it wrote to its log so far.
@@ -76,7 +88,7 @@ impl Child {
 
     /// Sends a signal by name, as in `HUP`.
     pub fn signal(&self, name: &str) {
-        let pid = self.process.id().to_string();
+        let pid = self.id().to_string();
         let status = Command::new("kill").args(["-s", name, &pid]).status().expect("kill");
         assert!(status.success());
     }
@@ -95,11 +107,9 @@ impl Child {
 }
 
 /// The program, and what it writes.
-fn spawn(folder: &Path, limits: &str) -> (std::process::Child, Arc<Mutex<Vec<u8>>>) {
-    let line =
-        format!("{limits} exec {} run --config portcullis.toml", env!("CARGO_BIN_EXE_portcullis"));
+fn spawn(folder: &Path, line: &str) -> (std::process::Child, Arc<Mutex<Vec<u8>>>) {
     let mut process = Command::new("sh")
-        .args(["-c", &line])
+        .args(["-c", line])
         .current_dir(folder)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
