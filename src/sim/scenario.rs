@@ -1,6 +1,7 @@
 //! What a seed means: the settings, the sizes of the ring, the clients, the backends.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::BackendPlan;
@@ -18,8 +19,11 @@ use crate::protocol::origin::OriginPolicy;
 use crate::ring::EndpointAddress;
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, Descriptors, Gateway, Limits, Listener, LogFormat,
-    MessageTypes, Network, PathPattern, Refuse, Route, Settings, TlsListener,
+    MessageTypes, Network, PathPattern, Reauthenticate, Refuse, Route, Settings, TlsListener,
 };
+
+/// How messages begin that bring a fresh token.
+pub const REAUTHENTICATE: &str = r#"{"type":"authenticate","#;
 
 /// What one run looks like.
 #[derive(Clone, Debug)]
@@ -343,7 +347,11 @@ fn route(path: &str, auth: u16) -> Route {
         messages: MessageTypes::Any,
         forward_headers: vec!["user-agent".into()],
         health: false,
-        reauthenticate: None,
+        reauthenticate: Some(Arc::new(Reauthenticate {
+            prefix: REAUTHENTICATE.into(),
+            token: Carrier::FirstMessageJson(vec!["token".into()]),
+            auths: vec![["heads", "messages"][usize::from(auth)].into()],
+        })),
     }
 }
 

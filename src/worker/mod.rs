@@ -16,6 +16,7 @@ pub mod sockets;
 pub mod verdicts;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -218,6 +219,12 @@ impl<R: Ring> Worker<R> {
     /// Number of connections that are not wholly gone.
     pub fn connections(&self) -> usize {
         self.core.connections.len()
+    }
+
+    /// Where the clients come from that are open, for a simulation that looks inside.
+    pub fn open_clients(&self) -> Vec<SocketAddr> {
+        let open = self.core.connections.iter().filter(|(_, c)| c.client.is_open());
+        open.filter_map(|(_, connection)| connection.client.peer()).collect()
     }
 
     /// One turn: commands, timers, deferred input, sends, one `enter`, completions.
