@@ -91,6 +91,21 @@ pub struct Limits {
     pub connections_max: u32,
     /// Connections not yet authenticated, of all workers together.
     pub unauthenticated_max: u32,
+    /// Where early drop begins, in percent of `unauthenticated_max`.
+    pub early_drop_start: u8,
+    /// The chance of a drop there, in percent; it grows to certainty at the cap.
+    pub early_drop_rate: u8,
+    /// Unauthenticated connections of one address that early drop leaves alone.
+    pub prefix_share: u32,
+    /// Failures of one address that are forgotten in a minute.
+    pub prefix_failures_per_minute: u32,
+    /// Failures of one address at once that are no penalty yet.
+    pub prefix_failures_burst: u32,
+    /// Most prefixes whose failures are remembered, of all workers together.
+    pub prefixes_max: u32,
+    /// TLS handshakes that may begin in a second, of all workers together; `None` is a number
+    /// for each worker.
+    pub tls_handshakes_per_second: Option<u32>,
     /// Connections of one worker; `None` is derived from RLIMIT_NOFILE.
     pub connections_per_worker: Option<u32>,
     /// Memory budget in bytes; `None` is derived from the machine.
@@ -172,8 +187,21 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Certificates, for TLS; the first is served when SNI names none of them.
     pub tls: Option<TlsListener>,
+    /// Whether the kernel keeps silent connections to itself at first (TCP_DEFER_ACCEPT).
+    pub defer_accept: DeferAccept,
     /// Networks whose PROXY protocol header is believed (and then required).
     pub proxy_trusted: Vec<Network>,
+}
+
+/// Whether the kernel keeps silent connections to itself at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeferAccept {
+    /// Where the deadlines leave the time.
+    Auto,
+    /// In any case.
+    On,
+    /// Never.
+    Off,
 }
 
 /// TLS on a listener, ready to use.

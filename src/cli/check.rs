@@ -70,7 +70,7 @@ fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
         Some(address) => writeln!(out, "  admin     http://{address}/")?,
         None => writeln!(out, "  admin     off")?,
     }
-    for Listener { address, tls, proxy_trusted } in listeners {
+    for Listener { address, tls, proxy_trusted, .. } in listeners {
         let tls = if tls.is_some() { "TLS" } else { "plain" };
         let networks = proxy_trusted.len();
         let proxy = count(networks, "network", ", PROXY header from ");

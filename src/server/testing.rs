@@ -15,6 +15,7 @@ pub fn settings() -> Settings {
         listeners: vec![Listener {
             address: "127.0.0.1:0".parse().unwrap(),
             tls: None,
+            defer_accept: DeferAccept::Auto,
             proxy_trusted: Vec::new(),
         }],
         auths: Vec::new(),
@@ -44,6 +45,13 @@ fn limits() -> Limits {
     Limits {
         connections_max: 1000,
         unauthenticated_max: 100,
+        early_drop_start: 80,
+        early_drop_rate: 30,
+        prefix_share: 32,
+        prefix_failures_per_minute: 60,
+        prefix_failures_burst: 120,
+        prefixes_max: 65_536,
+        tls_handshakes_per_second: None,
         connections_per_worker: None,
         memory_max: None,
         message_max: 1 << 20,

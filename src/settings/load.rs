@@ -457,6 +457,15 @@ fn limits(raw: &RawLimits, conformance: bool) -> Limits {
     Limits {
         connections_max: narrow!(count connections_max),
         unauthenticated_max: narrow!(count unauthenticated_max),
+        early_drop_start: narrow!(count early_drop_start),
+        early_drop_rate: narrow!(count early_drop_rate),
+        prefix_share: narrow!(count prefix_share),
+        prefix_failures_per_minute: narrow!(count prefix_failures_per_minute),
+        prefix_failures_burst: narrow!(count prefix_failures_burst),
+        prefixes_max: narrow!(count prefixes_max),
+        tls_handshakes_per_second: defaults
+            .count_or_auto("tls_handshakes_per_second", &raw.tls_handshakes_per_second)
+            .map(|count| count as u32),
         connections_per_worker: defaults
             .count_or_auto("connections_per_worker", &raw.connections_per_worker)
             .map(|count| count as u32),

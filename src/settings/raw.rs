@@ -60,6 +60,9 @@ raw_table! {
     /// `[limits]`.
     RawLimits {
         profile: Text, connections_max: Number, unauthenticated_max: Number,
+        early_drop_start: Number, early_drop_rate: Number, prefix_share: Number,
+        prefix_failures_per_minute: Number, prefix_failures_burst: Number, prefixes_max: Number,
+        tls_handshakes_per_second: Number,
         connections_per_worker: Number, memory_max: Text, message_max: Text,
         first_message_max: Text, head_max: Text, header_fields_max: Number,
         request_line_max: Text, token_max: Text, frames_per_second: Number,
@@ -78,7 +81,7 @@ raw_table! {
     /// A `[[listener]]`.
     RawListener {
         address: Text, tls: Option<Spanned<Vec<Spanned<RawCertificate>>>>,
-        proxy_protocol: Option<RawProxy>,
+        proxy_protocol: Option<RawProxy>, defer_accept: Text,
     }
     /// `tls` in a `[[listener]]`.
     RawCertificate { certificate: Text, key: Text, }

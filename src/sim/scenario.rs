@@ -17,8 +17,8 @@ use crate::protocol::link::Limits as LinkLimits;
 use crate::protocol::origin::OriginPolicy;
 use crate::ring::EndpointAddress;
 use crate::settings::{
-    Auth, AuthKind, Backend, Balance, Deadlines, Descriptors, Gateway, Limits, Listener, LogFormat,
-    MessageTypes, Network, PathPattern, Refuse, Route, Settings, TlsListener,
+    Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, Gateway, Limits,
+    Listener, LogFormat, MessageTypes, Network, PathPattern, Refuse, Route, Settings, TlsListener,
 };
 
 /// What one run looks like.
@@ -194,6 +194,7 @@ impl Scenario {
             listeners: vec![Listener {
                 address: ([127, 0, 0, 1], 8080).into(),
                 tls: self.tls.then(|| TlsListener(tls::server())),
+                defer_accept: DeferAccept::Auto,
                 proxy_trusted: self.proxy.then(clients_network).into_iter().collect(),
             }],
             auths: vec![
@@ -243,17 +244,27 @@ impl Scenario {
         settings
     }
 
-    /// The settings in which the final connections must succeed.
+    /// The settings in which the final connections must succeed: they come all at once, so the
+    /// caps make room for them.
     pub fn restored(&self, token_key: &[u8]) -> Settings {
         let mut settings = self.settings(token_key);
+        settings.limits.connections_max = 10_000;
+        settings.limits.unauthenticated_max = 10_000;
         settings.deadlines.lifetime = None;
         settings
     }
 
     fn limits(&self) -> Limits {
         Limits {
-            connections_max: 10_000,
-            unauthenticated_max: 10_000,
+            connections_max: self.caps.0,
+            unauthenticated_max: self.caps.1,
+            early_drop_start: 80,
+            early_drop_rate: 30,
+            prefix_share: 32,
+            prefix_failures_per_minute: 60,
+            prefix_failures_burst: 120,
+            prefixes_max: 65_536,
+            tls_handshakes_per_second: None,
             connections_per_worker: None,
             memory_max: None,
             message_max: self.message_max,

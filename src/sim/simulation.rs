@@ -171,8 +171,8 @@ impl<R: Ring> Simulation<R> {
                 instance: *b"simulated worker",
                 epoch: 1_750_000_000_000,
                 generation_bits: scenario.generation_bits,
-                connections_max: scenario.caps.0,
-                unauthenticated_max: scenario.caps.1,
+                workers: 1,
+                descriptors_max: 10_000,
                 queue_bytes_max: 64 << 20,
             },
         );

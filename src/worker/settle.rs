@@ -27,11 +27,6 @@ impl Core {
             // What waits is thrown away frame by frame, so that the client's own close is found.
             return self.resume(owner);
         }
-        let unauthenticated = connection.client.is_unauthenticated();
-        if connection.counted_unauthenticated && !unauthenticated {
-            connection.counted_unauthenticated = false;
-            self.unauthenticated -= 1;
-        }
         if connection.blocked != connection.counted_paused {
             connection.counted_paused = connection.blocked;
             match connection.blocked {
@@ -40,6 +35,10 @@ impl Core {
             }
         }
         self.apply_disposition(owner);
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        if connection.unauthenticated {
+            self.recount(owner);
+        }
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         if connection.life.is_over() {
             return self.remove(owner);
@@ -141,7 +140,7 @@ impl Core {
         if let Some(stash) = &mut connection.stash {
             stash.clear(&mut self.stashes);
         }
-        self.unauthenticated -= u32::from(connection.counted_unauthenticated);
+        assert!(!connection.unauthenticated, "whoever is gone is counted no more");
         if connection.counted_paused {
             self.counters.decrement(Metric::ReadsPaused);
         }
