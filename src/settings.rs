@@ -4,6 +4,7 @@
 //! turns it into [`Settings`] or a list of everything that is wrong with it, by the table of
 //! `settings/keys.rs`; `settings/reload.rs` says which differences need a restart.
 
+pub mod admission;
 mod backends;
 mod credentials;
 pub mod keys;

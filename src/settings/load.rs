@@ -206,6 +206,7 @@ impl Loader<'_> {
         let deadlines = deadlines(&raw.deadlines, conformance);
         self.check_deadlines(&raw.deadlines, &deadlines);
         let listeners = self.listeners(&raw.listener);
+        self.check_admission(raw, &limits, &deadlines, listeners.as_deref());
         let auth_names = self.names("auth", raw.auth.iter().map(|a| (a.span(), &a.get_ref().name)));
         let auths = self.auths(&raw.auth);
         let backend_names =
@@ -316,21 +317,6 @@ impl Loader<'_> {
     /// Rules between limits.
     fn check_limits(&mut self, raw: &RawLimits, limits: &Limits, workers: Option<u16>) {
         let top = 0..0;
-        if limits.unauthenticated_max > limits.connections_max {
-            let at = place(&raw.unauthenticated_max, &top);
-            let what = "unauthenticated_max is above connections_max and cannot protect anybody";
-            self.report.warning(at, what, "set it to a tenth of connections_max or less");
-        } else if u64::from(limits.unauthenticated_max) * 60 < u64::from(limits.connections_max) {
-            let needed = limits.connections_max.div_ceil(60);
-            let at = place(&raw.unauthenticated_max, &place(&raw.connections_max, &top));
-            let what = format!(
-                "unauthenticated_max = {} cannot hold honest clients: when connections_max = {} \
-                 of them come back within a minute and each takes 1 s to authenticate, {needed} \
-                 are unauthenticated at once, and the oldest are evicted",
-                limits.unauthenticated_max, limits.connections_max
-            );
-            self.report.warning(at, what, &format!("set it to {needed} or more"));
-        }
         let per_worker = limits.connections_per_worker.map(u64::from);
         if let (Some(each), Some(workers)) = (per_worker, workers)
             && each * u64::from(workers) < u64::from(limits.connections_max)
