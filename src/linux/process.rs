@@ -78,10 +78,10 @@ fn group_limit(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<(
     loop {
         let text = read(&folder.join("memory.max"));
         // "max" is no limit, and no number.
-        if let Some(limit) = text.and_then(|text| text.trim().parse::<u64>().ok()) {
-            if smallest.as_ref().is_none_or(|(so_far, _)| limit < *so_far) {
-                smallest = Some((limit, folder.clone()));
-            }
+        if let Some(limit) = text.and_then(|text| text.trim().parse::<u64>().ok())
+            && smallest.as_ref().is_none_or(|(so_far, _)| limit < *so_far)
+        {
+            smallest = Some((limit, folder.clone()));
         }
         if folder == root || !folder.pop() {
             return smallest;

@@ -219,6 +219,13 @@ mod tests {
     }
 
     #[test]
+    fn who_is_short_of_memory_is_healthy_but_not_ready() {
+        let short = Status { memory_short: true, ..status(Phase::Serving, 1, &[UP]) };
+        assert_eq!(short.readiness(), Err("memory is short".into()));
+        assert_eq!(short.health(), Ok(()));
+    }
+
+    #[test]
     fn the_live_numbers_come_from_the_counters() {
         let counters = Counters::default();
         let mut status = status(Phase::Serving, 1, &[UP]);
