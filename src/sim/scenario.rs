@@ -7,6 +7,7 @@ use super::backend::BackendPlan;
 use super::client::{Behaviour, Plan};
 use super::kernel::RingSizes;
 use super::net::{MILLIS, SECONDS};
+use super::simulation::ACCEPTS;
 use super::tls;
 use super::tokens::{Carriage, ORIGIN, TokenKind};
 use crate::base::random::Random;
@@ -54,6 +55,8 @@ pub struct Scenario {
     pub caps: (u32, u32),
     /// The listener trusts its clients' PROXY headers, and so asks for them.
     pub proxy: bool,
+    /// An adversary floods, and no honest client may notice.
+    pub floods: bool,
     /// The listener speaks TLS.
     pub tls: bool,
     /// Drain in the middle of them, instead of after they stopped.
@@ -123,6 +126,7 @@ impl Scenario {
                 _ => (10_000, 10_000),
             },
             proxy: random.chance(1, 4),
+            floods: false,
             tls: random.chance(1, 6),
             drains_early: random.chance(1, 8),
         }
@@ -141,6 +145,7 @@ impl Scenario {
             lives: 1,
             begins: SECONDS + index as u64 * MILLIS,
             brief: false,
+            floods_from: None,
         };
         Scenario {
             latency_max: 50_000,
@@ -172,6 +177,7 @@ impl Scenario {
             chaos: SECONDS,
             caps: (10_000, 10_000),
             proxy: false,
+            floods: false,
             tls: false,
             drains_early: false,
         }
@@ -260,7 +266,7 @@ impl Scenario {
             unauthenticated_max: self.caps.1,
             early_drop_start: 80,
             early_drop_rate: 30,
-            prefix_share: 32,
+            prefix_share: 4,
             prefix_failures_per_minute: 60,
             prefix_failures_burst: 120,
             prefixes_max: 65_536,
@@ -283,7 +289,7 @@ impl Scenario {
             stalled_input_max: 16 << 20,
             handshakes_per_tick: 16,
             client_buffers: self.sizes.buffers[0],
-            accepts: 4,
+            accepts: ACCEPTS as u16,
             close_lines_per_second: 100,
         }
     }
@@ -393,5 +399,6 @@ fn plan(random: &mut Random, chaos: u64, message_max: u32) -> Plan {
         lives: 1 + random.below(4) as u16,
         begins: SECONDS + random.below(chaos / 2),
         brief: random.chance(1, 6),
+        floods_from: None,
     }
 }
