@@ -2,6 +2,7 @@
 //!
 //! Tests are tables where that is possible: what is sent, and the exact answer.
 
+mod admission;
 mod backends;
 mod canary;
 mod deadlines;
