@@ -121,8 +121,11 @@ fn failures_count_under_pressure_only() {
 #[test]
 fn the_address_in_a_proxy_header_is_what_counts() {
     let backend = Backend::start();
-    let mut config =
-        config(&backend, "prefix_share = 5\nearly_drop_start = 50\nearly_drop_rate = 100");
+    // Early drop begins with the tenth.
+    let limits = "unauthenticated_max = 100\nconnections_max = 1_000\nearly_drop_start = 10\n\
+                  early_drop_rate = 100\nprefix_share = 5";
+    let mut config = Config::to(backend.address()).limits(limits);
+    config = config.deadlines("request_head = \"60s\"");
     config.listeners += "proxy_protocol = { trusted = [\"127.0.0.0/8\"] }\n";
     let gateway = Gateway::start(&config);
     let send = |source: &str, request: &str| {
@@ -132,8 +135,8 @@ fn the_address_in_a_proxy_header_is_what_counts() {
         client
     };
     let crowd: Vec<Client> = (0..30).map(|_| send("198.51.100.1", "GET /ws ")).collect();
-    wait_ended(&crowd, 18);
-    gateway.wait_metric("portcullis_early_drops_total{reason=\"share\"}", |count| count >= 18);
+    wait_ended(&crowd, 15);
+    gateway.wait_metric("portcullis_early_drops_total{reason=\"share\"}", |count| count >= 15);
     let mut other = send("198.51.100.2", &crate::support::request("/ws", ""));
     assert!(other.head().starts_with("HTTP/1.1 101 "));
 }
