@@ -78,6 +78,20 @@ metrics! {
     Upgrades, Counter, "portcullis_upgrades_total", "Requests answered with 101.";
     TokensAccepted, Counter, "portcullis_tokens_accepted_total", "Tokens verified and accepted.";
     TokensRefused, Counter, "portcullis_tokens_refused_total", "Tokens refused, or missing.";
+    VerdictsAccepted, Counter, "portcullis_verdicts_total" {"outcome": "accepted"}, "Questions put to backends and HTTP endpoints, by outcome.";
+    VerdictsRefused, Counter, "portcullis_verdicts_total" {"outcome": "refused"}, "Questions put to backends and HTTP endpoints, by outcome.";
+    VerdictsUnavailable, Counter, "portcullis_verdicts_total" {"outcome": "unavailable"}, "Questions put to backends and HTTP endpoints, by outcome.";
+    VerdictsTimedOut, Counter, "portcullis_verdicts_total" {"outcome": "timed_out"}, "Questions put to backends and HTTP endpoints, by outcome.";
+    VerdictsWithdrawn, Counter, "portcullis_verdicts_total" {"outcome": "withdrawn"}, "Questions put to backends and HTTP endpoints, by outcome.";
+    VerdictsUnasked, Counter, "portcullis_verdicts_unasked_total", "Clients refused because nobody could be asked: no backend, or too many questions.";
+    VerdictsAwaited, Gauge, "portcullis_verdicts_awaited", "Questions that are out.";
+    VerdictWithin5Ms, Counter, "portcullis_verdicts_within_total" {"le": "0.005"}, "Verdicts, by the seconds that they took at most.";
+    VerdictWithin25Ms, Counter, "portcullis_verdicts_within_total" {"le": "0.025"}, "Verdicts, by the seconds that they took at most.";
+    VerdictWithin100Ms, Counter, "portcullis_verdicts_within_total" {"le": "0.1"}, "Verdicts, by the seconds that they took at most.";
+    VerdictWithin500Ms, Counter, "portcullis_verdicts_within_total" {"le": "0.5"}, "Verdicts, by the seconds that they took at most.";
+    VerdictWithin2S, Counter, "portcullis_verdicts_within_total" {"le": "2"}, "Verdicts, by the seconds that they took at most.";
+    VerdictWithinAny, Counter, "portcullis_verdicts_within_total" {"le": "+Inf"}, "Verdicts, by the seconds that they took at most.";
+    VerdictMicros, Counter, "portcullis_verdict_microseconds_total", "Time that verdicts took, added up, in microseconds.";
     MessagesFromClients, Counter, "portcullis_messages_total" {"direction": "from_client"}, "Whole messages relayed.";
     MessagesToClients, Counter, "portcullis_messages_total" {"direction": "to_client"}, "Whole messages relayed.";
     BytesFromClients, Counter, "portcullis_message_bytes_total" {"direction": "from_client"}, "Payload bytes relayed.";
@@ -86,6 +100,7 @@ metrics! {
     DeadlineTls, Counter, "portcullis_deadline_closes_total" {"stage": "tls_handshake"}, "Connections ended by a deadline, by stage.";
     DeadlineHead, Counter, "portcullis_deadline_closes_total" {"stage": "request_head"}, "Connections ended by a deadline, by stage.";
     DeadlineAuthenticate, Counter, "portcullis_deadline_closes_total" {"stage": "authenticating"}, "Connections ended by a deadline, by stage.";
+    DeadlineVerdict, Counter, "portcullis_deadline_closes_total" {"stage": "verdict"}, "Connections ended by a deadline, by stage.";
     DeadlineLinger, Counter, "portcullis_deadline_closes_total" {"stage": "linger"}, "Connections ended by a deadline, by stage.";
     DeadlineIdle, Counter, "portcullis_deadline_closes_total" {"stage": "idle"}, "Connections ended by a deadline, by stage.";
     DeadlineWrite, Counter, "portcullis_deadline_closes_total" {"stage": "write_stall"}, "Connections ended by a deadline, by stage.";

@@ -16,9 +16,12 @@ mod routes;
 mod shape;
 mod tls;
 pub mod units;
+mod verdicts;
 
 use std::net::SocketAddr;
 use std::time::Duration;
+
+pub use verdicts::HttpVerdicts;
 
 use crate::base::secret::Secret;
 use crate::protocol::carrier::Carrier;
@@ -139,6 +142,8 @@ pub struct Limits {
     pub link_window: u32,
     /// Bytes of input that may wait in one worker for backends to give credit.
     pub stalled_input_max: u64,
+    /// Verdicts of backends and HTTP endpoints that one worker awaits at one time.
+    pub verdicts_max: u32,
     /// TLS handshake steps that one worker does in a tick.
     pub handshakes_per_tick: u32,
     /// Receive buffers of one worker for clients (a power of two, at most 32,768).
@@ -247,13 +252,25 @@ pub struct Auth {
 }
 
 /// What decides on a token.
+#[allow(clippy::large_enum_variant, reason = "a few per process")]
 pub enum AuthKind {
+    /// The route's backend, over its link, within this time.
+    Backend(Duration),
+    /// An HTTP endpoint.
+    Http(std::sync::Arc<HttpVerdicts>),
     /// JSON Web Tokens with an HMAC.
     Jwt(JwtVerifier),
 }
 
 /// Most `[[auth]]` blocks of one route: each may cost a MAC for every token.
 pub const ROUTE_AUTHS_MAX: usize = 8;
+
+impl AuthKind {
+    /// Whether somebody outside the gateway decides, so that it takes time.
+    pub fn is_external(&self) -> bool {
+        matches!(self, AuthKind::Backend(_) | AuthKind::Http(_))
+    }
+}
 
 /// One path that clients may ask for.
 pub struct Route {

@@ -18,7 +18,7 @@ use super::{Settings, Shared};
 use crate::protocol::link::handshake::expect;
 use crate::protocol::link::{
     Challenge, Frame, GoAway, HANDSHAKE_FRAME_MAX, Hello, Kind, LinkError, LinkReader, Open, Ping,
-    Proof, Ready, RefusalCode, Refused, VERSION, features,
+    Proof, Ready, RefusalCode, Refused, VERSION,
 };
 
 /// What one read may bring, in bytes.
@@ -159,7 +159,7 @@ async fn agree(
     }
     let mut challenge = Challenge {
         version: VERSION,
-        features: hello.features & features::SUPPORTED,
+        features: hello.features & settings.features(),
         instance: shared.instance,
         nonce: random(),
         limits: settings.limits,

@@ -114,6 +114,13 @@ struct Settings {
     silence_max: Duration,
 }
 
+impl Settings {
+    /// What this backend can do, as bits of the handshake.
+    fn features(&self) -> u64 {
+        0
+    }
+}
+
 /// What the tasks of one backend share.
 struct Shared {
     settings: Settings,

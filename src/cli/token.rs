@@ -160,8 +160,12 @@ fn find_auth<'l>(loaded: &'l Loaded, name: &str) -> Result<(&'l JwtVerifier, &'l
             names.join(", ")
         ));
     };
-    let AuthKind::Jwt(verifier) = &auths[index].kind;
-    Ok((verifier, &loaded.issuing[index]))
+    match &auths[index].kind {
+        AuthKind::Jwt(verifier) => Ok((verifier, &loaded.issuing[index])),
+        AuthKind::Backend(_) | AuthKind::Http(_) => {
+            Err(format!("[[auth]] {name:?} asks somebody else, who also makes the tokens"))
+        }
+    }
 }
 
 fn choose_key<'i>(issuing: &'i Issuing, id: Option<&str>) -> Result<&'i JwtKey, String> {

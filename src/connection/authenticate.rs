@@ -4,17 +4,27 @@
 //! no token, or one that it has not signed, gives way to the next. What a block did sign, it
 //! judges for good, so that an expired token is never "unknown" to somebody else.
 
+use std::borrow::Cow;
+
 use crate::base::time::UnixTime;
 use crate::protocol::carrier::{self, Carrier, CarrierScratch, Found};
 use crate::protocol::cause::Cause;
 use crate::protocol::http_upgrade::UpgradeRequest;
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::jwt::TokenScratch;
+use crate::protocol::link::{Credential, CredentialCarrier};
 use crate::settings::{Auth, AuthKind, ROUTE_AUTHS_MAX, Route, Settings};
 
 /// Room to decode tokens in, made once for each worker: one for each block of a route, because
 /// the identity borrows from it.
 pub struct Scratch(Box<[BlockScratch; ROUTE_AUTHS_MAX]>);
+
+impl Scratch {
+    /// Room to decode a token of somebody else's kind in.
+    pub(super) fn carried(&mut self) -> &mut CarrierScratch {
+        &mut self.0[0].carried
+    }
+}
 
 #[derive(Default)]
 struct BlockScratch {
@@ -34,6 +44,8 @@ pub enum Verdict<'s> {
     Accepted(VerifiedIdentity<'s>),
     /// No token yet, but the first message may bring it.
     AwaitFirstMessage,
+    /// The `[[auth]]` with this index has credentials, and somebody else must judge them.
+    Ask(u16),
     /// The token is bad, or there is none and none may come.
     Refused(Cause),
 }
@@ -52,8 +64,15 @@ pub fn by_request<'s>(
     }
     let token_max = settings.limits.token_max;
     let mut refused = Cause::TokenMissing;
-    for (auth, scratch) in settings.auths_of(route).zip(scratch.0.iter_mut()) {
+    for ((&index, auth), scratch) in blocks(settings, route).zip(scratch.0.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
+        if auth.kind.is_external() {
+            match each_credential(auth, request, token_max, carried, |_| {}) {
+                Ok(0) => continue,
+                Ok(_) => return Verdict::Ask(index),
+                Err(cause) => return Verdict::Refused(cause),
+            }
+        }
         let found = match carrier::find(&auth.carriers, request, carried) {
             Ok(Some(found)) => found,
             Ok(None) => continue,
@@ -91,10 +110,15 @@ pub fn by_first_message<'s>(
 ) -> Verdict<'s> {
     let token_max = settings.limits.token_max;
     let mut refused = Cause::TokenMissing;
-    for (auth, scratch) in settings.auths_of(route).zip(scratch.0.iter_mut()) {
+    for ((&index, auth), scratch) in blocks(settings, route).zip(scratch.0.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
         let token = match carried_by_message(auth, message, carried) {
-            Ok(token) => token,
+            Ok((_, token)) if token.len() > usize::from(token_max) => {
+                refused = first_telling(refused, Cause::TokenMalformed);
+                continue;
+            }
+            Ok(_) if auth.kind.is_external() => return Verdict::Ask(index),
+            Ok((_, token)) => token,
             Err(cause) => {
                 refused = first_telling(refused, cause);
                 continue;
@@ -109,6 +133,78 @@ pub fn by_first_message<'s>(
     Verdict::Refused(refused)
 }
 
+/// The route's blocks with their indices.
+fn blocks<'s>(
+    settings: &'s Settings,
+    route: &'s Route,
+) -> impl Iterator<Item = (&'s u16, &'s Auth)> {
+    route.auths.iter().zip(settings.auths_of(route))
+}
+
+/// Hands out every credential that the request carries for this block, in the order of its
+/// carriers, and counts them.
+///
+/// # Errors
+/// [`Cause::TokenMalformed`] for a broken carrier or a token over `token_max` bytes,
+/// [`Cause::ForbiddenOrigin`] when there are only cookies, and no Origin beside them.
+pub(super) fn each_credential(
+    auth: &Auth,
+    request: &UpgradeRequest<'_, '_>,
+    token_max: u16,
+    scratch: &mut CarrierScratch,
+    mut each: impl FnMut(Credential<'_>),
+) -> Result<usize, Cause> {
+    let (mut count, mut lone_cookie) = (0, false);
+    for carrier in &auth.carriers {
+        let found = carrier::find(std::slice::from_ref(carrier), request, scratch)?;
+        let Some(found) = found else { continue };
+        if found.token().len() > usize::from(token_max) {
+            return Err(Cause::TokenMalformed);
+        }
+        if matches!(carrier, Carrier::Cookie(_)) && request.origin().is_none() {
+            lone_cookie = true;
+            continue;
+        }
+        let name = credential_name(carrier);
+        let carrier = credential_carrier(carrier);
+        each(Credential { carrier, name: &name, token: found.token() });
+        count += 1;
+    }
+    if count == 0 && lone_cookie { Err(Cause::ForbiddenOrigin) } else { Ok(count) }
+}
+
+/// Hands out the credential in a first message; false when there is none.
+pub(super) fn message_credential(
+    auth: &Auth,
+    message: &[u8],
+    scratch: &mut CarrierScratch,
+    each: impl FnOnce(Credential<'_>),
+) -> bool {
+    let Ok((carrier, token)) = carried_by_message(auth, message, scratch) else { return false };
+    let name = credential_name(carrier);
+    each(Credential { carrier: CredentialCarrier::FirstMessage, name: &name, token });
+    true
+}
+
+fn credential_carrier(carrier: &Carrier) -> CredentialCarrier {
+    match carrier {
+        Carrier::Authorization => CredentialCarrier::Authorization,
+        Carrier::Subprotocol => CredentialCarrier::Subprotocol,
+        Carrier::Cookie(_) => CredentialCarrier::Cookie,
+        Carrier::Header(_) => CredentialCarrier::Header,
+        Carrier::Query(_) => CredentialCarrier::Query,
+        Carrier::FirstMessage | Carrier::FirstMessageJson(_) => CredentialCarrier::FirstMessage,
+    }
+}
+
+fn credential_name(carrier: &Carrier) -> Cow<'_, str> {
+    match carrier {
+        Carrier::Cookie(name) | Carrier::Header(name) | Carrier::Query(name) => name.into(),
+        Carrier::FirstMessageJson(path) => path.join(".").into(),
+        Carrier::Authorization | Carrier::Subprotocol | Carrier::FirstMessage => "".into(),
+    }
+}
+
 /// Whether a block has not signed the token at all, so that the next one may have.
 fn gives_way(cause: Cause) -> bool {
     matches!(cause, Cause::TokenMissing | Cause::TokenMalformed | Cause::BadSignature)
@@ -120,16 +216,16 @@ fn first_telling(earlier: Cause, cause: Cause) -> Cause {
 }
 
 /// The token of the first of the block's carriers that finds one in the message.
-fn carried_by_message<'t>(
-    auth: &Auth,
+fn carried_by_message<'a, 't>(
+    auth: &'a Auth,
     message: &'t [u8],
     scratch: &'t mut CarrierScratch,
-) -> Result<&'t [u8], Cause> {
+) -> Result<(&'a Carrier, &'t [u8]), Cause> {
     let mut carriers = auth.carriers.iter().filter(|carrier| carrier.is_first_message());
     let holds =
         |carrier: &&Carrier| carrier::first_message_token(carrier, message, &mut *scratch).is_ok();
     match carriers.clone().find(holds).or_else(|| carriers.next()) {
-        Some(carrier) => carrier::first_message_token(carrier, message, scratch),
+        Some(carrier) => Ok((carrier, carrier::first_message_token(carrier, message, scratch)?)),
         None => Err(Cause::TokenMissing),
     }
 }
@@ -148,6 +244,8 @@ fn verify<'s>(
     if token.len() > usize::from(token_max) {
         return Err(Cause::TokenMalformed);
     }
-    let AuthKind::Jwt(verifier) = &auth.kind;
-    verifier.verify(token, now, scratch)
+    match &auth.kind {
+        AuthKind::Jwt(verifier) => verifier.verify(token, now, scratch),
+        AuthKind::Backend(_) | AuthKind::Http(_) => unreachable!("somebody else was to be asked"),
+    }
 }

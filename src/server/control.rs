@@ -11,13 +11,14 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
 
 use super::close_log::CloseLog;
-use super::exposition::{self, ControlNumbers, Exposition};
+use super::exposition::{self, CIRCUITS, ControlNumbers, Exposition};
 use super::files;
 use super::logs::{self, CloseLine, LogControl};
 use super::memory::MemoryWatch;
 use super::process::{self, ProcessUse};
 use super::reload::{self, ReloadOutcome};
 use super::status::{Phase, Status};
+use super::verdicts::VerdictNumbers;
 use super::workers::Supervisor;
 use crate::base::memory_ladder::Rung;
 use crate::settings::Settings;
@@ -238,6 +239,7 @@ impl Control {
         let mut status = self.status.borrow_mut();
         status.workers = self.supervisor.status(now);
         status.take_sums(exposition::sums(self.supervisor.counters()), elapsed);
+        let verdicts = self.supervisor.verdicts();
         let numbers = ControlNumbers {
             workers: status.workers.len() as u64,
             workers_alive: status.workers_alive() as u64,
@@ -251,6 +253,8 @@ impl Control {
             memory_rung: self.memory.rung() as u64,
             memory_used: self.memory.used(),
             memory_budget: self.memory.budget(),
+            verdict_requests: verdicts.map_or(0, VerdictNumbers::in_flight),
+            circuits: CIRCUITS.map(|state| verdicts.map_or(0, |v| v.circuits(state))),
             process: books.process,
         };
         self.exposition.borrow_mut().publish(self.supervisor.counters(), &numbers);

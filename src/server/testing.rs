@@ -68,6 +68,7 @@ fn limits() -> Limits {
         session_window: 256 * 1024,
         link_window: 4 << 20,
         stalled_input_max: 64 << 20,
+        verdicts_max: 1000,
         handshakes_per_tick: 32,
         client_buffers: 64,
         accepts: 16,

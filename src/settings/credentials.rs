@@ -2,6 +2,7 @@
 
 use std::mem::discriminant;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use toml::Spanned;
 
@@ -88,6 +89,18 @@ impl Loader<'_> {
     fn auth(&mut self, auth: &Spanned<RawAuth>) -> Option<(Auth, Issuing)> {
         let raw = auth.get_ref();
         let carriers = self.carriers(&raw.carriers);
+        self.check_kind_keys(auth);
+        let external = match raw.kind.as_ref().map(|kind| kind.get_ref().as_str()) {
+            Some("backend") => Some(Some(AuthKind::Backend(self.backend_verdicts(auth)))),
+            Some("http") => Some(self.http_verdicts(auth).map(Arc::new).map(AuthKind::Http)),
+            _ => None,
+        };
+        if let Some(kind) = external {
+            let name = raw.name.as_ref()?.get_ref().clone();
+            // The gateway makes no tokens for somebody else to judge.
+            let issuing = Issuing { keys: Vec::new(), options: JwtOptions::default() };
+            return Some((Auth { name, kind: kind?, carriers: carriers? }, issuing));
+        }
         let keys = self.keys(raw);
         // Kinds of later versions, and keys that are missing, were reported before.
         raw.kind.as_ref()?;

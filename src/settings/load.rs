@@ -137,13 +137,13 @@ impl Names {
 
 /// A number's row in the table of keys, and the profile that its default depends on.
 #[derive(Clone, Copy)]
-struct Defaults {
-    section: &'static str,
-    conformance: bool,
+pub(super) struct Defaults {
+    pub(super) section: &'static str,
+    pub(super) conformance: bool,
 }
 
 impl Defaults {
-    fn text(self, name: &str) -> &'static str {
+    pub(super) fn text(self, name: &str) -> &'static str {
         let key = keys::find(self.section, name).expect("every raw field has a row in KEYS");
         key.conformance.filter(|_| self.conformance).unwrap_or(key.default)
     }
@@ -157,7 +157,7 @@ impl Defaults {
         }
     }
 
-    fn count(self, name: &str, value: &Number) -> u64 {
+    pub(super) fn count(self, name: &str, value: &Number) -> u64 {
         self.count_or_auto(name, value).expect("a number was asked for, and defaults are numbers")
     }
 
@@ -166,7 +166,7 @@ impl Defaults {
         parse_size(value.as_ref().map_or_else(|| self.text(name), |text| text.get_ref()))
     }
 
-    fn size(self, name: &str, value: &Text) -> u64 {
+    pub(super) fn size(self, name: &str, value: &Text) -> u64 {
         self.size_or_auto(name, value).expect("sizes and their defaults were checked")
     }
 
@@ -470,6 +470,7 @@ fn limits(raw: &RawLimits, conformance: bool) -> Limits {
         session_window: narrow!(size session_window),
         link_window: narrow!(size link_window),
         stalled_input_max: defaults.size("stalled_input_max", &raw.stalled_input_max),
+        verdicts_max: narrow!(count verdicts_max),
         handshakes_per_tick: narrow!(count handshakes_per_tick),
         client_buffers: narrow!(count client_buffers),
         accepts: narrow!(count accepts),

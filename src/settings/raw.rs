@@ -5,6 +5,7 @@
 //! the rest. Nothing is required here, for the same reason.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::{self, Visitor};
@@ -68,7 +69,7 @@ raw_table! {
         request_line_max: Text, token_max: Text, frames_per_second: Number,
         frames_burst: Number, controls_per_second: Number, controls_burst: Number,
         fragments_max: Number, session_window: Text, link_window: Text,
-        stalled_input_max: Text, handshakes_per_tick: Number,
+        stalled_input_max: Text, verdicts_max: Number, handshakes_per_tick: Number,
         client_buffers: Number, accepts: Number, close_lines_per_second: Number,
     }
     /// `[deadlines]`.
@@ -91,6 +92,13 @@ raw_table! {
     RawAuth {
         name: Text, kind: Text, carriers: List, keys: Option<Spanned<Vec<Spanned<RawKey>>>>,
         issuer: Text, audience: Text, leeway: Text, lifetime_max: Text,
+        endpoint: Text, timeout: Text, in_flight_max: Number, queue_max: Number,
+        response_max: Text, headers: List, identity: Option<RawVerdictHeaders>, ca_file: Text,
+        circuit_failures: Number, circuit_open_min: Text, circuit_open_max: Text,
+    }
+    /// `identity` in an `[[auth]]`.
+    RawVerdictHeaders {
+        subject: Text, token_id: Text, expires: Text, issued_at: Text, claims: Text, reason: Text,
     }
     /// One of `keys` in an `[[auth]]`.
     RawKey { id: Text, algorithm: Text, secret_file: Text, secret: Text, }
@@ -103,6 +111,30 @@ raw_table! {
     /// A `[[backend]]`.
     RawBackend {
         name: Text, kind: Text, endpoints: List, balance: Text, secret_file: Text, secret: Text,
+    }
+}
+
+impl RawAuth {
+    /// The keys of kinds that ask somebody else, as far as they are there, and where.
+    pub(super) fn verdict_keys(&self) -> impl Iterator<Item = (&'static str, Range<usize>)> {
+        fn at<T>(value: &Option<Spanned<T>>) -> Option<Range<usize>> {
+            value.as_ref().map(Spanned::span)
+        }
+        let identity = self.identity.as_ref().map(|_| at(&self.name).unwrap_or(0..0));
+        let keys = [
+            ("endpoint", at(&self.endpoint)),
+            ("timeout", at(&self.timeout)),
+            ("in_flight_max", at(&self.in_flight_max)),
+            ("queue_max", at(&self.queue_max)),
+            ("response_max", at(&self.response_max)),
+            ("headers", at(&self.headers)),
+            ("identity", identity),
+            ("ca_file", at(&self.ca_file)),
+            ("circuit_failures", at(&self.circuit_failures)),
+            ("circuit_open_min", at(&self.circuit_open_min)),
+            ("circuit_open_max", at(&self.circuit_open_max)),
+        ];
+        keys.into_iter().filter_map(|(name, at)| Some((name, at?)))
     }
 }
 

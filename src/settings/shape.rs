@@ -129,7 +129,12 @@ fn report_missing(
     let kind = table.get("kind").and_then(|kind| kind.get_ref().as_str());
     let other_kind = section == "auth" && kind.is_some_and(|kind| kind != "jwt");
     for key in keys::of_section(section).filter(|key| key.default == REQUIRED) {
-        if table.contains_key(key.name) || (other_kind && matches!(key.name, "keys" | "carriers")) {
+        let needless = match key.name {
+            "keys" => other_kind,
+            "carriers" => other_kind && !kind.is_some_and(|k| matches!(k, "backend" | "http")),
+            _ => false,
+        };
+        if table.contains_key(key.name) || needless {
             continue;
         }
         let what = format!("\"{}\" is missing from {}", key.name, title(section));

@@ -287,6 +287,7 @@ impl Scenario {
             session_window: self.session_window,
             link_window: self.link_window,
             stalled_input_max: 16 << 20,
+            verdicts_max: 1000,
             handshakes_per_tick: 16,
             client_buffers: self.sizes.buffers[0],
             accepts: ACCEPTS as u16,

@@ -14,6 +14,7 @@ pub mod mailbox;
 mod memory;
 mod settle;
 pub mod sockets;
+pub mod verdicts;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -99,6 +100,11 @@ struct Core {
     queues: BytePool,
     /// Input that waits for a backend's credit.
     stashes: BytePool,
+    /// How much of that is input of clients that await a verdict.
+    early_input: usize,
+    /// Questions that are out, and the number of the latest to the HTTP service.
+    questions: u32,
+    question_number: u32,
     /// TLS input beyond this tick's handshake budget, in order of arrival.
     deferred: VecDeque<(Key, ReceivedBuffer)>,
     handshakes: u32,
@@ -165,6 +171,9 @@ impl<R: Ring> Worker<R> {
             close_lines: TokenBucket::full(now.instant),
             queues: BytePool::new(chunks(options.queue_bytes_max)),
             stashes: BytePool::new(chunks(settings.limits.stalled_input_max)),
+            early_input: 0,
+            questions: 0,
+            question_number: 0,
             deferred: VecDeque::new(),
             handshakes: 0,
             ops: Ops::new(),
@@ -205,6 +214,7 @@ impl<R: Ring> Worker<R> {
         core.now = self.ring.now();
         core.handshakes = 0;
         core.handle_commands();
+        core.take_verdicts();
         core.handle_timers();
         core.give_up_memory();
         core.advance_accepts();

@@ -303,6 +303,14 @@ pub const KEYS: &[Key] = &[
     .conformance("256MiB"),
     hot(
         "limits",
+        "verdicts_max",
+        Shape::Count(1, 1_000_000),
+        "4096",
+        "Verdicts of backends and HTTP endpoints that one worker awaits at one time; further \
+         clients are refused as `backend_unavailable`.",
+    ),
+    hot(
+        "limits",
         "handshakes_per_tick",
         Shape::Count(1, 4096),
         "32",
@@ -492,7 +500,7 @@ pub const KEYS: &[Key] = &[
     hot(
         "auth",
         "kind",
-        Shape::WordOrLater(&["jwt"], &["phoenix", "plug-session", "compact", "backend", "http"]),
+        Shape::WordOrLater(&["jwt", "backend", "http"], &["phoenix", "plug-session", "compact"]),
         REQUIRED,
         "Who decides on a token, and by which format.",
     ),
@@ -564,6 +572,134 @@ pub const KEYS: &[Key] = &[
         Shape::Time(MINUTE, 87_600 * HOUR),
         "87600h",
         "How far ahead `exp` may lie; tokens that end later are refused.",
+    ),
+    hot(
+        "auth",
+        "endpoint",
+        Shape::Text("`http://` or `https://` URL"),
+        NONE,
+        "`kind = \"http\"`, and required there: what is asked, by GET.",
+    ),
+    hot(
+        "auth",
+        "timeout",
+        Shape::Time(10, MINUTE),
+        "2s",
+        "`kind = \"backend\"` or `\"http\"`: how long a verdict may take before the client is \
+         refused as `backend_unavailable`. The client's own deadline, \
+         `deadlines.authenticate`, holds as well.",
+    ),
+    hot(
+        "auth",
+        "in_flight_max",
+        Shape::Count(1, 100_000),
+        "256",
+        "`kind = \"http\"`: requests at the endpoint at one time, of all workers together. As \
+         many idle connections are kept.",
+    ),
+    hot(
+        "auth",
+        "queue_max",
+        Shape::Count(0, 1_000_000),
+        "1024",
+        "`kind = \"http\"`: questions that may wait for room among those in flight; further \
+         ones refuse their clients at once.",
+    ),
+    hot(
+        "auth",
+        "response_max",
+        Shape::Size(8 * KIB, MIB),
+        "16KiB",
+        "`kind = \"http\"`: most bytes of a response's head, and of its body. More decides \
+         nothing.",
+    ),
+    hot(
+        "auth",
+        "headers",
+        Shape::List("header names"),
+        NONE,
+        "`kind = \"http\"`: fields of the client's request that go along, beside those that \
+         always do.",
+    ),
+    hot(
+        "auth",
+        "identity",
+        Shape::Table("auth.identity"),
+        NONE,
+        "`kind = \"http\"`: response fields that say who the client is.",
+    ),
+    hot(
+        "auth.identity",
+        "subject",
+        Shape::Text("header name"),
+        "X-Auth-Subject",
+        "Whom the endpoint recognised. A 2xx without it accepts nobody.",
+    ),
+    hot(
+        "auth.identity",
+        "token_id",
+        Shape::Text("header name"),
+        "X-Auth-Token-Id",
+        "The token's own id, by which it can be revoked.",
+    ),
+    hot(
+        "auth.identity",
+        "expires",
+        Shape::Text("header name"),
+        "X-Auth-Expires",
+        "When the connection must end, in seconds since 1970.",
+    ),
+    hot(
+        "auth.identity",
+        "issued_at",
+        Shape::Text("header name"),
+        "X-Auth-Issued-At",
+        "When the token was made, in seconds since 1970.",
+    ),
+    hot(
+        "auth.identity",
+        "claims",
+        Shape::Text("header name"),
+        "X-Auth-Claims",
+        "What else is known: UTF-8, at most 8 KiB, handed to the backend as it is.",
+    ),
+    hot(
+        "auth.identity",
+        "reason",
+        Shape::Text("header name"),
+        "X-Auth-Reason",
+        "Beside 401 and 403: the label of a cause, as in `token_expired`.",
+    ),
+    hot(
+        "auth",
+        "ca_file",
+        Shape::Text(PATH),
+        NONE,
+        "`kind = \"http\"`: PEM file with the certificates that an `https://` endpoint's must \
+         lead to; absent: those of the system.",
+    ),
+    hot(
+        "auth",
+        "circuit_failures",
+        Shape::Count(1, 1_000),
+        "5",
+        "`kind = \"http\"`: failures in a row after which the endpoint is left alone, and its \
+         clients are refused at once.",
+    ),
+    hot(
+        "auth",
+        "circuit_open_min",
+        Shape::Time(100, 10 * MINUTE),
+        "1s",
+        "`kind = \"http\"`: for how long, before one request tries it again. Doubles while that \
+         fails; half of it is drawn at random.",
+    ),
+    hot(
+        "auth",
+        "circuit_open_max",
+        Shape::Time(100, HOUR),
+        "30s",
+        "`kind = \"http\"`: longest such wait.",
     ),
     hot(
         "route",
