@@ -42,20 +42,6 @@ pub struct HttpVerdicts {
     pub circuit: CircuitLimits,
 }
 
-/// Keys of an `[[auth]]` that only `kind = "http"` has.
-const HTTP_KEYS: &[&str] = &[
-    "endpoint",
-    "in_flight_max",
-    "queue_max",
-    "response_max",
-    "headers",
-    "identity",
-    "ca_file",
-    "circuit_failures",
-    "circuit_open_min",
-    "circuit_open_max",
-];
-
 /// Fields that the gateway writes itself, or that belong to the connection.
 const HEADERS_WITHHELD: &[&str] = &[
     "authorization",
@@ -126,23 +112,6 @@ impl Loader<'_> {
         })
     }
 
-    /// Reports keys that the block's kind has no use for.
-    pub(super) fn check_kind_keys(&mut self, auth: &Spanned<RawAuth>) {
-        let raw = auth.get_ref();
-        let kind = raw.kind.as_ref().map_or("", |kind| kind.get_ref().as_str());
-        for (name, at) in raw.verdict_keys() {
-            let fits = match name {
-                "timeout" => matches!(kind, "backend" | "http"),
-                _ => kind == "http",
-            };
-            if !fits && !kind.is_empty() {
-                let owner = if HTTP_KEYS.contains(&name) { "http" } else { "backend or http" };
-                let what = format!("\"{name}\" has no use with kind = {kind:?}");
-                self.report.error(at, what, &format!("it belongs to kind = {owner}"));
-            }
-        }
-    }
-
     fn http_endpoint(&mut self, auth: &Spanned<RawAuth>) -> Option<Uri> {
         let Some(text) = &auth.get_ref().endpoint else {
             let what = "\"endpoint\" is missing from [[auth]]";
@@ -165,7 +134,8 @@ impl Loader<'_> {
                 return Some(uri);
             }
         };
-        let what = format!("{:?} is not an endpoint: {what}", text.get_ref());
+        // The text itself is not shown: it may hold a password or a key.
+        let what = format!("this is not an endpoint: {what}");
         let fix = "write http://HOST:PORT/PATH or https://HOST/PATH";
         self.report.error(text.span(), what, fix);
         None

@@ -50,7 +50,9 @@ impl Core {
         if connection.life.is_over() {
             return self.remove(owner);
         }
-        connection.life.set_reading(if connection.blocked {
+        connection.life.set_reading(if connection.asking != Asking::NOBODY {
+            Reading::Watched
+        } else if connection.blocked {
             Reading::Paused
         } else if connection.cold {
             Reading::Cold
