@@ -332,7 +332,7 @@ const fn is_failure(cause: Cause) -> bool {
     use Cause::*;
     match cause {
         TokenMissing | TokenMalformed | BadSignature | TokenExpired | TokenRevoked => true,
-        TokenNotYetValid | TokenForbidden | ForbiddenOrigin | ForbiddenRoute => true,
+        TokenNotYetValid | TokenForbidden | ForbiddenOrigin | ForbiddenRoute | CsrfMismatch => true,
         AuthenticationTimedOut | HandshakeTimedOut | TlsFailed | BadRequest => true,
         ProtocolError | InvalidUtf8 | UnsupportedType | TooLarge | RateLimited => true,
         SlowConsumer | Idle => true,
