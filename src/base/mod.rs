@@ -1,8 +1,12 @@
 //! L0: small structures that know nothing of sockets, protocols or clocks.
 
 pub mod byte_queue;
+pub mod memory_ladder;
+pub mod penalties;
+pub mod prefix;
 pub mod random;
 pub mod secret;
+pub mod shares;
 pub mod slab;
 pub mod time;
 pub mod token_bucket;

@@ -2,6 +2,11 @@
 
 use crate::base::time::UnixTime;
 
+/// Longest subject or token id that a verdict from outside may name, in bytes.
+pub const IDENTITY_TEXT_MAX: usize = 1024;
+/// Most claims that a verdict from outside may bring, in bytes.
+pub const CLAIMS_MAX: usize = 8 * 1024;
+
 /// Who a client is, as verified. Only token verification (or a backend's verdict) in this layer
 /// can make one, so whoever holds one need not ask again. It has no `Debug`: claims are private.
 #[derive(Clone, Copy)]
@@ -57,14 +62,15 @@ impl<'a> VerifiedIdentity<'a> {
         self.expires
     }
 
-    /// The claims as signed: JSON, or empty for anonymous clients.
+    /// The claims as signed: JSON. Empty for anonymous clients; a verdict from outside may come
+    /// without any, too.
     pub const fn claims(&self) -> &'a [u8] {
         self.claims
     }
 
-    /// Whether nobody vouched for this client: verified claims are never empty.
+    /// Whether nobody vouched for this client: who did, named a subject or claims.
     pub const fn is_anonymous(&self) -> bool {
-        self.claims.is_empty()
+        self.claims.is_empty() && self.subject.is_empty()
     }
 }
 

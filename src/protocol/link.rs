@@ -18,11 +18,13 @@ pub mod reader;
 pub mod session;
 #[cfg(test)]
 mod tests;
+pub mod verdict;
 
 pub use flow::{PieceOrder, ReceiveWindow, SendCredit, data_cost};
 pub use handshake::{Challenge, Hello, Limits, Proof, Ready, RefusalCode, Refused};
 pub use reader::LinkReader;
 pub use session::{Close, Closer, Credit, GoAway, Open, OpenHeaders, Ping, Pong};
+pub use verdict::{Accept, Auth, Credential, CredentialCarrier, Reject};
 
 use crate::base::slab::Key;
 
@@ -140,12 +142,12 @@ kinds! {
     Data = 0x21, Session, 0, PAYLOAD_MAX;
     /// Either: the sender's last frame for this session.
     Close = 0x22, Session, 4, 4 + LABEL_MAX + CLOSE_REASON_MAX;
-    /// Reserved, with [`features::VERDICTS`]. Gateway: decide on these credentials.
-    Auth = 0x30, Session, 0, PAYLOAD_MAX;
-    /// Reserved, with [`features::VERDICTS`]. Backend: this is who it is.
-    Accept = 0x31, Session, 0, PAYLOAD_MAX;
-    /// Reserved, with [`features::VERDICTS`]. Backend: no, and why.
-    Reject = 0x32, Session, 0, PAYLOAD_MAX;
+    /// With [`features::VERDICTS`]. Gateway: decide on these credentials.
+    Auth = 0x30, Session, 3, PAYLOAD_MAX;
+    /// With [`features::VERDICTS`]. Backend: this is who it is; the session is open.
+    Accept = 0x31, Session, 4, PAYLOAD_MAX;
+    /// With [`features::VERDICTS`]. Backend: no, and why; its last frame for this session.
+    Reject = 0x32, Session, verdict::REJECT_BYTES.0, verdict::REJECT_BYTES.1;
     /// Reserved, with [`features::REAUTHENTICATION`]. Gateway: a fresh token was verified.
     Reauth = 0x33, Session, 0, PAYLOAD_MAX;
     /// Reserved, with [`features::REAUTHENTICATION`]. Backend: the session's new expiry.
@@ -170,8 +172,8 @@ kinds! {
 
 /// Bits of the feature fields of HELLO and CHALLENGE. A feature is on when both sides set it.
 pub mod features {
-    /// What this implementation can do: nothing optional yet.
-    pub const SUPPORTED: u64 = 0;
+    /// What this implementation can do.
+    pub const SUPPORTED: u64 = VERDICTS;
     /// AUTH, ACCEPT and REJECT.
     pub const VERDICTS: u64 = 1 << 0;
     /// REAUTH, EXPIRE and REVOKE.

@@ -94,6 +94,17 @@ impl<'a> Open<'a> {
     /// Appends the frame, unless its payload would be over `frame_max` bytes or a field over
     /// its length field: then `out` is left as it was and the answer is false.
     pub fn encode(&self, session: SessionId, frame_max: u32, out: &mut Vec<u8>) -> bool {
+        self.encode_as(Kind::Open, session, frame_max, out)
+    }
+
+    /// The same fields as another kind of frame.
+    pub(super) fn encode_as(
+        &self,
+        kind: Kind,
+        session: SessionId,
+        frame_max: u32,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let start = out.len();
         let mut fits = true;
         out.extend_from_slice(&[0; HEADER_BYTES]);
@@ -103,7 +114,7 @@ impl<'a> Open<'a> {
             out.truncate(start);
             return false;
         }
-        let header = FrameHeader { length: length as u32, kind: Kind::Open, flags: 0, session };
+        let header = FrameHeader { length: length as u32, kind, flags: 0, session };
         out[start..start + HEADER_BYTES].copy_from_slice(&header.format());
         true
     }
@@ -158,10 +169,15 @@ impl<'a> Open<'a> {
     /// [`LinkError::BadField`] for fields out of order, doubled, unknown, too long or short,
     /// or not UTF-8, and for a missing path.
     pub fn decode(payload: &'a [u8]) -> Result<Self, LinkError> {
+        Open::decode_as(Kind::Open, payload)
+    }
+
+    /// The same fields in another kind of frame.
+    pub(super) fn decode_as(kind: Kind, payload: &'a [u8]) -> Result<Self, LinkError> {
         let mut open = Open::new("");
         let (mut has_path, mut before) = (false, 0);
         let mut headers = 0..0;
-        let mut fields = Fields { kind: Kind::Open, rest: payload };
+        let mut fields = Fields { kind, rest: payload };
         while !fields.rest.is_empty() {
             let start = payload.len() - fields.rest.len();
             let field = fields.u8("field type")?;
@@ -175,7 +191,7 @@ impl<'a> Open<'a> {
                 let end = payload.len() - fields.rest.len();
                 headers = if headers.is_empty() { start..end } else { headers.start..end };
             } else {
-                open.set(field, Fields { kind: Kind::Open, rest: value })?;
+                open.set(field, Fields { kind, rest: value })?;
             }
             has_path |= field == open_fields::PATH;
             before = field;
@@ -441,8 +457,9 @@ impl<'a> GoAway<'a> {
     }
 }
 
-/// Appends one field of an OPEN; false when its value is too long for the length field.
-fn put_field(out: &mut Vec<u8>, field: u8, parts: &[&[u8]]) -> bool {
+/// Appends one field of an OPEN or the like; false, and nothing appended, when its value is too
+/// long for the length field.
+pub(super) fn put_field(out: &mut Vec<u8>, field: u8, parts: &[&[u8]]) -> bool {
     let Ok(length) = u16::try_from(parts.iter().map(|part| part.len()).sum::<usize>()) else {
         return false;
     };
@@ -452,7 +469,7 @@ fn put_field(out: &mut Vec<u8>, field: u8, parts: &[&[u8]]) -> bool {
     true
 }
 
-fn exact<const N: usize>(mut value: Fields<'_>, name: &'static str) -> Result<[u8; N], LinkError> {
+pub(super) fn exact<const N: usize>(mut value: Fields<'_>, name: &'static str) -> Result<[u8; N], LinkError> {
     let array = value.array(name)?;
     value.end(name)?;
     Ok(array)

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::base::secret::Secret;
 use crate::base::time::UnixTime;
+use crate::protocol::cause::Cause;
 
 const VECTORS: &str = include_str!("../../../tests/vectors/link.json");
 
@@ -105,7 +106,37 @@ fn encode(vector: &Value) -> Vec<u8> {
         }
         "GOAWAY" => GoAway { reason: text("reason").unwrap() }.encode(&mut out),
         "CREDIT" => Credit { bytes: number(&fields["bytes"]) as u32 }.encode(id, &mut out),
-        "OPEN" => encode_open(fields, id, &mut out),
+        "OPEN" => assert!(open_of(fields, |open| open.encode(id, 1 << 20, &mut out))),
+        "AUTH" => {
+            assert!(open_of(fields, |open| Auth::encode(open, id, &mut out)));
+            for credential in fields["credentials"].as_array().unwrap() {
+                let code = number(&credential["carrier"]) as u8;
+                let carrier =
+                    *CredentialCarrier::ALL.iter().find(|known| **known as u8 == code).unwrap();
+                let name = credential["name"].as_str().unwrap();
+                let token = credential["token"].as_str().unwrap().as_bytes();
+                assert!(Credential { carrier, name, token }.append_to(&mut out));
+            }
+        }
+        "ACCEPT" => {
+            let accept = Accept {
+                subject: text("subject").unwrap(),
+                token_id: text("token_id"),
+                issued_at: fields["issued_at_ms"].as_u64().map(UnixTime::from_millis),
+                expires: fields["expires_ms"].as_u64().map(UnixTime::from_millis),
+                claims: text("claims").unwrap_or_default().as_bytes(),
+            };
+            assert!(accept.encode(id, &mut out));
+        }
+        "REJECT" => {
+            let label = text("cause").unwrap();
+            let reject = Reject {
+                cause: *Reject::CAUSES.iter().find(|cause| cause.label() == label).unwrap(),
+                retry_after_ms: number(&fields["retry_after_ms"]) as u32,
+                message: text("message").unwrap(),
+            };
+            assert!(reject.encode(id, &mut out));
+        }
         "DATA" => {
             let flag = |name: &str, bit| if fields[name] == true { bit } else { 0 };
             let flags = flag("text", data_flags::TEXT)
@@ -129,7 +160,8 @@ fn encode(vector: &Value) -> Vec<u8> {
     out
 }
 
-fn encode_open(fields: &Value, id: SessionId, out: &mut Vec<u8>) {
+/// What OPEN and AUTH have in common, as `encode` takes it.
+fn open_of(fields: &Value, encode: impl FnOnce(&Open<'_>) -> bool) -> bool {
     let text = |name: &str| fields[name].as_str();
     let headers: Vec<(&str, &[u8])> = fields["headers"]
         .as_array()
@@ -151,7 +183,7 @@ fn encode_open(fields: &Value, id: SessionId, out: &mut Vec<u8>) {
         headers: OpenHeaders::Pairs(&headers),
         credit: fields["credit"].as_u64().map(|credit| credit as u32),
     };
-    assert!(open.encode(id, 1 << 20, out));
+    encode(&open)
 }
 
 /// What a frame says, in the words of the vectors.
@@ -197,6 +229,35 @@ fn decode(frame: &Frame<'_>) -> Result<Value, LinkError> {
             let close = Close::decode(payload)?;
             let by = format!("{:?}", close.by).to_lowercase();
             json!({ "by": by, "cause": close.label, "code": close.code, "reason": close.reason })
+        }
+        Kind::Auth => {
+            let auth = Auth::decode(payload)?;
+            let mut fields = decode_open(&auth.open);
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            let credentials = auth.credentials().map(|c| {
+                json!({ "carrier": c.carrier as u8, "name": c.name, "token": text(c.token) })
+            });
+            fields["credentials"] = credentials.collect();
+            fields
+        }
+        Kind::Accept => {
+            let identity = Accept::decode(payload)?;
+            let mut fields = json!({ "subject": identity.subject() });
+            let mut set = |name: &str, value: Option<Value>| {
+                if let Some(value) = value {
+                    fields[name] = value;
+                }
+            };
+            set("token_id", identity.token_id().map(Value::from));
+            set("expires_ms", identity.expires().map(|at| at.as_millis().into()));
+            set("issued_at_ms", identity.issued_at().map(|at| at.as_millis().into()));
+            let claims = std::str::from_utf8(identity.claims()).unwrap();
+            set("claims", (!claims.is_empty()).then(|| claims.into()));
+            fields
+        }
+        Kind::Reject => {
+            let Reject { cause, retry_after_ms, message } = Reject::decode(payload)?;
+            json!({ "cause": cause.label(), "retry_after_ms": retry_after_ms, "message": message })
         }
         kind => return Err(LinkError::Unexpected { kind }),
     })
@@ -331,6 +392,41 @@ fn reasons_are_cut_between_characters_and_what_is_too_long_is_not_sent() {
 }
 
 #[test]
+fn verdicts_out_of_their_bounds_are_not_sent() {
+    let id = SessionId::new(1, 1);
+    let accept =
+        Accept { subject: "ada", token_id: None, issued_at: None, expires: None, claims: &[] };
+    let long = "x".repeat(1025);
+    let mut out = Vec::new();
+    for wrong in [
+        Accept { subject: "", ..accept.clone() },
+        Accept { subject: &long, ..accept.clone() },
+        Accept { token_id: Some(""), ..accept.clone() },
+        Accept { token_id: Some(&long), ..accept.clone() },
+        Accept { claims: &[0; 8193], ..accept.clone() },
+    ] {
+        assert!(!wrong.encode(id, &mut out));
+    }
+    for wrong in [
+        Reject::new(Cause::Idle),
+        Reject { retry_after_ms: 1, ..Reject::new(Cause::TokenExpired) },
+        Reject { retry_after_ms: 3_600_001, ..Reject::new(Cause::RateLimited) },
+    ] {
+        assert!(!wrong.encode(id, &mut out));
+    }
+    assert!(out.is_empty());
+    assert!(Auth::encode(&Open::new("/"), id, &mut out));
+    let whole = out.len();
+    let long = vec![b'x'; 65_534];
+    let credential = Credential { carrier: CredentialCarrier::Cookie, name: "s", token: &long };
+    assert!(!credential.append_to(&mut out), "over its length field");
+    let name = "n".repeat(256);
+    let credential = Credential { carrier: CredentialCarrier::Cookie, name: &name, token: b"t" };
+    assert!(!credential.append_to(&mut out), "a name that has no length");
+    assert_eq!(out.len(), whole, "what did not fit leaves no trace");
+}
+
+#[test]
 fn kinds_have_one_number_each_and_reserved_ones_a_feature() {
     for code in 0..=255u8 {
         assert!(Kind::from_code(code).is_none_or(|kind| kind as u8 == code));
@@ -394,7 +490,7 @@ proptest! {
 
     #[test]
     fn payloads_of_chance_never_panic_and_what_decodes_encodes_to_itself(
-        kind in 0usize..12,
+        kind in 0usize..15,
         start in prop::sample::select(vec![&b""[..], b"PTCL\0\x01\0\x01", b"\x05\0\x01/", b"\0\0"]),
         rest in prop::collection::vec(any::<u8>(), 0..150),
     ) {
@@ -405,7 +501,7 @@ proptest! {
         let header = FrameHeader { length: payload.len() as u32, kind, flags: 0, session };
         let _ = FrameHeader::parse(&header.format());
         let is_canonical =
-            matches!(kind, Kind::Close | Kind::Refused | Kind::Ping | Kind::Credit);
+            matches!(kind, Kind::Close | Kind::Refused | Kind::Ping | Kind::Credit | Kind::Reject);
         if let Ok(fields) = decode(&Frame { header, payload: &payload }) && is_canonical {
             let name = format!("{kind:?}").to_uppercase();
             let vector = json!({

@@ -1,0 +1,80 @@
+//! What is given up as memory runs short, step by step.
+
+/// How short memory is. Each rung adds to the one below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// Not at all.
+    #[default]
+    Clear,
+    /// New connections are reset.
+    StopAccepting,
+    /// Connections that have not authenticated are reset.
+    ShedUnauthenticated,
+    /// Clients that do not read what waits for them are reset.
+    CloseSlowReaders,
+}
+
+/// By how much memory use must fall below a rung's threshold before the rung is left, in
+/// percent of the budget: what was given up must not be taken back at once.
+const HYSTERESIS: u64 = 5;
+
+impl Rung {
+    const ABOVE: [Rung; 3] =
+        [Rung::StopAccepting, Rung::ShedUnauthenticated, Rung::CloseSlowReaders];
+
+    /// From which use on, in percent of the budget.
+    pub const fn threshold(self) -> u64 {
+        match self {
+            Rung::Clear => 0,
+            Rung::StopAccepting => 85,
+            Rung::ShedUnauthenticated => 92,
+            Rung::CloseSlowReaders => 95,
+        }
+    }
+
+    /// The rung after memory use was seen to be `used` of `budget` bytes.
+    pub fn next(self, used: u64, budget: u64) -> Rung {
+        let percent = u128::from(used) * 100 / u128::from(budget.max(1));
+        let holds = |rung: &&Rung| {
+            let slack = if **rung <= self { HYSTERESIS } else { 0 };
+            percent >= u128::from(rung.threshold() - slack)
+        };
+        Rung::ABOVE.iter().take_while(holds).last().copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn up_at_the_thresholds_down_below_them() {
+        use Rung::*;
+        // use in percent -> rung, one after the other
+        let steps = [
+            (0, Clear),
+            (84, Clear),
+            (85, StopAccepting),
+            (91, StopAccepting),
+            (84, StopAccepting),
+            (80, StopAccepting),
+            (79, Clear),
+            (84, Clear),
+            (94, ShedUnauthenticated),
+            (99, CloseSlowReaders),
+            (90, CloseSlowReaders),
+            (89, ShedUnauthenticated),
+            (87, ShedUnauthenticated),
+            (86, StopAccepting),
+            (300, CloseSlowReaders),
+            (0, Clear),
+        ];
+        let mut rung = Clear;
+        for (percent, expected) in steps {
+            rung = rung.next(percent << 20, 100 << 20);
+            assert_eq!(rung, expected, "at {percent} %");
+        }
+        assert_eq!(Clear.next(u64::MAX, u64::MAX / 2), CloseSlowReaders);
+        assert_eq!(Clear.next(1, 0), CloseSlowReaders, "no budget at all");
+    }
+}
