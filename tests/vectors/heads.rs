@@ -119,7 +119,7 @@ fn expand(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find(['\\', '{']) {
-        bytes.extend_from_slice(rest[..at].as_bytes());
+        bytes.extend_from_slice(&rest.as_bytes()[..at]);
         rest = &rest[at..];
         if rest.starts_with('{') {
             let end = rest.find('}').unwrap_or_else(|| panic!("an open brace: {text}"));

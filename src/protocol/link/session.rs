@@ -469,7 +469,10 @@ pub(super) fn put_field(out: &mut Vec<u8>, field: u8, parts: &[&[u8]]) -> bool {
     true
 }
 
-pub(super) fn exact<const N: usize>(mut value: Fields<'_>, name: &'static str) -> Result<[u8; N], LinkError> {
+pub(super) fn exact<const N: usize>(
+    mut value: Fields<'_>,
+    name: &'static str,
+) -> Result<[u8; N], LinkError> {
     let array = value.array(name)?;
     value.end(name)?;
     Ok(array)

@@ -234,9 +234,9 @@ fn decode(frame: &Frame<'_>) -> Result<Value, LinkError> {
             let auth = Auth::decode(payload)?;
             let mut fields = decode_open(&auth.open);
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-            let credentials = auth.credentials().map(|c| {
-                json!({ "carrier": c.carrier as u8, "name": c.name, "token": text(c.token) })
-            });
+            let credentials = auth.credentials().map(
+                |c| json!({ "carrier": c.carrier as u8, "name": c.name, "token": text(c.token) }),
+            );
             fields["credentials"] = credentials.collect();
             fields
         }

@@ -76,8 +76,11 @@ impl<'a> Credential<'a> {
         let Ok(name_bytes) = u8::try_from(self.name.len()) else { return false };
         let start = frame.len();
         let head = [self.carrier as u8, name_bytes];
-        let fits =
-            put_field(frame, verdict_fields::CREDENTIAL, &[&head, self.name.as_bytes(), self.token]);
+        let fits = put_field(
+            frame,
+            verdict_fields::CREDENTIAL,
+            &[&head, self.name.as_bytes(), self.token],
+        );
         let length = frame.len() - HEADER_BYTES;
         if !fits || length > PAYLOAD_MAX {
             frame.truncate(start);
