@@ -34,6 +34,18 @@ pub struct LoadArgs {
 }
 
 impl LoadArgs {
+    /// The load of a comparison: one thread, on `core`.
+    pub fn quiet(core: Option<usize>) -> LoadArgs {
+        LoadArgs {
+            threads: 1,
+            cores: core.into_iter().collect(),
+            sources: 4,
+            server_pids: Vec::new(),
+            open_timeout: Duration::from_secs(10),
+            json: None,
+        }
+    }
+
     /// Divides `connections` over threads.
     pub fn plans(&self, target: &Target, behaviour: &Behaviour, connections: u64) -> Vec<Plan> {
         let per_ring = u64::from(kernel::descriptor_limit());
@@ -100,4 +112,20 @@ pub fn rate(text: &str) -> Result<f64, String> {
         Ok(rate) if rate > 0.0 && f64::is_finite(rate) => Ok(rate),
         _ => Err(format!("{text:?} is not a rate; write events per second, above 0")),
     }
+}
+
+/// Reads "64KiB", "256MiB", "2GiB" or a bare number of bytes.
+///
+/// # Errors
+/// Says what is expected.
+pub fn size(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    let (number, shift) = units
+        .into_iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))
+        .unwrap_or((text, 0));
+    let number = number.trim().parse::<u32>().ok().map(u64::from);
+    number
+        .map(|number| number << shift)
+        .ok_or_else(|| format!("{text:?} is not a size; write 64KiB, 256MiB or 2GiB"))
 }

@@ -72,7 +72,7 @@ pub fn carrier(data: &[u8]) {
     let carriers = ["authorization", "subprotocol", "cookie:t", "header:x-token", "query:token"];
     let carriers = carriers.map(|text| Carrier::parse(text).expect("a carrier"));
     let mut redacted = Vec::new();
-    redacted_path_and_query(&request, carriers.iter(), &mut redacted);
+    redacted_path_and_query(&request, ["token"].into_iter(), &mut redacted);
     let redacted = String::from_utf8(redacted).expect("a target is ASCII");
     let query = redacted.split_once('?').map_or("", |(_, query)| query);
     assert!(query.split('&').all(|parameter| !parameter.starts_with("token=")), "{redacted}");
