@@ -143,6 +143,8 @@ pub struct Limits {
     pub controls_per_second: u32,
     /// Control frames that a client may send at once.
     pub controls_burst: u32,
+    /// Pongs to one client that may be unsent at one time; at least 1.
+    pub pongs_unsent_max: u8,
     /// Most frames that one message may be cut into.
     pub fragments_max: u32,
     /// Bytes in flight to one client that a backend may have without new credit.
@@ -174,6 +176,8 @@ pub struct Deadlines {
     pub authenticate: Duration,
     /// From our close frame to the client's.
     pub linger: Duration,
+    /// From an open client's broken frame to our close frame, for what its backend still sends.
+    pub failure_grace: Duration,
     /// Silence after which the gateway pings.
     pub ping_interval: Duration,
     /// Silence after which the gateway closes.

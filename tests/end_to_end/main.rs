@@ -7,6 +7,7 @@ mod backends;
 mod canary;
 mod deadlines;
 mod frames;
+mod heads;
 mod lifecycle;
 mod origins;
 mod proxy;

@@ -279,6 +279,15 @@ pub const KEYS: &[Key] = &[
     .conformance("1_000_000_000"),
     hot(
         "limits",
+        "pongs_unsent_max",
+        Shape::Count(1, 255),
+        "1",
+        "Pongs to one client that may wait to be sent. Pings above that get one pong together, \
+         for the latest of them.",
+    )
+    .conformance("64"),
+    hot(
+        "limits",
         "fragments_max",
         Shape::Count(1, 16_777_216),
         "1_024",
@@ -377,6 +386,15 @@ pub const KEYS: &[Key] = &[
         "1s",
         "From the gateway's close frame to the client's. Then: reset.",
     ),
+    hot(
+        "deadlines",
+        "failure_grace",
+        Shape::Time(0, 30 * SECOND),
+        "0s",
+        "From an authenticated client's broken frame to the close frame: so long it is still \
+         sent what its backend has under way, and nothing more is read from it.",
+    )
+    .conformance("300ms"),
     hot(
         "deadlines",
         "ping_interval",
