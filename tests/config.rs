@@ -430,14 +430,29 @@ fn rules_of_gateway_limits_and_deadlines() {
             "[limits]\nunauthenticated_max = 10_000",
             &["3:23: warning: unauthenticated_max = 10000 cannot hold honest clients: when \
              connections_max = 1000000 of them come back within a minute and each takes 1 s to \
-             authenticate, 16667 are unauthenticated at once, and the oldest are evicted; set it \
-             to 16667 or more"],
+             authenticate, 16667 are unauthenticated at once, 6667 too many, and the oldest are \
+             evicted; set it to 16667 or more"],
         ),
         (
             "[limits]",
             "[limits]\nconnections_max = 100\nunauthenticated_max = 101",
             &["4:23: warning: unauthenticated_max is above connections_max and cannot protect \
              anybody; set it to a tenth of connections_max or less"],
+        ),
+        (
+            "[limits]",
+            "[limits]\nprefix_share = 40_001",
+            &[
+                "3:16: warning: prefix_share = 40001 is above the 40000 connections that early drop \
+             begins at (early_drop_start = 80 % of unauthenticated_max): one address may reach \
+             the cap before early drop concerns it; set it to 4000 or less",
+            ],
+        ),
+        (
+            "[limits]",
+            // Nobody speaks TLS here.
+            "[limits]\ntls_handshakes_per_second = 100",
+            &[],
         ),
         (
             "[limits]",
@@ -519,6 +534,38 @@ fn rules_of_listeners_and_backends() {
                 "6:50: warning: 0.0.0.0/0 lets everybody forge their address; list the load balancers \
              alone",
             ],
+        ),
+        ("address", "address = \"127.0.0.1:8080\"\ndefer_accept = \"on\"", &[]),
+        (
+            "address",
+            "address = \"127.0.0.1:8080\"\ndefer_accept = \"on\"\n\
+             tls = { certificate = \"tls/example.com.pem\", key = \"tls/example.com.key\" }",
+            &[
+                "6:16: warning: defer_accept = \"on\" adds 1s to the age of a silent connection: seen \
+             from outside, one may be unauthenticated for 11s, 1s longer than 10s; lower the \
+             deadlines, or leave it to \"auto\"",
+            ],
+        ),
+        (
+            "[limits]",
+            "[limits]\ntls_handshakes_per_second = 60_000\n\
+             [[listener]]\naddress = \"127.0.0.1:8443\"\n\
+             tls = { certificate = \"tls/example.com.pem\", key = \"tls/example.com.key\" }",
+            &[
+                "3:29: warning: tls_handshakes_per_second = 60000 is more than unauthenticated_max = \
+             50000 can hold: clients that finish TLS and fall silent (for up to 2s) fill it after \
+             833ms, and an honest one that takes 1s to authenticate is evicted; 10000 are \
+             missing; lower it to 50000, or set unauthenticated_max to 60000 or more",
+            ],
+        ),
+        (
+            "[limits]",
+            "[limits]\ntls_handshakes_per_second = 1_000\n\
+             [[listener]]\naddress = \"127.0.0.1:8443\"\n\
+             tls = { certificate = \"tls/example.com.pem\", key = \"tls/example.com.key\" }",
+            &["3:29: warning: tls_handshakes_per_second = 1000 lets connections_max = 1000000 \
+             clients come back over TLS in 1000s at best; within a minute it would take 16667; \
+             raise it as far as the cores can bear"],
         ),
         (
             "endpoints",
@@ -1251,6 +1298,11 @@ fn cold_changes_are_named_and_hot_ones_are_not() {
         ("address", "address = \"127.0.0.1:8081\"", "listener.address"),
         ("address", second, "listener.address"),
         ("address", tls, "listener.tls"),
+        (
+            "address",
+            "address = \"127.0.0.1:8080\"\ndefer_accept = \"off\"",
+            "listener.defer_accept",
+        ),
         ("endpoints", "endpoints = [\"127.0.0.1:7001\"]", "backend.endpoints"),
     ];
     for (line, replacement, key) in cold {

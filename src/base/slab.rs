@@ -78,7 +78,7 @@ impl<T> KeyedSlab<T> {
         Some(value)
     }
 
-    /// Slots ever used: every live entry's is below.
+    /// Every live entry's slot is below this.
     pub fn slots(&self) -> u32 {
         self.generations.len() as u32
     }

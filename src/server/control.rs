@@ -14,12 +14,14 @@ use super::close_log::CloseLog;
 use super::exposition::{self, CIRCUITS, ControlNumbers, Exposition};
 use super::files;
 use super::logs::{self, CloseLine, LogControl};
+use super::memory::MemoryWatch;
 use super::process::{self, ProcessUse};
 use super::reload::{self, ReloadOutcome};
 use super::revocations::Keeper;
 use super::status::{Phase, Status};
 use super::verdicts::VerdictNumbers;
 use super::workers::Supervisor;
+use crate::base::memory_ladder::Rung;
 use crate::base::time::UnixTime;
 use crate::settings::Settings;
 use crate::settings::reload::cold_changes;
@@ -109,6 +111,8 @@ pub struct Control {
     pub close_log: Option<CloseLog>,
     /// Who must not be let in.
     pub revocations: Rc<RefCell<Keeper>>,
+    /// What is measured of the memory.
+    pub memory: MemoryWatch,
     /// Bookkeeping.
     pub books: Books,
 }
@@ -246,6 +250,7 @@ impl Control {
     }
 
     fn sum(&mut self, now: Instant) {
+        self.look_at_memory();
         let books = &mut self.books;
         if books.process_at.is_none_or(|at| now.duration_since(at) >= PROCESS_INTERVAL) {
             books.process = process::read();
@@ -280,11 +285,25 @@ impl Control {
             revocations_refused: refused,
             revocation_save_failures: revocations.save_failures(),
             draining: status.phase == Phase::Draining,
+            memory_rung: self.memory.rung() as u64,
+            memory_used: self.memory.used(),
+            memory_budget: self.memory.budget(),
             verdict_requests: verdicts.map_or(0, VerdictNumbers::in_flight),
             circuits: CIRCUITS.map(|state| verdicts.map_or(0, |v| v.circuits(state))),
             process: books.process,
         };
         self.exposition.borrow_mut().publish(self.supervisor.counters(), &numbers);
+    }
+
+    fn look_at_memory(&mut self) {
+        let before = self.memory.rung();
+        let rung = self.memory.look();
+        if rung != before {
+            let (used, budget) = (self.memory.used(), self.memory.budget());
+            tracing::warn!(?rung, ?before, used, budget, "memory use has reached another rung");
+        }
+        self.status.borrow_mut().memory_short = rung != Rung::Clear;
+        self.supervisor.set_rung(rung);
     }
 
     fn reload(&mut self) -> ReloadOutcome {

@@ -18,6 +18,7 @@ use super::data_plane::LinuxDataPlane;
 use super::error::RunError;
 use super::exposition::Exposition;
 use super::logs::LogControl;
+use super::memory::MemoryWatch;
 use super::reload::ReloadOutcome;
 use super::revocations::Keeper;
 use super::status::{Phase, Status};
@@ -234,6 +235,7 @@ impl ControlThread {
             logs: self.options.logs,
             close_log,
             revocations: Rc::new(RefCell::new(revocations)),
+            memory: MemoryWatch::new(&self.settings.limits),
             settings: self.settings,
         };
         let page = self.options.page.map(|make| make(&self.plane.listeners));

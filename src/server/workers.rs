@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::panics;
 use super::verdicts::VerdictNumbers;
+use crate::base::memory_ladder::Rung;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::revocation::Revoked;
@@ -111,6 +112,8 @@ struct Slot {
     settings_owed: bool,
     /// The mailbox was full when the revocations changed.
     revoked_owed: bool,
+    /// The worker has not been told how short memory is.
+    rung_owed: bool,
     /// The mailbox was full when the drain (or stop) was ordered.
     order_owed: bool,
 }
@@ -145,6 +148,7 @@ pub struct Supervisor {
     events_in: Sender<Event>,
     events: Receiver<Event>,
     orders: Orders,
+    rung: Rung,
     panics: u64,
 }
 
@@ -168,11 +172,12 @@ impl Supervisor {
             beat_at: now,
             settings_owed: false,
             revoked_owed: false,
+            rung_owed: false,
             order_owed: false,
         };
         let slots = (0..workers).map(slot).collect();
-        let orders = Orders::Serve;
-        Supervisor { plane, settings, revoked, slots, events_in, events, orders, panics: 0 }
+        let (orders, rung) = (Orders::Serve, Rung::Clear);
+        Supervisor { plane, settings, revoked, slots, events_in, events, orders, rung, panics: 0 }
     }
 
     /// Starts every worker and waits until all are up, at most `patience`.
@@ -249,6 +254,18 @@ impl Supervisor {
         }
     }
 
+    /// Tells every worker how short memory is: when that changed, and again and again while
+    /// slow readers are to be looked for.
+    pub fn set_rung(&mut self, rung: Rung) {
+        if rung == std::mem::replace(&mut self.rung, rung) && rung != Rung::CloseSlowReaders {
+            return;
+        }
+        for index in 0..self.slots.len() {
+            self.slots[index].rung_owed = self.slots[index].running();
+            self.repeat_commands(index);
+        }
+    }
+
     /// Tells every worker to close its clients over `window` and stop. Workers that are dead
     /// stay dead.
     pub fn drain(&mut self, window: Duration) {
@@ -312,6 +329,9 @@ impl Supervisor {
         }
         if slot.revoked_owed {
             slot.revoked_owed = !slot.command(Command::Revoked(Arc::clone(&self.revoked)));
+        }
+        if slot.rung_owed {
+            slot.rung_owed = !slot.command(Command::Memory(self.rung));
         }
         if slot.order_owed {
             let command = match self.orders {
@@ -407,6 +427,7 @@ impl Supervisor {
         slot.state = State::Running { mailbox, wake: None, thread, since: now };
         slot.settings_owed = false;
         slot.revoked_owed = false;
+        slot.rung_owed = self.rung != Rung::Clear;
         slot.order_owed = false;
         slot.beat_at = now;
         Ok(())
@@ -569,6 +590,11 @@ mod tests {
                         seat.counters.set(Metric::QueuedBytes, new.limits.message_max.into());
                         true
                     }
+                    Some(Command::Memory(rung)) => {
+                        seat.counters.set(Metric::BuffersFree, rung as u64);
+                        seat.counters.increment(Metric::Ticks);
+                        true
+                    }
                     None => true,
                 }
             });
@@ -659,6 +685,31 @@ mod tests {
             s.counters().all(|counters| counters.value(Metric::QueuedBytes) == 77)
         });
         assert_eq!(supervisor.settings.limits.message_max, 77);
+        supervisor.stop();
+        poll_until(&mut supervisor, &mut reports, Supervisor::all_stopped);
+    }
+
+    #[test]
+    fn a_rung_is_told_once_and_the_last_one_again_and_again() {
+        let (mut supervisor, _plane) = started(&[Life::Obey], 2);
+        let mut reports = Vec::new();
+        // rung -> how often each worker was told of one
+        let mut told = 0;
+        for (rung, times) in [
+            (Rung::Clear, 0),
+            (Rung::StopAccepting, 1),
+            (Rung::StopAccepting, 0),
+            (Rung::CloseSlowReaders, 1),
+            (Rung::CloseSlowReaders, 1),
+            (Rung::Clear, 1),
+        ] {
+            told += times;
+            supervisor.set_rung(rung);
+            poll_until(&mut supervisor, &mut reports, |s| {
+                let reached = |c: &Counters| c.value(Metric::BuffersFree) == rung as u64;
+                s.counters().all(|c| reached(c) && c.value(Metric::Ticks) == told)
+            });
+        }
         supervisor.stop();
         poll_until(&mut supervisor, &mut reports, Supervisor::all_stopped);
     }

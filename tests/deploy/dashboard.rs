@@ -90,6 +90,50 @@ const ROWS: &[Row] = &[
         ],
     },
     Row {
+        title: "Admission",
+        panels: &[
+            panel(
+                "Unauthenticated",
+                "short",
+                &[
+                    (now!("portcullis_unauthenticated_connections"), "connections"),
+                    (now!("portcullis_unauthenticated_connections_max"), "cap"),
+                    (now!("portcullis_prefixes" by "table"), "prefixes, {{table}}"),
+                ],
+            ),
+            panel(
+                "Oldest unauthenticated",
+                "ms",
+                &[(
+                    "max by (instance) \
+                     (portcullis_unauthenticated_oldest_milliseconds{instance=~\"$instance\"})",
+                    "{{instance}}",
+                )],
+            ),
+            panel(
+                "Resets",
+                "cps",
+                &[
+                    (rate!("portcullis_early_drops_total" by "reason"), "early drop, {{reason}}"),
+                    (rate!("portcullis_evictions_total" by "kind"), "evicted, {{kind}}"),
+                    (rate!("portcullis_tls_rate_refusals_total"), "TLS rate"),
+                    (rate!("portcullis_memory_refusals_total"), "memory, at accept"),
+                    (rate!("portcullis_memory_closes_total"), "memory, slow readers"),
+                    (rate!("portcullis_penalties_total"), "penalties begun"),
+                ],
+            ),
+            panel(
+                "Memory budget",
+                "bytes",
+                &[
+                    (now!("portcullis_memory_used_bytes"), "used"),
+                    (now!("portcullis_memory_budget_bytes"), "budget"),
+                    (now!("portcullis_memory_rung"), "rung"),
+                ],
+            ),
+        ],
+    },
+    Row {
         title: "Closes",
         panels: &[
             panel("By cause", "cps", &[(rate!("portcullis_closes_total" by "cause"), "{{cause}}")])
