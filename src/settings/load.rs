@@ -208,6 +208,7 @@ impl Loader<'_> {
         let listeners = self.listeners(&raw.listener);
         let auth_names = self.names("auth", raw.auth.iter().map(|a| (a.span(), &a.get_ref().name)));
         let auths = self.auths(&raw.auth);
+        self.check_timeouts(&raw.auth, deadlines.authenticate);
         let backend_names =
             self.names("backend", raw.backend.iter().map(|b| (b.span(), &b.get_ref().name)));
         let backends = self.backends(&raw.backend);

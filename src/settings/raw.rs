@@ -112,8 +112,8 @@ raw_table! {
 }
 
 impl RawAuth {
-    /// The keys of kinds that ask somebody else, as far as they are there, and where.
-    pub(super) fn verdict_keys(&self) -> impl Iterator<Item = (&'static str, Range<usize>)> {
+    /// The keys that only some kinds have, as far as they are there, and where.
+    pub(super) fn kind_keys(&self) -> impl Iterator<Item = (&'static str, Range<usize>)> {
         fn at<T>(value: &Option<Spanned<T>>) -> Option<Range<usize>> {
             value.as_ref().map(Spanned::span)
         }
@@ -130,6 +130,11 @@ impl RawAuth {
             ("circuit_failures", at(&self.circuit_failures)),
             ("circuit_open_min", at(&self.circuit_open_min)),
             ("circuit_open_max", at(&self.circuit_open_max)),
+            ("keys", at(&self.keys)),
+            ("issuer", at(&self.issuer)),
+            ("audience", at(&self.audience)),
+            ("leeway", at(&self.leeway)),
+            ("lifetime_max", at(&self.lifetime_max)),
         ];
         keys.into_iter().filter_map(|(name, at)| Some((name, at?)))
     }

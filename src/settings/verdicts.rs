@@ -11,8 +11,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use toml::Spanned;
 
-use super::load::{Defaults, Loader, place, time};
-use super::raw::{List, RawAuth, RawVerdictHeaders, Text};
+use super::load::{Defaults, Loader, place, time, word};
+use super::raw::{List, RawAuth, RawRoute, RawVerdictHeaders, Text};
+use super::units::format_duration;
 use crate::base::circuit::CircuitLimits;
 use crate::protocol::http_verdict::VerdictHeaders;
 
@@ -41,20 +42,6 @@ pub struct HttpVerdicts {
     /// When the endpoint is left alone.
     pub circuit: CircuitLimits,
 }
-
-/// Keys of an `[[auth]]` that only `kind = "http"` has.
-const HTTP_KEYS: &[&str] = &[
-    "endpoint",
-    "in_flight_max",
-    "queue_max",
-    "response_max",
-    "headers",
-    "identity",
-    "ca_file",
-    "circuit_failures",
-    "circuit_open_min",
-    "circuit_open_max",
-];
 
 /// Fields that the gateway writes itself, or that belong to the connection.
 const HEADERS_WITHHELD: &[&str] = &[
@@ -130,16 +117,47 @@ impl Loader<'_> {
     pub(super) fn check_kind_keys(&mut self, auth: &Spanned<RawAuth>) {
         let raw = auth.get_ref();
         let kind = raw.kind.as_ref().map_or("", |kind| kind.get_ref().as_str());
-        for (name, at) in raw.verdict_keys() {
-            let fits = match name {
-                "timeout" => matches!(kind, "backend" | "http"),
-                _ => kind == "http",
+        for (name, at) in raw.kind_keys() {
+            let owners: &[&str] = match name {
+                "keys" | "issuer" | "audience" | "leeway" | "lifetime_max" => &["jwt"],
+                "timeout" => &["backend", "http"],
+                _ => &["http"],
             };
-            if !fits && !kind.is_empty() {
-                let owner = if HTTP_KEYS.contains(&name) { "http" } else { "backend or http" };
+            if !owners.contains(&kind) && !kind.is_empty() {
                 let what = format!("\"{name}\" has no use with kind = {kind:?}");
-                self.report.error(at, what, &format!("it belongs to kind = {owner}"));
+                let fix = format!("it belongs to kind = {}", owners.join(" and "));
+                self.report.error(at, what, &fix);
             }
+        }
+    }
+
+    /// Deadlines between which a verdict must fit.
+    pub(super) fn check_timeouts(&mut self, raw: &[Spanned<RawAuth>], authenticate: Duration) {
+        for auth in raw {
+            let block = auth.get_ref();
+            let timeout = time("auth", "timeout", &block.timeout);
+            if is_external(block) && timeout >= authenticate {
+                let what = format!(
+                    "timeout = {} is not below deadlines.authenticate = {}, which ends first: \
+                     clients of a slow verdict are told that they were slow",
+                    format_duration(timeout),
+                    format_duration(authenticate)
+                );
+                self.report.warning(place(&block.timeout, &auth.span()), what, "");
+            }
+        }
+    }
+
+    /// A verdict comes after the 101, when HTTP has nothing more to say.
+    pub(super) fn check_refuse(&mut self, route: &Spanned<RawRoute>, blocks: &[&RawAuth]) {
+        let raw = route.get_ref();
+        let refuse = word("route", "refuse", &raw.refuse);
+        if refuse != "explain" && blocks.iter().any(|block| is_external(block)) {
+            let what = format!(
+                "refuse = {refuse:?} cannot hold where somebody else decides: their verdict \
+                 comes after the 101, so clients that they refuse are explained to"
+            );
+            self.report.warning(place(&raw.refuse, &route.span()), what, "");
         }
     }
 
@@ -267,4 +285,9 @@ impl Loader<'_> {
         }
         Some(roots)
     }
+}
+
+fn is_external(block: &RawAuth) -> bool {
+    let kind = block.kind.as_ref().map(|kind| kind.get_ref().as_str());
+    matches!(kind, Some("backend" | "http"))
 }
