@@ -63,6 +63,7 @@ metrics! {
     Upgrades, Counter, "portcullis_upgrades_total", "Requests answered with 101.";
     TokensAccepted, Counter, "portcullis_tokens_accepted_total", "Tokens verified and accepted.";
     TokensRefused, Counter, "portcullis_tokens_refused_total", "Tokens refused, or missing.";
+    DeadTokenHits, Counter, "portcullis_dead_token_hits_total", "Tokens refused from memory, without verifying them again.";
     VerdictsAccepted, Counter, "portcullis_verdicts_total" {"outcome": "accepted"}, "Questions put to backends and HTTP endpoints, by outcome.";
     VerdictsRefused, Counter, "portcullis_verdicts_total" {"outcome": "refused"}, "Questions put to backends and HTTP endpoints, by outcome.";
     VerdictsUnavailable, Counter, "portcullis_verdicts_total" {"outcome": "unavailable"}, "Questions put to backends and HTTP endpoints, by outcome.";

@@ -255,7 +255,22 @@ impl Connection {
                     out.extend(words.iter().flat_map(|word| word.to_le_bytes()).take(length));
                 });
             }
-            Some(JunkKind::Silent | JunkKind::TlsThenSilent) => {}
+            Some(kind @ (JunkKind::BadToken | JunkKind::DeadToken)) => {
+                // No two bad ones are alike, whichever thread sends them.
+                let own = (context.plan.worker as u64 + 1, self.number);
+                let token = wire::unsigned_token(match kind {
+                    JunkKind::BadToken => own,
+                    _ => (0, 0),
+                });
+                let head = &request[..request.len() - b"\r\n".len()];
+                self.emit(context, |out| {
+                    out.extend_from_slice(head);
+                    out.extend_from_slice(b"Authorization: Bearer ");
+                    out.extend_from_slice(token.as_bytes());
+                    out.extend_from_slice(b"\r\n\r\n");
+                });
+            }
+            Some(JunkKind::Silent | JunkKind::TlsThenSilent | JunkKind::Reset) => {}
         }
         Ok(())
     }

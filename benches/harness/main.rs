@@ -14,9 +14,12 @@ mod open;
 mod options;
 mod plan;
 mod report;
+#[allow(dead_code)] // Shared with a test that looks at other states.
+mod socket_table;
 mod sockets;
 mod stats;
 mod target;
+mod told;
 mod wire;
 mod worker;
 

@@ -9,21 +9,22 @@ use std::borrow::Cow;
 use crate::base::time::UnixTime;
 use crate::protocol::carrier::{self, Carrier, CarrierScratch, Found};
 use crate::protocol::cause::Cause;
+use crate::protocol::dead_tokens::DeadTokens;
 use crate::protocol::http_upgrade::UpgradeRequest;
 use crate::protocol::identity::VerifiedIdentity;
-use crate::protocol::jwt::TokenScratch;
 use crate::protocol::link::{Credential, CredentialCarrier};
+use crate::protocol::plug_session::{CSRF_NAME, MASKED_BYTES};
+use crate::protocol::scratch::TokenScratch;
 use crate::settings::{Auth, AuthKind, ROUTE_AUTHS_MAX, Route, Settings};
 
-/// Room to decode tokens in, made once for each worker: one for each block of a route, because
-/// the identity borrows from it.
-pub struct Scratch(Box<[BlockScratch; ROUTE_AUTHS_MAX]>);
-
-impl Scratch {
-    /// Room to decode a token of somebody else's kind in.
-    pub(super) fn carried(&mut self) -> &mut CarrierScratch {
-        &mut self.0[0].carried
-    }
+/// What one worker verifies tokens with, made once.
+pub struct Scratch {
+    /// Room to decode tokens in: one for each block of a route, because the identity borrows
+    /// from it.
+    blocks: Box<[BlockScratch; ROUTE_AUTHS_MAX]>,
+    dead: DeadTokens,
+    /// Tokens that [`Scratch::take_dead_hits`] has not told of yet.
+    dead_hits: u64,
 }
 
 #[derive(Default)]
@@ -34,7 +35,25 @@ struct BlockScratch {
 
 impl Default for Scratch {
     fn default() -> Self {
-        Scratch(Box::new(std::array::from_fn(|_| BlockScratch::default())))
+        Scratch::new(DeadTokens::new(0, [0; 16]))
+    }
+}
+
+impl Scratch {
+    /// Allocates the buffers. `dead` remembers what was refused for good.
+    pub fn new(dead: DeadTokens) -> Self {
+        let blocks = Box::new(std::array::from_fn(|_| BlockScratch::default()));
+        Scratch { blocks, dead, dead_hits: 0 }
+    }
+
+    /// Room to decode a token of somebody else's kind in.
+    pub(super) fn carried(&mut self) -> &mut CarrierScratch {
+        &mut self.blocks[0].carried
+    }
+
+    /// How many tokens were refused from memory since this was last asked.
+    pub fn take_dead_hits(&mut self) -> u64 {
+        std::mem::take(&mut self.dead_hits)
     }
 }
 
@@ -62,12 +81,13 @@ pub fn by_request<'s>(
     if route.auths.is_empty() {
         return Verdict::Accepted(VerifiedIdentity::anonymous());
     }
-    let token_max = settings.limits.token_max;
+    let Scratch { blocks, dead, dead_hits } = scratch;
+    let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
     let mut refused = Cause::TokenMissing;
-    for ((&index, auth), scratch) in blocks(settings, route).zip(scratch.0.iter_mut()) {
+    for ((&index, auth), scratch) in asked(settings, route).zip(blocks.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
         if auth.kind.is_external() {
-            match each_credential(auth, request, token_max, carried, |_| {}) {
+            match each_credential(auth, request, desk.token_max, carried, |_| {}) {
                 Ok(0) => continue,
                 Ok(_) => return Verdict::Ask(index),
                 Err(cause) => return Verdict::Refused(cause),
@@ -85,7 +105,9 @@ pub fn by_request<'s>(
         let verdict = if is_cookie(auth, &found) && request.origin().is_none() {
             Err(Cause::ForbiddenOrigin)
         } else {
-            verify(auth, found.token(), token_max, now, claims)
+            let mut csrf = [0; MASKED_BYTES];
+            let csrf = csrf_parameter(auth, request, &mut csrf);
+            desk.verify(auth, found.token(), csrf, claims)
         };
         match verdict {
             Ok(identity) => return Verdict::Accepted(identity),
@@ -108,12 +130,13 @@ pub fn by_first_message<'s>(
     now: UnixTime,
     scratch: &'s mut Scratch,
 ) -> Verdict<'s> {
-    let token_max = settings.limits.token_max;
+    let Scratch { blocks, dead, dead_hits } = scratch;
+    let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
     let mut refused = Cause::TokenMissing;
-    for ((&index, auth), scratch) in blocks(settings, route).zip(scratch.0.iter_mut()) {
+    for ((&index, auth), scratch) in asked(settings, route).zip(blocks.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
         let token = match carried_by_message(auth, message, carried) {
-            Ok((_, token)) if token.len() > usize::from(token_max) => {
+            Ok((_, token)) if token.len() > usize::from(desk.token_max) => {
                 refused = first_telling(refused, Cause::TokenMalformed);
                 continue;
             }
@@ -124,7 +147,7 @@ pub fn by_first_message<'s>(
                 continue;
             }
         };
-        match verify(auth, token, token_max, now, claims) {
+        match desk.verify(auth, token, None, claims) {
             Ok(identity) => return Verdict::Accepted(identity),
             Err(cause) if gives_way(cause) => refused = first_telling(refused, cause),
             Err(cause) => return Verdict::Refused(cause),
@@ -134,7 +157,7 @@ pub fn by_first_message<'s>(
 }
 
 /// The route's blocks with their indices.
-fn blocks<'s>(
+fn asked<'s>(
     settings: &'s Settings,
     route: &'s Route,
 ) -> impl Iterator<Item = (&'s u16, &'s Auth)> {
@@ -234,18 +257,48 @@ fn is_cookie(auth: &Auth, found: &Found<'_>) -> bool {
     matches!(auth.carriers[found.carrier()], Carrier::Cookie(_))
 }
 
-fn verify<'s>(
+/// The parameter that goes with a session; `None` when it is not asked for, either.
+fn csrf_parameter<'o>(
     auth: &Auth,
-    token: &[u8],
+    request: &UpgradeRequest<'_, '_>,
+    out: &'o mut [u8],
+) -> Option<&'o [u8]> {
+    match &auth.kind {
+        AuthKind::PlugSession(verifier) if verifier.asks_csrf() => {
+            carrier::query_parameter(request, CSRF_NAME, out)
+        }
+        _ => None,
+    }
+}
+
+/// What every token is judged by, whichever block it is for.
+struct Desk<'d> {
     token_max: u16,
     now: UnixTime,
-    scratch: &'s mut TokenScratch,
-) -> Result<VerifiedIdentity<'s>, Cause> {
-    if token.len() > usize::from(token_max) {
-        return Err(Cause::TokenMalformed);
-    }
-    match &auth.kind {
-        AuthKind::Jwt(verifier) => verifier.verify(token, now, scratch),
-        AuthKind::Backend(_) | AuthKind::Http(_) => unreachable!("somebody else was to be asked"),
+    dead: &'d mut DeadTokens,
+    dead_hits: &'d mut u64,
+}
+
+impl Desk<'_> {
+    fn verify<'s>(
+        &mut self,
+        auth: &Auth,
+        token: &[u8],
+        csrf: Option<&[u8]>,
+        scratch: &'s mut TokenScratch,
+    ) -> Result<VerifiedIdentity<'s>, Cause> {
+        if token.len() > usize::from(self.token_max) {
+            return Err(Cause::TokenMalformed);
+        }
+        let key = self.dead.key(&auth.fingerprint, token);
+        if let Some(cause) = key.and_then(|key| self.dead.find(key, self.now)) {
+            *self.dead_hits += 1;
+            return Err(cause);
+        }
+        let verdict = auth.kind.verify(token, csrf, self.now, scratch);
+        if let (Some(key), Err(cause)) = (key, &verdict) {
+            self.dead.insert(key, *cause);
+        }
+        verdict
     }
 }

@@ -12,7 +12,7 @@ use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{self, Open, OpenHeaders, SessionId};
 use crate::settings::{Refuse, Route, Settings};
 
-use super::authenticate::{self, Verdict};
+use super::authenticate::{self, Scratch, Verdict};
 use super::client::{Client, Step};
 use super::stage::Stage;
 use super::verdict::Asked;
@@ -147,7 +147,7 @@ impl Client {
                 self.ask(auth, pending_request(head, request, route, cx), cx, output)
             }
             Verdict::Refused(cause) => {
-                cx.counters.increment(Metric::TokensRefused);
+                count_refusal(cx, tokens);
                 if explains(route, request) {
                     switch_protocols(request, route, cx, answers);
                     self.refuse_in_dialect(cause, cx, output);
@@ -193,7 +193,7 @@ impl Client {
             Verdict::AwaitFirstMessage => Cause::TokenMissing,
             Verdict::Refused(cause) => cause,
         };
-        cx.counters.increment(Metric::TokensRefused);
+        count_refusal(cx, tokens);
         self.refuse_in_dialect(cause, cx, output);
         Step::Handled
     }
@@ -238,8 +238,8 @@ impl Client {
         take: impl FnOnce(&Open<'_>) -> T,
     ) -> T {
         path.clear();
-        let carriers = cx.settings.auths_of(route).flat_map(|auth| &auth.carriers);
-        carrier::redacted_path_and_query(request, carriers, path);
+        let secrets = cx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
+        carrier::redacted_path_and_query(request, secrets, path);
         // A request target is ASCII, or it would have been refused.
         let path = std::str::from_utf8(path).unwrap_or_default();
         let mut pairs = [("", &[][..]); FORWARDED_HEADERS_MAX];
@@ -264,6 +264,12 @@ impl Client {
             self.refuse_http(HttpRefusal::UpgradeRequired, cx, output);
         }
     }
+}
+
+fn count_refusal(cx: &Surroundings<'_>, tokens: &mut Scratch) {
+    cx.counters.increment(Metric::TokensRefused);
+    // With those of requests that another block accepted in the meantime.
+    cx.counters.add(Metric::DeadTokenHits, tokens.take_dead_hits());
 }
 
 /// The request's headers that the route forwards, in `pairs`.

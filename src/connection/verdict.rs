@@ -71,7 +71,10 @@ impl Client {
         let (timeout, is_backend) = match &auth.kind {
             AuthKind::Backend(timeout) => (*timeout, true),
             AuthKind::Http(endpoint) => (endpoint.timeout, false),
-            AuthKind::Jwt(_) => unreachable!("the gateway judges this kind itself"),
+            AuthKind::Jwt(_)
+            | AuthKind::Phoenix(_)
+            | AuthKind::PlugSession(_)
+            | AuthKind::Compact(_) => unreachable!("the gateway judges these kinds itself"),
         };
         let composed = with_request(&pending.head, cx, |request, route| {
             let message = Some(pending.message.as_slice()).filter(|message| !message.is_empty());
@@ -239,8 +242,8 @@ impl Client {
             return None;
         }
         output.path.clear();
-        let carriers = cx.settings.auths_of(route).flat_map(|auth| &auth.carriers);
-        carrier::redacted_path_and_query(request, carriers, &mut output.path);
+        let secrets = cx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
+        carrier::redacted_path_and_query(request, secrets, &mut output.path);
         fields.put("x-original-uri", &output.path);
         fields.put("x-original-method", b"GET");
         fields.put("x-forwarded-proto", if self.is_tls() { b"https" } else { b"http" });

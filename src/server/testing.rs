@@ -52,6 +52,7 @@ fn limits() -> Limits {
         header_fields_max: 64,
         request_line_max: 8000,
         token_max: 4096,
+        dead_tokens_max: 1024,
         frames_per_second: 1000,
         frames_burst: 2000,
         controls_per_second: 10,

@@ -17,6 +17,8 @@ use super::problem::{Report, did_you_mean};
 use super::raw::{CountOrWord, Number, RawDeadlines, RawGateway, RawLimits, RawSettings, Text};
 use super::units::{format_duration, parse_duration, parse_size};
 use super::{Deadlines, Descriptors, Gateway, Limits, LogFormat, Settings, shape};
+use crate::base::secret::Secret;
+use crate::protocol::compact_token::CompactKey;
 use crate::protocol::jwt::{JwtKey, JwtOptions};
 
 /// What the loader asks of the world.
@@ -48,12 +50,36 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
-/// What it takes to make tokens that an `[[auth]]` accepts.
-pub struct Issuing {
-    /// Its keys, in the order of the file.
-    pub keys: Vec<JwtKey>,
-    /// What the tokens must say.
-    pub options: JwtOptions,
+/// What it takes to make tokens that an `[[auth]]` accepts. Keys are in the order of the file.
+pub enum Issuing {
+    /// For `kind = "jwt"`.
+    Jwt {
+        /// Its keys.
+        keys: Vec<JwtKey>,
+        /// What the tokens must say.
+        options: JwtOptions,
+    },
+    /// For `kind = "phoenix"`.
+    Phoenix {
+        /// Its derived keys.
+        keys: Vec<Secret>,
+        /// The key of the subject in data that is a map.
+        subject: Option<String>,
+    },
+    /// For `kind = "plug-session"`.
+    PlugSession {
+        /// Its derived keys.
+        keys: Vec<Secret>,
+        /// The key of the subject.
+        subject: String,
+    },
+    /// For `kind = "compact"`.
+    Compact {
+        /// Its keys.
+        keys: Vec<CompactKey>,
+    },
+    /// For kinds whose tokens somebody else makes.
+    Elsewhere,
 }
 
 /// Checks the text of a configuration file and everything that it refers to.
@@ -189,6 +215,11 @@ pub(super) fn place<T>(value: &Option<Spanned<T>>, otherwise: &Range<usize>) -> 
 pub(super) fn word<'v>(section: &'static str, name: &str, value: &'v Text) -> &'v str {
     let defaults = Defaults { section, conformance: false };
     value.as_ref().map_or_else(|| defaults.text(name), |text| text.get_ref())
+}
+
+/// A whole number, or the table's default for it.
+pub(super) fn count(section: &'static str, name: &str, value: &Number) -> u64 {
+    Defaults { section, conformance: false }.count(name, value)
 }
 
 /// A duration, or the table's default for it.
@@ -468,6 +499,7 @@ fn limits(raw: &RawLimits, conformance: bool) -> Limits {
         header_fields_max: narrow!(count header_fields_max),
         request_line_max: narrow!(size request_line_max),
         token_max: narrow!(size token_max),
+        dead_tokens_max: narrow!(count dead_tokens_max),
         frames_per_second: narrow!(count frames_per_second),
         frames_burst: narrow!(count frames_burst),
         controls_per_second: narrow!(count controls_per_second),

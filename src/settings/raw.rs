@@ -5,7 +5,6 @@
 //! the rest. Nothing is required here, for the same reason.
 
 use std::fmt;
-use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::{self, Visitor};
@@ -63,7 +62,7 @@ raw_table! {
         profile: Text, connections_max: Number, unauthenticated_max: Number,
         connections_per_worker: Number, memory_max: Text, message_max: Text,
         first_message_max: Text, head_max: Text, header_fields_max: Number,
-        request_line_max: Text, token_max: Text, frames_per_second: Number,
+        request_line_max: Text, token_max: Text, dead_tokens_max: Number, frames_per_second: Number,
         frames_burst: Number, controls_per_second: Number, controls_burst: Number,
         fragments_max: Number, session_window: Text, link_window: Text,
         stalled_input_max: Text, verdicts_max: Number, handshakes_per_tick: Number,
@@ -89,6 +88,9 @@ raw_table! {
     RawAuth {
         name: Text, kind: Text, carriers: List, keys: Option<Spanned<Vec<Spanned<RawKey>>>>,
         issuer: Text, audience: Text, leeway: Text, lifetime_max: Text,
+        secret_key_base_file: List, secret_key_base: List, salt: Text, signing_salt: Text,
+        max_age: Text, subject: Text, csrf: Option<bool>, iterations: Number, length: Number,
+        digest: Text,
         endpoint: Text, timeout: Text, in_flight_max: Number, queue_max: Number,
         response_max: Text, headers: List, identity: Option<RawVerdictHeaders>, ca_file: Text,
         circuit_failures: Number, circuit_open_min: Text, circuit_open_max: Text,
@@ -108,35 +110,6 @@ raw_table! {
     /// A `[[backend]]`.
     RawBackend {
         name: Text, kind: Text, endpoints: List, balance: Text, secret_file: Text, secret: Text,
-    }
-}
-
-impl RawAuth {
-    /// The keys that only some kinds have, as far as they are there, and where.
-    pub(super) fn kind_keys(&self) -> impl Iterator<Item = (&'static str, Range<usize>)> {
-        fn at<T>(value: &Option<Spanned<T>>) -> Option<Range<usize>> {
-            value.as_ref().map(Spanned::span)
-        }
-        let identity = self.identity.as_ref().map(|_| at(&self.name).unwrap_or(0..0));
-        let keys = [
-            ("endpoint", at(&self.endpoint)),
-            ("timeout", at(&self.timeout)),
-            ("in_flight_max", at(&self.in_flight_max)),
-            ("queue_max", at(&self.queue_max)),
-            ("response_max", at(&self.response_max)),
-            ("headers", at(&self.headers)),
-            ("identity", identity),
-            ("ca_file", at(&self.ca_file)),
-            ("circuit_failures", at(&self.circuit_failures)),
-            ("circuit_open_min", at(&self.circuit_open_min)),
-            ("circuit_open_max", at(&self.circuit_open_max)),
-            ("keys", at(&self.keys)),
-            ("issuer", at(&self.issuer)),
-            ("audience", at(&self.audience)),
-            ("leeway", at(&self.leeway)),
-            ("lifetime_max", at(&self.lifetime_max)),
-        ];
-        keys.into_iter().filter_map(|(name, at)| Some((name, at?)))
     }
 }
 

@@ -113,24 +113,6 @@ impl Loader<'_> {
         })
     }
 
-    /// Reports keys that the block's kind has no use for.
-    pub(super) fn check_kind_keys(&mut self, auth: &Spanned<RawAuth>) {
-        let raw = auth.get_ref();
-        let kind = raw.kind.as_ref().map_or("", |kind| kind.get_ref().as_str());
-        for (name, at) in raw.kind_keys() {
-            let owners: &[&str] = match name {
-                "keys" | "issuer" | "audience" | "leeway" | "lifetime_max" => &["jwt"],
-                "timeout" => &["backend", "http"],
-                _ => &["http"],
-            };
-            if !owners.contains(&kind) && !kind.is_empty() {
-                let what = format!("\"{name}\" has no use with kind = {kind:?}");
-                let fix = format!("it belongs to kind = {}", owners.join(" and "));
-                self.report.error(at, what, &fix);
-            }
-        }
-    }
-
     /// Deadlines between which a verdict must fit.
     pub(super) fn check_timeouts(&mut self, raw: &[Spanned<RawAuth>], authenticate: Duration) {
         for auth in raw {
@@ -183,7 +165,8 @@ impl Loader<'_> {
                 return Some(uri);
             }
         };
-        let what = format!("{:?} is not an endpoint: {what}", text.get_ref());
+        // The text itself is not shown: it may hold a password or a key.
+        let what = format!("this is not an endpoint: {what}");
         let fix = "write http://HOST:PORT/PATH or https://HOST/PATH";
         self.report.error(text.span(), what, fix);
         None
