@@ -10,7 +10,9 @@ use portcullis::settings::keys::{self, Heat, KEYS, REQUIRED, SECTIONS, Shape};
 use portcullis::settings::load::{FileContents, Loaded, Outside, Problem, load};
 use portcullis::settings::reload::cold_changes;
 use portcullis::settings::units::{format_duration, format_size};
-use portcullis::settings::{Descriptors, LogFormat, MessageTypes, PathPattern, Refuse, Settings};
+use portcullis::settings::{
+    AuthKind, Descriptors, LogFormat, MessageTypes, PathPattern, Refuse, Settings,
+};
 
 /// Noon of 2026-11-22.
 const NOW_S: u64 = 1_795_348_800;
@@ -1309,4 +1311,87 @@ fn the_documentation_has_every_key_as_the_table_has_it() {
         assert!(document.contains(&format!("[{section}]")), "{section} has no heading");
     }
     assert!(KEYS.iter().any(|key| key.default == REQUIRED));
+}
+
+/// `BASE` with another block in place of its `[[auth]]`.
+fn asking(block: &str) -> String {
+    let start = BASE.find("[[auth]]").expect("it has one");
+    let end = BASE[start..].find("[[route]]").expect("before the route") + start;
+    format!("{}[[auth]]\nname = \"app\"\n{block}\n{}", &BASE[..start], &BASE[end..])
+}
+
+#[test]
+fn blocks_that_ask_somebody_else_load() {
+    let text = asking("kind = \"backend\"\ncarriers = [\"authorization\"]\ntimeout = \"700ms\"");
+    assert_eq!(problems(&text), [""; 0]);
+    assert!(matches!(settings(&text).auths[0].kind, AuthKind::Backend(t) if t.as_millis() == 700));
+    let text = asking(
+        "kind = \"http\"\ncarriers = [\"authorization\"]\n\
+         endpoint = \"http://127.0.0.1:9000/verify?x=1\"\nheaders = [\"User-Agent\"]\n\
+         identity = { subject = \"X-User\" }\nin_flight_max = 7",
+    );
+    assert_eq!(problems(&text), [""; 0]);
+    let settings = settings(&text);
+    let AuthKind::Http(http) = &settings.auths[0].kind else { panic!("an endpoint") };
+    assert_eq!(http.endpoint.to_string(), "http://127.0.0.1:9000/verify?x=1");
+    assert_eq!((http.in_flight_max, http.queue_max, http.response_max), (7, 1024, 16 * 1024));
+    assert_eq!(http.headers, ["user-agent"]);
+    assert_eq!((&*http.identity.subject, &*http.identity.expires), ("x-user", "x-auth-expires"));
+    assert_eq!((http.timeout.as_millis(), http.circuit.failures), (2000, 5));
+    assert!(http.roots.is_none());
+}
+
+#[test]
+fn blocks_that_ask_somebody_else_are_checked() {
+    const HTTP: &str = "kind = \"http\"\ncarriers = [\"authorization\"]\n";
+    const HERE: &str = "endpoint = \"http://127.0.0.1:9000/\"\n";
+    let table: &[(String, &str)] = &[
+        (HTTP.into(), "error: \"endpoint\" is missing from [[auth]]"),
+        (format!("{HTTP}endpoint = \"ftp://a/\""), "begins with neither http:// nor https://"),
+        (format!("{HTTP}endpoint = \"/verify\""), "begins with neither http:// nor https://"),
+        (format!("{HTTP}endpoint = \"http:///x\""), "is not an endpoint"),
+        (format!("{HTTP}endpoint = \"http://a b/\""), "is not an endpoint"),
+        (format!("{HTTP}endpoint = \"http://u:p@a/\""), "a user and password would end in logs"),
+        (format!("{HTTP}endpoint = \"http://a/#x\""), "a fragment is never sent"),
+        (format!("{HTTP}endpoint = \"http://a/\""), "warning: clients' tokens travel"),
+        (format!("{HTTP}{HERE}headers = [\"Cookie\"]"), "is the gateway's own"),
+        (format!("{HTTP}{HERE}headers = [\"Sec-WebSocket-Key\"]"), "is the gateway's own"),
+        (format!("{HTTP}{HERE}headers = [\"a b\"]"), "is not a header name"),
+        (format!("{HTTP}{HERE}headers = [\"a\", \"A\"]"), "listed twice"),
+        (format!("{HTTP}{HERE}identity = {{ subject = \"a b\" }}"), "is not a header name"),
+        (format!("{HTTP}{HERE}identity = {{ claims = \"x-auth-subject\" }}"), "mean two things"),
+        (format!("{HTTP}{HERE}identity = {{ user = \"x\" }}"), "unknown key \"user\""),
+        (format!("{HTTP}{HERE}ca_file = \"none.pem\""), "ca_file has no use"),
+        (
+            format!("{HTTP}endpoint = \"https://a/\"\nca_file = \"none.pem\""),
+            "cannot read c/none.pem",
+        ),
+        (
+            format!("{HTTP}{HERE}circuit_open_min = \"10s\"\ncircuit_open_max = \"1s\""),
+            "circuit_open_max is below circuit_open_min",
+        ),
+        (format!("{HTTP}{HERE}in_flight_max = 0"), "\"in_flight_max\" in [[auth]] is 0"),
+        (format!("{HTTP}{HERE}keys = [{{ secret = \"x\" }}]"), "\"keys\" means nothing to kind"),
+        (format!("{HTTP}{HERE}issuer = \"x\""), "\"issuer\" means nothing to kind"),
+        ("kind = \"http\"".into(), "\"carriers\" is missing"),
+        ("kind = \"backend\"".into(), "\"carriers\" is missing"),
+        (
+            format!("kind = \"backend\"\ncarriers = [\"authorization\"]\n{HERE}"),
+            "\"endpoint\" means nothing to kind = \"backend\"",
+        ),
+        (
+            "kind = \"backend\"\ncarriers = [\"authorization\"]\ntimeout = \"5s\"".into(),
+            "warning: timeout = 5s is not below deadlines.authenticate = 5s",
+        ),
+    ];
+    for (block, expected) in table {
+        let found = problems(&asking(block));
+        assert!(found.iter().any(|line| line.contains(expected)), "{block}: {found:?}");
+    }
+    let found = problems(&BASE.replace("[[route]]", "timeout = \"1s\"\n[[route]]"));
+    assert!(found.iter().any(|line| line.contains("\"timeout\" means nothing to")), "{found:?}");
+    let text = asking("kind = \"backend\"\ncarriers = [\"authorization\"]");
+    let found = problems(&text.replace("[[route]]", "[[route]]\nrefuse = \"http\""));
+    let expected = "warning: refuse = \"http\" cannot hold where somebody else decides";
+    assert!(found.iter().any(|line| line.contains(expected)), "{found:?}");
 }

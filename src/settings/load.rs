@@ -240,6 +240,7 @@ impl Loader<'_> {
         self.check_admission(raw, &limits, &deadlines, listeners.as_deref());
         let auth_names = self.names("auth", raw.auth.iter().map(|a| (a.span(), &a.get_ref().name)));
         let auths = self.auths(&raw.auth);
+        self.check_timeouts(&raw.auth, deadlines.authenticate);
         let backend_names =
             self.names("backend", raw.backend.iter().map(|b| (b.span(), &b.get_ref().name)));
         let backends = self.backends(&raw.backend);

@@ -198,6 +198,54 @@ const ROWS: &[Row] = &[
         ],
     },
     Row {
+        title: "Verdicts of others",
+        panels: &[
+            panel(
+                "Verdicts",
+                "cps",
+                &[
+                    (rate!("portcullis_verdicts_total" by "outcome"), "{{outcome}}"),
+                    (rate!("portcullis_verdicts_unasked_total"), "could not be asked"),
+                ],
+            )
+            .stacked(),
+            panel(
+                "Time that they take",
+                "s",
+                &[
+                    (
+                        "histogram_quantile(0.5, sum by (le) (rate(\
+                         portcullis_verdicts_within_total{instance=~\"$instance\"}\
+                         [$__rate_interval])))",
+                        "half within",
+                    ),
+                    (
+                        "histogram_quantile(0.99, sum by (le) (rate(\
+                         portcullis_verdicts_within_total{instance=~\"$instance\"}\
+                         [$__rate_interval])))",
+                        "99 % within",
+                    ),
+                    (
+                        "sum(rate(portcullis_verdict_microseconds_total\
+                         {instance=~\"$instance\"}[$__rate_interval])) / 1e6 \
+                         / sum(rate(portcullis_verdicts_within_total\
+                         {instance=~\"$instance\",le=\"+Inf\"}[$__rate_interval]))",
+                        "mean",
+                    ),
+                ],
+            ),
+            panel(
+                "In flight",
+                "short",
+                &[
+                    (now!("portcullis_verdicts_awaited"), "questions out"),
+                    (now!("portcullis_verdict_requests_in_flight"), "requests at endpoints"),
+                    (now!("portcullis_verdict_circuits" by "state"), "circuits {{state}}"),
+                ],
+            ),
+        ],
+    },
+    Row {
         title: "Backpressure and buffers",
         panels: &[
             panel(

@@ -539,7 +539,7 @@ pub const KEYS: &[Key] = &[
                      `query:NAME`, `first-message`, `first-message:PATH`",
         ),
         REQUIRED,
-        "Where a client may put its token; the first place that holds one counts.",
+        "Where a client may put its token; the first place that holds one counts; `backend` and `http` are shown all of them.",
     ),
     hot(
         "auth",
