@@ -6,12 +6,21 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use portcullis::base::secret::Secret;
 use portcullis::base::time::UnixTime;
+use portcullis::protocol::cause::Cause;
+use portcullis::protocol::compact_token::{
+    self, CompactKey, CompactOptions, CompactVerifier, Fields,
+};
+use portcullis::protocol::dead_tokens::DeadTokens;
 use portcullis::protocol::http_upgrade::{self, HeadLimits, HeadScanner, NO_FIELDS};
 use portcullis::protocol::jwt::{self, Algorithm, JwtKey, JwtOptions, JwtVerifier, TokenScratch};
 use portcullis::protocol::link::{LinkReader, SessionId, data_flags, encode_data};
 use portcullis::protocol::mask::apply_mask;
+use portcullis::protocol::phoenix_token::{self, MaxAge, PhoenixOptions, PhoenixVerifier};
+use portcullis::protocol::plug_crypto::Derivation;
+use portcullis::protocol::plug_session::{self, Minted, SessionOptions, SessionVerifier};
 use portcullis::protocol::utf8::Utf8Validator;
 use portcullis::protocol::websocket::{FrameLimits, FrameReader, OpCode, Side, write_header};
+use serde_json::json;
 
 const NOW: u64 = 1_800_000_000;
 const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
@@ -25,22 +34,72 @@ fn tokens(c: &mut Criterion) {
     let claims =
         format!(r#"{{"sub":"user-4711","exp":{},"iat":{NOW},"jti":"0123456789"}}"#, NOW + 600);
     let good = jwt::mint(&key(), claims.as_bytes());
-    let mut forged = good.clone().into_bytes();
-    let last = forged.len() - 5;
-    forged[last] = if forged[last] == b'A' { b'B' } else { b'A' };
+    let forged = forge(&good);
     let verifier = JwtVerifier::new(vec![key()], JwtOptions::default()).expect("a good key");
     let mut scratch = TokenScratch::default();
     let now = UnixTime::from_seconds(NOW);
-    assert!(verifier.verify(good.as_bytes(), now, &mut scratch).is_ok());
-    assert!(verifier.verify(&forged, now, &mut scratch).is_err());
-    let mut group = c.benchmark_group(format!("token of {} bytes, HS256", good.len()));
-    group.bench_function("accepted", |b| {
-        b.iter(|| verifier.verify(black_box(good.as_bytes()), now, &mut scratch).is_ok());
+    let mut group = c.benchmark_group("tokens");
+    let mut pair = |name: &str, tokens: [&[u8]; 2], verify: &mut dyn FnMut(&[u8]) -> bool| {
+        for (token, accepted, verdict) in [(0, true, "accepted"), (1, false, "refused")] {
+            let token = tokens[token];
+            assert_eq!(verify(token), accepted, "{name} {verdict}");
+            group.bench_function(format!("{name}, {} bytes, {verdict}", tokens[0].len()), |b| {
+                b.iter(|| verify(black_box(token)));
+            });
+        }
+    };
+    pair("jwt HS256", [good.as_bytes(), &forged], &mut |token| {
+        verifier.verify(token, now, &mut scratch).is_ok()
     });
-    group.bench_function("refused", |b| {
-        b.iter(|| verifier.verify(black_box(&forged), now, &mut scratch).is_ok());
+    let key = Derivation::default().derive(&Secret::new(vec![b'k'; 64]), b"salt");
+    let phoenix = phoenix_token::mint(&key, &json!("user-4711"), now, 600);
+    let options = PhoenixOptions { max_age: MaxAge::Embedded, subject: None };
+    let verifier = PhoenixVerifier::new(std::slice::from_ref(&key), options);
+    pair("phoenix", [phoenix.as_bytes(), &forge(&phoenix)], &mut |token| {
+        verifier.verify(token, now, &mut scratch).is_ok()
+    });
+    let session = json!({"user_id": 4711, "locale": "de"});
+    let Minted { cookie, csrf } = plug_session::mint(&key, session, &[9; 36]);
+    let options = SessionOptions { subject: "user_id".into(), max_age: None, csrf: true };
+    let verifier = SessionVerifier::new(&[key], options);
+    pair("plug-session", [cookie.as_bytes(), &forge(&cookie)], &mut |token| {
+        verifier.verify(token, Some(csrf.as_bytes()), now, &mut scratch).is_ok()
+    });
+    let key = CompactKey { id: 1, secret: Secret::new(vec![7; 32]) };
+    let (leeway, lifetime_max) = (Duration::ZERO, Duration::from_secs(86_400));
+    let verifier =
+        CompactVerifier::new(std::slice::from_ref(&key), CompactOptions { leeway, lifetime_max });
+    let expires = now.later(Duration::from_secs(600));
+    let (subject, token_id) = ("user-4711", "0123456789");
+    let fields = Fields { issued: now, expires, subject, token_id, claims: b"" };
+    let compact = compact_token::mint(&key, &fields).expect("it fits");
+    pair("compact", [compact.as_bytes(), &forge(&compact)], &mut |token| {
+        verifier.verify(token, now, &mut scratch).is_ok()
+    });
+    let mut dead = DeadTokens::new(65_536, [7; 16]);
+    let replayed = dead.key(&[1; 16], &forged).expect("it is on");
+    dead.insert(replayed, Cause::BadSignature);
+    group.bench_function(format!("dead token of {} bytes, replayed", forged.len()), |b| {
+        b.iter(|| {
+            let key = dead.key(&[1; 16], black_box(&forged)).expect("it is on");
+            dead.find(key, now).expect("it was refused before")
+        });
+    });
+    group.bench_function(format!("unknown token of {} bytes, looked up", good.len()), |b| {
+        b.iter(|| {
+            let key = dead.key(&[1; 16], black_box(good.as_bytes())).expect("it is on");
+            dead.find(key, now).is_none()
+        });
     });
     group.finish();
+}
+
+/// The token with a wrong MAC.
+fn forge(token: &str) -> Vec<u8> {
+    let mut forged = token.as_bytes().to_vec();
+    let at = forged.len() - 5;
+    forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+    forged
 }
 
 fn upgrade(c: &mut Criterion) {

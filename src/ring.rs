@@ -144,6 +144,12 @@ pub enum Op {
         /// Which socket.
         socket: Socket,
     },
+    /// Complete once, as readable, when the peer has ended its side or the connection broke;
+    /// bytes that wait are of no matter.
+    PollHangup {
+        /// Which socket.
+        socket: Socket,
+    },
     /// Send `slot[start..end]`. The slot comes back with the completion.
     Send {
         /// To where.

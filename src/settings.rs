@@ -15,15 +15,25 @@ mod routes;
 mod shape;
 mod tls;
 pub mod units;
+mod verdicts;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use verdicts::HttpVerdicts;
+
 use crate::base::secret::Secret;
+use crate::base::time::UnixTime;
 use crate::protocol::carrier::Carrier;
+use crate::protocol::cause::Cause;
+use crate::protocol::compact_token::CompactVerifier;
 use crate::protocol::dialect::Dialect;
+use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::jwt::JwtVerifier;
 use crate::protocol::origin::OriginPolicy;
+use crate::protocol::phoenix_token::PhoenixVerifier;
+use crate::protocol::plug_session::{CSRF_NAME, SessionVerifier};
+use crate::protocol::scratch::TokenScratch;
 use crate::ring::EndpointAddress;
 
 /// Everything a worker needs to know, checked.
@@ -107,6 +117,8 @@ pub struct Limits {
     pub request_line_max: u32,
     /// Longest token, in bytes, before it is even decoded.
     pub token_max: u16,
+    /// Refused tokens that one worker remembers; 0 is none.
+    pub dead_tokens_max: u32,
     /// Frames that a client may send in a second, on average.
     pub frames_per_second: u32,
     /// Frames that a client may send at once.
@@ -123,6 +135,8 @@ pub struct Limits {
     pub link_window: u32,
     /// Bytes of input that may wait in one worker for backends to give credit.
     pub stalled_input_max: u64,
+    /// Verdicts of backends and HTTP endpoints that one worker awaits at one time.
+    pub verdicts_max: u32,
     /// TLS handshake steps that one worker does in a tick.
     pub handshakes_per_tick: u32,
     /// Receive buffers of one worker for clients (a power of two, at most 32,768).
@@ -215,16 +229,71 @@ pub struct Auth {
     pub kind: AuthKind,
     /// Where tokens are looked for, in this order.
     pub carriers: Vec<Carrier>,
+    /// A digest of all that a verdict depends on beside the token and the clock: keys and
+    /// options. Verdicts are remembered under it, so that none outlives a change of them.
+    pub fingerprint: [u8; 16],
+}
+
+impl Auth {
+    /// Names of query parameters that hold secrets, and are shown to nobody.
+    pub fn secret_parameters(&self) -> impl Iterator<Item = &str> + Clone {
+        let carried = self.carriers.iter().filter_map(|carrier| match carrier {
+            Carrier::Query(name) => Some(name.as_str()),
+            _ => None,
+        });
+        let csrf = matches!(self.kind, AuthKind::PlugSession(_)).then_some(CSRF_NAME);
+        carried.chain(csrf)
+    }
 }
 
 /// What decides on a token.
+#[allow(clippy::large_enum_variant, reason = "a few per process")]
 pub enum AuthKind {
+    /// The route's backend, over its link, within this time.
+    Backend(Duration),
+    /// An HTTP endpoint.
+    Http(std::sync::Arc<HttpVerdicts>),
     /// JSON Web Tokens with an HMAC.
     Jwt(JwtVerifier),
+    /// Tokens of Phoenix.Token.
+    Phoenix(PhoenixVerifier),
+    /// Signed session cookies of Plug.Session.
+    PlugSession(SessionVerifier),
+    /// The gateway's own tokens.
+    Compact(CompactVerifier),
 }
 
 /// Most `[[auth]]` blocks of one route: each may cost a MAC for every token.
 pub const ROUTE_AUTHS_MAX: usize = 8;
+
+impl AuthKind {
+    /// Judges a token. `csrf` is the query parameter that goes with a session.
+    ///
+    /// # Errors
+    /// Why the token is refused.
+    pub fn verify<'s>(
+        &self,
+        token: &[u8],
+        csrf: Option<&[u8]>,
+        now: UnixTime,
+        scratch: &'s mut TokenScratch,
+    ) -> Result<VerifiedIdentity<'s>, Cause> {
+        match self {
+            AuthKind::Jwt(verifier) => verifier.verify(token, now, scratch),
+            AuthKind::Phoenix(verifier) => verifier.verify(token, now, scratch),
+            AuthKind::PlugSession(verifier) => verifier.verify(token, csrf, now, scratch),
+            AuthKind::Compact(verifier) => verifier.verify(token, now, scratch),
+            AuthKind::Backend(_) | AuthKind::Http(_) => {
+                unreachable!("somebody else was to be asked")
+            }
+        }
+    }
+
+    /// Whether somebody outside the gateway decides, so that it takes time.
+    pub fn is_external(&self) -> bool {
+        matches!(self, AuthKind::Backend(_) | AuthKind::Http(_))
+    }
+}
 
 /// One path that clients may ask for.
 pub struct Route {

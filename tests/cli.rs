@@ -97,6 +97,66 @@ c.toml: 4 errors
 }
 
 #[test]
+fn check_never_repeats_a_secret_wherever_it_was_put() {
+    const CANARY: &str = "canary+0123456789/abcdef-0123456789_abcdef=";
+    // The lines of [[auth]] and of [[backend]] with the canary as $.
+    let table = [
+        ("keys = [\"$\"]", ""),
+        ("keys = \"$\"", ""),
+        ("keys = [{ secret = \"$ }]", ""),
+        ("keys = [{ secret = '$\" }]", ""),
+        ("keys = [{ secret = $ }]", ""),
+        ("keys = [{ secret = [\"$\"] }]", ""),
+        ("keys = [{ secret = { x = \"$\" } }]", ""),
+        ("keys = [{ secret = \"$\\q\" }]", ""),
+        ("keys = [{ secret = \"$\" \"$\" }]", ""),
+        ("keys = [{ secret = \"$\", secret = \"$\" }]", ""),
+        ("keys = [{ secret = \"$\", secret_file = \"$\" }]", ""),
+        ("keys = [{ secret_file = \"$\" }]", ""),
+        ("keys = [{ secret_file = \"env:$\" }]", ""),
+        ("keys = [{ secret_file = [\"$\"] }]", ""),
+        ("keys = [{ secret = \"$\", algorithm = \"$\" }]", ""),
+        ("keys = [{ id = \"a\", secret = \"$\" }, { id = \"a\", secret = \"$\" }]", ""),
+        ("secret = \"$\"", ""),
+        ("kind = \"http\"\nendpoint = \"http://user:0123456789@127.0.0.1/verdict\"", ""),
+        ("kind = \"http\"\nendpoint = \"ftp://127.0.0.1/verdict?key=0123456789\"", ""),
+        ("kind = \"http\"\nendpoint = \"http://127.0.0.1/#0123456789\"", ""),
+        ("token = \"$\"\nkeys = [{ secret = \"$\" }]", ""),
+        ("keys = [{ secret = \"$\" }]", "$"),
+        ("keys = [{ secret = \"$\" }]", "secret = [\"$\"]"),
+        ("keys = [{ secret = \"$\" }]", "secret_file = \"$\""),
+        ("keys = [{ secret = \"$\" }]", "secret_file = \"env:$\""),
+        ("keys = [{ secret = \"$\" }]", "password = \"$\""),
+        ("keys = [{ secret = \"$\" }]", "secret = \"$\"\nname = \"$\""),
+    ];
+    let keys_at = CONFIG.find("keys = ").expect("the keys");
+    let keys_end = keys_at + CONFIG[keys_at..].find("]\n").expect("their end") + 1;
+    for (auth, backend) in table {
+        let before = match auth.starts_with("kind") {
+            true => CONFIG[..keys_at].replace("kind = \"jwt\"\n", ""),
+            false => CONFIG[..keys_at].to_owned(),
+        };
+        let config = [&before, auth, &CONFIG[keys_end..], backend, "\n"].concat();
+        let folder = folder(&config.replace('$', CANARY));
+        for command in ["check", "run"] {
+            let (code, out, err) = call(folder.path(), &format!("{command} --config c.toml"));
+            assert_eq!(code, 1, "{auth} {backend}: {err}");
+            assert!(err.contains("c.toml:"), "{err}");
+            assert!(!out.contains("0123456789") && !err.contains("0123456789"), "{out}{err}");
+        }
+    }
+}
+
+#[test]
+fn check_warns_of_tokens_in_queries() {
+    let config = CONFIG.replace("carriers = [", "carriers = [\"query:token\", ");
+    let folder = folder(&config);
+    let (code, _, err) = call(folder.path(), "check --config c.toml");
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("warning: ") && err.contains("query strings end in the logs"), "{err}");
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let folder = folder(CONFIG);
     for command in ["check", "run"] {
@@ -144,6 +204,83 @@ fn a_token_that_would_be_refused_is_not_made() {
     let (code, out, err) = call(folder.path(), &early);
     assert_eq!((code, out.lines().count()), (0, 1));
     assert!(err.contains("token_not_yet_valid"), "{err}");
+}
+
+/// [`CONFIG`] with this block in the place of its own.
+fn kind_folder(block: &str) -> tempfile::TempDir {
+    let (start, rest) = CONFIG.split_once("kind = ").expect("CONFIG has an auth");
+    let (_, end) = rest.split_once("[[route]]").expect("and a route behind it");
+    let folder = folder(&format!("{start}{block}[[route]]{end}"));
+    std::fs::write(folder.path().join("base"), SECRET.repeat(2)).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(folder.path().join("base"), mode).expect("set");
+    folder
+}
+
+#[test]
+fn every_kind_is_minted_inspected_and_accepted() {
+    let phoenix = "kind = \"phoenix\"\ncarriers = [\"subprotocol\"]\nsalt = \"s\"\n\
+                   secret_key_base_file = [\"env:OLD_KEY\", \"base\"]\n";
+    let mapped = format!("{phoenix}subject = \"user_id\"\n");
+    let compact = "kind = \"compact\"\ncarriers = [\"authorization\"]\n\
+                   keys = [{ id = \"3\", secret_file = \"new\" }]\n";
+    let table: [(&str, &str, &[&str]); 5] = [
+        (phoenix, "--subject 42", &["signed by Plug.Crypto", "        42,"]),
+        (phoenix, "--subject ada --key 2", &["\"ada\""]),
+        (&mapped, "--subject 42 --claim role=admin", &["\"user_id\": 42", "\"role\": \"admin\""]),
+        (compact, "--subject ada --claim jti=t1", &["compact key 3", "subject ada", "id      t1"]),
+        (compact, "--subject ada --key 3 --claim x=1", &["\"x\": 1", "exp     ", "from now)"]),
+    ];
+    for (block, more, parts) in table {
+        let folder = kind_folder(block);
+        let mint = format!("token mint --config c.toml --auth app --expires-in 1h {more}");
+        let (code, token, err) = call(folder.path(), &mint);
+        assert_eq!((code, token.lines().count()), (0, 1), "{more}: {err}");
+        let inspect = "token inspect --config c.toml --auth app";
+        let (code, out, _) = call_with(folder.path(), inspect, &token);
+        assert_eq!(code, 0, "{more}: {out}");
+        assert!(out.ends_with("verdict accepted by auth \"app\"\n"), "{out}");
+        parts.iter().for_each(|part| assert!(out.contains(part), "{part} is not in {out}"));
+        let stranger = kind_folder(&block.replace("\"s\"", "\"t\"").replace("\"3\"", "\"4\""));
+        let (code, out, _) = call_with(stranger.path(), inspect, &token);
+        assert_eq!(code, 1, "{out}");
+        assert!(out.contains("refused by auth \"app\": token_bad_signature"), "{out}");
+    }
+    for (block, more, why) in [
+        (
+            phoenix,
+            "--subject 42 --key 3",
+            "--key counts the values of secret_key_base, from 1 to 2",
+        ),
+        (phoenix, "--subject 42 --claim a=1", "this [[auth]] has no `subject`"),
+        (&mapped, "--subject 42 --claim user_id=1", "the claim \"user_id\" is set already"),
+        (compact, "--subject ada --key 4", "no key with the id \"4\"; there are: 3"),
+    ] {
+        let folder = kind_folder(block);
+        let mint = format!("token mint --config c.toml --auth app --expires-in 1h {more}");
+        let (code, out, err) = call(folder.path(), &mint);
+        assert_eq!((code, out.as_str()), (1, ""), "{more}");
+        assert!(err.contains(why), "{err}");
+    }
+}
+
+#[test]
+fn a_session_is_minted_with_its_csrf_token() {
+    let folder = kind_folder(
+        "kind = \"plug-session\"\ncarriers = [\"cookie:_app_key\"]\nsigning_salt = \"s\"\n\
+         subject = \"user_id\"\nsecret_key_base_file = \"base\"\n",
+    );
+    let mint = "token mint --config c.toml --auth app --subject 42 --expires-in 1h";
+    let (code, token, err) = call(folder.path(), mint);
+    assert_eq!((code, token.lines().count()), (0, 1), "{err}");
+    let (_, csrf) = err.trim().rsplit_once("_csrf_token=").expect("it is told");
+    let inspect = "token inspect --config c.toml --auth app --csrf";
+    let (code, out, _) = call_with(folder.path(), &format!("{inspect} {csrf}"), &token);
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("\"user_id\": 42") && !out.contains("_csrf_token\""), "{out}");
+    let (code, out, _) = call_with(folder.path(), &format!("{inspect} {}", "A".repeat(56)), &token);
+    assert_eq!(code, 1, "{out}");
+    assert!(out.contains("csrf_mismatch"), "{out}");
 }
 
 #[test]

@@ -232,8 +232,8 @@ backend = "mian"
 dialect = "phoenix"
 [[auth]]
 name = "app"
-kind = "phoenix"
-salt = "user auth"
+kind = "phoenyx"
+slat = "user auth"
 [[backend]]
 name = "main"
 endpoints = ["ws://127.0.0.1:4000/socket"]
@@ -253,9 +253,10 @@ c/x.toml:13:8: error: "ws" is not a path; write /PATH, or /PREFIX/* for all belo
 c/x.toml:14:8: error: there is no [[auth]] called "ap"; did you mean "app"?
 c/x.toml:15:11: error: there is no [[backend]] called "mian"; did you mean "main"?
 c/x.toml:16:11: error: "dialect" in [[route]] is "phoenix"; that is known, but not in this version, which has "auto", "plain"
+c/x.toml:17:1: error: "carriers" is missing from [[auth]]; it takes: list of authorization, subprotocol, cookie:NAME, header:NAME, query:NAME, first-message, first-message:PATH
 c/x.toml:18:8: warning: no route uses the [[auth]] "app"
-c/x.toml:19:8: error: "kind" in [[auth]] is "phoenix"; that is known, but not in this version, which has "jwt"
-c/x.toml:20:1: error: unknown key "salt" in [[auth]]; it belongs to kind = "phoenix", which is not in this version
+c/x.toml:19:8: error: "kind" in [[auth]] is "phoenyx"; did you mean "phoenix"?
+c/x.toml:20:1: error: unknown key "slat" in [[auth]]; did you mean "salt"?
 c/x.toml:22:8: warning: no route uses the [[backend]] "main"
 c/x.toml:23:14: error: "ws://127.0.0.1:4000/socket" belongs to kind = "websocket"; that is not in this version; link takes IP:PORT
 c/x.toml:24:11: error: "balance" in [[backend]] is "hash-subject"; that is known, but not in this version, which has "least-sessions", "round-robin"
@@ -735,6 +736,210 @@ fn rules_of_auth() {
     assert!(found[1].starts_with("c/x.toml:9:30: error: \"\" is not a name of letters"));
 }
 
+/// [`BASE`] with this `[[auth]]` body, which starts in line 7.
+fn auth_with(body: &str) -> String {
+    let (start, rest) = BASE.split_once("name = \"app\"\n").expect("BASE has the block");
+    let (_, end) = rest.split_once("[[route]]").expect("BASE has a route");
+    format!("{start}name = \"app\"\n{body}[[route]]{end}")
+}
+
+#[test]
+fn kinds_of_tokens_have_their_own_keys() {
+    let base = format!("secret_key_base = \"{}\"\n", SECRET.repeat(2));
+    let phoenix = "kind = \"phoenix\"\ncarriers = [\"subprotocol\"]\nsalt = \"s\"\n";
+    let session = "kind = \"plug-session\"\ncarriers = [\"cookie:_app_key\"]\n\
+                   signing_salt = \"s\"\nsubject = \"user_id\"\n";
+    let compact = "kind = \"compact\"\ncarriers = [\"authorization\"]\n";
+    let inline = "a secret in the configuration file is for development only; put it into a file \
+                  that only the gateway may read: secret_key_base_file = …";
+    let inline = |place: &str| format!("{place}: warning: {inline}");
+    let key = format!("secret = \"{SECRET}\"");
+    let table: Vec<(String, Vec<String>)> = vec![
+        (format!("{phoenix}{base}"), vec![inline("11:19")]),
+        (format!("{phoenix}secret_key_base_file = \"env:PORTCULLIS_OLD_KEY\"\n"), vec![]),
+        (
+            format!(
+                "{phoenix}secret_key_base_file = [\"env:PORTCULLIS_OLD_KEY\"]\nmax_age = \"off\"\n"
+            ),
+            vec![],
+        ),
+        (
+            format!("{phoenix}secret_key_base_file = \"env:PORTCULLIS_DEV_KEY\"\n"),
+            vec![
+                "11:24: warning: this secret_key_base has 32 bytes; Phoenix makes 64, and Plug \
+                  signs no session with less; make one with: mix phx.gen.secret, or openssl rand \
+                  -base64 48"
+                    .into(),
+            ],
+        ),
+        (
+            format!("{phoenix}secret_key_base_file = \"env:SHORT\"\n"),
+            vec![
+                "11:24: error: this secret has 5 bytes and can be guessed: 32 are the least; \
+                  make one with: openssl rand -hex 32"
+                    .into(),
+            ],
+        ),
+        (
+            format!(
+                "{phoenix}secret_key_base_file = [\"env:PORTCULLIS_OLD_KEY\", \
+                 \"env:PORTCULLIS_OLD_KEY\"]\n"
+            ),
+            vec!["11:51: error: this secret_key_base is listed twice; remove one".into()],
+        ),
+        (
+            format!("{phoenix}secret_key_base_file = []\n"),
+            vec!["11:24: error: there are 0 values; list 1 to 16".into()],
+        ),
+        (
+            phoenix.to_owned(),
+            vec![
+                "6:1: error: there is no secret_key_base; add secret_key_base_file = \
+                  \"keys/NAME\" or \"env:SECRET_KEY_BASE\""
+                    .into(),
+            ],
+        ),
+        (
+            format!("{phoenix}{base}secret_key_base_file = \"x\"\n"),
+            vec![
+                "11:19: error: both secret_key_base_file and secret_key_base are given; keep \
+                  the file"
+                    .into(),
+            ],
+        ),
+        (
+            format!("{}{base}", phoenix.replace("salt = \"s\"", "salt = \"\"")),
+            vec![
+                "10:8: error: this salt is empty; write the application's".into(),
+                inline("11:19"),
+            ],
+        ),
+        (
+            format!("{phoenix}{base}issuer = \"me\"\ncsrf = false\nkeys = []\n"),
+            vec![
+                inline("11:19"),
+                "12:1: error: \"issuer\" means nothing to kind = \"phoenix\"; it belongs to kind = \
+                 \"jwt\""
+                    .into(),
+                "13:1: error: \"csrf\" means nothing to kind = \"phoenix\"; it belongs to kind = \
+                 \"plug-session\""
+                    .into(),
+                "14:1: error: \"keys\" means nothing to kind = \"phoenix\"; it belongs to kind = \
+                 \"jwt\" and \"compact\""
+                    .into(),
+            ],
+        ),
+        (
+            format!("{}{base}", phoenix.replace("salt = \"s\"\n", "digest = \"md5\"\n")),
+            vec![
+                "6:1: error: \"salt\" is missing from [[auth]]; it takes: text".into(),
+                "10:10: error: \"digest\" in [[auth]] is \"md5\"; it must be one of \"sha256\", \
+                 \"sha384\", \"sha512\""
+                    .into(),
+                inline("11:19"),
+            ],
+        ),
+        (
+            format!("{session}secret_key_base_file = \"env:PORTCULLIS_DEV_KEY\"\n"),
+            vec![
+                "12:24: error: this secret_key_base has 32 bytes; Plug refuses to sign sessions \
+                  with less than 64; make one with: mix phx.gen.secret, or openssl rand -base64 48"
+                    .into(),
+            ],
+        ),
+        (
+            format!("{}{base}", session.replace("cookie:_app_key", "authorization")),
+            vec![
+                "9:13: error: a session is a cookie, and not \"authorization\"; write \
+                 cookie:_my_app_key, the endpoint's key"
+                    .into(),
+            ],
+        ),
+        (
+            format!("{}{base}", session.replace("\"user_id\"", "\"_csrf_token\"")),
+            vec![
+                "11:11: error: the CSRF token names nobody; name the user's key".into(),
+                inline("12:19"),
+            ],
+        ),
+        (
+            format!("{compact}keys = [{{ id = \"256\", {key} }}]\n"),
+            vec![
+                "10:16: error: the id of a compact key is a number from 0 to 255; write id = \"1\""
+                    .into(),
+                "10:32: warning: a secret in the configuration file is for development only; put \
+                 it into a file that only the gateway may read: secret_file = …"
+                    .into(),
+            ],
+        ),
+        (
+            format!(
+                "{compact}keys = [{{ id = \"1\", secret_file = \"keys/2026-11\" }}, {{ id = \"01\", \
+                 secret_file = \"keys/link\" }}]\n"
+            ),
+            vec!["10:60: error: there are two keys of this number; write id = \"1\"".into()],
+        ),
+        (
+            format!(
+                "{compact}keys = [{{ id = \"1\", algorithm = \"HS512\", \
+                 secret_file = \"env:PORTCULLIS_OLD_KEY\" }}]\n"
+            ),
+            vec!["10:16: error: compact tokens have HS256 alone; write id = \"1\"".into()],
+        ),
+        (
+            compact.to_owned(),
+            vec![
+                "6:1: error: \"keys\" is missing from [[auth]]; write { … } \
+             with the keys id, algorithm, secret_file, secret"
+                    .into(),
+            ],
+        ),
+    ];
+    for (body, expected) in table {
+        let expected: Vec<String> = expected.iter().map(|p| format!("c/x.toml:{p}")).collect();
+        let mut found = problems(&auth_with(&body));
+        found.retain(|problem| !problem.contains("where cookies alone authenticate"));
+        assert_eq!(found, expected, "{body}");
+    }
+}
+
+/// What remembers verdicts goes by it: whatever changes one must change it.
+#[test]
+fn fingerprints_follow_keys_and_options() {
+    let file = "secret_key_base_file = \"env:PORTCULLIS_OLD_KEY\"\n";
+    let phoenix = format!("kind = \"phoenix\"\ncarriers = [\"subprotocol\"]\n{file}");
+    let session = format!("kind = \"plug-session\"\ncarriers = [\"cookie:s\"]\n{file}");
+    let jwt = "kind = \"jwt\"\ncarriers = [\"authorization\"]\n";
+    let compact = "kind = \"compact\"\ncarriers = [\"authorization\"]\n";
+    let bodies = [
+        format!("{phoenix}salt = \"a\"\n"),
+        format!("{phoenix}salt = \"b\"\n"),
+        format!("{phoenix}salt = \"a\"\nmax_age = \"1h\"\n"),
+        format!("{phoenix}salt = \"a\"\nmax_age = \"off\"\n"),
+        format!("{phoenix}salt = \"a\"\nsubject = \"id\"\n"),
+        format!("{phoenix}salt = \"a\"\niterations = 2\n"),
+        format!("{phoenix}salt = \"a\"\nlength = 33\n"),
+        format!("{phoenix}salt = \"a\"\ndigest = \"sha512\"\n"),
+        format!("{session}signing_salt = \"a\"\nsubject = \"id\"\n"),
+        format!("{session}signing_salt = \"a\"\nsubject = \"user\"\n"),
+        format!("{session}signing_salt = \"a\"\nsubject = \"id\"\ncsrf = false\n"),
+        format!("{jwt}keys = [{{ secret_file = \"env:PORTCULLIS_OLD_KEY\" }}]\n"),
+        format!("{jwt}keys = [{{ secret_file = \"keys/link\" }}]\n"),
+        format!("{jwt}keys = [{{ id = \"1\", secret_file = \"keys/link\" }}]\n"),
+        format!("{jwt}keys = [{{ secret_file = \"keys/link\" }}]\nissuer = \"me\"\n"),
+        format!("{jwt}keys = [{{ secret_file = \"keys/link\" }}]\naudience = \"me\"\n"),
+        format!("{jwt}keys = [{{ secret_file = \"keys/link\" }}]\nleeway = \"1s\"\n"),
+        format!("{compact}keys = [{{ id = \"1\", secret_file = \"keys/link\" }}]\n"),
+        format!("{compact}keys = [{{ id = \"2\", secret_file = \"keys/link\" }}]\n"),
+    ];
+    let prints: Vec<_> =
+        bodies.iter().map(|body| settings(&auth_with(body)).auths[0].fingerprint).collect();
+    for (index, print) in prints.iter().enumerate() {
+        assert_eq!(settings(&auth_with(&bodies[index])).auths[0].fingerprint, *print);
+        assert!(!prints[..index].contains(print), "{}", bodies[index]);
+    }
+}
+
 #[test]
 fn secrets() {
     let found = |source: &str| problems(&base_with("keys", &format!("keys = [{{ {source} }}]")));
@@ -1008,6 +1213,7 @@ fn cold_changes_are_named_and_hot_ones_are_not() {
         ("[limits]", "[limits]\nmemory_max = \"1GiB\"", "limits.memory_max"),
         ("[limits]", "[limits]\nclient_buffers = 512", "limits.client_buffers"),
         ("[limits]", "[limits]\naccepts = 8", "limits.accepts"),
+        ("[limits]", "[limits]\ndead_tokens_max = 0", "limits.dead_tokens_max"),
         ("address", "address = \"127.0.0.1:8081\"", "listener.address"),
         ("address", second, "listener.address"),
         ("address", tls, "listener.tls"),

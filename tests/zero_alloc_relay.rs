@@ -1,11 +1,9 @@
 //! A worker in its steady state allocates nothing: counted over 10,000 relayed messages.
 
-// A counting allocator cannot be written without `unsafe`: it forwards to the system's.
-#![allow(unsafe_code)]
+#[path = "support/counting.rs"]
+mod counting;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
+use counting::{allocations, uncounted};
 use portcullis::base::time::{Instant, Now};
 use portcullis::ring::{
     BufferCount, BufferGroup, Completion, EndpointAddress, Op, OpKey, ReceivedBuffer, Ring,
@@ -15,54 +13,7 @@ use portcullis::sim::faults::Fault;
 use portcullis::sim::scenario::Scenario;
 use portcullis::sim::{Options, Simulation};
 
-thread_local! {
-    /// Whether allocations on this thread are the worker's.
-    static COUNTING: Cell<bool> = const { Cell::new(false) };
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-fn count() {
-    if COUNTING.with(Cell::get) {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-    }
-}
-
-// SAFETY: every call is passed on unchanged to the system's allocator, which keeps the contract;
-// the counters are const-initialised thread-locals without destructors, so they never allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps `alloc`'s contract, which is the system's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: `pointer` came from `System` with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: `pointer` came from `System` with this layout.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Runs `work` without counting: what the fake ring and the world behind it allocate is not the
-/// worker's.
-fn uncounted<T>(work: impl FnOnce() -> T) -> T {
-    let before = COUNTING.with(|counting| counting.replace(false));
-    let result = work();
-    COUNTING.with(|counting| counting.set(before));
-    result
-}
-
-/// A ring whose own allocations do not count.
+/// What the fake ring and the world behind it allocate is not the worker's.
 struct Uncounted<R>(R);
 
 impl<R: Ring> Ring for Uncounted<R> {
@@ -113,19 +64,17 @@ const MESSAGES: u32 = 1000;
 fn relay<R: Ring>(simulation: &mut Simulation<R>, messages: u64) -> u64 {
     let down = |simulation: &Simulation<R>| simulation.world.borrow().net.check.messages_down;
     let end = down(simulation) + messages;
-    let before = ALLOCATIONS.with(Cell::get);
+    let mut count = 0;
     for _ in 0..500_000 {
         if down(simulation) >= end {
             break;
         }
-        COUNTING.with(|counting| counting.set(true));
-        simulation.worker.tick();
-        COUNTING.with(|counting| counting.set(false));
+        count += allocations(|| simulation.worker.tick()).0;
         let world = simulation.world.borrow();
         assert_eq!(world.net.check.failure(), None);
     }
     assert!(down(simulation) >= end, "the messages do not flow");
-    ALLOCATIONS.with(Cell::get) - before
+    count
 }
 
 #[test]

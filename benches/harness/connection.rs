@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 
-use rustls::ClientConnection;
+use rustls::{ClientConnection, HandshakeKind};
 
 use crate::plan::{Behaviour, JunkKind, Phase, Plan};
 use crate::stats::{Stats, record};
@@ -156,6 +156,10 @@ impl Connection {
                 return Err(error.into());
             }
             if self.stage == Stage::Tls && !tls.is_handshaking() {
+                context.stats.handshakes += 1;
+                if tls.handshake_kind() == Some(HandshakeKind::Resumed) {
+                    context.stats.resumed += 1;
+                }
                 self.introduce(context)?;
             }
             let mut plain = std::mem::take(&mut context.plain);
@@ -295,7 +299,22 @@ impl Connection {
                     out.extend(words.iter().flat_map(|word| word.to_le_bytes()).take(length));
                 });
             }
-            Some(JunkKind::Silent | JunkKind::TlsThenSilent) => {}
+            Some(kind @ (JunkKind::BadToken | JunkKind::DeadToken)) => {
+                // No two bad ones are alike, whichever thread sends them.
+                let own = (context.plan.worker as u64 + 1, self.number);
+                let token = wire::unsigned_token(match kind {
+                    JunkKind::BadToken => own,
+                    _ => (0, 0),
+                });
+                let head = &request[..request.len() - b"\r\n".len()];
+                self.emit(context, |out| {
+                    out.extend_from_slice(head);
+                    out.extend_from_slice(b"Authorization: Bearer ");
+                    out.extend_from_slice(token.as_bytes());
+                    out.extend_from_slice(b"\r\n\r\n");
+                });
+            }
+            Some(JunkKind::Silent | JunkKind::TlsThenSilent | JunkKind::Reset) => {}
         }
         Ok(())
     }

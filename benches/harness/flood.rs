@@ -1,8 +1,9 @@
 //! Scenario `flood`: junk connections beside honest ones, and who suffers.
 //!
-//! Three groups with source addresses of their own: honest open-and-close cycles (127.1.x.x),
-//! junk (127.2.x.x), established connections that exchange messages (127.3.x.x). Before the
-//! flood the honest group runs alone, so that its latency has something to be compared with.
+//! Groups with source addresses of their own: honest open-and-close cycles (127.1.x.x), junk
+//! (127.2.x.x, and 127.4.x.x to a TLS listener), established connections that exchange messages
+//! (127.3.x.x). Before the flood the honest group runs alone, so that its latency has something to
+//! be compared with.
 
 use std::time::{Duration, Instant};
 
@@ -11,17 +12,20 @@ use serde_json::json;
 
 use crate::fleet::{Fleet, merge};
 use crate::measure::{self, CpuSample, CpuUse};
-use crate::options::{LoadArgs, duration, rate};
+use crate::options::{LoadArgs, duration, rate, size};
 use crate::plan::{Behaviour, JunkKind, Phase, Plan};
 use crate::report::{Report, bytes};
 use crate::sockets::SocketWatch;
 use crate::stats::{Stats, Totals};
 use crate::target::{HelloArgs, Target, TargetArgs};
+use crate::told::Told;
 use crate::{kernel, wire};
 
 const HONEST: u8 = 1;
 const JUNK: u8 = 2;
 const ESTABLISHED: u8 = 3;
+/// Junk of the TLS listener: 127.4.x.x.
+const TLS_JUNK: u8 = 4;
 /// How long after the flood the server is given to get rid of the junk.
 const RECOVERY_MAX: Duration = Duration::from_secs(20);
 
@@ -35,16 +39,29 @@ pub struct FloodArgs {
     /// Where junk goes [default: the URL]; tokens and headers never go with it
     #[arg(long, value_name = "URL")]
     pub junk_url: Option<String>,
+    /// Where tls-then-silent goes (wss://…) [default: the junk URL]
+    #[arg(long, value_name = "URL")]
+    pub junk_tls_url: Option<String>,
     /// Kinds of junk, each with its own rate if given: silent=20000,tls-then-silent=2000.
-    /// Kinds: silent, half-head, tls-then-silent, upgrade-silent, garbage
+    /// Kinds: silent, reset, half-head, garbage, bad-token, dead-token, upgrade-silent,
+    /// tls-then-silent
     #[arg(long, value_delimiter = ',', default_value = "silent,half-head,garbage")]
     pub kinds: Vec<String>,
     /// Junk connects per second, divided among the kinds without a rate of their own
     #[arg(long, default_value = "1000", value_parser = rate)]
     pub rate: f64,
+    /// Load threads for junk [default: as for the rest]
+    #[arg(long)]
+    pub junk_threads: Option<usize>,
     /// Junk connections open at once, at most; beyond it the oldest is abandoned
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 60_000)]
     pub junk_open_max: u64,
+    /// A gateway's /metrics, as HOST:PORT: its own word on age, drops and evictions
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<String>,
+    /// Resident memory that the server must not pass, as 256MiB; part of the exit status
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory_bound: Option<u64>,
     /// Honest connects per second
     #[arg(long, default_value = "50", value_parser = rate)]
     pub honest: f64,
@@ -68,7 +85,9 @@ pub struct FloodArgs {
     pub before: Duration,
 }
 
+/// Junk that goes to one address.
 struct Junk {
+    group: u8,
     target: Target,
     shares: Vec<(JunkKind, f64)>,
     rate: f64,
@@ -86,6 +105,7 @@ struct Watch {
     left: usize,
     /// The longest time between two looks.
     pause: Duration,
+    told: Option<Told>,
 }
 
 /// Runs the scenario and reports.
@@ -102,7 +122,9 @@ pub fn run(args: &FloodArgs) -> Result<bool, String> {
     let junk = junk(args)?;
     let pids = &args.load.server_pids;
     CpuSample::take(pids)?;
-    let mut watch = Watch { memory_before: measure::resident(pids), ..Watch::default() };
+    let told = args.metrics.as_deref().map(Told::begin).transpose()?;
+    let memory_before = measure::resident(pids);
+    let mut watch = Watch { memory_before, told, ..Watch::default() };
 
     eprintln!("opening {} established connections", args.established);
     let established = Fleet::start(established_plans(args, &main))?;
@@ -115,12 +137,14 @@ pub fn run(args: &FloodArgs) -> Result<bool, String> {
     complete = complete && fleet.sleep(args.before);
     let calm = end_honest(fleet);
 
-    eprintln!("flood for {:?}: {:.0} junk connects/s", args.duration, junk.rate);
+    let rate: f64 = junk.iter().map(|junk| junk.rate).sum();
+    eprintln!("flood for {:?}: {rate:.0} junk connects/s", args.duration);
     let before = (CpuSample::take(pids)?, CpuSample::take(&[std::process::id()])?);
     let honest_fleet = Fleet::start(vec![honest_plan(args, &honest)])?;
     honest_fleet.set_phase(Phase::Measure);
     let junk_fleet = Fleet::start(junk_plans(args, &junk))?;
-    let mut sockets = SocketWatch::new(junk.target.address.port());
+    let watched = |junk: &Junk| (junk.group, SocketWatch::new(junk.target.address.port()));
+    let mut sockets = junk.iter().map(watched).collect::<Vec<_>>();
     complete = complete && observe(args, &junk_fleet, &mut sockets, &mut watch);
     let server = CpuSample::take(pids).map(|after| before.0.until(&after));
     let client = before.1.until(&CpuSample::take(&[std::process::id()])?);
@@ -153,14 +177,13 @@ struct Groups {
     junk: Stats,
 }
 
-fn junk(args: &FloodArgs) -> Result<Junk, String> {
+fn junk(args: &FloodArgs) -> Result<Vec<Junk>, String> {
     let hello = HelloArgs {
         insecure: args.target.hello.insecure,
         ca: args.target.hello.ca.clone(),
         i_own_this_host: args.target.hello.i_own_this_host,
         ..HelloArgs::default()
     };
-    let target = Target::new(args.junk_url.as_deref().unwrap_or(&args.target.url), &hello)?;
     let mut kinds = Vec::new();
     for entry in &args.kinds {
         let (name, own) = match entry.split_once('=') {
@@ -169,27 +192,47 @@ fn junk(args: &FloodArgs) -> Result<Junk, String> {
         };
         kinds.push((name.parse::<JunkKind>()?, own));
     }
-    let plain = target.tls.is_none();
-    if plain && kinds.iter().any(|(kind, _)| *kind == JunkKind::TlsThenSilent) {
-        return Err("tls-then-silent needs a wss:// target: give --junk-url wss://…".to_owned());
-    }
     let without = kinds.iter().filter(|(_, own)| own.is_none()).count().max(1) as f64;
     let rates: Vec<(JunkKind, f64)> =
         kinds.iter().map(|(kind, own)| (*kind, own.unwrap_or(args.rate / without))).collect();
-    let rate = rates.iter().map(|(_, rate)| rate).sum();
-    let shares = rates.into_iter().map(|(kind, own)| (kind, own / rate)).collect();
-    Ok(Junk { target, shares, rate })
+    let junk_url = args.junk_url.as_deref().unwrap_or(&args.target.url);
+    let tls_url = args.junk_tls_url.as_deref().unwrap_or(junk_url);
+    let (tls, plain): (Vec<_>, Vec<_>) =
+        rates.into_iter().partition(|(kind, _)| *kind == JunkKind::TlsThenSilent);
+    let mut groups = Vec::new();
+    for (group, url, rates) in [(JUNK, junk_url, plain), (TLS_JUNK, tls_url, tls)] {
+        if rates.is_empty() {
+            continue;
+        }
+        let target = Target::new(url, &hello)?;
+        if group == TLS_JUNK && target.tls.is_none() {
+            let reason = "tls-then-silent needs a wss:// target: give --junk-tls-url wss://…";
+            return Err(reason.to_owned());
+        }
+        let rate = rates.iter().map(|(_, rate)| rate).sum();
+        let shares = rates.into_iter().map(|(kind, own)| (kind, own / rate)).collect();
+        groups.push(Junk { group, target, shares, rate });
+    }
+    Ok(groups)
 }
 
-fn junk_plans(args: &FloodArgs, junk: &Junk) -> Vec<Plan> {
-    let behaviour = Behaviour::Junk(junk.shares.clone());
-    let mut plans = args.load.plans(&junk.target, &behaviour, args.junk_open_max.max(1));
-    let threads = plans.len() as f64;
-    for plan in &mut plans {
-        plan.connects = None;
-        plan.connect_rate = Some(junk.rate / threads);
-        plan.group = JUNK;
-        plan.sources = if args.load.sources == 0 { 0 } else { args.load.sources.max(64) };
+fn junk_plans(args: &FloodArgs, groups: &[Junk]) -> Vec<Plan> {
+    let all: f64 = groups.iter().map(|junk| junk.rate).sum();
+    let mut plans = Vec::new();
+    for junk in groups {
+        let behaviour = Behaviour::Junk(junk.shares.clone());
+        let open_max = (args.junk_open_max as f64 * junk.rate / all).max(1.0) as u64;
+        let threads = args.junk_threads.unwrap_or(args.load.threads);
+        let load = LoadArgs { threads, ..args.load.clone() };
+        let mut own = load.plans(&junk.target, &behaviour, open_max);
+        let threads = own.len() as f64;
+        for plan in &mut own {
+            plan.connects = None;
+            plan.connect_rate = Some(junk.rate / threads);
+            plan.group = junk.group;
+            plan.sources = if args.load.sources == 0 { 0 } else { args.load.sources.max(64) };
+        }
+        plans.append(&mut own);
     }
     plans
 }
@@ -243,24 +286,43 @@ fn end_honest(fleet: Fleet) -> Stats {
     merge(fleet.finish())
 }
 
-fn observe(args: &FloodArgs, junk: &Fleet, sockets: &mut SocketWatch, watch: &mut Watch) -> bool {
+/// Looks at every junk socket that the server holds; gives their number and the oldest's age.
+fn look(sockets: &mut [(u8, SocketWatch)], watch: &mut Watch) -> usize {
+    let mut held = 0;
+    for (group, sockets) in sockets {
+        let (count, oldest) = sockets.look(*group);
+        held += count;
+        watch.oldest = watch.oldest.max(oldest);
+    }
+    watch.most = watch.most.max(held);
+    if let Some(told) = &mut watch.told {
+        told.look();
+    }
+    held
+}
+
+fn observe(
+    args: &FloodArgs,
+    junk: &Fleet,
+    sockets: &mut [(u8, SocketWatch)],
+    watch: &mut Watch,
+) -> bool {
     let end = Instant::now() + args.duration;
     let mut shown = Instant::now();
     while Instant::now() < end {
         let began = Instant::now();
-        let (count, oldest) = sockets.look(JUNK);
+        let count = look(sockets, watch);
         // Looking costs the kernel's time: no more than a tenth of a core, while it is possible.
         let pause = (began.elapsed() * 9).clamp(Duration::from_millis(250), Duration::from_secs(2));
         watch.pause = watch.pause.max(pause + began.elapsed());
-        watch.most = watch.most.max(count);
-        watch.oldest = watch.oldest.max(oldest);
         let resident = measure::resident(&args.load.server_pids);
         watch.memory_most = watch.memory_most.max(resident);
         if shown.elapsed() >= Duration::from_secs(2) {
             shown = Instant::now();
             eprintln!(
-                "  junk begun {}, held by the server {count}, oldest {oldest:.1} s",
-                junk.totals().started
+                "  junk begun {}, held by the server {count}, oldest {:.1} s",
+                junk.totals().started,
+                watch.oldest
             );
         }
         if !junk.sleep(pause) {
@@ -271,11 +333,10 @@ fn observe(args: &FloodArgs, junk: &Fleet, sockets: &mut SocketWatch, watch: &mu
 }
 
 /// Watches the junk that is left, which we keep open, until the server has ended all of it.
-fn recover(args: &FloodArgs, sockets: &mut SocketWatch, watch: &mut Watch) {
+fn recover(args: &FloodArgs, sockets: &mut [(u8, SocketWatch)], watch: &mut Watch) {
     let began = Instant::now();
     loop {
-        let (count, oldest) = sockets.look(JUNK);
-        watch.oldest = watch.oldest.max(oldest);
+        let count = look(sockets, watch);
         watch.left = count;
         watch.memory_after = measure::resident(&args.load.server_pids);
         if count == 0 {
@@ -298,32 +359,35 @@ struct Costs {
 
 fn report(
     args: &FloodArgs,
-    junk: &Junk,
+    junk: &[Junk],
     groups: &Groups,
     watch: &Watch,
     costs: &Costs,
 ) -> Result<bool, String> {
     let mut report = Report::new("flood");
     junk_section(&mut report, junk, groups, costs);
-    server_section(&mut report, watch, costs);
+    let in_bound = server_section(&mut report, args, watch, costs);
     honest_section(&mut report, "honest connections before the flood", &groups.calm);
     honest_section(&mut report, "honest connections during the flood", &groups.stormy);
     let lost = established_section(&mut report, groups);
     report.publish(args.load.json.as_deref())?;
     let all = [&groups.junk, &groups.calm, &groups.stormy, &groups.established];
     let broken = all.iter().any(|stats| stats.error.is_some());
-    Ok(costs.complete && !broken && !lost && groups.stormy.totals.failed == 0)
+    let served = groups.stormy.totals.failed == 0;
+    Ok(costs.complete && !broken && !lost && in_bound && served)
 }
 
-fn junk_section(report: &mut Report, junk: &Junk, groups: &Groups, costs: &Costs) {
+fn junk_section(report: &mut Report, junk: &[Junk], groups: &Groups, costs: &Costs) {
     report.section("flood");
-    report.text("target of junk", &junk.target.url);
     if !costs.complete {
         report.text("note", "the run was cut short; these are the figures up to then");
     }
+    let targets: Vec<&str> = junk.iter().map(|junk| junk.target.url.as_str()).collect();
+    report.text("target of junk", &targets.join(", "));
     let began = groups.junk.totals.started;
     report.count("junk connects begun", began);
-    report.number("junk connects per second intended", junk.rate, "/s");
+    let intended = junk.iter().map(|junk| junk.rate).sum();
+    report.number("junk connects per second intended", intended, "/s");
     let reached = began as f64 / costs.client.wall;
     report.number("junk connects per second reached", reached, "/s");
     for (kind, stats) in &groups.junk.junk {
@@ -339,8 +403,10 @@ fn junk_section(report: &mut Report, junk: &Junk, groups: &Groups, costs: &Costs
     }
 }
 
-fn server_section(report: &mut Report, watch: &Watch, costs: &Costs) {
+/// Returns whether the server's memory stayed in the bound that was given.
+fn server_section(report: &mut Report, args: &FloodArgs, watch: &Watch, costs: &Costs) -> bool {
     report.section("server");
+    report.text("limit", &measure::verdict(costs.server.as_ref(), &costs.client));
     report.count("junk sockets held at most", watch.most as u64);
     let (oldest, pause) = (watch.oldest, watch.pause.as_secs_f64());
     let text = format!("{oldest:.1} s or up to {pause:.2} s more, as the kernel lists them");
@@ -349,16 +415,24 @@ fn server_section(report: &mut Report, watch: &Watch, costs: &Costs) {
         Some(after) => report.number("no junk socket left after", after, " s"),
         None => report.count("junk sockets left at the end", watch.left as u64),
     }
-    match &costs.server {
-        Some(used) => {
-            report.cpu("server", used);
-            let steps = [watch.memory_before, watch.memory_most, watch.memory_after];
-            let [from, most, to] = steps.map(|value| bytes(value as f64));
-            report.line("server resident", json!(steps), format!("{from} → {most} → {to}"));
-        }
-        None => report.text("server CPU and memory", "not measured; give --server-pid"),
+    if let Some(told) = &watch.told {
+        told.report(report);
     }
     report.cpu("client", &costs.client);
+    let Some(used) = &costs.server else {
+        report.text("server CPU and memory", "not measured; give --server-pid");
+        return true;
+    };
+    report.cpu("server", used);
+    let steps = [watch.memory_before, watch.memory_most, watch.memory_after];
+    let [from, most, to] = steps.map(|value| bytes(value as f64));
+    report.line("server resident", json!(steps), format!("{from} → {most} → {to}"));
+    let Some(bound) = args.memory_bound else { return true };
+    let kept = watch.memory_most <= bound;
+    let verdict = if kept { "kept" } else { "PASSED" };
+    let text = format!("{} ({verdict})", bytes(bound as f64));
+    report.line("memory bound", json!({ "bytes": bound, "kept": kept }), text);
+    kept
 }
 
 fn honest_section(report: &mut Report, title: &str, stats: &Stats) {

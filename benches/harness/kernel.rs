@@ -31,6 +31,8 @@ const SUBMISSIONS: u32 = 4096;
 const BUFFER_GROUP: u16 = 0;
 /// The value of every boolean socket option that we set.
 static ON: libc::c_int = 1;
+/// Makes a close a reset, which leaves no socket in TIME_WAIT.
+static NO_LINGER: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
 
 /// The step of opening a connection that failed, or another operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,8 +175,15 @@ impl Ring {
     }
 
     /// Opens a connection in a free slot: socket, options, bind and connect in one linked chain.
-    /// Answered by exactly one `Connected` or `ConnectFailed`.
-    pub fn connect(&mut self, slot: u32, source: Option<SocketAddr>, destination: SocketAddr) {
+    /// With `reset`, our close of it is a reset. Answered by exactly one `Connected` or
+    /// `ConnectFailed`.
+    pub fn connect(
+        &mut self,
+        slot: u32,
+        source: Option<SocketAddr>,
+        destination: SocketAddr,
+        reset: bool,
+    ) {
         let state = &mut self.slots[slot as usize];
         assert!(!state.open && !state.closing, "slot {slot} is in use");
         state.open = true;
@@ -187,14 +196,25 @@ impl Ring {
         let place = DestinationSlot::try_from_slot_target(slot).expect("slot fits");
         let socket = opcode::Socket::new(domain, libc::SOCK_STREAM, 0).file_index(Some(place));
         let mut chain = vec![(Kind::Socket, socket.build())];
-        let option = |level: i32, name: i32| {
-            let value = (&raw const ON).cast();
-            let length = size_of_val(&ON) as u32;
-            opcode::SetSockOpt::new(Fixed(slot), level as u32, name as u32, value, length).build()
+        let option = |level: i32, name: i32, value: *const libc::c_void, length: usize| {
+            let (level, name) = (level as u32, name as u32);
+            opcode::SetSockOpt::new(Fixed(slot), level, name, value, length as u32).build()
         };
-        chain.push((Kind::Option, option(libc::IPPROTO_TCP, libc::TCP_NODELAY)));
+        let on =
+            |level: i32, name: i32| option(level, name, (&raw const ON).cast(), size_of_val(&ON));
+        // The first message is all that a connection to be reset ever sends: no delay in it.
+        chain.push((
+            Kind::Option,
+            match reset {
+                true => {
+                    let value = (&raw const NO_LINGER).cast();
+                    option(libc::SOL_SOCKET, libc::SO_LINGER, value, size_of_val(&NO_LINGER))
+                }
+                false => on(libc::IPPROTO_TCP, libc::TCP_NODELAY),
+            },
+        ));
         if let Some(source) = &addresses.source {
-            let late = option(libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT);
+            let late = on(libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT);
             chain.push((Kind::Option, late));
             let bind = opcode::Bind::new(Fixed(slot), source.as_ptr().cast(), source.len());
             chain.push((Kind::Bind, bind.build()));

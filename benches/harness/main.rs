@@ -19,9 +19,13 @@ mod process;
 mod report;
 mod results;
 mod servers;
+#[allow(dead_code)] // Shared with a test that looks at other states.
+mod socket_table;
 mod sockets;
 mod stats;
 mod target;
+mod tickets;
+mod told;
 mod wire;
 mod worker;
 

@@ -113,3 +113,19 @@ pub fn rate(text: &str) -> Result<f64, String> {
         _ => Err(format!("{text:?} is not a rate; write events per second, above 0")),
     }
 }
+
+/// Reads "64KiB", "256MiB", "2GiB" or a bare number of bytes.
+///
+/// # Errors
+/// Says what is expected.
+pub fn size(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    let (number, shift) = units
+        .into_iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))
+        .unwrap_or((text, 0));
+    let number = number.trim().parse::<u32>().ok().map(u64::from);
+    number
+        .map(|number| number << shift)
+        .ok_or_else(|| format!("{text:?} is not a size; write 64KiB, 256MiB or 2GiB"))
+}

@@ -71,16 +71,25 @@ pub enum JunkKind {
     UpgradeSilent,
     /// Sends 1 to 512 random bytes.
     Garbage,
+    /// Connects, and resets the connection at once.
+    Reset,
+    /// Upgrades with a token of its own that nobody signed, and does not close.
+    BadToken,
+    /// The same, but always with the same token, as a client that replays a dead one.
+    DeadToken,
 }
 
 impl JunkKind {
     /// All kinds.
-    pub const ALL: [JunkKind; 5] = [
+    pub const ALL: [JunkKind; 8] = [
         JunkKind::Silent,
         JunkKind::HalfHead,
         JunkKind::TlsThenSilent,
         JunkKind::UpgradeSilent,
         JunkKind::Garbage,
+        JunkKind::Reset,
+        JunkKind::BadToken,
+        JunkKind::DeadToken,
     ];
 
     /// Its name on the command line and in reports.
@@ -91,6 +100,9 @@ impl JunkKind {
             JunkKind::TlsThenSilent => "tls-then-silent",
             JunkKind::UpgradeSilent => "upgrade-silent",
             JunkKind::Garbage => "garbage",
+            JunkKind::Reset => "reset",
+            JunkKind::BadToken => "bad-token",
+            JunkKind::DeadToken => "dead-token",
         }
     }
 }

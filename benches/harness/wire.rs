@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use sha1::{Digest, Sha1};
 
 /// Opcode of a text frame.
@@ -238,6 +238,16 @@ pub fn upgrade_request(authority: &str, path: &str, key: &str, headers: &[String
     }
     head.push_str("\r\n");
     head.into_bytes()
+}
+
+/// A token in the shape of an HS256 JWT, told apart by `salt`, with a signature that no key made.
+pub fn unsigned_token(salt: (u64, u64)) -> String {
+    let mut signature = [0x5a; 32];
+    signature[..8].copy_from_slice(&salt.0.to_le_bytes());
+    signature[8..16].copy_from_slice(&salt.1.to_le_bytes());
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
+    let claims = URL_SAFE_NO_PAD.encode(r#"{"sub":"nobody","exp":1900000000}"#);
+    format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
 /// Where a head ends, one past its blank line.

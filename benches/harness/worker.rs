@@ -199,7 +199,7 @@ impl<'a> Worker<'a> {
         let junk = choose_junk(&plan.behaviour, number);
         let deadline = context.now + plan.open_timeout.as_nanos() as u64;
         self.connections[slot as usize].restart(number, intended, context.now, junk);
-        self.ring.connect(slot, source, context.plan.target.address);
+        self.ring.connect(slot, source, context.plan.target.address, junk.is_some());
         match junk {
             Some(kind) => {
                 context.stats.junk(kind.name()).started += 1;
@@ -283,6 +283,11 @@ impl<'a> Worker<'a> {
 
     fn handle(&mut self, event: Event) {
         match event {
+            Event::Connected { slot }
+                if self.connections[slot as usize].junk == Some(JunkKind::Reset) =>
+            {
+                self.close(slot);
+            }
             Event::Connected { slot } => {
                 self.ring.receive(slot);
                 let connection = &mut self.connections[slot as usize];

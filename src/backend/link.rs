@@ -9,6 +9,7 @@ use rand::TryRngCore;
 use tokio::io::Interest;
 use tokio::sync::Notify;
 
+use super::authenticate::{Authenticator, Question, decide};
 use super::handler::{Handler, SessionHandle};
 use super::message::{Identity, MessageRef};
 use super::session::Session;
@@ -17,8 +18,8 @@ use super::stream::Stream;
 use super::{Settings, Shared};
 use crate::protocol::link::handshake::expect;
 use crate::protocol::link::{
-    Challenge, Frame, GoAway, HANDSHAKE_FRAME_MAX, Hello, Kind, LinkError, LinkReader, Open, Ping,
-    Proof, Ready, RefusalCode, Refused, VERSION, features,
+    Auth, Challenge, Frame, GoAway, HANDSHAKE_FRAME_MAX, Hello, Kind, LinkError, LinkReader, Open,
+    Ping, Proof, Ready, RefusalCode, Refused, VERSION,
 };
 
 /// What one read may bring, in bytes.
@@ -45,7 +46,7 @@ impl Link {
     pub(super) fn with<T>(&self, change: impl FnOnce(&mut LinkState) -> T) -> T {
         let mut state = self.lock();
         let answer = change(&mut state);
-        let is_new = !state.is_awake && (!state.out.is_empty() || state.lost.is_some());
+        let is_new = !state.is_awake && state.has_work();
         state.is_awake |= is_new;
         drop(state);
         if is_new {
@@ -159,7 +160,7 @@ async fn agree(
     }
     let mut challenge = Challenge {
         version: VERSION,
-        features: hello.features & features::SUPPORTED,
+        features: hello.features & settings.features(),
         instance: shared.instance,
         nonce: random(),
         limits: settings.limits,
@@ -317,6 +318,7 @@ impl Task {
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         loop {
+            self.hand_over_accepted();
             let is_lost = self.write(&mut output)?;
             if let Some(reason) = is_lost {
                 return Ok(reason);
@@ -378,6 +380,8 @@ impl Task {
 
     /// Reads once and works through every whole frame. False when nothing was there.
     fn read(&mut self) -> Result<bool, TaskError> {
+        // What is read may belong to sessions that other threads have just accepted.
+        self.hand_over_accepted();
         let read = match self.stream.try_read(&mut self.input.buffer) {
             Ok(0) => return Err(TaskError::Ended),
             Ok(read) => read,
@@ -392,17 +396,45 @@ impl Task {
                 // This task is running and will look at `out` by itself.
                 state.is_awake = true;
                 while let Some(frame) = reader.next(&mut bytes)? {
+                    if let Some(authenticator) = asks(&self.shared.settings, &frame) {
+                        ask(&mut state, &self.link, authenticator, &frame)?;
+                        continue;
+                    }
                     queue_frame(&mut state, &self.link, accepted, &frame)?;
                 }
             }
             Sink::Handler(handler) => {
                 self.link.lock().is_awake = true;
                 while let Some(frame) = reader.next(&mut bytes)? {
+                    if let Some(authenticator) = asks(&self.shared.settings, &frame) {
+                        ask(&mut self.link.lock(), &self.link, authenticator, &frame)?;
+                        continue;
+                    }
                     handle_frame(&self.link, &self.shared.settings, handler.as_mut(), &frame)?;
                 }
             }
         }
         Ok(true)
+    }
+
+    /// Gives the author the sessions that were accepted since the last time.
+    fn hand_over_accepted(&mut self) {
+        while let Some((handle, id, identity)) = {
+            let next = self.link.lock().next_accepted();
+            next
+        } {
+            match &mut self.sink {
+                Sink::Queue(accepted) => {
+                    // A session that nobody takes closes as it is dropped.
+                    let _ = accepted.send(Session::new(self.link.clone(), handle, identity));
+                }
+                Sink::Handler(handler) => {
+                    let settings = &self.shared.settings;
+                    let mut session = SessionHandle::new(&self.link, settings, handle, id);
+                    handler.open(&mut session, &identity);
+                }
+            }
+        }
     }
 
     fn tick(&mut self, heard: Instant) -> Result<(), TaskError> {
@@ -429,6 +461,26 @@ enum TaskError {
     Protocol(#[from] LinkError),
     #[error("the connection broke: {0}")]
     Io(#[from] io::Error),
+}
+
+/// Who answers, when the frame is an AUTH and this backend said that it takes them.
+fn asks<'s>(settings: &'s Settings, frame: &Frame<'_>) -> Option<&'s Authenticator> {
+    settings.authenticator.as_ref().filter(|_| frame.header.kind == Kind::Auth)
+}
+
+/// Lets the author decide on a client, in a task of its own.
+fn ask(
+    state: &mut LinkState,
+    link: &Arc<Link>,
+    authenticator: &Authenticator,
+    frame: &Frame<'_>,
+) -> Result<(), LinkError> {
+    let auth = Auth::decode(frame.payload)?;
+    let Some(handle) = state.ask(frame.header.session, auth.open.credit)? else { return Ok(()) };
+    let question = Question::from_auth(&auth);
+    let task = tokio::spawn(decide(authenticator.clone(), question, link.clone(), handle));
+    state.deciding(handle, task.abort_handle());
+    Ok(())
 }
 
 fn queue_frame(

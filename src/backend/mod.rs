@@ -39,6 +39,7 @@
 //! `assembly_max` of unfinished messages, `send_queue_max` of bytes on their way to the
 //! gateway, and per session one message that waits for credit.
 
+pub mod authenticate;
 pub mod echo;
 mod handler;
 mod link;
@@ -50,6 +51,7 @@ mod stream;
 mod tests;
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,7 +65,8 @@ pub use handler::{Handler, SessionHandle};
 pub use message::{Ended, EndedBy, Identity, Message, MessageRef, SendError};
 pub use session::{Session, SessionSender};
 
-use crate::protocol::link::{KEY_MIN, RefusalCode};
+use crate::protocol::link::{KEY_MIN, RefusalCode, features};
+use authenticate::{Authenticator, Deciding, Decision, Question};
 use link::{Registry, Sink};
 use stream::{Listener, Stream};
 
@@ -112,6 +115,14 @@ struct Settings {
     pending_max: usize,
     handshake_timeout: Duration,
     silence_max: Duration,
+    authenticator: Option<Authenticator>,
+}
+
+impl Settings {
+    /// What this backend can do, as bits of the handshake.
+    fn features(&self) -> u64 {
+        if self.authenticator.is_some() { features::VERDICTS } else { 0 }
+    }
 }
 
 /// What the tasks of one backend share.
@@ -198,6 +209,38 @@ impl Builder {
         self
     }
 
+    /// Decides who clients are, on routes whose authentication is `kind = "backend"`. Each
+    /// question gets a task of its own, so the answer may take its time; the gateway waits for
+    /// `timeout` of its settings. The task is dropped when the client leaves meanwhile. One that
+    /// panics refuses its client, which may come again.
+    ///
+    /// ```no_run
+    /// use portcullis::backend::authenticate::{Cause, Decision};
+    /// use portcullis::backend::Backend;
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let backend = Backend::builder()
+    ///     .authenticate(|question| async move {
+    ///         match question.token() {
+    ///             b"sesame" => Decision::accept("ali").into(),
+    ///             _ => Decision::reject(Cause::BadSignature).into(),
+    ///         }
+    ///     })
+    ///     .bind("127.0.0.1:7000")
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn authenticate<F, D>(mut self, decide: F) -> Self
+    where
+        F: Fn(Question) -> D + Send + Sync + 'static,
+        D: Future<Output = Decision> + Send + 'static,
+    {
+        self.settings.authenticator =
+            Some(Arc::new(move |question| Box::pin(decide(question)) as Deciding));
+        self
+    }
+
     /// Listens on `HOST:PORT` or `unix:/path`.
     ///
     /// # Errors
@@ -264,6 +307,7 @@ impl Backend {
                 pending_max: 8 << 20,
                 handshake_timeout: Duration::from_secs(5),
                 silence_max: Duration::from_secs(30),
+                authenticator: None,
             },
         }
     }

@@ -5,9 +5,11 @@ use std::task::Waker;
 
 use bytes::Bytes;
 use slab::Slab;
+use tokio::task::AbortHandle;
 
 use super::Settings;
-use super::message::{Ended, EndedBy, Message, MessageRef, SendError};
+use super::authenticate::{self, Decision};
+use super::message::{Ended, EndedBy, Identity, Message, MessageRef, SendError};
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{
     Close, Closer, Credit, Frame, GoAway, HEADER_BYTES, Kind, Limits, LinkError, PieceOrder, Ping,
@@ -29,6 +31,8 @@ pub(super) struct Handle {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// The gateway asked who the client is, and was not answered yet.
+    Asked,
     /// Neither side closed.
     Open,
     /// This side sent CLOSE and awaits the gateway's.
@@ -72,6 +76,8 @@ struct Entry {
     ended: Option<Ended>,
     reader: Option<Waker>,
     writers: Vec<Waker>,
+    /// The task that decides, while it does.
+    deciding: Option<AbortHandle>,
 }
 
 /// What a DATA frame brought.
@@ -115,6 +121,8 @@ pub(super) struct LinkState {
     /// Sessions that wait for link credit or room, in turn.
     blocked: VecDeque<Handle>,
     strays: u32,
+    /// Sessions that were accepted, on their way to the author.
+    accepted: VecDeque<(Handle, SessionId, Identity)>,
     /// Encoded frames that the link's task has not taken yet.
     pub(super) out: Vec<u8>,
     /// Bytes that the task has taken and not written.
@@ -145,6 +153,7 @@ impl LinkState {
             assembling: 0,
             blocked: VecDeque::new(),
             strays: 0,
+            accepted: VecDeque::new(),
             out: Vec::new(),
             unsent: 0,
             is_awake: false,
@@ -164,8 +173,82 @@ impl LinkState {
         id: SessionId,
         credit: Option<u32>,
     ) -> Result<Option<Handle>, LinkError> {
+        self.add(id, credit, Kind::Open)
+    }
+
+    /// Adds a session of which the author must say who it is, or refuses it (`None`).
+    pub(super) fn ask(
+        &mut self,
+        id: SessionId,
+        credit: Option<u32>,
+    ) -> Result<Option<Handle>, LinkError> {
+        let handle = self.add(id, credit, Kind::Auth)?;
+        if let Some(handle) = handle {
+            let entry = &mut self.sessions[handle.index];
+            entry.phase = Phase::Asked;
+            entry.is_owned = false;
+        }
+        Ok(handle)
+    }
+
+    /// The task that decides; it is aborted when nobody waits for it any more.
+    pub(super) fn deciding(&mut self, handle: Handle, task: AbortHandle) {
+        match self.entry(handle).filter(|entry| entry.phase == Phase::Asked) {
+            Some(entry) => entry.deciding = Some(task),
+            None => task.abort(),
+        }
+    }
+
+    /// The author decided; with `request`, what the client had asked for.
+    pub(super) fn decided(
+        &mut self,
+        handle: Handle,
+        decision: Decision,
+        request: Option<Identity>,
+    ) {
+        let Some(entry) = self.entry(handle).filter(|entry| entry.phase == Phase::Asked) else {
+            return;
+        };
+        entry.deciding = None;
+        let id = entry.id;
+        if !authenticate::encode(&decision, id, &mut self.out) {
+            // REJECT is this side's CLOSE; the gateway's ends the session.
+            self.sessions[handle.index].phase = Phase::Closing;
+            return;
+        }
+        let entry = &mut self.sessions[handle.index];
+        entry.phase = Phase::Open;
+        entry.is_owned = true;
+        if let (Decision::Accept(accepted), Some(request)) = (decision, request) {
+            let identity = Identity {
+                subject: Some(accepted.subject),
+                token_id: accepted.token_id,
+                expires: accepted.expires,
+                claims: accepted.claims,
+                ..request
+            };
+            self.accepted.push_back((handle, id, identity));
+        }
+    }
+
+    /// The next session that was accepted and that the author has not seen.
+    pub(super) fn next_accepted(&mut self) -> Option<(Handle, SessionId, Identity)> {
+        self.accepted.pop_front()
+    }
+
+    /// Whether the link's task has something to do.
+    pub(super) fn has_work(&self) -> bool {
+        !self.out.is_empty() || !self.accepted.is_empty() || self.lost.is_some()
+    }
+
+    fn add(
+        &mut self,
+        id: SessionId,
+        credit: Option<u32>,
+        kind: Kind,
+    ) -> Result<Option<Handle>, LinkError> {
         if self.by_id.contains_key(&id) {
-            return Err(LinkError::WrongState { kind: Kind::Open });
+            return Err(LinkError::WrongState { kind });
         }
         let is_full = self.sessions.len() >= self.ours.sessions_max as usize;
         self.serial += 1;
@@ -188,6 +271,7 @@ impl LinkState {
             ended: None,
             reader: None,
             writers: Vec::new(),
+            deciding: None,
         };
         if !is_full && !self.is_draining {
             let index = self.sessions.insert(entry);
@@ -197,7 +281,7 @@ impl LinkState {
         // A refused session stays known until the gateway's CLOSE. A gateway that opens far
         // more than it was allowed to loses the link.
         if self.sessions.len() >= (self.ours.sessions_max as usize).saturating_mul(2) {
-            return Err(LinkError::WrongState { kind: Kind::Open });
+            return Err(LinkError::WrongState { kind });
         }
         let (cause, code) =
             if is_full { (Cause::OverCapacity, 1013) } else { (Cause::GoingAway, 1012) };
@@ -223,6 +307,9 @@ impl LinkState {
         };
         let flags = frame.header.flags;
         let entry = &mut self.sessions[index];
+        if entry.phase == Phase::Asked {
+            return Err(LinkError::WrongState { kind: Kind::Data });
+        }
         entry.receive.receive(cost)?;
         entry.order.accept(flags)?;
         let is_whole = flags & data_flags::WHOLE == data_flags::WHOLE;
@@ -402,6 +489,9 @@ impl LinkState {
             Kind::Credit => {
                 let credit = Credit::decode(frame.payload)?;
                 let Some(&index) = self.by_id.get(&id) else { return self.stray().map(|()| None) };
+                if self.sessions[index].phase == Phase::Asked {
+                    return Err(LinkError::WrongState { kind: Kind::Credit });
+                }
                 self.sessions[index].send.grant(credit.bytes)?;
                 self.pump(index);
             }
@@ -434,6 +524,9 @@ impl LinkState {
     /// The link is gone: every session ends. Answers those that a handler must hear of.
     pub(super) fn lose(&mut self, reason: &str) -> Vec<(Handle, SessionId, Ended)> {
         self.lost = Some(reason.to_owned());
+        while let Some((handle, ..)) = self.accepted.pop_front() {
+            self.unseen(handle);
+        }
         let live: Vec<usize> = self.by_id.drain().map(|(_, index)| index).collect();
         let mut told = Vec::new();
         for index in live {
@@ -452,6 +545,7 @@ impl LinkState {
         let live: Vec<usize> = self.by_id.values().copied().collect();
         for index in live {
             let handle = Handle { index, serial: self.sessions[index].serial };
+            self.decided(handle, Decision::reject(Cause::BackendUnavailable).into(), None);
             self.close(handle, code, reason);
         }
     }
@@ -472,6 +566,13 @@ impl LinkState {
 
     fn entry(&mut self, handle: Handle) -> Option<&mut Entry> {
         self.sessions.get_mut(handle.index).filter(|entry| entry.serial == handle.serial)
+    }
+
+    /// The author will never see this session, and so has nothing to give up.
+    fn unseen(&mut self, handle: Handle) {
+        if let Some(entry) = self.entry(handle) {
+            entry.is_owned = false;
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -561,9 +662,14 @@ impl LinkState {
     }
 
     fn closed_by_gateway(&mut self, index: usize, close: &Close<'_>) -> Closed {
+        let handle = Handle { index, serial: self.sessions[index].serial };
+        if let Some(at) = self.accepted.iter().position(|(waiting, ..)| *waiting == handle) {
+            self.accepted.remove(at);
+            self.unseen(handle);
+        }
         let entry = &mut self.sessions[index];
         let id = entry.id;
-        if entry.phase == Phase::Open {
+        if matches!(entry.phase, Phase::Open | Phase::Asked) {
             encode_close(id, Cause::BackendClosed, close.code, "", &mut self.out);
         }
         let ended = entry.ended.clone().unwrap_or_else(|| Ended::from_close(close));
@@ -575,6 +681,9 @@ impl LinkState {
 
     fn end(&mut self, index: usize, ended: Ended) {
         let entry = &mut self.sessions[index];
+        if let Some(task) = entry.deciding.take() {
+            task.abort();
+        }
         entry.phase = Phase::Ended;
         entry.ended = Some(ended);
         entry.pending.clear();

@@ -1,6 +1,7 @@
 //! L0: small structures that know nothing of sockets, protocols or clocks.
 
 pub mod byte_queue;
+pub mod circuit;
 pub mod memory_ladder;
 pub mod penalties;
 pub mod prefix;

@@ -68,6 +68,12 @@ impl UnixTime {
         self.0
     }
 
+    /// The time this much later, saturating.
+    pub fn later(self, by: Duration) -> UnixTime {
+        let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        UnixTime(self.0.saturating_add(millis))
+    }
+
     /// Whole seconds since the Unix epoch, as JWT's NumericDate counts them (RFC 7519 §2).
     pub const fn as_seconds(self) -> u64 {
         self.0 / 1000

@@ -4,17 +4,28 @@
 //! no token, or one that it has not signed, gives way to the next. What a block did sign, it
 //! judges for good, so that an expired token is never "unknown" to somebody else.
 
+use std::borrow::Cow;
+
 use crate::base::time::UnixTime;
 use crate::protocol::carrier::{self, Carrier, CarrierScratch, Found};
 use crate::protocol::cause::Cause;
+use crate::protocol::dead_tokens::DeadTokens;
 use crate::protocol::http_upgrade::UpgradeRequest;
 use crate::protocol::identity::VerifiedIdentity;
-use crate::protocol::jwt::TokenScratch;
+use crate::protocol::link::{Credential, CredentialCarrier};
+use crate::protocol::plug_session::{CSRF_NAME, MASKED_BYTES};
+use crate::protocol::scratch::TokenScratch;
 use crate::settings::{Auth, AuthKind, ROUTE_AUTHS_MAX, Route, Settings};
 
-/// Room to decode tokens in, made once for each worker: one for each block of a route, because
-/// the identity borrows from it.
-pub struct Scratch(Box<[BlockScratch; ROUTE_AUTHS_MAX]>);
+/// What one worker verifies tokens with, made once.
+pub struct Scratch {
+    /// Room to decode tokens in: one for each block of a route, because the identity borrows
+    /// from it.
+    blocks: Box<[BlockScratch; ROUTE_AUTHS_MAX]>,
+    dead: DeadTokens,
+    /// Tokens that [`Scratch::take_dead_hits`] has not told of yet.
+    dead_hits: u64,
+}
 
 #[derive(Default)]
 struct BlockScratch {
@@ -24,7 +35,25 @@ struct BlockScratch {
 
 impl Default for Scratch {
     fn default() -> Self {
-        Scratch(Box::new(std::array::from_fn(|_| BlockScratch::default())))
+        Scratch::new(DeadTokens::new(0, [0; 16]))
+    }
+}
+
+impl Scratch {
+    /// Allocates the buffers. `dead` remembers what was refused for good.
+    pub fn new(dead: DeadTokens) -> Self {
+        let blocks = Box::new(std::array::from_fn(|_| BlockScratch::default()));
+        Scratch { blocks, dead, dead_hits: 0 }
+    }
+
+    /// Room to decode a token of somebody else's kind in.
+    pub(super) fn carried(&mut self) -> &mut CarrierScratch {
+        &mut self.blocks[0].carried
+    }
+
+    /// How many tokens were refused from memory since this was last asked.
+    pub fn take_dead_hits(&mut self) -> u64 {
+        std::mem::take(&mut self.dead_hits)
     }
 }
 
@@ -34,6 +63,8 @@ pub enum Verdict<'s> {
     Accepted(VerifiedIdentity<'s>),
     /// No token yet, but the first message may bring it.
     AwaitFirstMessage,
+    /// The `[[auth]]` with this index has credentials, and somebody else must judge them.
+    Ask(u16),
     /// The token is bad, or there is none and none may come.
     Refused(Cause),
 }
@@ -50,10 +81,18 @@ pub fn by_request<'s>(
     if route.auths.is_empty() {
         return Verdict::Accepted(VerifiedIdentity::anonymous());
     }
-    let token_max = settings.limits.token_max;
+    let Scratch { blocks, dead, dead_hits } = scratch;
+    let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
     let mut refused = Cause::TokenMissing;
-    for (auth, scratch) in settings.auths_of(route).zip(scratch.0.iter_mut()) {
+    for ((&index, auth), scratch) in asked(settings, route).zip(blocks.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
+        if auth.kind.is_external() {
+            match each_credential(auth, request, desk.token_max, carried, |_| {}) {
+                Ok(0) => continue,
+                Ok(_) => return Verdict::Ask(index),
+                Err(cause) => return Verdict::Refused(cause),
+            }
+        }
         let found = match carrier::find(&auth.carriers, request, carried) {
             Ok(Some(found)) => found,
             Ok(None) => continue,
@@ -66,7 +105,9 @@ pub fn by_request<'s>(
         let verdict = if is_cookie(auth, &found) && request.origin().is_none() {
             Err(Cause::ForbiddenOrigin)
         } else {
-            verify(auth, found.token(), token_max, now, claims)
+            let mut csrf = [0; MASKED_BYTES];
+            let csrf = csrf_parameter(auth, request, &mut csrf);
+            desk.verify(auth, found.token(), csrf, claims)
         };
         match verdict {
             Ok(identity) => return Verdict::Accepted(identity),
@@ -89,24 +130,102 @@ pub fn by_first_message<'s>(
     now: UnixTime,
     scratch: &'s mut Scratch,
 ) -> Verdict<'s> {
-    let token_max = settings.limits.token_max;
+    let Scratch { blocks, dead, dead_hits } = scratch;
+    let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
     let mut refused = Cause::TokenMissing;
-    for (auth, scratch) in settings.auths_of(route).zip(scratch.0.iter_mut()) {
+    for ((&index, auth), scratch) in asked(settings, route).zip(blocks.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
         let token = match carried_by_message(auth, message, carried) {
-            Ok(token) => token,
+            Ok((_, token)) if token.len() > usize::from(desk.token_max) => {
+                refused = first_telling(refused, Cause::TokenMalformed);
+                continue;
+            }
+            Ok(_) if auth.kind.is_external() => return Verdict::Ask(index),
+            Ok((_, token)) => token,
             Err(cause) => {
                 refused = first_telling(refused, cause);
                 continue;
             }
         };
-        match verify(auth, token, token_max, now, claims) {
+        match desk.verify(auth, token, None, claims) {
             Ok(identity) => return Verdict::Accepted(identity),
             Err(cause) if gives_way(cause) => refused = first_telling(refused, cause),
             Err(cause) => return Verdict::Refused(cause),
         }
     }
     Verdict::Refused(refused)
+}
+
+/// The route's blocks with their indices.
+fn asked<'s>(
+    settings: &'s Settings,
+    route: &'s Route,
+) -> impl Iterator<Item = (&'s u16, &'s Auth)> {
+    route.auths.iter().zip(settings.auths_of(route))
+}
+
+/// Hands out every credential that the request carries for this block, in the order of its
+/// carriers, and counts them.
+///
+/// # Errors
+/// [`Cause::TokenMalformed`] for a broken carrier or a token over `token_max` bytes,
+/// [`Cause::ForbiddenOrigin`] when there are only cookies, and no Origin beside them.
+pub(super) fn each_credential(
+    auth: &Auth,
+    request: &UpgradeRequest<'_, '_>,
+    token_max: u16,
+    scratch: &mut CarrierScratch,
+    mut each: impl FnMut(Credential<'_>),
+) -> Result<usize, Cause> {
+    let (mut count, mut lone_cookie) = (0, false);
+    for carrier in &auth.carriers {
+        let found = carrier::find(std::slice::from_ref(carrier), request, scratch)?;
+        let Some(found) = found else { continue };
+        if found.token().len() > usize::from(token_max) {
+            return Err(Cause::TokenMalformed);
+        }
+        if matches!(carrier, Carrier::Cookie(_)) && request.origin().is_none() {
+            lone_cookie = true;
+            continue;
+        }
+        let name = credential_name(carrier);
+        let carrier = credential_carrier(carrier);
+        each(Credential { carrier, name: &name, token: found.token() });
+        count += 1;
+    }
+    if count == 0 && lone_cookie { Err(Cause::ForbiddenOrigin) } else { Ok(count) }
+}
+
+/// Hands out the credential in a first message; false when there is none.
+pub(super) fn message_credential(
+    auth: &Auth,
+    message: &[u8],
+    scratch: &mut CarrierScratch,
+    each: impl FnOnce(Credential<'_>),
+) -> bool {
+    let Ok((carrier, token)) = carried_by_message(auth, message, scratch) else { return false };
+    let name = credential_name(carrier);
+    each(Credential { carrier: CredentialCarrier::FirstMessage, name: &name, token });
+    true
+}
+
+fn credential_carrier(carrier: &Carrier) -> CredentialCarrier {
+    match carrier {
+        Carrier::Authorization => CredentialCarrier::Authorization,
+        Carrier::Subprotocol => CredentialCarrier::Subprotocol,
+        Carrier::Cookie(_) => CredentialCarrier::Cookie,
+        Carrier::Header(_) => CredentialCarrier::Header,
+        Carrier::Query(_) => CredentialCarrier::Query,
+        Carrier::FirstMessage | Carrier::FirstMessageJson(_) => CredentialCarrier::FirstMessage,
+    }
+}
+
+fn credential_name(carrier: &Carrier) -> Cow<'_, str> {
+    match carrier {
+        Carrier::Cookie(name) | Carrier::Header(name) | Carrier::Query(name) => name.into(),
+        Carrier::FirstMessageJson(path) => path.join(".").into(),
+        Carrier::Authorization | Carrier::Subprotocol | Carrier::FirstMessage => "".into(),
+    }
 }
 
 /// Whether a block has not signed the token at all, so that the next one may have.
@@ -120,16 +239,16 @@ fn first_telling(earlier: Cause, cause: Cause) -> Cause {
 }
 
 /// The token of the first of the block's carriers that finds one in the message.
-fn carried_by_message<'t>(
-    auth: &Auth,
+fn carried_by_message<'a, 't>(
+    auth: &'a Auth,
     message: &'t [u8],
     scratch: &'t mut CarrierScratch,
-) -> Result<&'t [u8], Cause> {
+) -> Result<(&'a Carrier, &'t [u8]), Cause> {
     let mut carriers = auth.carriers.iter().filter(|carrier| carrier.is_first_message());
     let holds =
         |carrier: &&Carrier| carrier::first_message_token(carrier, message, &mut *scratch).is_ok();
     match carriers.clone().find(holds).or_else(|| carriers.next()) {
-        Some(carrier) => carrier::first_message_token(carrier, message, scratch),
+        Some(carrier) => Ok((carrier, carrier::first_message_token(carrier, message, scratch)?)),
         None => Err(Cause::TokenMissing),
     }
 }
@@ -138,16 +257,48 @@ fn is_cookie(auth: &Auth, found: &Found<'_>) -> bool {
     matches!(auth.carriers[found.carrier()], Carrier::Cookie(_))
 }
 
-fn verify<'s>(
+/// The parameter that goes with a session; `None` when it is not asked for, either.
+fn csrf_parameter<'o>(
     auth: &Auth,
-    token: &[u8],
+    request: &UpgradeRequest<'_, '_>,
+    out: &'o mut [u8],
+) -> Option<&'o [u8]> {
+    match &auth.kind {
+        AuthKind::PlugSession(verifier) if verifier.asks_csrf() => {
+            carrier::query_parameter(request, CSRF_NAME, out)
+        }
+        _ => None,
+    }
+}
+
+/// What every token is judged by, whichever block it is for.
+struct Desk<'d> {
     token_max: u16,
     now: UnixTime,
-    scratch: &'s mut TokenScratch,
-) -> Result<VerifiedIdentity<'s>, Cause> {
-    if token.len() > usize::from(token_max) {
-        return Err(Cause::TokenMalformed);
+    dead: &'d mut DeadTokens,
+    dead_hits: &'d mut u64,
+}
+
+impl Desk<'_> {
+    fn verify<'s>(
+        &mut self,
+        auth: &Auth,
+        token: &[u8],
+        csrf: Option<&[u8]>,
+        scratch: &'s mut TokenScratch,
+    ) -> Result<VerifiedIdentity<'s>, Cause> {
+        if token.len() > usize::from(self.token_max) {
+            return Err(Cause::TokenMalformed);
+        }
+        let key = self.dead.key(&auth.fingerprint, token);
+        if let Some(cause) = key.and_then(|key| self.dead.find(key, self.now)) {
+            *self.dead_hits += 1;
+            return Err(cause);
+        }
+        let verdict = auth.kind.verify(token, csrf, self.now, scratch);
+        if let (Some(key), Err(cause)) = (key, &verdict) {
+            self.dead.insert(key, *cause);
+        }
+        verdict
     }
-    let AuthKind::Jwt(verifier) = &auth.kind;
-    verifier.verify(token, now, scratch)
 }

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::base::time::Instant;
 use crate::base::token_bucket::TokenBucket;
@@ -21,6 +22,7 @@ use crate::settings::{MessageTypes, Route, Settings};
 use super::deadlines;
 use super::stage::{ClosedBy, Stage};
 use super::upgrade::PendingRequest;
+use super::verdict::Question;
 use super::{Output, Surroundings};
 
 /// What a call to [`Client::receive`] came to. Bytes that were not consumed come again.
@@ -43,6 +45,9 @@ pub enum Step {
         /// The message ends with this piece.
         last: bool,
     },
+    /// Somebody else must say who the client is. Nothing more is to be fed until
+    /// [`Client::accept`], or until the client is refused.
+    Ask(Question),
     /// The identity is verified; [`Output::open`] holds the OPEN frame.
     Authenticated {
         /// Index of the backend that gets the session.
@@ -68,6 +73,16 @@ pub enum Disposition {
     },
 }
 
+/// What whoever refused a client wants it to be told beyond the cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advice<'a> {
+    /// When to come back, instead of the dialect's own time; of no effect where the client
+    /// should not come back at all.
+    pub retry_after: Option<Duration>,
+    /// The close frame's reason, at most 123 bytes; empty leaves it to the dialect.
+    pub message: &'a str,
+}
+
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
@@ -91,6 +106,7 @@ pub struct Client {
     dialect: Option<Dialect>,
     pub(super) pinged: bool,
     pub(super) output_pending: bool,
+    tls: bool,
     pong_unsent: bool,
     /// The client has been sent the beginning of a message, but not its end.
     to_client_unfinished: bool,
@@ -131,6 +147,7 @@ impl Client {
             dialect: None,
             pinged: false,
             output_pending: false,
+            tls,
             pong_unsent: false,
             to_client_unfinished: false,
             lingering: false,
@@ -162,6 +179,11 @@ impl Client {
     /// A trusted proxy said where the client comes from.
     pub fn set_peer(&mut self, peer: SocketAddr) {
         self.peer = PackedAddress::pack(Some(peer));
+    }
+
+    /// Whether the client came over TLS to this gateway.
+    pub fn is_tls(&self) -> bool {
+        self.tls
     }
 
     /// How far the connection is.
@@ -244,6 +266,7 @@ impl Client {
             Stage::TlsHandshake => unreachable!("plaintext before the handshake is finished"),
             Stage::RequestHead => (input.len(), self.receive_head(input, cx, output)),
             Stage::Authenticating => {
+                debug_assert!(!self.awaits_verdict(), "input before the verdict");
                 let (used, step) = self.receive_frames(input, usize::MAX, cx, output);
                 (used, self.take_first_message(step, input, cx, output))
             }
@@ -291,7 +314,7 @@ impl Client {
             Stage::TlsHandshake | Stage::RequestHead => self.drop_silently(cause, cx),
             Stage::Authenticating => self.refuse_in_dialect(cause, cx, output),
             Stage::Open => {
-                let answer = self.write_answer(cause, output);
+                let answer = self.write_answer(cause, &Advice::default(), output);
                 self.conclude(cause, ClosedBy::Gateway, Some(answer.code));
                 self.enter(Stage::Closing, cx);
             }
@@ -541,15 +564,19 @@ impl Client {
     /// Explanation, where the dialect has one for `cause`, and close frame. The explanation is
     /// a message of its own, so it stays away from the middle of another, and from clients that
     /// expect no text.
-    fn write_answer(&mut self, cause: Cause, output: &mut Output) -> Answer {
+    fn write_answer(&mut self, cause: Cause, advice: &Advice<'_>, output: &mut Output) -> Answer {
         let dialect = self.dialect.unwrap_or(Dialect::Plain);
-        let answer = dialect.answer(cause);
+        let mut answer = dialect.answer(cause);
+        if answer.reconnect && advice.retry_after.is_some() {
+            answer.retry_after = advice.retry_after;
+        }
         if answer.explain && !self.to_client_unfinished && self.messages != MessageTypes::Binary {
             output.explanation.clear();
             dialect.write_explanation(&answer, &mut output.explanation);
             write_frame(OpCode::Text, &output.explanation, &mut output.answers);
         }
-        self.write_close(answer.code, answer.reason, output);
+        let reason = if advice.message.is_empty() { answer.reason } else { advice.message };
+        self.write_close(answer.code, reason, output);
         answer
     }
 
@@ -565,7 +592,17 @@ impl Client {
         cx: &Surroundings<'_>,
         output: &mut Output,
     ) {
-        let answer = self.write_answer(cause, output);
+        self.refuse_with_advice(cause, &Advice::default(), cx, output);
+    }
+
+    pub(super) fn refuse_with_advice(
+        &mut self,
+        cause: Cause,
+        advice: &Advice<'_>,
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) {
+        let answer = self.write_answer(cause, advice, output);
         self.conclude(cause, ClosedBy::Gateway, Some(answer.code));
         self.enter(Stage::Refused, cx);
     }
@@ -612,6 +649,7 @@ impl Client {
         self.stage = stage;
         self.stage_since = cx.now.instant;
         if matches!(stage, Stage::Open | Stage::Refused | Stage::Closing) {
+            self.question_over(cx);
             self.pending = None;
         }
         if matches!(stage, Stage::Refused | Stage::Closing) {

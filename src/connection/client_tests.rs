@@ -343,6 +343,7 @@ impl World {
                     assert!(self.was_open && range.end <= count && range.len() <= given);
                     self.data.push((kind, first, last, input[range].to_vec()));
                 }
+                Step::Ask(_) => panic!("these blocks ask nobody"),
                 Step::Authenticated { backend } => {
                     assert_eq!(backend, 0);
                     self.opened.push(self.output.open.clone());
@@ -1248,6 +1249,7 @@ fn several_blocks_on_one_route() {
             let found = authenticate::by_request(&settings, route, &request, now, &mut scratch);
             let found = match found {
                 Verdict::Accepted(identity) => Ok(identity.subject().to_owned()),
+                Verdict::Ask(_) => panic!("these blocks ask nobody"),
                 Verdict::AwaitFirstMessage => Err(None),
                 Verdict::Refused(cause) => Err(Some(cause)),
             };

@@ -24,7 +24,10 @@ impl Client {
         let stage = match self.stage {
             Stage::TlsHandshake => self.stage_since + deadlines.tls_handshake,
             Stage::RequestHead => self.stage_since + deadlines.request_head,
-            Stage::Authenticating => self.stage_since + deadlines.authenticate,
+            Stage::Authenticating => {
+                let verdict = self.asked().map_or(Instant::NEVER, |asked| asked.until);
+                verdict.min(self.stage_since + deadlines.authenticate)
+            }
             Stage::Refused => return self.refused_until(deadlines),
             Stage::Closing if self.output_pending && !self.lingering => {
                 return self.progressed + deadlines.write_stall;
@@ -75,6 +78,10 @@ impl Client {
             _ if self.output_pending && self.progressed + deadlines.write_stall <= now => {
                 cx.counters.increment(Metric::DeadlineWrite);
                 self.drop_silently(Cause::SlowConsumer, cx);
+            }
+            Stage::Authenticating if self.stage_since + deadlines.authenticate > now => {
+                cx.counters.increment(Metric::DeadlineVerdict);
+                self.close(Cause::BackendUnavailable, cx, output);
             }
             Stage::Authenticating => {
                 cx.counters.increment(Metric::DeadlineAuthenticate);

@@ -3,14 +3,17 @@
 //! Sans-IO: the worker connects, moves bytes and reads the clock. Frames to send gather in
 //! [`Link::output`]; frames received come out of [`Link::receive`] one event at a time.
 
+use std::fmt;
+
 use crate::base::secret::Secret;
 use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::Instant;
 use crate::counters::{Counters, Metric};
+use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{
-    self, Challenge, Close, Closer, Credit, GoAway, Hello, Kind, LinkError, LinkReader, PieceOrder,
-    Ping, Pong, Proof, ReceiveWindow, Refused, STRAY_FRAMES_MAX, SendCredit, SessionId, data_cost,
-    data_flags, encode_data, features,
+    self, Accept, Challenge, Close, Closer, Credit, GoAway, Hello, Kind, LinkError, LinkReader,
+    PieceOrder, Ping, Pong, Proof, ReceiveWindow, Refused, Reject, STRAY_FRAMES_MAX, SendCredit,
+    SessionId, data_cost, data_flags, encode_data, features,
 };
 use crate::protocol::utf8::Utf8Validator;
 use crate::protocol::websocket::DataKind;
@@ -63,6 +66,25 @@ pub enum Event<'a> {
         /// The reason for the client, at most 123 bytes.
         reason: &'a str,
     },
+    /// The backend says who an asked client is: its session is open.
+    Accepted {
+        /// Whose session it is.
+        client: Key,
+        /// Who it is.
+        identity: Vouched<'a>,
+    },
+    /// The backend turns an asked client away. The session is over.
+    Rejected {
+        /// Whose session it was.
+        client: Key,
+        /// Why.
+        reject: Reject<'a>,
+    },
+    /// The backend closed the session of an asked client without a verdict.
+    Declined {
+        /// Whose session it was.
+        client: Key,
+    },
     /// A session may send again.
     SessionCredit {
         /// Whose session it is.
@@ -72,6 +94,15 @@ pub enum Event<'a> {
     LinkCredit,
     /// Nothing that the worker must act on.
     Routine,
+}
+
+/// An identity whose `Debug` says nothing of it.
+pub struct Vouched<'a>(pub VerifiedIdentity<'a>);
+
+impl fmt::Debug for Vouched<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Vouched")
+    }
 }
 
 /// Why a link is given up.
@@ -138,6 +169,8 @@ struct Session {
     message_bytes: u32,
     /// Checks the backend's unfinished text.
     text: Utf8Validator,
+    /// We have sent AUTH, and no verdict has come: nothing but that may pass.
+    asked: bool,
     /// We have sent CLOSE.
     closed: bool,
     /// It is in `waiting`.
@@ -145,6 +178,11 @@ struct Session {
 }
 
 impl Session {
+    /// Between AUTH and the verdict a backend has nothing else to say.
+    fn expect_open(&self, kind: Kind) -> Result<(), LinkError> {
+        if self.asked { Err(LinkError::WrongState { kind }) } else { Ok(()) }
+    }
+
     /// Whether the backend's text is still UTF-8 with this piece.
     fn takes_text(&mut self, first: bool, last: bool, piece: &[u8]) -> bool {
         if first {
@@ -168,6 +206,8 @@ pub struct Link {
     window: ReceiveWindow,
     peer: link::Limits,
     ours: link::Limits,
+    /// What both sides can do; 0 until the handshake said so.
+    features: u64,
     strays: u32,
     waiting: Vec<Key>,
     output: Vec<u8>,
@@ -202,6 +242,7 @@ impl Link {
             window: ReceiveWindow::new(ours.link_window),
             peer: link::Limits::default(),
             ours,
+            features: 0,
             strays: 0,
             waiting: Vec::new(),
             output: Vec::new(),
@@ -214,6 +255,11 @@ impl Link {
     /// Whether new sessions may be opened.
     pub fn takes_sessions(&self) -> bool {
         self.state == State::Ready { leaving: false } && self.open_sessions < self.peer.sessions_max
+    }
+
+    /// Whether new sessions may be opened by asking the backend who the client is.
+    pub fn takes_questions(&self) -> bool {
+        self.takes_sessions() && self.features & features::VERDICTS != 0
     }
 
     /// Whether the handshake is done.
@@ -355,6 +401,17 @@ impl Link {
     /// `None` when the backend does not take frames of this size.
     pub fn open(&mut self, client: Key, open: &mut [u8]) -> Option<SessionId> {
         debug_assert!(self.takes_sessions());
+        self.begin(client, open, false)
+    }
+
+    /// Opens a session halfway: `auth` is a whole AUTH frame, and the backend's verdict opens
+    /// the session or ends it. `None` as for [`open`](Self::open).
+    pub fn ask(&mut self, client: Key, auth: &mut [u8]) -> Option<SessionId> {
+        debug_assert!(self.takes_questions());
+        self.begin(client, auth, true)
+    }
+
+    fn begin(&mut self, client: Key, open: &mut [u8], asked: bool) -> Option<SessionId> {
         if open.len() - link::HEADER_BYTES > self.peer.frame_max as usize {
             return None;
         }
@@ -365,6 +422,7 @@ impl Link {
             order: PieceOrder::default(),
             message_bytes: 0,
             text: Utf8Validator::default(),
+            asked,
             closed: false,
             waiting: false,
         });
@@ -395,7 +453,7 @@ impl Link {
         let Some(session) = self.sessions.entry_mut(id.into()) else {
             unreachable!("DATA for a session that is not open")
         };
-        assert!(!session.closed, "DATA after CLOSE");
+        assert!(!session.closed && !session.asked, "DATA before ACCEPT or after CLOSE");
         let cost = data_cost(piece.len());
         session.credit.spend(cost);
         self.credit.spend(cost);
@@ -481,6 +539,7 @@ impl Link {
                 };
                 proof.encode(&mut self.output);
                 self.peer = decoded.limits;
+                self.features = decoded.features;
                 self.state = State::AwaitingReady { deadline };
                 return Ok(Some(Event::Routine));
             }
@@ -527,6 +586,11 @@ impl Link {
                 self.state = State::Ready { leaving: true };
                 Event::Routine
             }
+            Kind::Accept | Kind::Reject if self.features & features::VERDICTS == 0 => {
+                return Err(LinkError::Unexpected { kind: header.kind }.into());
+            }
+            Kind::Accept => table.accept(header.session, Accept::decode(payload)?)?,
+            Kind::Reject => table.reject(header.session, Reject::decode(payload)?)?,
             kind => return Err(LinkError::Unexpected { kind }.into()),
         };
         Ok(Some(event))
@@ -567,6 +631,7 @@ impl Table<'_> {
         let Some(session) = self.sessions.entry_mut(id.into()) else {
             return self.stray();
         };
+        session.expect_open(Kind::Data)?;
         session.window.receive(cost)?;
         session.order.accept(flags)?;
         let first = flags & data_flags::FIRST != 0;
@@ -596,6 +661,7 @@ impl Table<'_> {
         let Some(session) = self.sessions.entry_mut(id.into()) else {
             return self.stray();
         };
+        session.expect_open(Kind::Credit)?;
         session.credit.grant(bytes)?;
         if session.closed {
             return Ok(Event::Routine);
@@ -610,10 +676,55 @@ impl Table<'_> {
         if session.closed {
             return Ok(Event::Routine);
         }
+        self.answer_close(id);
+        if session.asked {
+            return Ok(Event::Declined { client: session.client });
+        }
+        Ok(Event::Closed { client: session.client, code: close.code, reason: close.reason })
+    }
+
+    /// ACCEPT opens a session that was asked about; a second one is a contradiction.
+    fn accept<'a>(
+        &mut self,
+        id: SessionId,
+        identity: VerifiedIdentity<'a>,
+    ) -> Result<Event<'a>, LinkError> {
+        let Some(session) = self.sessions.entry_mut(id.into()) else {
+            return self.stray();
+        };
+        if !session.asked {
+            return Err(LinkError::WrongState { kind: Kind::Accept });
+        }
+        session.asked = false;
+        // It may have crossed our CLOSE: the client has left, or the verdict came too late.
+        if session.closed {
+            return Ok(Event::Routine);
+        }
+        Ok(Event::Accepted { client: session.client, identity: Vouched(identity) })
+    }
+
+    /// REJECT is the backend's CLOSE for a session that it was asked about.
+    fn reject<'a>(&mut self, id: SessionId, reject: Reject<'a>) -> Result<Event<'a>, LinkError> {
+        let Some(session) = self.sessions.entry_mut(id.into()) else {
+            return self.stray();
+        };
+        if !session.asked {
+            return Err(LinkError::WrongState { kind: Kind::Reject });
+        }
+        let (client, closed) = (session.client, session.closed);
+        self.sessions.remove(id.into());
+        if closed {
+            return Ok(Event::Routine);
+        }
+        self.answer_close(id);
+        Ok(Event::Rejected { client, reject })
+    }
+
+    /// The backend ended a session: so do we.
+    fn answer_close(&mut self, id: SessionId) {
         *self.open_sessions -= 1;
         let answer = Close { by: Closer::Gateway, label: "", code: 0, reason: "" };
         answer.encode(id, self.output);
-        Ok(Event::Closed { client: session.client, code: close.code, reason: close.reason })
     }
 
     /// A frame for a session that is not there. The closing handshake rules that out, so the

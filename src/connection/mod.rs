@@ -8,6 +8,7 @@ pub mod link;
 pub mod stage;
 pub mod transport;
 mod upgrade;
+pub mod verdict;
 
 use crate::base::time::Now;
 use crate::counters::Counters;
@@ -31,8 +32,11 @@ pub struct Output {
     pub answers: Vec<u8>,
     /// Room to write an explanation in.
     pub explanation: Vec<u8>,
-    /// The whole OPEN frame, its session still to be filled in, after [`client::Step::Authenticated`].
+    /// The whole OPEN frame, its session still to be filled in, after
+    /// [`client::Step::Authenticated`]; the whole AUTH frame after [`client::Step::Ask`].
     pub open: Vec<u8>,
+    /// What an HTTP endpoint is to be asked, after [`client::Step::Ask`].
+    pub inquiry: Option<verdict::Inquiry>,
     /// The client's close reason (UTF-8, at most 123 bytes), after
     /// its close frame.
     pub reason: Vec<u8>,

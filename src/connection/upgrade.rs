@@ -12,9 +12,10 @@ use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{self, Open, OpenHeaders, SessionId};
 use crate::settings::{Refuse, Route, Settings};
 
-use super::authenticate::{self, Verdict};
+use super::authenticate::{self, Scratch, Verdict};
 use super::client::{Client, Step};
 use super::stage::Stage;
+use super::verdict::Asked;
 use super::{Output, Surroundings};
 
 /// Most header fields that one request forwards; a request may repeat a field.
@@ -25,10 +26,12 @@ const FORWARDED_HEADERS_MAX: usize = 32;
 pub(super) struct PendingRequest {
     scanner: HeadScanner,
     /// The head as far as it has come. Invariant: `head.len() <= limits.head_max`.
-    head: Vec<u8>,
+    pub(super) head: Vec<u8>,
     /// The first message as far as it has come, bounded by `limits.first_message_max`.
-    message: Vec<u8>,
-    /// Names of the route's `[[auth]]` blocks, which asked for the first message.
+    pub(super) message: Vec<u8>,
+    /// The question that is out about this client, if one is.
+    pub(super) asked: Option<Asked>,
+    /// Names of the route's `[[auth]]` blocks, which asked for the first message or a verdict.
     auths: Vec<String>,
     /// The subprotocol that the 101 named.
     subprotocol: Option<String>,
@@ -84,7 +87,7 @@ impl Client {
         };
         pending.message.extend_from_slice(&input[range]);
         if last {
-            return self.decide_first_message(&pending, cx, output);
+            return self.decide_first_message(pending, cx, output);
         }
         self.pending = Some(pending);
         Step::Handled
@@ -134,18 +137,17 @@ impl Client {
             }
             Verdict::AwaitFirstMessage => {
                 switch_protocols(request, route, cx, answers);
-                let pending = PendingRequest {
-                    head: head.to_vec(),
-                    auths: cx.settings.auths_of(route).map(|auth| auth.name.clone()).collect(),
-                    subprotocol: subprotocol(request, route).map(str::to_owned),
-                    ..Default::default()
-                };
-                self.pending = Some(Box::new(pending));
+                self.pending = Some(pending_request(head, request, route, cx));
                 self.enter(Stage::Authenticating, cx);
                 Step::Handled
             }
+            Verdict::Ask(auth) => {
+                switch_protocols(request, route, cx, answers);
+                self.enter(Stage::Authenticating, cx);
+                self.ask(auth, pending_request(head, request, route, cx), cx, output)
+            }
             Verdict::Refused(cause) => {
-                cx.counters.increment(Metric::TokensRefused);
+                count_refusal(cx, tokens);
                 if explains(route, request) {
                     switch_protocols(request, route, cx, answers);
                     self.refuse_in_dialect(cause, cx, output);
@@ -159,7 +161,7 @@ impl Client {
 
     fn decide_first_message(
         &mut self,
-        pending: &PendingRequest,
+        pending: Box<PendingRequest>,
         cx: &Surroundings<'_>,
         output: &mut Output,
     ) -> Step {
@@ -169,7 +171,7 @@ impl Client {
             self.refuse_in_dialect(Cause::ForbiddenRoute, cx, output);
             return Step::Handled;
         };
-        let index = match still_valid(pending, &request, cx.settings) {
+        let index = match still_valid(&pending, &request, cx.settings) {
             Ok(index) => index,
             Err(cause) => {
                 self.refuse_in_dialect(cause, cx, output);
@@ -187,16 +189,17 @@ impl Client {
                 self.open(&identity, &request, route, cx, (open, path));
                 return Step::Authenticated { backend: route.backend };
             }
+            Verdict::Ask(auth) => return self.ask(auth, pending, cx, output),
             Verdict::AwaitFirstMessage => Cause::TokenMissing,
             Verdict::Refused(cause) => cause,
         };
-        cx.counters.increment(Metric::TokensRefused);
+        count_refusal(cx, tokens);
         self.refuse_in_dialect(cause, cx, output);
         Step::Handled
     }
 
     /// The only way to a session: it takes the proof that the token was verified.
-    fn open(
+    pub(super) fn open(
         &mut self,
         identity: &VerifiedIdentity<'_>,
         request: &UpgradeRequest<'_, '_>,
@@ -208,31 +211,47 @@ impl Client {
         if let Some(expires) = identity.expires() {
             self.set_expiry(expiry(cx.now, expires) + cx.settings.deadlines.expiry_grace);
         }
+        open.clear();
+        // The session is filled in once there is one. All fields together are bounded by
+        // `head_max` and `token_max`, far below what a frame can hold.
+        let fits = self.with_open(request, route, cx, path, |asked_for| {
+            let frame = Open {
+                subject: Some(identity.subject()).filter(|subject| !subject.is_empty()),
+                token_id: identity.token_id(),
+                expires: identity.expires(),
+                claims: identity.claims(),
+                ..asked_for.clone()
+            };
+            frame.encode(SessionId::new(0, 0), link::PAYLOAD_MAX as u32, open)
+        });
+        assert!(fits, "a request head over the size of a frame");
+        self.enter(Stage::Open, cx);
+    }
+
+    /// Hands out what the client asked for, without its identity.
+    pub(super) fn with_open<T>(
+        &self,
+        request: &UpgradeRequest<'_, '_>,
+        route: &Route,
+        cx: &Surroundings<'_>,
+        path: &mut Vec<u8>,
+        take: impl FnOnce(&Open<'_>) -> T,
+    ) -> T {
         path.clear();
-        let carriers = cx.settings.auths_of(route).flat_map(|auth| &auth.carriers);
-        carrier::redacted_path_and_query(request, carriers, path);
+        let secrets = cx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
+        carrier::redacted_path_and_query(request, secrets, path);
         // A request target is ASCII, or it would have been refused.
         let path = std::str::from_utf8(path).unwrap_or_default();
         let mut pairs = [("", &[][..]); FORWARDED_HEADERS_MAX];
         let headers = forwarded(route, request, &mut pairs);
-        open.clear();
-        let frame = Open {
-            subject: Some(identity.subject()).filter(|subject| !subject.is_empty()),
-            token_id: identity.token_id(),
-            expires: identity.expires(),
-            claims: identity.claims(),
+        take(&Open {
             route: self.route().unwrap_or_default(),
             remote: self.peer(),
             subprotocol: subprotocol(request, route),
             origin: request.origin().and_then(|origin| std::str::from_utf8(origin).ok()),
             headers: OpenHeaders::Pairs(headers),
             ..Open::new(path)
-        };
-        // The session is filled in once there is one. All fields together are bounded by
-        // `head_max` and `token_max`, far below what a frame can hold.
-        let fits = frame.encode(SessionId::new(0, 0), link::PAYLOAD_MAX as u32, open);
-        assert!(fits, "a request head over the size of a frame");
-        self.enter(Stage::Open, cx);
+        })
     }
 
     fn answer_plain_get(&mut self, path: &str, cx: &Surroundings<'_>, output: &mut Output) {
@@ -245,6 +264,12 @@ impl Client {
             self.refuse_http(HttpRefusal::UpgradeRequired, cx, output);
         }
     }
+}
+
+fn count_refusal(cx: &Surroundings<'_>, tokens: &mut Scratch) {
+    cx.counters.increment(Metric::TokensRefused);
+    // With those of requests that another block accepted in the meantime.
+    cx.counters.add(Metric::DeadTokenHits, tokens.take_dead_hits());
 }
 
 /// The request's headers that the route forwards, in `pairs`.
@@ -265,7 +290,35 @@ fn forwarded<'p, 'r>(
     &pairs[..count]
 }
 
-fn head_limits(settings: &Settings) -> HeadLimits {
+/// What is kept of a request that gets its 101 before it is decided.
+fn pending_request(
+    head: &[u8],
+    request: &UpgradeRequest<'_, '_>,
+    route: &Route,
+    cx: &Surroundings<'_>,
+) -> Box<PendingRequest> {
+    Box::new(PendingRequest {
+        head: head.to_vec(),
+        auths: cx.settings.auths_of(route).map(|auth| auth.name.clone()).collect(),
+        subprotocol: subprotocol(request, route).map(str::to_owned),
+        ..Default::default()
+    })
+}
+
+/// Hands out a request that was kept, and its route; `None` when it no longer has one.
+pub(super) fn with_request<T>(
+    head: &[u8],
+    cx: &Surroundings<'_>,
+    take: impl FnOnce(&UpgradeRequest<'_, '_>, &Route) -> T,
+) -> Option<T> {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+    let parsed = http_upgrade::parse(head, &mut fields, &head_limits(cx.settings));
+    let Ok(Request::Upgrade(request)) = parsed else { return None };
+    let index = cx.settings.route_for(request.path())?;
+    Some(take(&request, &cx.settings.routes[usize::from(index)]))
+}
+
+pub(super) fn head_limits(settings: &Settings) -> HeadLimits {
     let limits = &settings.limits;
     HeadLimits {
         head_max: limits.head_max,
@@ -281,7 +334,7 @@ fn head_limits(settings: &Settings) -> HeadLimits {
 /// # Errors
 /// What the request would be refused for now; where it only has to be made again,
 /// [`Cause::GoingAway`], after which clients come back.
-fn still_valid(
+pub(super) fn still_valid(
     pending: &PendingRequest,
     request: &UpgradeRequest<'_, '_>,
     settings: &Settings,

@@ -60,7 +60,7 @@ pub fn run(options: DevOptions) -> Result<(), RunError> {
         certificate: certificate::make()?,
     };
     let loaded = settings::load_demo(&demo)?;
-    let key = loaded.issuing[0].keys[0].clone();
+    let key = settings::token_key(&loaded);
     let mint = Arc::new(Mint::new(key, random_hex()?.into_bytes()));
     let banner = banner(&options, &mint.good(tokens::SUBJECTS[0], unix_seconds()));
     let page = page::page(&options, Arc::clone(&mint));

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use super::certificate::Certificate;
 use super::{DevOptions, failure, unix_seconds};
+use crate::protocol::jwt::JwtKey;
 use crate::server::RunError;
-use crate::settings::load::{FileContents, Loaded, Outside, load};
+use crate::settings::load::{FileContents, Issuing, Loaded, Outside, load};
 
 /// The subprotocol that the page offers beside its token: a browser fails a connection whose
 /// offers were all passed over.
@@ -32,6 +33,14 @@ pub(super) struct Demo {
 /// The page's origins: a browser names the host as it stands in the address bar.
 pub(super) fn origins(options: &DevOptions) -> [String; 2] {
     [format!("http://{}", options.admin), format!("http://localhost:{}", options.admin.port())]
+}
+
+/// The key that the demo's tokens are signed with.
+pub(super) fn token_key(loaded: &Loaded) -> JwtKey {
+    match &loaded.issuing[0] {
+        Issuing::Jwt { keys, .. } => keys[0].clone(),
+        _ => unreachable!("the demo's own configuration has kind = \"jwt\""),
+    }
 }
 
 /// The configuration as a file would say it.
@@ -159,6 +168,7 @@ mod tests {
     #[test]
     fn the_ordinary_loader_takes_it() {
         let loaded = load_demo(&demo("127.0.0.1:9464")).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(token_key(&loaded).secret.expose(), "k".repeat(64).as_bytes());
         let settings = loaded.settings;
         assert!(settings.listeners[0].tls.is_none() && settings.listeners[1].tls.is_some());
         assert!(settings.backends[0].secret.is_some());
@@ -172,7 +182,6 @@ mod tests {
             assert_eq!(carriers(path) == [Carrier::FirstMessage], first, "{path}");
         }
         assert!(settings.route_for("/").is_none());
-        assert_eq!(loaded.issuing[0].keys[0].secret.expose(), "k".repeat(64).as_bytes());
     }
 
     #[test]

@@ -218,8 +218,8 @@ impl LinuxRing {
         self.push(key, entry);
     }
 
-    fn poll(&mut self, key: OpKey, socket: Socket) {
-        let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
+    fn poll(&mut self, key: OpKey, socket: Socket, events: i16) {
+        let events = events as u32;
         let entry = match self.sockets.target(socket) {
             Target::Plain(number) => opcode::PollAdd::new(Fd(number), events).build(),
             Target::Direct(number) => opcode::PollAdd::new(Fixed(number), events).build(),
@@ -436,7 +436,10 @@ impl Ring for LinuxRing {
             Op::Accept { listener } => self.accept(key, listener),
             Op::ReceiveMultishot { socket, group } => self.receive(key, socket, group, true),
             Op::ReceiveOnce { socket, group } => self.receive(key, socket, group, false),
-            Op::PollReadable { socket } => self.poll(key, socket),
+            Op::PollReadable { socket } => {
+                self.poll(key, socket, libc::POLLIN | libc::POLLRDHUP);
+            }
+            Op::PollHangup { socket } => self.poll(key, socket, libc::POLLRDHUP),
             Op::Send { socket, slot, start, end } => self.send(key, socket, slot, start, end),
             Op::Connect { endpoint } => self.connect(key, endpoint),
             Op::Close { socket, reset } => self.close(key, socket, reset),

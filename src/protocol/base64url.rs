@@ -31,10 +31,16 @@ pub fn decode_either<'o>(text: &[u8], out: &'o mut [u8]) -> Option<&'o [u8]> {
 /// Appends `bytes` as base64url without padding.
 pub fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
+    out.resize(start + encoded_length(bytes.len()), 0);
+    encode_into(bytes, &mut out[start..]);
+}
+
+/// Writes `bytes` as base64url without padding into the start of `out`, which must have room.
+pub fn encode_into<'o>(bytes: &[u8], out: &'o mut [u8]) -> &'o [u8] {
     let length = encoded_length(bytes.len());
-    out.resize(start + length, 0);
-    let written = URL_SAFE.encode_slice(bytes, &mut out[start..]);
+    let written = URL_SAFE.encode_slice(bytes, &mut out[..length]);
     assert_eq!(written.ok(), Some(length), "the length is exact");
+    &out[..length]
 }
 
 /// Characters that `length` bytes take.

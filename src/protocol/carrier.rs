@@ -206,21 +206,31 @@ pub fn first_message_token<'t>(
     }
 }
 
-/// Appends path and query as sent, but without the query parameters that these carriers take
-/// tokens from: for backends and logs.
+/// The decoded value of the one query parameter of this name, in `out`; `None` when there is
+/// none, more than one, or one that does not fit.
+pub fn query_parameter<'o>(
+    request: &UpgradeRequest<'_, '_>,
+    name: &str,
+    out: &'o mut [u8],
+) -> Option<&'o [u8]> {
+    match in_query(request, name, out) {
+        Ok(Some(Place::Scratch(length))) => Some(&out[..length]),
+        _ => None,
+    }
+}
+
+/// Appends path and query as sent, but without the query parameters of these names, which hold
+/// secrets: for backends and logs.
 pub fn redacted_path_and_query<'c>(
     request: &UpgradeRequest<'_, '_>,
-    carriers: impl Iterator<Item = &'c Carrier> + Clone,
+    secrets: impl Iterator<Item = &'c str> + Clone,
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(request.path().as_bytes());
     let mut separator = b'?';
     for parameter in request.query().into_iter().flat_map(|query| query.split('&')) {
         let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
-        let holds_token = carriers
-            .clone()
-            .any(|carrier| matches!(carrier, Carrier::Query(secret) if decodes_to(name, secret)));
-        if !holds_token {
+        if !secrets.clone().any(|secret| decodes_to(name, secret)) {
             out.push(separator);
             out.extend_from_slice(parameter.as_bytes());
             separator = b'&';
@@ -488,7 +498,7 @@ mod tests {
 
     #[test]
     fn shown_paths_hold_no_token() {
-        let carriers = [Carrier::Query("token".into()), Carrier::Query("t2".into())];
+        let secrets = ["token", "t2"];
         let table = [
             ("/ws", "/ws"),
             ("/ws?", "/ws?"),
@@ -504,10 +514,32 @@ mod tests {
         for (target, expected) in table {
             let out = with_request(target, "", |request| {
                 let mut out = Vec::new();
-                redacted_path_and_query(request, carriers.iter(), &mut out);
+                redacted_path_and_query(request, secrets.into_iter(), &mut out);
                 out
             });
             assert_eq!(str::from_utf8(&out), Ok(expected), "{target}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_read_once_or_not_at_all() {
+        let table = [
+            ("/ws", None),
+            ("/ws?other=abc", None),
+            ("/ws?csrf=abc", Some("abc")),
+            ("/ws?vsn=2.0.0&c%73rf=a%2Db", Some("a-b")),
+            ("/ws?csrf=", Some("")),
+            ("/ws?csrf", Some("")),
+            ("/ws?csrf=abcd", Some("abcd")),
+            ("/ws?csrf=abcde", None),
+            ("/ws?csrf=abc&csrf=abc", None),
+        ];
+        for (target, expected) in table {
+            with_request(target, "", |request| {
+                let mut out = [0; 4];
+                let got = query_parameter(request, "csrf", &mut out);
+                assert_eq!(got, expected.map(str::as_bytes), "{target}");
+            });
         }
     }
 

@@ -32,8 +32,10 @@ causes! {
     TokenRevoked = "token_revoked",
     /// The token's time has not begun.
     TokenNotYetValid = "token_not_yet_valid",
-    /// The token is valid, but not for this issuer, audience or subject.
+    /// The token is valid, but not for this issuer, audience or subject, or for too long.
     TokenForbidden = "token_forbidden",
+    /// A session came without the CSRF token that goes with it.
+    CsrfMismatch = "csrf_mismatch",
     /// The page's origin is not allowed here.
     ForbiddenOrigin = "forbidden_origin",
     /// The identity may not use this route.

@@ -84,7 +84,7 @@ const fn plain(cause: Cause) -> Answer {
     let (code, retry_after_ms, explain) = match cause {
         TokenMissing | TokenMalformed | BadSignature | TokenExpired | TokenRevoked
         | TokenNotYetValid => (4401, None, true),
-        TokenForbidden | ForbiddenOrigin | ForbiddenRoute => (4403, None, true),
+        TokenForbidden | CsrfMismatch | ForbiddenOrigin | ForbiddenRoute => (4403, None, true),
         AuthenticationTimedOut => (4408, Some(1_000), true),
         OverCapacity => (1013, Some(5_000), true),
         RateLimited => (4429, Some(5_000), true),

@@ -62,8 +62,9 @@ impl<'a> VerifiedIdentity<'a> {
         self.expires
     }
 
-    /// The claims as signed: JSON. Empty for anonymous clients; a verdict from outside may come
-    /// without any, too.
+    /// The claims: JSON, as signed in a JWT or rendered from Erlang's terms; whatever its issuer
+    /// put into a compact token. Empty for anonymous clients; compact tokens and verdicts from
+    /// outside may come without any, too.
     pub const fn claims(&self) -> &'a [u8] {
         self.claims
     }

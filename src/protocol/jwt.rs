@@ -8,33 +8,19 @@ mod tests;
 
 use std::time::Duration;
 
-use hmac::{Hmac, KeyInit as _, Mac};
-use sha2::{Sha256, Sha384, Sha512};
-
 use crate::base::secret::Secret;
 use crate::base::time::UnixTime;
 use crate::protocol::base64url;
 use crate::protocol::cause::Cause;
 use crate::protocol::compact_json::{self, Object, Value};
 use crate::protocol::identity::VerifiedIdentity;
-
-/// Longest token, in bytes of text.
-pub const TOKEN_MAX: usize = 4096;
-
-/// Longest header, in decoded bytes.
-const HEADER_MAX: usize = 1024;
-
-/// Longest claims, in decoded bytes: what is left of [`TOKEN_MAX`].
-const CLAIMS_MAX: usize = TOKEN_MAX / 4 * 3;
-
-/// Longest subject and token id, in bytes of UTF-8.
-const NAME_MAX: usize = 256;
+pub use crate::protocol::mac::Algorithm;
+use crate::protocol::mac::{MAC_MAX, MacState};
+use crate::protocol::scratch::{CLAIMS_MAX, NAME_MAX};
+pub use crate::protocol::scratch::{TOKEN_MAX, TokenScratch};
 
 /// Most members of a header: a forged one must not cost much.
 const HEADER_MEMBERS_MAX: usize = 16;
-
-/// Longest MAC, in bytes.
-const MAC_MAX: usize = 64;
 
 /// Shortest key, in bytes: 256 bits.
 pub const KEY_MIN: usize = 32;
@@ -44,36 +30,6 @@ pub const KEYS_MAX: usize = 16;
 
 /// Longest leeway between the clocks of issuer and gateway.
 pub const LEEWAY_MAX: Duration = Duration::from_secs(30);
-
-/// An HMAC algorithm of RFC 7518 §3.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Algorithm {
-    /// HMAC with SHA-256.
-    HS256,
-    /// HMAC with SHA-384.
-    HS384,
-    /// HMAC with SHA-512.
-    HS512,
-}
-
-impl Algorithm {
-    /// Every algorithm.
-    pub const ALL: [Algorithm; 3] = [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
-
-    /// The name in `alg`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Algorithm::HS256 => "HS256",
-            Algorithm::HS384 => "HS384",
-            Algorithm::HS512 => "HS512",
-        }
-    }
-
-    /// The algorithm of this name, in this case.
-    pub fn from_name(name: &str) -> Option<Algorithm> {
-        Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name)
-    }
-}
 
 /// A key, the algorithm that it is for, and the `kid` by which tokens may name it.
 #[derive(Clone)]
@@ -142,33 +98,6 @@ pub enum JwtSetupError {
     LeewayTooLong,
 }
 
-/// Buffers that verification works in, made once per worker.
-pub struct TokenScratch {
-    header: Box<[u8]>,
-    claims: Box<[u8]>,
-    subject: Box<[u8]>,
-    token_id: Box<[u8]>,
-}
-
-impl Default for TokenScratch {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl TokenScratch {
-    /// Allocates the buffers.
-    pub fn new() -> Self {
-        let buffer = |length: usize| vec![0; length].into_boxed_slice();
-        TokenScratch {
-            header: buffer(HEADER_MAX),
-            claims: buffer(CLAIMS_MAX),
-            subject: buffer(NAME_MAX),
-            token_id: buffer(NAME_MAX),
-        }
-    }
-}
-
 /// Verifies the tokens of one auth block. Immutable, shared by the workers.
 pub struct JwtVerifier {
     keys: Vec<ReadyKey>,
@@ -181,15 +110,6 @@ struct ReadyKey {
     id: Option<String>,
     algorithm: Algorithm,
     state: MacState,
-}
-
-/// An HMAC that has taken in its key.
-#[allow(clippy::large_enum_variant, reason = "a few per process")]
-#[derive(Clone)]
-enum MacState {
-    Sha256(Hmac<Sha256>),
-    Sha384(Hmac<Sha384>),
-    Sha512(Hmac<Sha512>),
 }
 
 impl JwtVerifier {
@@ -233,8 +153,8 @@ impl JwtVerifier {
     /// # Errors
     /// In this order: [`Cause::TokenMalformed`] when the token or its header cannot be read;
     /// [`Cause::BadSignature`]; and only with a valid MAC `TokenMalformed` for the claims (no
-    /// `exp`, times that are no whole numbers, an `exp` beyond `lifetime_max`),
-    /// [`Cause::TokenForbidden`] for issuer and audience, [`Cause::TokenExpired`],
+    /// `exp`, times that are no whole numbers), [`Cause::TokenForbidden`] for an `exp` beyond
+    /// `lifetime_max`, issuer and audience, [`Cause::TokenExpired`],
     /// [`Cause::TokenNotYetValid`].
     pub fn verify<'s>(
         &self,
@@ -242,7 +162,7 @@ impl JwtVerifier {
         now: UnixTime,
         scratch: &'s mut TokenScratch,
     ) -> Result<VerifiedIdentity<'s>, Cause> {
-        let TokenScratch { header, claims, subject, token_id } = scratch;
+        let TokenScratch { header, claims, subject, token_id, .. } = scratch;
         let parts = Parts::split(token).ok_or(Cause::TokenMalformed)?;
         let mut mac = [0; MAC_MAX];
         let mac = base64url::decode(parts.mac, &mut mac).ok_or(Cause::TokenMalformed)?;
@@ -254,8 +174,9 @@ impl JwtVerifier {
         let object = compact_json::object(claims, compact_json::MEMBERS_MAX)
             .map_err(|_| Cause::TokenMalformed)?;
         let read = Claims::read(object)?;
-        if read.expires > later(now, self.options.lifetime_max) {
-            return Err(Cause::TokenMalformed);
+        if read.expires > now.later(self.options.lifetime_max) {
+            // Not malformed: what is too far off now will be near enough some day.
+            return Err(Cause::TokenForbidden);
         }
         self.judge_parties(&read)?;
         self.judge_times(&read, now)?;
@@ -331,10 +252,10 @@ impl JwtVerifier {
 
     fn judge_times(&self, claims: &Claims<'_>, now: UnixTime) -> Result<(), Cause> {
         let leeway = self.options.leeway;
-        if now >= later(claims.expires, leeway) {
+        if now >= claims.expires.later(leeway) {
             return Err(Cause::TokenExpired);
         }
-        let latest = later(now, leeway);
+        let latest = now.later(leeway);
         let begins = claims.not_before.max(claims.issued_at);
         if begins.is_some_and(|begin| begin > latest) {
             return Err(Cause::TokenNotYetValid);
@@ -453,48 +374,6 @@ impl<'t> Claims<'t> {
         claims.expires = expires.ok_or(Cause::TokenMalformed)?;
         Ok(claims)
     }
-}
-
-impl MacState {
-    fn new(algorithm: Algorithm, key: &[u8]) -> Self {
-        let any_length = "HMAC takes keys of any length";
-        match algorithm {
-            Algorithm::HS256 => Self::Sha256(Hmac::new_from_slice(key).expect(any_length)),
-            Algorithm::HS384 => Self::Sha384(Hmac::new_from_slice(key).expect(any_length)),
-            Algorithm::HS512 => Self::Sha512(Hmac::new_from_slice(key).expect(any_length)),
-        }
-    }
-
-    /// Whether `mac` is the MAC of `text`, of exactly full length, in constant time.
-    fn matches(&self, text: &[u8], mac: &[u8]) -> bool {
-        fn check<M: Mac + Clone>(state: &M, text: &[u8], mac: &[u8]) -> bool {
-            state.clone().chain_update(text).verify_slice(mac).is_ok()
-        }
-        match self {
-            MacState::Sha256(state) => check(state, text, mac),
-            MacState::Sha384(state) => check(state, text, mac),
-            MacState::Sha512(state) => check(state, text, mac),
-        }
-    }
-
-    fn compute<'o>(self, text: &[u8], out: &'o mut [u8; MAC_MAX]) -> &'o [u8] {
-        fn finish<'o, M: Mac>(state: M, text: &[u8], out: &'o mut [u8]) -> &'o [u8] {
-            let mac = state.chain_update(text).finalize().into_bytes();
-            let out = &mut out[..mac.len()];
-            out.copy_from_slice(&mac);
-            out
-        }
-        match self {
-            MacState::Sha256(state) => finish(state, text, out),
-            MacState::Sha384(state) => finish(state, text, out),
-            MacState::Sha512(state) => finish(state, text, out),
-        }
-    }
-}
-
-fn later(time: UnixTime, by: Duration) -> UnixTime {
-    let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
-    UnixTime::from_millis(time.as_millis().saturating_add(millis))
 }
 
 /// A name of at most [`NAME_MAX`] bytes.

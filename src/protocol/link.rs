@@ -14,6 +14,7 @@
 
 pub mod flow;
 pub mod handshake;
+pub mod life;
 pub mod reader;
 pub mod session;
 #[cfg(test)]
@@ -22,11 +23,13 @@ pub mod verdict;
 
 pub use flow::{PieceOrder, ReceiveWindow, SendCredit, data_cost};
 pub use handshake::{Challenge, Hello, Limits, Proof, Ready, RefusalCode, Refused};
+pub use life::{Expire, Reauth};
 pub use reader::LinkReader;
 pub use session::{Close, Closer, Credit, GoAway, Open, OpenHeaders, Ping, Pong};
 pub use verdict::{Accept, Auth, Credential, CredentialCarrier, Reject};
 
 use crate::base::slab::Key;
+use crate::protocol::revocation::NAME_MAX;
 
 /// The only protocol version so far.
 pub const VERSION: u16 = 1;
@@ -42,6 +45,8 @@ pub const KEY_MIN: usize = 16;
 pub const CLOSE_REASON_MAX: usize = 123;
 /// Longest reason of a REFUSED or GOAWAY, in bytes.
 pub const REASON_MAX: usize = 200;
+/// Largest payload of a REVOKE, in bytes: its three fields, and as much again for later ones.
+const REVOKE_MAX: usize = 2 * (8 + 2 * (3 + NAME_MAX) + 11);
 /// Longest label of a cause in a CLOSE, in bytes.
 pub const LABEL_MAX: usize = 32;
 /// Frames for sessions that do not exist, in one link's life, before the link is dropped.
@@ -148,12 +153,12 @@ kinds! {
     Accept = 0x31, Session, 4, PAYLOAD_MAX;
     /// With [`features::VERDICTS`]. Backend: no, and why; its last frame for this session.
     Reject = 0x32, Session, verdict::REJECT_BYTES.0, verdict::REJECT_BYTES.1;
-    /// Reserved, with [`features::REAUTHENTICATION`]. Gateway: a fresh token was verified.
+    /// With [`features::REAUTHENTICATION`]. Gateway: a fresh token was verified.
     Reauth = 0x33, Session, 0, PAYLOAD_MAX;
-    /// Reserved, with [`features::REAUTHENTICATION`]. Backend: the session's new expiry.
-    Expire = 0x34, Session, 0, PAYLOAD_MAX;
-    /// Reserved, with [`features::REAUTHENTICATION`]. Backend: these tokens are void.
-    Revoke = 0x35, Link, 0, PAYLOAD_MAX;
+    /// With [`features::REAUTHENTICATION`]. Backend: the session's new expiry.
+    Expire = 0x34, Session, 8, 8;
+    /// With [`features::REAUTHENTICATION`]. Backend: these tokens are void.
+    Revoke = 0x35, Link, 12, REVOKE_MAX;
     /// Reserved, with [`features::MULTICAST`]. Backend: one message for many sessions.
     Multicast = 0x40, Link, 0, PAYLOAD_MAX;
     /// Reserved, with [`features::GROUPS`]. Backend: the session joins a group.
@@ -173,7 +178,7 @@ kinds! {
 /// Bits of the feature fields of HELLO and CHALLENGE. A feature is on when both sides set it.
 pub mod features {
     /// What this implementation can do.
-    pub const SUPPORTED: u64 = VERDICTS;
+    pub const SUPPORTED: u64 = VERDICTS | REAUTHENTICATION;
     /// AUTH, ACCEPT and REJECT.
     pub const VERDICTS: u64 = 1 << 0;
     /// REAUTH, EXPIRE and REVOKE.

@@ -11,12 +11,13 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
 
 use super::close_log::CloseLog;
-use super::exposition::{self, ControlNumbers, Exposition};
+use super::exposition::{self, CIRCUITS, ControlNumbers, Exposition};
 use super::files;
 use super::logs::{self, CloseLine, LogControl};
 use super::process::{self, ProcessUse};
 use super::reload::{self, ReloadOutcome};
 use super::status::{Phase, Status};
+use super::verdicts::VerdictNumbers;
 use super::workers::Supervisor;
 use crate::settings::Settings;
 use crate::settings::reload::cold_changes;
@@ -233,6 +234,7 @@ impl Control {
         let mut status = self.status.borrow_mut();
         status.workers = self.supervisor.status(now);
         status.take_sums(exposition::sums(self.supervisor.counters()), elapsed);
+        let verdicts = self.supervisor.verdicts();
         let numbers = ControlNumbers {
             workers: status.workers.len() as u64,
             workers_alive: status.workers_alive() as u64,
@@ -243,6 +245,8 @@ impl Control {
             settings_loaded: books.settings_loaded,
             close_log_dropped: self.close_log.as_ref().map_or(0, CloseLog::dropped),
             draining: status.phase == Phase::Draining,
+            verdict_requests: verdicts.map_or(0, VerdictNumbers::in_flight),
+            circuits: CIRCUITS.map(|state| verdicts.map_or(0, |v| v.circuits(state))),
             process: books.process,
         };
         self.exposition.borrow_mut().publish(self.supervisor.counters(), &numbers);

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::error::RunError;
+use super::verdicts::{VerdictNumbers, VerdictService};
 use super::workers::{DataPlane, Launched, Seat};
 use crate::base::random::Random;
 use crate::linux::listener::{ListenerSocket, listen};
@@ -59,6 +60,7 @@ pub struct LinuxDataPlane {
     /// The listeners of each worker's first life, bound at the start so that their errors are
     /// the start's.
     first: Mutex<Vec<Option<Vec<ListenerSocket>>>>,
+    verdicts: VerdictService,
 }
 
 /// One worker's part of the gateway's limits.
@@ -170,6 +172,7 @@ impl LinuxDataPlane {
             instance,
             epoch: since.as_millis() as u64,
             first: Mutex::new(first),
+            verdicts: VerdictService::default(),
         })
     }
 
@@ -201,6 +204,14 @@ impl LinuxDataPlane {
 }
 
 impl DataPlane for LinuxDataPlane {
+    fn prepare(&self, settings: &Settings) -> std::io::Result<()> {
+        self.verdicts.ensure(settings)
+    }
+
+    fn verdicts(&self) -> Option<&VerdictNumbers> {
+        Some(self.verdicts.numbers())
+    }
+
     fn launch(&self, seat: Seat) -> Result<Launched, String> {
         if self.pinned
             && let Err(error) = process::pin_to_core(usize::from(seat.index))
@@ -228,6 +239,8 @@ impl DataPlane for LinuxDataPlane {
             queue_bytes_max: queue_share(&seat.settings.limits, self.workers, self.memory),
         };
         let Seat { settings, counters, mailbox, .. } = seat;
+        let verdicts_waker = waker.clone();
+        let mailbox = mailbox.with_verdicts(self.verdicts.port(move || verdicts_waker.wake()));
         let random = Random::from_seed(seed);
         let mut worker = Worker::new(ring, settings, counters, mailbox, random, worker_options);
         let body = Box::new(move || matches!(worker.tick(), Turn::Continue));

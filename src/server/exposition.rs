@@ -5,6 +5,7 @@ use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::process::ProcessUse;
+use crate::base::circuit::CircuitState;
 use crate::counters::{self, Counters, Description, MetricKind};
 
 /// The version that `portcullis_build_info` carries.
@@ -17,6 +18,19 @@ const CPU_HELP: &str = "Processor time used, user and system, in seconds.";
 const fn describe(name: &'static str, kind: MetricKind, help: &'static str) -> Description {
     Description { name, label: None, kind, help }
 }
+
+const fn circuits(state: &'static str) -> Description {
+    Description {
+        name: "portcullis_verdict_circuits",
+        label: Some(("state", state)),
+        kind: MetricKind::Gauge,
+        help: "HTTP endpoints that decide on clients, by the state of their circuit breaker.",
+    }
+}
+
+/// The states in the order in which they are shown.
+pub const CIRCUITS: [CircuitState; 3] =
+    [CircuitState::Closed, CircuitState::Open, CircuitState::HalfOpen];
 
 const RELOADS_HELP: &str = "Reloads asked for, by outcome.";
 
@@ -59,6 +73,14 @@ const CONTROL: &[Description] = &[
         "Lines lost because the close log file was too slow or could not be written.",
     ),
     describe("portcullis_draining", MetricKind::Gauge, "1 from the start of a drain to the end."),
+    describe(
+        "portcullis_verdict_requests_in_flight",
+        MetricKind::Gauge,
+        "Requests at the HTTP endpoints that decide on clients.",
+    ),
+    circuits("closed"),
+    circuits("open"),
+    circuits("half_open"),
     describe("process_resident_memory_bytes", MetricKind::Gauge, "Resident memory, in bytes."),
     describe("process_open_fds", MetricKind::Gauge, "Open file descriptors."),
     describe(
@@ -95,6 +117,10 @@ pub struct ControlNumbers {
     pub close_log_dropped: u64,
     /// Whether a drain is under way.
     pub draining: bool,
+    /// Requests at HTTP endpoints that decide on clients.
+    pub verdict_requests: u64,
+    /// Such endpoints by the state of their circuit, in the order of [`CIRCUITS`].
+    pub circuits: [u64; 3],
     /// What the process uses.
     pub process: ProcessUse,
 }
@@ -112,6 +138,10 @@ impl ControlNumbers {
             self.settings_loaded,
             self.close_log_dropped,
             u64::from(self.draining),
+            self.verdict_requests,
+            self.circuits[0],
+            self.circuits[1],
+            self.circuits[2],
             self.process.resident_bytes,
             self.process.open_descriptors,
             self.process.started_unix,

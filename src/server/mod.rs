@@ -16,6 +16,7 @@ pub mod panics;
 pub mod process;
 pub mod reload;
 pub mod status;
+pub mod verdicts;
 pub mod workers;
 
 #[cfg(test)]

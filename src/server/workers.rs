@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::panics;
+use super::verdicts::VerdictNumbers;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::settings::Settings;
@@ -43,6 +44,21 @@ pub struct Launched {
 
 /// Makes workers.
 pub trait DataPlane: Send + Sync {
+    /// Called on the control thread before workers get these settings: what several of them
+    /// share is made ready.
+    ///
+    /// # Errors
+    /// Those of starting a thread.
+    fn prepare(&self, settings: &Settings) -> std::io::Result<()> {
+        let _ = settings;
+        Ok(())
+    }
+
+    /// What the service that asks HTTP endpoints does at the moment, if there is one.
+    fn verdicts(&self) -> Option<&VerdictNumbers> {
+        None
+    }
+
     /// Makes one; called on the worker's own thread. All that it owns dies with the body.
     ///
     /// # Errors
@@ -154,6 +170,7 @@ impl Supervisor {
     /// The number of a worker that did not come up, and why.
     pub fn start(&mut self, patience: Duration) -> Result<(), (u16, String)> {
         let begun = Instant::now();
+        self.plane.prepare(&self.settings).map_err(|error| (0, error.to_string()))?;
         for index in 0..self.slots.len() {
             self.spawn(index, begun).map_err(|error| (index as u16, error.to_string()))?;
         }
@@ -202,6 +219,9 @@ impl Supervisor {
 
     /// Gives every worker, living or yet to live, new settings.
     pub fn set_settings(&mut self, settings: Arc<Settings>) {
+        if let Err(error) = self.plane.prepare(&settings) {
+            tracing::error!(%error, "cannot start the thread that asks HTTP endpoints");
+        }
         self.settings = settings;
         for index in 0..self.slots.len() {
             self.slots[index].settings_owed = self.slots[index].running();
@@ -240,6 +260,11 @@ impl Supervisor {
     /// Each worker's block of counters.
     pub fn counters(&self) -> impl Iterator<Item = &Counters> {
         self.slots.iter().map(|slot| &*slot.counters)
+    }
+
+    /// What the service that asks HTTP endpoints does at the moment, if there is one.
+    pub fn verdicts(&self) -> Option<&VerdictNumbers> {
+        self.plane.verdicts()
     }
 
     /// How each worker does.

@@ -1,19 +1,77 @@
 //! Secrets, keys and `[[auth]]` blocks.
 
 use std::mem::discriminant;
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
-use super::load::{Issuing, Loader, place, time, trim_newline, word};
+use super::load::{Issuing, Loader, count, place, time, trim_newline, word};
 use super::raw::{List, RawAuth, RawKey, Text};
+use super::units::parse_duration;
 use super::{Auth, AuthKind};
 use crate::base::secret::Secret;
 use crate::protocol::carrier::Carrier;
-use crate::protocol::jwt::{Algorithm, JwtKey, JwtOptions, JwtVerifier};
+use crate::protocol::compact_token::{self, CompactKey, CompactOptions, CompactVerifier};
+use crate::protocol::jwt::{JwtKey, JwtOptions, JwtVerifier};
+use crate::protocol::mac::Algorithm;
+use crate::protocol::phoenix_token::{MaxAge, PhoenixOptions, PhoenixVerifier};
+use crate::protocol::plug_crypto::{BASES_MAX, Derivation};
+use crate::protocol::plug_session::{CSRF_NAME, SessionOptions, SessionVerifier};
+
+/// What Plug.Session.COOKIE asks of a `secret_key_base`, in bytes.
+const SECRET_KEY_BASE_MIN: usize = 64;
+
+/// What decides, how to make its tokens, and its fingerprint.
+type Built = (AuthKind, Issuing, [u8; 16]);
+
+/// A digest of what a verdict depends on beside the token and the clock.
+struct Fingerprint(Sha256);
+
+impl Fingerprint {
+    fn new(kind: &str, options: &dyn std::fmt::Debug) -> Self {
+        let mut fingerprint = Fingerprint(Sha256::new());
+        fingerprint.add(kind, format!("{options:?}").as_bytes());
+        fingerprint
+    }
+
+    /// Lengths go before bytes, so that no two lists are taken for one another.
+    fn add(&mut self, name: &str, bytes: &[u8]) {
+        for part in [name.as_bytes(), bytes] {
+            self.0.update(part.len().to_be_bytes());
+            self.0.update(part);
+        }
+    }
+
+    fn finish(self) -> [u8; 16] {
+        let digest = self.0.finalize();
+        std::array::from_fn(|index| digest[index])
+    }
+}
+
+/// A kind that somebody else decides, who makes its tokens, too. What they decide is not
+/// remembered, so that it needs no fingerprint.
+fn asked(kind: AuthKind) -> Built {
+    (kind, Issuing::Elsewhere, [0; 16])
+}
+
+fn text(value: &Text) -> Option<String> {
+    value.as_ref().map(|text| text.get_ref().clone())
+}
 
 /// A shorter secret can be guessed, or is a mistake (an empty file, a placeholder).
 const SECRET_BYTES_MIN: usize = 32;
+
+/// For a name that may be the secret itself, put where a name belongs.
+const NOT_SHOWN: &str = "its name is not shown, since it could be the secret itself";
+
+/// Whether a name is as long as a secret and made of what secrets are written in.
+fn may_be_secret(name: &str) -> bool {
+    let is_written_so = |b: u8| b.is_ascii_alphanumeric() || b"+/=_-".contains(&b);
+    name.len() >= SECRET_BYTES_MIN && name.bytes().all(is_written_so)
+}
 
 impl Loader<'_> {
     /// A file that the configuration names, or what `env:NAME` stands for.
@@ -21,7 +79,10 @@ impl Loader<'_> {
         if let Some(variable) = name.get_ref().strip_prefix("env:").filter(|_| private) {
             let value = self.outside.variable(variable);
             if value.is_none() {
-                let what = format!("the environment variable {variable:?} is not set");
+                let what = match may_be_secret(variable) {
+                    true => format!("the environment variable ({NOT_SHOWN}) is not set"),
+                    false => format!("the environment variable {variable:?} is not set"),
+                };
                 self.report.error(name.span(), what, "set it where the gateway is started");
             }
             return value.map(String::into_bytes);
@@ -37,7 +98,10 @@ impl Loader<'_> {
                 Some(file.bytes)
             }
             Err(error) => {
-                let what = format!("cannot read {}: {error}", path.display());
+                let what = match private && may_be_secret(name.get_ref()) {
+                    true => format!("cannot read the file ({NOT_SHOWN}): {error}"),
+                    false => format!("cannot read {}: {error}", path.display()),
+                };
                 let fix = "file names are relative to the configuration file's folder";
                 self.report.error(name.span(), what, fix);
                 None
@@ -88,13 +152,25 @@ impl Loader<'_> {
     fn auth(&mut self, auth: &Spanned<RawAuth>) -> Option<(Auth, Issuing)> {
         let raw = auth.get_ref();
         let carriers = self.carriers(&raw.carriers);
-        let keys = self.keys(raw);
-        // Kinds of later versions, and keys that are missing, were reported before.
-        raw.kind.as_ref()?;
-        let keys = keys?;
+        // Kinds that are unknown, and keys that are missing, were reported before.
+        let (kind, issuing, fingerprint) = match raw.kind.as_ref()?.get_ref().as_str() {
+            "phoenix" => self.phoenix(auth),
+            "plug-session" => self.plug_session(auth),
+            "compact" => self.compact(auth),
+            "backend" => Some(asked(AuthKind::Backend(self.backend_verdicts(auth)))),
+            "http" => self.http_verdicts(auth).map(|http| asked(AuthKind::Http(Arc::new(http)))),
+            _ => self.jwt(auth),
+        }?;
+        let (name, carriers) = (raw.name.as_ref()?.get_ref().clone(), carriers?);
+        Some((Auth { name, kind, carriers, fingerprint }, issuing))
+    }
+
+    fn jwt(&mut self, auth: &Spanned<RawAuth>) -> Option<Built> {
+        let raw = auth.get_ref();
+        let keys = self.keys(raw)?;
         let options = JwtOptions {
-            issuer: raw.issuer.as_ref().map(|text| text.get_ref().clone()),
-            audience: raw.audience.as_ref().map(|text| text.get_ref().clone()),
+            issuer: text(&raw.issuer),
+            audience: text(&raw.audience),
             leeway: time("auth", "leeway", &raw.leeway),
             lifetime_max: time("auth", "lifetime_max", &raw.lifetime_max),
         };
@@ -105,9 +181,182 @@ impl Loader<'_> {
                 return None;
             }
         };
-        let name = raw.name.as_ref()?.get_ref().clone();
-        let auth = Auth { name, kind: AuthKind::Jwt(verifier), carriers: carriers? };
-        Some((auth, Issuing { keys, options }))
+        let mut fingerprint = Fingerprint::new("jwt", &options);
+        for key in &keys {
+            fingerprint.add(&format!("{:?} {:?}", key.id, key.algorithm), key.secret.expose());
+        }
+        let kind = AuthKind::Jwt(verifier);
+        Some((kind, Issuing::Jwt { keys, options }, fingerprint.finish()))
+    }
+
+    fn compact(&mut self, auth: &Spanned<RawAuth>) -> Option<Built> {
+        let raw = auth.get_ref();
+        let list = raw.keys.as_ref()?;
+        let keys = self.keys(raw)?;
+        if keys.len() > compact_token::KEYS_MAX {
+            let what = format!("there are more than {} keys", compact_token::KEYS_MAX);
+            self.report.error(list.span(), what, "remove those that were rotated out");
+            return None;
+        }
+        let mut numbered: Vec<CompactKey> = Vec::new();
+        for (key, raw) in keys.into_iter().zip(list.get_ref()) {
+            let raw = raw.get_ref();
+            let at = place(&raw.id, &list.span());
+            let number = key.id.as_deref().and_then(|id| id.parse::<u8>().ok());
+            let what = match (number, key.algorithm) {
+                (None, _) => "the id of a compact key is a number from 0 to 255",
+                (_, Algorithm::HS384 | Algorithm::HS512) => "compact tokens have HS256 alone",
+                (Some(id), _) if numbered.iter().any(|other| other.id == id) => {
+                    "there are two keys of this number"
+                }
+                (Some(id), _) => {
+                    numbered.push(CompactKey { id, secret: key.secret });
+                    continue;
+                }
+            };
+            self.report.error(at, what, "write id = \"1\"");
+            return None;
+        }
+        let options = CompactOptions {
+            leeway: time("auth", "leeway", &raw.leeway),
+            lifetime_max: time("auth", "lifetime_max", &raw.lifetime_max),
+        };
+        let mut fingerprint = Fingerprint::new("compact", &options);
+        for key in &numbered {
+            fingerprint.add(&key.id.to_string(), key.secret.expose());
+        }
+        let kind = AuthKind::Compact(CompactVerifier::new(&numbered, options));
+        Some((kind, Issuing::Compact { keys: numbered }, fingerprint.finish()))
+    }
+
+    fn phoenix(&mut self, auth: &Spanned<RawAuth>) -> Option<Built> {
+        let raw = auth.get_ref();
+        let keys = self.derived_keys(auth, &raw.salt)?;
+        let max_age = match &raw.max_age {
+            None => MaxAge::Embedded,
+            Some(text) => parse_duration(text.get_ref()).map_or(MaxAge::Infinite, MaxAge::Fixed),
+        };
+        let options = PhoenixOptions { max_age, subject: text(&raw.subject) };
+        let mut fingerprint = Fingerprint::new("phoenix", &options);
+        keys.iter().for_each(|key| fingerprint.add("", key.expose()));
+        let issuing = Issuing::Phoenix { keys: keys.clone(), subject: options.subject.clone() };
+        let kind = AuthKind::Phoenix(PhoenixVerifier::new(&keys, options));
+        Some((kind, issuing, fingerprint.finish()))
+    }
+
+    fn plug_session(&mut self, auth: &Spanned<RawAuth>) -> Option<Built> {
+        let raw = auth.get_ref();
+        let is_cookie = |text: &&Spanned<String>| text.get_ref().starts_with("cookie:");
+        let carriers = raw.carriers.iter().flat_map(|list| list.get_ref());
+        if let Some(other) = carriers.clone().find(|text| !is_cookie(text)) {
+            let what = format!("a session is a cookie, and not {:?}", other.get_ref());
+            self.report.error(other.span(), what, "write cookie:_my_app_key, the endpoint's key");
+            return None;
+        }
+        let keys = self.derived_keys(auth, &raw.signing_salt)?;
+        let subject = text(&raw.subject)?;
+        if subject == CSRF_NAME {
+            let at = place(&raw.subject, &auth.span());
+            self.report.error(at, "the CSRF token names nobody", "name the user's key");
+            return None;
+        }
+        let max_age = raw.max_age.as_ref().and_then(|text| parse_duration(text.get_ref()));
+        let csrf = raw.csrf.unwrap_or(true);
+        let options = SessionOptions { subject: subject.clone(), max_age, csrf };
+        let mut fingerprint = Fingerprint::new("plug-session", &options);
+        keys.iter().for_each(|key| fingerprint.add("", key.expose()));
+        let issuing = Issuing::PlugSession { keys: keys.clone(), subject };
+        let kind = AuthKind::PlugSession(SessionVerifier::new(&keys, options));
+        Some((kind, issuing, fingerprint.finish()))
+    }
+
+    /// The keys derived from every `secret_key_base`.
+    fn derived_keys(&mut self, auth: &Spanned<RawAuth>, salt: &Text) -> Option<Vec<Secret>> {
+        let raw = auth.get_ref();
+        let (files, inline) = (&raw.secret_key_base_file, &raw.secret_key_base);
+        let list = match (files, inline) {
+            (Some(_), Some(inline)) => {
+                let what = "both secret_key_base_file and secret_key_base are given";
+                self.report.error(inline.span(), what, "keep the file");
+                return None;
+            }
+            (Some(list), None) | (None, Some(list)) => list,
+            (None, None) => {
+                let what = "there is no secret_key_base";
+                let fix = "add secret_key_base_file = \"keys/NAME\" or \"env:SECRET_KEY_BASE\"";
+                self.report.error(auth.span(), what, fix);
+                return None;
+            }
+        };
+        if !(1..=BASES_MAX).contains(&list.get_ref().len()) {
+            let what = format!("there are {} values", list.get_ref().len());
+            self.report.error(list.span(), what, &format!("list 1 to {BASES_MAX}"));
+            return None;
+        }
+        let length_min = match raw.kind.as_ref()?.get_ref().as_str() {
+            "plug-session" => SECRET_KEY_BASE_MIN,
+            _ => SECRET_BYTES_MIN,
+        };
+        let mut bases: Vec<Secret> = Vec::new();
+        let mut failed = false;
+        for text in list.get_ref() {
+            let text = Some(text.clone());
+            let base = match files {
+                Some(_) => self.secret(&text, &None, "secret_key_base_file"),
+                None => self.secret(&None, &text, "secret_key_base_file"),
+            };
+            let at = place(&text, &list.span());
+            failed |=
+                !base.as_ref().is_some_and(|base| self.fit_base(base, &bases, length_min, at));
+            bases.extend(base);
+        }
+        let salt = salt.as_ref()?;
+        if salt.get_ref().is_empty() {
+            self.report.error(salt.span(), "this salt is empty", "write the application's");
+            failed = true;
+        }
+        let derivation = Derivation {
+            iterations: count("auth", "iterations", &raw.iterations) as u32,
+            length: count("auth", "length", &raw.length) as usize,
+            digest: match word("auth", "digest", &raw.digest) {
+                "sha384" => Algorithm::HS384,
+                "sha512" => Algorithm::HS512,
+                _ => Algorithm::HS256,
+            },
+        };
+        let derive = |base: &Secret| derivation.derive(base, salt.get_ref().as_bytes());
+        (!failed).then(|| bases.iter().map(derive).collect())
+    }
+
+    fn fit_base(
+        &mut self,
+        base: &Secret,
+        earlier: &[Secret],
+        length_min: usize,
+        at: Range<usize>,
+    ) -> bool {
+        let length = base.len();
+        let fix = "make one with: mix phx.gen.secret, or openssl rand -base64 48";
+        if earlier.iter().any(|other| other.expose() == base.expose()) {
+            self.report.error(at, "this secret_key_base is listed twice", "remove one");
+            return false;
+        }
+        if length < length_min {
+            let what = format!(
+                "this secret_key_base has {length} bytes; Plug refuses to sign sessions with less \
+                 than {length_min}"
+            );
+            self.report.error(at, what, fix);
+            return false;
+        }
+        if length < SECRET_KEY_BASE_MIN {
+            let what = format!(
+                "this secret_key_base has {length} bytes; Phoenix makes {SECRET_KEY_BASE_MIN}, \
+                 and Plug signs no session with less"
+            );
+            self.report.warning(at, what, fix);
+        }
+        true
     }
 
     fn carriers(&mut self, raw: &List) -> Option<Vec<Carrier>> {

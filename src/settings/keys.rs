@@ -93,6 +93,79 @@ pub const SECTIONS: &[(&str, bool)] = &[
     ("backend", true),
 ];
 
+/// A kind of `[[auth]]`, and the keys that it has beside those of every kind.
+pub struct AuthKeys {
+    /// The word in `kind`.
+    pub kind: &'static str,
+    /// What must be there.
+    pub required: &'static [&'static str],
+    /// What may be there.
+    pub optional: &'static [&'static str],
+}
+
+/// Every kind of `[[auth]]`. A key that belongs to another kind is an error.
+pub const AUTH_KINDS: &[AuthKeys] = &[
+    AuthKeys {
+        kind: "jwt",
+        required: &["keys"],
+        optional: &["issuer", "audience", "leeway", "lifetime_max"],
+    },
+    AuthKeys {
+        kind: "phoenix",
+        required: &["salt"],
+        optional: &[
+            "secret_key_base_file",
+            "secret_key_base",
+            "max_age",
+            "subject",
+            "iterations",
+            "length",
+            "digest",
+        ],
+    },
+    AuthKeys {
+        kind: "plug-session",
+        required: &["signing_salt", "subject"],
+        optional: &[
+            "secret_key_base_file",
+            "secret_key_base",
+            "csrf",
+            "max_age",
+            "iterations",
+            "length",
+            "digest",
+        ],
+    },
+    AuthKeys { kind: "compact", required: &["keys"], optional: &["leeway", "lifetime_max"] },
+    AuthKeys { kind: "backend", required: &[], optional: &["timeout"] },
+    AuthKeys {
+        kind: "http",
+        // The loader asks for `endpoint` itself, with an example.
+        required: &[],
+        optional: &[
+            "endpoint",
+            "timeout",
+            "in_flight_max",
+            "queue_max",
+            "response_max",
+            "headers",
+            "identity",
+            "ca_file",
+            "circuit_failures",
+            "circuit_open_min",
+            "circuit_open_max",
+        ],
+    },
+];
+
+impl AuthKeys {
+    /// Whether blocks of this kind may have the key `name`.
+    pub fn has(&self, name: &str) -> bool {
+        let of_every_kind = ["name", "kind", "carriers"];
+        [&of_every_kind, self.required, self.optional].iter().any(|list| list.contains(&name))
+    }
+}
+
 /// The row of `name` in `section`.
 pub fn find(section: &str, name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.section == section && key.name == name)

@@ -17,6 +17,8 @@ use super::problem::{Report, did_you_mean};
 use super::raw::{CountOrWord, Number, RawDeadlines, RawGateway, RawLimits, RawSettings, Text};
 use super::units::{format_duration, parse_duration, parse_size};
 use super::{Deadlines, Descriptors, Gateway, Limits, LogFormat, Settings, shape};
+use crate::base::secret::Secret;
+use crate::protocol::compact_token::CompactKey;
 use crate::protocol::jwt::{JwtKey, JwtOptions};
 
 /// What the loader asks of the world.
@@ -48,12 +50,36 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
-/// What it takes to make tokens that an `[[auth]]` accepts.
-pub struct Issuing {
-    /// Its keys, in the order of the file.
-    pub keys: Vec<JwtKey>,
-    /// What the tokens must say.
-    pub options: JwtOptions,
+/// What it takes to make tokens that an `[[auth]]` accepts. Keys are in the order of the file.
+pub enum Issuing {
+    /// For `kind = "jwt"`.
+    Jwt {
+        /// Its keys.
+        keys: Vec<JwtKey>,
+        /// What the tokens must say.
+        options: JwtOptions,
+    },
+    /// For `kind = "phoenix"`.
+    Phoenix {
+        /// Its derived keys.
+        keys: Vec<Secret>,
+        /// The key of the subject in data that is a map.
+        subject: Option<String>,
+    },
+    /// For `kind = "plug-session"`.
+    PlugSession {
+        /// Its derived keys.
+        keys: Vec<Secret>,
+        /// The key of the subject.
+        subject: String,
+    },
+    /// For `kind = "compact"`.
+    Compact {
+        /// Its keys.
+        keys: Vec<CompactKey>,
+    },
+    /// For kinds whose tokens somebody else makes.
+    Elsewhere,
 }
 
 /// Checks the text of a configuration file and everything that it refers to.
@@ -137,13 +163,13 @@ impl Names {
 
 /// A number's row in the table of keys, and the profile that its default depends on.
 #[derive(Clone, Copy)]
-struct Defaults {
-    section: &'static str,
-    conformance: bool,
+pub(super) struct Defaults {
+    pub(super) section: &'static str,
+    pub(super) conformance: bool,
 }
 
 impl Defaults {
-    fn text(self, name: &str) -> &'static str {
+    pub(super) fn text(self, name: &str) -> &'static str {
         let key = keys::find(self.section, name).expect("every raw field has a row in KEYS");
         key.conformance.filter(|_| self.conformance).unwrap_or(key.default)
     }
@@ -157,7 +183,7 @@ impl Defaults {
         }
     }
 
-    fn count(self, name: &str, value: &Number) -> u64 {
+    pub(super) fn count(self, name: &str, value: &Number) -> u64 {
         self.count_or_auto(name, value).expect("a number was asked for, and defaults are numbers")
     }
 
@@ -166,7 +192,7 @@ impl Defaults {
         parse_size(value.as_ref().map_or_else(|| self.text(name), |text| text.get_ref()))
     }
 
-    fn size(self, name: &str, value: &Text) -> u64 {
+    pub(super) fn size(self, name: &str, value: &Text) -> u64 {
         self.size_or_auto(name, value).expect("sizes and their defaults were checked")
     }
 
@@ -189,6 +215,11 @@ pub(super) fn place<T>(value: &Option<Spanned<T>>, otherwise: &Range<usize>) -> 
 pub(super) fn word<'v>(section: &'static str, name: &str, value: &'v Text) -> &'v str {
     let defaults = Defaults { section, conformance: false };
     value.as_ref().map_or_else(|| defaults.text(name), |text| text.get_ref())
+}
+
+/// A whole number, or the table's default for it.
+pub(super) fn count(section: &'static str, name: &str, value: &Number) -> u64 {
+    Defaults { section, conformance: false }.count(name, value)
 }
 
 /// A duration, or the table's default for it.
@@ -467,6 +498,7 @@ fn limits(raw: &RawLimits, conformance: bool) -> Limits {
         header_fields_max: narrow!(count header_fields_max),
         request_line_max: narrow!(size request_line_max),
         token_max: narrow!(size token_max),
+        dead_tokens_max: narrow!(count dead_tokens_max),
         frames_per_second: narrow!(count frames_per_second),
         frames_burst: narrow!(count frames_burst),
         controls_per_second: narrow!(count controls_per_second),
@@ -475,6 +507,7 @@ fn limits(raw: &RawLimits, conformance: bool) -> Limits {
         session_window: narrow!(size session_window),
         link_window: narrow!(size link_window),
         stalled_input_max: defaults.size("stalled_input_max", &raw.stalled_input_max),
+        verdicts_max: narrow!(count verdicts_max),
         handshakes_per_tick: narrow!(count handshakes_per_tick),
         client_buffers: narrow!(count client_buffers),
         accepts: narrow!(count accepts),

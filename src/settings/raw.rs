@@ -62,10 +62,10 @@ raw_table! {
         profile: Text, connections_max: Number, unauthenticated_max: Number,
         connections_per_worker: Number, memory_max: Text, message_max: Text,
         first_message_max: Text, head_max: Text, header_fields_max: Number,
-        request_line_max: Text, token_max: Text, frames_per_second: Number,
+        request_line_max: Text, token_max: Text, dead_tokens_max: Number, frames_per_second: Number,
         frames_burst: Number, controls_per_second: Number, controls_burst: Number,
         fragments_max: Number, session_window: Text, link_window: Text,
-        stalled_input_max: Text, handshakes_per_tick: Number,
+        stalled_input_max: Text, verdicts_max: Number, handshakes_per_tick: Number,
         client_buffers: Number, accepts: Number, close_lines_per_second: Number,
     }
     /// `[deadlines]`.
@@ -88,6 +88,16 @@ raw_table! {
     RawAuth {
         name: Text, kind: Text, carriers: List, keys: Option<Spanned<Vec<Spanned<RawKey>>>>,
         issuer: Text, audience: Text, leeway: Text, lifetime_max: Text,
+        secret_key_base_file: List, secret_key_base: List, salt: Text, signing_salt: Text,
+        max_age: Text, subject: Text, csrf: Option<bool>, iterations: Number, length: Number,
+        digest: Text,
+        endpoint: Text, timeout: Text, in_flight_max: Number, queue_max: Number,
+        response_max: Text, headers: List, identity: Option<RawVerdictHeaders>, ca_file: Text,
+        circuit_failures: Number, circuit_open_min: Text, circuit_open_max: Text,
+    }
+    /// `identity` in an `[[auth]]`.
+    RawVerdictHeaders {
+        subject: Text, token_id: Text, expires: Text, issued_at: Text, claims: Text, reason: Text,
     }
     /// One of `keys` in an `[[auth]]`.
     RawKey { id: Text, algorithm: Text, secret_file: Text, secret: Text, }

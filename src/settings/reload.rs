@@ -26,6 +26,7 @@ const COLD: &[(&str, Same)] = &[
         a.limits.connections_per_worker == b.limits.connections_per_worker
     }),
     ("limits.memory_max", |a, b| a.limits.memory_max == b.limits.memory_max),
+    ("limits.dead_tokens_max", |a, b| a.limits.dead_tokens_max == b.limits.dead_tokens_max),
     ("limits.client_buffers", |a, b| a.limits.client_buffers == b.limits.client_buffers),
     ("limits.accepts", |a, b| a.limits.accepts == b.limits.accepts),
     ("listener.address", |a, b| {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeString, DeTable, DeValue};
 
-use super::keys::{self, Key, REQUIRED, Shape};
+use super::keys::{self, AuthKeys, Key, REQUIRED, Shape};
 use super::problem::{Report, did_you_mean};
 use super::raw::RawSettings;
 use super::units::{parse_duration, parse_size};
@@ -95,7 +95,12 @@ fn check_table(
     report: &mut Report<'_>,
 ) {
     report_missing(section, span, table, report);
+    let kind = (section == "auth").then(|| auth_kind(table)).flatten();
     retain(table, |name, value| match keys::find(section, name.get_ref()) {
+        Some(key) if kind.is_some_and(|kind| !kind.has(key.name)) => {
+            report_other_kind(key, kind.map_or("", |kind| kind.kind), name.span(), report);
+            false
+        }
         Some(key) => check_value(key, value, report),
         None => {
             let names = keys::of_section(section).map(|key| key.name);
@@ -125,11 +130,10 @@ fn report_missing(
     table: &DeTable<'_>,
     report: &mut Report<'_>,
 ) {
-    // A kind of a later version has other keys; the kind is reported, its keys are not asked for.
-    let kind = table.get("kind").and_then(|kind| kind.get_ref().as_str());
-    let other_kind = section == "auth" && kind.is_some_and(|kind| kind != "jwt");
-    for key in keys::of_section(section).filter(|key| key.default == REQUIRED) {
-        if table.contains_key(key.name) || (other_kind && matches!(key.name, "keys" | "carriers")) {
+    let kind = (section == "auth").then(|| auth_kind(table)).flatten();
+    let of_kind = |key: &Key| kind.is_some_and(|kind| kind.required.contains(&key.name));
+    for key in keys::of_section(section) {
+        if table.contains_key(key.name) || (key.default != REQUIRED && !of_kind(key)) {
             continue;
         }
         let what = format!("\"{}\" is missing from {}", key.name, title(section));
@@ -146,12 +150,22 @@ fn report_missing(
     }
 }
 
+/// The kind that an `[[auth]]` says it is, if there is such a kind.
+fn auth_kind(table: &DeTable<'_>) -> Option<&'static AuthKeys> {
+    let kind = table.get("kind")?.get_ref().as_str()?;
+    keys::AUTH_KINDS.iter().find(|known| known.kind == kind)
+}
+
+fn report_other_kind(key: &Key, kind: &str, at: Range<usize>, report: &mut Report<'_>) {
+    let kinds = keys::AUTH_KINDS.iter().filter(|kind| kind.has(key.name));
+    let kinds: Vec<_> = kinds.map(|kind| format!("\"{}\"", kind.kind)).collect();
+    let what = format!("\"{}\" means nothing to kind = \"{kind}\"", key.name);
+    report.error(at, what, &format!("it belongs to kind = {}", kinds.join(" and ")));
+}
+
 /// Where a key that is unknown here would be known.
 fn elsewhere(name: &Spanned<DeString<'_>>) -> String {
     let name = name.get_ref().as_ref();
-    if ["salt", "max_age", "iterations", "digest", "secret_key_base_file"].contains(&name) {
-        return "it belongs to kind = \"phoenix\", which is not in this version".to_owned();
-    }
     match keys::KEYS.iter().find(|key| key.name == name) {
         Some(key) => format!("a key of that name belongs in {}", title(key.section)),
         None => "docs/configuration.md lists every key".to_owned(),
@@ -202,7 +216,7 @@ fn check_value(key: &Key, value: &mut Spanned<DeValue<'_>>, report: &mut Report<
     };
     let Err(fix) = verdict else { return true };
     let is = match value.get_ref() {
-        _ if key.name == "secret" => "not text".to_owned(),
+        _ if matches!(key.name, "secret" | "secret_key_base") => "not text".to_owned(),
         value => shown(value),
     };
     let what = format!("\"{}\" in {} is {is}", key.name, title(key.section));

@@ -154,7 +154,8 @@ impl Watch {
         }
         let socket = match op {
             Op::ReceiveMultishot { socket, .. } | Op::ReceiveOnce { socket, .. } => socket.0,
-            Op::PollReadable { socket } | Op::Send { socket, .. } => socket.0,
+            Op::PollReadable { socket } | Op::PollHangup { socket } => socket.0,
+            Op::Send { socket, .. } => socket.0,
             Op::Close { socket, .. } => {
                 self.count_kept(socket.0, now);
                 if let Some(watched) = self.watched.remove(&socket.0) {

@@ -93,7 +93,7 @@ impl Pool {
 enum Work {
     Accept { listener: u16 },
     Receive { socket: u32, group: BufferGroup, multi: bool },
-    Poll { socket: u32 },
+    Poll { socket: u32, hangup: bool },
     Send { socket: u32, slot: Option<SendSlot>, next: u32, start: u32, end: u32, held_until: u64 },
     Connect { endpoint: u16 },
     Close,
@@ -217,7 +217,8 @@ impl Kernel {
             Op::ReceiveOnce { socket, group } => {
                 Work::Receive { socket: socket.0, group: *group, multi: false }
             }
-            Op::PollReadable { socket } => Work::Poll { socket: socket.0 },
+            Op::PollReadable { socket } => Work::Poll { socket: socket.0, hangup: false },
+            Op::PollHangup { socket } => Work::Poll { socket: socket.0, hangup: true },
             Op::Send { socket, start, end, slot } => {
                 let place = &mut self.slots[slot.group as usize].places[slot.id as usize];
                 if std::mem::replace(place, Place::InFlight) != Place::Worker {
@@ -246,7 +247,7 @@ impl Kernel {
         }
         let place = match op {
             Op::ReceiveMultishot { .. } | Op::ReceiveOnce { .. } => &mut descriptor.receive,
-            Op::PollReadable { .. } => &mut descriptor.poll,
+            Op::PollReadable { .. } | Op::PollHangup { .. } => &mut descriptor.poll,
             Op::Send { .. } => &mut descriptor.send,
             Op::Close { .. } => {
                 let flying = [descriptor.receive, descriptor.poll, descriptor.send];
@@ -277,7 +278,9 @@ impl Kernel {
             Op::ReceiveMultishot { socket, .. } | Op::ReceiveOnce { socket, .. } => {
                 self.progress_receive(net, memory, socket.0);
             }
-            Op::PollReadable { socket } => self.progress_poll(net, socket.0),
+            Op::PollReadable { socket } | Op::PollHangup { socket } => {
+                self.progress_poll(net, socket.0);
+            }
             Op::Send { socket, slot, .. } => {
                 let pending = net.fault(Fault::SendPending);
                 let until = if pending { net.now + net.random.below(5 * MILLIS) } else { 0 };
@@ -479,7 +482,7 @@ impl Kernel {
                 let socket = *socket;
                 self.progress_receive(net, memory, socket);
             }
-            Work::Poll { socket } => {
+            Work::Poll { socket, .. } => {
                 let socket = *socket;
                 self.progress_poll(net, socket);
             }
@@ -591,8 +594,9 @@ impl Kernel {
     fn progress_poll(&mut self, net: &mut Net, socket: u32) {
         let Some(descriptor) = self.descriptors.get(&socket) else { return };
         let conn = descriptor.conn;
-        let Some((id, _)) = self.live(descriptor.poll) else { return };
-        let readable = net.readable(conn, Side::Gateway) > 0
+        let Some((id, pending)) = self.live(descriptor.poll) else { return };
+        let hangup = matches!(pending.work, Work::Poll { hangup: true, .. });
+        let readable = (!hangup && net.readable(conn, Side::Gateway) > 0)
             || net.ended(conn, Side::Gateway)
             || net.is_reset(conn, Side::Gateway);
         if readable {
@@ -714,9 +718,9 @@ impl Kernel {
             self.keys.remove(&pending.key.to_bits());
         }
         let socket = match pending.work {
-            Work::Receive { socket, .. } | Work::Poll { socket } | Work::Send { socket, .. } => {
-                socket
-            }
+            Work::Receive { socket, .. }
+            | Work::Poll { socket, .. }
+            | Work::Send { socket, .. } => socket,
             _ => return,
         };
         let Some(descriptor) = self.descriptors.get_mut(&socket) else { return };
@@ -831,6 +835,7 @@ fn op_socket(op: &Op) -> Option<u32> {
         Op::ReceiveMultishot { socket, .. }
         | Op::ReceiveOnce { socket, .. }
         | Op::PollReadable { socket }
+        | Op::PollHangup { socket }
         | Op::Send { socket, .. }
         | Op::Close { socket, .. } => Some(socket.0),
         Op::Accept { .. } | Op::Connect { .. } | Op::Cancel { .. } => None,
@@ -843,6 +848,7 @@ fn op_name(op: &Op) -> &'static str {
         Op::ReceiveMultishot { .. } => "> receive multi",
         Op::ReceiveOnce { .. } => "> receive once",
         Op::PollReadable { .. } => "> poll",
+        Op::PollHangup { .. } => "> poll for hangup",
         Op::Send { .. } => "> send",
         Op::Connect { .. } => "> connect",
         Op::Close { .. } => "> close",

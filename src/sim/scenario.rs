@@ -262,6 +262,7 @@ impl Scenario {
             header_fields_max: 64,
             request_line_max: 8000,
             token_max: 2048,
+            dead_tokens_max: 1024,
             frames_per_second: 1_000_000,
             frames_burst: 1_000_000,
             controls_per_second: 1_000_000,
@@ -270,6 +271,7 @@ impl Scenario {
             session_window: self.session_window,
             link_window: self.link_window,
             stalled_input_max: 16 << 20,
+            verdicts_max: 1000,
             handshakes_per_tick: 16,
             client_buffers: self.sizes.buffers[0],
             accepts: 4,
@@ -323,7 +325,7 @@ fn auth(name: &str, key: &[u8], carriers: Vec<Carrier>) -> Auth {
     let key = JwtKey { id: None, algorithm: Algorithm::HS256, secret: Secret::new(key.to_vec()) };
     let verifier = JwtVerifier::new(vec![key], JwtOptions::default());
     let verifier = verifier.expect("one HS256 key of 256 bits is a valid table");
-    Auth { name: name.into(), kind: AuthKind::Jwt(verifier), carriers }
+    Auth { name: name.into(), kind: AuthKind::Jwt(verifier), carriers, fingerprint: [0; 16] }
 }
 
 fn route(path: &str, auth: u16) -> Route {

@@ -17,6 +17,7 @@ use crate::protocol::proxy_header;
 use crate::ring::{BufferGroup, Failure, Socket};
 
 use super::sockets::{ReceiveEnd, SocketLife};
+use super::verdicts::Asking;
 use super::{Core, surroundings};
 
 /// How often send slots are taken from stalled clients, when there are none.
@@ -39,7 +40,9 @@ pub(super) struct Connection {
     pub(super) in_flight: (u32, u32),
     /// Plaintext that waits for credit. While there is some, later input queues behind it.
     /// Boxed: few connections ever wait. Invariant: `Some` only while not empty.
-    pub(super) stash: Option<Box<ByteQueue>>,
+    pub(super) stash: Option<Box<Stash>>,
+    /// Whose verdict it awaits.
+    pub(super) asking: Asking,
     /// Link and session, while one is open.
     pub(super) session: Option<(u16, SessionId)>,
     /// What the backend is owed in credit once the output is sent.
@@ -53,6 +56,14 @@ pub(super) struct Connection {
     pub(super) deferred: u16,
     pub(super) counted_unauthenticated: bool,
     pub(super) shut_down: bool,
+}
+
+/// Plaintext that waits, and how much of it is accounted for as that of an unauthenticated
+/// client.
+#[derive(Default)]
+pub(super) struct Stash {
+    pub(super) queue: ByteQueue,
+    pub(super) early: u32,
 }
 
 /// A PROXY header as far as it has come. Boxed where it is kept: few connections have one, and
@@ -94,6 +105,7 @@ impl Core {
             out: ByteQueue::default(),
             in_flight: (0, 0),
             stash: None,
+            asking: Asking::NOBODY,
             session: None,
             owed: 0,
             dirty: false,
@@ -208,6 +220,9 @@ impl Core {
             if !matches!(connection.client.disposition(), Disposition::Stay) {
                 return bytes.len();
             }
+            if connection.client.awaits_verdict() {
+                return used;
+            }
             let allowance = match connection.session {
                 _ if !connection.client.is_open() => Some(usize::MAX),
                 Some((link, id)) => self.links.entry(link).link.allowance(id),
@@ -237,6 +252,10 @@ impl Core {
                     };
                     self.links.data(link, id, kind, first, last, piece);
                 }
+                Step::Ask(question) => {
+                    self.send_answers(owner);
+                    self.ask(owner, question);
+                }
                 Step::Authenticated { backend } => {
                     self.send_answers(owner);
                     self.open_session(owner, backend);
@@ -250,14 +269,19 @@ impl Core {
         used
     }
 
-    /// Keeps input until the backend gives credit. When the worker's room for that is used up,
-    /// the connection ends: nothing is lost silently.
+    /// Keeps input until the backend gives credit, or a verdict. When the room for that is used
+    /// up, the connection ends: nothing is lost silently.
     fn stash(&mut self, owner: Key, bytes: &[u8]) {
+        let room = self.count_early(owner, bytes.len());
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let stash = connection.stash.get_or_insert_default();
-        if stash.push(&mut self.stashes, bytes).is_err() {
+        let push = |()| {
+            let pushed = stash.queue.push(&mut self.stashes, bytes);
+            pushed.map_err(|_| Cause::BackendUnavailable)
+        };
+        if let Err(cause) = room.and_then(push) {
             let cx = surroundings!(self);
-            connection.client.close(Cause::BackendUnavailable, &cx, &mut self.output);
+            connection.client.close(cause, &cx, &mut self.output);
             self.send_answers(owner);
         }
     }
@@ -272,13 +296,13 @@ impl Core {
                 break;
             };
             scratch.clear();
-            scratch.extend_from_slice(stash.front(&self.stashes));
+            scratch.extend_from_slice(stash.queue.front(&self.stashes));
             let used = self.consume(owner, &mut scratch);
             if let Some(connection) = self.connections.entry_mut(owner)
                 && let Some(stash) = &mut connection.stash
             {
-                stash.consume(&mut self.stashes, used);
-                if stash.is_empty() {
+                stash.queue.consume(&mut self.stashes, used);
+                if stash.queue.is_empty() {
                     connection.stash = None;
                 }
             }

@@ -6,7 +6,7 @@ use crate::base::time::Instant;
 use crate::connection::link::{Due, Event, Failure, Identity, Link};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
-use crate::protocol::link::{Close, HANDSHAKE_FRAME_MAX, LinkReader, SessionId};
+use crate::protocol::link::{Close, HANDSHAKE_FRAME_MAX, LinkReader, Reject, SessionId};
 use crate::protocol::websocket::DataKind;
 use crate::ring::{
     BufferGroup, EndpointAddress, Failure as RingFailure, Op, OpKey, OpKind, Outcome,
@@ -153,10 +153,24 @@ impl LinkTable {
 
     /// Chooses a link for a new session of `backend`.
     fn choose(&mut self, backend: u16, balance: Balance) -> Option<u16> {
+        self.choose_among(backend, balance, Link::takes_sessions)
+    }
+
+    /// Chooses a link for a question to `backend`.
+    pub(super) fn choose_to_ask(&mut self, backend: u16, balance: Balance) -> Option<u16> {
+        self.choose_among(backend, balance, Link::takes_questions)
+    }
+
+    fn choose_among(
+        &mut self,
+        backend: u16,
+        balance: Balance,
+        takes: impl Fn(&Link) -> bool,
+    ) -> Option<u16> {
         let group = &mut self.groups[usize::from(backend)];
         let links = &self.entries[group.first..group.first + group.count];
         let order = (0..group.count).map(|step| (group.next + step) % group.count);
-        let able = order.filter(|index| links[*index].link.takes_sessions());
+        let able = order.filter(|index| takes(&links[*index].link));
         let chosen = match balance {
             Balance::RoundRobin => able.into_iter().next(),
             Balance::LeastSessions => able.min_by_key(|index| links[*index].link.open_sessions()),
@@ -326,6 +340,14 @@ impl Core {
                 connection.client.close_by_backend(code, reason, &cx, &mut self.output);
                 self.send_answers(client);
                 self.touch(client);
+            }
+            Event::Accepted { client, identity } => {
+                let backend = self.links.entries[index].backend;
+                self.accepted_by_backend(client, backend, &identity.0);
+            }
+            Event::Rejected { client, reject } => self.rejected_by_backend(client, &reject),
+            Event::Declined { client } => {
+                self.rejected_by_backend(client, &Reject::new(Cause::BackendUnavailable));
             }
             Event::SessionCredit { client } => self.resume(client),
             Event::LinkCredit => {

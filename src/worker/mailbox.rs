@@ -11,6 +11,8 @@ use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
 use crate::settings::Settings;
 
+use super::verdicts::{NoVerdicts, VerdictPort};
+
 /// Commands that may wait for one worker.
 pub const COMMANDS_MAX: usize = 64;
 /// Reports of one worker that may wait for the control thread.
@@ -89,6 +91,7 @@ pub struct CloseRecord {
 pub struct WorkerMailbox {
     commands: Receiver<Command>,
     reports: SyncSender<Report>,
+    verdicts: Box<dyn VerdictPort>,
 }
 
 /// The control thread's end of both mailboxes.
@@ -103,11 +106,21 @@ pub fn mailboxes() -> (ControlMailbox, WorkerMailbox) {
     let (report_in, report_out) = sync_channel(REPORTS_MAX);
     (
         ControlMailbox { commands: command_in, reports: report_out },
-        WorkerMailbox { commands: command_out, reports: report_in },
+        WorkerMailbox { commands: command_out, reports: report_in, verdicts: Box::new(NoVerdicts) },
     )
 }
 
 impl WorkerMailbox {
+    /// The same mailbox with a way to the HTTP service that decides on clients.
+    pub fn with_verdicts(self, verdicts: Box<dyn VerdictPort>) -> Self {
+        WorkerMailbox { verdicts, ..self }
+    }
+
+    /// The way to the HTTP service.
+    pub fn verdicts(&mut self) -> &mut dyn VerdictPort {
+        &mut *self.verdicts
+    }
+
     /// The next command, if one waits.
     pub fn command(&self) -> Option<Command> {
         self.commands.try_recv().ok()

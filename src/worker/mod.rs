@@ -12,6 +12,7 @@ mod links;
 pub mod mailbox;
 mod settle;
 pub mod sockets;
+pub mod verdicts;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +25,9 @@ use crate::base::time::{Instant, Now};
 use crate::base::token_bucket::TokenBucket;
 use crate::base::wheel::Wheel;
 use crate::connection::Output;
+use crate::connection::authenticate::Scratch;
 use crate::counters::{Counters, Metric};
+use crate::protocol::dead_tokens::DeadTokens;
 use crate::ring::{
     BufferGroup, Completion, ENTER_WAIT_MAX, Failure, OpKey, OpKind, Outcome, ReceivedBuffer, Ring,
     SendSlot, Socket,
@@ -96,6 +99,11 @@ struct Core {
     queues: BytePool,
     /// Input that waits for a backend's credit.
     stashes: BytePool,
+    /// How much of that is input of clients that await a verdict.
+    early_input: usize,
+    /// Questions that are out, and the number of the latest to the HTTP service.
+    questions: u32,
+    question_number: u32,
     /// TLS input beyond this tick's handshake budget, in order of arrival.
     deferred: VecDeque<(Key, ReceivedBuffer)>,
     handshakes: u32,
@@ -145,6 +153,9 @@ impl<R: Ring> Worker<R> {
     ) -> Self {
         counters.clear_gauges();
         let now = ring.now();
+        let mut dead_key = [0; 16];
+        random.fill(&mut dead_key);
+        let dead = DeadTokens::new(settings.limits.dead_tokens_max, dead_key);
         let links = LinkTable::new(&settings, &options, now.instant, &mut random);
         for (number, address) in links.addresses(&settings) {
             ring.set_endpoint(number, address);
@@ -161,6 +172,9 @@ impl<R: Ring> Worker<R> {
             close_lines: TokenBucket::full(now.instant),
             queues: BytePool::new(chunks(options.queue_bytes_max)),
             stashes: BytePool::new(chunks(settings.limits.stalled_input_max)),
+            early_input: 0,
+            questions: 0,
+            question_number: 0,
             deferred: VecDeque::new(),
             handshakes: 0,
             ops: Ops::new(),
@@ -168,7 +182,7 @@ impl<R: Ring> Worker<R> {
             starved: Vec::new(),
             relief_at: now.instant,
             shutdowns: Vec::new(),
-            output: Output::default(),
+            output: Output { tokens: Scratch::new(dead), ..Output::default() },
             plaintext: Vec::new(),
             ciphertext: Vec::new(),
             stash_scratch: Vec::new(),
@@ -201,6 +215,7 @@ impl<R: Ring> Worker<R> {
         core.now = self.ring.now();
         core.handshakes = 0;
         core.handle_commands();
+        core.take_verdicts();
         core.handle_timers();
         core.advance_accepts();
         self.handle_deferred();
@@ -259,8 +274,8 @@ impl<R: Ring> Worker<R> {
                 }
             }
             Outcome::Readable => {
-                connection.life.polled();
-                core.settle(owner);
+                let end = connection.life.polled();
+                core.receive_ended(owner, end);
             }
             Outcome::EndOfStream => {
                 let end = connection.life.stream_ended();

@@ -11,6 +11,7 @@ use crate::protocol::link::{Close, Closer};
 
 use super::mailbox::{CloseRecord, Report};
 use super::sockets::Reading;
+use super::verdicts::Asking;
 use super::{Core, surroundings};
 
 impl Core {
@@ -19,11 +20,16 @@ impl Core {
     pub(super) fn settle(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         connection.touched = false;
-        if connection.session.is_some() && !connection.client.is_open() {
+        let in_session = connection.client.is_open() || connection.client.awaits_verdict();
+        if !in_session && connection.session.is_some() {
             self.end_session(owner);
         }
+        let Some(connection) = self.connections.entry(owner) else { return };
+        if connection.asking != Asking::NOBODY && !connection.client.awaits_verdict() {
+            self.stop_asking(owner);
+        }
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        if connection.blocked && !connection.client.is_open() {
+        if connection.blocked && !in_session {
             // What waits is thrown away frame by frame, so that the client's own close is found.
             return self.resume(owner);
         }
@@ -32,9 +38,10 @@ impl Core {
             connection.counted_unauthenticated = false;
             self.unauthenticated -= 1;
         }
-        if connection.blocked != connection.counted_paused {
-            connection.counted_paused = connection.blocked;
-            match connection.blocked {
+        let paused = connection.blocked && connection.asking == Asking::NOBODY;
+        if paused != connection.counted_paused {
+            connection.counted_paused = paused;
+            match paused {
                 true => self.counters.increment(Metric::ReadsPaused),
                 false => self.counters.decrement(Metric::ReadsPaused),
             }
@@ -44,7 +51,9 @@ impl Core {
         if connection.life.is_over() {
             return self.remove(owner);
         }
-        connection.life.set_reading(if connection.blocked {
+        connection.life.set_reading(if connection.asking != Asking::NOBODY {
+            Reading::Watched
+        } else if connection.blocked {
             Reading::Paused
         } else if connection.cold {
             Reading::Cold
@@ -139,7 +148,8 @@ impl Core {
         let queued = connection.out.len() as u32;
         connection.out.clear(&mut self.queues);
         if let Some(stash) = &mut connection.stash {
-            stash.clear(&mut self.stashes);
+            debug_assert_eq!(stash.early, 0, "its question was over before it was");
+            stash.queue.clear(&mut self.stashes);
         }
         self.unauthenticated -= u32::from(connection.counted_unauthenticated);
         if connection.counted_paused {

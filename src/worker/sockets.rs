@@ -20,6 +20,8 @@ pub enum Reading {
     Cold,
     /// Not at all: its backend gives no credit.
     Paused,
+    /// Not at all, but its end must be noticed: it awaits a verdict.
+    Watched,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,7 @@ enum InFlight {
     Multishot,
     Once,
     Poll,
+    HangupPoll,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,10 +164,16 @@ impl SocketLife {
         }
     }
 
-    /// A poll completed: there is something to read.
-    pub fn polled(&mut self) {
-        self.readable = true;
+    /// A poll completed: there is something to read, or the peer is gone.
+    pub fn polled(&mut self) -> ReceiveEnd {
+        let hung_up = self.receive == InFlight::HangupPoll;
         self.over();
+        if hung_up {
+            self.ended = true;
+            return ReceiveEnd::Gone { fin: true };
+        }
+        self.readable = true;
+        ReceiveEnd::Routine
     }
 
     /// A receive met the peer's FIN.
@@ -237,11 +246,17 @@ impl SocketLife {
                 self.receive = InFlight::Poll;
                 ops.push((OpKey::new(OpKind::Poll, owner), Op::PollReadable { socket }));
             }
-            (InFlight::Multishot, Reading::Cold | Reading::Paused)
-            | (InFlight::Poll, Reading::Hot | Reading::Paused) => self.cancel_receive(owner, ops),
+            (InFlight::Nothing, Reading::Watched) => {
+                self.receive = InFlight::HangupPoll;
+                ops.push((OpKey::new(OpKind::Poll, owner), Op::PollHangup { socket }));
+            }
             (InFlight::Multishot, Reading::Hot)
             | (InFlight::Poll, Reading::Cold)
+            | (InFlight::HangupPoll, Reading::Watched)
             | (InFlight::Once, _) => {}
+            (InFlight::Multishot | InFlight::Poll | InFlight::HangupPoll, _) => {
+                self.cancel_receive(owner, ops);
+            }
         }
     }
 
@@ -265,7 +280,10 @@ impl SocketLife {
             return;
         }
         self.cancelling = true;
-        let kind = if self.receive == InFlight::Poll { OpKind::Poll } else { OpKind::Receive };
+        let kind = match self.receive {
+            InFlight::Poll | InFlight::HangupPoll => OpKind::Poll,
+            _ => OpKind::Receive,
+        };
         self.cancel(owner, kind, ops);
     }
 
@@ -301,6 +319,7 @@ mod tests {
                 Op::ReceiveMultishot { .. } => "multishot".into(),
                 Op::ReceiveOnce { .. } => "once".into(),
                 Op::PollReadable { .. } => "poll".into(),
+                Op::PollHangup { .. } => "poll for hangup".into(),
                 Op::Cancel { target } => format!("cancel {:?}", target.kind),
                 Op::Close { reset, .. } => format!("close reset={reset}"),
                 _ => format!("{:?}", key.kind),
@@ -328,6 +347,29 @@ mod tests {
         assert_eq!(step(&mut life), ["cancel Poll"]);
         life.polled();
         assert_eq!(step(&mut life), ["multishot"], "the poll was quicker than its cancellation");
+    }
+
+    #[test]
+    fn who_awaits_a_verdict_is_not_read_but_missed() {
+        let mut life = life();
+        step(&mut life);
+        life.set_reading(Reading::Watched);
+        assert_eq!(step(&mut life), ["cancel Receive"]);
+        life.receive_failed(Failure::Cancelled);
+        life.cancel_done();
+        assert_eq!(step(&mut life), ["poll for hangup"]);
+        assert!(step(&mut life).is_empty());
+        life.set_reading(Reading::Hot);
+        assert_eq!(step(&mut life), ["cancel Poll"]);
+        life.receive_failed(Failure::Cancelled);
+        life.cancel_done();
+        assert_eq!(step(&mut life), ["multishot"]);
+        life.receive_failed(Failure::NoBuffers);
+        life.feed();
+        life.set_reading(Reading::Watched);
+        assert_eq!(step(&mut life), ["poll for hangup"]);
+        assert_eq!(life.polled(), ReceiveEnd::Gone { fin: true });
+        assert!(step(&mut life).is_empty(), "nothing more will come");
     }
 
     #[test]

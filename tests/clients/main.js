@@ -13,6 +13,8 @@ try {
   if (only !== "node") {
     const { browserChecks } = await import("./browser.js");
     await browserChecks(gateway);
+    const { originChecks } = await import("./origins.js");
+    await originChecks();
   }
   await endingChecks(gateway);
 } finally {

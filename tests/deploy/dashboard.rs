@@ -84,6 +84,7 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_upgrades_total"), "101 answers"),
                     (rate!("portcullis_tokens_accepted_total"), "tokens accepted"),
                     (rate!("portcullis_tokens_refused_total"), "tokens refused"),
+                    (rate!("portcullis_dead_token_hits_total"), "of them from memory"),
                 ],
             ),
         ],

@@ -12,5 +12,7 @@ mod proxy;
 mod stress;
 mod support;
 mod tls;
+mod token_kinds;
 mod tokens;
 mod upgrade;
+mod verdicts;

@@ -149,8 +149,8 @@ pub struct GatewayWiring<'a> {
 pub fn gateway(wiring: &GatewayWiring<'_>) -> String {
     let GatewayWiring { plain, secure, admin, workers, connections, buffers, .. } = wiring;
     // The kernel spreads connections over the workers by a hash: not evenly.
-    let room = connections * 3 / 2 + 2048;
-    let unauthenticated = room.min(50_000);
+    let room = (connections * 3 / 2).max(50_000);
+    let unauthenticated = 50_000;
     let (ping, idle) = (wiring.ping_s, wiring.ping_s * 3);
     let backend = |name: &str, address: &str| {
         let kind = wiring.upstream_kind;

@@ -147,9 +147,10 @@ impl HttpRefusal {
             | Cause::TokenExpired
             | Cause::TokenRevoked
             | Cause::TokenNotYetValid => HttpRefusal::Unauthorized(cause),
-            Cause::TokenForbidden | Cause::ForbiddenOrigin | Cause::ForbiddenRoute => {
-                HttpRefusal::Forbidden(cause)
-            }
+            Cause::TokenForbidden
+            | Cause::CsrfMismatch
+            | Cause::ForbiddenOrigin
+            | Cause::ForbiddenRoute => HttpRefusal::Forbidden(cause),
             Cause::AuthenticationTimedOut | Cause::HandshakeTimedOut => HttpRefusal::HeadTimedOut,
             _ => HttpRefusal::Unavailable(cause),
         }

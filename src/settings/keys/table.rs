@@ -181,6 +181,15 @@ pub const KEYS: &[Key] = &[
     ),
     hot(
         "limits",
+        "dead_tokens_max",
+        Shape::Count(0, 1 << 24),
+        "65_536",
+        "Refused tokens that one worker remembers, to refuse them again without verifying: 8 \
+         bytes each, rounded up to a power of two. 0 is off.",
+    )
+    .cold(),
+    hot(
+        "limits",
         "frames_per_second",
         Shape::Count(1, 1_000_000_000),
         "1_000",
@@ -245,6 +254,14 @@ pub const KEYS: &[Key] = &[
         "Bytes of clients' input that may wait in one worker for backends to give credit.",
     )
     .conformance("256MiB"),
+    hot(
+        "limits",
+        "verdicts_max",
+        Shape::Count(1, 1_000_000),
+        "4096",
+        "Verdicts of backends and HTTP endpoints that one worker awaits at one time; further \
+         clients are refused as `backend_unavailable`.",
+    ),
     hot(
         "limits",
         "handshakes_per_tick",
@@ -426,7 +443,7 @@ pub const KEYS: &[Key] = &[
     hot(
         "auth",
         "kind",
-        Shape::WordOrLater(&["jwt"], &["phoenix", "plug-session", "compact", "backend", "http"]),
+        Shape::Word(&["jwt", "phoenix", "plug-session", "compact", "backend", "http"]),
         REQUIRED,
         "Who decides on a token, and by which format.",
     ),
@@ -444,23 +461,25 @@ pub const KEYS: &[Key] = &[
         "auth",
         "keys",
         Shape::Tables("auth.keys"),
-        REQUIRED,
-        "Keys that sign tokens. While one is rotated out, list the old one beside the new one.",
+        NONE,
+        "`jwt`, `compact`: keys that sign tokens, required. While one is rotated out, list the \
+         old one beside the new one.",
     ),
     hot(
         "auth.keys",
         "id",
         Shape::Text("text"),
         NONE,
-        "The `kid` in tokens that the key signed; unique. A key without one serves only tokens \
-         without one.",
+        "`jwt`: the `kid` in tokens that the key signed; a key without one serves only tokens \
+         without one. `compact`: the key's number in tokens, 0 to 255, required. Unique.",
     ),
     hot(
         "auth.keys",
         "algorithm",
         Shape::Word(&["HS256", "HS384", "HS512"]),
         "HS256",
-        "The only algorithm that the key is used with, whatever the token says.",
+        "The only algorithm that the key is used with, whatever the token says. `compact` has \
+         HS256 alone.",
     ),
     hot(
         "auth.keys",
@@ -476,28 +495,240 @@ pub const KEYS: &[Key] = &[
         NONE,
         "The key itself, instead of `secret_file`. For development only.",
     ),
-    hot("auth", "issuer", Shape::Text("text"), NONE, "What `iss` must be; absent: not looked at."),
+    hot(
+        "auth",
+        "issuer",
+        Shape::Text("text"),
+        NONE,
+        "`jwt`: what `iss` must be; absent: not looked at.",
+    ),
     hot(
         "auth",
         "audience",
         Shape::Text("text"),
         NONE,
-        "What `aud` must be or contain. Without it, tokens that carry an `aud` are refused: they \
-         are for somebody else.",
+        "`jwt`: what `aud` must be or contain. Without it, tokens that carry an `aud` are \
+         refused: they are for somebody else.",
     ),
     hot(
         "auth",
         "leeway",
         Shape::Time(0, 30 * SECOND),
         "10s",
-        "By how much clocks may differ when `exp`, `nbf` and `iat` are judged. It does not lengthen a connection, which ends at `exp` plus `expiry_grace`.",
+        "`jwt`, `compact`: by how much clocks may differ when a token's times are judged. It \
+         does not lengthen a connection, which ends at `exp` plus `expiry_grace`.",
     ),
     hot(
         "auth",
         "lifetime_max",
         Shape::Time(MINUTE, 87_600 * HOUR),
         "87600h",
-        "How far ahead `exp` may lie; tokens that end later are refused.",
+        "`jwt`, `compact`: how far ahead a token's end may lie; tokens that end later are refused.",
+    ),
+    hot(
+        "auth",
+        "secret_key_base_file",
+        Shape::TextOrList(SECRET_FILE),
+        NONE,
+        "`phoenix`, `plug-session`: Phoenix's `secret_key_base`. While one is rotated out, list \
+         the old one behind the new one; at most 16. One newline at the end is not part of it.",
+    ),
+    hot(
+        "auth",
+        "secret_key_base",
+        Shape::TextOrList("text"),
+        NONE,
+        "The values themselves, instead of `secret_key_base_file`. For development only.",
+    ),
+    hot(
+        "auth",
+        "salt",
+        Shape::Text("text"),
+        NONE,
+        "`phoenix`: the salt that tokens are signed with, as in \
+         `Phoenix.Token.sign(endpoint, \"user auth\", id)`; required.",
+    ),
+    hot(
+        "auth",
+        "signing_salt",
+        Shape::Text("text"),
+        NONE,
+        "`plug-session`: `signing_salt` of the endpoint's `@session_options`; required.",
+    ),
+    hot(
+        "auth",
+        "max_age",
+        Shape::TimeOrOff(SECOND, 87_600 * HOUR),
+        NONE,
+        "`phoenix`: how old a token may be, whatever it says itself; `\"off\"`: as old as it \
+         likes; absent: what it says, usually a day. `plug-session`: how long a connection may \
+         live, since the cookie carries no time; absent or `\"off\"`: no such limit.",
+    ),
+    hot(
+        "auth",
+        "subject",
+        Shape::Text("text"),
+        NONE,
+        "`phoenix`: the key of the subject where the signed data is a map; integers and texts \
+         are subjects as they are. `plug-session`: the session's key that names the user, \
+         required; a session without it gives way to the route's next `[[auth]]`.",
+    ),
+    hot(
+        "auth",
+        "csrf",
+        Shape::Flag,
+        "true",
+        "`plug-session`: whether the query must carry the masked `_csrf_token` that belongs to \
+         the session, as LiveView's client sends it.",
+    ),
+    hot(
+        "auth",
+        "iterations",
+        Shape::Count(1, 10_000_000),
+        "1000",
+        "`phoenix`, `plug-session`: `key_iterations` of the key's derivation (PBKDF2).",
+    ),
+    hot(
+        "auth",
+        "length",
+        Shape::Count(32, 1024),
+        "32",
+        "`phoenix`, `plug-session`: `key_length` of the derived key, in bytes.",
+    ),
+    hot(
+        "auth",
+        "digest",
+        Shape::Word(&["sha256", "sha384", "sha512"]),
+        "sha256",
+        "`phoenix`, `plug-session`: `key_digest` of the key's derivation.",
+    ),
+    hot(
+        "auth",
+        "endpoint",
+        Shape::Text("`http://` or `https://` URL"),
+        NONE,
+        "`kind = \"http\"`, and required there: what is asked, by GET.",
+    ),
+    hot(
+        "auth",
+        "timeout",
+        Shape::Time(10, MINUTE),
+        "2s",
+        "`kind = \"backend\"` or `\"http\"`: how long a verdict may take before the client is \
+         refused as `backend_unavailable`. The client's own deadline, \
+         `deadlines.authenticate`, holds as well.",
+    ),
+    hot(
+        "auth",
+        "in_flight_max",
+        Shape::Count(1, 100_000),
+        "256",
+        "`kind = \"http\"`: requests at the endpoint at one time, of all workers together. As \
+         many idle connections are kept.",
+    ),
+    hot(
+        "auth",
+        "queue_max",
+        Shape::Count(0, 1_000_000),
+        "1024",
+        "`kind = \"http\"`: questions that may wait for room among those in flight; further \
+         ones refuse their clients at once.",
+    ),
+    hot(
+        "auth",
+        "response_max",
+        Shape::Size(8 * KIB, MIB),
+        "16KiB",
+        "`kind = \"http\"`: most bytes of a response's head, and of its body. More decides \
+         nothing.",
+    ),
+    hot(
+        "auth",
+        "headers",
+        Shape::List("header names"),
+        NONE,
+        "`kind = \"http\"`: fields of the client's request that go along, beside those that \
+         always do.",
+    ),
+    hot(
+        "auth",
+        "identity",
+        Shape::Table("auth.identity"),
+        NONE,
+        "`kind = \"http\"`: response fields that say who the client is.",
+    ),
+    hot(
+        "auth.identity",
+        "subject",
+        Shape::Text("header name"),
+        "X-Auth-Subject",
+        "Whom the endpoint recognised. A 2xx without it accepts nobody.",
+    ),
+    hot(
+        "auth.identity",
+        "token_id",
+        Shape::Text("header name"),
+        "X-Auth-Token-Id",
+        "The token's own id, by which it can be revoked.",
+    ),
+    hot(
+        "auth.identity",
+        "expires",
+        Shape::Text("header name"),
+        "X-Auth-Expires",
+        "When the connection must end, in seconds since 1970.",
+    ),
+    hot(
+        "auth.identity",
+        "issued_at",
+        Shape::Text("header name"),
+        "X-Auth-Issued-At",
+        "When the token was made, in seconds since 1970.",
+    ),
+    hot(
+        "auth.identity",
+        "claims",
+        Shape::Text("header name"),
+        "X-Auth-Claims",
+        "What else is known: UTF-8, at most 8 KiB, handed to the backend as it is.",
+    ),
+    hot(
+        "auth.identity",
+        "reason",
+        Shape::Text("header name"),
+        "X-Auth-Reason",
+        "Beside 401 and 403: the label of a cause, as in `token_expired`.",
+    ),
+    hot(
+        "auth",
+        "ca_file",
+        Shape::Text(PATH),
+        NONE,
+        "`kind = \"http\"`: PEM file with the certificates that an `https://` endpoint's must \
+         lead to; absent: those of the system.",
+    ),
+    hot(
+        "auth",
+        "circuit_failures",
+        Shape::Count(1, 1_000),
+        "5",
+        "`kind = \"http\"`: failures in a row after which the endpoint is left alone, and its \
+         clients are refused at once.",
+    ),
+    hot(
+        "auth",
+        "circuit_open_min",
+        Shape::Time(100, 10 * MINUTE),
+        "1s",
+        "`kind = \"http\"`: for how long, before one request tries it again. Doubles while that \
+         fails; half of it is drawn at random.",
+    ),
+    hot(
+        "auth",
+        "circuit_open_max",
+        Shape::Time(100, HOUR),
+        "30s",
+        "`kind = \"http\"`: longest such wait.",
     ),
     hot(
         "route",

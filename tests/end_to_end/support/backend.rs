@@ -4,9 +4,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use portcullis::backend::authenticate::{Cause, Decision, Question};
 use portcullis::backend::{
     Backend as Library, Ended, Identity, Limits, Message, Secret, Session, Stopper,
 };
+use portcullis::base::time::UnixTime;
 use tokio::sync::oneshot;
 
 use super::PATIENCE;
@@ -17,6 +19,8 @@ pub enum Event {
     Open(Box<Identity>),
     Message(Message),
     Ended(Ended),
+    /// Path, carriers with names and tokens of a question.
+    Asked(String, Vec<String>),
 }
 
 /// A backend that echoes, but obeys these texts:
@@ -35,6 +39,9 @@ pub struct Backend {
 pub struct Choices {
     pub secret: Option<&'static str>,
     pub limits: Option<Limits>,
+    /// Decides on clients by what their first credential says: `accept SUBJECT [EXPIRES]`,
+    /// `reject CAUSE [RETRY_MS] [MESSAGE]`, `slow MILLISECONDS …`, `never`, `panic`.
+    pub decides: bool,
 }
 
 impl Backend {
@@ -56,6 +63,11 @@ impl Backend {
                 }
                 if let Some(limits) = choices.limits {
                     builder = builder.limits(limits);
+                }
+                if choices.decides {
+                    let events = events_in.clone();
+                    builder =
+                        builder.authenticate(move |question| decide(question, events.clone()));
                 }
                 let backend = builder.bind(&address).await.expect("the backend listens");
                 let told = (backend.address().to_owned(), backend.stopper());
@@ -90,6 +102,15 @@ impl Backend {
         loop {
             if let Event::Open(identity) = self.event() {
                 return *identity;
+            }
+        }
+    }
+
+    /// Path and credentials of the next question, past everything else.
+    pub fn asked(&self) -> (String, Vec<String>) {
+        loop {
+            if let Event::Asked(path, credentials) = self.event() {
+                return (path, credentials);
             }
         }
     }
@@ -134,6 +155,37 @@ async fn accept(mut backend: Library, events: Sender<Event>) {
     }
     // Links may live on after the last session was accepted.
     std::future::pending::<()>().await;
+}
+
+async fn decide(question: Question, events: Sender<Event>) -> Decision {
+    let shown = question.credentials().iter().map(|credential| {
+        let token = String::from_utf8_lossy(credential.token());
+        format!("{:?}:{}:{token}", credential.carrier, credential.name)
+    });
+    let path = question.request().path.clone();
+    let _ = events.send(Event::Asked(path, shown.collect()));
+    let text = String::from_utf8_lossy(question.token()).replace('_', " ");
+    let mut words: Vec<&str> = text.split(' ').collect();
+    if words[0] == "slow" {
+        let wait = words[1].parse().unwrap_or(0);
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        words.drain(..2);
+    }
+    match words[..] {
+        ["accept", subject] => Decision::accept(subject).claims("{}").into(),
+        ["accept", subject, expires] => {
+            let at = UnixTime::from_seconds(expires.parse().unwrap_or(0));
+            Decision::accept(subject).token_id("t1").expires(at).into()
+        }
+        ["expired"] => Decision::reject(Cause::TokenExpired).into(),
+        ["forbidden"] => Decision::reject(Cause::TokenForbidden).message("not you").into(),
+        ["busy", wait] => {
+            let wait = Duration::from_millis(wait.parse().unwrap_or(0));
+            Decision::reject(Cause::RateLimited).retry_after(wait).into()
+        }
+        ["panic"] => panic!("a decision that panics"),
+        _ => std::future::pending().await,
+    }
 }
 
 async fn serve(mut session: Session, events: Sender<Event>) {

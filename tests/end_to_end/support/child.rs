@@ -22,15 +22,18 @@ impl Child {
     /// Starts with the configuration on free ports; `limits` is put before it as shell text,
     /// as in `ulimit -n 300;`.
     pub fn start(config: Config, limits: &str) -> Child {
+        let program = concat!(env!("CARGO_BIN_EXE_portcullis"), " run --config portcullis.toml");
+        Child::start_program(config, limits, program)
+    }
+
+    /// The same with another program, which finds the configuration in its folder.
+    pub fn start_program(config: Config, limits: &str, program: &str) -> Child {
         let (port, admin) = (free_port(), free_port());
         let config = config.ports(port, admin);
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("portcullis.toml");
         std::fs::write(&path, config.text()).expect("written");
-        let line = format!(
-            "{limits} exec {} run --config portcullis.toml",
-            env!("CARGO_BIN_EXE_portcullis")
-        );
+        let line = format!("{limits} exec {program}");
         let mut process = Command::new("sh")
             .args(["-c", &line])
             .current_dir(folder.path())
@@ -52,6 +55,11 @@ impl Child {
         let child = Child { process, output, config, folder, address, admin };
         wait_until("the gateway is ready", || admin_get(child.admin, "/readyz").0 == 200);
         child
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Everything that it wrote to its log so far.
@@ -80,7 +88,7 @@ impl Child {
 
     /// Sends a signal by name, as in `HUP`.
     pub fn signal(&self, name: &str) {
-        let pid = self.process.id().to_string();
+        let pid = self.id().to_string();
         let status = Command::new("kill").args(["-s", name, &pid]).status().expect("kill");
         assert!(status.success());
     }

@@ -70,6 +70,19 @@ impl Config {
         self.route(&format!("/{name}"), &format!("auth = \"{name}\"\n{more}"))
     }
 
+    /// An auth of a kind that somebody else decides, with these carriers, and a route of the
+    /// same name.
+    pub fn asking(mut self, name: &str, kind: &str, carriers: &[&str], more: &str) -> Config {
+        self.auths += &format!(
+            "[[auth]]\nname = \"{name}\"\nkind = \"{kind}\"\ncarriers = {carriers:?}\n{more}\n"
+        );
+        let closed = match carriers.iter().any(|carrier| carrier.starts_with("cookie")) {
+            true => "origins = [\"https://app.example\"]\n",
+            false => "",
+        };
+        self.route(&format!("/{name}"), &format!("auth = \"{name}\"\n{closed}"))
+    }
+
     pub fn workers(mut self, workers: u16) -> Config {
         self.workers = workers;
         self

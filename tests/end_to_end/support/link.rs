@@ -15,6 +15,7 @@ use super::PATIENCE;
 pub struct RawBackend {
     listener: TcpListener,
     pub limits: Limits,
+    pub features: u64,
 }
 
 /// One link, past its handshake.
@@ -25,7 +26,7 @@ pub struct RawLink {
 impl RawBackend {
     pub fn listen() -> RawBackend {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-        RawBackend { listener, limits: Limits::default() }
+        RawBackend { listener, limits: Limits::default(), features: 0 }
     }
 
     pub fn address(&self) -> String {
@@ -47,7 +48,7 @@ impl RawBackend {
         assert_eq!(header.kind, Kind::Hello);
         let hello = Hello::decode(&hello).expect("a good HELLO");
         assert!(!hello.authenticated);
-        link.challenge(self.limits, None);
+        link.challenge_with(self.limits, self.features, None);
         let (header, proof) = link.read().expect("PROOF");
         assert_eq!(header.kind, Kind::Proof);
         assert!(matches!(Proof::decode(&proof), Ok(Proof::Absent)));
@@ -64,9 +65,14 @@ impl RawBackend {
 impl RawLink {
     /// Sends CHALLENGE. With a key, its proof is computed over an empty HELLO: always wrong.
     pub fn challenge(&mut self, limits: Limits, wrong: Option<&Secret>) {
+        self.challenge_with(limits, 0, wrong);
+    }
+
+    /// The same with features.
+    pub fn challenge_with(&mut self, limits: Limits, features: u64, wrong: Option<&Secret>) {
         let mut challenge = Challenge {
             version: VERSION,
-            features: 0,
+            features,
             instance: [7; 16],
             nonce: [9; 32],
             limits,

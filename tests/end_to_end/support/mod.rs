@@ -5,6 +5,7 @@ mod child;
 mod client;
 mod config;
 mod gateway;
+mod http;
 mod link;
 mod token;
 
@@ -17,6 +18,7 @@ pub use child::Child;
 pub use client::{Client, End, Opcode, head, masked, request};
 pub use config::Config;
 pub use gateway::{Gateway, admin_get, series_value};
+pub use http::{Endpoint, Reply, response};
 pub use link::{RawBackend, RawLink};
 pub use token::{SECRET, mint, token, unix_now};
 

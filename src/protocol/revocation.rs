@@ -1,0 +1,244 @@
+//! Revoked identities: what an entry voids, the bounded set of entries, and the form in which
+//! workers ask whether an identity is revoked.
+//!
+//! A connection keeps no name, only its [`Mark`]: keyed hashes of its subject and its token's id,
+//! and when the token was made. The key is drawn once for a process, so nobody outside can make
+//! two names meet; by chance two do once in 2^64 pairs.
+
+mod set;
+
+pub use set::{Entry, Full, Inserted, RevocationSet};
+
+use hmac::{Hmac, KeyInit as _, Mac};
+use sha2::Sha256;
+
+use crate::base::time::UnixTime;
+use crate::protocol::identity::VerifiedIdentity;
+
+/// Longest subject or token id in an entry, in bytes.
+pub const NAME_MAX: usize = 1024;
+
+/// What an entry voids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Every token of this subject, or those made before an instant.
+    Subject {
+        /// The subject.
+        subject: Box<str>,
+        /// Only tokens made before this.
+        issued_before: Option<UnixTime>,
+    },
+    /// The token with this id.
+    TokenId(Box<str>),
+    /// Every token made before this, whoever has it.
+    IssuedBefore(UnixTime),
+}
+
+/// Why a target names nothing that can be revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// Nothing was named.
+    #[error("name a subject, a token id, or an instant that tokens were made before")]
+    Nothing,
+    /// A token id beside something else.
+    #[error("a token id stands alone: it names one token already")]
+    TooMuch,
+    /// A name without a byte.
+    #[error("a subject or token id is empty")]
+    Empty,
+    /// A name over [`NAME_MAX`].
+    #[error("a subject or token id is over 1,024 bytes")]
+    TooLong,
+}
+
+impl Target {
+    /// A target from its parts as they come over the wire.
+    ///
+    /// # Errors
+    /// [`TargetError`].
+    pub fn new(
+        subject: Option<&str>,
+        token_id: Option<&str>,
+        issued_before: Option<UnixTime>,
+    ) -> Result<Target, TargetError> {
+        let name = |name: &str| match name.len() {
+            0 => Err(TargetError::Empty),
+            1..=NAME_MAX => Ok(name.into()),
+            _ => Err(TargetError::TooLong),
+        };
+        match (subject, token_id, issued_before) {
+            (Some(subject), None, issued_before) => {
+                Ok(Target::Subject { subject: name(subject)?, issued_before })
+            }
+            (None, Some(id), None) => Ok(Target::TokenId(name(id)?)),
+            (None, None, Some(before)) => Ok(Target::IssuedBefore(before)),
+            (None, None, None) => Err(TargetError::Nothing),
+            (_, Some(_), _) => Err(TargetError::TooMuch),
+        }
+    }
+
+    /// The subject, if it names one.
+    pub fn subject(&self) -> Option<&str> {
+        match self {
+            Target::Subject { subject, .. } => Some(subject),
+            _ => None,
+        }
+    }
+
+    /// The token's id, if it names one.
+    pub fn token_id(&self) -> Option<&str> {
+        match self {
+            Target::TokenId(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// The instant that tokens were made before, if it names one.
+    pub fn issued_before(&self) -> Option<UnixTime> {
+        match self {
+            Target::Subject { issued_before, .. } => *issued_before,
+            Target::TokenId(_) => None,
+            Target::IssuedBefore(before) => Some(*before),
+        }
+    }
+}
+
+/// A demand to void tokens until it lapses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// Which tokens.
+    pub target: Target,
+    /// Until when: best the latest expiry of any token that is meant.
+    pub lapses: UnixTime,
+}
+
+/// Hashes names. It holds a key and has no `Debug`.
+#[derive(Clone)]
+pub struct Hasher(Hmac<Sha256>);
+
+/// Which name is hashed: a subject must not meet a token id of the same letters.
+#[derive(Clone, Copy)]
+enum Kind {
+    Subject = 1,
+    TokenId = 2,
+}
+
+impl Hasher {
+    /// A hasher with a key that nobody else knows.
+    pub fn new(key: &[u8; 32]) -> Self {
+        Hasher(Hmac::new_from_slice(key).expect("HMAC takes a key of any length"))
+    }
+
+    /// What a connection keeps of a verified identity.
+    pub fn mark(&self, identity: &VerifiedIdentity<'_>) -> Mark {
+        if identity.is_anonymous() {
+            return Mark::ANONYMOUS;
+        }
+        let subject = identity.subject();
+        let hash = |kind, name: Option<&str>| name.map_or(NOBODY, |name| self.hash(kind, name));
+        // A token that does not say when it was made counts as older than any instant.
+        let issued = identity.issued_at().map_or(0, UnixTime::as_seconds);
+        Mark {
+            subject: hash(Kind::Subject, Some(subject).filter(|name| !name.is_empty())),
+            token_id: hash(Kind::TokenId, identity.token_id().filter(|id| !id.is_empty())),
+            issued: u32::try_from(issued).map_or(NEVER - 1, |issued| issued.min(NEVER - 1)),
+        }
+    }
+
+    fn hash(&self, kind: Kind, name: &str) -> u64 {
+        let mut mac = self.0.clone();
+        mac.update(&[kind as u8]);
+        mac.update(name.as_bytes());
+        let digest: [u8; 32] = mac.finalize().into_bytes().into();
+        let [a, b, c, d, e, f, g, h, ..] = digest;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(NOBODY + 1)
+    }
+}
+
+/// The hash of no name; entries that name nobody have it.
+const NOBODY: u64 = 0;
+/// Later than any token was made.
+const NEVER: u32 = u32::MAX;
+
+/// What a connection keeps of its identity, in 20 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, packed(4))]
+pub struct Mark {
+    subject: u64,
+    token_id: u64,
+    /// Seconds since 1970; `issued < NEVER` but for anonymous clients.
+    issued: u32,
+}
+
+impl Mark {
+    /// Of a client that nobody vouched for: no entry meets it.
+    pub const ANONYMOUS: Mark = Mark { subject: NOBODY, token_id: NOBODY, issued: NEVER };
+
+    /// Whether both belong to the same subject. Tokens without a subject have no owner who could
+    /// renew them.
+    pub fn same_subject(self, other: Mark) -> bool {
+        let (ours, theirs) = (self.subject, other.subject);
+        ours != NOBODY && ours == theirs
+    }
+}
+
+/// One entry as workers ask for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Row {
+    /// Of the subject or token id; [`NOBODY`] for everybody.
+    hash: u64,
+    /// Only tokens made before this second; [`NEVER`] for all.
+    before: u32,
+    /// The second from which the row says nothing. Rounded up: a second too long refuses a
+    /// client once too often, a second too short lets one in.
+    lapses: u32,
+}
+
+/// An immutable picture of a [`RevocationSet`], for workers.
+pub struct Revoked {
+    hasher: Hasher,
+    /// In ascending order. Within one hash, each `lapses` is the latest of all rows from there
+    /// on, so that the first row that meets a token decides.
+    rows: Vec<Row>,
+}
+
+impl Revoked {
+    /// Nothing is revoked.
+    pub fn nothing(hasher: Hasher) -> Self {
+        Revoked { hasher, rows: Vec::new() }
+    }
+
+    fn new(hasher: Hasher, mut rows: Vec<Row>) -> Self {
+        rows.sort_unstable();
+        for at in (1..rows.len()).rev() {
+            let later = rows[at];
+            let row = &mut rows[at - 1];
+            if row.hash == later.hash {
+                row.lapses = row.lapses.max(later.lapses);
+            }
+        }
+        Revoked { hasher, rows }
+    }
+
+    /// What a connection keeps of an identity.
+    pub fn mark(&self, identity: &VerifiedIdentity<'_>) -> Mark {
+        self.hasher.mark(identity)
+    }
+
+    /// Whether a connection with this mark must not be, at `now`.
+    pub fn holds(&self, mark: Mark, now: UnixTime) -> bool {
+        if self.rows.is_empty() {
+            return false;
+        }
+        let (issued, now) = (mark.issued, now.as_seconds());
+        [NOBODY, mark.subject, mark.token_id].into_iter().any(|hash| {
+            let at = self.rows.partition_point(|row| (row.hash, row.before) <= (hash, issued));
+            let row = self.rows.get(at).filter(|row| row.hash == hash);
+            row.is_some_and(|row| u64::from(row.lapses) > now)
+        })
+    }
+}
+
+fn seconds_up(time: UnixTime) -> u32 {
+    u32::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
+}

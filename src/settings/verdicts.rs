@@ -1,0 +1,240 @@
+//! `[[auth]]` blocks that ask somebody else: `kind = "backend"` and `kind = "http"`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Uri;
+use hyper::header::HeaderName;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use toml::Spanned;
+
+use super::load::{Defaults, Loader, place, time};
+use super::raw::{List, RawAuth, RawVerdictHeaders, Text};
+use crate::base::circuit::CircuitLimits;
+use crate::protocol::http_verdict::VerdictHeaders;
+
+/// An HTTP endpoint that decides who a client is. Every load of the settings makes a new one,
+/// with connections and a circuit of its own.
+#[derive(Clone)]
+pub struct HttpVerdicts {
+    /// Name of the `[[auth]]`.
+    pub name: String,
+    /// `http://` or `https://` with a host.
+    pub endpoint: Uri,
+    /// How long a verdict may take.
+    pub timeout: Duration,
+    /// Requests at the endpoint at one time, of all workers together.
+    pub in_flight_max: u32,
+    /// Questions that wait for room among them.
+    pub queue_max: u32,
+    /// Most bytes of a response's head, and of its body.
+    pub response_max: u32,
+    /// Request fields (lower case) that go along.
+    pub headers: Vec<String>,
+    /// Response fields that are looked at.
+    pub identity: VerdictHeaders,
+    /// Whose certificates an `https://` endpoint may show; `None` is the system's.
+    pub roots: Option<Arc<RootCertStore>>,
+    /// When the endpoint is left alone.
+    pub circuit: CircuitLimits,
+}
+
+/// Fields that the gateway writes itself, or that belong to the connection.
+const HEADERS_WITHHELD: &[&str] = &[
+    "authorization",
+    "connection",
+    "content-length",
+    "cookie",
+    "expect",
+    "host",
+    "origin",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-original-method",
+    "x-original-uri",
+];
+
+impl Loader<'_> {
+    /// How long a verdict of `kind = "backend"` may take.
+    pub(super) fn backend_verdicts(&mut self, auth: &Spanned<RawAuth>) -> Duration {
+        time("auth", "timeout", &auth.get_ref().timeout)
+    }
+
+    /// A block of `kind = "http"`; `None` when it cannot be used.
+    pub(super) fn http_verdicts(&mut self, auth: &Spanned<RawAuth>) -> Option<HttpVerdicts> {
+        let raw = auth.get_ref();
+        let defaults = Defaults { section: "auth", conformance: false };
+        let endpoint = self.http_endpoint(auth);
+        let identity = self.identity_headers(raw.identity.as_ref());
+        let headers = self.endpoint_headers(&raw.headers);
+        let is_tls = endpoint.as_ref().is_some_and(|uri| uri.scheme_str() == Some("https"));
+        let roots = raw.ca_file.as_ref().map(|name| self.roots(name));
+        if let Some(name) = raw.ca_file.as_ref().filter(|_| endpoint.is_some() && !is_tls) {
+            let what = "ca_file has no use: the endpoint is not https://";
+            self.report.error(name.span(), what, "remove it, or write https://");
+        }
+        let count = |name, value| defaults.count(name, value) as u32;
+        let circuit = CircuitLimits {
+            failures: count("circuit_failures", &raw.circuit_failures),
+            open_min: time("auth", "circuit_open_min", &raw.circuit_open_min),
+            open_max: time("auth", "circuit_open_max", &raw.circuit_open_max),
+        };
+        if circuit.open_max < circuit.open_min {
+            let at = place(&raw.circuit_open_max, &auth.span());
+            let what = "circuit_open_max is below circuit_open_min";
+            self.report.error(at, what, "the wait begins at the one and doubles up to the other");
+        }
+        let name = raw.name.as_ref()?.get_ref().clone();
+        let roots = match roots {
+            None => None,
+            Some(roots) => Some(Arc::new(roots?)),
+        };
+        Some(HttpVerdicts {
+            name,
+            endpoint: endpoint?,
+            timeout: time("auth", "timeout", &raw.timeout),
+            in_flight_max: count("in_flight_max", &raw.in_flight_max),
+            queue_max: count("queue_max", &raw.queue_max),
+            response_max: defaults.size("response_max", &raw.response_max) as u32,
+            headers: headers?,
+            identity: identity?,
+            roots,
+            circuit,
+        })
+    }
+
+    fn http_endpoint(&mut self, auth: &Spanned<RawAuth>) -> Option<Uri> {
+        let Some(text) = &auth.get_ref().endpoint else {
+            let what = "\"endpoint\" is missing from [[auth]]";
+            let fix = "kind = \"http\" asks it: endpoint = \"http://127.0.0.1:9000/verify\"";
+            self.report.error(auth.span(), what, fix);
+            return None;
+        };
+        let what = match text.get_ref().parse::<Uri>() {
+            Err(error) => error.to_string(),
+            Ok(uri) if !matches!(uri.scheme_str(), Some("http" | "https")) => {
+                "it begins with neither http:// nor https://".to_owned()
+            }
+            Ok(uri) if uri.host().is_none_or(str::is_empty) => "it names no host".to_owned(),
+            Ok(uri) if uri.authority().is_some_and(|a| a.as_str().contains('@')) => {
+                "a user and password would end in logs".to_owned()
+            }
+            Ok(_) if text.get_ref().contains('#') => "a fragment is never sent".to_owned(),
+            Ok(uri) => {
+                self.check_endpoint(text, &uri);
+                return Some(uri);
+            }
+        };
+        // The text itself is not shown: it may hold a password or a key.
+        let what = format!("this is not an endpoint: {what}");
+        let fix = "write http://HOST:PORT/PATH or https://HOST/PATH";
+        self.report.error(text.span(), what, fix);
+        None
+    }
+
+    /// Tokens must not cross a network in the clear.
+    fn check_endpoint(&mut self, at: &Spanned<String>, uri: &Uri) {
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let here = host == "localhost"
+            || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        if uri.scheme_str() == Some("http") && !here {
+            let what = "clients' tokens travel to this endpoint in the clear";
+            self.report.warning(at.span(), what, "write https://, unless the way is protected");
+        }
+    }
+
+    fn identity_headers(&mut self, raw: Option<&RawVerdictHeaders>) -> Option<VerdictHeaders> {
+        let absent = RawVerdictHeaders::default();
+        let raw = raw.unwrap_or(&absent);
+        let mut names: Vec<String> = Vec::new();
+        let mut name = |key: &'static str, text: &Text| {
+            let defaults = Defaults { section: "auth.identity", conformance: false };
+            let name = match text {
+                Some(text) => text.get_ref().to_ascii_lowercase(),
+                None => defaults.text(key).to_ascii_lowercase(),
+            };
+            let wrong = if HeaderName::try_from(name.as_str()).is_err() {
+                Some(format!("{name:?} is not a header name"))
+            } else if names.contains(&name) {
+                Some(format!("header {name:?} cannot mean two things"))
+            } else {
+                None
+            };
+            names.push(name.clone());
+            match wrong {
+                None => Some(name),
+                Some(what) => {
+                    self.report.error(place(text, &(0..0)), what, "");
+                    None
+                }
+            }
+        };
+        let subject = name("subject", &raw.subject);
+        let token_id = name("token_id", &raw.token_id);
+        let expires = name("expires", &raw.expires);
+        let issued_at = name("issued_at", &raw.issued_at);
+        let claims = name("claims", &raw.claims);
+        let reason = name("reason", &raw.reason);
+        Some(VerdictHeaders {
+            subject: subject?,
+            token_id: token_id?,
+            expires: expires?,
+            issued_at: issued_at?,
+            claims: claims?,
+            reason: reason?,
+        })
+    }
+
+    fn endpoint_headers(&mut self, list: &List) -> Option<Vec<String>> {
+        let mut names: Vec<String> = Vec::new();
+        let mut failed = false;
+        for text in list.iter().flat_map(|list| list.get_ref()) {
+            let name = text.get_ref().to_ascii_lowercase();
+            let what = if HeaderName::try_from(name.as_str()).is_err() {
+                format!("{:?} is not a header name", text.get_ref())
+            } else if HEADERS_WITHHELD.contains(&name.as_str()) || name.starts_with("sec-websocket")
+            {
+                format!("header {name:?} is the gateway's own and does not go along")
+            } else if names.contains(&name) {
+                format!("header {name:?} is listed twice")
+            } else {
+                names.push(name);
+                continue;
+            };
+            self.report.error(text.span(), what, "");
+            failed = true;
+        }
+        (!failed).then_some(names)
+    }
+
+    fn roots(&mut self, name: &Spanned<String>) -> Option<RootCertStore> {
+        let pem = self.contents(name, false)?;
+        let path: PathBuf = self.base.join(name.get_ref());
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let added = certificate
+                .map_err(|error| error.to_string())
+                .and_then(|der| roots.add(der).map_err(|error| error.to_string()));
+            if let Err(error) = added {
+                let what = format!("{} has a certificate that cannot be used", path.display());
+                self.report.error(name.span(), format!("{what}: {error}"), "");
+                return None;
+            }
+        }
+        if roots.is_empty() {
+            let what = format!("{} has no certificate", path.display());
+            self.report.error(name.span(), what, "it must be PEM: -----BEGIN CERTIFICATE-----");
+            return None;
+        }
+        Some(roots)
+    }
+}

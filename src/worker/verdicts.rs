@@ -1,0 +1,237 @@
+//! Questions about clients that somebody else decides: put to a backend's link or to the HTTP
+//! service, kept in number, withdrawn when their client leaves, and their verdicts.
+
+use crate::base::byte_queue::CHUNK_BYTES;
+use crate::base::slab::Key;
+use crate::connection::client::{Advice, Step};
+use crate::connection::verdict::{Inquiry, Question};
+use crate::counters::Metric;
+use crate::protocol::cause::Cause;
+use crate::protocol::http_verdict::HttpVerdict;
+use crate::protocol::identity::VerifiedIdentity;
+use crate::protocol::link::Reject;
+
+use super::{Core, surroundings};
+
+/// One part in this many of `limits.stalled_input_max` may be input of clients that await a
+/// verdict: they cannot take the room of those that are authenticated.
+const EARLY_PARTS: u64 = 4;
+
+/// Names a question to the HTTP service. The number keeps a late verdict from being taken for
+/// that of a later question about the same connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket {
+    /// The connection.
+    pub owner: Key,
+    /// Which of the worker's questions it is.
+    pub number: u32,
+}
+
+/// A worker's way to the HTTP service. It never blocks.
+pub trait VerdictPort: Send {
+    /// Hands a question over; false when there is no room, or no service.
+    fn ask(&mut self, ticket: Ticket, inquiry: Inquiry) -> bool;
+
+    /// The verdict on this question is no longer wanted; it may come all the same.
+    fn withdraw(&mut self, ticket: Ticket);
+
+    /// The next verdict, if one has come.
+    fn verdict(&mut self) -> Option<(Ticket, HttpVerdict)>;
+}
+
+/// Where there is no HTTP service: nobody decides.
+pub struct NoVerdicts;
+
+impl VerdictPort for NoVerdicts {
+    fn ask(&mut self, _: Ticket, _: Inquiry) -> bool {
+        false
+    }
+
+    fn withdraw(&mut self, _: Ticket) {}
+
+    fn verdict(&mut self) -> Option<(Ticket, HttpVerdict)> {
+        None
+    }
+}
+
+/// Whom a connection's question was put to: a number, because there is one for each connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asking(u32);
+
+impl Asking {
+    /// No question is out.
+    pub(super) const NOBODY: Asking = Asking(0);
+    /// The backend whose link has its session, halfway open.
+    const BACKEND: Asking = Asking(u32::MAX);
+}
+
+impl Core {
+    /// Puts the question that the client's machine left in the output, or refuses the client.
+    /// Until the verdict nothing of the client's input is looked at.
+    pub(super) fn ask(&mut self, owner: Key, question: Question) {
+        let room = self.questions < self.settings.limits.verdicts_max && self.drain.is_none();
+        let asking = match question {
+            Question::Backend(backend) if room => self.ask_backend(owner, backend),
+            Question::Http if room => self.ask_http(owner),
+            _ => None,
+        };
+        self.output.inquiry = None;
+        let draining = self.drain.is_some();
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        match asking {
+            Some(asking) => {
+                connection.asking = asking;
+                connection.blocked = true;
+                self.questions += 1;
+                self.counters.set(Metric::VerdictsAwaited, u64::from(self.questions));
+            }
+            None => {
+                let cause = if draining { Cause::GoingAway } else { Cause::BackendUnavailable };
+                connection.client.unasked(cause, &surroundings!(self), &mut self.output);
+                self.send_answers(owner);
+            }
+        }
+    }
+
+    fn ask_backend(&mut self, owner: Key, backend: u16) -> Option<Asking> {
+        let balance = self.settings.backends[usize::from(backend)].balance;
+        let link = self.links.choose_to_ask(backend, balance)?;
+        let id = self.links.entry(link).link.ask(owner, &mut self.output.open)?;
+        self.connections.entry_mut(owner)?.session = Some((link, id));
+        Some(Asking::BACKEND)
+    }
+
+    fn ask_http(&mut self, owner: Key) -> Option<Asking> {
+        let inquiry = self.output.inquiry.take()?;
+        // 0 and the greatest number mean something else.
+        self.question_number = self.question_number % (u32::MAX - 1) + 1;
+        let ticket = Ticket { owner, number: self.question_number };
+        self.mailbox.verdicts().ask(ticket, inquiry).then_some(Asking(ticket.number))
+    }
+
+    /// A connection's question is over, whatever became of it.
+    pub(super) fn stop_asking(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let asking = std::mem::replace(&mut connection.asking, Asking::NOBODY);
+        if asking == Asking::NOBODY {
+            return;
+        }
+        if let Some(stash) = &mut connection.stash {
+            self.early_input -= std::mem::take(&mut stash.early) as usize;
+        }
+        if asking != Asking::BACKEND {
+            self.mailbox.verdicts().withdraw(Ticket { owner, number: asking.0 });
+        }
+        self.questions -= 1;
+        self.counters.set(Metric::VerdictsAwaited, u64::from(self.questions));
+    }
+
+    /// Acts on the verdicts that the HTTP service has sent.
+    pub(super) fn take_verdicts(&mut self) {
+        while let Some((ticket, verdict)) = self.mailbox.verdicts().verdict() {
+            let Some(connection) = self.connections.entry(ticket.owner) else { continue };
+            if connection.asking == Asking(ticket.number) {
+                self.http_verdict(ticket.owner, &verdict);
+            }
+        }
+    }
+
+    fn http_verdict(&mut self, owner: Key, verdict: &HttpVerdict) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let cx = surroundings!(self);
+        match verdict {
+            HttpVerdict::Accepted(voucher) => {
+                let identity = voucher.identity();
+                let step = connection.client.accept(&identity, &cx, &mut self.output);
+                self.send_answers(owner);
+                if let Step::Authenticated { backend } = step {
+                    self.open_session(owner, backend);
+                }
+            }
+            HttpVerdict::Refused(cause) => self.rejected(owner, *cause, &Advice::default()),
+            HttpVerdict::Undecided(_) => {
+                self.rejected(owner, Cause::BackendUnavailable, &Advice::default());
+            }
+        }
+        self.verdict_taken(owner);
+    }
+
+    /// A backend says who a client is: the session that was halfway open is open.
+    pub(super) fn accepted_by_backend(
+        &mut self,
+        owner: Key,
+        backend: u16,
+        identity: &VerifiedIdentity<'_>,
+    ) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let cx = surroundings!(self);
+        match connection.client.accept(identity, &cx, &mut self.output) {
+            Step::Authenticated { backend: now } if now == backend => {
+                if let Some((link, _)) = connection.session {
+                    let message_max = self.links.entry(link).link.message_max();
+                    connection.client.session_opened(message_max);
+                    self.counters.increment(Metric::SessionsOpened);
+                }
+            }
+            // A reload gave the route to another backend, which this verdict does not bind.
+            Step::Authenticated { .. } => {
+                connection.client.refuse(Cause::GoingAway, &cx, &mut self.output);
+            }
+            _ => {}
+        }
+        self.send_answers(owner);
+        self.verdict_taken(owner);
+    }
+
+    /// A backend turns a client away.
+    pub(super) fn rejected_by_backend(&mut self, owner: Key, reject: &Reject<'_>) {
+        if let Some(connection) = self.connections.entry_mut(owner) {
+            connection.session = None;
+        }
+        let wait = u64::from(reject.retry_after_ms);
+        let retry_after = (wait > 0).then(|| std::time::Duration::from_millis(wait));
+        let advice = Advice { retry_after, message: reject.message };
+        self.rejected(owner, reject.cause, &advice);
+        self.verdict_taken(owner);
+    }
+
+    fn rejected(&mut self, owner: Key, cause: Cause, advice: &Advice<'_>) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        connection.client.reject(cause, advice, &surroundings!(self), &mut self.output);
+        self.send_answers(owner);
+    }
+
+    /// What the client sent meanwhile is looked at now: messages of a session, or, after a
+    /// refusal, perhaps the client's close.
+    fn verdict_taken(&mut self, owner: Key) {
+        self.stop_asking(owner);
+        self.resume(owner);
+    }
+
+    /// Accounts for `bytes` more of a client that awaits a verdict: it may leave as much as one
+    /// first message has, and all such clients together a part of all that may wait.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub(super) fn count_early(&mut self, owner: Key, bytes: usize) -> Result<(), Cause> {
+        let Some(connection) = self.connections.entry_mut(owner) else { return Ok(()) };
+        if connection.asking == Asking::NOBODY {
+            return Ok(());
+        }
+        let limits = &self.settings.limits;
+        let stash = connection.stash.get_or_insert_default();
+        let waits = stash.queue.len() + bytes;
+        if waits > limits.first_message_max as usize {
+            return Err(Cause::TooLarge);
+        }
+        // A queue takes whole chunks.
+        let room = waits.next_multiple_of(CHUNK_BYTES);
+        let together = self.early_input - stash.early as usize + room;
+        if together as u64 > limits.stalled_input_max / EARLY_PARTS {
+            return Err(Cause::OverCapacity);
+        }
+        self.early_input = together;
+        stash.early = room as u32;
+        Ok(())
+    }
+}
