@@ -419,10 +419,7 @@ impl Task {
 
     /// Gives the author the sessions that were accepted since the last time.
     fn hand_over_accepted(&mut self) {
-        while let Some((handle, id, identity)) = {
-            let next = self.link.lock().next_accepted();
-            next
-        } {
+        while let Some((handle, id, identity)) = { self.link.lock().next_accepted() } {
             match &mut self.sink {
                 Sink::Queue(accepted) => {
                     // A session that nobody takes closes as it is dropped.
