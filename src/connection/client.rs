@@ -106,8 +106,11 @@ pub struct Client {
     dialect: Option<Dialect>,
     pub(super) pinged: bool,
     pub(super) output_pending: bool,
+    /// 0 <= pongs_unsent <= limits.pongs_unsent_max, as that was when the last was written.
+    pongs_unsent: u8,
+    /// The client broke the protocol: nothing more is read.
+    failed: bool,
     tls: bool,
-    pong_unsent: bool,
     /// The client has been sent the beginning of a message, but not its end.
     to_client_unfinished: bool,
     /// In `Closing`: everything up to our close frame was sent once.
@@ -147,8 +150,9 @@ impl Client {
             dialect: None,
             pinged: false,
             output_pending: false,
+            pongs_unsent: 0,
+            failed: false,
             tls,
-            pong_unsent: false,
             to_client_unfinished: false,
             lingering: false,
             close_scheduled: Cause::Lifetime,
@@ -407,7 +411,7 @@ impl Client {
             return;
         }
         self.output_pending = false;
-        self.pong_unsent = false;
+        self.pongs_unsent = 0;
         if self.stage == Stage::Closing && !self.lingering {
             // The linger counts from when the close frame left, not from when it was queued
             // behind messages that an authenticated client was still owed. It does so once:
@@ -431,8 +435,7 @@ impl Client {
         let (used, step) = match self.reader.next(input, allowance, &limits) {
             Ok(found) => found,
             Err(error) => {
-                self.close(error.cause(), cx, output);
-                self.fail_connection();
+                self.fail(error.cause(), cx, output);
                 return (input.len(), Step::Handled);
             }
         };
@@ -448,7 +451,7 @@ impl Client {
                 Step::Data { range, kind, first, last }
             }
             websocket::Step::Ping(payload) => {
-                self.pong(&payload, output);
+                self.pong(&payload, cx.settings.limits.pongs_unsent_max, output);
                 Step::Handled
             }
             websocket::Step::Pong(_) => Step::Handled,
@@ -461,9 +464,16 @@ impl Client {
     }
 
     /// RFC 6455 §7.1.7: after a broken frame nothing more is read, not even a close, so FIN
-    /// follows our close frame at once.
-    fn fail_connection(&mut self) {
-        self.disposition = Disposition::ShutdownWhenFlushed;
+    /// follows our close frame at once. Where the settings say so, that waits for what the
+    /// backend has under way for this client.
+    fn fail(&mut self, cause: Cause, cx: &Surroundings<'_>, output: &mut Output) {
+        self.failed = true;
+        let grace = cx.settings.deadlines.failure_grace;
+        if self.is_open() && !grace.is_zero() {
+            self.schedule_close(cx.now.instant + grace, cause);
+        } else {
+            self.close(cause, cx, output);
+        }
     }
 
     /// Sets the disposition. `CloseNow` is the last word: what is queued may be cut short by
@@ -543,10 +553,10 @@ impl Client {
         }
     }
 
-    /// Answers a ping at once, or, while an earlier answer is still unsent, remembers only the
-    /// latest: RFC 6455 §5.5.3 lets one pong stand for several pings.
-    fn pong(&mut self, payload: &ControlPayload, output: &mut Output) {
-        if self.pong_unsent {
+    /// Answers a ping at once, or, while enough earlier answers are still unsent, remembers only
+    /// the latest: RFC 6455 §5.5.3 lets one pong stand for several pings.
+    fn pong(&mut self, payload: &ControlPayload, unsent_max: u8, output: &mut Output) {
+        if self.pongs_unsent >= unsent_max {
             match &mut self.pong_waiting {
                 Some(waiting) => **waiting = *payload,
                 None => self.pong_waiting = Some(Box::new(*payload)),
@@ -557,7 +567,7 @@ impl Client {
     }
 
     fn write_pong(&mut self, payload: &ControlPayload, output: &mut Output) {
-        self.pong_unsent = true;
+        self.pongs_unsent += 1;
         write_frame(OpCode::Pong, payload.as_slice(), &mut output.answers);
     }
 
@@ -654,6 +664,9 @@ impl Client {
         }
         if matches!(stage, Stage::Refused | Stage::Closing) {
             self.pong_waiting = None;
+            if self.failed {
+                self.dispose(Disposition::ShutdownWhenFlushed);
+            }
         }
     }
 

@@ -1258,6 +1258,34 @@ fn several_blocks_on_one_route() {
     }
 }
 
+#[test]
+fn a_broken_frame_may_wait_for_what_the_backend_has_under_way() {
+    let grace = Duration::from_millis(300);
+    let broken = |event: Option<Event>| {
+        let mut world = World::at(Stage::Open);
+        world.settings.deadlines.failure_grace = grace;
+        world.feed(&frame(0x83, b""));
+        assert_eq!(world.summary(), "open stay");
+        assert_eq!(world.client.next_deadline(&world.settings), START + grace);
+        // Nothing more is read, but the backend's messages still go out.
+        world.feed(&frame(PING, b"unread"));
+        world.feed(&frame(CLOSE, b""));
+        assert_eq!(world.summary(), "open stay");
+        assert!(world.client.data_header(DataKind::Text, true, true, 5).is_some());
+        match event {
+            Some(event) => world.happen(event),
+            None => world.advance_to_deadline(0),
+        }
+        world.summary()
+    };
+    let failed = "closing shutdown <- protocol_error Gateway open 1002: close 1002 protocol_error";
+    assert_eq!(broken(None), failed);
+    // Whatever else ends it first: nothing of the client is waited for.
+    let closed =
+        "closing shutdown <- internal Gateway open 1011: text internal, close 1011 internal";
+    assert_eq!(broken(Some(Event::Close)), closed);
+}
+
 /// RFC 6455 §5.5.3: while a pong waits to be sent, only the latest ping is answered.
 #[test]
 fn pongs_coalesce() {
@@ -1274,8 +1302,19 @@ fn pongs_coalesce() {
     world.sent(true);
     world.feed(&frame(PING, b"4"));
     assert_eq!(world.told, ["pong 1", "pong 3", "pong 4"]);
+    // More may wait where the settings say so.
+    world.sent(true);
+    world.settings.limits.pongs_unsent_max = 3;
+    for text in ["5", "6", "7", "8", "9"] {
+        world.feed(&frame(PING, text.as_bytes()));
+    }
+    assert_eq!(world.told[3..], ["pong 5", "pong 6", "pong 7"]);
+    world.sent(true);
+    assert_eq!(world.told[6..], ["pong 9"]);
+    world.told.truncate(3);
+    world.settings.limits.pongs_unsent_max = 1;
     // None is sent after the close frame.
-    world.feed(&frame(PING, b"5"));
+    world.feed(&frame(PING, b"10"));
     world.happen(Event::Close);
     world.sent(true);
     assert_eq!(world.told[3..], ["text internal", "close 1011 internal"]);

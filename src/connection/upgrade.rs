@@ -57,18 +57,15 @@ impl Client {
                 self.pending = pending;
                 return Step::NeedMore;
             }
-            // Nothing may follow the head before our 101: what a client sends blindly could be
-            // meant for the server behind a proxy that does not look.
-            Ok(Some(end)) if end < input.len() => {
-                self.refuse_http(HttpRefusal::EarlyBytes, cx, output);
+            Ok(Some(end)) => {
+                let (last, early) = input.split_at(end);
+                let early = !early.is_empty();
+                let Some(mut pending) = pending else {
+                    return self.decide(last, early, cx, output);
+                };
+                pending.head.extend_from_slice(last);
+                return self.decide(&pending.head, early, cx, output);
             }
-            Ok(Some(_)) => match pending {
-                None => return self.decide(input, cx, output),
-                Some(mut pending) => {
-                    pending.head.extend_from_slice(input);
-                    return self.decide(&pending.head, cx, output);
-                }
-            },
         }
         Step::Handled
     }
@@ -93,8 +90,14 @@ impl Client {
         Step::Handled
     }
 
-    /// Decides on a whole request head.
-    fn decide(&mut self, head: &[u8], cx: &Surroundings<'_>, output: &mut Output) -> Step {
+    /// Decides on a whole request head; bytes may have come `early`, right behind it.
+    fn decide(
+        &mut self,
+        head: &[u8],
+        early: bool,
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) -> Step {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         let request = match http_upgrade::parse(head, &mut fields, &head_limits(cx.settings)) {
             Ok(Request::Upgrade(request)) => request,
@@ -115,6 +118,13 @@ impl Client {
         self.set_route(index, route);
         if !origin_allowed(route, &request) {
             self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), cx, output);
+            return Step::Handled;
+        }
+        // Nothing may follow the head before our 101: what a client sends blindly could be
+        // meant for the server behind a proxy that does not look. Asked last, so that a request
+        // that is refused anyway gets the same answer in whatever pieces it comes.
+        if early {
+            self.refuse_http(HttpRefusal::EarlyBytes, cx, output);
             return Step::Handled;
         }
         self.authenticate(head, &request, route, cx, output)

@@ -14,11 +14,13 @@ use super::close_log::CloseLog;
 use super::exposition::{self, CIRCUITS, ControlNumbers, Exposition};
 use super::files;
 use super::logs::{self, CloseLine, LogControl};
+use super::memory::MemoryWatch;
 use super::process::{self, ProcessUse};
 use super::reload::{self, ReloadOutcome};
 use super::status::{Phase, Status};
 use super::verdicts::VerdictNumbers;
 use super::workers::Supervisor;
+use crate::base::memory_ladder::Rung;
 use crate::settings::Settings;
 use crate::settings::reload::cold_changes;
 use crate::worker::mailbox::Report;
@@ -103,6 +105,8 @@ pub struct Control {
     pub logs: Option<LogControl>,
     /// The file of the close log, if there is one.
     pub close_log: Option<CloseLog>,
+    /// What is measured of the memory.
+    pub memory: MemoryWatch,
     /// Bookkeeping.
     pub books: Books,
 }
@@ -224,6 +228,7 @@ impl Control {
     }
 
     fn sum(&mut self, now: Instant) {
+        self.look_at_memory();
         let books = &mut self.books;
         if books.process_at.is_none_or(|at| now.duration_since(at) >= PROCESS_INTERVAL) {
             books.process = process::read();
@@ -245,11 +250,25 @@ impl Control {
             settings_loaded: books.settings_loaded,
             close_log_dropped: self.close_log.as_ref().map_or(0, CloseLog::dropped),
             draining: status.phase == Phase::Draining,
+            memory_rung: self.memory.rung() as u64,
+            memory_used: self.memory.used(),
+            memory_budget: self.memory.budget(),
             verdict_requests: verdicts.map_or(0, VerdictNumbers::in_flight),
             circuits: CIRCUITS.map(|state| verdicts.map_or(0, |v| v.circuits(state))),
             process: books.process,
         };
         self.exposition.borrow_mut().publish(self.supervisor.counters(), &numbers);
+    }
+
+    fn look_at_memory(&mut self) {
+        let before = self.memory.rung();
+        let rung = self.memory.look();
+        if rung != before {
+            let (used, budget) = (self.memory.used(), self.memory.budget());
+            tracing::warn!(?rung, ?before, used, budget, "memory use has reached another rung");
+        }
+        self.status.borrow_mut().memory_short = rung != Rung::Clear;
+        self.supervisor.set_rung(rung);
     }
 
     fn reload(&mut self) -> ReloadOutcome {

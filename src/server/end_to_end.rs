@@ -37,7 +37,7 @@ impl DataPlane for Obedient {
                 Some(Command::Panic) => panic!("planted"),
                 Some(Command::Stop) => return false,
                 Some(Command::Drain { .. }) => end = Some(Instant::now() + drain),
-                Some(Command::Settings(_)) | None => {}
+                Some(Command::Settings(_) | Command::Memory(_)) | None => {}
             }
             end.is_none_or(|end| Instant::now() < end)
         });

@@ -18,6 +18,7 @@ use super::data_plane::LinuxDataPlane;
 use super::error::RunError;
 use super::exposition::Exposition;
 use super::logs::LogControl;
+use super::memory::MemoryWatch;
 use super::reload::ReloadOutcome;
 use super::status::{Phase, Status};
 use super::workers::{DataPlane, Supervisor};
@@ -227,6 +228,7 @@ impl ControlThread {
             exposition: Rc::new(RefCell::new(Exposition::default())),
             logs: self.options.logs,
             close_log,
+            memory: MemoryWatch::new(&self.settings.limits),
             settings: self.settings,
         };
         let page = self.options.page.map(|make| make(&self.plane.listeners));

@@ -12,6 +12,7 @@ pub mod exposition;
 pub mod files;
 pub mod gateway;
 pub mod logs;
+pub mod memory;
 pub mod panics;
 pub mod process;
 pub mod reload;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::panics;
 use super::verdicts::VerdictNumbers;
+use crate::base::memory_ladder::Rung;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::settings::Settings;
@@ -108,6 +109,8 @@ struct Slot {
     beat_at: Instant,
     /// The mailbox was full when the settings changed.
     settings_owed: bool,
+    /// The worker has not been told how short memory is.
+    rung_owed: bool,
     /// The mailbox was full when the drain (or stop) was ordered.
     order_owed: bool,
 }
@@ -141,6 +144,7 @@ pub struct Supervisor {
     events_in: Sender<Event>,
     events: Receiver<Event>,
     orders: Orders,
+    rung: Rung,
     panics: u64,
 }
 
@@ -158,10 +162,12 @@ impl Supervisor {
             beat: 0,
             beat_at: now,
             settings_owed: false,
+            rung_owed: false,
             order_owed: false,
         };
         let slots = (0..workers).map(slot).collect();
-        Supervisor { plane, settings, slots, events_in, events, orders: Orders::Serve, panics: 0 }
+        let (orders, rung) = (Orders::Serve, Rung::Clear);
+        Supervisor { plane, settings, slots, events_in, events, orders, rung, panics: 0 }
     }
 
     /// Starts every worker and waits until all are up, at most `patience`.
@@ -229,6 +235,18 @@ impl Supervisor {
         }
     }
 
+    /// Tells every worker how short memory is: when that changed, and again and again while
+    /// slow readers are to be looked for.
+    pub fn set_rung(&mut self, rung: Rung) {
+        if rung == std::mem::replace(&mut self.rung, rung) && rung != Rung::CloseSlowReaders {
+            return;
+        }
+        for index in 0..self.slots.len() {
+            self.slots[index].rung_owed = self.slots[index].running();
+            self.repeat_commands(index);
+        }
+    }
+
     /// Tells every worker to close its clients over `window` and stop. Workers that are dead
     /// stay dead.
     pub fn drain(&mut self, window: Duration) {
@@ -289,6 +307,9 @@ impl Supervisor {
         let slot = &mut self.slots[index];
         if slot.settings_owed {
             slot.settings_owed = !slot.command(Command::Settings(Arc::clone(&self.settings)));
+        }
+        if slot.rung_owed {
+            slot.rung_owed = !slot.command(Command::Memory(self.rung));
         }
         if slot.order_owed {
             let command = match self.orders {
@@ -380,6 +401,7 @@ impl Supervisor {
             .spawn(move || live(&*plane, seat, &events, &heartbeat))?;
         slot.state = State::Running { mailbox, wake: None, thread, since: now };
         slot.settings_owed = false;
+        slot.rung_owed = self.rung != Rung::Clear;
         slot.order_owed = false;
         slot.beat_at = now;
         Ok(())
@@ -540,6 +562,11 @@ mod tests {
                         seat.counters.set(Metric::QueuedBytes, new.limits.message_max.into());
                         true
                     }
+                    Some(Command::Memory(rung)) => {
+                        seat.counters.set(Metric::BuffersFree, rung as u64);
+                        seat.counters.increment(Metric::Ticks);
+                        true
+                    }
                     None => true,
                 }
             });
@@ -626,6 +653,31 @@ mod tests {
             s.counters().all(|counters| counters.value(Metric::QueuedBytes) == 77)
         });
         assert_eq!(supervisor.settings.limits.message_max, 77);
+        supervisor.stop();
+        poll_until(&mut supervisor, &mut reports, Supervisor::all_stopped);
+    }
+
+    #[test]
+    fn a_rung_is_told_once_and_the_last_one_again_and_again() {
+        let (mut supervisor, _plane) = started(&[Life::Obey], 2);
+        let mut reports = Vec::new();
+        // rung -> how often each worker was told of one
+        let mut told = 0;
+        for (rung, times) in [
+            (Rung::Clear, 0),
+            (Rung::StopAccepting, 1),
+            (Rung::StopAccepting, 0),
+            (Rung::CloseSlowReaders, 1),
+            (Rung::CloseSlowReaders, 1),
+            (Rung::Clear, 1),
+        ] {
+            told += times;
+            supervisor.set_rung(rung);
+            poll_until(&mut supervisor, &mut reports, |s| {
+                let reached = |c: &Counters| c.value(Metric::BuffersFree) == rung as u64;
+                s.counters().all(|c| reached(c) && c.value(Metric::Ticks) == told)
+            });
+        }
         supervisor.stop();
         poll_until(&mut supervisor, &mut reports, Supervisor::all_stopped);
     }

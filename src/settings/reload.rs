@@ -36,6 +36,9 @@ const COLD: &[(&str, Same)] = &[
     ("listener.tls", |a, b| {
         a.listeners.iter().zip(&b.listeners).all(|(a, b)| a.tls.is_some() == b.tls.is_some())
     }),
+    ("listener.defer_accept", |a, b| {
+        a.listeners.iter().zip(&b.listeners).all(|(a, b)| a.defer_accept == b.defer_accept)
+    }),
     ("backend.name", |a, b| {
         let names = |s: &Settings| s.backends.iter().map(|b| b.name.clone()).collect::<Vec<_>>();
         names(a) == names(b)

@@ -54,6 +54,7 @@ impl Loader<'_> {
             let blocks: Vec<&RawAuth> = asked.iter().flatten().map(block).collect();
             self.check_cookies(route, &blocks);
             self.check_open(route, asked.as_deref());
+            self.check_refuse(route, &blocks);
             built.push(self.route(route.get_ref(), path, asked, backend, &blocks));
         }
         built.into_iter().collect()

@@ -38,6 +38,8 @@ pub struct Check {
     pub refused: u64,
     /// Connections that ended before all was exchanged.
     pub cut_short: u64,
+    /// Of them, those of honest clients.
+    pub cut_short_honest: u64,
     /// Sessions that backends saw.
     pub sessions: u64,
 }

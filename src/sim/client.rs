@@ -1,6 +1,7 @@
 //! Fake clients: what sits at the other end of an accepted connection, byte by byte.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 
 use super::faults::Fault;
 use super::frames::{self, BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT};
@@ -93,6 +94,8 @@ pub struct Plan {
     pub begins: u64,
     /// Its tokens run out soon.
     pub brief: bool,
+    /// It is an adversary's, from this address, and is back as soon as it is thrown out.
+    pub floods_from: Option<Ipv4Addr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,6 +269,7 @@ impl Client {
 
     fn begin(&mut self, net: &mut Net, tokens: &Tokens) {
         let conn = net.dial(self.index, 0);
+        net.conn_mut(conn).floods_from = self.plan.floods_from;
         self.conn = Some(conn);
         self.phase = Phase::Asking;
         self.begun_at = net.now;
@@ -325,18 +329,20 @@ impl Client {
             return;
         }
         let [high, low] = self.author.client.to_be_bytes();
+        let source = self.plan.floods_from.unwrap_or(Ipv4Addr::new(192, 0, high, low));
         let port = 1000 + self.author.life;
         if net.random.chance(1, 2) {
-            let line = format!("PROXY TCP4 192.0.{high}.{low} 10.1.1.1 {port} 443\r\n");
+            let line = format!("PROXY TCP4 {source} 10.1.1.1 {port} 443\r\n");
             self.out.extend_from_slice(line.as_bytes());
         } else {
             self.out.extend_from_slice(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c");
-            self.out.extend_from_slice(&[192, 0, high, low, 10, 1, 1, 1]);
+            self.out.extend_from_slice(&source.octets());
+            self.out.extend_from_slice(&[10, 1, 1, 1]);
             self.out.extend_from_slice(&port.to_be_bytes());
             self.out.extend_from_slice(&443u16.to_be_bytes());
         }
         net.conn_mut(conn).proxy_bytes = self.out.len();
-        net.check.proxied(self.author, ([192, 0, high, low], port).into());
+        net.check.proxied(self.author, (source, port).into());
         net.faults.note(Fault::ProxyHeader);
     }
 
@@ -369,7 +375,8 @@ impl Client {
         if self.plan.lives == 0 {
             self.phase = Phase::Done;
         } else {
-            let pause = 10 * MILLIS + net.random.below(SECONDS);
+            let longest = if self.plan.floods_from.is_some() { 50 * MILLIS } else { SECONDS };
+            let pause = 10 * MILLIS + net.random.below(longest);
             self.phase = Phase::Away(net.now + pause);
             self.wake(net, pause);
         }
@@ -391,6 +398,7 @@ impl Client {
                     net.check.fail(format!("nothing is wrong, yet cut short: {}", self.state()));
                 } else {
                     net.check.cut_short += 1;
+                    net.check.cut_short_honest += 1;
                 }
             }
             Behaviour::Refused(kind) | Behaviour::Lingerer(kind) => match self.close_received {
@@ -446,10 +454,11 @@ impl Client {
         if !net.ended(conn, Side::Remote) {
             return;
         }
-        let stays = matches!(
-            self.plan.behaviour,
-            Behaviour::SilentWhenOpen | Behaviour::SilentAtStart | Behaviour::Lingerer(_)
-        );
+        let stays = self.plan.floods_from.is_none()
+            && matches!(
+                self.plan.behaviour,
+                Behaviour::SilentWhenOpen | Behaviour::SilentAtStart | Behaviour::Lingerer(_)
+            );
         if !stays {
             self.end(net, conn, false, "saw end");
         } else if self.drop_at.is_none() {

@@ -8,6 +8,7 @@ pub mod client;
 pub mod deadlines;
 pub mod fake_ring;
 pub mod faults;
+pub mod flood;
 pub mod frames;
 pub mod kernel;
 pub mod messages;

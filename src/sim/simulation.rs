@@ -32,6 +32,9 @@ const FINISH_MAX: u64 = 60 * SECONDS;
 /// Turns of the worker in one run: far above what any run needs.
 const TICKS_MAX: u64 = 3_000_000;
 
+/// Accepts that the worker keeps outstanding.
+pub const ACCEPTS: usize = 4;
+
 /// A bug planted on purpose, to prove that the checks see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
@@ -49,6 +52,10 @@ pub enum Bug {
     CompletionTwice,
     /// The worker's clock stands still for a while now and then, and hides a deadline.
     ClockSticks,
+    /// The kernel tells the same address of every client.
+    PeersAlike,
+    /// The worker is told a larger cap on unauthenticated connections than holds.
+    CapIgnored,
 }
 
 impl Bug {
@@ -61,6 +68,8 @@ impl Bug {
         Bug::ClientMisreads,
         Bug::CompletionTwice,
         Bug::ClockSticks,
+        Bug::PeersAlike,
+        Bug::CapIgnored,
     ];
 }
 
@@ -96,6 +105,10 @@ pub struct Outcome {
     pub refused: u64,
     /// Honest connections that faults cut short.
     pub cut_short: u64,
+    /// Newcomers that were dropped early.
+    pub dropped_early: u64,
+    /// Connections that gave way to others.
+    pub evicted: u64,
     /// Sessions that backends saw.
     pub sessions: u64,
     /// Turns of the worker.
@@ -121,7 +134,12 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
     }
     let turned_away = counters.value(Metric::AcceptRefused);
     world.net.faults.note_many(Fault::CapReached, turned_away);
-    outcome(&world)
+    let value = |metric| counters.value(metric);
+    Outcome {
+        dropped_early: value(Metric::EarlyDropShare) + value(Metric::EarlyDropPenalty),
+        evicted: value(Metric::EvictedOldest) + value(Metric::EvictedRefused),
+        ..outcome(&world)
+    }
 }
 
 /// A worker in a world, to be driven turn by turn.
@@ -154,7 +172,10 @@ impl<R: Ring> Simulation<R> {
             None => (Scenario::drawn(&mut random), Faults::drawn(&mut random)),
         };
         let tokens = Tokens::new(&mut random);
-        let settings = scenario.settings(tokens.key());
+        let mut settings = scenario.settings(tokens.key());
+        if options.bug == Some(Bug::CapIgnored) {
+            settings.limits.unauthenticated_max *= 2;
+        }
         let worker_seed = random.number();
         let world = world(&scenario, &settings, random, faults, tokens, options.bug);
         let world = Rc::new(RefCell::new(world));
@@ -171,8 +192,8 @@ impl<R: Ring> Simulation<R> {
                 instance: *b"simulated worker",
                 epoch: 1_750_000_000_000,
                 generation_bits: scenario.generation_bits,
-                connections_max: scenario.caps.0,
-                unauthenticated_max: scenario.caps.1,
+                workers: 1,
+                descriptors_max: 10_000,
                 queue_bytes_max: 64 << 20,
             },
         );
@@ -215,6 +236,9 @@ impl<R: Ring> Simulation<R> {
             let Report::Closed(CloseRecord { cause, stage: Stage::Open, .. }) = report else {
                 continue;
             };
+            if cause == Cause::OverCapacity && self.scenario.floods {
+                self.fail("an authenticated client gave way".into());
+            }
             let fault = match cause {
                 Cause::TokenExpired => Fault::TokenExpired,
                 Cause::Lifetime => Fault::LifetimeOver,
@@ -227,6 +251,9 @@ impl<R: Ring> Simulation<R> {
             self.fail("the run takes too many turns".into());
         }
         self.check_bounds();
+        if self.scenario.floods {
+            self.check_caps();
+        }
         true
     }
 
@@ -369,8 +396,24 @@ impl<R: Ring> Simulation<R> {
         }
     }
 
+    /// The adversary never has more open than the cap, but for what is being closed: one for
+    /// each accept that may complete in a turn.
+    fn check_caps(&self) {
+        let mut world = self.world.borrow_mut();
+        let open = world.open_clients();
+        let his = open.iter().filter(|conn| world.net.conn(**conn).floods_from.is_some()).count();
+        let most = self.scenario.caps.1 as usize + 4 * ACCEPTS;
+        if his > most {
+            world.net.check.fail(format!("{his} connections of the adversary's are open"));
+        }
+    }
+
     fn check_end(&mut self) {
         let world = &mut *self.world.borrow_mut();
+        let cut_short = world.net.check.cut_short_honest;
+        if self.scenario.floods && cut_short > 0 {
+            world.net.check.fail(format!("{cut_short} honest connections were cut short"));
+        }
         if world.net.check.failure().is_some() {
             return;
         }
@@ -423,7 +466,9 @@ fn world(
         receives_twice: every(Bug::KernelRepeatsInput, 50),
         drops_sent_byte: every(Bug::KernelDropsByte, 50),
         completes_twice: every(Bug::CompletionTwice, 50),
+        peers_alike: bug == Some(Bug::PeersAlike),
     };
+    world.kernel.balanced = scenario.proxy;
     world.clock_sticks = bug == Some(Bug::ClockSticks);
     world
 }
@@ -446,6 +491,8 @@ fn outcome(world: &World) -> Outcome {
         completed: net.check.completed,
         refused: net.check.refused,
         cut_short: net.check.cut_short,
+        dropped_early: 0,
+        evicted: 0,
         sessions: net.check.sessions,
         ticks: world.enters(),
         millis: net.now / MILLIS,

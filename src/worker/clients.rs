@@ -54,7 +54,8 @@ pub(super) struct Connection {
     pub(super) cold: bool,
     /// How many receive buffers of this connection wait in `deferred`.
     pub(super) deferred: u16,
-    pub(super) counted_unauthenticated: bool,
+    /// Counted among those who have not authenticated.
+    pub(super) unauthenticated: bool,
     pub(super) shut_down: bool,
 }
 
@@ -80,19 +81,23 @@ impl Connection {
 }
 
 impl Core {
-    /// Takes in a connection that was just accepted.
-    pub(super) fn admit(&mut self, socket: Socket, peer: Option<SocketAddr>, listener: u16) {
-        let listener = &self.settings.listeners[usize::from(listener)];
+    /// Takes in a connection that was just accepted, or turns it away.
+    pub(super) fn admit(&mut self, socket: Socket, peer: Option<SocketAddr>, listener_index: u16) {
+        let listener = &self.settings.listeners[usize::from(listener_index)];
         let trusted = |network: &crate::settings::Network| {
             peer.is_some_and(|peer| network.contains(peer.ip()))
         };
-        let proxy = listener.proxy_trusted.iter().any(trusted).then(Box::default);
+        let proxied = listener.proxy_trusted.iter().any(trusted);
+        let proxy: Option<Box<ProxyHeader>> = proxied.then(Box::default);
+        // A balancer's own address is nobody's share.
+        let counted_as = peer.filter(|_| !proxied);
+        if !self.may_enter(counted_as) {
+            return self.turn_away(socket);
+        }
+        let listener = &self.settings.listeners[usize::from(listener_index)];
         let transport = match &listener.tls {
             None => Transport::Plain,
-            Some(tls) => match Transport::tls(Arc::clone(&tls.0)) {
-                Ok(transport) => transport,
-                Err(_) => unreachable!("the TLS settings were validated"),
-            },
+            Some(tls) => Transport::tls(Arc::clone(&tls.0)),
         };
         let jitter = self.random.number() as u32;
         let tls = !transport.is_plain();
@@ -114,10 +119,10 @@ impl Core {
             counted_paused: false,
             cold: false,
             deferred: 0,
-            counted_unauthenticated: true,
+            unauthenticated: true,
             shut_down: false,
         });
-        self.unauthenticated += 1;
+        self.count_in(key, counted_as);
         self.settle(key);
     }
 
@@ -156,10 +161,9 @@ impl Core {
         match proxy_header::parse(&gathered.bytes) {
             Ok(None) => connection.proxy = Some(gathered),
             Ok(Some((used, source))) => {
-                if let Some(source) = source {
-                    connection.client.set_peer(source);
+                if source.is_none_or(|source| self.peer_told(owner, source)) {
+                    self.transport_input(owner, &mut gathered.bytes[used..]);
                 }
-                self.transport_input(owner, &mut gathered.bytes[used..]);
             }
             Err(_) => connection.client.drop_silently(Cause::BadRequest, &surroundings!(self)),
         }
@@ -173,6 +177,10 @@ impl Core {
         if connection.transport.is_plain() {
             return self.plain_input(owner, bytes);
         }
+        if connection.transport.is_untouched() && !self.may_handshake(owner) {
+            return;
+        }
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
         let handshaking = connection.transport.is_handshaking();
         self.handshakes += u32::from(handshaking);
         let mut plaintext = std::mem::take(&mut self.plaintext);

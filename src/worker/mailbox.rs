@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use crate::base::memory_ladder::Rung;
 pub use crate::connection::stage::{ClosedBy, Stage};
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
@@ -22,6 +23,8 @@ pub const REPORTS_MAX: usize = 4096;
 pub enum Command {
     /// Use these settings from the next tick on.
     Settings(Arc<Settings>),
+    /// How short memory is.
+    Memory(Rung),
     /// Stop accepting, close every client with "going away" spread over `window`, then stop.
     Drain {
         /// Over how long the closes are spread.

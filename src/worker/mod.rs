@@ -6,10 +6,12 @@
 //! borrowed across a decision.
 
 mod accept;
+pub mod admission;
 mod clients;
 mod control;
 mod links;
 pub mod mailbox;
+mod memory;
 mod settle;
 pub mod sockets;
 pub mod verdicts;
@@ -35,6 +37,7 @@ use crate::ring::{
 use crate::settings::Settings;
 
 use accept::Acceptor;
+use admission::{Admission, Allowance};
 use clients::Connection;
 use control::Drain;
 use links::{LINK_SLOT_BASE, LinkTable};
@@ -55,10 +58,10 @@ pub struct WorkerOptions {
     pub epoch: u64,
     /// Width of the generations in socket and session keys; tests make it tiny.
     pub generation_bits: u32,
-    /// Most connections of this worker.
-    pub connections_max: u32,
-    /// Most connections of this worker that are not authenticated.
-    pub unauthenticated_max: u32,
+    /// How many workers share the limits.
+    pub workers: u16,
+    /// Most sockets that this worker can have.
+    pub descriptors_max: u32,
     /// Most bytes that may be queued for this worker's clients.
     pub queue_bytes_max: u64,
 }
@@ -87,8 +90,8 @@ struct Core {
     options: WorkerOptions,
     now: Now,
     acceptor: Acceptor,
+    admission: Admission,
     connections: KeyedSlab<Connection>,
-    unauthenticated: u32,
     wheel: Wheel,
     links: LinkTable,
     drain: Option<Drain>,
@@ -160,11 +163,12 @@ impl<R: Ring> Worker<R> {
         for (number, address) in links.addresses(&settings) {
             ring.set_endpoint(number, address);
         }
+        let allowance = Allowance::new(&settings.limits, options.workers, options.descriptors_max);
         let chunks = |bytes: u64| u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(64);
         let core = Core {
             acceptor: Acceptor::new(&settings),
+            admission: Admission::new(allowance, now.instant),
             connections: KeyedSlab::new(options.generation_bits),
-            unauthenticated: 0,
             wheel: Wheel::new(WHEEL_TICK, now.instant),
             links,
             drain: None,
@@ -217,6 +221,7 @@ impl<R: Ring> Worker<R> {
         core.handle_commands();
         core.take_verdicts();
         core.handle_timers();
+        core.give_up_memory();
         core.advance_accepts();
         self.handle_deferred();
         self.feed_starved();
@@ -423,7 +428,7 @@ impl<R: Ring> Worker<R> {
 impl Core {
     /// When the ring must wake at the latest.
     fn next_wake(&mut self) -> Instant {
-        if !self.deferred.is_empty() {
+        if !self.deferred.is_empty() || self.has_memory_to_give() {
             return self.now.instant;
         }
         let mut until = self.now.instant + ENTER_WAIT_MAX;
@@ -437,6 +442,7 @@ impl Core {
     }
 
     fn set_gauges(&self, buffers_free: u32) {
+        self.set_admission_gauges();
         self.counters.set(Metric::BuffersFree, u64::from(buffers_free));
         self.counters.set(Metric::QueuedBytes, self.queues.in_use_bytes() as u64);
         let (ready, down) = self.links.ready_and_down();

@@ -122,6 +122,62 @@ pub const KEYS: &[Key] = &[
     ),
     hot(
         "limits",
+        "early_drop_start",
+        Shape::Count(1, 100),
+        "80",
+        "Early drop begins at this percentage of `unauthenticated_max`.",
+    ),
+    hot(
+        "limits",
+        "early_drop_rate",
+        Shape::Count(0, 100),
+        "30",
+        "Chance in percent that early drop resets a newcomer there; it grows to 100 at the cap. \
+         It concerns prefixes with `prefix_share` connections or more.",
+    ),
+    hot(
+        "limits",
+        "prefix_share",
+        Shape::Count(1, 100_000_000),
+        "32",
+        "Unauthenticated connections of one address (IPv4 /32, IPv6 /64; 4 times as many of a \
+         /56, 16 times of a /48) that early drop leaves alone. Below `early_drop_start` nothing \
+         depends on it.",
+    ),
+    hot(
+        "limits",
+        "prefix_failures_per_minute",
+        Shape::Count(1, 1_000_000),
+        "60",
+        "Failures (refusals, expired deadlines, bad requests) of one address that are forgotten \
+         in a minute; each client that authenticates makes up for one. For wider prefixes as \
+         with `prefix_share`.",
+    ),
+    hot(
+        "limits",
+        "prefix_failures_burst",
+        Shape::Count(1, 1_000_000),
+        "120",
+        "Failures of one address at once. Above that it has a penalty: it is the first to be \
+         dropped from `early_drop_start` on.",
+    ),
+    hot(
+        "limits",
+        "prefixes_max",
+        Shape::Count(0, 100_000_000),
+        "65_536",
+        "Prefixes whose failures are remembered, of all workers together.",
+    ),
+    hot(
+        "limits",
+        "tls_handshakes_per_second",
+        Shape::CountOrAuto(1, 100_000_000),
+        "auto",
+        "TLS handshakes that may begin in a second, of all workers together; a connection above \
+         it is reset at its first byte. `\"auto\"` is 2,000 for each worker.",
+    ),
+    hot(
+        "limits",
         "connections_per_worker",
         Shape::CountOrAuto(16, 16_000_000),
         "auto",
@@ -223,6 +279,15 @@ pub const KEYS: &[Key] = &[
     .conformance("1_000_000_000"),
     hot(
         "limits",
+        "pongs_unsent_max",
+        Shape::Count(1, 255),
+        "1",
+        "Pongs to one client that may wait to be sent. Pings above that get one pong together, \
+         for the latest of them.",
+    )
+    .conformance("64"),
+    hot(
+        "limits",
         "fragments_max",
         Shape::Count(1, 16_777_216),
         "1_024",
@@ -321,6 +386,15 @@ pub const KEYS: &[Key] = &[
         "1s",
         "From the gateway's close frame to the client's. Then: reset.",
     ),
+    hot(
+        "deadlines",
+        "failure_grace",
+        Shape::Time(0, 30 * SECOND),
+        "0s",
+        "From an authenticated client's broken frame to the close frame: so long it is still \
+         sent what its backend has under way, and nothing more is read from it.",
+    )
+    .conformance("300ms"),
     hot(
         "deadlines",
         "ping_interval",
@@ -439,6 +513,16 @@ pub const KEYS: &[Key] = &[
         REQUIRED,
         "Peers in these networks must send the header and are believed; others must not send it.",
     ),
+    hot(
+        "listener",
+        "defer_accept",
+        Shape::Word(&["auto", "on", "off"]),
+        "auto",
+        "TCP_DEFER_ACCEPT: for its first second a connection that says nothing stays in the \
+         kernel, and is younger for the deadlines than it is. `\"auto\"` is where 10 s are \
+         still enough for that second and all deadlines before authentication.",
+    )
+    .cold(),
     hot("auth", "name", Shape::Text("name"), REQUIRED, "What routes call it; unique."),
     hot(
         "auth",
@@ -455,7 +539,7 @@ pub const KEYS: &[Key] = &[
                      `query:NAME`, `first-message`, `first-message:PATH`",
         ),
         REQUIRED,
-        "Where a client may put its token; the first place that holds one counts.",
+        "Where a client may put its token; the first place that holds one counts; `backend` and `http` are shown all of them.",
     ),
     hot(
         "auth",
