@@ -8,12 +8,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::base::time::Instant;
+use crate::base::time::{Instant, UnixTime};
 use crate::base::token_bucket::TokenBucket;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::http_upgrade::{self, HttpRefusal};
+use crate::protocol::identity::VerifiedIdentity;
+use crate::protocol::revocation::Mark;
 use crate::protocol::websocket::{
     self, ControlPayload, DataKind, FrameLimits, FrameReader, HeaderBytes, OpCode, Side,
 };
@@ -21,6 +23,7 @@ use crate::settings::{MessageTypes, Route, Settings};
 
 use super::closing::{Told, write_close};
 use super::deadlines;
+use super::reauthenticate::Renewal;
 use super::stage::{ClosedBy, Stage};
 use super::upgrade::PendingRequest;
 use super::verdict::Question;
@@ -46,6 +49,16 @@ pub enum Step {
         /// The message ends with this piece.
         last: bool,
     },
+    /// A piece of a message that was held back until it was told apart, in [`Output::released`].
+    /// The message begins with it.
+    Released {
+        /// Text or binary.
+        kind: DataKind,
+        /// The message ends with this piece.
+        last: bool,
+    },
+    /// The client presented a fresh token; [`Output::open`] holds the REAUTH frame.
+    Reauthenticated,
     /// Somebody else must say who the client is. Nothing more is to be fed until
     /// [`Client::accept`], or until the client is refused.
     Ask(Question),
@@ -106,18 +119,16 @@ pub struct Client {
     pub(super) stage: Stage,
     pub(super) disposition: Disposition,
     dialect: Option<Dialect>,
-    pub(super) pinged: bool,
+    pub(super) pings: Pings,
     pub(super) output_pending: bool,
+    /// 0 <= pongs_unsent <= limits.pongs_unsent_max, as that was when the last was written.
+    pongs_unsent: u8,
+    /// The client broke the protocol: nothing more is read.
+    pub(super) failed: bool,
     tls: bool,
-    pong_unsent: bool,
     /// The client has been sent the beginning of a message, but not its end.
     pub(super) to_client_unfinished: bool,
-    /// In `Refused` and `Closing`: the close frame is still to come, at `close_at`.
-    pub(super) paced: bool,
-    /// The client was promised messages of the dialect at the ping interval.
-    pub(super) pings_promised: bool,
-    /// In `Closing`: everything up to our close frame was sent once.
-    pub(super) lingering: bool,
+    pub(super) farewell: Farewell,
     pub(super) close_scheduled: Cause,
     pub(super) messages: MessageTypes,
     route: u16,
@@ -135,7 +146,48 @@ pub struct Client {
     reader: FrameReader,
     pub(super) pending: Option<Box<PendingRequest>>,
     pong_waiting: Option<Box<ControlPayload>>,
+    /// Only in `Open`, and only on routes where fresh tokens may come.
+    pub(super) renewal: Option<Box<Renewal>>,
     peer: PackedAddress,
+    mark: Mark,
+}
+
+/// How far the end of a connection is, in `Refused` and `Closing`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// All is said, and perhaps queued. Also before there is anything to say.
+    Said,
+    /// The close frame is still to come, at `close_at`.
+    Waits,
+    /// In `Closing`: everything up to our close frame was sent once.
+    Lingers,
+}
+
+/// What is known of pings, in one byte: there is one for each connection.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Pings(u8);
+
+impl Pings {
+    const SENT: u8 = 1;
+    const PROMISED: u8 = 2;
+
+    /// A ping is out, and nothing came since.
+    pub(super) fn is_sent(self) -> bool {
+        self.0 & Pings::SENT != 0
+    }
+
+    /// The client was promised messages of the dialect at the ping interval.
+    pub(super) fn are_promised(self) -> bool {
+        self.0 & Pings::PROMISED != 0
+    }
+
+    pub(super) fn set_sent(&mut self, sent: bool) {
+        self.0 = (self.0 & !Pings::SENT) | u8::from(sent);
+    }
+
+    pub(super) fn promise(&mut self) {
+        self.0 |= Pings::PROMISED;
+    }
 }
 
 /// `route` before a route is chosen.
@@ -151,14 +203,13 @@ impl Client {
             stage,
             disposition: Disposition::Stay,
             dialect: None,
-            pinged: false,
+            pings: Pings::default(),
             output_pending: false,
+            pongs_unsent: 0,
+            failed: false,
             tls,
-            pong_unsent: false,
             to_client_unfinished: false,
-            paced: false,
-            pings_promised: false,
-            lingering: false,
+            farewell: Farewell::Said,
             close_scheduled: Cause::Lifetime,
             messages: MessageTypes::Any,
             route: NO_ROUTE,
@@ -175,7 +226,9 @@ impl Client {
             reader: FrameReader::new(Side::Server),
             pending: None,
             pong_waiting: None,
+            renewal: None,
             peer: PackedAddress::pack(peer),
+            mark: Mark::ANONYMOUS,
         }
     }
 
@@ -269,7 +322,7 @@ impl Client {
             return (0, Step::NeedMore);
         }
         self.received = cx.now.instant;
-        self.pinged = false;
+        self.pings.set_sent(false);
         match self.stage {
             Stage::TlsHandshake => unreachable!("plaintext before the handshake is finished"),
             Stage::RequestHead => (input.len(), self.receive_head(input, cx, output)),
@@ -278,7 +331,10 @@ impl Client {
                 let (used, step) = self.receive_frames(input, usize::MAX, cx, output);
                 (used, self.take_first_message(step, input, cx, output))
             }
-            Stage::Open => self.receive_frames(input, allowance, cx, output),
+            Stage::Open => match self.renewal.take() {
+                None => self.receive_frames(input, allowance, cx, output),
+                Some(renewal) => self.receive_sifted(renewal, input, allowance, cx, output),
+            },
             Stage::Refused | Stage::Closing => self.receive_after_close(input, cx, output),
         }
     }
@@ -325,7 +381,7 @@ impl Client {
                 self.explain_and_close(cause, &Told::default(), Stage::Closing, cx, output)
             }
             // Whoever was told already is not kept waiting.
-            Stage::Refused | Stage::Closing if self.paced => self.end_pace(cx, output),
+            Stage::Refused | Stage::Closing if self.is_paced() => self.end_pace(cx, output),
             Stage::Refused | Stage::Closing => {}
         }
     }
@@ -416,20 +472,24 @@ impl Client {
             return;
         }
         self.output_pending = false;
-        self.pong_unsent = false;
-        if self.stage == Stage::Closing && !self.lingering && !self.paced {
+        self.pongs_unsent = 0;
+        if self.stage == Stage::Closing && self.farewell == Farewell::Said {
             // The linger counts from when the close frame left, not from when it was queued
             // behind messages that an authenticated client was still owed. It does so once:
             // what TLS adds later, a key update for instance, is not worth waiting for.
-            self.lingering = true;
+            self.farewell = Farewell::Lingers;
             self.stage_since = cx.now.instant;
         }
         if let Some(payload) = self.pong_waiting.take() {
             self.write_pong(&payload, output);
         }
+        if let Some(mut renewal) = self.renewal.take() {
+            self.answer_renewal(&mut renewal, cx, output);
+            self.renewal = Some(renewal);
+        }
     }
 
-    fn receive_frames(
+    pub(super) fn receive_frames(
         &mut self,
         input: &mut [u8],
         allowance: usize,
@@ -440,10 +500,7 @@ impl Client {
         let (used, step) = match self.reader.next(input, allowance, &limits) {
             Ok(found) => found,
             Err(error) => {
-                self.close(error.cause(), cx, output);
-                if !self.paced {
-                    self.fail_connection();
-                }
+                self.fail(error.cause(), cx, output);
                 return (input.len(), Step::Handled);
             }
         };
@@ -459,7 +516,7 @@ impl Client {
                 Step::Data { range, kind, first, last }
             }
             websocket::Step::Ping(payload) => {
-                self.pong(&payload, output);
+                self.pong(&payload, cx.settings.limits.pongs_unsent_max, output);
                 Step::Handled
             }
             websocket::Step::Pong(_) => Step::Handled,
@@ -472,9 +529,16 @@ impl Client {
     }
 
     /// RFC 6455 §7.1.7: after a broken frame nothing more is read, not even a close, so FIN
-    /// follows our close frame at once.
-    fn fail_connection(&mut self) {
-        self.disposition = Disposition::ShutdownWhenFlushed;
+    /// follows our close frame at once. Where the settings say so, that waits for what the
+    /// backend has under way for this client.
+    fn fail(&mut self, cause: Cause, cx: &Surroundings<'_>, output: &mut Output) {
+        self.failed = true;
+        let grace = cx.settings.deadlines.failure_grace;
+        if self.is_open() && !grace.is_zero() {
+            self.schedule_close(cx.now.instant + grace, cause);
+        } else {
+            self.close(cause, cx, output);
+        }
     }
 
     /// Sets the disposition. `CloseNow` is the last word: what is queued may be cut short by
@@ -520,20 +584,20 @@ impl Client {
         let limits = self.frame_limits(cx.settings);
         match self.reader.next(input, usize::MAX, &limits) {
             Ok((_, websocket::Step::Close { .. })) => {
-                if self.paced {
+                if self.is_paced() {
                     self.end_pace(cx, output);
                 }
                 self.disposition = Disposition::CloseWhenFlushed;
                 (input.len(), Step::Handled)
             }
             // It has been told to wait, and does not.
-            Ok(_) if self.paced && !self.within_budgets(cx) => {
+            Ok(_) if self.is_paced() && !self.within_budgets(cx) => {
                 self.dispose(Disposition::CloseNow { reset: true });
                 (input.len(), Step::Handled)
             }
             Ok((used, websocket::Step::NeedMore)) => (used, Step::NeedMore),
             Ok((used, _)) => (used, Step::Handled),
-            Err(_) if self.paced => (input.len(), Step::Handled),
+            Err(_) if self.is_paced() => (input.len(), Step::Handled),
             Err(_) => {
                 self.disposition = Disposition::CloseWhenFlushed;
                 (input.len(), Step::Handled)
@@ -548,13 +612,19 @@ impl Client {
         let controls = self.reader.controls_seen();
         (frames == 0
             || self.frames.take(frames, limits.frames_per_second, limits.frames_burst, now))
-            && (controls == 0
-                || self.controls.take(
-                    controls,
-                    limits.controls_per_second,
-                    limits.controls_burst,
-                    now,
-                ))
+            && (controls == 0 || self.take_controls(controls, cx))
+    }
+
+    fn take_controls(&mut self, count: u32, cx: &Surroundings<'_>) -> bool {
+        let limits = &cx.settings.limits;
+        let (rate, burst) = (limits.controls_per_second, limits.controls_burst);
+        self.controls.take(count, rate, burst, cx.now.instant)
+    }
+
+    /// Takes what something dear costs from the budget of control frames: all of a burst, where
+    /// that is less.
+    pub(super) fn afford_controls(&mut self, cost: u32, cx: &Surroundings<'_>) -> bool {
+        self.take_controls(cost.min(cx.settings.limits.controls_burst), cx)
     }
 
     fn frame_limits(&self, settings: &Settings) -> FrameLimits {
@@ -569,10 +639,10 @@ impl Client {
         }
     }
 
-    /// Answers a ping at once, or, while an earlier answer is still unsent, remembers only the
-    /// latest: RFC 6455 §5.5.3 lets one pong stand for several pings.
-    fn pong(&mut self, payload: &ControlPayload, output: &mut Output) {
-        if self.pong_unsent {
+    /// Answers a ping at once, or, while enough earlier answers are still unsent, remembers only
+    /// the latest: RFC 6455 §5.5.3 lets one pong stand for several pings.
+    fn pong(&mut self, payload: &ControlPayload, unsent_max: u8, output: &mut Output) {
+        if self.pongs_unsent >= unsent_max {
             match &mut self.pong_waiting {
                 Some(waiting) => **waiting = *payload,
                 None => self.pong_waiting = Some(Box::new(*payload)),
@@ -583,7 +653,7 @@ impl Client {
     }
 
     fn write_pong(&mut self, payload: &ControlPayload, output: &mut Output) {
-        self.pong_unsent = true;
+        self.pongs_unsent += 1;
         write_frame(OpCode::Pong, payload.as_slice(), &mut output.answers);
     }
 
@@ -625,8 +695,27 @@ impl Client {
         self.route = index.unwrap_or(NO_ROUTE);
     }
 
-    pub(super) fn set_expiry(&mut self, expires: Instant) {
-        self.expires = expires;
+    /// When the identity is over, as the wall clock says now. From here on the monotonic clock
+    /// counts: a step of the wall clock neither lengthens the connection nor cuts it short.
+    pub fn set_expiry(&mut self, expires: UnixTime, cx: &Surroundings<'_>) {
+        let left = expires.as_millis().saturating_sub(cx.now.unix.as_millis());
+        let grace = cx.settings.deadlines.expiry_grace;
+        self.expires = cx.now.instant + Duration::from_millis(left) + grace;
+    }
+
+    /// Keeps what is asked of the identity later: when it is over, and what revocations and
+    /// fresh tokens are compared with.
+    pub(super) fn set_identity(&mut self, identity: &VerifiedIdentity<'_>, cx: &Surroundings<'_>) {
+        self.mark = cx.revoked.mark(identity);
+        match identity.ends(cx.now.unix) {
+            Some(end) => self.set_expiry(end, cx),
+            None => self.expires = Instant::NEVER,
+        }
+    }
+
+    /// What revocations are compared with; of no use before the client is open.
+    pub fn mark(&self) -> Mark {
+        self.mark
     }
 
     pub(super) fn enter(&mut self, stage: Stage, cx: &Surroundings<'_>) {
@@ -642,6 +731,10 @@ impl Client {
         }
         if matches!(stage, Stage::Refused | Stage::Closing) {
             self.pong_waiting = None;
+            self.renewal = None;
+            if self.failed && !self.is_paced() {
+                self.dispose(Disposition::ShutdownWhenFlushed);
+            }
         }
     }
 

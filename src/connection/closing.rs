@@ -13,7 +13,7 @@ use crate::protocol::dialect::{Answer, Dialect};
 use crate::protocol::websocket::{self, OpCode};
 use crate::settings::{MessageTypes, Settings};
 
-use super::client::{Advice, Client, Disposition, write_frame};
+use super::client::{Advice, Client, Disposition, Farewell, write_frame};
 use super::stage::{ClosedBy, Stage};
 use super::{Output, Surroundings};
 
@@ -29,7 +29,7 @@ pub(super) struct Told<'a> {
 impl Client {
     /// Whether the close frame is still to come, at [`next_deadline`](Self::next_deadline).
     pub fn is_paced(&self) -> bool {
-        self.paced
+        self.farewell == Farewell::Waits
     }
 
     /// A reload moved the client's route; `None` took it away.
@@ -63,14 +63,15 @@ impl Client {
         }
         self.write_explanation(&answer, told.command, output);
         self.conclude(cause, ClosedBy::Gateway, Some(answer.code));
+        let due = self.pace_end(answer.pace, stage, cx);
+        let waits = due > cx.now.instant;
+        self.farewell = if waits { Farewell::Waits } else { Farewell::Said };
         self.enter(stage, cx);
-        let due = self.pace_end(answer.pace, cx);
-        if due <= cx.now.instant {
+        if !waits {
             let own = told.advice.message;
             write_close(answer.code, if own.is_empty() { answer.reason } else { own }, output);
         } else {
             cx.counters.increment(Metric::ClosesPaced);
-            self.paced = true;
             self.close_at = due;
         }
     }
@@ -98,13 +99,13 @@ impl Client {
 
     /// The close frame has waited long enough. A reload may have given it other words.
     pub(super) fn end_pace(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
-        self.paced = false;
+        self.farewell = Farewell::Said;
         let Some(cause) = self.end().map(|end| end.cause) else { return };
         let answer = self.answer(cause, cx.settings);
         write_close(answer.code, answer.reason, output);
         self.set_close_code(answer.code);
         self.stage_since = cx.now.instant;
-        if is_broken_frame(cause) {
+        if self.failed {
             self.dispose(Disposition::ShutdownWhenFlushed);
         }
     }
@@ -130,11 +131,11 @@ impl Client {
 
     /// When a close frame that waits for `pace` is due. Who is not authenticated must be gone
     /// when all stages together are over, linger included, so the pace is cut for it.
-    fn pace_end(&self, pace: Duration, cx: &Surroundings<'_>) -> Instant {
+    fn pace_end(&self, pace: Duration, stage: Stage, cx: &Surroundings<'_>) -> Instant {
         let now = cx.now.instant;
         let share = f64::from(self.spread(cx.jitter)) / f64::from(u32::MAX);
         let due = now + pace + (pace / 2).mul_f64(share);
-        if pace.is_zero() || self.stage != Stage::Refused {
+        if pace.is_zero() || stage != Stage::Refused {
             return due;
         }
         let deadlines = &cx.settings.deadlines;
@@ -152,12 +153,6 @@ impl Client {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed >> 32) as u32
     }
-}
-
-/// RFC 6455 §7.1.7: after a broken frame nothing more is read, not even a close.
-fn is_broken_frame(cause: Cause) -> bool {
-    use Cause::*;
-    matches!(cause, ProtocolError | InvalidUtf8 | UnsupportedType | TooLarge)
 }
 
 /// Appends a close frame.

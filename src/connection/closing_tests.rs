@@ -111,7 +111,9 @@ fn paces_are_spread() {
         let settings = settings(DIALECTS);
         let counters = Counters::default();
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
-        let cx = Surroundings { now, settings: &settings, counters: &counters, jitter };
+        let revoked = RevocationSet::new(Hasher::new(&[7; 32])).picture();
+        let revoked = &revoked;
+        let cx = Surroundings { now, settings: &settings, counters: &counters, jitter, revoked };
         let peer = SocketAddr::from(([192, 0, 2, 1], port));
         let mut client = Client::new(Some(peer), false, 0, &cx);
         let mut request = head("/phoenix/websocket?vsn=2.0.0", "");
@@ -311,6 +313,7 @@ fn a_reload_changes_what_a_waiting_close_says() {
         settings: &world.settings,
         counters: &world.counters,
         jitter: 0,
+        revoked: &world.revoked,
     };
     world.client.handle_deadline(&cx, &mut world.output);
     world.listen();
@@ -418,6 +421,7 @@ fn connect_is_answered_and_the_rest_is_the_backends() {
         settings: &world.settings,
         counters: &world.counters,
         jitter: 0,
+        revoked: &world.revoked,
     };
     let mut output = Output::default();
     let (used, step) = world.client.receive(&mut bytes, usize::MAX, &cx, &mut output);

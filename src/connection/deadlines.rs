@@ -11,7 +11,7 @@ use crate::protocol::http_upgrade::HttpRefusal;
 use crate::protocol::websocket::OpCode;
 use crate::settings::{Deadlines, Settings};
 
-use super::client::{Client, Disposition, write_frame};
+use super::client::{Client, Disposition, Farewell, write_frame};
 use super::stage::Stage;
 use super::{Output, Surroundings};
 
@@ -29,19 +29,22 @@ impl Client {
                 let verdict = self.asked().map_or(Instant::NEVER, |asked| asked.until);
                 verdict.min(self.stage_since + deadlines.authenticate)
             }
-            Stage::Refused if self.paced => {
+            Stage::Refused if self.is_paced() => {
                 return self.close_at.min(self.refused_at_latest(deadlines));
             }
             Stage::Refused => return self.refused_until(deadlines),
-            Stage::Closing if self.paced => self.close_at,
-            Stage::Closing if self.output_pending && !self.lingering => {
+            Stage::Closing if self.is_paced() => self.close_at,
+            Stage::Closing if self.output_pending && self.farewell != Farewell::Lingers => {
                 return self.progressed + deadlines.write_stall;
             }
             Stage::Closing => return self.stage_since + deadlines.linger,
             Stage::Open => {
-                let silence = if self.pinged { deadlines.idle } else { deadlines.ping_interval };
+                let silence =
+                    if self.pings.is_sent() { deadlines.idle } else { deadlines.ping_interval };
                 let idle = self.received + silence;
-                idle.min(self.expires).min(self.promised_ping(deadlines))
+                let renewal = self.renewal.as_ref().map(|renewal| renewal.deadline(deadlines));
+                let renewal = renewal.unwrap_or(Instant::NEVER);
+                idle.min(self.expires).min(self.promised_ping(deadlines)).min(renewal)
             }
         };
         let stalled =
@@ -57,11 +60,13 @@ impl Client {
         }
         let deadlines = &cx.settings.deadlines;
         match self.stage {
-            Stage::Refused | Stage::Closing if self.paced && !self.is_stalled(deadlines, now) => {
+            Stage::Refused | Stage::Closing
+                if self.is_paced() && !self.is_stalled(deadlines, now) =>
+            {
                 self.end_pace(cx, output);
             }
             Stage::Refused | Stage::Closing => {
-                let stalled = self.output_pending && !self.lingering;
+                let stalled = self.output_pending && self.farewell != Farewell::Lingers;
                 let metric = if stalled && self.stage == Stage::Closing {
                     Metric::DeadlineWrite
                 } else {
@@ -104,19 +109,23 @@ impl Client {
 
     fn handle_open_deadline(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
         let now = cx.now.instant;
-        if self.expires <= now {
+        let renewal = self.renewal.as_ref().map(|it| it.deadline(&cx.settings.deadlines));
+        if renewal.is_some_and(|deadline| deadline <= now) {
+            cx.counters.increment(Metric::DeadlineAuthenticate);
+            self.close(Cause::AuthenticationTimedOut, cx, output);
+        } else if self.expires <= now {
             cx.counters.increment(Metric::DeadlineExpiry);
             self.close(Cause::TokenExpired, cx, output);
         } else if self.received + cx.settings.deadlines.idle <= now {
             cx.counters.increment(Metric::DeadlineIdle);
             self.close(Cause::Idle, cx, output);
         } else {
-            if self.received + cx.settings.deadlines.ping_interval <= now && !self.pinged {
-                self.pinged = true;
+            if self.received + cx.settings.deadlines.ping_interval <= now && !self.pings.is_sent() {
+                self.pings.set_sent(true);
                 cx.counters.increment(Metric::PingsSent);
                 write_frame(OpCode::Ping, &[], &mut output.answers);
             }
-            if self.pings_promised && !self.to_client_unfinished {
+            if self.pings.are_promised() && !self.to_client_unfinished {
                 write_frame(OpCode::Text, centrifuge::PING.as_bytes(), &mut output.answers);
             }
         }
@@ -125,7 +134,7 @@ impl Client {
     /// When the client that was promised to hear from us would have waited for a whole ping
     /// interval. What is on its way, or halfway there, counts as heard.
     fn promised_ping(&self, deadlines: &Deadlines) -> Instant {
-        let due = self.pings_promised && !self.output_pending && !self.to_client_unfinished;
+        let due = self.pings.are_promised() && !self.output_pending && !self.to_client_unfinished;
         if due { self.progressed + deadlines.ping_interval } else { Instant::NEVER }
     }
 

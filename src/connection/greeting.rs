@@ -83,6 +83,8 @@ impl Client {
         output.explanation.clear();
         dialect.write_welcome(&welcome, &mut output.explanation);
         write_frame(OpCode::Text, &output.explanation, &mut output.welcome);
-        self.pings_promised = dialect == Dialect::Centrifuge;
+        if dialect == Dialect::Centrifuge {
+            self.pings.promise();
+        }
     }
 }

@@ -7,6 +7,7 @@ mod closing;
 mod deadlines;
 mod greeting;
 pub mod link;
+mod reauthenticate;
 pub mod stage;
 pub mod transport;
 mod upgrade;
@@ -14,6 +15,7 @@ pub mod verdict;
 
 use crate::base::time::Now;
 use crate::counters::Counters;
+use crate::protocol::revocation::Revoked;
 use crate::settings::Settings;
 
 /// What a machine may look at while it works.
@@ -27,6 +29,8 @@ pub struct Surroundings<'a> {
     pub counters: &'a Counters,
     /// A number drawn anew in each of the worker's turns.
     pub jitter: u32,
+    /// Who must not be let in.
+    pub revoked: &'a Revoked,
 }
 
 /// Where a machine leaves what it has to say; one for each worker, reused for every call.
@@ -36,14 +40,17 @@ pub struct Output {
     pub answers: Vec<u8>,
     /// Room to write an explanation in.
     pub explanation: Vec<u8>,
-    /// The whole OPEN frame, its session still to be filled in, after
-    /// [`client::Step::Authenticated`]; the whole AUTH frame after [`client::Step::Ask`].
+    /// A whole frame, its session still to be filled in: OPEN after
+    /// [`client::Step::Authenticated`], REAUTH after [`client::Step::Reauthenticated`], AUTH after
+    /// [`client::Step::Ask`].
     pub open: Vec<u8>,
     /// What an HTTP endpoint is to be asked, after [`client::Step::Ask`].
     pub inquiry: Option<verdict::Inquiry>,
     /// The client's close reason (UTF-8, at most 123 bytes), after
     /// its close frame.
     pub reason: Vec<u8>,
+    /// Bytes of a client's message that were held back, after [`client::Step::Released`].
+    pub released: Vec<u8>,
     /// Room to write the path in that goes with OPEN.
     pub path: Vec<u8>,
     /// What greets the client once its session is open, after [`client::Step::Authenticated`].

@@ -1,7 +1,6 @@
 //! The part of a client's life before its first frame: the request head, the origin, the token,
 //! and the first message where that carries the token.
 
-use crate::base::time::{Instant, Now, UnixTime};
 use crate::counters::Metric;
 use crate::protocol::carrier;
 use crate::protocol::cause::Cause;
@@ -17,6 +16,7 @@ use super::authenticate::{self, Scratch, Verdict};
 use super::client::{Client, Step};
 use super::closing::Told;
 use super::greeting::Greeting;
+use super::reauthenticate::Renewal;
 use super::stage::Stage;
 use super::verdict::Asked;
 use super::{Output, Surroundings};
@@ -62,18 +62,15 @@ impl Client {
                 self.pending = pending;
                 return Step::NeedMore;
             }
-            // Nothing may follow the head before our 101: what a client sends blindly could be
-            // meant for the server behind a proxy that does not look.
-            Ok(Some(end)) if end < input.len() => {
-                self.refuse_http(HttpRefusal::EarlyBytes, cx, output);
+            Ok(Some(end)) => {
+                let (last, early) = input.split_at(end);
+                let early = !early.is_empty();
+                let Some(mut pending) = pending else {
+                    return self.decide(last, early, cx, output);
+                };
+                pending.head.extend_from_slice(last);
+                return self.decide(&pending.head, early, cx, output);
             }
-            Ok(Some(_)) => match pending {
-                None => return self.decide(input, cx, output),
-                Some(mut pending) => {
-                    pending.head.extend_from_slice(input);
-                    return self.decide(&pending.head, cx, output);
-                }
-            },
         }
         Step::Handled
     }
@@ -98,8 +95,14 @@ impl Client {
         Step::Handled
     }
 
-    /// Decides on a whole request head.
-    fn decide(&mut self, head: &[u8], cx: &Surroundings<'_>, output: &mut Output) -> Step {
+    /// Decides on a whole request head; bytes may have come `early`, right behind it.
+    fn decide(
+        &mut self,
+        head: &[u8],
+        early: bool,
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) -> Step {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         let request = match http_upgrade::parse(head, &mut fields, &head_limits(cx.settings)) {
             Ok(Request::Upgrade(request)) => request,
@@ -123,6 +126,13 @@ impl Client {
             self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), cx, output);
             return Step::Handled;
         }
+        // Nothing may follow the head before our 101: what a client sends blindly could be
+        // meant for the server behind a proxy that does not look. Asked last, so that a request
+        // that is refused anyway gets the same answer in whatever pieces it comes.
+        if early {
+            self.refuse_http(HttpRefusal::EarlyBytes, cx, output);
+            return Step::Handled;
+        }
         self.authenticate(head, &request, route, cx, output)
     }
 
@@ -135,7 +145,8 @@ impl Client {
         output: &mut Output,
     ) -> Step {
         let Output { answers, open, path, tokens, .. } = output;
-        match authenticate::by_request(cx.settings, route, request, cx.now.unix, tokens) {
+        let verdict = authenticate::by_request(cx.settings, route, request, cx.now.unix, tokens);
+        match unless_revoked(verdict, cx) {
             Verdict::Accepted(identity) => {
                 switch_protocols(request, route, cx, answers);
                 self.open(&identity, request, route, cx, (open, path));
@@ -194,7 +205,7 @@ impl Client {
             Err(cause) => Verdict::Refused(cause),
             Ok(_) => authenticate::by_first_message(cx.settings, route, message, unix, scratch),
         };
-        let cause = match verdict {
+        let cause = match unless_revoked(verdict, cx) {
             Verdict::Accepted(identity) => {
                 let expires = identity.expires();
                 self.open(&identity, &request, route, cx, (&mut output.open, &mut output.path));
@@ -220,9 +231,8 @@ impl Client {
         (open, path): (&mut Vec<u8>, &mut Vec<u8>),
     ) {
         cx.counters.increment(Metric::TokensAccepted);
-        if let Some(expires) = identity.expires() {
-            self.set_expiry(expiry(cx.now, expires) + cx.settings.deadlines.expiry_grace);
-        }
+        self.set_identity(identity, cx);
+        self.renewal = route.reauthenticate.as_ref().map(Renewal::new);
         open.clear();
         // The session is filled in once there is one. All fields together are bounded by
         // `head_max` and `token_max`, far below what a frame can hold.
@@ -405,8 +415,13 @@ fn dialect(route: &Route, request: &UpgradeRequest<'_, '_>) -> Dialect {
     route.dialect.unwrap_or_else(detect)
 }
 
-/// When a wall-clock expiry comes on the monotonic clock.
-fn expiry(now: Now, expires: UnixTime) -> Instant {
-    let left = expires.as_millis().saturating_sub(now.unix.as_millis());
-    now.instant + std::time::Duration::from_millis(left)
+/// The verdict, but no acceptance of a revoked identity.
+fn unless_revoked<'s>(verdict: Verdict<'s>, cx: &Surroundings<'_>) -> Verdict<'s> {
+    match verdict {
+        Verdict::Accepted(identity) if cx.revoked.meets(&identity, cx.now.unix) => {
+            cx.counters.increment(Metric::RevokedRefused);
+            Verdict::Refused(Cause::TokenRevoked)
+        }
+        verdict => verdict,
+    }
 }

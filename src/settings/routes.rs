@@ -54,6 +54,7 @@ impl Loader<'_> {
             let blocks: Vec<&RawAuth> = asked.iter().flatten().map(block).collect();
             self.check_cookies(route, &blocks);
             self.check_open(route, asked.as_deref());
+            self.check_refuse(route, &blocks);
             built.push(self.route(route.get_ref(), path, asked, backend, &blocks));
         }
         built.into_iter().collect()
@@ -71,6 +72,7 @@ impl Loader<'_> {
         let subprotocols = self.subprotocols(&raw.subprotocols);
         let forward_headers = self.forward_headers(&raw.forward_headers, blocks);
         let closes = self.closes(&raw.closes);
+        let reauthenticate = self.reauthenticate(raw, blocks);
         Some(Route {
             path: path?,
             origins: origins?,
@@ -92,6 +94,7 @@ impl Loader<'_> {
             },
             forward_headers: forward_headers?,
             health: raw.health.unwrap_or(false),
+            reauthenticate: reauthenticate?,
         })
     }
 
