@@ -279,7 +279,8 @@ fn deadlines_end_the_wait() {
 
 #[test]
 fn who_leaves_or_is_closed_meanwhile_is_not_opened() {
-    let events: [(&str, fn(&mut Client, &Surroundings<'_>, &mut Output)); 5] = [
+    type Event = fn(&mut Client, &Surroundings<'_>, &mut Output);
+    let events: [(&str, Event); 5] = [
         ("gone", |client, cx, _| client.peer_gone(cx)),
         ("finished", |client, cx, _| client.peer_finished(cx)),
         ("drained", |client, cx, out| client.close(Cause::GoingAway, cx, out)),
