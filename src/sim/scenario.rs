@@ -64,6 +64,8 @@ pub struct Scenario {
     pub floods: bool,
     /// The listener speaks TLS.
     pub tls: bool,
+    /// Backends decide on clients, instead of the gateway.
+    pub asks: bool,
     /// Drain in the middle of them, instead of after they stopped.
     pub drains_early: bool,
 }
@@ -133,6 +135,7 @@ impl Scenario {
             proxy: random.chance(1, 4),
             floods: false,
             tls: random.chance(1, 6),
+            asks: random.chance(1, 3),
             drains_early: random.chance(1, 8),
         }
     }
@@ -184,6 +187,7 @@ impl Scenario {
             proxy: false,
             floods: false,
             tls: false,
+            asks: false,
             drains_early: false,
         }
     }
@@ -210,8 +214,8 @@ impl Scenario {
                 proxy_trusted: self.proxy.then(clients_network).into_iter().collect(),
             }],
             auths: vec![
-                auth("heads", token_key, head_carriers()),
-                auth("messages", token_key, vec![Carrier::FirstMessage]),
+                self.auth("heads", token_key, head_carriers()),
+                self.auth("messages", token_key, vec![Carrier::FirstMessage]),
             ],
             routes: vec![route("/ws", 0), route("/first", 1)],
             backends: vec![Backend {
@@ -264,6 +268,18 @@ impl Scenario {
         settings.limits.unauthenticated_max = 10_000;
         settings.deadlines.lifetime = None;
         settings
+    }
+
+    fn auth(&self, name: &str, key: &[u8], carriers: Vec<Carrier>) -> Auth {
+        let secret = Secret::new(key.to_vec());
+        let key = JwtKey { id: None, algorithm: Algorithm::HS256, secret };
+        let verifier = JwtVerifier::new(vec![key], JwtOptions::default());
+        let kind = if self.asks {
+            AuthKind::Backend(Duration::from_secs(2))
+        } else {
+            AuthKind::Jwt(verifier.expect("one HS256 key of 256 bits is a valid table"))
+        };
+        Auth { name: name.into(), kind, carriers, fingerprint: [0; 16] }
     }
 
     fn limits(&self) -> Limits {
@@ -345,13 +361,6 @@ fn head_carriers() -> Vec<Carrier> {
         Carrier::Header("x-token".into()),
         Carrier::Query("token".into()),
     ]
-}
-
-fn auth(name: &str, key: &[u8], carriers: Vec<Carrier>) -> Auth {
-    let key = JwtKey { id: None, algorithm: Algorithm::HS256, secret: Secret::new(key.to_vec()) };
-    let verifier = JwtVerifier::new(vec![key], JwtOptions::default());
-    let verifier = verifier.expect("one HS256 key of 256 bits is a valid table");
-    Auth { name: name.into(), kind: AuthKind::Jwt(verifier), carriers, fingerprint: [0; 16] }
 }
 
 fn route(path: &str, auth: u16) -> Route {

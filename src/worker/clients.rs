@@ -41,10 +41,9 @@ pub(super) struct Connection {
     /// What is left of the send in flight: `slot[start..end]`.
     pub(super) in_flight: (u32, u32),
     /// Plaintext that waits for credit. While there is some, later input queues behind it.
-    /// Boxed: few connections ever wait. Invariant: `Some` only while not empty.
+    /// Boxed: few connections ever wait. Invariant: `Some` only while not empty, or while a
+    /// verdict is awaited.
     pub(super) stash: Option<Box<Stash>>,
-    /// Whose verdict it awaits.
-    pub(super) asking: Asking,
     /// Link and session, while one is open.
     pub(super) session: Option<(u16, SessionId)>,
     /// What the backend is owed in credit once the output is sent.
@@ -61,12 +60,14 @@ pub(super) struct Connection {
     pub(super) shut_down: bool,
 }
 
-/// Plaintext that waits, and how much of it is accounted for as that of an unauthenticated
-/// client.
+/// Plaintext that waits, for credit or for a verdict.
 #[derive(Default)]
 pub(super) struct Stash {
     pub(super) queue: ByteQueue,
+    /// How much of it is accounted for as that of an unauthenticated client.
     pub(super) early: u32,
+    /// Whose verdict the client awaits.
+    pub(super) asking: Asking,
 }
 
 /// A PROXY header as far as it has come. Boxed where it is kept: few connections have one, and
@@ -77,6 +78,11 @@ struct ProxyHeader {
 }
 
 impl Connection {
+    /// Whose verdict it awaits.
+    pub(super) fn asking(&self) -> Asking {
+        self.stash.as_ref().map_or(Asking::NOBODY, |stash| stash.asking)
+    }
+
     pub(super) fn unsent(&self) -> usize {
         self.out.len() + (self.in_flight.1 - self.in_flight.0) as usize
     }
@@ -112,7 +118,6 @@ impl Core {
             out: ByteQueue::default(),
             in_flight: (0, 0),
             stash: None,
-            asking: Asking::NOBODY,
             session: None,
             owed: 0,
             dirty: false,
