@@ -54,7 +54,7 @@ pub fn term(data: &[u8]) {
 pub fn phoenix(data: &[u8]) {
     let mut scratch = TokenScratch::new();
     let keys = [Secret::new(SECRET.to_vec())];
-    let subject = (data.len() % 2 == 0).then(|| "user_id".to_owned());
+    let subject = data.len().is_multiple_of(2).then(|| "user_id".to_owned());
     for max_age in [MaxAge::Embedded, MaxAge::Fixed(Duration::from_secs(60)), MaxAge::Infinite] {
         let options = PhoenixOptions { max_age, subject: subject.clone() };
         let verifier = PhoenixVerifier::new(&keys, options);
