@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 
-use rustls::ClientConnection;
+use rustls::{ClientConnection, HandshakeKind};
 
 use crate::plan::{Behaviour, JunkKind, Phase, Plan};
 use crate::stats::{Stats, record};
@@ -156,6 +156,10 @@ impl Connection {
                 return Err(error.into());
             }
             if self.stage == Stage::Tls && !tls.is_handshaking() {
+                context.stats.handshakes += 1;
+                if tls.handshake_kind() == Some(HandshakeKind::Resumed) {
+                    context.stats.resumed += 1;
+                }
                 self.introduce(context)?;
             }
             let mut plain = std::mem::take(&mut context.plain);

@@ -24,6 +24,7 @@ mod socket_table;
 mod sockets;
 mod stats;
 mod target;
+mod tickets;
 mod told;
 mod wire;
 mod worker;

@@ -129,7 +129,7 @@ const TICKS: f64 = 100.0;
 
 /// user, nice, system and steal of the first line of /proc/stat. Interrupts are left out: the
 /// network's are our own, and the kernel may count them for nobody.
-fn machine_ticks(stat: &str) -> u64 {
+pub fn machine_ticks(stat: &str) -> u64 {
     let first = stat.lines().next().unwrap_or_default();
     let numbers: Vec<u64> =
         first.split_whitespace().skip(1).map(|word| word.parse().unwrap_or(0)).collect();
@@ -138,7 +138,11 @@ fn machine_ticks(stat: &str) -> u64 {
 
 /// utime and stime of a process, threads that ended included.
 fn process_ticks(pid: u32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    ticks_of(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default())
+}
+
+/// utime and stime in a line of /proc/PID/stat.
+pub fn ticks_of(text: &str) -> u64 {
     // The second field is a name that may hold anything but ends with the last parenthesis.
     let after = text.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks = after.split_whitespace().skip(11).take(2);

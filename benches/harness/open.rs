@@ -134,6 +134,10 @@ pub fn run(args: &OpenArgs) -> Result<bool, String> {
     report.number("cycles per second", outcome.finished as f64 / outcome.seconds, "/s");
     report.latency("intended start to open", &stats.opening);
     report.latency("intended start to closed", &stats.cycle);
+    if stats.handshakes > 0 {
+        report.count("TLS handshakes", stats.handshakes);
+        report.count("TLS handshakes that resumed", stats.resumed);
+    }
     if args.rate.is_some() {
         report.latency("own lateness in it", &stats.lateness);
     }

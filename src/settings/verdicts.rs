@@ -11,8 +11,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use toml::Spanned;
 
-use super::load::{Defaults, Loader, place, time};
-use super::raw::{List, RawAuth, RawVerdictHeaders, Text};
+use super::load::{Defaults, Loader, place, time, word};
+use super::raw::{List, RawAuth, RawRoute, RawVerdictHeaders, Text};
+use super::units::format_duration;
 use crate::base::circuit::CircuitLimits;
 use crate::protocol::http_verdict::VerdictHeaders;
 
@@ -110,6 +111,36 @@ impl Loader<'_> {
             roots,
             circuit,
         })
+    }
+
+    /// Deadlines between which a verdict must fit.
+    pub(super) fn check_timeouts(&mut self, raw: &[Spanned<RawAuth>], authenticate: Duration) {
+        for auth in raw {
+            let block = auth.get_ref();
+            let timeout = time("auth", "timeout", &block.timeout);
+            if is_external(block) && timeout >= authenticate {
+                let what = format!(
+                    "timeout = {} is not below deadlines.authenticate = {}, which ends first: \
+                     clients of a slow verdict are told that they were slow",
+                    format_duration(timeout),
+                    format_duration(authenticate)
+                );
+                self.report.warning(place(&block.timeout, &auth.span()), what, "");
+            }
+        }
+    }
+
+    /// A verdict comes after the 101, when HTTP has nothing more to say.
+    pub(super) fn check_refuse(&mut self, route: &Spanned<RawRoute>, blocks: &[&RawAuth]) {
+        let raw = route.get_ref();
+        let refuse = word("route", "refuse", &raw.refuse);
+        if refuse != "explain" && blocks.iter().any(|block| is_external(block)) {
+            let what = format!(
+                "refuse = {refuse:?} cannot hold where somebody else decides: their verdict \
+                 comes after the 101, so clients that they refuse are explained to"
+            );
+            self.report.warning(place(&raw.refuse, &route.span()), what, "");
+        }
     }
 
     fn http_endpoint(&mut self, auth: &Spanned<RawAuth>) -> Option<Uri> {
@@ -237,4 +268,9 @@ impl Loader<'_> {
         }
         Some(roots)
     }
+}
+
+fn is_external(block: &RawAuth) -> bool {
+    let kind = block.kind.as_ref().map(|kind| kind.get_ref().as_str());
+    matches!(kind, Some("backend" | "http"))
 }

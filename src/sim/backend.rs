@@ -7,11 +7,13 @@ use super::faults::Fault;
 use super::messages::{self, Author, Series};
 use super::net::{ConnId, Event, MILLIS, Net, Party, SECONDS, Side};
 use crate::base::secret::Secret;
+use crate::base::time::UnixTime;
 use crate::protocol::link::{
     Challenge, Close, Closer, Credit, Frame, FrameHeader, GoAway, Hello, Kind, Limits, LinkReader,
-    Open, PieceOrder, Ping, Pong, Proof, Ready, ReceiveWindow, SendCredit, SessionId, data_cost,
-    data_flags, encode_data,
+    Open, PieceOrder, Ping, Pong, Proof, Ready, Reauth, ReceiveWindow, SendCredit, SessionId,
+    data_cost, data_flags, encode_data, features,
 };
+use crate::protocol::revocation::{Revocation, Target};
 use crate::ring::EndpointAddress;
 
 /// How a backend behaves, drawn by the world.
@@ -249,8 +251,9 @@ impl Backend {
                 net.random.fill(&mut instance);
                 net.random.fill(&mut nonce);
                 let (limits, proof) = (self.plan.limits, Proof::Absent);
+                let features = hello.features & features::REAUTHENTICATION;
                 let mut challenge =
-                    Challenge { version: 1, features: 0, instance, nonce, limits, proof };
+                    Challenge { version: 1, features, instance, nonce, limits, proof };
                 if let Some(key) = &key {
                     // The flag that says "with a proof" is part of what the proof covers.
                     challenge.proof = Proof::Hmac([0; 32]);
@@ -312,6 +315,7 @@ impl Link {
             Kind::Open => self.take_open(net, plan, id, frame.payload),
             Kind::Data => self.take_data(net, plan, frame),
             Kind::Close => self.take_close(id, frame.payload),
+            Kind::Reauth => self.take_reauth(id, frame.payload),
             kind => Err(format!("{kind:?} was not agreed on")),
         }
     }
@@ -390,6 +394,16 @@ impl Link {
             let late = net.fault(Fault::CreditLate);
             let delay = if late { net.random.below(300 * MILLIS) } else { 0 };
             self.grants.push((net.now + delay, id, bytes));
+        }
+        Ok(())
+    }
+
+    fn take_reauth(&self, id: SessionId, payload: &[u8]) -> Result<(), String> {
+        let reauth = Reauth::decode(payload).map_err(|why| why.to_string())?;
+        let session = self.sessions.get(&id).ok_or("REAUTH for a session that is not open")?;
+        let subject = reauth.subject.and_then(Author::from_subject);
+        if subject.is_none() || subject != session.author {
+            return Err(format!("{:?} became {:?}", session.author, reauth.subject));
         }
         Ok(())
     }
@@ -507,6 +521,11 @@ impl Link {
                 session.outgoing.clear();
             }
         }
+        if let Some(author) = chosen.and_then(|id| self.sessions.get(&id)?.author)
+            && net.fault(Fault::BackendRevoked)
+        {
+            revocation(net, author).encode(&mut self.out);
+        }
         let flags = data_flags::WHOLE | data_flags::TEXT;
         if net.fault(Fault::HostileUnknown) {
             let slot = 1_000_000 + net.random.below(1000) as u32;
@@ -549,6 +568,21 @@ impl Link {
             (self.is_torn, self.end_after_flush) = (true, true);
         }
     }
+}
+
+/// A revocation, for a while, that meets this client, and perhaps others.
+pub fn revocation(net: &mut Net, author: Author) -> Revocation {
+    let subject = author.subject();
+    let now = net.wall_millis();
+    let before = Some(UnixTime::from_millis(now - net.random.below(2 * 5_000_000)));
+    let target = match net.random.below(6) {
+        0..=2 => Target::new(Some(&subject), None, None),
+        3 => Target::new(Some(&subject), None, before),
+        4 => Target::new(None, Some(&format!("t-{subject}")), None),
+        _ => Target::new(None, None, before),
+    };
+    let lapses = UnixTime::from_millis(now + net.random.below(3000));
+    Revocation { target: target.expect("names are there"), lapses }
 }
 
 impl Session {

@@ -3,6 +3,10 @@
 
 mod baseline;
 mod figures;
+mod machine;
+#[allow(dead_code)] // What only the harness asks.
+#[path = "../../benches/harness/measure.rs"]
+mod measure;
 mod page;
 mod plots;
 #[path = "../../benches/harness/results/mod.rs"]

@@ -29,11 +29,12 @@ fn the_text_names_what_is_missing_faulty_and_cut_short() {
     results.cases[0].runs[0].faults = vec!["3 answers missing".to_owned()];
     let missing = |what: &str, why: &str| Missing { what: what.into(), why: why.into() };
     results.cases[0].missing.push(missing("bare-ring", "has no TLS"));
+    results.cases[0].missing.push(missing("bare-tokio-uring", "has no TLS"));
     results.missing.push(missing("caddy", "install caddy"));
     let text = to_text(&results, None);
     for line in [
         "  gateway round 1 was not clean: 3 answers missing",
-        "  bare-ring: not measured: has no TLS",
+        "  bare-ring, bare-tokio-uring: not measured: has no TLS",
         "caddy: not measured: install caddy",
         "Cut short: this is what was measured up to then.",
     ] {

@@ -24,6 +24,8 @@ const PING_S: u64 = 25;
 const OPEN_RATE: f64 = 4000.0;
 /// Memory that the machine keeps, bytes.
 const MEMORY_FLOOR: u64 = 1 << 30;
+/// With fewer resumed handshakes, in percent, a run says nothing about them.
+const RESUMED_LEAST: f64 = 90.0;
 /// Between two runs, so that the sockets of one are gone before the next.
 const PAUSE: Duration = Duration::from_millis(400);
 /// The pseudo-peer of the latency case: the bare echo at the gateway's rate.
@@ -269,7 +271,12 @@ impl<'a> Conductor<'a> {
         let plans = open::plans(&self.load(), &target, concurrency, None);
         self.watched(peer, |pids| {
             let outcome = open::measure(plans, pids, self.measured() / 4, self.measured())?;
-            Ok(runs::of_open(&outcome))
+            let mut run = runs::of_open(&outcome);
+            let resumed = run.values.get("resumed_percent").copied().unwrap_or(0.0);
+            if tls == Tls::Resumed && resumed < RESUMED_LEAST {
+                run.faults.push(format!("only {resumed:.0} % of the handshakes were resumed"));
+            }
+            Ok(run)
         })
     }
 

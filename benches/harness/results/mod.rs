@@ -146,6 +146,7 @@ pub const METRICS: &[Metric] = &[
     metric("resident_bytes", "resident each", "B", Judged::Not),
     metric("kernel_bytes", "kernel memory each, all ends", "B", Judged::Not),
     metric("rest_cpu_us", "CPU at rest, each and second", "µs", Judged::Not),
+    metric("resumed_percent", "sessions resumed", "%", Judged::Not),
     metric("connections", "connections", "", Judged::Not),
     metric("success_percent", "honest connects that succeeded", "%", Judged::Not),
     metric("disconnected", "established that were lost", "", Judged::Not),
@@ -274,6 +275,18 @@ impl Results {
             other => Err(format!("written in format {other}; this harness reads {FORMAT}")),
         }
     }
+}
+
+/// Reasons, each with all that it holds for.
+pub fn grouped(missing: &[Missing]) -> Vec<(String, &str)> {
+    let mut groups: Vec<(String, &str)> = Vec::new();
+    for one in missing {
+        match groups.iter_mut().find(|(_, why)| *why == one.why) {
+            Some((whats, _)) => *whats += &format!(", {}", one.what),
+            None => groups.push((one.what.clone(), &one.why)),
+        }
+    }
+    groups
 }
 
 /// A value for people: three significant digits or more.

@@ -243,8 +243,8 @@ fn one_case(page: &mut String, case: &Case) {
 }
 
 fn missing_list(page: &mut String, missing: &[super::Missing]) {
-    for missing in missing {
-        let (what, why) = (escape(&missing.what), escape(&missing.why));
+    for (what, why) in super::grouped(missing) {
+        let (what, why) = (escape(&what), escape(why));
         let _ = write!(page, "<p class=\"none\">{what}: not measured: {why}</p>");
     }
 }

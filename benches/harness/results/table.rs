@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::baseline::{self, Comparison};
-use super::{BARE, Case, METRICS, Results, Summary, figures, number};
+use super::{BARE, Case, METRICS, Results, Summary, figures, grouped, number};
 
 /// The whole report.
 pub fn to_text(results: &Results, against: Option<&Comparison>) -> String {
@@ -11,8 +11,8 @@ pub fn to_text(results: &Results, against: Option<&Comparison>) -> String {
     for case in &results.cases {
         let _ = writeln!(text, "\n{} [{}]", case.title, case.id);
         text += &align(&case_rows(case));
-        for missing in &case.missing {
-            let _ = writeln!(text, "  {}: not measured: {}", missing.what, missing.why);
+        for (what, why) in grouped(&case.missing) {
+            let _ = writeln!(text, "  {what}: not measured: {why}");
         }
         for run in case.runs.iter().filter(|run| !run.faults.is_empty()) {
             let faults = run.faults.join("; ");
@@ -33,8 +33,8 @@ pub fn to_text(results: &Results, against: Option<&Comparison>) -> String {
         let _ = writeln!(text, "\nagainst the baseline");
         text += &baseline::to_text(comparison);
     }
-    for missing in &results.missing {
-        let _ = writeln!(text, "\n{}: not measured: {}", missing.what, missing.why);
+    for (what, why) in grouped(&results.missing) {
+        let _ = writeln!(text, "\n{what}: not measured: {why}");
     }
     if !results.quiet() {
         let _ = writeln!(

@@ -130,6 +130,8 @@ pub struct GatewayWiring<'a> {
     pub buffers: u32,
     /// Silence before a ping, seconds.
     pub ping_s: u64,
+    /// Silence on a link before a ping, seconds; three times this and its sessions are lost.
+    pub link_ping_s: u64,
     /// `link` or `websocket`.
     pub upstream_kind: &'a str,
     /// The echo backend.
@@ -149,9 +151,10 @@ pub struct GatewayWiring<'a> {
 pub fn gateway(wiring: &GatewayWiring<'_>) -> String {
     let GatewayWiring { plain, secure, admin, workers, connections, buffers, .. } = wiring;
     // The kernel spreads connections over the workers by a hash: not evenly.
-    let room = connections * 3 / 2 + 2048;
-    let unauthenticated = room.min(50_000);
+    let room = (connections * 3 / 2).max(50_000);
+    let unauthenticated = 50_000;
     let (ping, idle) = (wiring.ping_s, wiring.ping_s * 3);
+    let link_ping = wiring.link_ping_s;
     let backend = |name: &str, address: &str| {
         let kind = wiring.upstream_kind;
         format!(
@@ -170,7 +173,8 @@ pub fn gateway(wiring: &GatewayWiring<'_>) -> String {
          [limits]\nconnections_max = {room}\nunauthenticated_max = {unauthenticated}\n\
          frames_per_second = 1_000_000_000\nframes_burst = 1_000_000_000\n\
          client_buffers = {buffers}\nclose_lines_per_second = 0\n\n\
-         [deadlines]\nping_interval = \"{ping}s\"\nidle = \"{idle}s\"\n\n\
+         [deadlines]\nping_interval = \"{ping}s\"\nidle = \"{idle}s\"\n\
+         link_ping = \"{link_ping}s\"\n\n\
          [[listener]]\naddress = \"{plain}\"\n\n[[listener]]\naddress = \"{secure}\"\n\
          tls = {{ certificate = \"{certificate}\", key = \"{key}\" }}\n\n\
          [[auth]]\nname = \"bench\"\nkind = \"jwt\"\ncarriers = [\"authorization\"]\n\

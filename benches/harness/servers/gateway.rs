@@ -18,6 +18,11 @@ const FILL: u64 = 7;
 const BUFFERS: u32 = 4096;
 /// And when there are many workers, each with little to receive.
 const BUFFERS_FEW: u32 = 256;
+/// Silence on a link before it is pinged, seconds: the gateway's default.
+const LINK_PING_S: u64 = 5;
+/// And with many workers: dozens of threads share a few cores with the load and the one backend,
+/// whose late answers would cost whole links.
+const LINK_PING_MANY_S: u64 = 120;
 
 /// Threads with a ring each that hold `connections`.
 pub fn threads_for(connections: u64) -> u64 {
@@ -60,6 +65,7 @@ pub(super) fn start(
         workers: workers as u16,
         connections: purpose.connections,
         buffers: if workers > 4 { BUFFERS_FEW } else { BUFFERS },
+        link_ping_s: if workers > 4 { LINK_PING_MANY_S } else { LINK_PING_S },
         ping_s: purpose.ping_s,
         upstream_kind,
         echo: &echo.to_string(),
