@@ -18,8 +18,13 @@ use crate::settings::{Auth, AuthKind, HttpVerdicts, Route};
 
 use super::authenticate::{each_credential, message_credential};
 use super::client::{Advice, Client, Step};
+use super::closing::Told;
 use super::upgrade::{PendingRequest, head_limits, still_valid, with_request};
 use super::{Output, Surroundings};
+
+/// How much later than the HTTP service the client's own machine gives a question up: the
+/// service keeps the time itself, so that it learns of slow endpoints, and says so first.
+const HTTP_GRACE: Duration = Duration::from_millis(500);
 
 /// Who is to be asked about a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +75,7 @@ impl Client {
         let auth = &cx.settings.auths[usize::from(index)];
         let (timeout, is_backend) = match &auth.kind {
             AuthKind::Backend(timeout) => (*timeout, true),
-            AuthKind::Http(endpoint) => (endpoint.timeout, false),
+            AuthKind::Http(endpoint) => (endpoint.timeout + HTTP_GRACE, false),
             AuthKind::Jwt(_)
             | AuthKind::Phoenix(_)
             | AuthKind::PlugSession(_)
@@ -132,8 +137,8 @@ impl Client {
                 asked.count(Metric::VerdictsAccepted, cx);
                 let route = &cx.settings.routes[usize::from(index)];
                 self.set_route(index, route);
-                let Output { open, path, .. } = output;
-                self.open(identity, &request, route, cx, (open, path));
+                self.open(identity, &request, route, cx, (&mut output.open, &mut output.path));
+                self.greet(pending.greeting, identity.expires(), cx, output);
                 Step::Authenticated { backend: route.backend }
             }
             Err(cause) => {
@@ -158,14 +163,15 @@ impl Client {
         cx: &Surroundings<'_>,
         output: &mut Output,
     ) {
-        let Some((_, asked)) = self.take_asked() else { return };
+        let Some((pending, asked)) = self.take_asked() else { return };
         if cause == Cause::BackendUnavailable {
             asked.count(Metric::VerdictsUnavailable, cx);
         } else {
             asked.count(Metric::VerdictsRefused, cx);
             cx.counters.increment(Metric::TokensRefused);
         }
-        self.refuse_with_advice(cause, advice, cx, output);
+        let told = Told { command: pending.greeting.command, advice: *advice };
+        self.refuse_told(cause, &told, cx, output);
     }
 
     /// The question could not be put.
@@ -337,3 +343,7 @@ impl Fields {
         self.fields
     }
 }
+
+#[cfg(test)]
+#[path = "verdict_tests.rs"]
+mod tests;

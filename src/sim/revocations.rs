@@ -114,5 +114,5 @@ fn author(peer: SocketAddr, world: &World) -> Option<Author> {
         return Some(Author { client: u16::from_be_bytes([high, low]), life });
     }
     let conn = usize::from(peer.port().checked_sub(1024)?);
-    world.net.check.author_of(conn.try_into().ok()?)
+    world.net.check.author_of(conn)
 }

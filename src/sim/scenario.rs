@@ -27,6 +27,9 @@ use crate::settings::{
 /// How messages begin that bring a fresh token.
 pub const REAUTHENTICATE: &str = r#"{"type":"authenticate","#;
 
+/// How long a verdict may take where backends decide.
+pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What one run looks like.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -64,6 +67,8 @@ pub struct Scenario {
     pub floods: bool,
     /// The listener speaks TLS.
     pub tls: bool,
+    /// Backends decide on clients, instead of the gateway.
+    pub asks: bool,
     /// Drain in the middle of them, instead of after they stopped.
     pub drains_early: bool,
 }
@@ -133,6 +138,7 @@ impl Scenario {
             proxy: random.chance(1, 4),
             floods: false,
             tls: random.chance(1, 6),
+            asks: random.chance(1, 3),
             drains_early: random.chance(1, 8),
         }
     }
@@ -184,6 +190,7 @@ impl Scenario {
             proxy: false,
             floods: false,
             tls: false,
+            asks: false,
             drains_early: false,
         }
     }
@@ -210,8 +217,8 @@ impl Scenario {
                 proxy_trusted: self.proxy.then(clients_network).into_iter().collect(),
             }],
             auths: vec![
-                auth("heads", token_key, head_carriers()),
-                auth("messages", token_key, vec![Carrier::FirstMessage]),
+                self.auth("heads", token_key, head_carriers()),
+                self.auth("messages", token_key, vec![Carrier::FirstMessage]),
             ],
             routes: vec![route("/ws", 0), route("/first", 1)],
             backends: vec![Backend {
@@ -266,6 +273,18 @@ impl Scenario {
         settings
     }
 
+    fn auth(&self, name: &str, key: &[u8], carriers: Vec<Carrier>) -> Auth {
+        let secret = Secret::new(key.to_vec());
+        let key = JwtKey { id: None, algorithm: Algorithm::HS256, secret };
+        let verifier = JwtVerifier::new(vec![key], JwtOptions::default());
+        let kind = if self.asks {
+            AuthKind::Backend(VERDICT_TIMEOUT)
+        } else {
+            AuthKind::Jwt(verifier.expect("one HS256 key of 256 bits is a valid table"))
+        };
+        Auth { name: name.into(), kind, carriers, fingerprint: [0; 16] }
+    }
+
     fn limits(&self) -> Limits {
         Limits {
             connections_max: self.caps.0,
@@ -280,7 +299,8 @@ impl Scenario {
             connections_per_worker: None,
             memory_max: None,
             message_max: self.message_max,
-            first_message_max: 4096,
+            // A client that is asked about may have sent all its messages already.
+            first_message_max: if self.asks { 1 << 20 } else { 4096 },
             head_max: 8192,
             header_fields_max: 64,
             request_line_max: 8000,
@@ -347,13 +367,6 @@ fn head_carriers() -> Vec<Carrier> {
     ]
 }
 
-fn auth(name: &str, key: &[u8], carriers: Vec<Carrier>) -> Auth {
-    let key = JwtKey { id: None, algorithm: Algorithm::HS256, secret: Secret::new(key.to_vec()) };
-    let verifier = JwtVerifier::new(vec![key], JwtOptions::default());
-    let verifier = verifier.expect("one HS256 key of 256 bits is a valid table");
-    Auth { name: name.into(), kind: AuthKind::Jwt(verifier), carriers, fingerprint: [0; 16] }
-}
-
 fn route(path: &str, auth: u16) -> Route {
     Route {
         path: PathPattern::Exact(path.into()),
@@ -362,6 +375,7 @@ fn route(path: &str, auth: u16) -> Route {
         auths: vec![auth],
         backend: 0,
         dialect: None,
+        closes: Default::default(),
         refuse: Refuse::Explain,
         subprotocols: vec!["chat".into()],
         messages: MessageTypes::Any,

@@ -41,10 +41,9 @@ pub(super) struct Connection {
     /// What is left of the send in flight: `slot[start..end]`.
     pub(super) in_flight: (u32, u32),
     /// Plaintext that waits for credit. While there is some, later input queues behind it.
-    /// Boxed: few connections ever wait. Invariant: `Some` only while not empty.
+    /// Boxed: few connections ever wait. Invariant: `Some` only while not empty, or while a
+    /// verdict is awaited.
     pub(super) stash: Option<Box<Stash>>,
-    /// Whose verdict it awaits.
-    pub(super) asking: Asking,
     /// Link and session, while one is open.
     pub(super) session: Option<(u16, SessionId)>,
     /// What the backend is owed in credit once the output is sent.
@@ -61,12 +60,14 @@ pub(super) struct Connection {
     pub(super) shut_down: bool,
 }
 
-/// Plaintext that waits, and how much of it is accounted for as that of an unauthenticated
-/// client.
+/// Plaintext that waits, for credit or for a verdict.
 #[derive(Default)]
 pub(super) struct Stash {
     pub(super) queue: ByteQueue,
+    /// How much of it is accounted for as that of an unauthenticated client.
     pub(super) early: u32,
+    /// Whose verdict the client awaits.
+    pub(super) asking: Asking,
 }
 
 /// A PROXY header as far as it has come. Boxed where it is kept: few connections have one, and
@@ -77,6 +78,11 @@ struct ProxyHeader {
 }
 
 impl Connection {
+    /// Whose verdict it awaits.
+    pub(super) fn asking(&self) -> Asking {
+        self.stash.as_ref().map_or(Asking::NOBODY, |stash| stash.asking)
+    }
+
     pub(super) fn unsent(&self) -> usize {
         self.out.len() + (self.in_flight.1 - self.in_flight.0) as usize
     }
@@ -112,7 +118,6 @@ impl Core {
             out: ByteQueue::default(),
             in_flight: (0, 0),
             stash: None,
-            asking: Asking::NOBODY,
             session: None,
             owed: 0,
             dirty: false,
@@ -278,10 +283,12 @@ impl Core {
                 Step::Ask(question) => {
                     self.send_answers(owner);
                     self.ask(owner, question);
+                    self.consume_rest(owner);
                 }
                 Step::Authenticated { backend } => {
                     self.send_answers(owner);
                     self.open_session(owner, backend);
+                    self.consume_rest(owner);
                 }
             }
             used += count;
@@ -290,6 +297,20 @@ impl Core {
             }
         }
         used
+    }
+
+    /// Takes what came with the token and is the backend's, as if it had come after it.
+    fn consume_rest(&mut self, owner: Key) {
+        if self.output.rest.is_empty() {
+            return;
+        }
+        let mut rest = std::mem::take(&mut self.output.rest);
+        let used = self.consume(owner, &mut rest);
+        if used < rest.len() {
+            self.stash(owner, &rest[used..]);
+        }
+        rest.clear();
+        self.output.rest = rest;
     }
 
     /// Tells the backend of a client's fresh token. One that reads so little that it cannot be
