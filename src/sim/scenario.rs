@@ -375,6 +375,7 @@ fn route(path: &str, auth: u16) -> Route {
         auths: vec![auth],
         backend: 0,
         dialect: None,
+        closes: Default::default(),
         refuse: Refuse::Explain,
         subprotocols: vec!["chat".into()],
         messages: MessageTypes::Any,
