@@ -14,7 +14,7 @@ use super::faults::{Fault, Faults};
 use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};
 use super::revocations::Revocations;
-use super::scenario::Scenario;
+use super::scenario::{Scenario, VERDICT_TIMEOUT};
 use super::tokens::Tokens;
 use super::world::World;
 use crate::base::random::Random;
@@ -483,6 +483,9 @@ fn world(
 ) -> World {
     let net = Net::new(random, faults, scenario.latency_max, scenario.capacity_min);
     let mut world = World::new(net, tokens, Watch::new(settings.deadlines.clone()), scenario.sizes);
+    if scenario.asks {
+        world.watch.set_verdict(VERDICT_TIMEOUT);
+    }
     for (index, plan) in scenario.clients.iter().enumerate() {
         let mut client = Client::new(index, *plan);
         client.uses_tls = scenario.tls;

@@ -46,7 +46,7 @@ fn with_cuts(data: &[u8]) -> (Random, &[u8]) {
 }
 
 /// `bytes` in pieces: mostly small ones, with a large one now and then.
-fn pieces<'a>(mut random: Random, bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+fn pieces(mut random: Random, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let size = match random.below(8) {
