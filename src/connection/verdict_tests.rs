@@ -84,7 +84,13 @@ impl World {
         let (settings, counters) = (settings(BLOCKS), Counters::default());
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
         let revoked = Revoked::nothing(Hasher::new(&[7; 32]));
-        let cx = Surroundings { now, settings: &settings, counters: &counters, revoked: &revoked, jitter: 0 };
+        let cx = Surroundings {
+            now,
+            settings: &settings,
+            counters: &counters,
+            revoked: &revoked,
+            jitter: 0,
+        };
         let client = Client::new(Some("203.0.113.9:5000".parse().unwrap()), false, 0, &cx);
         World { client, settings, counters, now, output: Output::default(), revoked }
     }
