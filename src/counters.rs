@@ -78,6 +78,11 @@ metrics! {
     Upgrades, Counter, "portcullis_upgrades_total", "Requests answered with 101.";
     TokensAccepted, Counter, "portcullis_tokens_accepted_total", "Tokens verified and accepted.";
     TokensRefused, Counter, "portcullis_tokens_refused_total", "Tokens refused, or missing.";
+    RevokedRefused, Counter, "portcullis_revoked_total" {"when": "connecting"}, "Clients refused or closed because they were revoked.";
+    RevokedClosed, Counter, "portcullis_revoked_total" {"when": "open"}, "Clients refused or closed because they were revoked.";
+    ReauthAccepted, Counter, "portcullis_reauthentications_total" {"result": "accepted"}, "Fresh tokens presented on open connections.";
+    ReauthRefused, Counter, "portcullis_reauthentications_total" {"result": "refused"}, "Fresh tokens presented on open connections.";
+    ExpirySet, Counter, "portcullis_expiries_set_total", "Expiries that backends set on open sessions.";
     DeadTokenHits, Counter, "portcullis_dead_token_hits_total", "Tokens refused from memory, without verifying them again.";
     VerdictsAccepted, Counter, "portcullis_verdicts_total" {"outcome": "accepted"}, "Questions put to backends and HTTP endpoints, by outcome.";
     VerdictsRefused, Counter, "portcullis_verdicts_total" {"outcome": "refused"}, "Questions put to backends and HTTP endpoints, by outcome.";

@@ -11,6 +11,7 @@ pub mod keys;
 pub mod load;
 pub mod problem;
 pub mod raw;
+mod reauthenticate;
 pub mod reload;
 mod routes;
 mod shape;
@@ -18,7 +19,10 @@ mod tls;
 pub mod units;
 mod verdicts;
 
+pub use reauthenticate::PREFIX_MAX;
+
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use verdicts::HttpVerdicts;
@@ -71,6 +75,8 @@ pub struct Gateway {
     pub log_level: String,
     /// Where close lines go as JSON; `None` is the log.
     pub close_log: Option<std::path::PathBuf>,
+    /// Where revocations outlive a restart; `None` is nowhere.
+    pub revocations_file: Option<std::path::PathBuf>,
 }
 
 /// What accepted sockets are.
@@ -163,6 +169,8 @@ pub struct Limits {
     pub accepts: u16,
     /// Close lines in the log per second and worker; the rest is counted.
     pub close_lines_per_second: u32,
+    /// Revocations held at one time.
+    pub revocations_max: u32,
 }
 
 /// Every deadline. A byte never extends one that guards an unauthenticated socket.
@@ -353,6 +361,20 @@ pub struct Route {
     pub forward_headers: Vec<String>,
     /// A plain GET on this path answers 200 (for load balancers) instead of 426.
     pub health: bool,
+    /// How an open connection presents a fresh token, where it may.
+    pub reauthenticate: Option<Arc<Reauthenticate>>,
+}
+
+/// Which messages of an open connection are for the gateway, and where their token is.
+/// Connections keep it, since a reload may move or remove the route.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reauthenticate {
+    /// A text message that begins so is the gateway's, whatever follows.
+    pub prefix: String,
+    /// Where the token is in the message.
+    pub token: Carrier,
+    /// Names of the route's `[[auth]]` blocks.
+    pub auths: Vec<String>,
 }
 
 /// A path, or all below one.

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use portcullis::protocol::carrier::Carrier;
 use portcullis::settings::keys::{self, Heat, KEYS, REQUIRED, SECTIONS, Shape};
 use portcullis::settings::load::{FileContents, Loaded, Outside, Problem, load};
 use portcullis::settings::reload::cold_changes;
@@ -663,6 +664,38 @@ fn rules_of_routes() {
 }
 
 #[test]
+fn messages_that_bring_fresh_tokens() {
+    let line = |reauthenticate: &str| format!("path = \"/ws\"\nreauthenticate = {reauthenticate}");
+    let good = r#"{ prefix = '{"type":"authenticate",', token = "a.b" }"#;
+    let route = &settings(&base_with("path", &line(good))).routes[0];
+    let form = route.reauthenticate.as_deref().expect("configured");
+    assert_eq!(form.prefix, r#"{"type":"authenticate","#);
+    assert_eq!(form.token, Carrier::parse("first-message:a.b").expect("a carrier"));
+    assert_eq!(form.auths, ["app"]);
+    let long = format!(r#"{{ prefix = '{{{}', token = "t" }}"#, "x".repeat(64));
+    for (text, what) in [
+        (r#"{ prefix = 'authenticate ', token = "t" }"#, "cannot begin a message"),
+        (r#"{ prefix = "{\n", token = "t" }"#, "cannot begin a message"),
+        (r#"{ prefix = '', token = "t" }"#, "cannot begin a message"),
+        (&long, "cannot begin a message"),
+        (r#"{ prefix = '{', token = "t" }"#, "takes every JSON object"),
+        (r#"{ prefix = '{"a', token = "" }"#, "is no way to a member"),
+        (r#"{ prefix = '{"a', token = "a..b" }"#, "is no way to a member"),
+        (r#"{ prefix = '{"a' }"#, "\"token\" is missing"),
+        (r#"{ token = "a" }"#, "\"prefix\" is missing"),
+    ] {
+        let found = problems(&base_with("path", &line(text)));
+        assert!(found.len() == 1 && found[0].contains(what), "{text}: {found:?}");
+    }
+    let binary = line(good) + "\nmessages = \"binary\"";
+    let found = problems(&base_with("path", &binary));
+    assert!(found[0].contains("the route takes binary ones only"), "{found:?}");
+    let text = base_with("path", &line(good)).replace("auth = \"app\"", "auth = \"none\"");
+    let found = problems(&text);
+    assert!(found.iter().any(|p| p.contains("judges no token itself")), "{found:?}");
+}
+
+#[test]
 fn cookies_need_a_closed_list_of_origins() {
     let cookie = |carriers: &str, origins: &str| {
         let text = base_with("carriers", &format!("carriers = {carriers}"));
@@ -1258,6 +1291,7 @@ fn cold_changes_are_named_and_hot_ones_are_not() {
         ("[gateway]", "[gateway]\nadmin_token_file = \"keys/admin\"", "gateway.admin_token_file"),
         ("[gateway]", "[gateway]\nlog = { format = \"json\" }", "gateway.log.format"),
         ("[gateway]", "[gateway]\nclose_log = \"closes.json\"", "gateway.close_log"),
+        ("[gateway]", "[gateway]\nrevocations_file = \"r\"", "gateway.revocations_file"),
         ("[limits]", "[limits]\nconnections_per_worker = 500", "limits.connections_per_worker"),
         ("[limits]", "[limits]\nmemory_max = \"1GiB\"", "limits.memory_max"),
         ("[limits]", "[limits]\nclient_buffers = 512", "limits.client_buffers"),

@@ -125,6 +125,7 @@ fn planted_bugs_are_found() {
         (Bug::ClientMisreads, "echo"),
         (Bug::CompletionTwice, ""),
         (Bug::ClockSticks, "deadline"),
+        (Bug::RevocationForgotten, "revoked"),
     ] {
         let options = Options { bug: Some(bug), ..Options::default() };
         let found = (0..20).find_map(|seed| run(seed, &options).failure);

@@ -201,7 +201,11 @@ fn refused<T>(code: RefusalCode) -> Result<T, HandshakeError> {
 /// gateway has given that one up, even if this side has not noticed yet.
 fn register(shared: &Shared, hello: &Hello) -> Result<Arc<Link>, HandshakeError> {
     let link = Arc::new(Link {
-        state: Mutex::new(LinkState::new(&shared.settings, hello.limits)),
+        state: Mutex::new(LinkState::new(
+            &shared.settings,
+            hello.limits,
+            hello.features & shared.settings.features(),
+        )),
         wake: Notify::new(),
     });
     let name = (hello.instance, hello.worker, hello.link);
@@ -507,6 +511,7 @@ fn queue_frame(
                 }
             }
         }
+        Kind::Reauth => drop(state.reauth(frame)?),
         _ => {
             state.control(frame)?;
         }
@@ -546,6 +551,13 @@ fn handle_frame(
             if let Some(handle) = opened {
                 let mut session = SessionHandle::new(link, settings, handle, id);
                 handler.open(&mut session, &Identity::from_open(&open));
+            }
+        }
+        Kind::Reauth => {
+            let renewed = link.lock().reauth(frame)?;
+            if let Some((handle, renewal)) = renewed {
+                let mut session = SessionHandle::new(link, settings, handle, id);
+                handler.reauthenticated(&mut session, &renewal);
             }
         }
         _ => {

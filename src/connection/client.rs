@@ -8,18 +8,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::base::time::Instant;
+use crate::base::time::{Instant, UnixTime};
 use crate::base::token_bucket::TokenBucket;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::{Answer, Dialect};
 use crate::protocol::http_upgrade::{self, HttpRefusal};
+use crate::protocol::identity::VerifiedIdentity;
+use crate::protocol::revocation::Mark;
 use crate::protocol::websocket::{
     self, ControlPayload, DataKind, FrameLimits, FrameReader, HeaderBytes, OpCode, Side,
 };
 use crate::settings::{MessageTypes, Route, Settings};
 
 use super::deadlines;
+use super::reauthenticate::Renewal;
 use super::stage::{ClosedBy, Stage};
 use super::upgrade::PendingRequest;
 use super::verdict::Question;
@@ -45,6 +48,16 @@ pub enum Step {
         /// The message ends with this piece.
         last: bool,
     },
+    /// A piece of a message that was held back until it was told apart, in [`Output::released`].
+    /// The message begins with it.
+    Released {
+        /// Text or binary.
+        kind: DataKind,
+        /// The message ends with this piece.
+        last: bool,
+    },
+    /// The client presented a fresh token; [`Output::open`] holds the REAUTH frame.
+    Reauthenticated,
     /// Somebody else must say who the client is. Nothing more is to be fed until
     /// [`Client::accept`], or until the client is refused.
     Ask(Question),
@@ -112,7 +125,7 @@ pub struct Client {
     failed: bool,
     tls: bool,
     /// The client has been sent the beginning of a message, but not its end.
-    to_client_unfinished: bool,
+    pub(super) to_client_unfinished: bool,
     /// In `Closing`: everything up to our close frame was sent once.
     pub(super) lingering: bool,
     pub(super) close_scheduled: Cause,
@@ -132,7 +145,10 @@ pub struct Client {
     reader: FrameReader,
     pub(super) pending: Option<Box<PendingRequest>>,
     pong_waiting: Option<Box<ControlPayload>>,
+    /// Only in `Open`, and only on routes where fresh tokens may come.
+    pub(super) renewal: Option<Box<Renewal>>,
     peer: PackedAddress,
+    mark: Mark,
 }
 
 /// `route` before a route is chosen.
@@ -171,7 +187,9 @@ impl Client {
             reader: FrameReader::new(Side::Server),
             pending: None,
             pong_waiting: None,
+            renewal: None,
             peer: PackedAddress::pack(peer),
+            mark: Mark::ANONYMOUS,
         }
     }
 
@@ -274,7 +292,10 @@ impl Client {
                 let (used, step) = self.receive_frames(input, usize::MAX, cx, output);
                 (used, self.take_first_message(step, input, cx, output))
             }
-            Stage::Open => self.receive_frames(input, allowance, cx, output),
+            Stage::Open => match self.renewal.take() {
+                None => self.receive_frames(input, allowance, cx, output),
+                Some(renewal) => self.receive_sifted(renewal, input, allowance, cx, output),
+            },
             Stage::Refused | Stage::Closing => self.receive_after_close(input, cx),
         }
     }
@@ -422,9 +443,13 @@ impl Client {
         if let Some(payload) = self.pong_waiting.take() {
             self.write_pong(&payload, output);
         }
+        if let Some(mut renewal) = self.renewal.take() {
+            self.answer_renewal(&mut renewal, cx, output);
+            self.renewal = Some(renewal);
+        }
     }
 
-    fn receive_frames(
+    pub(super) fn receive_frames(
         &mut self,
         input: &mut [u8],
         allowance: usize,
@@ -532,13 +557,19 @@ impl Client {
         let controls = self.reader.controls_seen();
         (frames == 0
             || self.frames.take(frames, limits.frames_per_second, limits.frames_burst, now))
-            && (controls == 0
-                || self.controls.take(
-                    controls,
-                    limits.controls_per_second,
-                    limits.controls_burst,
-                    now,
-                ))
+            && (controls == 0 || self.take_controls(controls, cx))
+    }
+
+    fn take_controls(&mut self, count: u32, cx: &Surroundings<'_>) -> bool {
+        let limits = &cx.settings.limits;
+        let (rate, burst) = (limits.controls_per_second, limits.controls_burst);
+        self.controls.take(count, rate, burst, cx.now.instant)
+    }
+
+    /// Takes what something dear costs from the budget of control frames: all of a burst, where
+    /// that is less.
+    pub(super) fn afford_controls(&mut self, cost: u32, cx: &Surroundings<'_>) -> bool {
+        self.take_controls(cost.min(cx.settings.limits.controls_burst), cx)
     }
 
     fn frame_limits(&self, settings: &Settings) -> FrameLimits {
@@ -647,8 +678,27 @@ impl Client {
         self.dialect = Some(route.dialect.unwrap_or(Dialect::Plain));
     }
 
-    pub(super) fn set_expiry(&mut self, expires: Instant) {
-        self.expires = expires;
+    /// When the identity is over, as the wall clock says now. From here on the monotonic clock
+    /// counts: a step of the wall clock neither lengthens the connection nor cuts it short.
+    pub fn set_expiry(&mut self, expires: UnixTime, cx: &Surroundings<'_>) {
+        let left = expires.as_millis().saturating_sub(cx.now.unix.as_millis());
+        let grace = cx.settings.deadlines.expiry_grace;
+        self.expires = cx.now.instant + Duration::from_millis(left) + grace;
+    }
+
+    /// Keeps what is asked of the identity later: when it is over, and what revocations and
+    /// fresh tokens are compared with.
+    pub(super) fn set_identity(&mut self, identity: &VerifiedIdentity<'_>, cx: &Surroundings<'_>) {
+        self.mark = cx.revoked.mark(identity);
+        match identity.ends(cx.now.unix) {
+            Some(end) => self.set_expiry(end, cx),
+            None => self.expires = Instant::NEVER,
+        }
+    }
+
+    /// What revocations are compared with; of no use before the client is open.
+    pub fn mark(&self) -> Mark {
+        self.mark
     }
 
     pub(super) fn enter(&mut self, stage: Stage, cx: &Surroundings<'_>) {
@@ -664,6 +714,7 @@ impl Client {
         }
         if matches!(stage, Stage::Refused | Stage::Closing) {
             self.pong_waiting = None;
+            self.renewal = None;
             if self.failed {
                 self.dispose(Disposition::ShutdownWhenFlushed);
             }

@@ -304,3 +304,210 @@ fn a_backend_that_goes_away_gets_no_new_sessions_and_keeps_the_old() {
     pair.say(|out| close(Closer::Backend, 1001, "").encode(id, out));
     assert!(pair.link.has_gone_away());
 }
+
+/// A link whose backend speaks of the life of identities, or does not.
+fn with_features(features: u64) -> Pair {
+    let mut pair = Pair::connecting(None);
+    pair.take_output();
+    let challenge = Challenge { features, ..challenge(Proof::Absent, LinkLimits::default()) };
+    assert_eq!(pair.say(|out| challenge.encode(out)), ["Routine"]);
+    assert_eq!(pair.say(|out| Ready.encode(out)), ["Ready"]);
+    pair.take_output();
+    pair
+}
+
+fn reauth(claims: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let reauth = link::Reauth { subject: Some("ann"), token_id: None, expires: None, claims };
+    assert!(reauth.encode(SessionId::new(0, 0), 1 << 20, &mut out));
+    out
+}
+
+#[test]
+fn expiries_and_revocations_come_in() {
+    let mut pair = with_features(features::REAUTHENTICATION);
+    let id = pair.open();
+    let expires = UnixTime::from_seconds(9);
+    let told = pair.say(|out| Expire { expires }.encode(id, out));
+    assert_eq!(told, [format!("{:?}", Event::Expire { client: CLIENT, expires })]);
+    let target = crate::protocol::revocation::Target::TokenId("t".into());
+    let revocation = Revocation { target, lapses: expires };
+    let told = pair.say(|out| revocation.encode(out));
+    assert_eq!(told, [format!("{:?}", Event::Revoke(revocation.clone()))]);
+    // For a session that we closed already it comes too late; for one that never was it is
+    // counted, and ends the link when repeated.
+    pair.link.close(id, &close(Closer::Gateway, 1000, ""));
+    assert_eq!(pair.say(|out| Expire { expires }.encode(id, out)), ["Routine"]);
+    let stray = SessionId::new(99, 1);
+    for _ in 0..STRAY_FRAMES_MAX {
+        assert_eq!(pair.say(|out| Expire { expires }.encode(stray, out)), ["Routine"]);
+    }
+    let last = pair.try_say(|out| Expire { expires }.encode(stray, out));
+    assert_eq!(last, Err(Failure::Protocol(LinkError::TooManyStrays)));
+    // Without the feature both are errors.
+    let mut pair = with_features(0);
+    let id = pair.open();
+    let told = pair.try_say(|out| Expire { expires }.encode(id, out));
+    assert_eq!(told, Err(LinkError::Unexpected { kind: Kind::Expire }.into()));
+    let told = with_features(0).try_say(|out| revocation.encode(out));
+    assert_eq!(told, Err(LinkError::Unexpected { kind: Kind::Revoke }.into()));
+    // REAUTH is ours to send, never theirs.
+    let mut pair = with_features(features::REAUTHENTICATION);
+    let told = pair.try_say(|out| out.extend_from_slice(&reauth(b"{}")));
+    assert_eq!(told, Err(LinkError::Unexpected { kind: Kind::Reauth }.into()));
+}
+
+#[test]
+fn a_backend_is_told_of_fresh_tokens_within_bounds() {
+    let mut pair = with_features(features::REAUTHENTICATION);
+    let id = pair.open();
+    assert!(pair.link.reauthenticated(id, &mut reauth(b"{}")));
+    let frames = pair.take_output();
+    assert_eq!((frames[0].0, frames[0].1), (Kind::Reauth, id));
+    // It does not read: nothing piles up for ever.
+    let claims = [b'x'; 4000];
+    let told = (0..10_000).filter(|_| pair.link.reauthenticated(id, &mut reauth(&claims))).count();
+    let bound = OUTPUT_MAX + LinkLimits::default().link_window as usize;
+    assert!(told > 100 && pair.link.output().len() <= bound, "{told}");
+    assert!(!pair.link.reauthenticated(id, &mut reauth(&claims)));
+    // One that does not know of such things is not told, and that is no failure.
+    let mut pair = with_features(0);
+    let id = pair.open();
+    assert!(pair.link.reauthenticated(id, &mut reauth(b"{}")));
+    assert!(pair.link.output().is_empty());
+}
+
+/// A link over which questions may be asked.
+fn asking_pair() -> Pair {
+    with_features(features::VERDICTS)
+}
+
+impl Pair {
+    fn ask(&mut self) -> SessionId {
+        let mut auth = Vec::new();
+        assert!(link::Auth::encode(&Open::new("/ws"), SessionId::new(0, 0), &mut auth));
+        let carrier = link::CredentialCarrier::Authorization;
+        assert!(link::Credential { carrier, name: "", token: b"t" }.append_to(&mut auth));
+        let id = self.link.ask(CLIENT, &mut auth).unwrap();
+        assert_eq!(self.take_output().pop().map(|frame| frame.0), Some(Kind::Auth));
+        id
+    }
+}
+
+fn accept(id: SessionId, out: &mut Vec<u8>) {
+    let accept =
+        Accept { subject: "ada", token_id: None, issued_at: None, expires: None, claims: &[] };
+    assert!(accept.encode(id, out));
+}
+
+fn reject(id: SessionId, out: &mut Vec<u8>) {
+    assert!(Reject::new(crate::protocol::cause::Cause::TokenExpired).encode(id, out));
+}
+
+#[test]
+fn verdicts_open_or_end_what_was_asked() {
+    let mut pair = asking_pair();
+    assert!(pair.link.takes_questions());
+    let id = pair.ask();
+    assert_eq!(pair.link.open_sessions(), 1, "a question counts as a session");
+    let events = pair.say(|out| {
+        accept(id, out);
+        encode_data(id, data_flags::WHOLE | data_flags::TEXT, b"hi", out);
+    });
+    assert!(events[0].starts_with("Accepted") && events[1].starts_with("Data"), "{events:?}");
+    let id = pair.ask();
+    let events = pair.say(|out| reject(id, out));
+    assert!(events[0].starts_with("Rejected"), "{events:?}");
+    assert_eq!(pair.take_output()[0].0, Kind::Close, "both have closed");
+    let id = pair.ask();
+    let events = pair.say(|out| close(Closer::Backend, 0, "").encode(id, out));
+    assert!(events[0].starts_with("Declined"), "{events:?}");
+    assert_eq!(pair.link.open_sessions(), 1);
+}
+
+#[test]
+fn a_backend_that_did_not_offer_verdicts_is_not_asked() {
+    let mut pair = Pair::ready(4096, 65_536);
+    assert!(pair.link.takes_sessions() && !pair.link.takes_questions());
+    let id = pair.open();
+    let error = pair.try_say(|out| accept(id, out)).unwrap_err();
+    assert_eq!(error, Failure::Protocol(LinkError::Unexpected { kind: Kind::Accept }));
+}
+
+#[test]
+fn verdicts_for_nobody_or_twice_open_nothing() {
+    type Say = fn(SessionId, &mut Vec<u8>);
+    let broken = |kind| Err(Failure::Protocol(LinkError::WrongState { kind }));
+    let table: [(&str, Say, Result<&str, Failure>); 7] = [
+        ("another slot", |id, out| accept(SessionId::new(id.slot + 1, 0), out), Ok("Routine")),
+        (
+            "another generation",
+            |id, out| {
+                reject(SessionId::new(id.slot, id.generation + 1), out);
+            },
+            Ok("Routine"),
+        ),
+        (
+            "twice",
+            |id, out| {
+                accept(id, out);
+                accept(id, out);
+            },
+            broken(Kind::Accept),
+        ),
+        (
+            "yes, no",
+            |id, out| {
+                accept(id, out);
+                reject(id, out);
+            },
+            broken(Kind::Reject),
+        ),
+        (
+            "no, yes",
+            |id, out| {
+                reject(id, out);
+                accept(id, out);
+            },
+            Ok("Rejected, Routine"),
+        ),
+        ("data first", |id, out| encode_data(id, data_flags::WHOLE, b"x", out), broken(Kind::Data)),
+        ("credit first", |id, out| Credit { bytes: 1 }.encode(id, out), broken(Kind::Credit)),
+    ];
+    for (name, say, expected) in table {
+        let mut pair = asking_pair();
+        let id = pair.ask();
+        let found = pair.try_say(|out| say(id, out)).map(|events| {
+            let first = |event: &String| event.split([' ', '{']).next().unwrap_or("").to_owned();
+            events.iter().map(first).collect::<Vec<_>>().join(", ")
+        });
+        assert_eq!(found, expected.map(str::to_owned), "{name}");
+    }
+}
+
+#[test]
+fn a_verdict_that_crosses_our_close_changes_nothing() {
+    let mut pair = asking_pair();
+    let id = pair.ask();
+    pair.link.close(id, &close(Closer::Gateway, 0, ""));
+    assert_eq!(pair.say(|out| accept(id, out)), ["Routine"]);
+    assert_eq!(pair.say(|out| close(Closer::Backend, 0, "").encode(id, out)), ["Routine"]);
+    assert_eq!(pair.counters.value(Metric::LinkStaleFrames), 0);
+    let id = pair.ask();
+    pair.link.close(id, &close(Closer::Gateway, 0, ""));
+    assert_eq!(pair.say(|out| reject(id, out)), ["Routine"], "REJECT is the backend's CLOSE");
+    let error = {
+        let id = pair.ask();
+        pair.link.close(id, &close(Closer::Gateway, 0, ""));
+        pair.try_say(|out| {
+            accept(id, out);
+            accept(id, out);
+        })
+        .unwrap_err()
+    };
+    assert_eq!(error, Failure::Protocol(LinkError::WrongState { kind: Kind::Accept }));
+    let mut clients = Vec::new();
+    let asked = pair.ask();
+    pair.link.take_sessions(&mut clients);
+    assert_eq!(clients, [CLIENT], "a lost link's questions are lost: {asked:?}");
+}

@@ -21,6 +21,10 @@ use super::client::{Advice, Client, Step};
 use super::upgrade::{PendingRequest, head_limits, still_valid, with_request};
 use super::{Output, Surroundings};
 
+/// How much later than the HTTP service the client's own machine gives a question up: the
+/// service keeps the time itself, so that it learns of slow endpoints, and says so first.
+const HTTP_GRACE: Duration = Duration::from_millis(500);
+
 /// Who is to be asked about a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
@@ -70,7 +74,7 @@ impl Client {
         let auth = &cx.settings.auths[usize::from(index)];
         let (timeout, is_backend) = match &auth.kind {
             AuthKind::Backend(timeout) => (*timeout, true),
-            AuthKind::Http(endpoint) => (endpoint.timeout, false),
+            AuthKind::Http(endpoint) => (endpoint.timeout + HTTP_GRACE, false),
             AuthKind::Jwt(_)
             | AuthKind::Phoenix(_)
             | AuthKind::PlugSession(_)
@@ -117,6 +121,10 @@ impl Client {
             // Accepted, but over already: it cannot be both.
             _ if identity.expires().is_some_and(|end| end <= cx.now.unix) => {
                 Err(Cause::BackendUnavailable)
+            }
+            _ if cx.revoked.meets(identity, cx.now.unix) => {
+                cx.counters.increment(Metric::RevokedRefused);
+                Err(Cause::TokenRevoked)
             }
             Ok(Request::Upgrade(request)) => {
                 still_valid(&pending, &request, cx.settings).map(|index| (index, request))
@@ -333,3 +341,7 @@ impl Fields {
         self.fields
     }
 }
+
+#[cfg(test)]
+#[path = "verdict_tests.rs"]
+mod tests;

@@ -72,6 +72,17 @@ const CONTROL: &[Description] = &[
         MetricKind::Counter,
         "Lines lost because the close log file was too slow or could not be written.",
     ),
+    describe("portcullis_revocations", MetricKind::Gauge, "Revocations held."),
+    describe(
+        "portcullis_revocations_refused_total",
+        MetricKind::Counter,
+        "Revocations refused because limits.revocations_max were held.",
+    ),
+    describe(
+        "portcullis_revocation_save_failures_total",
+        MetricKind::Counter,
+        "Attempts to save the revocations that failed.",
+    ),
     describe("portcullis_draining", MetricKind::Gauge, "1 from the start of a drain to the end."),
     describe(
         "portcullis_memory_rung",
@@ -130,6 +141,12 @@ pub struct ControlNumbers {
     pub settings_loaded: u64,
     /// Lines lost by the close log's file.
     pub close_log_dropped: u64,
+    /// Revocations held.
+    pub revocations: u64,
+    /// Revocations refused for want of room.
+    pub revocations_refused: u64,
+    /// Saves of the revocations that failed.
+    pub revocation_save_failures: u64,
     /// Whether a drain is under way.
     pub draining: bool,
     /// How short memory is.
@@ -158,6 +175,9 @@ impl ControlNumbers {
             self.settings_hash,
             self.settings_loaded,
             self.close_log_dropped,
+            self.revocations,
+            self.revocations_refused,
+            self.revocation_save_failures,
             u64::from(self.draining),
             self.memory_rung,
             self.memory_used,

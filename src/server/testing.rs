@@ -38,6 +38,7 @@ fn gateway() -> Gateway {
         log_format: LogFormat::Auto,
         log_level: "info".into(),
         close_log: None,
+        revocations_file: None,
     }
 }
 
@@ -75,6 +76,7 @@ fn limits() -> Limits {
         client_buffers: 64,
         accepts: 16,
         close_lines_per_second: 100,
+        revocations_max: 1000,
     }
 }
 

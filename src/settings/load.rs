@@ -326,6 +326,10 @@ impl Loader<'_> {
             },
             log_level: log_level.to_owned(),
             close_log: raw.close_log.as_ref().map(|name| self.base.join(name.get_ref())),
+            revocations_file: raw
+                .revocations_file
+                .as_ref()
+                .map(|name| self.base.join(name.get_ref())),
         })
     }
 
@@ -509,6 +513,7 @@ fn limits(raw: &RawLimits, conformance: bool) -> Limits {
         client_buffers: narrow!(count client_buffers),
         accepts: narrow!(count accepts),
         close_lines_per_second: narrow!(count close_lines_per_second),
+        revocations_max: narrow!(count revocations_max),
     }
 }
 

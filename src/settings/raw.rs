@@ -53,7 +53,7 @@ raw_table! {
     /// `[gateway]`.
     RawGateway {
         workers: Number, descriptors: Text, admin: Text, admin_token_file: Text, log: RawLog,
-        close_log: Text,
+        close_log: Text, revocations_file: Text,
     }
     /// `log` in `[gateway]`.
     RawLog { format: Text, level: Text, }
@@ -70,6 +70,7 @@ raw_table! {
         pongs_unsent_max: Number, fragments_max: Number, session_window: Text, link_window: Text,
         stalled_input_max: Text, verdicts_max: Number, handshakes_per_tick: Number,
         client_buffers: Number, accepts: Number, close_lines_per_second: Number,
+        revocations_max: Number,
     }
     /// `[deadlines]`.
     RawDeadlines {
@@ -108,8 +109,10 @@ raw_table! {
     RawRoute {
         path: Text, origins: Option<Spanned<ListOrWord>>, origin_absent: Text, auth: List,
         backend: Text, dialect: Text, refuse: Text, subprotocols: List, messages: Text,
-        forward_headers: List, health: Option<bool>,
+        forward_headers: List, health: Option<bool>, reauthenticate: Option<RawReauthenticate>,
     }
+    /// `reauthenticate` in a `[[route]]`.
+    RawReauthenticate { prefix: Text, token: Text, }
     /// A `[[backend]]`.
     RawBackend {
         name: Text, kind: Text, endpoints: List, balance: Text, secret_file: Text, secret: Text,

@@ -1,17 +1,22 @@
 //! Fake backends: the other end of a link. They keep strict account of what the gateway sends,
 //! and on some seeds send what no backend may.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 
 use super::faults::Fault;
 use super::messages::{self, Author, Series};
 use super::net::{ConnId, Event, MILLIS, Net, Party, SECONDS, Side};
+use super::tokens;
 use crate::base::secret::Secret;
+use crate::base::time::UnixTime;
+use crate::protocol::cause::Cause;
 use crate::protocol::link::{
-    Challenge, Close, Closer, Credit, Frame, FrameHeader, GoAway, Hello, Kind, Limits, LinkReader,
-    Open, PieceOrder, Ping, Pong, Proof, Ready, ReceiveWindow, SendCredit, SessionId, data_cost,
-    data_flags, encode_data,
+    Accept, Auth, Challenge, Close, Closer, Credit, Frame, FrameHeader, GoAway, Hello, Kind,
+    Limits, LinkReader, Open, PieceOrder, Ping, Pong, Proof, Ready, Reauth, ReceiveWindow, Reject,
+    SendCredit, SessionId, data_cost, data_flags, encode_data, features,
 };
+use crate::protocol::revocation::{Revocation, Target};
 use crate::ring::EndpointAddress;
 
 /// How a backend behaves, drawn by the world.
@@ -56,6 +61,19 @@ struct Session {
     close_sent: bool,
 }
 
+/// A client on which the backend is to decide.
+#[derive(Debug)]
+struct Asked {
+    due: u64,
+    subject: String,
+    /// What its token says, in milliseconds since 1970.
+    expires: Option<u64>,
+    is_valid: bool,
+    declined: bool,
+    credit: u32,
+    remote: Option<SocketAddr>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Hello,
@@ -71,6 +89,9 @@ struct Link {
     challenge: Vec<u8>,
     theirs: Limits,
     sessions: BTreeMap<SessionId, Session>,
+    asked: BTreeMap<SessionId, Asked>,
+    /// Rejected or declined: the gateway's CLOSE is awaited.
+    rejected: BTreeSet<SessionId>,
     ended: VecDeque<SessionId>,
     credit: SendCredit,
     window: ReceiveWindow,
@@ -199,8 +220,9 @@ impl Backend {
         if let Err(why) = self.take_bytes(net, &mut link, &bytes) {
             net.check.fail(format!("the gateway broke the link protocol: {why}"));
         }
+        let decided = link.decide_due(net, &self.plan);
         let wake = link.send_due(net, self.plan.duplicates, &mut self.echoes);
-        if let Some(at) = wake {
+        for at in decided.into_iter().chain(wake) {
             self.wake(net, at);
         }
         let alive = link.flush(net, conn);
@@ -249,8 +271,10 @@ impl Backend {
                 net.random.fill(&mut instance);
                 net.random.fill(&mut nonce);
                 let (limits, proof) = (self.plan.limits, Proof::Absent);
+                let known = features::VERDICTS | features::REAUTHENTICATION;
+                let features = hello.features & known;
                 let mut challenge =
-                    Challenge { version: 1, features: 0, instance, nonce, limits, proof };
+                    Challenge { version: 1, features, instance, nonce, limits, proof };
                 if let Some(key) = &key {
                     // The flag that says "with a proof" is part of what the proof covers.
                     challenge.proof = Proof::Hmac([0; 32]);
@@ -288,6 +312,8 @@ impl Link {
             challenge: Vec::new(),
             theirs: *limits,
             sessions: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            rejected: BTreeSet::new(),
             ended: VecDeque::new(),
             credit: SendCredit::new(0),
             window: ReceiveWindow::new(limits.link_window),
@@ -310,8 +336,10 @@ impl Link {
             Kind::Pong | Kind::GoAway => Ok(()),
             Kind::Credit => self.take_credit(id, frame.payload),
             Kind::Open => self.take_open(net, plan, id, frame.payload),
+            Kind::Auth => self.take_auth(net, id, frame.payload),
             Kind::Data => self.take_data(net, plan, frame),
             Kind::Close => self.take_close(id, frame.payload),
+            Kind::Reauth => self.take_reauth(id, frame.payload),
             kind => Err(format!("{kind:?} was not agreed on")),
         }
     }
@@ -337,14 +365,32 @@ impl Link {
         payload: &[u8],
     ) -> Result<(), String> {
         let open = Open::decode(payload).map_err(|why| why.to_string())?;
+        self.check_new(id, &open)?;
+        let author = net.check.open(open.subject, open.remote);
+        self.begin(plan, id, author, open.credit);
+        Ok(())
+    }
+
+    /// No token may be in sight, and the slot must be free.
+    fn check_new(&self, id: SessionId, open: &Open<'_>) -> Result<(), String> {
         if open.path.contains("eyJ") {
             return Err(format!("the path still carries the token: {:?}", open.path));
         }
-        if self.sessions.keys().any(|other| other.slot == id.slot) {
-            return Err("OPEN in a slot that is still in use".into());
+        let mut used = self.sessions.keys().chain(self.asked.keys()).chain(&self.rejected);
+        if used.any(|other| other.slot == id.slot) {
+            return Err("a slot that is still in use".into());
         }
-        let author = net.check.open(open.subject, open.remote);
-        let credit = open.credit.unwrap_or(self.theirs.session_window);
+        Ok(())
+    }
+
+    fn begin(
+        &mut self,
+        plan: &BackendPlan,
+        id: SessionId,
+        author: Option<Author>,
+        credit: Option<u32>,
+    ) {
+        let credit = credit.unwrap_or(self.theirs.session_window);
         let session = Session {
             author,
             credit: SendCredit::new(credit),
@@ -358,7 +404,76 @@ impl Link {
             close_sent: false,
         };
         self.sessions.insert(id, session);
+    }
+
+    /// The gateway asks who a client is: the answer will be right, but perhaps late, or none.
+    fn take_auth(&mut self, net: &mut Net, id: SessionId, payload: &[u8]) -> Result<(), String> {
+        let auth = Auth::decode(payload).map_err(|why| why.to_string())?;
+        self.check_new(id, &auth.open)?;
+        let token = auth.credentials().next().map_or(&b""[..], |credential| credential.token);
+        let claims = tokens::unverified_claims(token);
+        let (subject, expires) = claims.unwrap_or_default();
+        let life = Author::from_subject(&subject).and_then(|author| net.check.life(author));
+        let is_valid = life.is_some_and(|life| life.is_valid);
+        let delay = match () {
+            () if net.fault(Fault::VerdictNever) => 1000 * SECONDS,
+            () if net.fault(Fault::VerdictLate) => net.random.below(4 * SECONDS),
+            () => net.random.below(5 * MILLIS),
+        };
+        let asked = Asked {
+            due: net.now + delay,
+            subject,
+            expires,
+            is_valid,
+            declined: net.fault(Fault::VerdictDeclined),
+            credit: auth.open.credit.unwrap_or(self.theirs.session_window),
+            remote: auth.open.remote,
+        };
+        self.asked.insert(id, asked);
+        if net.fault(Fault::VerdictOvertaken) {
+            encode_data(id, data_flags::WHOLE | data_flags::TEXT, b"too early", &mut self.out);
+            self.is_torn = true;
+        }
         Ok(())
+    }
+
+    /// Writes the verdicts that are due; answers when more will be.
+    fn decide_due(&mut self, net: &mut Net, plan: &BackendPlan) -> Option<u64> {
+        let due: Vec<SessionId> =
+            self.asked.iter().filter(|(_, a)| a.due <= net.now).map(|(id, _)| *id).collect();
+        for id in due {
+            if self.is_torn {
+                return None;
+            }
+            let Some(asked) = self.asked.remove(&id) else { continue };
+            if asked.declined {
+                let close = Close { by: Closer::Backend, label: "", code: 0, reason: "" };
+                close.encode(id, &mut self.out);
+                self.rejected.insert(id);
+            } else if asked.is_valid {
+                self.accept(id, &asked.subject, asked.expires);
+                let author = net.check.open(Some(&asked.subject), asked.remote);
+                self.begin(plan, id, author, Some(asked.credit));
+                if net.fault(Fault::VerdictTwice) {
+                    self.accept(id, "mallory", None);
+                    self.is_torn = true;
+                }
+            } else {
+                let reject = Reject::new(Cause::BadSignature);
+                if !reject.encode(id, &mut self.out) {
+                    net.check.fail("a rejection that cannot be encoded".into());
+                }
+                self.rejected.insert(id);
+            }
+        }
+        self.asked.values().map(|asked| asked.due).filter(|due| *due > net.now).min()
+    }
+
+    fn accept(&mut self, id: SessionId, subject: &str, expires: Option<u64>) {
+        let expires = expires.map(UnixTime::from_millis);
+        let accept = Accept { subject, token_id: None, issued_at: None, expires, claims: &[] };
+        let sent = accept.encode(id, &mut self.out);
+        debug_assert!(sent, "a subject of ours");
     }
 
     fn take_data(
@@ -394,8 +509,28 @@ impl Link {
         Ok(())
     }
 
+    fn take_reauth(&self, id: SessionId, payload: &[u8]) -> Result<(), String> {
+        let reauth = Reauth::decode(payload).map_err(|why| why.to_string())?;
+        let session = self.sessions.get(&id).ok_or("REAUTH for a session that is not open")?;
+        let subject = reauth.subject.and_then(Author::from_subject);
+        if subject.is_none() || subject != session.author {
+            return Err(format!("{:?} became {:?}", session.author, reauth.subject));
+        }
+        Ok(())
+    }
+
     fn take_close(&mut self, id: SessionId, payload: &[u8]) -> Result<(), String> {
         Close::decode(payload).map_err(|why| why.to_string())?;
+        if self.rejected.remove(&id) {
+            self.ended.push_back(id);
+            return Ok(());
+        }
+        if self.asked.remove(&id).is_some() {
+            let close = Close { by: Closer::Backend, label: "", code: 0, reason: "" };
+            close.encode(id, &mut self.out);
+            self.ended.push_back(id);
+            return Ok(());
+        }
         let session = self.sessions.remove(&id).ok_or("CLOSE for a session that is not open")?;
         self.ended.push_back(id);
         self.ended.truncate(64);
@@ -507,12 +642,22 @@ impl Link {
                 session.outgoing.clear();
             }
         }
+        if let Some(author) = chosen.and_then(|id| self.sessions.get(&id)?.author)
+            && net.fault(Fault::BackendRevoked)
+        {
+            revocation(net, author).encode(&mut self.out);
+        }
         let flags = data_flags::WHOLE | data_flags::TEXT;
         if net.fault(Fault::HostileUnknown) {
             let slot = 1_000_000 + net.random.below(1000) as u32;
             self.put_stray(SessionId::new(slot, 1), flags);
         }
-        if let Some(id) = self.ended.front().copied().filter(|id| !self.sessions.contains_key(id))
+        if net.fault(Fault::VerdictStray) {
+            let slot = 1_000_000 + net.random.below(1000) as u32;
+            self.accept(SessionId::new(slot, 1), "mallory", None);
+        }
+        let known = |id: &SessionId| self.sessions.contains_key(id) || self.asked.contains_key(id);
+        if let Some(id) = self.ended.front().copied().filter(|id| !known(id))
             && speaks_of_the_dead
             && net.fault(Fault::HostileStale)
         {
@@ -549,6 +694,21 @@ impl Link {
             (self.is_torn, self.end_after_flush) = (true, true);
         }
     }
+}
+
+/// A revocation, for a while, that meets this client, and perhaps others.
+pub fn revocation(net: &mut Net, author: Author) -> Revocation {
+    let subject = author.subject();
+    let now = net.wall_millis();
+    let before = Some(UnixTime::from_millis(now - net.random.below(2 * 5_000_000)));
+    let target = match net.random.below(6) {
+        0..=2 => Target::new(Some(&subject), None, None),
+        3 => Target::new(Some(&subject), None, before),
+        4 => Target::new(None, Some(&format!("t-{subject}")), None),
+        _ => Target::new(None, None, before),
+    };
+    let lapses = UnixTime::from_millis(now + net.random.below(3000));
+    Revocation { target: target.expect("names are there"), lapses }
 }
 
 impl Session {

@@ -7,6 +7,7 @@ use super::faults::Fault;
 use super::frames::{self, BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT};
 use super::messages::{self, Author, Series};
 use super::net::{ConnId, Event, MILLIS, Net, Party, SECONDS, Side};
+use super::scenario::REAUTHENTICATE;
 use super::tls::TlsClient;
 use super::tokens::{Carriage, TokenKind, Tokens};
 use tungstenite::handshake::derive_accept_key;
@@ -593,6 +594,7 @@ impl Client {
                 self.explained = true;
                 self.take_explanation(kind, &message)
             }
+            None if message.starts_with(b"{\"type\":\"authenticated\"") => Ok(()),
             None => Err(format!("a message with a wrong byte, {} long", message.len())),
             Some((_, author, _)) if author != self.author => {
                 Err(format!("a message of {author:?} came to {:?}", self.author))
@@ -654,7 +656,10 @@ impl Client {
                     self.wake(net, 3 * MILLIS);
                 }
             }
-            _ => self.exchange(net),
+            _ => {
+                self.exchange(net);
+                self.reauthenticate(net, tokens);
+            }
         }
     }
 
@@ -684,6 +689,27 @@ impl Client {
             self.close_sent = true;
             self.put_frame(net, CLOSE, true, &1000u16.to_be_bytes());
         }
+    }
+
+    /// Presents a fresh token, between messages: its own, or one that is not.
+    fn reauthenticate(&mut self, net: &mut Net, tokens: &Tokens) {
+        let may = !self.close_sent && !self.plan.brief && self.phase == Phase::Upgraded;
+        if !may || (self.plan.carriage == Carriage::FirstMessage && !self.token_sent) {
+            return;
+        }
+        let mut author = self.author;
+        if net.fault(Fault::ReauthenticatedOther) {
+            author.client ^= 1;
+        } else if !net.fault(Fault::Reauthenticated) {
+            return;
+        }
+        let (token, _) = tokens.mint(TokenKind::Good, author, net.wall_millis());
+        let message = format!(r#"{REAUTHENTICATE}"token":"{token}"}}"#);
+        // In pieces that may end within the prefix.
+        let cut = net.random.below(2 * REAUTHENTICATE.len() as u64) as usize;
+        let (first, rest) = message.as_bytes().split_at(cut);
+        self.put_frame(net, TEXT, false, first);
+        self.put_frame(net, CONTINUATION, true, rest);
     }
 
     fn put_message(&mut self, net: &mut Net) {

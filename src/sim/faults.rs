@@ -70,12 +70,32 @@ faults! {
     CreditLate = "credit_late", 3000;
     /// A backend closed a session.
     BackendClosed = "backend_closed", 60;
+    /// A backend took long to decide on a client.
+    VerdictLate = "verdict_late", 1500;
+    /// A backend never decided.
+    VerdictNever = "verdict_never", 800;
+    /// A backend closed the session instead of deciding.
+    VerdictDeclined = "verdict_declined", 500;
+    /// A backend accepted a session that never was, or one that it had rejected.
+    VerdictStray = "verdict_stray", 200;
+    /// A backend decided twice.
+    VerdictTwice = "verdict_twice", 40;
+    /// A backend spoke to a client on which it had not decided.
+    VerdictOvertaken = "verdict_overtaken", 40;
     /// A backend spoke of a session that never was.
     HostileUnknown = "hostile_unknown", 200;
     /// A backend spoke of an ended session, by its old generation.
     HostileStale = "hostile_stale", 200;
     /// A backend sent more than its credit.
     HostileOverCredit = "hostile_over_credit", 20;
+    /// A backend revoked one of its clients, or all of them.
+    BackendRevoked = "backend_revoked", 60;
+    /// Somebody revoked a client over the admin listener. Drawn by the run.
+    AdminRevoked = "admin_revoked", 4000;
+    /// A client presented a fresh token of its own.
+    Reauthenticated = "reauthenticated", 1500;
+    /// A client presented a fresh token of another's.
+    ReauthenticatedOther = "reauthenticated_other", 100;
     /// The worker got other settings. Drawn by the run; the rest below comes about by itself.
     Reload = "reload", 5000;
     /// A client's token ran out while its connection was open.

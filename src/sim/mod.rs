@@ -13,6 +13,7 @@ pub mod frames;
 pub mod kernel;
 pub mod messages;
 pub mod net;
+mod revocations;
 pub mod scenario;
 pub mod simulation;
 pub mod tls;

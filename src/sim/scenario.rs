@@ -1,6 +1,7 @@
 //! What a seed means: the settings, the sizes of the ring, the clients, the backends.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::BackendPlan;
@@ -19,8 +20,12 @@ use crate::protocol::origin::OriginPolicy;
 use crate::ring::EndpointAddress;
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, Gateway, Limits,
-    Listener, LogFormat, MessageTypes, Network, PathPattern, Refuse, Route, Settings, TlsListener,
+    Listener, LogFormat, MessageTypes, Network, PathPattern, Reauthenticate, Refuse, Route,
+    Settings, TlsListener,
 };
+
+/// How messages begin that bring a fresh token.
+pub const REAUTHENTICATE: &str = r#"{"type":"authenticate","#;
 
 /// What one run looks like.
 #[derive(Clone, Debug)]
@@ -59,6 +64,8 @@ pub struct Scenario {
     pub floods: bool,
     /// The listener speaks TLS.
     pub tls: bool,
+    /// Backends decide on clients, instead of the gateway.
+    pub asks: bool,
     /// Drain in the middle of them, instead of after they stopped.
     pub drains_early: bool,
 }
@@ -128,6 +135,7 @@ impl Scenario {
             proxy: random.chance(1, 4),
             floods: false,
             tls: random.chance(1, 6),
+            asks: random.chance(1, 3),
             drains_early: random.chance(1, 8),
         }
     }
@@ -179,6 +187,7 @@ impl Scenario {
             proxy: false,
             floods: false,
             tls: false,
+            asks: false,
             drains_early: false,
         }
     }
@@ -193,6 +202,7 @@ impl Scenario {
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
                 close_log: None,
+                revocations_file: None,
                 descriptors: Descriptors::Auto,
             },
             limits: self.limits(),
@@ -204,8 +214,8 @@ impl Scenario {
                 proxy_trusted: self.proxy.then(clients_network).into_iter().collect(),
             }],
             auths: vec![
-                auth("heads", token_key, head_carriers()),
-                auth("messages", token_key, vec![Carrier::FirstMessage]),
+                self.auth("heads", token_key, head_carriers()),
+                self.auth("messages", token_key, vec![Carrier::FirstMessage]),
             ],
             routes: vec![route("/ws", 0), route("/first", 1)],
             backends: vec![Backend {
@@ -260,6 +270,18 @@ impl Scenario {
         settings
     }
 
+    fn auth(&self, name: &str, key: &[u8], carriers: Vec<Carrier>) -> Auth {
+        let secret = Secret::new(key.to_vec());
+        let key = JwtKey { id: None, algorithm: Algorithm::HS256, secret };
+        let verifier = JwtVerifier::new(vec![key], JwtOptions::default());
+        let kind = if self.asks {
+            AuthKind::Backend(Duration::from_secs(2))
+        } else {
+            AuthKind::Jwt(verifier.expect("one HS256 key of 256 bits is a valid table"))
+        };
+        Auth { name: name.into(), kind, carriers, fingerprint: [0; 16] }
+    }
+
     fn limits(&self) -> Limits {
         Limits {
             connections_max: self.caps.0,
@@ -294,6 +316,7 @@ impl Scenario {
             client_buffers: self.sizes.buffers[0],
             accepts: ACCEPTS as u16,
             close_lines_per_second: 100,
+            revocations_max: 100,
         }
     }
 }
@@ -340,13 +363,6 @@ fn head_carriers() -> Vec<Carrier> {
     ]
 }
 
-fn auth(name: &str, key: &[u8], carriers: Vec<Carrier>) -> Auth {
-    let key = JwtKey { id: None, algorithm: Algorithm::HS256, secret: Secret::new(key.to_vec()) };
-    let verifier = JwtVerifier::new(vec![key], JwtOptions::default());
-    let verifier = verifier.expect("one HS256 key of 256 bits is a valid table");
-    Auth { name: name.into(), kind: AuthKind::Jwt(verifier), carriers, fingerprint: [0; 16] }
-}
-
 fn route(path: &str, auth: u16) -> Route {
     Route {
         path: PathPattern::Exact(path.into()),
@@ -360,6 +376,11 @@ fn route(path: &str, auth: u16) -> Route {
         messages: MessageTypes::Any,
         forward_headers: vec!["user-agent".into()],
         health: false,
+        reauthenticate: Some(Arc::new(Reauthenticate {
+            prefix: REAUTHENTICATE.into(),
+            token: Carrier::FirstMessageJson(vec!["token".into()]),
+            auths: vec![["heads", "messages"][usize::from(auth)].into()],
+        })),
     }
 }
 

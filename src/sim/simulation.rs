@@ -6,19 +6,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::backend::Backend;
+use super::backend::{Backend, revocation};
 use super::client::Client;
 use super::deadlines::Watch;
 use super::fake_ring::FakeRing;
 use super::faults::{Fault, Faults};
 use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};
+use super::revocations::Revocations;
 use super::scenario::Scenario;
 use super::tokens::Tokens;
 use super::world::World;
 use crate::base::random::Random;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
+use crate::protocol::revocation::Revocation;
 use crate::ring::Ring;
 use crate::settings::Settings;
 use crate::worker::mailbox::{CloseRecord, Command, ControlMailbox, Report, Stage, mailboxes};
@@ -56,6 +58,8 @@ pub enum Bug {
     PeersAlike,
     /// The worker is told a larger cap on unauthenticated connections than holds.
     CapIgnored,
+    /// The worker is not told of every second revocation.
+    RevocationForgotten,
 }
 
 impl Bug {
@@ -70,6 +74,7 @@ impl Bug {
         Bug::ClockSticks,
         Bug::PeersAlike,
         Bug::CapIgnored,
+        Bug::RevocationForgotten,
     ];
 }
 
@@ -151,6 +156,7 @@ pub struct Simulation<R: Ring = FakeRing> {
     /// The worker's numbers.
     pub counters: Arc<Counters>,
     control: ControlMailbox,
+    revocations: Revocations,
     scenario: Scenario,
     turns: u64,
     stopped: bool,
@@ -198,7 +204,10 @@ impl<R: Ring> Simulation<R> {
             },
         );
         let (turns, stopped) = (0, false);
-        Simulation { world, worker, counters, control, scenario, turns, stopped }
+        let forgets = options.bug == Some(Bug::RevocationForgotten);
+        let revocations = Revocations::new(forgets);
+        assert!(control.command(revocations.picture()), "the mailbox has room");
+        Simulation { world, worker, counters, control, revocations, scenario, turns, stopped }
     }
 
     /// The whole run: misfortunes, recovery, final connections, drain.
@@ -212,6 +221,8 @@ impl<R: Ring> Simulation<R> {
         }
         self.turn_with_reloads(chaos_ends);
         self.restore_settings();
+        let command = self.revocations.clear();
+        assert!(self.control.command(command), "the mailbox has room");
         self.world.borrow_mut().stop_faults();
         if !self.stopped && !self.scenario.drains_early {
             self.turn_until(chaos_ends + SETTLE, |_| false);
@@ -233,6 +244,10 @@ impl<R: Ring> Simulation<R> {
         }
         self.stopped = self.worker.tick() == Turn::Stopped;
         while let Some(report) = self.control.report() {
+            if let Report::Revoke(revocation) = report {
+                self.revoke(revocation);
+                continue;
+            }
             let Report::Closed(CloseRecord { cause, stage: Stage::Open, .. }) = report else {
                 continue;
             };
@@ -254,7 +269,20 @@ impl<R: Ring> Simulation<R> {
         if self.scenario.floods {
             self.check_caps();
         }
+        let open = self.worker.open_clients();
+        let world = &mut *self.world.borrow_mut();
+        self.revocations.check(open, self.turns, world);
         true
+    }
+
+    /// What the control thread does with a revocation.
+    fn revoke(&mut self, revocation: Revocation) {
+        let world = &mut *self.world.borrow_mut();
+        let Some(command) = self.revocations.take(revocation, self.turns, world) else { return };
+        assert!(self.control.command(command), "the worker takes commands each turn");
+        world.net.note("revoked", 0, 0);
+        let now = world.net.now;
+        world.net.schedule(now, Event::Script);
     }
 
     fn now(&self) -> u64 {
@@ -279,6 +307,14 @@ impl<R: Ring> Simulation<R> {
         while self.now() < end && !self.stopped {
             let step = self.now() + 100 * MILLIS + self.random_below(500 * MILLIS);
             self.turn_until(step.min(end), |_| false);
+            let revocation = {
+                let World { net, .. } = &mut *self.world.borrow_mut();
+                let author = net.check.any_open(&mut net.random);
+                author.filter(|_| net.fault(Fault::AdminRevoked)).map(|a| revocation(net, a))
+            };
+            if let Some(revocation) = revocation {
+                self.revoke(revocation);
+            }
             let world = &mut *self.world.borrow_mut();
             if world.net.check.failure().is_some() {
                 return;

@@ -10,12 +10,14 @@ use crate::base::slab::Key;
 use crate::connection::client::{Client, Disposition, Step};
 use crate::connection::stage::Stage;
 use crate::connection::transport::Transport;
-use crate::counters::Metric;
+use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::link::SessionId;
 use crate::protocol::proxy_header;
+use crate::protocol::websocket::DataKind;
 use crate::ring::{BufferGroup, Failure, Socket};
 
+use super::links::LinkTable;
 use super::sockets::{ReceiveEnd, SocketLife};
 use super::verdicts::Asking;
 use super::{Core, surroundings};
@@ -39,10 +41,9 @@ pub(super) struct Connection {
     /// What is left of the send in flight: `slot[start..end]`.
     pub(super) in_flight: (u32, u32),
     /// Plaintext that waits for credit. While there is some, later input queues behind it.
-    /// Boxed: few connections ever wait. Invariant: `Some` only while not empty.
+    /// Boxed: few connections ever wait. Invariant: `Some` only while not empty, or while a
+    /// verdict is awaited.
     pub(super) stash: Option<Box<Stash>>,
-    /// Whose verdict it awaits.
-    pub(super) asking: Asking,
     /// Link and session, while one is open.
     pub(super) session: Option<(u16, SessionId)>,
     /// What the backend is owed in credit once the output is sent.
@@ -59,12 +60,14 @@ pub(super) struct Connection {
     pub(super) shut_down: bool,
 }
 
-/// Plaintext that waits, and how much of it is accounted for as that of an unauthenticated
-/// client.
+/// Plaintext that waits, for credit or for a verdict.
 #[derive(Default)]
 pub(super) struct Stash {
     pub(super) queue: ByteQueue,
+    /// How much of it is accounted for as that of an unauthenticated client.
     pub(super) early: u32,
+    /// Whose verdict the client awaits.
+    pub(super) asking: Asking,
 }
 
 /// A PROXY header as far as it has come. Boxed where it is kept: few connections have one, and
@@ -75,6 +78,11 @@ struct ProxyHeader {
 }
 
 impl Connection {
+    /// Whose verdict it awaits.
+    pub(super) fn asking(&self) -> Asking {
+        self.stash.as_ref().map_or(Asking::NOBODY, |stash| stash.asking)
+    }
+
     pub(super) fn unsent(&self) -> usize {
         self.out.len() + (self.in_flight.1 - self.in_flight.0) as usize
     }
@@ -110,7 +118,6 @@ impl Core {
             out: ByteQueue::default(),
             in_flight: (0, 0),
             stash: None,
-            asking: Asking::NOBODY,
             session: None,
             owed: 0,
             dirty: false,
@@ -247,18 +254,31 @@ impl Core {
                 Step::NeedMore | Step::Handled => {}
                 Step::Blocked => {
                     connection.blocked = true;
+                    if let Some((link, id)) = connection.session {
+                        self.links.entry(link).link.wait(id);
+                    }
                     self.send_answers(owner);
                     return used + count;
                 }
                 Step::Data { range, kind, first, last } => {
-                    let piece = &input[range];
-                    self.counters.add(Metric::BytesFromClients, piece.len() as u64);
-                    self.counters.add(Metric::MessagesFromClients, u64::from(last));
                     connection.cold = false;
-                    let Some((link, id)) = connection.session else {
-                        unreachable!("data has an allowance, so there is a session")
-                    };
-                    self.links.data(link, id, kind, first, last, piece);
+                    let session = connection.session;
+                    relay(
+                        &mut self.links,
+                        &self.counters,
+                        session,
+                        (kind, first, last),
+                        &input[range],
+                    );
+                }
+                Step::Released { kind, last } => {
+                    connection.cold = false;
+                    let (session, piece) = (connection.session, &self.output.released);
+                    relay(&mut self.links, &self.counters, session, (kind, true, last), piece);
+                }
+                Step::Reauthenticated => {
+                    connection.cold = false;
+                    self.tell_reauthenticated(owner);
                 }
                 Step::Ask(question) => {
                     self.send_answers(owner);
@@ -275,6 +295,17 @@ impl Core {
             }
         }
         used
+    }
+
+    /// Tells the backend of a client's fresh token. One that reads so little that it cannot be
+    /// told would go on with a client whose time it believes to be over.
+    fn tell_reauthenticated(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let Some((link, id)) = connection.session else { return };
+        if !self.links.entry(link).link.reauthenticated(id, &mut self.output.open) {
+            let cx = surroundings!(self);
+            connection.client.close(Cause::BackendUnavailable, &cx, &mut self.output);
+        }
     }
 
     /// Keeps input until the backend gives credit, or a verdict. When the room for that is used
@@ -465,6 +496,22 @@ impl Core {
     }
 }
 
+/// Hands a piece of a client's message to its backend.
+fn relay(
+    links: &mut LinkTable,
+    counters: &Counters,
+    session: Option<(u16, SessionId)>,
+    (kind, first, last): (DataKind, bool, bool),
+    piece: &[u8],
+) {
+    counters.add(Metric::BytesFromClients, piece.len() as u64);
+    counters.add(Metric::MessagesFromClients, u64::from(last));
+    let Some((link, id)) = session else {
+        unreachable!("data has an allowance, so there is a session")
+    };
+    links.data(link, id, kind, first, last, piece);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -474,7 +521,7 @@ mod tests {
     #[test]
     fn a_connection_is_small() {
         let bytes = size_of::<Connection>();
-        assert!(bytes <= 280, "{bytes} bytes");
+        assert!(bytes <= 312, "{bytes} bytes");
         println!(
             "connection {bytes}, client {}, life {}",
             size_of::<Client>(),

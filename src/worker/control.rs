@@ -42,6 +42,7 @@ impl Core {
                 Command::Settings(settings) => self.take_settings(settings),
                 Command::Memory(rung) => self.set_rung(rung),
                 Command::Drain { window } => self.begin_drain(window),
+                Command::Revoked(revoked) => self.take_revoked(revoked),
                 Command::Stop => self.stopped = true,
                 Command::Panic => panic!("told to panic"),
             }

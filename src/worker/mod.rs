@@ -12,11 +12,13 @@ mod control;
 mod links;
 pub mod mailbox;
 mod memory;
+mod revocations;
 mod settle;
 pub mod sockets;
 pub mod verdicts;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +32,7 @@ use crate::connection::Output;
 use crate::connection::authenticate::Scratch;
 use crate::counters::{Counters, Metric};
 use crate::protocol::dead_tokens::DeadTokens;
+use crate::protocol::revocation::{Hasher, Revocation, Revoked};
 use crate::ring::{
     BufferGroup, Completion, ENTER_WAIT_MAX, Failure, OpKey, OpKind, Outcome, ReceivedBuffer, Ring,
     SendSlot, Socket,
@@ -42,6 +45,7 @@ use clients::Connection;
 use control::Drain;
 use links::{LINK_SLOT_BASE, LinkTable};
 use mailbox::WorkerMailbox;
+use revocations::Sweep;
 use sockets::Ops;
 
 /// The resolution of every deadline: one turn of the wheel's lowest level.
@@ -97,6 +101,10 @@ struct Core {
     drain: Option<Drain>,
     stopped: bool,
     close_lines: TokenBucket,
+    revoked: Arc<Revoked>,
+    sweep: Sweep,
+    /// Revocations of backends that found the control thread's mailbox full.
+    revocations_owed: VecDeque<Revocation>,
 
     /// Bytes queued for clients.
     queues: BytePool,
@@ -139,6 +147,7 @@ macro_rules! surroundings {
             now: $core.now,
             settings: &$core.settings,
             counters: &$core.counters,
+            revoked: &$core.revoked,
         }
     };
 }
@@ -174,6 +183,9 @@ impl<R: Ring> Worker<R> {
             drain: None,
             stopped: false,
             close_lines: TokenBucket::full(now.instant),
+            revoked: Arc::new(Revoked::nothing(Hasher::new(&[0; 32]))),
+            sweep: Sweep::default(),
+            revocations_owed: VecDeque::new(),
             queues: BytePool::new(chunks(options.queue_bytes_max)),
             stashes: BytePool::new(chunks(settings.limits.stalled_input_max)),
             early_input: 0,
@@ -213,6 +225,12 @@ impl<R: Ring> Worker<R> {
         self.core.connections.len()
     }
 
+    /// Where the clients come from that are open, for a simulation that looks inside.
+    pub fn open_clients(&self) -> Vec<SocketAddr> {
+        let open = self.core.connections.iter().filter(|(_, c)| c.client.is_open());
+        open.filter_map(|(_, connection)| connection.client.peer()).collect()
+    }
+
     /// One turn: commands, timers, deferred input, sends, one `enter`, completions.
     pub fn tick(&mut self) -> Turn {
         let core = &mut self.core;
@@ -222,6 +240,8 @@ impl<R: Ring> Worker<R> {
         core.take_verdicts();
         core.handle_timers();
         core.give_up_memory();
+        core.sweep_revoked();
+        core.report_revocations();
         core.advance_accepts();
         self.handle_deferred();
         self.feed_starved();
@@ -438,6 +458,7 @@ impl Core {
         if let Some(drain) = &self.drain {
             until = until.min(drain.end);
         }
+        until = until.min(self.next_revocation_work());
         until.min(self.wheel.next_expiry().unwrap_or(Instant::NEVER))
     }
 

@@ -25,7 +25,7 @@ impl Core {
             self.end_session(owner);
         }
         let Some(connection) = self.connections.entry(owner) else { return };
-        if connection.asking != Asking::NOBODY && !connection.client.awaits_verdict() {
+        if connection.asking() != Asking::NOBODY && !connection.client.awaits_verdict() {
             self.stop_asking(owner);
         }
         let Some(connection) = self.connections.entry_mut(owner) else { return };
@@ -33,7 +33,7 @@ impl Core {
             // What waits is thrown away frame by frame, so that the client's own close is found.
             return self.resume(owner);
         }
-        let paused = connection.blocked && connection.asking == Asking::NOBODY;
+        let paused = connection.blocked && connection.asking() == Asking::NOBODY;
         if paused != connection.counted_paused {
             connection.counted_paused = paused;
             match paused {
@@ -50,7 +50,7 @@ impl Core {
         if connection.life.is_over() {
             return self.remove(owner);
         }
-        connection.life.set_reading(if connection.asking != Asking::NOBODY {
+        connection.life.set_reading(if connection.asking() != Asking::NOBODY {
             Reading::Watched
         } else if connection.blocked {
             Reading::Paused

@@ -54,8 +54,8 @@ impl VerdictPort for NoVerdicts {
     }
 }
 
-/// Whom a connection's question was put to: a number, because there is one for each connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whom a connection's question was put to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Asking(u32);
 
 impl Asking {
@@ -80,7 +80,7 @@ impl Core {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         match asking {
             Some(asking) => {
-                connection.asking = asking;
+                connection.stash.get_or_insert_default().asking = asking;
                 connection.blocked = true;
                 self.questions += 1;
                 self.counters.set(Metric::VerdictsAwaited, u64::from(self.questions));
@@ -112,12 +112,14 @@ impl Core {
     /// A connection's question is over, whatever became of it.
     pub(super) fn stop_asking(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let asking = std::mem::replace(&mut connection.asking, Asking::NOBODY);
+        let Some(stash) = &mut connection.stash else { return };
+        let asking = std::mem::take(&mut stash.asking);
         if asking == Asking::NOBODY {
             return;
         }
-        if let Some(stash) = &mut connection.stash {
-            self.early_input -= std::mem::take(&mut stash.early) as usize;
+        self.early_input -= std::mem::take(&mut stash.early) as usize;
+        if stash.queue.is_empty() {
+            connection.stash = None;
         }
         if asking != Asking::BACKEND {
             self.mailbox.verdicts().withdraw(Ticket { owner, number: asking.0 });
@@ -130,7 +132,7 @@ impl Core {
     pub(super) fn take_verdicts(&mut self) {
         while let Some((ticket, verdict)) = self.mailbox.verdicts().verdict() {
             let Some(connection) = self.connections.entry(ticket.owner) else { continue };
-            if connection.asking == Asking(ticket.number) {
+            if connection.asking() == Asking(ticket.number) {
                 self.http_verdict(ticket.owner, &verdict);
             }
         }
@@ -215,11 +217,11 @@ impl Core {
     /// Why it may not.
     pub(super) fn count_early(&mut self, owner: Key, bytes: usize) -> Result<(), Cause> {
         let Some(connection) = self.connections.entry_mut(owner) else { return Ok(()) };
-        if connection.asking == Asking::NOBODY {
+        let Some(stash) = &mut connection.stash else { return Ok(()) };
+        if stash.asking == Asking::NOBODY {
             return Ok(());
         }
         let limits = &self.settings.limits;
-        let stash = connection.stash.get_or_insert_default();
         let waits = stash.queue.len() + bytes;
         if waits > limits.first_message_max as usize {
             return Err(Cause::TooLarge);

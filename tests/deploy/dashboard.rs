@@ -155,6 +155,33 @@ const ROWS: &[Row] = &[
         ],
     },
     Row {
+        title: "Life of identities",
+        panels: &[
+            panel(
+                "Revocations held",
+                "short",
+                &[(now!("portcullis_revocations" by "instance"), "{{instance}}")],
+            ),
+            panel(
+                "Revoked, refused, not saved",
+                "cps",
+                &[
+                    (rate!("portcullis_revoked_total" by "when"), "client revoked, {{when}}"),
+                    (rate!("portcullis_revocations_refused_total"), "revocation refused, no room"),
+                    (rate!("portcullis_revocation_save_failures_total"), "save failed"),
+                ],
+            ),
+            panel(
+                "Fresh tokens",
+                "cps",
+                &[
+                    (rate!("portcullis_reauthentications_total" by "result"), "{{result}}"),
+                    (rate!("portcullis_expiries_set_total"), "expiry set by a backend"),
+                ],
+            ),
+        ],
+    },
+    Row {
         title: "Messages",
         panels: &[
             panel(

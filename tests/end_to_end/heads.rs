@@ -217,7 +217,7 @@ fn check(tls: bool) {
     assert_eq!(opens, good.len() * WAYS.len());
     assert!(!reached.contains(&Kind::Data), "nobody sent a message");
 
-    world.each(&early, &[Way::ByteByByte], |client, case, way| late(client, case, way));
+    world.each(&early, &[Way::ByteByByte], late);
     let data = world.frames.try_iter().filter(|(kind, _)| *kind == Kind::Data);
     let data: Vec<u8> = data.flat_map(|(_, payload)| payload).collect();
     assert_eq!(data, b"Hello", "what came after the 101, and no byte of what came before");

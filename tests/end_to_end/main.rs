@@ -8,6 +8,7 @@ mod canary;
 mod deadlines;
 mod frames;
 mod heads;
+mod life;
 mod lifecycle;
 mod origins;
 mod proxy;

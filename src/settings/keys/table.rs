@@ -82,6 +82,15 @@ pub const KEYS: &[Key] = &[
     )
     .cold(),
     hot(
+        "gateway",
+        "revocations_file",
+        Shape::Text(PATH),
+        NONE,
+        "File that holds the revocations, so that they outlive a restart; without it a restart \
+         forgets them. It and a file beside it are written by the gateway.",
+    )
+    .cold(),
+    hot(
         "gateway.log",
         "format",
         Shape::Word(&["auto", "pretty", "json"]),
@@ -358,6 +367,14 @@ pub const KEYS: &[Key] = &[
         "Close lines in the log, for each second and worker; the rest is counted in a metric.",
     ),
     hot(
+        "limits",
+        "revocations_max",
+        Shape::Count(1, 1_000_000),
+        "10_000",
+        "Revocations held at one time. One more is refused, never dropped in silence. A lower \
+         value than there are entries removes none.",
+    ),
+    hot(
         "deadlines",
         "tls_handshake",
         Shape::Time(100, MINUTE),
@@ -600,7 +617,8 @@ pub const KEYS: &[Key] = &[
         Shape::Time(0, 30 * SECOND),
         "10s",
         "`jwt`, `compact`: by how much clocks may differ when a token's times are judged. It \
-         does not lengthen a connection, which ends at `exp` plus `expiry_grace`.",
+         does not lengthen a connection, which ends at `exp` plus `expiry_grace`; only one let in \
+         after `exp` ends with the leeway.",
     ),
     hot(
         "auth",
@@ -897,6 +915,29 @@ pub const KEYS: &[Key] = &[
         Shape::Flag,
         "false",
         "Answer a plain GET on this path with 200, for load balancers, instead of 426.",
+    ),
+    hot(
+        "route",
+        "reauthenticate",
+        Shape::Table("route.reauthenticate"),
+        NONE,
+        "How an open connection presents a fresh token, see `authentication.md`; without it, it \
+         cannot.",
+    ),
+    hot(
+        "route.reauthenticate",
+        "prefix",
+        Shape::Text("1 to 64 bytes of text, from `{` on"),
+        REQUIRED,
+        "A text message that begins exactly so is taken by the gateway, whatever follows, and \
+         never reaches the backend. As in `'{\"type\":\"authenticate\",'`.",
+    ),
+    hot(
+        "route.reauthenticate",
+        "token",
+        Shape::Text("member names with dots between them"),
+        REQUIRED,
+        "Where the token is in that message, which must be a JSON object.",
     ),
     hot("backend", "name", Shape::Text("name"), REQUIRED, "What routes call it; unique.").cold(),
     hot(
