@@ -47,6 +47,8 @@ enum Stage {
     Opaque,
     Head,
     Authenticating,
+    /// Somebody else is asked who the client is; when they answer cannot be seen.
+    Asking,
     Open,
     Refused,
     Closing,
@@ -68,6 +70,10 @@ struct Watched {
     owner: Option<Key>,
     stage: Stage,
     since: u64,
+    /// How long a verdict may take, where somebody else decides.
+    verdict: Option<Duration>,
+    /// When the upgrade was answered.
+    upgraded: u64,
     accepted: u64,
     received: u64,
     pinged: bool,
@@ -98,6 +104,8 @@ pub struct Watch {
     /// No send slot was free in this turn.
     denied: bool,
     drain_ends: Option<u64>,
+    /// How long a verdict may take, where somebody else decides.
+    verdict: Option<Duration>,
     /// Deadlines that were due and kept.
     pub kept: u64,
 }
@@ -106,6 +114,11 @@ impl Watch {
     /// A watch over connections that are held to these deadlines.
     pub fn new(deadlines: Deadlines) -> Self {
         Watch { deadlines: Some(deadlines), ..Watch::default() }
+    }
+
+    /// Somebody else decides on every client, within this time.
+    pub fn set_verdict(&mut self, timeout: Duration) {
+        self.verdict = Some(timeout);
     }
 
     /// The worker was told other deadlines; it must know them from its next turn on.
@@ -132,6 +145,8 @@ impl Watch {
             owner: None,
             stage: if facts.is_tls { Stage::SilentTls } else { Stage::Head },
             since: now,
+            verdict: self.verdict,
+            upgraded: now,
             accepted: now,
             received: now,
             pinged: false,
@@ -193,6 +208,15 @@ impl Watch {
                     watched.received = now;
                 }
                 watched.receiving = true;
+                // What the client sends is read again once there is a verdict.
+                let reads = !matches!(op, Op::PollHangup { .. });
+                if watched.stage == Stage::Asking && reads {
+                    // When its token runs out depends on the wall clock at the verdict.
+                    match watched.facts.is_valid {
+                        true => watched.open(None, now),
+                        false => watched.enter(Stage::Refused, now),
+                    }
+                }
             }
         }
     }
@@ -349,6 +373,11 @@ impl Watched {
                 let until = since(self.since, deadlines.authenticate);
                 [("authenticate", until, false), lifetime, drain, stall, drain]
             }
+            Stage::Asking => {
+                let verdict = since(self.since, self.verdict.unwrap_or_default());
+                let until = verdict.min(since(self.upgraded, deadlines.authenticate));
+                [("verdict", until, false), lifetime, drain, stall, drain]
+            }
             Stage::Open => {
                 let expiry = ("token expiry", self.expires, false);
                 let silence = match self.pinged {
@@ -426,8 +455,10 @@ impl Watched {
             self.head.extend_from_slice(bytes);
             let Some(end) = self.head.windows(4).position(|w| w == b"\r\n\r\n") else { return };
             bytes = &bytes[end + 4 - known..];
+            self.upgraded = now;
             match self.facts {
                 Facts { first_message: true, .. } => self.enter(Stage::Authenticating, now),
+                _ if self.verdict.is_some() => self.enter(Stage::Asking, now),
                 Facts { is_valid: true, .. } => self.open(expires, now),
                 _ => self.enter(Stage::Refused, now),
             }
@@ -436,6 +467,7 @@ impl Watched {
             let mut decided = false;
             self.input.scan(bytes, |opcode, fin| decided |= fin && opcode < CLOSE);
             match decided {
+                true if self.verdict.is_some() => self.enter(Stage::Asking, now),
                 true if self.facts.is_valid => self.open(expires, now),
                 true => self.enter(Stage::Refused, now),
                 false => {}
@@ -466,7 +498,7 @@ impl Watched {
             self.since = now;
         }
         match self.stage {
-            Stage::Head | Stage::Authenticating if closes || refused => {
+            Stage::Head | Stage::Authenticating | Stage::Asking if closes || refused => {
                 self.enter(Stage::Refused, now);
             }
             Stage::Open if refused => self.enter(Stage::Refused, now),

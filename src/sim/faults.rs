@@ -71,17 +71,17 @@ faults! {
     /// A backend closed a session.
     BackendClosed = "backend_closed", 60;
     /// A backend took long to decide on a client.
-    VerdictLate = "verdict_late", 1500;
+    VerdictLate = "verdict_late", 3000;
     /// A backend never decided.
-    VerdictNever = "verdict_never", 800;
+    VerdictNever = "verdict_never", 2000;
     /// A backend closed the session instead of deciding.
-    VerdictDeclined = "verdict_declined", 500;
+    VerdictDeclined = "verdict_declined", 1500;
     /// A backend accepted a session that never was, or one that it had rejected.
     VerdictStray = "verdict_stray", 200;
     /// A backend decided twice.
-    VerdictTwice = "verdict_twice", 40;
+    VerdictTwice = "verdict_twice", 2500;
     /// A backend spoke to a client on which it had not decided.
-    VerdictOvertaken = "verdict_overtaken", 40;
+    VerdictOvertaken = "verdict_overtaken", 2500;
     /// A backend spoke of a session that never was.
     HostileUnknown = "hostile_unknown", 200;
     /// A backend spoke of an ended session, by its old generation.

@@ -29,6 +29,9 @@ use crate::settings::{
 /// How messages begin that bring a fresh token.
 pub const REAUTHENTICATE: &str = r#"{"type":"authenticate","#;
 
+/// How long a verdict may take where backends decide.
+pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What one run looks like.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -281,7 +284,7 @@ impl Scenario {
         let key = JwtKey { id: None, algorithm: Algorithm::HS256, secret };
         let verifier = JwtVerifier::new(vec![key], JwtOptions::default());
         let kind = if self.asks {
-            AuthKind::Backend(Duration::from_secs(2))
+            AuthKind::Backend(VERDICT_TIMEOUT)
         } else {
             AuthKind::Jwt(verifier.expect("one HS256 key of 256 bits is a valid table"))
         };
@@ -302,7 +305,8 @@ impl Scenario {
             connections_per_worker: None,
             memory_max: None,
             message_max: self.message_max,
-            first_message_max: 4096,
+            // A client that is asked about may have sent all its messages already.
+            first_message_max: if self.asks { 1 << 20 } else { 4096 },
             head_max: 8192,
             header_fields_max: 64,
             request_line_max: 8000,

@@ -14,7 +14,7 @@ use super::faults::{Fault, Faults};
 use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};
 use super::revocations::Revocations;
-use super::scenario::Scenario;
+use super::scenario::{Scenario, VERDICT_TIMEOUT};
 use super::tokens::Tokens;
 use super::world::World;
 use crate::base::random::Random;
@@ -483,7 +483,13 @@ fn world(
 ) -> World {
     let net = Net::new(random, faults, scenario.latency_max, scenario.capacity_min);
     let mut world = World::new(net, tokens, Watch::new(settings.deadlines.clone()), scenario.sizes);
+<<<<<<< HEAD
     world.pace = scenario.pace;
+=======
+    if scenario.asks {
+        world.watch.set_verdict(VERDICT_TIMEOUT);
+    }
+>>>>>>> main
     for (index, plan) in scenario.clients.iter().enumerate() {
         let mut client = Client::new(index, *plan);
         client.uses_tls = scenario.tls;

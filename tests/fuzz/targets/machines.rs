@@ -138,8 +138,8 @@ fn live<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Life {
         now,
         settings: &SETTINGS,
         counters: &counters,
-        jitter: 0,
         revoked: &revoked,
+        jitter: 0,
     };
     let mut client = Client::new(None, false, 0, &cx);
     let mut output = Output::default();
