@@ -88,13 +88,8 @@ impl World {
             now,
             settings: &settings,
             counters: &counters,
-<<<<<<< HEAD
-            jitter: 0,
-            revoked: &revoked,
-=======
             revoked: &revoked,
             jitter: 0,
->>>>>>> main
         };
         let client = Client::new(Some("203.0.113.9:5000".parse().unwrap()), false, 0, &cx);
         World { client, settings, counters, now, output: Output::default(), revoked }
@@ -107,11 +102,7 @@ impl World {
     ) -> (T, String) {
         let World { client, settings, counters, now, output, revoked } = self;
         output.answers.clear();
-<<<<<<< HEAD
-        let cx = Surroundings { now: *now, settings, counters, jitter: 0, revoked };
-=======
         let cx = Surroundings { now: *now, settings, counters, revoked, jitter: 0 };
->>>>>>> main
         let answer = call(client, &cx, output);
         (answer, String::from_utf8_lossy(&output.answers).into_owned())
     }
