@@ -15,6 +15,8 @@ pub enum MetricKind {
     Counter,
     /// Goes up and down; the sum over the workers is shown.
     Gauge,
+    /// Goes up and down; the highest of the workers is shown.
+    Peak,
 }
 
 /// What the exposition says of one metric.
@@ -53,6 +55,19 @@ metrics! {
     AcceptFailed, Counter, "portcullis_accept_errors_total", "Accepts that failed, exhaustion included.";
     AcceptExhausted, Counter, "portcullis_accept_exhausted_total", "Accepts that failed for want of descriptors or memory.";
     AcceptRefused, Counter, "portcullis_connections_over_cap_total", "Connections reset at accept because a cap was reached.";
+    EarlyDropShare, Counter, "portcullis_early_drops_total" {"reason": "share"}, "Connections reset on arrival under pressure: their prefix had its share already, or a penalty.";
+    EarlyDropPenalty, Counter, "portcullis_early_drops_total" {"reason": "penalty"}, "Connections reset on arrival under pressure: their prefix had its share already, or a penalty.";
+    EvictedRefused, Counter, "portcullis_evictions_total" {"kind": "refused"}, "Unauthenticated connections reset to make room: already refused, or the oldest of the heaviest prefix.";
+    EvictedOldest, Counter, "portcullis_evictions_total" {"kind": "oldest"}, "Unauthenticated connections reset to make room: already refused, or the oldest of the heaviest prefix.";
+    TlsRateRefusals, Counter, "portcullis_tls_rate_refusals_total", "Connections reset at their first byte because too many TLS handshakes began in that second.";
+    Penalties, Counter, "portcullis_penalties_total", "Times that the failures of a prefix became a penalty.";
+    MemoryRefusals, Counter, "portcullis_memory_refusals_total", "Connections reset at accept because memory was short.";
+    MemoryCloses, Counter, "portcullis_memory_closes_total", "Slow readers reset because memory was short.";
+    Unauthenticated, Gauge, "portcullis_unauthenticated_connections", "Connections that count against limits.unauthenticated_max.";
+    UnauthenticatedMax, Gauge, "portcullis_unauthenticated_connections_max", "The workers' parts of limits.unauthenticated_max, added up.";
+    UnauthenticatedOldest, Peak, "portcullis_unauthenticated_oldest_milliseconds", "Age of the oldest unauthenticated connection, in milliseconds.";
+    PrefixesUnauthenticated, Gauge, "portcullis_prefixes" {"table": "unauthenticated"}, "Address prefixes that are kept count of, in all workers.";
+    PrefixesFailing, Gauge, "portcullis_prefixes" {"table": "failing"}, "Address prefixes that are kept count of, in all workers.";
     StageTls, Gauge, "portcullis_connections" {"stage": "tls_handshake"}, "Connections by stage.";
     StageHead, Gauge, "portcullis_connections" {"stage": "request_head"}, "Connections by stage.";
     StageAuthenticating, Gauge, "portcullis_connections" {"stage": "authenticating"}, "Connections by stage.";
@@ -63,6 +78,11 @@ metrics! {
     Upgrades, Counter, "portcullis_upgrades_total", "Requests answered with 101.";
     TokensAccepted, Counter, "portcullis_tokens_accepted_total", "Tokens verified and accepted.";
     TokensRefused, Counter, "portcullis_tokens_refused_total", "Tokens refused, or missing.";
+    RevokedRefused, Counter, "portcullis_revoked_total" {"when": "connecting"}, "Clients refused or closed because they were revoked.";
+    RevokedClosed, Counter, "portcullis_revoked_total" {"when": "open"}, "Clients refused or closed because they were revoked.";
+    ReauthAccepted, Counter, "portcullis_reauthentications_total" {"result": "accepted"}, "Fresh tokens presented on open connections.";
+    ReauthRefused, Counter, "portcullis_reauthentications_total" {"result": "refused"}, "Fresh tokens presented on open connections.";
+    ExpirySet, Counter, "portcullis_expiries_set_total", "Expiries that backends set on open sessions.";
     DeadTokenHits, Counter, "portcullis_dead_token_hits_total", "Tokens refused from memory, without verifying them again.";
     VerdictsAccepted, Counter, "portcullis_verdicts_total" {"outcome": "accepted"}, "Questions put to backends and HTTP endpoints, by outcome.";
     VerdictsRefused, Counter, "portcullis_verdicts_total" {"outcome": "refused"}, "Questions put to backends and HTTP endpoints, by outcome.";
@@ -174,7 +194,7 @@ impl Counters {
     /// Sets every gauge to zero: for a worker that took over a dead one's block.
     pub fn clear_gauges(&self) {
         for (cell, description) in self.metrics.iter().zip(DESCRIPTIONS) {
-            if description.kind == MetricKind::Gauge {
+            if description.kind != MetricKind::Counter {
                 cell.store(0, Relaxed);
             }
         }

@@ -4,12 +4,14 @@
 //! turns it into [`Settings`] or a list of everything that is wrong with it, by the table of
 //! `settings/keys.rs`; `settings/reload.rs` says which differences need a restart.
 
+pub mod admission;
 mod backends;
 mod credentials;
 pub mod keys;
 pub mod load;
 pub mod problem;
 pub mod raw;
+mod reauthenticate;
 pub mod reload;
 mod routes;
 mod shape;
@@ -17,7 +19,10 @@ mod tls;
 pub mod units;
 mod verdicts;
 
+pub use reauthenticate::PREFIX_MAX;
+
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use verdicts::HttpVerdicts;
@@ -70,6 +75,8 @@ pub struct Gateway {
     pub log_level: String,
     /// Where close lines go as JSON; `None` is the log.
     pub close_log: Option<std::path::PathBuf>,
+    /// Where revocations outlive a restart; `None` is nowhere.
+    pub revocations_file: Option<std::path::PathBuf>,
 }
 
 /// What accepted sockets are.
@@ -101,6 +108,21 @@ pub struct Limits {
     pub connections_max: u32,
     /// Connections not yet authenticated, of all workers together.
     pub unauthenticated_max: u32,
+    /// Where early drop begins, in percent of `unauthenticated_max`.
+    pub early_drop_start: u8,
+    /// The chance of a drop there, in percent; it grows to certainty at the cap.
+    pub early_drop_rate: u8,
+    /// Unauthenticated connections of one address that early drop leaves alone.
+    pub prefix_share: u32,
+    /// Failures of one address that are forgotten in a minute.
+    pub prefix_failures_per_minute: u32,
+    /// Failures of one address at once that are no penalty yet.
+    pub prefix_failures_burst: u32,
+    /// Most prefixes whose failures are remembered, of all workers together.
+    pub prefixes_max: u32,
+    /// TLS handshakes that may begin in a second, of all workers together; `None` is a number
+    /// for each worker.
+    pub tls_handshakes_per_second: Option<u32>,
     /// Connections of one worker; `None` is derived from RLIMIT_NOFILE.
     pub connections_per_worker: Option<u32>,
     /// Memory budget in bytes; `None` is derived from the machine.
@@ -127,6 +149,8 @@ pub struct Limits {
     pub controls_per_second: u32,
     /// Control frames that a client may send at once.
     pub controls_burst: u32,
+    /// Pongs to one client that may be unsent at one time; at least 1.
+    pub pongs_unsent_max: u8,
     /// Most frames that one message may be cut into.
     pub fragments_max: u32,
     /// Bytes in flight to one client that a backend may have without new credit.
@@ -145,6 +169,8 @@ pub struct Limits {
     pub accepts: u16,
     /// Close lines in the log per second and worker; the rest is counted.
     pub close_lines_per_second: u32,
+    /// Revocations held at one time.
+    pub revocations_max: u32,
 }
 
 /// Every deadline. A byte never extends one that guards an unauthenticated socket.
@@ -158,6 +184,8 @@ pub struct Deadlines {
     pub authenticate: Duration,
     /// From our close frame to the client's.
     pub linger: Duration,
+    /// From an open client's broken frame to our close frame, for what its backend still sends.
+    pub failure_grace: Duration,
     /// Silence after which the gateway pings.
     pub ping_interval: Duration,
     /// Silence after which the gateway closes.
@@ -186,8 +214,21 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Certificates, for TLS; the first is served when SNI names none of them.
     pub tls: Option<TlsListener>,
+    /// Whether the kernel keeps silent connections to itself at first (TCP_DEFER_ACCEPT).
+    pub defer_accept: DeferAccept,
     /// Networks whose PROXY protocol header is believed (and then required).
     pub proxy_trusted: Vec<Network>,
+}
+
+/// Whether the kernel keeps silent connections to itself at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeferAccept {
+    /// Where the deadlines leave the time.
+    Auto,
+    /// In any case.
+    On,
+    /// Never.
+    Off,
 }
 
 /// TLS on a listener, ready to use.
@@ -320,6 +361,20 @@ pub struct Route {
     pub forward_headers: Vec<String>,
     /// A plain GET on this path answers 200 (for load balancers) instead of 426.
     pub health: bool,
+    /// How an open connection presents a fresh token, where it may.
+    pub reauthenticate: Option<Arc<Reauthenticate>>,
+}
+
+/// Which messages of an open connection are for the gateway, and where their token is.
+/// Connections keep it, since a reload may move or remove the route.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reauthenticate {
+    /// A text message that begins so is the gateway's, whatever follows.
+    pub prefix: String,
+    /// Where the token is in the message.
+    pub token: Carrier,
+    /// Names of the route's `[[auth]]` blocks.
+    pub auths: Vec<String>,
 }
 
 /// A path, or all below one.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use portcullis::sim::scenario::Scenario;
 use portcullis::sim::{Bug, Options, Outcome, run};
 
 /// Seeds of an ordinary `cargo test`.
@@ -82,6 +83,38 @@ fn the_same_seed_gives_the_same_run() {
     assert_ne!(run(3, &Options::default()).hash, other.hash, "the hash says nothing");
 }
 
+/// Seeds of the flood.
+const FLOODS: u64 = 6;
+
+fn flood(seed: u64, bug: Option<Bug>) -> Outcome {
+    run(seed, &Options { bug, quiet: Some(Scenario::flood(seed)) })
+}
+
+#[test]
+fn a_flood_from_few_addresses_hurts_nobody_else() {
+    let seeds = number("PORTCULLIS_SEEDS").unwrap_or(FLOODS);
+    let (mut dropped, mut evicted, mut completed) = (0, 0, 0);
+    for seed in 0..seeds {
+        let outcome = flood(seed, None);
+        assert_eq!(outcome.failure, None, "seed {seed}");
+        dropped += outcome.dropped_early;
+        evicted += outcome.evicted;
+        completed += outcome.completed;
+    }
+    println!("{seeds} floods: dropped {dropped}, evicted {evicted}, completed {completed}");
+    assert!(dropped > seeds * 100 && evicted > seeds * 10, "dropped {dropped}, evicted {evicted}");
+    assert!(completed > seeds * 50, "completed {completed}");
+}
+
+#[test]
+fn a_flood_that_hurts_is_seen() {
+    for (bug, told) in [(Bug::PeersAlike, "cut short"), (Bug::CapIgnored, "of the adversary's")] {
+        let found = (0..20).find_map(|seed| flood(seed, Some(bug)).failure);
+        let failure = found.unwrap_or_else(|| panic!("{bug:?} went unnoticed"));
+        assert!(failure.contains(told), "{bug:?} was seen as: {failure}");
+    }
+}
+
 #[test]
 fn planted_bugs_are_found() {
     for (bug, told) in [
@@ -92,6 +125,7 @@ fn planted_bugs_are_found() {
         (Bug::ClientMisreads, "echo"),
         (Bug::CompletionTwice, ""),
         (Bug::ClockSticks, "deadline"),
+        (Bug::RevocationForgotten, "revoked"),
     ] {
         let options = Options { bug: Some(bug), ..Options::default() };
         let found = (0..20).find_map(|seed| run(seed, &options).failure);

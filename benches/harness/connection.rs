@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 
-use rustls::ClientConnection;
+use rustls::{ClientConnection, HandshakeKind};
 
 use crate::plan::{Behaviour, JunkKind, Phase, Plan};
 use crate::stats::{Stats, record};
@@ -98,6 +98,8 @@ pub struct Connection {
     head: Vec<u8>,
     reader: FrameReader,
     control: Vec<u8>,
+    /// The count that a fan-in server answers with, as far as it came.
+    count: Vec<u8>,
     tx: u64,
     rx: u64,
     rx_offset: usize,
@@ -154,6 +156,10 @@ impl Connection {
                 return Err(error.into());
             }
             if self.stage == Stage::Tls && !tls.is_handshaking() {
+                context.stats.handshakes += 1;
+                if tls.handshake_kind() == Some(HandshakeKind::Resumed) {
+                    context.stats.resumed += 1;
+                }
                 self.introduce(context)?;
             }
             let mut plain = std::mem::take(&mut context.plain);
@@ -182,6 +188,44 @@ impl Connection {
     pub fn queue_message(&mut self, intended: u64, context: &mut Context) {
         self.times.push_back(intended);
         self.fill_pipeline(context);
+    }
+
+    /// Sends the next batch of a fan-in.
+    pub fn send_batch(&mut self, context: &mut Context) {
+        let Behaviour::FanIn { size, batch } = context.plan.behaviour else { return };
+        self.times.push_back(context.now);
+        for _ in 0..batch {
+            let seed = wire::pattern_seed(self.number, self.tx);
+            let mask = context.next_mask();
+            self.tx += 1;
+            self.emit(context, |out| wire::encode_pattern(out, wire::BINARY, seed, size, mask));
+        }
+    }
+
+    /// Takes the answer to a batch: the number of all messages up to now, 8 bytes.
+    fn receive_count(&mut self, bytes: &[u8], whole: bool, batch: u32, context: &mut Context) {
+        if self.stage != Stage::Open {
+            return;
+        }
+        let expected = self.tx.to_be_bytes();
+        self.count.extend_from_slice(&bytes[..bytes.len().min(16)]);
+        if !whole && self.count.len() <= expected.len() {
+            return;
+        }
+        if self.count != expected {
+            self.note_sample(bytes, context);
+            return self.refuse("a count that is not that of the messages sent", context);
+        }
+        self.count.clear();
+        self.rx = self.tx;
+        context.stats.totals.messages += u64::from(batch);
+        let sent = self.times.pop_front().unwrap_or(context.now);
+        if context.phase == Phase::Measure {
+            record(&mut context.stats.round_trips, context.now.saturating_sub(sent));
+        }
+        if context.phase < Phase::Drain {
+            self.send_batch(context);
+        }
     }
 
     /// Messages that the server owes.
@@ -383,6 +427,12 @@ impl Connection {
         whole: bool,
         context: &mut Context,
     ) -> Result<(), Cow<'static, str>> {
+        if let Behaviour::FanIn { batch, .. } = context.plan.behaviour
+            && self.stage != Stage::Greeting
+        {
+            self.receive_count(bytes, whole, batch, context);
+            return Ok(());
+        }
         let Behaviour::Echo { size, rate, .. } = context.plan.behaviour else {
             self.note_sample(bytes, context);
             if whole && self.stage == Stage::Greeting {
@@ -407,9 +457,7 @@ impl Connection {
         if !expected || (whole && self.rx_offset != size) {
             // It may be a refusal that explains itself: its close code is still worth reading.
             self.note_sample(bytes, context);
-            context.stats.fail("a message that is not the echo of what was sent");
-            self.send_close(context);
-            self.stage = Stage::Draining;
+            self.refuse("a message that is not the echo of what was sent", context);
             return Ok(());
         }
         if whole {
@@ -428,6 +476,13 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Counts an answer that is wrong, and closes.
+    fn refuse(&mut self, kind: &str, context: &mut Context) {
+        context.stats.fail(kind);
+        self.send_close(context);
+        self.stage = Stage::Draining;
     }
 
     fn note_sample(&mut self, bytes: &[u8], context: &mut Context) {

@@ -1,17 +1,30 @@
-//! The bare WebSocket echo server that others are compared with: one ring, multishot receives
-//! into provided buffers, one send per connection, no TLS, no limits, no identity. What it costs
-//! is about the least that a WebSocket echo costs on this kernel.
+//! The bare WebSocket echo servers that others are compared with. The `ring` engine: one ring,
+//! multishot receives into provided buffers, one send per connection, no TLS, no limits, no
+//! identity. What it costs is about the least that a WebSocket echo costs on this kernel. The
+//! others, in `echo_tokio`, run the same session on tokio's runtimes.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use socket2::{Domain, Socket, Type};
 
+use crate::echo_session::EchoSession;
+use crate::echo_tokio;
 use crate::kernel::{self, Event, Ring};
-use crate::wire::{self, FrameReader};
 use crate::worker::errno_name;
+
+/// How bytes are moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// The harness's own io_uring loop, with direct descriptors and provided buffers
+    Ring,
+    /// tokio on epoll, one thread, a buffer and a task per connection
+    TokioEpoll,
+    /// tokio-uring, one thread, a buffer and a task per connection
+    TokioUring,
+}
 
 /// Options of `echo-server`.
 #[derive(Args, Debug)]
@@ -22,7 +35,10 @@ pub struct EchoServerArgs {
     /// First core to run on; thread n runs on core + n
     #[arg(long)]
     pub core: Option<usize>,
-    /// Threads, each with its own ring and listener
+    /// How bytes are moved
+    #[arg(long, value_enum, default_value = "ring")]
+    pub engine: Engine,
+    /// Threads, each with its own runtime and listener
     #[arg(long, default_value_t = 1)]
     pub threads: usize,
     /// Allow an address that others can reach
@@ -57,12 +73,17 @@ pub fn run(args: &EchoServerArgs) -> Result<(), String> {
     }
     println!("listening on ws://{address}/ (pid {})", std::process::id());
     let _ = std::io::stdout().flush();
+    let engine = args.engine;
     let threads: Vec<_> = listeners
         .into_iter()
         .enumerate()
         .map(|(index, listener)| {
             let core = args.core.map(|core| core + index);
-            std::thread::spawn(move || serve(listener, core))
+            std::thread::spawn(move || match engine {
+                Engine::Ring => serve(listener, core),
+                Engine::TokioEpoll => echo_tokio::serve_epoll(listener, core),
+                Engine::TokioUring => echo_tokio::serve_uring(listener, core),
+            })
         })
         .collect();
     for thread in threads {
@@ -82,23 +103,13 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-#[derive(Default)]
-struct Client {
-    upgraded: bool,
-    ending: bool,
-    head: Vec<u8>,
-    control: Vec<u8>,
-    reader: FrameReader,
-    out: Vec<u8>,
-}
-
 fn serve(listener: TcpListener, core: Option<usize>) -> Result<(), String> {
     if let Some(core) = core {
         kernel::pin(0, core).map_err(|error| format!("core {core}: {error}"))?;
     }
     let slots = kernel::descriptor_limit();
     let mut ring = Ring::new(slots, 4096)?;
-    let mut clients: Vec<Client> = (0..slots).map(|_| Client::default()).collect();
+    let mut clients: Vec<EchoSession> = (0..slots).map(|_| EchoSession::default()).collect();
     let mut pool: Vec<Vec<u8>> = Vec::new();
     let mut failed_at: Option<Instant> = None;
     ring.accept(listener);
@@ -111,7 +122,7 @@ fn serve(listener: TcpListener, core: Option<usize>) -> Result<(), String> {
         while let Some(event) = ring.next_event() {
             match event {
                 Event::Accepted { slot } => {
-                    clients[slot as usize] = Client::default();
+                    clients[slot as usize] = EchoSession::default();
                     ring.receive(slot);
                 }
                 Event::Received { slot, buffer } => {
@@ -139,7 +150,7 @@ fn serve(listener: TcpListener, core: Option<usize>) -> Result<(), String> {
                     }
                     failed_at = Some(Instant::now());
                 }
-                Event::Closed { slot } => clients[slot as usize] = Client::default(),
+                Event::Closed { slot } => clients[slot as usize] = EchoSession::default(),
                 Event::Connected { .. } | Event::ConnectFailed { .. } => {
                     unreachable!("the server opens no connection")
                 }
@@ -149,7 +160,7 @@ fn serve(listener: TcpListener, core: Option<usize>) -> Result<(), String> {
     Ok(())
 }
 
-fn flush(ring: &mut Ring, client: &mut Client, slot: u32) {
+fn flush(ring: &mut Ring, client: &mut EchoSession, slot: u32) {
     if ring.is_sending(slot) {
         return;
     }
@@ -158,77 +169,4 @@ fn flush(ring: &mut Ring, client: &mut Client, slot: u32) {
     } else if client.ending {
         ring.close(slot);
     }
-}
-
-impl Client {
-    fn receive(&mut self, mut bytes: &[u8]) {
-        if !self.upgraded {
-            let before = self.head.len();
-            self.head.extend_from_slice(bytes);
-            let Some(end) = wire::head_end(&self.head) else {
-                self.ending = self.head.len() > 16 * 1024;
-                return;
-            };
-            bytes = &bytes[end - before..];
-            let head = std::mem::take(&mut self.head);
-            let Some(key) = websocket_key(&head[..end]) else {
-                self.out
-                    .extend_from_slice(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
-                self.ending = true;
-                return;
-            };
-            let accept = wire::accept_key(key);
-            self.out.extend_from_slice(
-                format!(
-                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
-                     Connection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
-                )
-                .as_bytes(),
-            );
-            self.upgraded = true;
-        }
-        while !self.ending {
-            let Some(piece) = self.reader.next(&mut bytes) else { return };
-            if piece.opcode >= wire::CLOSE {
-                let start = self.control.len();
-                self.control.extend_from_slice(piece.bytes);
-                wire::unmask(&mut self.control[start..], piece.mask, 0);
-                self.ending = piece.length > 125;
-                if piece.ends {
-                    self.answer_control(piece.opcode);
-                }
-                continue;
-            }
-            if piece.begins {
-                let at = self.out.len();
-                wire::encode_header(&mut self.out, piece.opcode, piece.length as usize, None);
-                self.out[at] = piece.opcode | if piece.fin { 0x80 } else { 0 };
-            }
-            let start = self.out.len();
-            self.out.extend_from_slice(piece.bytes);
-            wire::unmask(&mut self.out[start..], piece.mask, 0);
-        }
-    }
-
-    fn answer_control(&mut self, opcode: u8) {
-        let payload = std::mem::take(&mut self.control);
-        let answer = match opcode {
-            wire::PING => wire::PONG,
-            wire::CLOSE => {
-                self.ending = true;
-                wire::CLOSE
-            }
-            _ => return,
-        };
-        wire::encode_header(&mut self.out, answer, payload.len(), None);
-        self.out.extend_from_slice(&payload);
-    }
-}
-
-fn websocket_key(head: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(head).ok()?;
-    text.split("\r\n").find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("sec-websocket-key").then(|| value.trim())
-    })
 }

@@ -55,6 +55,11 @@ impl Fleet {
     /// Waits until every one of `wanted` connections is open or has failed. Shows progress.
     /// Returns false when interrupted or broken.
     pub fn await_open(&self, wanted: u64) -> bool {
+        self.await_open_until(wanted, || false)
+    }
+
+    /// As [`Fleet::await_open`]; ends, as if all were open, once `enough` says so.
+    pub fn await_open_until(&self, wanted: u64, mut enough: impl FnMut() -> bool) -> bool {
         let mut shown = Instant::now();
         loop {
             let totals = self.totals();
@@ -66,6 +71,9 @@ impl Fleet {
             }
             if shown.elapsed() >= Duration::from_secs(1) {
                 shown = Instant::now();
+                if enough() {
+                    return true;
+                }
                 eprintln!("  open {} of {wanted}, failed {}", totals.opened, totals.failed);
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -83,6 +91,24 @@ impl Fleet {
             std::thread::sleep(left.min(Duration::from_millis(50)));
         }
         true
+    }
+
+    /// As [`Fleet::sleep`], and shows every ten seconds how many connections are open.
+    pub fn hold(&self, span: Duration) -> bool {
+        let end = Instant::now() + span;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            if !self.sleep(left.min(Duration::from_secs(10))) {
+                return false;
+            }
+            let left = end.saturating_duration_since(Instant::now()).as_secs();
+            if left > 0 {
+                eprintln!("  {} open, {left} s to go", self.totals().open_now);
+            }
+        }
     }
 
     /// Stops all threads and gives what each counted, in the order of the plans.

@@ -1,4 +1,4 @@
-//! The harness's own small io_uring loop, and the three libc calls beside it.
+//! The harness's own small io_uring loop.
 //!
 //! Sockets live only in the ring's table of direct descriptors, so one process may hold as many
 //! connections as it has rings times the descriptor limit. The types here keep the rules that
@@ -10,7 +10,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use io_uring::squeue::Flags;
@@ -18,10 +18,14 @@ use io_uring::types::{BufRingEntry, DestinationSlot, Fd, Fixed, SubmitArgs, Time
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use socket2::SockAddr;
 
+pub use crate::process::{
+    catch_interrupts, descriptor_limit, end_with_parent, interrupted, pin, precise_timers,
+};
+
 /// Provided buffers per ring; a power of two.
 const BUFFERS: u16 = 1024;
 /// Completions that may wait before the kernel has to keep them on a list.
-const COMPLETIONS: u32 = 32_768;
+pub(crate) const COMPLETIONS: u32 = 32_768;
 /// Submissions that may be queued between two enters.
 const SUBMISSIONS: u32 = 4096;
 const BUFFER_GROUP: u16 = 0;
@@ -560,75 +564,4 @@ impl Drop for Buffers {
             dealloc(self.memory, memory);
         }
     }
-}
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-extern "C" fn note_interrupt(_: libc::c_int) {
-    // A second signal ends the program at once.
-    if INTERRUPTED.swap(true, Ordering::SeqCst) {
-        // SAFETY: `_exit` may be called from a signal handler.
-        unsafe { libc::_exit(130) };
-    }
-}
-
-/// Makes Ctrl-C and SIGTERM end the measurement instead of the program.
-pub fn catch_interrupts() {
-    let handler = note_interrupt as extern "C" fn(libc::c_int) as libc::sighandler_t;
-    // SAFETY: the handler only touches an atomic and calls `_exit`, both async-signal-safe.
-    unsafe {
-        libc::signal(libc::SIGINT, handler);
-        libc::signal(libc::SIGTERM, handler);
-    }
-}
-
-/// Whether a signal asked to stop.
-pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
-}
-
-/// Binds a thread (0: the calling one) to one core.
-///
-/// # Errors
-/// The kernel's: no such core or thread, or not ours to move.
-pub fn pin(thread: i32, core: usize) -> io::Result<()> {
-    // SAFETY: a zeroed cpu_set_t is a valid empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    if core >= libc::CPU_SETSIZE as usize {
-        return Err(io::Error::other("no such core"));
-    }
-    // SAFETY: `core` is below CPU_SETSIZE; the kernel reads `size_of(set)` bytes of `set`.
-    let outcome = unsafe {
-        libc::CPU_SET(core, &mut set);
-        libc::sched_setaffinity(thread, size_of_val(&set), &set)
-    };
-    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Lets the calling thread's timeouts end within a microsecond instead of fifty.
-pub fn precise_timers() {
-    // SAFETY: PR_SET_TIMERSLACK takes a number of nanoseconds and touches no memory.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1000 as libc::c_ulong) };
-}
-
-/// Asks that the calling process be ended when its parent is.
-pub fn end_with_parent() {
-    // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as libc::c_ulong) };
-}
-
-/// Raises the soft limit of descriptors to the hard one and returns it: it is also the largest
-/// table of direct descriptors that one ring may have.
-pub fn descriptor_limit() -> u32 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the kernel fills and reads one `rlimit`.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 {
-            return 1024;
-        }
-        limit.rlim_cur = limit.rlim_max;
-        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-    }
-    // Rings are cheap, and completions of a larger table would overflow the queue.
-    limit.rlim_max.min(u64::from(COMPLETIONS)) as u32
 }

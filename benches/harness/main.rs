@@ -5,6 +5,8 @@ mod compare;
 mod connection;
 mod echo;
 mod echo_server;
+mod echo_session;
+mod echo_tokio;
 mod fleet;
 mod flood;
 mod idle;
@@ -13,12 +15,16 @@ mod measure;
 mod open;
 mod options;
 mod plan;
+mod process;
 mod report;
+mod results;
+mod servers;
 #[allow(dead_code)] // Shared with a test that looks at other states.
 mod socket_table;
 mod sockets;
 mod stats;
 mod target;
+mod tickets;
 mod told;
 mod wire;
 mod worker;
@@ -41,8 +47,10 @@ Examples, after `cargo bench --bench harness --`:
       connect, upgrade, authenticate, close
   flood ws://127.0.0.1:8080/ws --token-file tokens --kinds silent,half-head --rate 5000
       junk connections beside honest ones
-  compare-echo --gateway-url ws://127.0.0.1:8080/ws --gateway-pid PID
-      bare echo, nginx and the gateway in turn, as ratios
+  idle --connections 1000000 --open-rate 8000
+      starts a gateway by itself: how far this machine goes, and what stops it
+  compare --quick
+      the gateway, nginx, HAProxy and bare echo servers in turn; writes one HTML page
 
 Exit status: 0 when everything asked for was done without a failure, 1 when not, 2 for errors.
 An interrupted run (Ctrl-C) reports what it measured; a second Ctrl-C ends it at once.";
@@ -59,15 +67,18 @@ enum Scenario {
     /// Messages there and back over open connections, each one checked
     Echo(echo::EchoArgs),
     /// Many connections that say nothing: memory per connection
-    Idle(idle::IdleArgs),
+    Idle(Box<idle::IdleArgs>),
     /// Connect, upgrade, authenticate, close, again and again
     Open(open::OpenArgs),
     /// Junk connections beside honest ones
     Flood(Box<flood::FloodArgs>),
     /// The bare echo server that others are compared with
     EchoServer(echo_server::EchoServerArgs),
-    /// Bare echo, nginx and a gateway in turn, pinned, as ratios of CPU per message
-    CompareEcho(Box<compare::CompareArgs>),
+    /// The gateway's backend in the fan-in
+    #[command(hide = true)]
+    CountBackend(servers::counter::CountBackendArgs),
+    /// The gateway, bare echo servers and other proxies in turn: a table and one HTML page
+    Compare(Box<compare::CompareArgs>),
 }
 
 fn main() -> ExitCode {
@@ -88,7 +99,8 @@ fn main() -> ExitCode {
         Scenario::Open(args) => open::run(args),
         Scenario::Flood(args) => flood::run(args),
         Scenario::EchoServer(args) => echo_server::run(args).map(|()| true),
-        Scenario::CompareEcho(args) => compare::run(args),
+        Scenario::CountBackend(args) => servers::counter::run(args).map(|()| true),
+        Scenario::Compare(args) => compare::run(args),
     });
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -99,6 +99,56 @@ pub fn verdict(server: Option<&CpuUse>, client: &CpuUse) -> String {
     format!("{limit}; NOT QUIET: a core was busy with something else {denied:.0} % of the time")
 }
 
+/// CPU time of the whole machine and of the processes that a run knows, to tell whether others
+/// had a part of it.
+pub struct Quiet {
+    at: Instant,
+    busy: f64,
+    known: f64,
+}
+
+impl Quiet {
+    /// A reading. `pids` are all processes whose work belongs to the run; ours is added.
+    pub fn take(pids: &[u32]) -> Quiet {
+        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let ours = process_ticks(std::process::id());
+        let known: u64 = pids.iter().map(|pid| process_ticks(*pid)).sum();
+        let known = (ours + known) as f64 / TICKS;
+        Quiet { at: Instant::now(), busy: machine_ticks(&stat) as f64 / TICKS, known }
+    }
+
+    /// The cores that others had from this reading to `later`: 0.05 is a twentieth of one core.
+    pub fn foreign_until(&self, later: &Quiet) -> f64 {
+        let wall = later.at.duration_since(self.at).as_secs_f64().max(1e-9);
+        ((later.busy - self.busy - (later.known - self.known)) / wall).max(0.0)
+    }
+}
+
+/// USER_HZ, which is 100 on every architecture that io_uring runs on.
+const TICKS: f64 = 100.0;
+
+/// user, nice, system and steal of the first line of /proc/stat. Interrupts are left out: the
+/// network's are our own, and the kernel may count them for nobody.
+pub fn machine_ticks(stat: &str) -> u64 {
+    let first = stat.lines().next().unwrap_or_default();
+    let numbers: Vec<u64> =
+        first.split_whitespace().skip(1).map(|word| word.parse().unwrap_or(0)).collect();
+    [0, 1, 2, 7].into_iter().filter_map(|field: usize| numbers.get(field)).sum()
+}
+
+/// utime and stime of a process, threads that ended included.
+fn process_ticks(pid: u32) -> u64 {
+    ticks_of(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default())
+}
+
+/// utime and stime in a line of /proc/PID/stat.
+pub fn ticks_of(text: &str) -> u64 {
+    // The second field is a name that may hold anything but ends with the last parenthesis.
+    let after = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = after.split_whitespace().skip(11).take(2);
+    ticks.filter_map(|word| word.parse::<u64>().ok()).sum()
+}
+
 /// Memory of a process, bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
@@ -150,8 +200,8 @@ fn field(text: &str, name: &str) -> u64 {
 pub struct KernelMemory {
     /// /proc/meminfo: Slab, SUnreclaim, KernelStack, PageTables.
     pub general: BTreeMap<&'static str, u64>,
-    /// /proc/slabinfo: active objects times size. Empty when it may not be read.
-    pub slabs: BTreeMap<String, u64>,
+    /// /proc/slabinfo: active objects and the size of one. Empty when it may not be read.
+    pub slabs: BTreeMap<String, (u64, u64)>,
 }
 
 /// Reads the kernel's memory.
@@ -165,11 +215,27 @@ pub fn kernel_memory() -> KernelMemory {
         let words: Vec<&str> = line.split_whitespace().collect();
         if let [name, active, _, size, ..] = words[..] {
             let number = |word: &str| word.parse::<u64>().unwrap_or(0);
-            slabs.insert(name.to_owned(), number(active) * number(size));
+            slabs.insert(name.to_owned(), (number(active), number(size)));
         }
     }
     KernelMemory { general, slabs }
 }
+
+/// Caches that fill and empty with files and programs, not with sockets.
+const OTHERS_CACHES: [&str; 12] = [
+    "ext4",
+    "xfs",
+    "btrfs",
+    "jbd2",
+    "radix_tree",
+    "buffer_head",
+    "inode_cache",
+    "shmem",
+    "proc_",
+    "vm_area",
+    "anon_vma",
+    "maple_node",
+];
 
 impl KernelMemory {
     /// The caches that grew most since `before`, in bytes.
@@ -177,14 +243,46 @@ impl KernelMemory {
         let mut grown: Vec<(String, i64)> = self
             .slabs
             .iter()
-            .map(|(name, bytes)| {
-                let old = before.slabs.get(name).copied().unwrap_or(0);
-                (name.clone(), *bytes as i64 - old as i64)
+            .map(|(name, (objects, size))| {
+                let old = before.slabs.get(name).map_or(0, |(objects, _)| *objects);
+                (name.clone(), (*objects as i64 - old as i64) * *size as i64)
             })
             .collect();
         grown.sort_by_key(|(_, bytes)| -bytes);
         grown
     }
+
+    /// Bytes that `connections` brought: growth of the caches that grew by a number of objects
+    /// that fits them, so that what other programs do at the same time is left out.
+    pub fn brought_by(&self, before: &KernelMemory, connections: u64) -> u64 {
+        let fits = connections / 4..=connections * 16;
+        let caches = self.slabs.iter().filter(|(name, _)| {
+            // Sockets have an inode cache of their own.
+            name.starts_with("sock_") || !OTHERS_CACHES.iter().any(|other| name.contains(other))
+        });
+        caches
+            .map(|(name, (objects, size))| {
+                let old = before.slabs.get(name).map_or(0, |(objects, _)| *objects);
+                (objects.saturating_sub(old), size)
+            })
+            .filter(|(objects, _)| *objects > 0 && fits.contains(objects))
+            .map(|(objects, size)| objects * size)
+            .sum()
+    }
+}
+
+/// Memory that programs may still take, bytes.
+pub fn available_memory() -> u64 {
+    field(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemAvailable:")
+}
+
+/// Open files that the machine may have, and has.
+pub fn open_files() -> (u64, u64) {
+    let number = |text: &str, at: usize| {
+        text.split_whitespace().nth(at).and_then(|word| word.parse().ok()).unwrap_or(0)
+    };
+    let text = fs::read_to_string("/proc/sys/fs/file-nr").unwrap_or_default();
+    (number(&text, 2), number(&text, 0))
 }
 
 /// The children of a process, for servers with worker processes.

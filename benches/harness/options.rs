@@ -34,6 +34,18 @@ pub struct LoadArgs {
 }
 
 impl LoadArgs {
+    /// The load of a comparison: one thread, on `core`.
+    pub fn quiet(core: Option<usize>) -> LoadArgs {
+        LoadArgs {
+            threads: 1,
+            cores: core.into_iter().collect(),
+            sources: 4,
+            server_pids: Vec::new(),
+            open_timeout: Duration::from_secs(10),
+            json: None,
+        }
+    }
+
     /// Divides `connections` over threads.
     pub fn plans(&self, target: &Target, behaviour: &Behaviour, connections: u64) -> Vec<Plan> {
         let per_ring = u64::from(kernel::descriptor_limit());

@@ -43,6 +43,13 @@ pub enum Behaviour {
         /// Messages per second of this worker; `None` sends the next when one came back.
         rate: Option<f64>,
     },
+    /// Send messages that are not echoed; the server answers each batch with their number.
+    FanIn {
+        /// Payload bytes.
+        size: usize,
+        /// Messages to an answer.
+        batch: u32,
+    },
     /// Stay, and answer pings.
     Hold,
     /// Close again at once, and begin anew.

@@ -108,6 +108,10 @@ pub struct Stats {
     pub junk: BTreeMap<&'static str, JunkStats>,
     /// Pings answered.
     pub pings: u64,
+    /// TLS handshakes that ended well.
+    pub handshakes: u64,
+    /// Those of them that resumed an earlier session.
+    pub resumed: u64,
     /// Messages still owed by the server at the end.
     pub unanswered: u64,
     /// Why the thread stopped before its time.
@@ -127,6 +131,8 @@ impl Default for Stats {
             sample: None,
             junk: BTreeMap::new(),
             pings: 0,
+            handshakes: 0,
+            resumed: 0,
             unanswered: 0,
             error: None,
         }
@@ -190,6 +196,8 @@ impl Stats {
             mine.lifetime.add(&theirs.lifetime).expect("histograms have equal bounds");
         }
         self.pings += other.pings;
+        self.handshakes += other.handshakes;
+        self.resumed += other.resumed;
         self.unanswered += other.unanswered;
         self.sample = self.sample.take().or(other.sample);
         self.error = self.error.take().or(other.error);

@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use crate::tickets::Tickets;
 use crate::wire;
 
 /// Where a token from `--token-file` is put.
@@ -270,9 +271,10 @@ fn tls_config(
         }
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    if !hello.tls_resume {
-        config.resumption = Resumption::disabled();
-    }
+    config.resumption = match hello.tls_resume {
+        true => Resumption::store(Arc::new(Tickets::default())),
+        false => Resumption::disabled(),
+    };
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| format!("{host}: not a name that a certificate can carry"))?;
     Ok((Arc::new(config), name))

@@ -377,6 +377,9 @@ impl<'a> Worker<'a> {
     }
 
     fn begin_messages(&mut self, slot: u32) {
+        if let Behaviour::FanIn { .. } = self.context.plan.behaviour {
+            self.connections[slot as usize].send_batch(&mut self.context);
+        }
         if let Behaviour::Echo { pipeline, rate: None, .. } = self.context.plan.behaviour {
             for _ in 0..pipeline {
                 let now = self.context.now;

@@ -27,7 +27,8 @@ impl Handler for Echo {
 /// [`BindError`] when it cannot listen.
 pub async fn run(listen: &str, secret: Option<Secret>) -> Result<(), BindError> {
     let limits = Limits { message_max: MESSAGE_MAX, ..Limits::default() };
-    let mut builder = Backend::builder().limits(limits);
+    // One whole message must be able to wait for its client's credit.
+    let mut builder = Backend::builder().limits(limits).pending_max(MESSAGE_MAX as usize);
     if let Some(secret) = secret {
         builder = builder.secret(secret);
     }

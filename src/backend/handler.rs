@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::link::Link;
-use super::message::{Ended, Identity, MessageRef};
+use super::message::{Ended, Identity, MessageRef, Renewal, TellError};
 use super::session::SessionSender;
 use super::state::Handle;
+use crate::base::time::UnixTime;
 use crate::protocol::link::SessionId;
 
 /// What happens on one link, as callbacks. Each link has a handler of its own.
@@ -19,6 +20,11 @@ pub trait Handler: Send + 'static {
 
     /// A whole message came.
     fn message(&mut self, session: &mut SessionHandle<'_>, message: MessageRef<'_>);
+
+    /// The client presented a fresh token, which the gateway verified; the subject is the same.
+    fn reauthenticated(&mut self, session: &mut SessionHandle<'_>, renewal: &Renewal) {
+        let _ = (session, renewal);
+    }
 
     /// The session is over, whoever ended it; nothing more comes with this id until it is
     /// opened anew.
@@ -66,6 +72,14 @@ impl<'a> SessionHandle<'a> {
     /// [`Session::close`](super::Session::close) for the codes.
     pub fn close(&mut self, code: u16, reason: &str) {
         self.link.lock().close(self.handle, super::session::sendable(code), reason);
+    }
+
+    /// Sets when the client's identity is over. See [`Session::expire`](super::Session::expire).
+    ///
+    /// # Errors
+    /// [`TellError`].
+    pub fn expire(&mut self, expires: UnixTime) -> Result<(), TellError> {
+        self.link.lock().expire(self.handle, expires)
     }
 
     /// A sender that outlives the callback.

@@ -201,7 +201,11 @@ fn refused<T>(code: RefusalCode) -> Result<T, HandshakeError> {
 /// gateway has given that one up, even if this side has not noticed yet.
 fn register(shared: &Shared, hello: &Hello) -> Result<Arc<Link>, HandshakeError> {
     let link = Arc::new(Link {
-        state: Mutex::new(LinkState::new(&shared.settings, hello.limits)),
+        state: Mutex::new(LinkState::new(
+            &shared.settings,
+            hello.limits,
+            hello.features & shared.settings.features(),
+        )),
         wake: Notify::new(),
     });
     let name = (hello.instance, hello.worker, hello.link);
@@ -419,10 +423,7 @@ impl Task {
 
     /// Gives the author the sessions that were accepted since the last time.
     fn hand_over_accepted(&mut self) {
-        while let Some((handle, id, identity)) = {
-            let next = self.link.lock().next_accepted();
-            next
-        } {
+        while let Some((handle, id, identity)) = { self.link.lock().next_accepted() } {
             match &mut self.sink {
                 Sink::Queue(accepted) => {
                     // A session that nobody takes closes as it is dropped.
@@ -510,6 +511,7 @@ fn queue_frame(
                 }
             }
         }
+        Kind::Reauth => drop(state.reauth(frame)?),
         _ => {
             state.control(frame)?;
         }
@@ -549,6 +551,13 @@ fn handle_frame(
             if let Some(handle) = opened {
                 let mut session = SessionHandle::new(link, settings, handle, id);
                 handler.open(&mut session, &Identity::from_open(&open));
+            }
+        }
+        Kind::Reauth => {
+            let renewed = link.lock().reauth(frame)?;
+            if let Some((handle, renewal)) = renewed {
+                let mut session = SessionHandle::new(link, settings, handle, id);
+                handler.reauthenticated(&mut session, &renewal);
             }
         }
         _ => {

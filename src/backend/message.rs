@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::time::UnixTime;
-use crate::protocol::link::{Close, Closer, Open};
+use crate::protocol::link::{Close, Closer, Open, Reauth};
 
 /// One whole WebSocket message. Clones share the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +145,34 @@ impl Identity {
     }
 }
 
+/// What a fresh token of a client's says; its subject is the same as before.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Renewal {
+    /// The token's own id (`jti`).
+    pub token_id: Option<String>,
+    /// When the token's time is over.
+    pub expires: Option<UnixTime>,
+    /// The token's claims as they stood in it. They may permit more than before, or less.
+    pub claims: Bytes,
+}
+
+impl Renewal {
+    pub(super) fn from_reauth(reauth: &Reauth<'_>) -> Self {
+        Renewal {
+            token_id: reauth.token_id.map(str::to_owned),
+            expires: reauth.expires,
+            claims: Bytes::copy_from_slice(reauth.claims),
+        }
+    }
+}
+
+impl std::fmt::Debug for Renewal {
+    /// Claims may hold secrets, so they are not shown.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renewal").field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for Identity {
     /// Claims and headers may hold secrets, so they are not shown.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -201,6 +229,20 @@ impl Ended {
     pub(super) fn link_lost(reason: &str) -> Self {
         Ended { by: EndedBy::Link, cause: "link_lost".into(), code: 0, reason: reason.into() }
     }
+}
+
+/// Why the gateway cannot be told something about an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TellError {
+    /// The session has ended, or there is no link.
+    #[error("the session is closed, or no gateway is connected")]
+    Closed,
+    /// The gateway is older than this.
+    #[error("the gateway does not know of expiries and revocations; upgrade it")]
+    Unsupported,
+    /// The gateway does not read: so much waits for it already.
+    #[error("the gateway does not read; try again later")]
+    Full,
 }
 
 /// Why a message could not be sent. The message is not sent, not even in part.

@@ -34,6 +34,11 @@
 //! [`Session::send`] waits while the client does not read; for fan-out use
 //! [`SessionSender::try_send`], which says [`SendError::Full`] instead.
 //!
+//! # The life of an identity
+//! A client may present a fresh token while its session is open: [`Session::identity`] then says
+//! what that one says, and [`Session::renewals`] counts them. [`Session::expire`] sets when a session's
+//! identity is over; [`Revoker::revoke`] voids tokens for all gateways that are connected.
+//!
 //! # Memory
 //! One link holds at most `queue_max` + one link window of messages that wait for the author,
 //! `assembly_max` of unfinished messages, `send_queue_max` of bytes on their way to the
@@ -60,9 +65,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 pub use crate::base::secret::Secret;
+pub use crate::base::time::UnixTime;
 pub use crate::protocol::link::{Limits, SessionId};
+pub use crate::protocol::revocation::{Revocation, Target, TargetError};
 pub use handler::{Handler, SessionHandle};
-pub use message::{Ended, EndedBy, Identity, Message, MessageRef, SendError};
+pub use message::{Ended, EndedBy, Identity, Message, MessageRef, Renewal, SendError, TellError};
 pub use session::{Session, SessionSender};
 
 use crate::protocol::link::{KEY_MIN, RefusalCode, features};
@@ -121,7 +128,8 @@ struct Settings {
 impl Settings {
     /// What this backend can do, as bits of the handshake.
     fn features(&self) -> u64 {
-        if self.authenticator.is_some() { features::VERDICTS } else { 0 }
+        let verdicts = if self.authenticator.is_some() { features::VERDICTS } else { 0 };
+        features::REAUTHENTICATION | verdicts
     }
 }
 
@@ -279,6 +287,12 @@ pub struct Backend {
     accepted: Option<mpsc::UnboundedReceiver<Session>>,
 }
 
+/// Revokes tokens at every gateway that is connected.
+#[derive(Clone)]
+pub struct Revoker {
+    shared: Arc<Shared>,
+}
+
 /// Stops a backend from elsewhere.
 #[derive(Clone)]
 pub struct Stopper {
@@ -344,6 +358,11 @@ impl Backend {
         }
     }
 
+    /// A handle that revokes tokens.
+    pub fn revoker(&self) -> Revoker {
+        Revoker { shared: self.shared.clone() }
+    }
+
     /// A handle that shuts the backend down.
     pub fn stopper(&self) -> Stopper {
         Stopper { shared: self.shared.clone() }
@@ -352,6 +371,35 @@ impl Backend {
     /// [`Stopper::shutdown`], for whoever holds the backend.
     pub async fn shutdown(&self, grace: Duration) {
         self.stopper().shutdown(grace).await;
+    }
+}
+
+impl Revoker {
+    /// Tells every connected gateway that tokens are void: it closes whoever uses one within a
+    /// second, and lets nobody in with one until the revocation lapses. Gateways that are not
+    /// connected now do not hear of it. Answers how many were told.
+    ///
+    /// # Errors
+    /// [`TellError`] when not every connected gateway could be told. Telling again does no harm.
+    pub fn revoke(&self, revocation: &Revocation) -> Result<usize, TellError> {
+        let registry = self.shared.registry();
+        let mut told = std::collections::HashSet::new();
+        let mut failed = None;
+        // One of its links is enough for a gateway, if that takes it.
+        for ((instance, ..), (_, link)) in registry.iter() {
+            if told.contains(instance) {
+                continue;
+            }
+            match link.with(|state| state.revoke(revocation)) {
+                Ok(()) => drop(told.insert(*instance)),
+                Err(error) => failed = Some((*instance, error)),
+            }
+        }
+        match failed {
+            Some((instance, error)) if !told.contains(&instance) => Err(error),
+            _ if told.is_empty() => Err(TellError::Closed),
+            _ => Ok(told.len()),
+        }
     }
 }
 

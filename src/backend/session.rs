@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::link::Link;
-use super::message::{Ended, Identity, Message, SendError};
+use super::message::{Ended, Identity, Message, Renewal, SendError, TellError};
 use super::state::Handle;
+use crate::base::time::UnixTime;
 use crate::protocol::link::Close;
 
 /// One authenticated client. Dropping it closes the session with code 1000 (1011 when the
@@ -14,6 +15,7 @@ use crate::protocol::link::Close;
 pub struct Session {
     sender: SessionSender,
     identity: Identity,
+    renewals: u64,
     is_forgotten: bool,
 }
 
@@ -26,7 +28,8 @@ pub struct SessionSender {
 
 impl Session {
     pub(super) fn new(link: Arc<Link>, handle: Handle, identity: Identity) -> Self {
-        Session { sender: SessionSender { link, handle }, identity, is_forgotten: false }
+        let sender = SessionSender { link, handle };
+        Session { sender, identity, renewals: 0, is_forgotten: false }
     }
 
     /// Drops the session without closing it: the caller does, under the link's lock.
@@ -34,9 +37,25 @@ impl Session {
         self.is_forgotten = true;
     }
 
-    /// Who the client is and what it asked for.
+    /// Who the client is and what it asked for. When the client presented a fresh token, this
+    /// says what that says from the next [`next`](Self::next) on.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// How many fresh tokens the client has presented, as far as [`identity`](Self::identity)
+    /// knows of them.
+    pub fn renewals(&self) -> u64 {
+        self.renewals
+    }
+
+    /// Sets when the client's identity is over, earlier or later than its token says: the gateway
+    /// closes the session then, unless a fresh token comes first.
+    ///
+    /// # Errors
+    /// [`TellError`].
+    pub fn expire(&self, expires: UnixTime) -> Result<(), TellError> {
+        self.sender.expire(expires)
     }
 
     /// The client's next message; `None` once the session has ended and every message that
@@ -44,11 +63,18 @@ impl Session {
     /// cancelled: no message is lost.
     pub async fn next(&mut self) -> Option<Message> {
         let SessionSender { link, handle } = &self.sender;
-        poll_fn(|context| match link.with(|state| state.poll_next(*handle, context.waker())) {
-            Some(message) => Poll::Ready(message),
-            None => Poll::Pending,
-        })
-        .await
+        let message =
+            poll_fn(|context| match link.with(|state| state.poll_next(*handle, context.waker())) {
+                Some(message) => Poll::Ready(message),
+                None => Poll::Pending,
+            })
+            .await;
+        if let Some((count, renewal)) = link.lock().take_renewal(*handle) {
+            let Renewal { token_id, expires, claims } = renewal;
+            self.renewals = count;
+            self.identity = Identity { token_id, expires, claims, ..self.identity.clone() };
+        }
+        message
     }
 
     /// Sends a message; waits while an earlier one waits for the client to read.
@@ -117,6 +143,14 @@ impl SessionSender {
     /// [`SendError::Full`], [`SendError::Closed`] or [`SendError::TooLarge`].
     pub fn try_send(&self, message: &Message) -> Result<(), SendError> {
         self.link.with(|state| state.send(self.handle, message.borrowed(), false))
+    }
+
+    /// Sets when the client's identity is over: see [`Session::expire`].
+    ///
+    /// # Errors
+    /// [`TellError`].
+    pub fn expire(&self, expires: UnixTime) -> Result<(), TellError> {
+        self.link.with(|state| state.expire(self.handle, expires))
     }
 
     /// Closes the session: see [`Session::close`].

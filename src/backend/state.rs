@@ -9,13 +9,17 @@ use tokio::task::AbortHandle;
 
 use super::Settings;
 use super::authenticate::{self, Decision};
-use super::message::{Ended, EndedBy, Identity, Message, MessageRef, SendError};
+use super::message::{
+    Ended, EndedBy, Identity, Message, MessageRef, Renewal, SendError, TellError,
+};
+use crate::base::time::UnixTime;
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{
-    Close, Closer, Credit, Frame, GoAway, HEADER_BYTES, Kind, Limits, LinkError, PieceOrder, Ping,
-    Pong, ReceiveWindow, STRAY_FRAMES_MAX, SendCredit, SessionId, data_cost, data_flags,
-    encode_data,
+    Close, Closer, Credit, Expire, Frame, GoAway, HEADER_BYTES, Kind, Limits, LinkError,
+    PieceOrder, Ping, Pong, Reauth, ReceiveWindow, STRAY_FRAMES_MAX, SendCredit, SessionId,
+    data_cost, data_flags, encode_data, features,
 };
+use crate::protocol::revocation::Revocation;
 
 /// Control frames that may wait for a gateway that does not read, in bytes.
 const CONTROL_QUEUE_MAX: usize = 1024 * 1024;
@@ -74,6 +78,9 @@ struct Entry {
     is_blocked: bool,
     is_owned: bool,
     ended: Option<Ended>,
+    /// What the latest fresh token says, until the author has taken it, and how many there were.
+    renewal: Option<Renewal>,
+    renewals: u64,
     reader: Option<Waker>,
     writers: Vec<Waker>,
     /// The task that decides, while it does.
@@ -104,6 +111,8 @@ pub(super) type Closed = Option<(Handle, SessionId, Ended)>;
 pub(super) struct LinkState {
     ours: Limits,
     theirs: Limits,
+    /// The features that both sides have.
+    features: u64,
     queue_max: usize,
     assembly_max: usize,
     send_queue_max: usize,
@@ -135,11 +144,12 @@ pub(super) struct LinkState {
 }
 
 impl LinkState {
-    pub(super) fn new(settings: &Settings, theirs: Limits) -> Self {
+    pub(super) fn new(settings: &Settings, theirs: Limits, features: u64) -> Self {
         let ours = settings.limits;
         LinkState {
             ours,
             theirs,
+            features,
             queue_max: settings.queue_max,
             assembly_max: settings.assembly_max,
             send_queue_max: settings.send_queue_max,
@@ -269,6 +279,8 @@ impl LinkState {
             is_blocked: false,
             is_owned: true,
             ended: None,
+            renewal: None,
+            renewals: 0,
             reader: None,
             writers: Vec::new(),
             deciding: None,
@@ -513,6 +525,64 @@ impl LinkState {
             kind => return Err(LinkError::Unexpected { kind }),
         }
         Ok(None)
+    }
+
+    /// Takes a REAUTH frame; answers whose it is unless the session has ended.
+    pub(super) fn reauth(
+        &mut self,
+        frame: &Frame<'_>,
+    ) -> Result<Option<(Handle, Renewal)>, LinkError> {
+        if self.features & features::REAUTHENTICATION == 0 {
+            return Err(LinkError::Unexpected { kind: Kind::Reauth });
+        }
+        let renewal = Renewal::from_reauth(&Reauth::decode(frame.payload)?);
+        let Some(&index) = self.by_id.get(&frame.header.session) else {
+            return self.stray().map(|()| None);
+        };
+        let entry = &mut self.sessions[index];
+        if entry.phase != Phase::Open {
+            return Ok(None);
+        }
+        entry.renewal = Some(renewal.clone());
+        entry.renewals += 1;
+        Ok(Some((Handle { index, serial: entry.serial }, renewal)))
+    }
+
+    /// What the latest fresh token says, once, and the how manieth it is.
+    pub(super) fn take_renewal(&mut self, handle: Handle) -> Option<(u64, Renewal)> {
+        let entry = self.entry(handle)?;
+        entry.renewal.take().map(|renewal| (entry.renewals, renewal))
+    }
+
+    /// Sets when a session's identity is over.
+    pub(super) fn expire(&mut self, handle: Handle, expires: UnixTime) -> Result<(), TellError> {
+        self.may_tell()?;
+        let entry = self.entry(handle).ok_or(TellError::Closed)?;
+        if entry.phase != Phase::Open {
+            return Err(TellError::Closed);
+        }
+        let id = entry.id;
+        Expire { expires }.encode(id, &mut self.out);
+        Ok(())
+    }
+
+    /// Voids tokens.
+    pub(super) fn revoke(&mut self, revocation: &Revocation) -> Result<(), TellError> {
+        self.may_tell()?;
+        revocation.encode(&mut self.out);
+        Ok(())
+    }
+
+    fn may_tell(&self) -> Result<(), TellError> {
+        if self.lost.is_some() {
+            Err(TellError::Closed)
+        } else if self.features & features::REAUTHENTICATION == 0 {
+            Err(TellError::Unsupported)
+        } else if !self.has_room() {
+            Err(TellError::Full)
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether the gateway lets so much pile up that it must be broken.

@@ -14,7 +14,11 @@ use crate::base::time::UnixTime;
 use crate::protocol::link::{
     Challenge, Close, Closer, Credit, FrameHeader, Hello, Kind, LinkError, LinkReader, Open,
     OpenHeaders, Ping, Pong, Proof, Refused, SendCredit, data_cost, data_flags, encode_data,
+    features,
 };
+
+#[path = "life_tests.rs"]
+mod life;
 
 trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
@@ -80,7 +84,7 @@ impl Gateway {
         }
         assert_eq!(header.kind, Kind::Challenge);
         let challenge = Challenge::decode(&payload).unwrap();
-        assert_eq!(challenge.features, 0, "no optional feature is there yet");
+        assert_eq!(challenge.features, hello.features & features::REAUTHENTICATION);
         gateway.theirs = challenge.limits;
         let proof = match &key {
             Some(key) => {

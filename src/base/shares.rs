@@ -125,11 +125,6 @@ impl Shares {
         self.crowds.len()
     }
 
-    /// When the oldest of them came.
-    pub fn oldest(&self) -> Option<Instant> {
-        self.entries.get(self.by_age.first as usize).map(|entry| entry.since)
-    }
-
     /// Adds a connection that came at `now`, which no earlier one is younger than.
     pub fn add(&mut self, owner: Key, prefixes: &Prefixes, now: Instant) {
         let place = self.entries.insert(Entry {
@@ -168,18 +163,17 @@ impl Shares {
         true
     }
 
-    /// Takes a connection out: it has authenticated, or ends. False when it was not here;
-    /// otherwise whether it had been refused is lost.
-    pub fn remove(&mut self, owner: Key) -> bool {
-        let Some(place) = self.place(owner) else { return false };
+    /// Takes a connection out: it has authenticated, or ends. Says whether it had been refused,
+    /// or none when it was not here.
+    pub fn remove(&mut self, owner: Key) -> Option<bool> {
+        let place = self.place(owner)?;
         self.part(place);
         unlink(&mut self.entries, BY_AGE, &mut self.by_age, place);
         if self.entries[place as usize].refused {
             unlink(&mut self.entries, REFUSED, &mut self.refused, place);
         }
         self.places.remove(&owner.slot);
-        self.entries.remove(place as usize);
-        true
+        Some(self.entries.remove(place as usize).refused)
     }
 
     /// The load of the fullest of these prefixes: its connections for each address that it
@@ -209,9 +203,9 @@ impl Shares {
         self.entries.get(self.refused.first as usize).map(|entry| entry.owner)
     }
 
-    /// The one that came first.
-    pub fn first(&self) -> Option<Key> {
-        self.entries.get(self.by_age.first as usize).map(|entry| entry.owner)
+    /// The one that came first, and when.
+    pub fn first(&self) -> Option<(Key, Instant)> {
+        self.entries.get(self.by_age.first as usize).map(|entry| (entry.owner, entry.since))
     }
 
     /// The crowd with the highest load, if any has more than one connection for each address
@@ -422,8 +416,8 @@ mod tests {
     fn check(shares: &Shares, slow: &Slow) {
         assert_eq!(shares.len(), slow.all.len());
         assert_eq!(shares.prefixes(), slow.every_prefix().len());
-        assert_eq!(shares.oldest(), slow.all.first().map(|known| known.since));
-        assert_eq!(shares.first(), slow.all.first().map(|known| known.owner));
+        let first = slow.all.first().map(|known| (known.owner, known.since));
+        assert_eq!(shares.first(), first);
         for number in [0, 1, 256, 300, 600, 777] {
             let prefixes = Prefixes::of(address(number));
             assert_eq!(shares.load(&prefixes), slow.load(&prefixes));
@@ -464,16 +458,16 @@ mod tests {
                         slow.all[at].refused.get_or_insert(number);
                     }
                     (_, Some(owner)) => {
-                        assert!(shares.remove(owner));
-                        assert!(!shares.remove(owner));
-                        slow.all.remove(at);
+                        let refused = slow.all.remove(at).refused.is_some();
+                        assert_eq!(shares.remove(owner), Some(refused));
+                        assert_eq!(shares.remove(owner), None);
                     }
                 }
                 check(&shares, &slow);
             }
             while let Some(victim) = shares.victim() {
                 let (Victim::Refused(owner) | Victim::Oldest(owner)) = victim;
-                assert!(shares.remove(owner));
+                assert!(shares.remove(owner).is_some());
                 slow.all.retain(|known| known.owner != owner);
                 check(&shares, &slow);
             }
@@ -486,7 +480,7 @@ mod tests {
         let prefixes = Prefixes::of(address(3));
         shares.add(Key { slot: 1, generation: 2 }, &prefixes, Instant::from_nanos(0));
         let stale = Key { slot: 1, generation: 1 };
-        assert!(!shares.remove(stale) && !shares.refuse(stale));
+        assert!(shares.remove(stale).is_none() && !shares.refuse(stale));
         assert_eq!(shares.load(&prefixes), 1);
     }
 

@@ -78,6 +78,11 @@ impl<T> KeyedSlab<T> {
         Some(value)
     }
 
+    /// Every live entry's slot is below this.
+    pub fn slots(&self) -> u32 {
+        self.generations.len() as u32
+    }
+
     /// Number of live entries.
     pub fn len(&self) -> usize {
         self.entries.len()

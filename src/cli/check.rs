@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 use portcullis::ring::EndpointAddress;
+use portcullis::settings::admission::{Protection, TIME_TO_AUTHENTICATE, protection};
 use portcullis::settings::load::{Loaded, Severity};
+use portcullis::settings::units::format_duration;
 use portcullis::settings::{Balance, Listener, PathPattern, Settings};
 
 use super::ConfigFile;
@@ -60,17 +62,35 @@ fn summary(settings: &Settings) -> String {
     out
 }
 
+/// What the cap on unauthenticated connections is good for.
+fn write_admission(settings: &Settings, out: &mut String) -> fmt::Result {
+    let Settings { limits, deadlines, listeners, .. } = settings;
+    let tls = listeners.iter().any(|listener| listener.tls.is_some());
+    let Protection { arrivals_per_second, without_eviction, age } =
+        protection(limits, deadlines, tls);
+    writeln!(
+        out,
+        "  admission {} unauthenticated at once: honest clients that take up to {} hold out \
+         against {arrivals_per_second} arrivals/s; silent ones, gone after {}, fill it from \
+         {without_eviction}/s on",
+        limits.unauthenticated_max,
+        format_duration(TIME_TO_AUTHENTICATE),
+        format_duration(age),
+    )
+}
+
 fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
     let Settings { gateway, listeners, auths, routes, backends, .. } = settings;
     match gateway.workers {
         Some(workers) => writeln!(out, "  workers   {workers}")?,
         None => writeln!(out, "  workers   one for each core")?,
     }
+    write_admission(settings, out)?;
     match gateway.admin {
         Some(address) => writeln!(out, "  admin     http://{address}/")?,
         None => writeln!(out, "  admin     off")?,
     }
-    for Listener { address, tls, proxy_trusted } in listeners {
+    for Listener { address, tls, proxy_trusted, .. } in listeners {
         let tls = if tls.is_some() { "TLS" } else { "plain" };
         let networks = proxy_trusted.len();
         let proxy = count(networks, "network", ", PROXY header from ");

@@ -13,6 +13,7 @@ mod check;
 mod connect;
 mod dev;
 mod echo_backend;
+mod revoke;
 mod run;
 mod token;
 mod version;
@@ -53,6 +54,8 @@ enum Command {
     /// Make a token, or look into one.
     #[command(subcommand)]
     Token(token::Token),
+    /// Close connections whose tokens are void, and keep their owners out.
+    Revoke(revoke::Revoke),
     /// Talk to a gateway from a terminal.
     Connect(connect::Connect),
     /// Start a backend that sends every message back.
@@ -81,6 +84,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Some(Command::Check(command)) => check::run(&command),
         Some(Command::Dev(command)) => dev::run(&command),
         Some(Command::Token(command)) => token::run(&command),
+        Some(Command::Revoke(command)) => revoke::run(&command),
         Some(Command::Connect(command)) => connect::run(command),
         Some(Command::EchoBackend(command)) => echo_backend::run(&command),
         Some(Command::Completions(command)) => {
@@ -163,6 +167,18 @@ mod tests {
             ("connect ws://127.0.0.1:8080/chat --token a.b.c", true),
             ("connect ws://127.0.0.1:8080/chat --origin http://a", true),
             ("connect --token a.b.c", false),
+            ("revoke --config c --subject a --lapses-in 1h", true),
+            ("revoke --config c --subject a --issued-before now --lapses-in 1h", true),
+            ("revoke --config c --issued-before 1763800000 --lapses-in 1h", true),
+            ("revoke --config c --token-id t --lapses-in 1h", true),
+            ("revoke --config c --token-id t --subject a --lapses-in 1h", false),
+            ("revoke --config c --token-id t --issued-before now --lapses-in 1h", false),
+            ("revoke --config c --subject a", false),
+            ("revoke --config c --subject a --issued-before soon --lapses-in 1h", false),
+            ("revoke --config c --list", true),
+            ("revoke --config c --list --subject a", false),
+            ("revoke --config c --undo 7", true),
+            ("revoke --config c --undo 7 --list", false),
             ("completions zsh", true),
             ("completions ksh", false),
             ("", false),

@@ -1,6 +1,6 @@
 //! `portcullis token mint` and `portcullis token inspect`.
 
-mod mint;
+pub(super) mod mint;
 mod shown;
 
 use std::io::Read;

@@ -15,7 +15,7 @@ use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{Credential, CredentialCarrier};
 use crate::protocol::plug_session::{CSRF_NAME, MASKED_BYTES};
 use crate::protocol::scratch::TokenScratch;
-use crate::settings::{Auth, AuthKind, ROUTE_AUTHS_MAX, Route, Settings};
+use crate::settings::{Auth, AuthKind, ROUTE_AUTHS_MAX, Reauthenticate, Route, Settings};
 
 /// What one worker verifies tokens with, made once.
 pub struct Scratch {
@@ -150,6 +150,41 @@ pub fn by_first_message<'s>(
         match desk.verify(auth, token, None, claims) {
             Ok(identity) => return Verdict::Accepted(identity),
             Err(cause) if gives_way(cause) => refused = first_telling(refused, cause),
+            Err(cause) => return Verdict::Refused(cause),
+        }
+    }
+    Verdict::Refused(refused)
+}
+
+/// Judges the token in a message with which an open client renews its identity.
+pub fn by_open_client<'s>(
+    settings: &Settings,
+    form: &Reauthenticate,
+    message: &[u8],
+    now: UnixTime,
+    scratch: &'s mut Scratch,
+) -> Verdict<'s> {
+    let Scratch { blocks, dead, dead_hits } = scratch;
+    let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
+    // The blocks that the client dealt with before: a reload may have taken some away, and the
+    // client has to come again then.
+    let mut refused = Cause::GoingAway;
+    for (name, scratch) in form.auths.iter().zip(blocks.iter_mut()) {
+        // Somebody outside takes time, and open clients are not held up: those end identities
+        // by themselves.
+        let ours = |auth: &&Auth| auth.name == *name && !auth.kind.is_external();
+        let Some(auth) = settings.auths.iter().find(ours) else { continue };
+        let BlockScratch { carried, claims } = scratch;
+        let token = match carrier::first_message_token(&form.token, message, carried) {
+            Ok(token) => token,
+            // The same for every block.
+            Err(cause) => return Verdict::Refused(cause),
+        };
+        match desk.verify(auth, token, None, claims) {
+            Ok(identity) => return Verdict::Accepted(identity),
+            Err(cause) if gives_way(cause) => {
+                refused = if refused == Cause::GoingAway { cause } else { refused };
+            }
             Err(cause) => return Verdict::Refused(cause),
         }
     }

@@ -8,18 +8,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::base::time::Instant;
+use crate::base::time::{Instant, UnixTime};
 use crate::base::token_bucket::TokenBucket;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::{Answer, Dialect};
 use crate::protocol::http_upgrade::{self, HttpRefusal};
+use crate::protocol::identity::VerifiedIdentity;
+use crate::protocol::revocation::Mark;
 use crate::protocol::websocket::{
     self, ControlPayload, DataKind, FrameLimits, FrameReader, HeaderBytes, OpCode, Side,
 };
 use crate::settings::{MessageTypes, Route, Settings};
 
 use super::deadlines;
+use super::reauthenticate::Renewal;
 use super::stage::{ClosedBy, Stage};
 use super::upgrade::PendingRequest;
 use super::verdict::Question;
@@ -45,6 +48,16 @@ pub enum Step {
         /// The message ends with this piece.
         last: bool,
     },
+    /// A piece of a message that was held back until it was told apart, in [`Output::released`].
+    /// The message begins with it.
+    Released {
+        /// Text or binary.
+        kind: DataKind,
+        /// The message ends with this piece.
+        last: bool,
+    },
+    /// The client presented a fresh token; [`Output::open`] holds the REAUTH frame.
+    Reauthenticated,
     /// Somebody else must say who the client is. Nothing more is to be fed until
     /// [`Client::accept`], or until the client is refused.
     Ask(Question),
@@ -106,10 +119,13 @@ pub struct Client {
     dialect: Option<Dialect>,
     pub(super) pinged: bool,
     pub(super) output_pending: bool,
+    /// 0 <= pongs_unsent <= limits.pongs_unsent_max, as that was when the last was written.
+    pongs_unsent: u8,
+    /// The client broke the protocol: nothing more is read.
+    failed: bool,
     tls: bool,
-    pong_unsent: bool,
     /// The client has been sent the beginning of a message, but not its end.
-    to_client_unfinished: bool,
+    pub(super) to_client_unfinished: bool,
     /// In `Closing`: everything up to our close frame was sent once.
     pub(super) lingering: bool,
     pub(super) close_scheduled: Cause,
@@ -129,7 +145,10 @@ pub struct Client {
     reader: FrameReader,
     pub(super) pending: Option<Box<PendingRequest>>,
     pong_waiting: Option<Box<ControlPayload>>,
+    /// Only in `Open`, and only on routes where fresh tokens may come.
+    pub(super) renewal: Option<Box<Renewal>>,
     peer: PackedAddress,
+    mark: Mark,
 }
 
 /// `route` before a route is chosen.
@@ -147,8 +166,9 @@ impl Client {
             dialect: None,
             pinged: false,
             output_pending: false,
+            pongs_unsent: 0,
+            failed: false,
             tls,
-            pong_unsent: false,
             to_client_unfinished: false,
             lingering: false,
             close_scheduled: Cause::Lifetime,
@@ -167,7 +187,9 @@ impl Client {
             reader: FrameReader::new(Side::Server),
             pending: None,
             pong_waiting: None,
+            renewal: None,
             peer: PackedAddress::pack(peer),
+            mark: Mark::ANONYMOUS,
         }
     }
 
@@ -270,7 +292,10 @@ impl Client {
                 let (used, step) = self.receive_frames(input, usize::MAX, cx, output);
                 (used, self.take_first_message(step, input, cx, output))
             }
-            Stage::Open => self.receive_frames(input, allowance, cx, output),
+            Stage::Open => match self.renewal.take() {
+                None => self.receive_frames(input, allowance, cx, output),
+                Some(renewal) => self.receive_sifted(renewal, input, allowance, cx, output),
+            },
             Stage::Refused | Stage::Closing => self.receive_after_close(input, cx),
         }
     }
@@ -407,7 +432,7 @@ impl Client {
             return;
         }
         self.output_pending = false;
-        self.pong_unsent = false;
+        self.pongs_unsent = 0;
         if self.stage == Stage::Closing && !self.lingering {
             // The linger counts from when the close frame left, not from when it was queued
             // behind messages that an authenticated client was still owed. It does so once:
@@ -418,9 +443,13 @@ impl Client {
         if let Some(payload) = self.pong_waiting.take() {
             self.write_pong(&payload, output);
         }
+        if let Some(mut renewal) = self.renewal.take() {
+            self.answer_renewal(&mut renewal, cx, output);
+            self.renewal = Some(renewal);
+        }
     }
 
-    fn receive_frames(
+    pub(super) fn receive_frames(
         &mut self,
         input: &mut [u8],
         allowance: usize,
@@ -431,8 +460,7 @@ impl Client {
         let (used, step) = match self.reader.next(input, allowance, &limits) {
             Ok(found) => found,
             Err(error) => {
-                self.close(error.cause(), cx, output);
-                self.fail_connection();
+                self.fail(error.cause(), cx, output);
                 return (input.len(), Step::Handled);
             }
         };
@@ -448,7 +476,7 @@ impl Client {
                 Step::Data { range, kind, first, last }
             }
             websocket::Step::Ping(payload) => {
-                self.pong(&payload, output);
+                self.pong(&payload, cx.settings.limits.pongs_unsent_max, output);
                 Step::Handled
             }
             websocket::Step::Pong(_) => Step::Handled,
@@ -461,9 +489,16 @@ impl Client {
     }
 
     /// RFC 6455 §7.1.7: after a broken frame nothing more is read, not even a close, so FIN
-    /// follows our close frame at once.
-    fn fail_connection(&mut self) {
-        self.disposition = Disposition::ShutdownWhenFlushed;
+    /// follows our close frame at once. Where the settings say so, that waits for what the
+    /// backend has under way for this client.
+    fn fail(&mut self, cause: Cause, cx: &Surroundings<'_>, output: &mut Output) {
+        self.failed = true;
+        let grace = cx.settings.deadlines.failure_grace;
+        if self.is_open() && !grace.is_zero() {
+            self.schedule_close(cx.now.instant + grace, cause);
+        } else {
+            self.close(cause, cx, output);
+        }
     }
 
     /// Sets the disposition. `CloseNow` is the last word: what is queued may be cut short by
@@ -522,13 +557,19 @@ impl Client {
         let controls = self.reader.controls_seen();
         (frames == 0
             || self.frames.take(frames, limits.frames_per_second, limits.frames_burst, now))
-            && (controls == 0
-                || self.controls.take(
-                    controls,
-                    limits.controls_per_second,
-                    limits.controls_burst,
-                    now,
-                ))
+            && (controls == 0 || self.take_controls(controls, cx))
+    }
+
+    fn take_controls(&mut self, count: u32, cx: &Surroundings<'_>) -> bool {
+        let limits = &cx.settings.limits;
+        let (rate, burst) = (limits.controls_per_second, limits.controls_burst);
+        self.controls.take(count, rate, burst, cx.now.instant)
+    }
+
+    /// Takes what something dear costs from the budget of control frames: all of a burst, where
+    /// that is less.
+    pub(super) fn afford_controls(&mut self, cost: u32, cx: &Surroundings<'_>) -> bool {
+        self.take_controls(cost.min(cx.settings.limits.controls_burst), cx)
     }
 
     fn frame_limits(&self, settings: &Settings) -> FrameLimits {
@@ -543,10 +584,10 @@ impl Client {
         }
     }
 
-    /// Answers a ping at once, or, while an earlier answer is still unsent, remembers only the
-    /// latest: RFC 6455 §5.5.3 lets one pong stand for several pings.
-    fn pong(&mut self, payload: &ControlPayload, output: &mut Output) {
-        if self.pong_unsent {
+    /// Answers a ping at once, or, while enough earlier answers are still unsent, remembers only
+    /// the latest: RFC 6455 §5.5.3 lets one pong stand for several pings.
+    fn pong(&mut self, payload: &ControlPayload, unsent_max: u8, output: &mut Output) {
+        if self.pongs_unsent >= unsent_max {
             match &mut self.pong_waiting {
                 Some(waiting) => **waiting = *payload,
                 None => self.pong_waiting = Some(Box::new(*payload)),
@@ -557,7 +598,7 @@ impl Client {
     }
 
     fn write_pong(&mut self, payload: &ControlPayload, output: &mut Output) {
-        self.pong_unsent = true;
+        self.pongs_unsent += 1;
         write_frame(OpCode::Pong, payload.as_slice(), &mut output.answers);
     }
 
@@ -637,8 +678,27 @@ impl Client {
         self.dialect = Some(route.dialect.unwrap_or(Dialect::Plain));
     }
 
-    pub(super) fn set_expiry(&mut self, expires: Instant) {
-        self.expires = expires;
+    /// When the identity is over, as the wall clock says now. From here on the monotonic clock
+    /// counts: a step of the wall clock neither lengthens the connection nor cuts it short.
+    pub fn set_expiry(&mut self, expires: UnixTime, cx: &Surroundings<'_>) {
+        let left = expires.as_millis().saturating_sub(cx.now.unix.as_millis());
+        let grace = cx.settings.deadlines.expiry_grace;
+        self.expires = cx.now.instant + Duration::from_millis(left) + grace;
+    }
+
+    /// Keeps what is asked of the identity later: when it is over, and what revocations and
+    /// fresh tokens are compared with.
+    pub(super) fn set_identity(&mut self, identity: &VerifiedIdentity<'_>, cx: &Surroundings<'_>) {
+        self.mark = cx.revoked.mark(identity);
+        match identity.ends(cx.now.unix) {
+            Some(end) => self.set_expiry(end, cx),
+            None => self.expires = Instant::NEVER,
+        }
+    }
+
+    /// What revocations are compared with; of no use before the client is open.
+    pub fn mark(&self) -> Mark {
+        self.mark
     }
 
     pub(super) fn enter(&mut self, stage: Stage, cx: &Surroundings<'_>) {
@@ -654,6 +714,10 @@ impl Client {
         }
         if matches!(stage, Stage::Refused | Stage::Closing) {
             self.pong_waiting = None;
+            self.renewal = None;
+            if self.failed {
+                self.dispose(Disposition::ShutdownWhenFlushed);
+            }
         }
     }
 

@@ -15,8 +15,13 @@ use crate::counters::Counters;
 use crate::protocol::jwt::{self, Algorithm, JwtKey};
 use crate::protocol::link::{self, Open};
 use crate::protocol::mask::apply_mask;
+use crate::protocol::revocation::{Hasher, RevocationSet, Revoked};
+use crate::settings::PREFIX_MAX;
 use crate::settings::Refuse;
 use crate::settings::load::{FileContents, Outside, load};
+
+#[path = "reauthenticate_tests.rs"]
+mod reauthenticate;
 
 const START: Instant = Instant::from_nanos(1_000_000_000_000);
 const UNIX: u64 = 1_700_000_000;
@@ -151,6 +156,8 @@ struct World {
     client: Client,
     settings: Settings,
     counters: Counters,
+    revocations: RevocationSet,
+    revoked: Revoked,
     now: Now,
     output: Output,
     /// What the client was told, in words.
@@ -159,6 +166,8 @@ struct World {
     data: Vec<(DataKind, bool, bool, Vec<u8>)>,
     /// OPEN payloads.
     opened: Vec<Vec<u8>>,
+    /// REAUTH payloads.
+    renewed: Vec<Vec<u8>>,
     /// Whether everything queued is sent at once.
     flushes: bool,
     closed: bool,
@@ -175,17 +184,22 @@ impl World {
     fn with(settings: Settings, tls: bool, jitter: u32) -> World {
         let counters = Counters::default();
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
-        let cx = Surroundings { now, settings: &settings, counters: &counters };
+        let set = RevocationSet::new(Hasher::new(&[7; 32]));
+        let revoked = set.picture();
+        let cx = Surroundings { now, settings: &settings, counters: &counters, revoked: &revoked };
         let client = Client::new(None, tls, jitter, &cx);
         let mut world = World {
             client,
             settings,
             counters,
+            revocations: set,
+            revoked,
             now,
             output: Output::default(),
             told: Vec::new(),
             data: Vec::new(),
             opened: Vec::new(),
+            renewed: Vec::new(),
             flushes: true,
             closed: false,
             was_open: false,
@@ -236,7 +250,8 @@ impl World {
         call: impl FnOnce(&mut Client, &Surroundings<'_>, &mut Output) -> T,
     ) -> T {
         let due = self.due();
-        let cx = Surroundings { now: self.now, settings: &self.settings, counters: &self.counters };
+        let (now, settings, counters) = (self.now, &self.settings, &self.counters);
+        let cx = Surroundings { now, settings, counters, revoked: &self.revoked };
         let result = call(&mut self.client, &cx, &mut self.output);
         let next = self.client.next_deadline(&self.settings);
         assert!(due || next >= self.now.instant, "a deadline in the past");
@@ -293,7 +308,8 @@ impl World {
             match opcode {
                 0x81 => {
                     let value: serde_json::Value = serde_json::from_slice(payload).unwrap();
-                    self.told.push(format!("text {}", value["reason"].as_str().unwrap()));
+                    let said = value.get("reason").unwrap_or(&value["type"]);
+                    self.told.push(format!("text {}", said.as_str().unwrap()));
                 }
                 0x89 => self.told.push(format!("ping{}", text(payload))),
                 0x8a => self.told.push(format!("pong {}", payload.escape_ascii())),
@@ -336,13 +352,19 @@ impl World {
                 Step::NeedMore => assert_eq!(count, input.len()),
                 Step::Handled => assert!(count > 0 || self.client.stage() != before.0),
                 Step::Blocked => {
-                    assert_eq!(given, 0);
+                    let most = if self.client.renewal.is_some() { PREFIX_MAX } else { 0 };
+                    assert!(given <= most, "blocked with an allowance of {given}");
                     return bytes.len() - used - count;
                 }
                 Step::Data { range, kind, first, last } => {
                     assert!(self.was_open && range.end <= count && range.len() <= given);
                     self.data.push((kind, first, last, input[range].to_vec()));
                 }
+                Step::Released { kind, last } => {
+                    assert!(self.was_open && self.output.released.len() <= given);
+                    self.data.push((kind, true, last, self.output.released.clone()));
+                }
+                Step::Reauthenticated => self.renewed.push(self.output.open.clone()),
                 Step::Ask(_) => panic!("these blocks ask nobody"),
                 Step::Authenticated { backend } => {
                     assert_eq!(backend, 0);
@@ -944,7 +966,9 @@ fn a_close_behind_much_output_lingers_from_when_it_was_sent() {
 
 #[test]
 fn a_token_ends_on_time_or_a_grace_later() {
-    for (grace, left, end) in [(0, 20, 20_000), (7_000, 10, 17_000), (0, -5, 0), (7_000, -5, 7_000)]
+    // One that was let in by the leeway of 10 s ends with it.
+    for (grace, left, end) in
+        [(0, 20, 20_000), (7_000, 10, 17_000), (0, -5, 5_000), (7_000, -5, 12_000)]
     {
         let mut settings = settings(ROUTES);
         settings.deadlines.expiry_grace = ms(grace);
@@ -1258,6 +1282,34 @@ fn several_blocks_on_one_route() {
     }
 }
 
+#[test]
+fn a_broken_frame_may_wait_for_what_the_backend_has_under_way() {
+    let grace = Duration::from_millis(300);
+    let broken = |event: Option<Event>| {
+        let mut world = World::at(Stage::Open);
+        world.settings.deadlines.failure_grace = grace;
+        world.feed(&frame(0x83, b""));
+        assert_eq!(world.summary(), "open stay");
+        assert_eq!(world.client.next_deadline(&world.settings), START + grace);
+        // Nothing more is read, but the backend's messages still go out.
+        world.feed(&frame(PING, b"unread"));
+        world.feed(&frame(CLOSE, b""));
+        assert_eq!(world.summary(), "open stay");
+        assert!(world.client.data_header(DataKind::Text, true, true, 5).is_some());
+        match event {
+            Some(event) => world.happen(event),
+            None => world.advance_to_deadline(0),
+        }
+        world.summary()
+    };
+    let failed = "closing shutdown <- protocol_error Gateway open 1002: close 1002 protocol_error";
+    assert_eq!(broken(None), failed);
+    // Whatever else ends it first: nothing of the client is waited for.
+    let closed =
+        "closing shutdown <- internal Gateway open 1011: text internal, close 1011 internal";
+    assert_eq!(broken(Some(Event::Close)), closed);
+}
+
 /// RFC 6455 §5.5.3: while a pong waits to be sent, only the latest ping is answered.
 #[test]
 fn pongs_coalesce() {
@@ -1274,8 +1326,19 @@ fn pongs_coalesce() {
     world.sent(true);
     world.feed(&frame(PING, b"4"));
     assert_eq!(world.told, ["pong 1", "pong 3", "pong 4"]);
+    // More may wait where the settings say so.
+    world.sent(true);
+    world.settings.limits.pongs_unsent_max = 3;
+    for text in ["5", "6", "7", "8", "9"] {
+        world.feed(&frame(PING, text.as_bytes()));
+    }
+    assert_eq!(world.told[3..], ["pong 5", "pong 6", "pong 7"]);
+    world.sent(true);
+    assert_eq!(world.told[6..], ["pong 9"]);
+    world.told.truncate(3);
+    world.settings.limits.pongs_unsent_max = 1;
     // None is sent after the close frame.
-    world.feed(&frame(PING, b"5"));
+    world.feed(&frame(PING, b"10"));
     world.happen(Event::Close);
     world.sent(true);
     assert_eq!(world.told[3..], ["text internal", "close 1011 internal"]);
@@ -1588,6 +1651,7 @@ proptest! {
             now: world.now,
             settings: &world.settings,
             counters: &world.counters,
+            revoked: &world.revoked,
         };
         world.client.leave(&cx);
         assert!(STAGES.iter().all(|stage| world.counters.value(gauge(*stage)) == 0));

@@ -36,7 +36,8 @@ impl Client {
             Stage::Open => {
                 let silence = if self.pinged { deadlines.idle } else { deadlines.ping_interval };
                 let idle = self.received + silence;
-                idle.min(self.expires)
+                let renewal = self.renewal.as_ref().map(|renewal| renewal.deadline(deadlines));
+                idle.min(self.expires).min(renewal.unwrap_or(Instant::NEVER))
             }
         };
         let stalled =
@@ -93,7 +94,11 @@ impl Client {
 
     fn handle_open_deadline(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
         let now = cx.now.instant;
-        if self.expires <= now {
+        let renewal = self.renewal.as_ref().map(|it| it.deadline(&cx.settings.deadlines));
+        if renewal.is_some_and(|deadline| deadline <= now) {
+            cx.counters.increment(Metric::DeadlineAuthenticate);
+            self.close(Cause::AuthenticationTimedOut, cx, output);
+        } else if self.expires <= now {
             cx.counters.increment(Metric::DeadlineExpiry);
             self.close(Cause::TokenExpired, cx, output);
         } else if self.received + cx.settings.deadlines.idle <= now {

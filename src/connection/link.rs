@@ -7,17 +7,21 @@ use std::fmt;
 
 use crate::base::secret::Secret;
 use crate::base::slab::{Key, KeyedSlab};
-use crate::base::time::Instant;
+use crate::base::time::{Instant, UnixTime};
 use crate::counters::{Counters, Metric};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{
-    self, Accept, Challenge, Close, Closer, Credit, GoAway, Hello, Kind, LinkError, LinkReader,
-    PieceOrder, Ping, Pong, Proof, ReceiveWindow, Refused, Reject, STRAY_FRAMES_MAX, SendCredit,
-    SessionId, data_cost, data_flags, encode_data, features,
+    self, Accept, Challenge, Close, Closer, Credit, Expire, GoAway, Hello, Kind, LinkError,
+    LinkReader, PieceOrder, Ping, Pong, Proof, ReceiveWindow, Refused, Reject, STRAY_FRAMES_MAX,
+    SendCredit, SessionId, data_cost, data_flags, encode_data, features,
 };
+use crate::protocol::revocation::Revocation;
 use crate::protocol::utf8::Utf8Validator;
 use crate::protocol::websocket::DataKind;
 use crate::settings::{Deadlines, Limits};
+
+/// Bytes that may wait for a backend that does not read, when it is told of a fresh token.
+const OUTPUT_MAX: usize = 1 << 20;
 
 /// What does not change over the life of a link entry.
 #[derive(Clone, Copy)]
@@ -66,6 +70,15 @@ pub enum Event<'a> {
         /// The reason for the client, at most 123 bytes.
         reason: &'a str,
     },
+    /// The backend set when a session's identity is over.
+    Expire {
+        /// Whose session it is.
+        client: Key,
+        /// When.
+        expires: UnixTime,
+    },
+    /// The backend says that tokens are void.
+    Revoke(Revocation),
     /// The backend says who an asked client is: its session is open.
     Accepted {
         /// Whose session it is.
@@ -137,6 +150,9 @@ pub enum Failure {
     /// The gateway has drained and needs the link no more.
     #[error("the gateway has drained")]
     Drained,
+    /// Revocations came faster than they can be taken.
+    #[error("the backend revokes faster than revocations can be taken in")]
+    TooManyRevocations,
     /// The connection ended.
     #[error("the connection ended")]
     Disconnected,
@@ -436,16 +452,23 @@ impl Link {
     /// How many payload bytes the next DATA frame may have; `None` when not even an empty
     /// frame is allowed. Remembers a session that waits for the link's credit.
     pub fn allowance(&mut self, id: SessionId) -> Option<usize> {
-        let session = self.sessions.entry_mut(id.into())?;
+        let session = self.sessions.entry(id.into())?;
         let Some(of_link) = self.credit.payload_max().filter(|bytes| *bytes > 0) else {
-            if !session.waiting {
-                session.waiting = true;
-                self.waiting.push(id.into());
-            }
+            self.wait(id);
             return None;
         };
         let of_session = session.credit.payload_max().filter(|bytes| *bytes > 0)?;
         Some(of_link.min(of_session).min(self.peer.frame_max as usize))
+    }
+
+    /// Remembers a session that needs more than what the link has left.
+    pub fn wait(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.entry_mut(id.into())
+            && !session.waiting
+        {
+            session.waiting = true;
+            self.waiting.push(id.into());
+        }
     }
 
     /// Sends a piece of a client's message, within the [`allowance`](Self::allowance).
@@ -466,6 +489,22 @@ impl Link {
             flags |= if set { flag } else { 0 };
         }
         encode_data(id, flags, piece, &mut self.output);
+    }
+
+    /// Tells the backend that a client has a fresh token. `reauth` is a whole REAUTH frame whose
+    /// session field is filled in here. False when the backend cannot be told now: it does not
+    /// read. One that does not speak of such things is not told, and needs not be.
+    pub fn reauthenticated(&mut self, id: SessionId, reauth: &mut [u8]) -> bool {
+        if self.features & features::REAUTHENTICATION == 0 {
+            return true;
+        }
+        let fits = reauth.len() - link::HEADER_BYTES <= self.peer.frame_max as usize
+            && self.output().len() + reauth.len() <= OUTPUT_MAX + self.peer.link_window as usize;
+        if fits {
+            link::set_session(reauth, id);
+            self.output.extend_from_slice(reauth);
+        }
+        fits
     }
 
     /// Tells the backend that a session is over.
@@ -586,11 +625,13 @@ impl Link {
                 self.state = State::Ready { leaving: true };
                 Event::Routine
             }
-            Kind::Accept | Kind::Reject if self.features & features::VERDICTS == 0 => {
-                return Err(LinkError::Unexpected { kind: header.kind }.into());
+            kind if kind.feature() & !self.features != 0 => {
+                return Err(LinkError::Unexpected { kind }.into());
             }
             Kind::Accept => table.accept(header.session, Accept::decode(payload)?)?,
             Kind::Reject => table.reject(header.session, Reject::decode(payload)?)?,
+            Kind::Expire => table.expire(header.session, Expire::decode(payload)?)?,
+            Kind::Revoke => Event::Revoke(Revocation::decode(payload)?),
             kind => return Err(LinkError::Unexpected { kind }.into()),
         };
         Ok(Some(event))
@@ -667,6 +708,17 @@ impl Table<'_> {
             return Ok(Event::Routine);
         }
         Ok(Event::SessionCredit { client: session.client })
+    }
+
+    fn expire<'a>(&mut self, id: SessionId, expire: Expire) -> Result<Event<'a>, LinkError> {
+        let Some(session) = self.sessions.entry_mut(id.into()) else {
+            return self.stray();
+        };
+        session.expect_open(Kind::Expire)?;
+        if session.closed {
+            return Ok(Event::Routine);
+        }
+        Ok(Event::Expire { client: session.client, expires: expire.expires })
     }
 
     fn close<'a>(&mut self, id: SessionId, close: Close<'a>) -> Result<Event<'a>, LinkError> {

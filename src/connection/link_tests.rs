@@ -305,16 +305,81 @@ fn a_backend_that_goes_away_gets_no_new_sessions_and_keeps_the_old() {
     assert!(pair.link.has_gone_away());
 }
 
-/// A link over which sessions flow and questions may be asked.
-fn asking_pair() -> Pair {
+/// A link whose backend speaks of the life of identities, or does not.
+fn with_features(features: u64) -> Pair {
     let mut pair = Pair::connecting(None);
     pair.take_output();
-    let mut challenge = challenge(Proof::Absent, LinkLimits::default());
-    challenge.features = features::VERDICTS;
+    let challenge = Challenge { features, ..challenge(Proof::Absent, LinkLimits::default()) };
     assert_eq!(pair.say(|out| challenge.encode(out)), ["Routine"]);
     assert_eq!(pair.say(|out| Ready.encode(out)), ["Ready"]);
     pair.take_output();
     pair
+}
+
+fn reauth(claims: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let reauth = link::Reauth { subject: Some("ann"), token_id: None, expires: None, claims };
+    assert!(reauth.encode(SessionId::new(0, 0), 1 << 20, &mut out));
+    out
+}
+
+#[test]
+fn expiries_and_revocations_come_in() {
+    let mut pair = with_features(features::REAUTHENTICATION);
+    let id = pair.open();
+    let expires = UnixTime::from_seconds(9);
+    let told = pair.say(|out| Expire { expires }.encode(id, out));
+    assert_eq!(told, [format!("{:?}", Event::Expire { client: CLIENT, expires })]);
+    let target = crate::protocol::revocation::Target::TokenId("t".into());
+    let revocation = Revocation { target, lapses: expires };
+    let told = pair.say(|out| revocation.encode(out));
+    assert_eq!(told, [format!("{:?}", Event::Revoke(revocation.clone()))]);
+    // For a session that we closed already it comes too late; for one that never was it is
+    // counted, and ends the link when repeated.
+    pair.link.close(id, &close(Closer::Gateway, 1000, ""));
+    assert_eq!(pair.say(|out| Expire { expires }.encode(id, out)), ["Routine"]);
+    let stray = SessionId::new(99, 1);
+    for _ in 0..STRAY_FRAMES_MAX {
+        assert_eq!(pair.say(|out| Expire { expires }.encode(stray, out)), ["Routine"]);
+    }
+    let last = pair.try_say(|out| Expire { expires }.encode(stray, out));
+    assert_eq!(last, Err(Failure::Protocol(LinkError::TooManyStrays)));
+    // Without the feature both are errors.
+    let mut pair = with_features(0);
+    let id = pair.open();
+    let told = pair.try_say(|out| Expire { expires }.encode(id, out));
+    assert_eq!(told, Err(LinkError::Unexpected { kind: Kind::Expire }.into()));
+    let told = with_features(0).try_say(|out| revocation.encode(out));
+    assert_eq!(told, Err(LinkError::Unexpected { kind: Kind::Revoke }.into()));
+    // REAUTH is ours to send, never theirs.
+    let mut pair = with_features(features::REAUTHENTICATION);
+    let told = pair.try_say(|out| out.extend_from_slice(&reauth(b"{}")));
+    assert_eq!(told, Err(LinkError::Unexpected { kind: Kind::Reauth }.into()));
+}
+
+#[test]
+fn a_backend_is_told_of_fresh_tokens_within_bounds() {
+    let mut pair = with_features(features::REAUTHENTICATION);
+    let id = pair.open();
+    assert!(pair.link.reauthenticated(id, &mut reauth(b"{}")));
+    let frames = pair.take_output();
+    assert_eq!((frames[0].0, frames[0].1), (Kind::Reauth, id));
+    // It does not read: nothing piles up for ever.
+    let claims = [b'x'; 4000];
+    let told = (0..10_000).filter(|_| pair.link.reauthenticated(id, &mut reauth(&claims))).count();
+    let bound = OUTPUT_MAX + LinkLimits::default().link_window as usize;
+    assert!(told > 100 && pair.link.output().len() <= bound, "{told}");
+    assert!(!pair.link.reauthenticated(id, &mut reauth(&claims)));
+    // One that does not know of such things is not told, and that is no failure.
+    let mut pair = with_features(0);
+    let id = pair.open();
+    assert!(pair.link.reauthenticated(id, &mut reauth(b"{}")));
+    assert!(pair.link.output().is_empty());
+}
+
+/// A link over which questions may be asked.
+fn asking_pair() -> Pair {
+    with_features(features::VERDICTS)
 }
 
 impl Pair {

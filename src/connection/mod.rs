@@ -5,6 +5,7 @@ pub mod authenticate;
 pub mod client;
 mod deadlines;
 pub mod link;
+mod reauthenticate;
 pub mod stage;
 pub mod transport;
 mod upgrade;
@@ -12,6 +13,7 @@ pub mod verdict;
 
 use crate::base::time::Now;
 use crate::counters::Counters;
+use crate::protocol::revocation::Revoked;
 use crate::settings::Settings;
 
 /// What a machine may look at while it works.
@@ -23,6 +25,8 @@ pub struct Surroundings<'a> {
     pub settings: &'a Settings,
     /// The worker's numbers.
     pub counters: &'a Counters,
+    /// Who must not be let in.
+    pub revoked: &'a Revoked,
 }
 
 /// Where a machine leaves what it has to say; one for each worker, reused for every call.
@@ -32,14 +36,17 @@ pub struct Output {
     pub answers: Vec<u8>,
     /// Room to write an explanation in.
     pub explanation: Vec<u8>,
-    /// The whole OPEN frame, its session still to be filled in, after
-    /// [`client::Step::Authenticated`]; the whole AUTH frame after [`client::Step::Ask`].
+    /// A whole frame, its session still to be filled in: OPEN after
+    /// [`client::Step::Authenticated`], REAUTH after [`client::Step::Reauthenticated`], AUTH after
+    /// [`client::Step::Ask`].
     pub open: Vec<u8>,
     /// What an HTTP endpoint is to be asked, after [`client::Step::Ask`].
     pub inquiry: Option<verdict::Inquiry>,
     /// The client's close reason (UTF-8, at most 123 bytes), after
     /// its close frame.
     pub reason: Vec<u8>,
+    /// Bytes of a client's message that were held back, after [`client::Step::Released`].
+    pub released: Vec<u8>,
     /// Room to write the path in that goes with OPEN.
     pub path: Vec<u8>,
     /// Room to decode tokens in.

@@ -73,8 +73,18 @@ pub enum Transport {
     /// As they are. The caller should leave the transport out of the path
     /// ([`is_plain`](Transport::is_plain)): its methods only copy.
     Plain,
-    /// In TLS records.
-    Tls(Box<TlsTransport>),
+    /// In TLS records. Boxed twice, so that a plain connection pays for one pointer, and a
+    /// silent one for no TLS state.
+    Tls(Box<TlsState>),
+}
+
+/// How far a TLS connection is.
+#[derive(Debug)]
+pub enum TlsState {
+    /// No byte came yet.
+    Untouched(Arc<ServerConfig>),
+    /// The handshake has begun.
+    Begun(Box<TlsTransport>),
 }
 
 /// A TLS connection, the server's end.
@@ -106,18 +116,16 @@ impl std::fmt::Debug for TlsTransport {
 }
 
 impl Transport {
-    /// A TLS connection that waits for its client's hello. Fails only when rustls refuses the
-    /// configuration. Early data must be off: it could be replayed.
-    pub fn tls(config: Arc<ServerConfig>) -> Result<Self, TransportError> {
+    /// A TLS connection that waits for its client's hello. Early data must be off: it could be
+    /// replayed.
+    pub fn tls(config: Arc<ServerConfig>) -> Self {
         assert_eq!(config.max_early_data_size, 0, "early data must be off");
-        Ok(Transport::Tls(Box::new(TlsTransport {
-            connection: UnbufferedServerConnection::new(config)?,
-            pending: None,
-            handshake_bytes: 0,
-            peer_closed: false,
-            closed: false,
-            failed: false,
-        })))
+        Transport::Tls(Box::new(TlsState::Untouched(config)))
+    }
+
+    /// Whether this is TLS, and no byte was received yet.
+    pub fn is_untouched(&self) -> bool {
+        matches!(self, Transport::Tls(state) if matches!(**state, TlsState::Untouched(_)))
     }
 
     /// Whether bytes travel as they are.
@@ -129,7 +137,9 @@ impl Transport {
     pub fn is_handshaking(&self) -> bool {
         match self {
             Transport::Plain => false,
-            Transport::Tls(tls) => tls.connection.is_handshaking(),
+            Transport::Tls(state) => {
+                state.begun().is_none_or(|tls| tls.connection.is_handshaking())
+            }
         }
     }
 
@@ -137,7 +147,7 @@ impl Transport {
     pub fn protocol_version(&self) -> Option<rustls::ProtocolVersion> {
         match self {
             Transport::Plain => None,
-            Transport::Tls(tls) => tls.connection.protocol_version(),
+            Transport::Tls(state) => state.begun()?.connection.protocol_version(),
         }
     }
 
@@ -157,7 +167,7 @@ impl Transport {
                 plaintext.extend_from_slice(input);
                 Ok(Received::default())
             }
-            Transport::Tls(tls) => tls.receive(input, plaintext, output),
+            Transport::Tls(state) => state.begin()?.receive(input, plaintext, output),
         }
     }
 
@@ -173,20 +183,57 @@ impl Transport {
                 plaintext.iter().for_each(|piece| output.extend_from_slice(piece));
                 Ok(())
             }
-            Transport::Tls(tls) => tls.send(plaintext, output),
+            Transport::Tls(state) => match &mut **state {
+                TlsState::Untouched(_) => Err(TransportError::NotOpen),
+                TlsState::Begun(tls) => tls.send(plaintext, output),
+            },
         }
     }
 
     /// Tells the client that no more data will come (close_notify, RFC 8446 §6.1); nothing can
     /// be sent afterwards. Without effect on a plain, handshaking, closed or failed connection.
     pub fn close_notify(&mut self, output: &mut Vec<u8>) {
-        if let Transport::Tls(tls) = self {
+        if let Transport::Tls(state) = self
+            && let TlsState::Begun(tls) = &mut **state
+        {
             tls.close_notify(output);
         }
     }
 }
 
+impl TlsState {
+    fn begun(&self) -> Option<&TlsTransport> {
+        match self {
+            TlsState::Untouched(_) => None,
+            TlsState::Begun(tls) => Some(tls),
+        }
+    }
+
+    /// The connection, which begins now if it had not.
+    fn begin(&mut self) -> Result<&mut TlsTransport, TransportError> {
+        if let TlsState::Untouched(config) = self {
+            *self = TlsState::Begun(Box::new(TlsTransport::new(Arc::clone(config))?));
+        }
+        match self {
+            TlsState::Begun(tls) => Ok(tls),
+            TlsState::Untouched(_) => unreachable!("it was just begun"),
+        }
+    }
+}
+
 impl TlsTransport {
+    /// Fails only when rustls refuses the configuration.
+    fn new(config: Arc<ServerConfig>) -> Result<Self, TransportError> {
+        Ok(TlsTransport {
+            connection: UnbufferedServerConnection::new(config)?,
+            pending: None,
+            handshake_bytes: 0,
+            peer_closed: false,
+            closed: false,
+            failed: false,
+        })
+    }
+
     fn receive(
         &mut self,
         input: &mut [u8],
@@ -460,7 +507,7 @@ mod tests {
         let name = ServerName::try_from("localhost").expect("a name");
         Pair {
             client: ClientConnection::new(Arc::new(client), name).expect("a client"),
-            server: Transport::tls(Arc::new(server)).expect("a server"),
+            server: Transport::tls(Arc::new(server)),
             plaintext: Vec::new(),
             output: Vec::new(),
             heard: Vec::new(),
@@ -511,7 +558,7 @@ mod tests {
 
         fn server_tls(&self) -> &TlsTransport {
             match &self.server {
-                Transport::Tls(tls) => tls,
+                Transport::Tls(state) => state.begun().expect("it heard something"),
                 Transport::Plain => unreachable!("made with TLS"),
             }
         }
@@ -680,6 +727,7 @@ mod tests {
         assert_eq!(error, TransportError::HandshakeTooLong);
         assert_eq!(taken, HANDSHAKE_BYTES_MAX / 105 * 105);
         let Transport::Tls(tls) = &server else { unreachable!("made with TLS") };
+        let tls = tls.begun().expect("it heard something");
         assert_eq!(tls.pending, None, "a failed connection keeps nothing");
     }
 

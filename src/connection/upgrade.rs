@@ -1,7 +1,7 @@
 //! The part of a client's life before its first frame: the request head, the origin, the token,
 //! and the first message where that carries the token.
 
-use crate::base::time::{Instant, Now, UnixTime};
+use crate::base::time::Now;
 use crate::counters::Metric;
 use crate::protocol::carrier;
 use crate::protocol::cause::Cause;
@@ -14,6 +14,7 @@ use crate::settings::{Refuse, Route, Settings};
 
 use super::authenticate::{self, Scratch, Verdict};
 use super::client::{Client, Step};
+use super::reauthenticate::Renewal;
 use super::stage::Stage;
 use super::verdict::Asked;
 use super::{Output, Surroundings};
@@ -57,18 +58,15 @@ impl Client {
                 self.pending = pending;
                 return Step::NeedMore;
             }
-            // Nothing may follow the head before our 101: what a client sends blindly could be
-            // meant for the server behind a proxy that does not look.
-            Ok(Some(end)) if end < input.len() => {
-                self.refuse_http(HttpRefusal::EarlyBytes, cx, output);
+            Ok(Some(end)) => {
+                let (last, early) = input.split_at(end);
+                let early = !early.is_empty();
+                let Some(mut pending) = pending else {
+                    return self.decide(last, early, cx, output);
+                };
+                pending.head.extend_from_slice(last);
+                return self.decide(&pending.head, early, cx, output);
             }
-            Ok(Some(_)) => match pending {
-                None => return self.decide(input, cx, output),
-                Some(mut pending) => {
-                    pending.head.extend_from_slice(input);
-                    return self.decide(&pending.head, cx, output);
-                }
-            },
         }
         Step::Handled
     }
@@ -93,8 +91,14 @@ impl Client {
         Step::Handled
     }
 
-    /// Decides on a whole request head.
-    fn decide(&mut self, head: &[u8], cx: &Surroundings<'_>, output: &mut Output) -> Step {
+    /// Decides on a whole request head; bytes may have come `early`, right behind it.
+    fn decide(
+        &mut self,
+        head: &[u8],
+        early: bool,
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) -> Step {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         let request = match http_upgrade::parse(head, &mut fields, &head_limits(cx.settings)) {
             Ok(Request::Upgrade(request)) => request,
@@ -117,6 +121,13 @@ impl Client {
             self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), cx, output);
             return Step::Handled;
         }
+        // Nothing may follow the head before our 101: what a client sends blindly could be
+        // meant for the server behind a proxy that does not look. Asked last, so that a request
+        // that is refused anyway gets the same answer in whatever pieces it comes.
+        if early {
+            self.refuse_http(HttpRefusal::EarlyBytes, cx, output);
+            return Step::Handled;
+        }
         self.authenticate(head, &request, route, cx, output)
     }
 
@@ -129,7 +140,8 @@ impl Client {
         output: &mut Output,
     ) -> Step {
         let Output { answers, open, path, tokens, .. } = output;
-        match authenticate::by_request(cx.settings, route, request, cx.now.unix, tokens) {
+        let verdict = authenticate::by_request(cx.settings, route, request, cx.now.unix, tokens);
+        match unless_revoked(verdict, cx) {
             Verdict::Accepted(identity) => {
                 switch_protocols(request, route, cx, answers);
                 self.open(&identity, request, route, cx, (open, path));
@@ -183,8 +195,8 @@ impl Client {
         let Output { open, path, tokens, .. } = output;
         let Now { unix, .. } = cx.now;
         let message = &pending.message;
-        let cause = match authenticate::by_first_message(cx.settings, route, message, unix, tokens)
-        {
+        let verdict = authenticate::by_first_message(cx.settings, route, message, unix, tokens);
+        let cause = match unless_revoked(verdict, cx) {
             Verdict::Accepted(identity) => {
                 self.open(&identity, &request, route, cx, (open, path));
                 return Step::Authenticated { backend: route.backend };
@@ -208,9 +220,8 @@ impl Client {
         (open, path): (&mut Vec<u8>, &mut Vec<u8>),
     ) {
         cx.counters.increment(Metric::TokensAccepted);
-        if let Some(expires) = identity.expires() {
-            self.set_expiry(expiry(cx.now, expires) + cx.settings.deadlines.expiry_grace);
-        }
+        self.set_identity(identity, cx);
+        self.renewal = route.reauthenticate.as_ref().map(Renewal::new);
         open.clear();
         // The session is filled in once there is one. All fields together are bounded by
         // `head_max` and `token_max`, far below what a frame can hold.
@@ -387,8 +398,13 @@ fn subprotocol<'a>(request: &'a UpgradeRequest<'_, '_>, route: &'a Route) -> Opt
     route.subprotocols.iter().find(offered).map(String::as_str)
 }
 
-/// When a wall-clock expiry comes on the monotonic clock.
-fn expiry(now: Now, expires: UnixTime) -> Instant {
-    let left = expires.as_millis().saturating_sub(now.unix.as_millis());
-    now.instant + std::time::Duration::from_millis(left)
+/// The verdict, but no acceptance of a revoked identity.
+fn unless_revoked<'s>(verdict: Verdict<'s>, cx: &Surroundings<'_>) -> Verdict<'s> {
+    match verdict {
+        Verdict::Accepted(identity) if cx.revoked.meets(&identity, cx.now.unix) => {
+            cx.counters.increment(Metric::RevokedRefused);
+            Verdict::Refused(Cause::TokenRevoked)
+        }
+        verdict => verdict,
+    }
 }

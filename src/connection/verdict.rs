@@ -122,6 +122,10 @@ impl Client {
             _ if identity.expires().is_some_and(|end| end <= cx.now.unix) => {
                 Err(Cause::BackendUnavailable)
             }
+            _ if cx.revoked.meets(identity, cx.now.unix) => {
+                cx.counters.increment(Metric::RevokedRefused);
+                Err(Cause::TokenRevoked)
+            }
             Ok(Request::Upgrade(request)) => {
                 still_valid(&pending, &request, cx.settings).map(|index| (index, request))
             }

@@ -12,6 +12,7 @@ use crate::counters::Counters;
 use crate::protocol::http_verdict::{HttpVerdict, VerdictHeaders, judge};
 use crate::protocol::link::{Accept, HEADER_BYTES, Kind};
 use crate::protocol::mask::apply_mask;
+use crate::protocol::revocation::{Hasher, Revoked};
 use crate::settings::Settings;
 use crate::settings::load::{FileContents, Outside, load};
 
@@ -75,15 +76,17 @@ struct World {
     counters: Counters,
     now: Now,
     output: Output,
+    revoked: Revoked,
 }
 
 impl World {
     fn new() -> World {
         let (settings, counters) = (settings(BLOCKS), Counters::default());
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
-        let cx = Surroundings { now, settings: &settings, counters: &counters };
+        let revoked = Revoked::nothing(Hasher::new(&[7; 32]));
+        let cx = Surroundings { now, settings: &settings, counters: &counters, revoked: &revoked };
         let client = Client::new(Some("203.0.113.9:5000".parse().unwrap()), false, 0, &cx);
-        World { client, settings, counters, now, output: Output::default() }
+        World { client, settings, counters, now, output: Output::default(), revoked }
     }
 
     /// Calls the client; answers what it sent after that, as text.
@@ -91,9 +94,9 @@ impl World {
         &mut self,
         call: impl FnOnce(&mut Client, &Surroundings<'_>, &mut Output) -> T,
     ) -> (T, String) {
-        let World { client, settings, counters, now, output } = self;
+        let World { client, settings, counters, now, output, revoked } = self;
         output.answers.clear();
-        let cx = Surroundings { now: *now, settings, counters };
+        let cx = Surroundings { now: *now, settings, counters, revoked };
         let answer = call(client, &cx, output);
         (answer, String::from_utf8_lossy(&output.answers).into_owned())
     }
@@ -276,7 +279,8 @@ fn deadlines_end_the_wait() {
 
 #[test]
 fn who_leaves_or_is_closed_meanwhile_is_not_opened() {
-    let events: [(&str, fn(&mut Client, &Surroundings<'_>, &mut Output)); 5] = [
+    type Event = fn(&mut Client, &Surroundings<'_>, &mut Output);
+    let events: [(&str, Event); 5] = [
         ("gone", |client, cx, _| client.peer_gone(cx)),
         ("finished", |client, cx, _| client.peer_finished(cx)),
         ("drained", |client, cx, out| client.close(Cause::GoingAway, cx, out)),

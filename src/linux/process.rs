@@ -37,17 +37,29 @@ fn limits() -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
-/// Bytes of memory that the process may use: the machine's, or the smallest limit of its
-/// control group (cgroup v2) and the groups above.
+/// The memory that the process may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryTotal {
+    /// In bytes.
+    pub bytes: u64,
+    /// The folder of the control group that sets the limit; `None` when it is the machine's.
+    pub group: Option<PathBuf>,
+}
+
+/// The memory that the process may use: the machine's, or the smallest limit of its control
+/// group (cgroup v2) and the groups above.
 ///
 /// # Errors
 /// When `/proc/meminfo` cannot be read or has no MemTotal.
-pub fn memory_total() -> io::Result<u64> {
+pub fn memory_total() -> io::Result<MemoryTotal> {
     let machine = parse_mem_total(&std::fs::read_to_string("/proc/meminfo")?)
         .ok_or_else(|| io::Error::other("/proc/meminfo has no MemTotal"))?;
     let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limit = group_limit(&group, |path| std::fs::read_to_string(path).ok());
-    Ok(limit.map_or(machine, |limit| limit.min(machine)))
+    Ok(match limit {
+        Some((bytes, folder)) if bytes < machine => MemoryTotal { bytes, group: Some(folder) },
+        _ => MemoryTotal { bytes: machine, group: None },
+    })
 }
 
 fn parse_mem_total(meminfo: &str) -> Option<u64> {
@@ -58,21 +70,30 @@ fn parse_mem_total(meminfo: &str) -> Option<u64> {
 
 /// The smallest `memory.max` from the process' own group up to the root. `groups` is the text
 /// of `/proc/self/cgroup`.
-fn group_limit(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
+fn group_limit(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<(u64, PathBuf)> {
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let root = Path::new("/sys/fs/cgroup");
     let mut folder: PathBuf = root.join(own);
-    let mut smallest: Option<u64> = None;
+    let mut smallest: Option<(u64, PathBuf)> = None;
     loop {
         let text = read(&folder.join("memory.max"));
         // "max" is no limit, and no number.
-        if let Some(limit) = text.and_then(|text| text.trim().parse::<u64>().ok()) {
-            smallest = Some(smallest.map_or(limit, |so_far| so_far.min(limit)));
+        if let Some(limit) = text.and_then(|text| text.trim().parse::<u64>().ok())
+            && smallest.as_ref().is_none_or(|(so_far, _)| limit < *so_far)
+        {
+            smallest = Some((limit, folder.clone()));
         }
         if folder == root || !folder.pop() {
             return smallest;
         }
     }
+}
+
+/// Bytes of a page of memory.
+pub fn page_size() -> u64 {
+    // SAFETY: sysconf only reads; the name is one that Linux knows.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
 }
 
 /// How many threads can run at once: the allowed cores, less when a CPU quota says so.
@@ -152,7 +173,7 @@ mod tests {
         ] {
             assert_eq!(parse_mem_total(text), expected, "{text:?}");
         }
-        assert!(memory_total().unwrap() > 16 << 20);
+        assert!(memory_total().unwrap().bytes > 16 << 20);
     }
 
     #[test]
@@ -168,12 +189,13 @@ mod tests {
         let both: &'static [(&str, &str)] = Box::leak(Box::new([(own, "900\n"), (above, "400\n")]));
         let max: &'static [(&str, &str)] = Box::leak(Box::new([(own, "max\n"), (above, "70\n")]));
         for (groups, files, expected) in [
-            ("0::/a/b\n", both, Some(400)),
-            ("1:memory:/x\n0::/a/b\n", max, Some(70)),
+            ("0::/a/b\n", both, Some((400, "/sys/fs/cgroup/a"))),
+            ("1:memory:/x\n0::/a/b\n", max, Some((70, "/sys/fs/cgroup/a"))),
             ("0::/\n", both, None),
             ("1:memory:/a/b\n", both, None),
             ("", both, None),
         ] {
+            let expected = expected.map(|(limit, folder)| (limit, PathBuf::from(folder)));
             assert_eq!(group_limit(groups, read(files)), expected, "{groups:?}");
         }
     }

@@ -105,7 +105,8 @@ impl CompactVerifier {
             Some(fields.issued),
             Some(fields.expires),
             fields.claims,
-        ))
+        )
+        .with_leeway(self.options.leeway))
     }
 
     fn is_signed(&self, id: u8, signed: &[u8], mac: &[u8]) -> bool {

@@ -307,7 +307,26 @@ fn is_path(path: &str) -> bool {
         b'#' | b'"' | b'<' | b'>' | b'\\' => false,
         byte => byte.is_ascii_graphic(),
     });
-    clean && path.split('/').all(|segment| !is_dot_segment(segment.as_bytes()))
+    clean && segments(bytes).all(|segment| !is_dot_segment(segment))
+}
+
+/// The parts of a path between slashes, where what decodes to a slash or a backslash is one too:
+/// such a segment may be resolved behind the gateway.
+fn segments(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(path);
+    std::iter::from_fn(move || {
+        let bytes = rest?;
+        for at in 0..bytes.len() {
+            let used = match (bytes[at], percent_byte(&bytes[at..])) {
+                (b'/', _) => 1,
+                (_, Some(b'/' | b'\\')) => 3,
+                _ => continue,
+            };
+            rest = Some(&bytes[at + used..]);
+            return Some(&bytes[..at]);
+        }
+        rest.take()
+    })
 }
 
 fn is_dot_segment(segment: &[u8]) -> bool {

@@ -1,5 +1,7 @@
 //! The proof that a client may pass: nothing reaches a backend without one.
 
+use std::time::Duration;
+
 use crate::base::time::UnixTime;
 
 /// Longest subject or token id that a verdict from outside may name, in bytes.
@@ -16,6 +18,7 @@ pub struct VerifiedIdentity<'a> {
     issued_at: Option<UnixTime>,
     expires: Option<UnixTime>,
     claims: &'a [u8],
+    leeway: Duration,
 }
 
 impl<'a> VerifiedIdentity<'a> {
@@ -27,6 +30,7 @@ impl<'a> VerifiedIdentity<'a> {
             issued_at: None,
             expires: None,
             claims: b"",
+            leeway: Duration::ZERO,
         }
     }
 
@@ -38,7 +42,13 @@ impl<'a> VerifiedIdentity<'a> {
         expires: Option<UnixTime>,
         claims: &'a [u8],
     ) -> Self {
-        VerifiedIdentity { subject, token_id, issued_at, expires, claims }
+        VerifiedIdentity { subject, token_id, issued_at, expires, claims, leeway: Duration::ZERO }
+    }
+
+    /// The same, where clocks were granted this much when its expiry was judged.
+    pub(in crate::protocol) const fn with_leeway(mut self, leeway: Duration) -> Self {
+        self.leeway = leeway;
+        self
     }
 
     /// Whom the token is about (RFC 7519 §4.1.2); empty for anonymous clients and for
@@ -60,6 +70,17 @@ impl<'a> VerifiedIdentity<'a> {
     /// When the token ends, without leeway; `None` never ends.
     pub const fn expires(&self) -> Option<UnixTime> {
         self.expires
+    }
+
+    /// When a connection of this identity, opened at `now`, ends: when the token does. One that
+    /// was let in past that, by leeway alone, ends with the leeway: it would otherwise be closed
+    /// as it is opened.
+    pub fn ends(&self, now: UnixTime) -> Option<UnixTime> {
+        let leeway = u64::try_from(self.leeway.as_millis()).unwrap_or(u64::MAX);
+        self.expires.map(|expires| match expires > now {
+            true => expires,
+            false => UnixTime::from_millis(expires.as_millis().saturating_add(leeway)),
+        })
     }
 
     /// The claims: JSON, as signed in a JWT or rendered from Erlang's terms; whatever its issuer

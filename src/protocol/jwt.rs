@@ -192,7 +192,8 @@ impl JwtVerifier {
             read.issued_at,
             Some(read.expires),
             claims,
-        ))
+        )
+        .with_leeway(self.options.leeway))
     }
 
     /// Whether one of the keys that the header permits made this MAC.

@@ -225,6 +225,11 @@ impl Revoked {
         self.hasher.mark(identity)
     }
 
+    /// Whether a client of this identity must not be let in, at `now`.
+    pub fn meets(&self, identity: &VerifiedIdentity<'_>, now: UnixTime) -> bool {
+        !self.rows.is_empty() && self.holds(self.mark(identity), now)
+    }
+
     /// Whether a connection with this mark must not be, at `now`.
     pub fn holds(&self, mark: Mark, now: UnixTime) -> bool {
         if self.rows.is_empty() {

@@ -12,10 +12,14 @@ use tokio::time::timeout_at;
 use tokio_uring::net::{TcpListener, TcpStream};
 
 use super::admin_http::{Access, Action, Answer, Decision, HeadScanner, Scan, Status, decide};
-use super::control::Order;
+use super::admin_revocations;
+use super::control::{Order, unix_ms};
 use super::exposition::Exposition;
+use super::revocations::{Keeper, Kept};
 use super::status::Status as GatewayStatus;
 use crate::base::secret::Secret;
+use crate::base::time::UnixTime;
+use crate::protocol::revocation::Inserted;
 
 /// Connections served at once; one more is closed at once.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -85,6 +89,10 @@ GET  /healthz    200 while the process does its work
 GET  /readyz     200 while new connections should come here
 GET  /live.json  live numbers
 POST /-/reload   read the configuration file again
+
+GET    /revocations      who must not be let in; ?after=ID goes on
+POST   /revocations      {\"subject\": \"alice\", \"lapses_in\": 3600}; also token_id, issued_before
+DELETE /revocations/ID   take one back
 ";
 
 impl Page {
@@ -115,6 +123,7 @@ pub struct Admin {
     page_fields: String,
     status: Rc<RefCell<GatewayStatus>>,
     exposition: Rc<RefCell<Exposition>>,
+    revocations: Rc<RefCell<Keeper>>,
     orders: mpsc::Sender<Order>,
     open: Cell<usize>,
 }
@@ -126,13 +135,14 @@ impl Admin {
         page: Page,
         status: Rc<RefCell<GatewayStatus>>,
         exposition: Rc<RefCell<Exposition>>,
+        revocations: Rc<RefCell<Keeper>>,
         orders: mpsc::Sender<Order>,
     ) -> Rc<Admin> {
         let asset_paths = page.assets.iter().map(|asset| asset.path.clone()).collect();
         let access = Access { token, asset_paths };
         let page_fields = page.security_fields();
         let open = Cell::new(0);
-        Rc::new(Admin { access, page, page_fields, status, exposition, orders, open })
+        Rc::new(Admin { access, page, page_fields, status, exposition, revocations, orders, open })
     }
 
     /// Serves `listener` until the runtime ends. The listener must be a blocking one: on a
@@ -202,6 +212,18 @@ impl Admin {
             }
         };
         let Decision { action, head_only } = decide(&head[..end], &self.access);
+        if let Action::Revoke { body } = action {
+            let mut given = head.split_off(end);
+            while given.len() < body {
+                chunk = match read(stream, chunk, deadline).await {
+                    Some(chunk) if !chunk.is_empty() => chunk,
+                    _ => return Some((Answer::text(Status::RequestTimeout, "too slow"), false)),
+                };
+                given.extend_from_slice(&chunk);
+            }
+            given.truncate(body);
+            return Some((self.revoke(&given).await, head_only));
+        }
         Some((self.act(action).await, head_only))
     }
 
@@ -230,7 +252,48 @@ impl Admin {
                 }
             }
             Action::Reload => self.reload().await,
+            Action::Revocations { after } => {
+                let revocations = self.revocations.borrow();
+                admin_revocations::page(revocations.after(after), revocations.held())
+            }
+            Action::Revoke { .. } => unreachable!("a revocation is acted on with its body"),
+            Action::Unrevoke(id) => self.unrevoke(id).await,
             Action::Refuse(refusal) => Answer::refusal(&refusal),
+        }
+    }
+
+    async fn revoke(&self, body: &[u8]) -> Answer {
+        let now = UnixTime::from_millis(unix_ms());
+        let revocation = match admin_revocations::parse(body, now) {
+            Ok(revocation) => revocation,
+            Err(why) => return admin_revocations::refused(&why, Status::Unprocessable),
+        };
+        let inserted = self.revocations.borrow_mut().insert(revocation, now);
+        if !matches!(inserted, Ok(Inserted::New(_) | Inserted::Covered(_))) {
+            return admin_revocations::inserted(inserted, false);
+        }
+        match self.kept().await {
+            Ok(()) => admin_revocations::inserted(inserted, self.revocations.borrow().has_file()),
+            Err(why) => admin_revocations::refused(&why, Status::Unavailable),
+        }
+    }
+
+    async fn unrevoke(&self, id: u64) -> Answer {
+        if !self.revocations.borrow_mut().remove(id) {
+            return Answer::text(Status::NotFound, "no such revocation");
+        }
+        match self.kept().await {
+            Ok(()) => json_answer(Status::Ok, &serde_json::json!({"result": "ended"})),
+            Err(why) => admin_revocations::refused(&why, Status::Unavailable),
+        }
+    }
+
+    /// Waits until the last change is in force, and saved.
+    async fn kept(&self) -> Kept {
+        let kept = self.revocations.borrow_mut().kept();
+        match tokio::time::timeout(DEADLINE, kept).await {
+            Ok(Ok(kept)) => kept,
+            _ => Err("it was not in force and saved in time; ask again what is".into()),
         }
     }
 

@@ -10,6 +10,8 @@ use crate::base::secret::Secret;
 
 /// Largest request head, in bytes.
 pub const HEAD_MAX: usize = 8 * 1024;
+/// Largest request body, in bytes; only a revocation has one.
+pub const BODY_MAX: usize = 16 * 1024;
 /// Most header fields of a request.
 pub const FIELDS_MAX: usize = 64;
 
@@ -71,10 +73,14 @@ pub enum Status {
     RequestTimeout,
     /// 422: the configuration file was refused.
     Unprocessable,
+    /// 413: the body is too large.
+    ContentTooLarge,
     /// 431: the head is too large.
     HeadTooLarge,
     /// 503: not healthy, not ready.
     Unavailable,
+    /// 507: no room for what was asked.
+    InsufficientStorage,
 }
 
 impl Status {
@@ -89,8 +95,10 @@ impl Status {
             Status::MethodNotAllowed => (405, "Method Not Allowed"),
             Status::RequestTimeout => (408, "Request Timeout"),
             Status::Unprocessable => (422, "Unprocessable Content"),
+            Status::ContentTooLarge => (413, "Content Too Large"),
             Status::HeadTooLarge => (431, "Request Header Fields Too Large"),
             Status::Unavailable => (503, "Service Unavailable"),
+            Status::InsufficientStorage => (507, "Insufficient Storage"),
         }
     }
 }
@@ -116,6 +124,18 @@ pub enum Action {
     Live,
     /// A reload of the configuration file.
     Reload,
+    /// The revocations with an id above this.
+    Revocations {
+        /// 0 for the first ones.
+        after: u64,
+    },
+    /// A revocation, which the body of this many bytes describes.
+    Revoke {
+        /// Length of the body, `1 <= body <= BODY_MAX`.
+        body: usize,
+    },
+    /// The end of the revocation with this id.
+    Unrevoke(u64),
     /// Entry of [`Access::asset_paths`].
     Asset(usize),
     /// An error.
@@ -148,6 +168,9 @@ struct Request<'a> {
     host: Option<&'a [u8]>,
     authorization: Option<&'a [u8]>,
     has_origin: bool,
+    query: &'a str,
+    /// Length of the body.
+    body: usize,
 }
 
 /// Decides on a whole request head.
@@ -191,14 +214,15 @@ fn parse(head: &[u8]) -> Result<Request<'_>, Refusal> {
     if host.is_none() && request.version == Some(1) {
         return Err(refuse(Status::BadRequest, "no Host"));
     }
-    // No endpoint takes a body, and one that is not read must not become the next request.
-    if once("content-length")?.is_some_and(|length| length != b"0")
-        || once("transfer-encoding")?.is_some()
-    {
-        return Err(refuse(Status::BadRequest, "a body is not taken here"));
+    if once("transfer-encoding")?.is_some() {
+        return Err(refuse(Status::BadRequest, "a body is taken with Content-Length only"));
     }
+    let body = match once("content-length")?.map(body_length) {
+        None => 0,
+        Some(length) => length.ok_or(refuse(Status::BadRequest, "Content-Length is no number"))?,
+    };
     let target = request.path.unwrap_or_default();
-    let path = target.split('?').next().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if !path.starts_with('/') {
         return Err(refuse(Status::BadRequest, "the target must be a path"));
     }
@@ -208,6 +232,8 @@ fn parse(head: &[u8]) -> Result<Request<'_>, Refusal> {
         host,
         authorization: once("authorization")?,
         has_origin: once("origin")?.is_some(),
+        query,
+        body,
     })
 }
 
@@ -218,6 +244,7 @@ fn route(request: &Request<'_>, access: &Access) -> Result<Action, Refusal> {
         _ => None,
     };
     if let Some(action) = open {
+        no_body(request)?;
         return readable(request, action);
     }
     if let Some(token) = &access.token {
@@ -226,6 +253,11 @@ fn route(request: &Request<'_>, access: &Access) -> Result<Action, Refusal> {
             return Err(refuse(Status::Unauthorized, "the admin token is missing or wrong"));
         }
     }
+    if request.path == "/revocations" || request.path.starts_with("/revocations/") {
+        not_from_a_page(request, access)?;
+        return revocations(request);
+    }
+    no_body(request)?;
     match request.path {
         "/metrics" => readable(request, Action::Metrics),
         "/live.json" => readable(request, Action::Live),
@@ -242,6 +274,50 @@ fn route(request: &Request<'_>, access: &Access) -> Result<Action, Refusal> {
             let asset = asset.ok_or(refuse(Status::NotFound, "no such path; / lists them"))?;
             readable(request, Action::Asset(asset))
         }
+    }
+}
+
+/// The admin API of the revocations: a list, a new one, the end of one.
+fn revocations(request: &Request<'_>) -> Result<Action, Refusal> {
+    let Some(id) = request.path.strip_prefix("/revocations/") else {
+        if request.method == "POST" {
+            return match request.body {
+                0 => Err(refuse(Status::BadRequest, "a body and its Content-Length are missing")),
+                1..=BODY_MAX => Ok(Action::Revoke { body: request.body }),
+                _ => Err(refuse(Status::ContentTooLarge, "the body is too large")),
+            };
+        }
+        no_body(request)?;
+        let after = match request.query.strip_prefix("after=") {
+            Some(id) => id.parse().map_err(|_| refuse(Status::BadRequest, "after is no id"))?,
+            None => 0,
+        };
+        let mut action = readable(request, Action::Revocations { after });
+        if let Err(refusal) = &mut action {
+            refusal.allow = "GET, HEAD, POST";
+        }
+        return action;
+    };
+    no_body(request)?;
+    if request.method != "DELETE" {
+        let why = "a revocation is taken back with DELETE";
+        return Err(Refusal { status: Status::MethodNotAllowed, why, allow: "DELETE" });
+    }
+    let id = id.parse().map_err(|_| refuse(Status::NotFound, "no such revocation"))?;
+    Ok(Action::Unrevoke(id))
+}
+
+/// RFC 9110 §8.6: digits and nothing else.
+fn body_length(value: &[u8]) -> Option<usize> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value).ok().filter(|_| digits)?.parse().ok()
+}
+
+/// A body that is not read must not become the next request.
+fn no_body(request: &Request<'_>) -> Result<(), Refusal> {
+    match request.body {
+        0 => Ok(()),
+        _ => Err(refuse(Status::BadRequest, "a body is not taken here")),
     }
 }
 
@@ -420,6 +496,46 @@ mod tests {
         for (input, expected) in table {
             assert_eq!(outcome(&input, &access(None)), expected, "{input:?}");
         }
+    }
+
+    #[test]
+    fn revocations_are_listed_made_and_ended() {
+        let body = |body| Ok(Action::Revoke { body });
+        let table = [
+            ("GET /revocations", "", Ok(Action::Revocations { after: 0 })),
+            ("HEAD /revocations", "", Ok(Action::Revocations { after: 0 })),
+            ("GET /revocations?after=17", "", Ok(Action::Revocations { after: 17 })),
+            ("GET /revocations?after=", "", Err(400)),
+            ("GET /revocations", "Content-Length: 2\r\n", Err(400)),
+            ("POST /revocations", "Content-Length: 2\r\n", body(2)),
+            ("POST /revocations", "Content-Length: 16384\r\n", body(16_384)),
+            ("POST /revocations", "Content-Length: 16385\r\n", Err(413)),
+            ("POST /revocations", "Content-Length: 99999999999999999999999\r\n", Err(400)),
+            ("POST /revocations", "Content-Length: +2\r\n", Err(400)),
+            ("POST /revocations", "Content-Length: 2\r\nContent-Length: 2\r\n", Err(400)),
+            ("POST /revocations", "Transfer-Encoding: chunked\r\n", Err(400)),
+            ("POST /revocations", "", Err(400)),
+            ("POST /revocations", "Content-Length: 2\r\nOrigin: http://localhost\r\n", Err(403)),
+            ("GET /revocations", "Origin: null\r\n", Err(403)),
+            ("PUT /revocations", "", Err(405)),
+            ("DELETE /revocations", "", Err(405)),
+            ("DELETE /revocations/7", "", Ok(Action::Unrevoke(7))),
+            ("DELETE /revocations/7", "Origin: null\r\n", Err(403)),
+            ("DELETE /revocations/7", "Content-Length: 1\r\n", Err(400)),
+            ("DELETE /revocations/x", "", Err(404)),
+            ("DELETE /revocations/", "", Err(404)),
+            ("GET /revocations/7", "", Err(405)),
+            ("GET /revocations7", "", Err(404)),
+        ];
+        for (line, fields, expected) in table {
+            let input = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+            assert_eq!(outcome(&input, &access(None)), expected, "{line} {fields:?}");
+            // With a token, nobody without it gets as far, not even to a body.
+            let status = outcome(&input, &access(Some("s3cret"))).unwrap_err();
+            assert!(matches!(status, 400 | 401), "{line} {fields:?}: {status}");
+        }
+        let rebound = "GET /revocations HTTP/1.1\r\nHost: evil.example\r\n\r\n";
+        assert_eq!(outcome(rebound, &access(None)), Err(403));
     }
 
     #[test]

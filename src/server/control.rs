@@ -14,11 +14,15 @@ use super::close_log::CloseLog;
 use super::exposition::{self, CIRCUITS, ControlNumbers, Exposition};
 use super::files;
 use super::logs::{self, CloseLine, LogControl};
+use super::memory::MemoryWatch;
 use super::process::{self, ProcessUse};
 use super::reload::{self, ReloadOutcome};
+use super::revocations::Keeper;
 use super::status::{Phase, Status};
 use super::verdicts::VerdictNumbers;
 use super::workers::Supervisor;
+use crate::base::memory_ladder::Rung;
+use crate::base::time::UnixTime;
 use crate::settings::Settings;
 use crate::settings::reload::cold_changes;
 use crate::worker::mailbox::Report;
@@ -31,6 +35,8 @@ const SUM_INTERVAL: Duration = Duration::from_secs(1);
 const PROCESS_INTERVAL: Duration = Duration::from_secs(5);
 /// How long workers may take beyond the drain window.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
+/// At the end, how long the last revocations may take to be saved.
+const FINISH_MAX: Duration = Duration::from_secs(2);
 /// How long workers may take to stop at once.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -103,6 +109,10 @@ pub struct Control {
     pub logs: Option<LogControl>,
     /// The file of the close log, if there is one.
     pub close_log: Option<CloseLog>,
+    /// Who must not be let in.
+    pub revocations: Rc<RefCell<Keeper>>,
+    /// What is measured of the memory.
+    pub memory: MemoryWatch,
     /// Bookkeeping.
     pub books: Books,
 }
@@ -113,6 +123,8 @@ pub struct Books {
     reloads_refused: u64,
     settings_hash: u64,
     settings_loaded: u64,
+    /// Refused revocations that were told of.
+    revocations_refused: u64,
     process: ProcessUse,
     process_at: Option<Instant>,
     summed_at: Instant,
@@ -129,6 +141,7 @@ impl Books {
             reloads_refused: 0,
             settings_hash: config_path.map_or(0, |path| reload::file_hash(path)),
             settings_loaded: unix_ms() / 1000,
+            revocations_refused: 0,
             process: ProcessUse::default(),
             process_at: None,
             summed_at: now,
@@ -156,6 +169,7 @@ impl Control {
         }
         self.poll(Instant::now());
         self.sum(Instant::now());
+        finish(&self.revocations).await;
         if let Some(close_log) = self.close_log.take() {
             close_log.finish().await;
         }
@@ -209,7 +223,19 @@ impl Control {
 
     fn poll(&mut self, now: Instant) {
         let (settings, close_log) = (&self.settings, self.close_log.as_ref());
-        self.supervisor.poll(now, |worker, report| take(worker, &report, settings, close_log));
+        let mut revocations = self.revocations.borrow_mut();
+        self.supervisor.poll(now, |worker, report| match report {
+            Report::Revoke(revocation) => {
+                // A refusal is counted, and told of once a second.
+                let _ = revocations.insert(revocation, UnixTime::from_millis(unix_ms()));
+            }
+            report => take(worker, &report, settings, close_log),
+        });
+        if let Some(revoked) = revocations.news() {
+            self.supervisor.set_revoked(revoked);
+        }
+        revocations.advance(now);
+        drop(revocations);
         if self.phase() == Phase::Draining && self.books.stop_at.is_some_and(|at| at <= now) {
             tracing::warn!("the drain took too long");
             self.stop();
@@ -224,6 +250,7 @@ impl Control {
     }
 
     fn sum(&mut self, now: Instant) {
+        self.look_at_memory();
         let books = &mut self.books;
         if books.process_at.is_none_or(|at| now.duration_since(at) >= PROCESS_INTERVAL) {
             books.process = process::read();
@@ -231,6 +258,16 @@ impl Control {
         }
         let elapsed = now.duration_since(books.summed_at);
         books.summed_at = now;
+        let mut revocations = self.revocations.borrow_mut();
+        revocations.lapse(UnixTime::from_millis(unix_ms()));
+        let refused = revocations.refused();
+        if refused > books.revocations_refused {
+            tracing::error!(
+                refused = refused - books.revocations_refused,
+                "revocations refused: raise limits.revocations_max, or have entries lapse earlier"
+            );
+            books.revocations_refused = refused;
+        }
         let mut status = self.status.borrow_mut();
         status.workers = self.supervisor.status(now);
         status.take_sums(exposition::sums(self.supervisor.counters()), elapsed);
@@ -244,12 +281,29 @@ impl Control {
             settings_hash: books.settings_hash,
             settings_loaded: books.settings_loaded,
             close_log_dropped: self.close_log.as_ref().map_or(0, CloseLog::dropped),
+            revocations: revocations.held() as u64,
+            revocations_refused: refused,
+            revocation_save_failures: revocations.save_failures(),
             draining: status.phase == Phase::Draining,
+            memory_rung: self.memory.rung() as u64,
+            memory_used: self.memory.used(),
+            memory_budget: self.memory.budget(),
             verdict_requests: verdicts.map_or(0, VerdictNumbers::in_flight),
             circuits: CIRCUITS.map(|state| verdicts.map_or(0, |v| v.circuits(state))),
             process: books.process,
         };
         self.exposition.borrow_mut().publish(self.supervisor.counters(), &numbers);
+    }
+
+    fn look_at_memory(&mut self) {
+        let before = self.memory.rung();
+        let rung = self.memory.look();
+        if rung != before {
+            let (used, budget) = (self.memory.used(), self.memory.budget());
+            tracing::warn!(?rung, ?before, used, budget, "memory use has reached another rung");
+        }
+        self.status.borrow_mut().memory_short = rung != Rung::Clear;
+        self.supervisor.set_rung(rung);
     }
 
     fn reload(&mut self) -> ReloadOutcome {
@@ -293,6 +347,7 @@ impl Control {
         {
             return refuse(&error.to_string());
         }
+        self.revocations.borrow_mut().set_max(settings.limits.revocations_max as usize);
         self.settings = Arc::new(settings);
         self.supervisor.set_settings(Arc::clone(&self.settings));
         self.books.settings_hash = reload::file_hash(&path);
@@ -327,11 +382,22 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
             worker,
             "out of descriptors or memory on accept; see \"Limits\" in docs/operating.md"
         ),
+        Report::Revoke(_) => unreachable!("the keeper takes these"),
         Report::Drained => tracing::info!(worker, "drained"),
     }
 }
 
+/// Lets the last revocations reach their file. Nobody else uses the keeper by now but admin
+/// connections, which wait.
+async fn finish(revocations: &RefCell<Keeper>) {
+    let deadline = Instant::now() + FINISH_MAX;
+    while !revocations.borrow().is_saved() && Instant::now() < deadline {
+        revocations.borrow_mut().advance(Instant::now());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// The wall clock, in milliseconds since 1970.
-fn unix_ms() -> u64 {
+pub(super) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::error::RunError;
+use super::memory::total_memory;
 use super::verdicts::{VerdictNumbers, VerdictService};
 use super::workers::{DataPlane, Launched, Seat};
 use crate::base::random::Random;
@@ -15,7 +16,8 @@ use crate::linux::probe::{Probe, probe};
 use crate::linux::process;
 use crate::linux::ring::{DescriptorMode, LinuxRing, RingOptions};
 use crate::ring::GENERATION_BITS;
-use crate::settings::{Descriptors, Limits, Settings};
+use crate::settings::{DeferAccept, Descriptors, Limits, Listener, Settings};
+use crate::worker::admission::Allowance;
 use crate::worker::{Turn, Worker, WorkerOptions};
 
 /// Finished TCP handshakes that may wait for a worker; the kernel caps it at
@@ -29,8 +31,6 @@ const UNAUTHENTICATED_AGE_MAX: Duration = Duration::from_secs(10);
 /// For how long the kernel keeps a silent connection to itself: TCP_DEFER_ACCEPT's least.
 const DEFER_ACCEPT: Duration = Duration::from_secs(1);
 
-/// The machine's memory when it cannot be read, in bytes.
-const MEMORY_ASSUMED: u64 = 1 << 30;
 /// One part in this many of the memory budget may be bytes that wait for clients; the rest is
 /// for connections, receive buffers, TLS and the kernel.
 const QUEUE_PARTS: u64 = 4;
@@ -48,7 +48,7 @@ const LINK_SLOTS: u16 = 16;
 pub struct LinuxDataPlane {
     addresses: Vec<SocketAddr>,
     workers: u16,
-    share: WorkerShare,
+    descriptors_max: u32,
     descriptors: DescriptorMode,
     /// Memory that the process may use, in bytes.
     memory: u64,
@@ -63,41 +63,16 @@ pub struct LinuxDataPlane {
     verdicts: VerdictService,
 }
 
-/// One worker's part of the gateway's limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WorkerShare {
-    /// Connections it may hold.
-    pub connections_max: u32,
-    /// Of them, not yet authenticated.
-    pub unauthenticated_max: u32,
-    /// The descriptor limit, not the settings, decided.
-    pub capped_by_descriptors: bool,
-}
-
-/// Divides the limits among `workers`. With direct descriptors, `descriptor_limit` bounds each
-/// ring's own table; otherwise it bounds all workers together.
-pub fn worker_share(
-    limits: &Limits,
-    workers: u16,
-    descriptor_limit: u64,
-    mode: DescriptorMode,
-) -> WorkerShare {
+/// Sockets that each of `workers` may have. With direct descriptors, `descriptor_limit` bounds
+/// each ring's own table; otherwise it bounds all workers together.
+pub fn descriptor_share(workers: u16, descriptor_limit: u64, mode: DescriptorMode) -> u32 {
     assert!(workers > 0);
     let spare = descriptor_limit.saturating_sub(DESCRIPTORS_KEPT);
     let descriptors = match mode {
         DescriptorMode::Direct => spare,
         DescriptorMode::Plain => spare / u64::from(workers),
     };
-    let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX).max(1);
-    let share = |total: u32| (total / u32::from(workers)).max(1);
-    let wanted = limits.connections_per_worker.unwrap_or(u32::MAX);
-    let wanted = wanted.min(share(limits.connections_max));
-    let connections_max = wanted.min(descriptors);
-    WorkerShare {
-        connections_max,
-        unauthenticated_max: share(limits.unauthenticated_max).min(connections_max),
-        capped_by_descriptors: descriptors < wanted,
-    }
+    u32::try_from(descriptors).unwrap_or(u32::MAX).max(1)
 }
 
 /// What accepted sockets are on this kernel.
@@ -149,11 +124,10 @@ impl LinuxDataPlane {
         let workers = settings.gateway.workers.unwrap_or(most).max(1);
         let (addresses, first) = bind_all(settings, workers)?;
         let limit = process::raise_descriptor_limit().unwrap_or(1024);
-        let share = worker_share(&settings.limits, workers, limit, mode);
-        if share.capped_by_descriptors {
-            let (each, limit) = (share.connections_max, limit);
+        let descriptors_max = descriptor_share(workers, limit, mode);
+        if descriptors_max < Allowance::new(&settings.limits, workers, u32::MAX).connections_max {
             tracing::warn!(
-                connections_per_worker = each,
+                connections_per_worker = descriptors_max,
                 descriptor_limit = limit,
                 "the limit on open files allows fewer connections than the settings"
             );
@@ -165,9 +139,9 @@ impl LinuxDataPlane {
         Ok(LinuxDataPlane {
             addresses,
             workers,
-            share,
+            descriptors_max,
             descriptors: mode,
-            memory: process::memory_total().unwrap_or(MEMORY_ASSUMED),
+            memory: total_memory().bytes,
             pinned: usize::from(workers) <= cores,
             instance,
             epoch: since.as_millis() as u64,
@@ -194,8 +168,8 @@ impl LinuxDataPlane {
         }
         drop(first);
         let pairs = self.addresses.iter().zip(&seat.settings.listeners);
-        let bind = |(address, listener): (&SocketAddr, &crate::settings::Listener)| {
-            let defer = defer_accept(&seat.settings, listener.tls.is_some());
+        let bind = |(address, listener): (&SocketAddr, &Listener)| {
+            let defer = defer_accept(&seat.settings, listener);
             listen(*address, BACKLOG, defer)
                 .map_err(|error| format!("cannot listen on {address} again: {error}"))
         };
@@ -234,8 +208,8 @@ impl DataPlane for LinuxDataPlane {
             instance: self.instance,
             epoch: self.epoch,
             generation_bits: GENERATION_BITS,
-            connections_max: self.share.connections_max,
-            unauthenticated_max: self.share.unauthenticated_max,
+            workers: self.workers,
+            descriptors_max: self.descriptors_max,
             queue_bytes_max: queue_share(&seat.settings.limits, self.workers, self.memory),
         };
         let Seat { settings, counters, mailbox, .. } = seat;
@@ -255,7 +229,7 @@ fn bind_all(settings: &Settings, workers: u16) -> Result<Bound, RunError> {
     let mut addresses = Vec::new();
     let mut sockets: Vec<Vec<ListenerSocket>> = (0..workers).map(|_| Vec::new()).collect();
     for (index, listener) in settings.listeners.iter().enumerate() {
-        let defer = defer_accept(settings, listener.tls.is_some());
+        let defer = defer_accept(settings, listener);
         let failed = |source| RunError::Bind {
             what: format!("listener {index}"),
             address: listener.address,
@@ -289,11 +263,16 @@ fn refuse_if_taken(address: SocketAddr) -> std::io::Result<()> {
 
 /// Whether the kernel keeps silent connections to itself at first. Only where that second fits
 /// under the age that no unauthenticated socket may pass.
-fn defer_accept(settings: &Settings, tls: bool) -> Option<Duration> {
+fn defer_accept(settings: &Settings, listener: &Listener) -> Option<Duration> {
     let deadlines = &settings.deadlines;
-    let handshake = if tls { deadlines.tls_handshake } else { Duration::ZERO };
+    let handshake = if listener.tls.is_some() { deadlines.tls_handshake } else { Duration::ZERO };
     let age = DEFER_ACCEPT + handshake + deadlines.request_head + deadlines.authenticate;
-    (age <= UNAUTHENTICATED_AGE_MAX).then_some(DEFER_ACCEPT)
+    let defers = match listener.defer_accept {
+        DeferAccept::Auto => age <= UNAUTHENTICATED_AGE_MAX,
+        DeferAccept::On => true,
+        DeferAccept::Off => false,
+    };
+    defers.then_some(DEFER_ACCEPT)
 }
 
 #[cfg(test)]
@@ -321,13 +300,15 @@ mod tests {
             limits.connections_max = total;
             limits.unauthenticated_max = young;
             limits.connections_per_worker = each;
-            let expected = WorkerShare {
-                connections_max: most,
-                unauthenticated_max: young_most,
-                capped_by_descriptors: capped,
-            };
-            let share = worker_share(&limits, workers, descriptors, mode);
-            assert_eq!(share, expected, "{total} over {workers}, {descriptors} {mode:?}");
+            let sockets = descriptor_share(workers, descriptors, mode);
+            let share = Allowance::new(&limits, workers, sockets);
+            let wanted = Allowance::new(&limits, workers, u32::MAX).connections_max;
+            let found = (share.connections_max, share.unauthenticated_max, sockets < wanted);
+            assert_eq!(
+                found,
+                (most, young_most, capped),
+                "{total} over {workers}, {descriptors} {mode:?}"
+            );
         }
     }
 
@@ -374,10 +355,15 @@ mod tests {
     #[test]
     fn silent_connections_are_deferred_only_where_the_deadlines_leave_a_second() {
         let mut settings = testing::settings();
-        assert_eq!(defer_accept(&settings, false), Some(DEFER_ACCEPT));
-        assert_eq!(defer_accept(&settings, true), None);
+        let defers = |settings: &Settings| defer_accept(settings, &settings.listeners[0]).is_some();
+        assert!(defers(&settings));
+        settings.listeners[0].defer_accept = DeferAccept::Off;
+        assert!(!defers(&settings));
+        settings.listeners[0].defer_accept = DeferAccept::Auto;
         settings.deadlines.authenticate = Duration::from_secs(8);
-        assert_eq!(defer_accept(&settings, false), None);
+        assert!(!defers(&settings));
+        settings.listeners[0].defer_accept = DeferAccept::On;
+        assert!(defers(&settings));
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl DataPlane for Obedient {
                 Some(Command::Panic) => panic!("planted"),
                 Some(Command::Stop) => return false,
                 Some(Command::Drain { .. }) => end = Some(Instant::now() + drain),
-                Some(Command::Settings(_)) | None => {}
+                Some(Command::Settings(_) | Command::Revoked(_) | Command::Memory(_)) | None => {}
             }
             end.is_none_or(|end| Instant::now() < end)
         });
@@ -377,4 +377,112 @@ fn a_gateway_that_cannot_start_says_why() {
     settings.gateway.close_log = Some("/nowhere/close.log".into());
     let error = start_on(plane(), Arc::new(settings), StartOptions::default()).err();
     assert!(matches!(error, Some(RunError::CloseLog { .. })), "{error:?}");
+}
+
+fn post(gateway: &GatewayHandle, body: &str) -> (u16, serde_json::Value) {
+    let fields = format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    let input = format!("POST /revocations HTTP/1.1\r\nHost: localhost\r\n{fields}");
+    let answer = exchange(gateway.admin().unwrap(), input.as_bytes());
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    (answer[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
+}
+
+fn revocations(gateway: &GatewayHandle) -> serde_json::Value {
+    let (status, body) = get(gateway, "/revocations");
+    assert_eq!(status, 200);
+    serde_json::from_str(&body).unwrap()
+}
+
+#[test]
+fn revocations_are_made_listed_taken_back_and_outlive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("revocations");
+    let settings = || {
+        let mut settings = testing::settings();
+        settings.gateway.revocations_file = Some(path.clone());
+        settings.limits.revocations_max = 2;
+        settings
+    };
+    let start = || started(settings(), StartOptions::default(), Duration::ZERO);
+    let gateway = start();
+    assert!(path.exists(), "it is tried at the start whether it can be written");
+    let (status, answer) = post(&gateway, r#"{"subject":"al\nice","lapses":99999999999}"#);
+    assert_eq!((status, &answer["result"], &answer["id"]), (200, &"revoked".into(), &1.into()));
+    assert_eq!(answer["saved"], true);
+    let (status, answer) = post(&gateway, r#"{"subject":"al\nice","lapses":99999999998}"#);
+    assert_eq!((status, &answer["result"], &answer["id"]), (200, &"covered".into(), &1.into()));
+    assert_eq!(post(&gateway, r#"{"token_id":"t","lapses_in":3600}"#).0, 200);
+    let (status, answer) = post(&gateway, r#"{"issued_before":5,"lapses_in":3600}"#);
+    assert_eq!((status, &answer["result"]), (507, &"refused".into()));
+    assert_eq!(post(&gateway, r#"{"subject":"bob","lapses":5}"#).0, 422);
+    assert_eq!(post(&gateway, "{}").0, 422);
+    assert_eq!(request(&gateway, "DELETE /revocations/2", "").0, 200);
+    assert_eq!(request(&gateway, "DELETE /revocations/2", "").0, 404);
+    wait_for(&gateway, "/metrics", |_, page| {
+        page.contains("\nportcullis_revocations 1\n")
+            && page.contains("\nportcullis_revocations_refused_total 1\n")
+            && page.contains("\nportcullis_revocation_save_failures_total 0\n")
+    });
+    let left = serde_json::json!({
+        "held": 1,
+        "revocations": [{"id": 1, "subject": "al\nice", "lapses": 99_999_999_999u64}],
+    });
+    assert_eq!(revocations(&gateway), left);
+    gateway.stop();
+    gateway.join().unwrap();
+    let gateway = start();
+    assert_eq!(revocations(&gateway), left);
+    // An id that was ended never names another entry.
+    assert_eq!(post(&gateway, r#"{"token_id":"u","lapses_in":3600}"#).1["id"], 3);
+    drop(gateway);
+    // A damaged file is no reason to let the revoked in again.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 3;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let refused = start_refused(settings());
+    for part in ["file of revocations", "checksum", "likely cause: ", "what to do: restore"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    let mut nowhere = settings();
+    nowhere.gateway.revocations_file = Some("/nowhere/revocations".into());
+    assert!(start_refused(nowhere).contains("create it for this user"));
+}
+
+fn start_refused(settings: Settings) -> String {
+    let listeners = vec!["127.0.0.1:1".parse().unwrap()];
+    let drain = Duration::ZERO;
+    let plane = Plane { workers: Arc::new(Obedient { drain }), count: 1, listeners };
+    match start_on(plane, Arc::new(settings), StartOptions::default()) {
+        Ok(_) => panic!("it started"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn without_a_file_the_answer_says_so_and_bodies_may_come_in_parts() {
+    let gateway = simple();
+    assert_eq!(post(&gateway, r#"{"subject":"a","lapses_in":60}"#).1["saved"], false);
+    let mut stream = TcpStream::connect(gateway.admin().unwrap()).unwrap();
+    let body = r#"{"subject":"b","lapses_in":60}"#;
+    let head = format!(
+        "POST /revocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    for part in [head.as_str(), &body[..7], &body[7..]] {
+        stream.write_all(part.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // Half a body is no revocation.
+    let half = b"POST /revocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30\r\n\r\n{\"sub";
+    let mut stream = TcpStream::connect(gateway.admin().unwrap()).unwrap();
+    stream.write_all(half).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    answer.clear();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(revocations(&gateway)["held"], 2);
 }

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::revocation_file::FileError;
+
 /// Why the gateway did not start, or could not go on. The text names what failed, where, the
 /// likely cause and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +69,25 @@ pub enum RunError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The revocations of the last run cannot be had, or no others saved.
+    #[error(
+        "cannot use the file of revocations {}: {source}\n  \
+         likely cause: {}\n  \
+         what to do: {}", path.display(), revocations_advice(source).0,
+         revocations_advice(source).1
+    )]
+    Revocations {
+        /// The path asked for.
+        path: PathBuf,
+        /// What is wrong.
+        source: FileError,
+    },
+    /// The system gave no random bytes.
+    #[error("the system gives no random bytes: {source}")]
+    Random {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The log filter cannot be read.
     #[error(
         "gateway.log.level: {reason}\n  what to do: use a level such as \"info\", or a filter \
@@ -119,6 +140,24 @@ fn bind_advice(error: &io::Error, address: SocketAddr) -> String {
         ),
     };
     format!("  likely cause: {cause}\n  what to do: {mend}")
+}
+
+/// The likely cause, and what to do. Starting all the same would let the revoked in again.
+fn revocations_advice(error: &FileError) -> (&'static str, &'static str) {
+    match error {
+        FileError::Io(_) => (
+            "the directory does not exist, or this user may not write there",
+            "create it for this user, or change gateway.revocations_file",
+        ),
+        FileError::Damaged(_) => (
+            "the file was edited, or the disk lost a part of it",
+            "restore it from a backup; or, knowing that the tokens it revoked are let in again \
+             until they expire, move it away",
+        ),
+        FileError::TooMany { .. } => {
+            ("the limit was lowered", "raise limits.revocations_max; entries lapse by themselves")
+        }
+    }
 }
 
 #[cfg(test)]

@@ -72,7 +72,33 @@ const CONTROL: &[Description] = &[
         MetricKind::Counter,
         "Lines lost because the close log file was too slow or could not be written.",
     ),
+    describe("portcullis_revocations", MetricKind::Gauge, "Revocations held."),
+    describe(
+        "portcullis_revocations_refused_total",
+        MetricKind::Counter,
+        "Revocations refused because limits.revocations_max were held.",
+    ),
+    describe(
+        "portcullis_revocation_save_failures_total",
+        MetricKind::Counter,
+        "Attempts to save the revocations that failed.",
+    ),
     describe("portcullis_draining", MetricKind::Gauge, "1 from the start of a drain to the end."),
+    describe(
+        "portcullis_memory_rung",
+        MetricKind::Gauge,
+        "How short memory is: 0 not at all, 1 new connections are reset, 2 unauthenticated ones too, 3 slow readers too.",
+    ),
+    describe(
+        "portcullis_memory_used_bytes",
+        MetricKind::Gauge,
+        "Memory that counts against the budget, in bytes.",
+    ),
+    describe(
+        "portcullis_memory_budget_bytes",
+        MetricKind::Gauge,
+        "The memory budget (limits.memory_max), in bytes.",
+    ),
     describe(
         "portcullis_verdict_requests_in_flight",
         MetricKind::Gauge,
@@ -115,8 +141,20 @@ pub struct ControlNumbers {
     pub settings_loaded: u64,
     /// Lines lost by the close log's file.
     pub close_log_dropped: u64,
+    /// Revocations held.
+    pub revocations: u64,
+    /// Revocations refused for want of room.
+    pub revocations_refused: u64,
+    /// Saves of the revocations that failed.
+    pub revocation_save_failures: u64,
     /// Whether a drain is under way.
     pub draining: bool,
+    /// How short memory is.
+    pub memory_rung: u64,
+    /// Memory that counts against the budget, in bytes.
+    pub memory_used: u64,
+    /// The budget, in bytes.
+    pub memory_budget: u64,
     /// Requests at HTTP endpoints that decide on clients.
     pub verdict_requests: u64,
     /// Such endpoints by the state of their circuit, in the order of [`CIRCUITS`].
@@ -137,7 +175,13 @@ impl ControlNumbers {
             self.settings_hash,
             self.settings_loaded,
             self.close_log_dropped,
+            self.revocations,
+            self.revocations_refused,
+            self.revocation_save_failures,
             u64::from(self.draining),
+            self.memory_rung,
+            self.memory_used,
+            self.memory_budget,
             self.verdict_requests,
             self.circuits[0],
             self.circuits[1],
@@ -209,12 +253,16 @@ impl Exposition {
     }
 }
 
-/// The workers' blocks added up, in the order of [`counters::descriptions`].
+/// The workers' blocks taken together, in the order of [`counters::descriptions`]: added up,
+/// or of each peak the highest.
 pub fn sums<'a>(blocks: impl Iterator<Item = &'a Counters>) -> Vec<u64> {
     let mut sums = vec![0u64; counters::descriptions().count()];
     for block in blocks {
-        for (sum, (_, value)) in sums.iter_mut().zip(block.all()) {
-            *sum = sum.wrapping_add(value);
+        for (sum, (description, value)) in sums.iter_mut().zip(block.all()) {
+            *sum = match description.kind {
+                MetricKind::Peak => value.max(*sum),
+                MetricKind::Counter | MetricKind::Gauge => sum.wrapping_add(value),
+            };
         }
     }
     sums
@@ -230,7 +278,7 @@ fn register(recorder: &PrometheusRecorder, description: Description) -> Series {
             recorder.describe_counter(name, None, description.help.into());
             Series::Counter(recorder.register_counter(&key, &metadata))
         }
-        MetricKind::Gauge => {
+        MetricKind::Gauge | MetricKind::Peak => {
             recorder.describe_gauge(name, None, description.help.into());
             Series::Gauge(recorder.register_gauge(&key, &metadata))
         }
@@ -267,7 +315,7 @@ mod tests {
             assert_eq!(page.lines().filter(|line| *line == help).count(), 1, "{help}");
             let kind = match description.kind {
                 MetricKind::Counter => "counter",
-                MetricKind::Gauge => "gauge",
+                MetricKind::Gauge | MetricKind::Peak => "gauge",
             };
             let line = format!("# TYPE {} {kind}", description.name);
             assert_eq!(page.lines().filter(|other| *other == line).count(), 1, "{line}");
@@ -282,6 +330,8 @@ mod tests {
         one.add(Metric::Accepted, 2);
         two.add(Metric::Accepted, 40);
         two.set(Metric::StageOpen, 7);
+        one.set(Metric::UnauthenticatedOldest, 50);
+        two.set(Metric::UnauthenticatedOldest, 30);
         two.closed(Cause::Idle);
         let mut exposition = Exposition::default();
         let numbers = ControlNumbers { panics: 3, reloads_refused: 1, ..Default::default() };
@@ -291,6 +341,7 @@ mod tests {
             "portcullis_connections_accepted_total 42",
             "portcullis_connections{stage=\"open\"} 7",
             "portcullis_closes_total{cause=\"idle\"} 1",
+            "portcullis_unauthenticated_oldest_milliseconds 50",
             "portcullis_worker_panics_total 3",
             "portcullis_reloads_total{result=\"refused\"} 1",
             "portcullis_reloads_total{result=\"ok\"} 0",

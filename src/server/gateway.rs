@@ -13,14 +13,19 @@ use tokio::sync::mpsc;
 
 use super::admin::{Admin, Page};
 use super::close_log::CloseLog;
-use super::control::{Books, Control, Order, Signals};
+use super::control::{Books, Control, Order, Signals, unix_ms};
 use super::data_plane::LinuxDataPlane;
 use super::error::RunError;
 use super::exposition::Exposition;
 use super::logs::LogControl;
+use super::memory::MemoryWatch;
 use super::reload::ReloadOutcome;
+use super::revocations::Keeper;
 use super::status::{Phase, Status};
 use super::workers::{DataPlane, Supervisor};
+use crate::base::time::UnixTime;
+use crate::linux::process::random_seed;
+use crate::protocol::revocation::Hasher;
 use crate::settings::Settings;
 
 /// How long workers may take to come up.
@@ -209,9 +214,11 @@ impl ControlThread {
     fn serve(self, started: &SyncSender<Result<(), RunError>>) -> Result<(), RunError> {
         let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())
             .map_err(|source| RunError::Runtime { source })?;
-        let (close_log, signals) = runtime.block_on(self.prepare())?;
+        let revocations = self.open_revocations()?;
+        let (close_log, signals) = runtime.block_on(self.prepare(&revocations))?;
         let workers = Arc::clone(&self.plane.workers);
-        let supervisor = Supervisor::new(workers, Arc::clone(&self.settings), self.plane.count);
+        let (settings, revoked) = (Arc::clone(&self.settings), revocations.picture());
+        let supervisor = Supervisor::new(workers, settings, revoked, self.plane.count);
         let supervisor = start_workers(supervisor)?;
         let now = Instant::now();
         let mut status = Status::new(now);
@@ -227,6 +234,8 @@ impl ControlThread {
             exposition: Rc::new(RefCell::new(Exposition::default())),
             logs: self.options.logs,
             close_log,
+            revocations: Rc::new(RefCell::new(revocations)),
+            memory: MemoryWatch::new(&self.settings.limits),
             settings: self.settings,
         };
         let page = self.options.page.map(|make| make(&self.plane.listeners));
@@ -235,7 +244,9 @@ impl ControlThread {
                 let (status, exposition) = (control.status.clone(), control.exposition.clone());
                 let token = control.settings.gateway.admin_token.clone();
                 let page = page.unwrap_or_else(Page::index);
-                let admin = Admin::new(token, page, status, exposition, self.orders_in);
+                let revocations = control.revocations.clone();
+                let admin =
+                    Admin::new(token, page, status, exposition, revocations, self.orders_in);
                 tokio_uring::spawn(admin.serve(listener));
             }
             let listeners = &self.plane.listeners;
@@ -246,8 +257,21 @@ impl ControlThread {
         Ok(())
     }
 
+    /// The revocations of the last run.
+    fn open_revocations(&self) -> Result<Keeper, RunError> {
+        let key = random_seed().map_err(|source| RunError::Random { source })?;
+        let file = self.settings.gateway.revocations_file.clone();
+        let max = self.settings.limits.revocations_max as usize;
+        let now = UnixTime::from_millis(unix_ms());
+        Keeper::open(file.clone(), Hasher::new(&key), max, now)
+            .map_err(|source| RunError::Revocations { path: file.unwrap_or_default(), source })
+    }
+
     /// Whatever can fail and needs the runtime.
-    async fn prepare(&self) -> Result<(Option<CloseLog>, Option<Signals>), RunError> {
+    async fn prepare(
+        &self,
+        revocations: &Keeper,
+    ) -> Result<(Option<CloseLog>, Option<Signals>), RunError> {
         let close_log = match self.settings.gateway.close_log.clone() {
             Some(path) => {
                 let opened = CloseLog::open(path.clone()).await;
@@ -255,6 +279,10 @@ impl ControlThread {
             }
             None => None,
         };
+        if let Err(source) = revocations.try_file().await {
+            let path = self.settings.gateway.revocations_file.clone().unwrap_or_default();
+            return Err(RunError::Revocations { path, source });
+        }
         let signals = self.options.signals.then(Signals::watch).transpose();
         Ok((close_log, signals.map_err(|source| RunError::Signals { source })?))
     }

@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod admin_http;
+pub mod admin_revocations;
 pub mod close_log;
 pub mod control;
 pub mod data_plane;
@@ -12,9 +13,12 @@ pub mod exposition;
 pub mod files;
 pub mod gateway;
 pub mod logs;
+pub mod memory;
 pub mod panics;
 pub mod process;
 pub mod reload;
+pub mod revocation_file;
+pub mod revocations;
 pub mod status;
 pub mod verdicts;
 pub mod workers;

@@ -39,6 +39,8 @@ pub struct Status {
     pub started: Instant,
     /// The workers' counters summed, in the order of [`counters::descriptions`].
     pub sums: Vec<u64>,
+    /// Memory is so short that new connections are reset.
+    pub memory_short: bool,
     /// Messages per second to the gateway, over the last full second.
     pub from_clients_per_second: f64,
     /// Messages per second to clients, over the last full second.
@@ -54,6 +56,7 @@ impl Status {
             workers: Vec::new(),
             panics: 0,
             started: now,
+            memory_short: false,
             sums: vec![0; counters::descriptions().count()],
             from_clients_per_second: 0.0,
             to_clients_per_second: 0.0,
@@ -93,6 +96,9 @@ impl Status {
         }
         if self.workers_alive() == 0 {
             return Err("no worker is up".into());
+        }
+        if self.memory_short {
+            return Err("memory is short".into());
         }
         Ok(())
     }
@@ -210,6 +216,13 @@ mod tests {
             assert_eq!(why(status.readiness()), *unready, "{status:?}");
             assert_eq!(why(status.health()), *unhealthy, "{status:?}");
         }
+    }
+
+    #[test]
+    fn who_is_short_of_memory_is_healthy_but_not_ready() {
+        let short = Status { memory_short: true, ..status(Phase::Serving, 1, &[UP]) };
+        assert_eq!(short.readiness(), Err("memory is short".into()));
+        assert_eq!(short.health(), Ok(()));
     }
 
     #[test]

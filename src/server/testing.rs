@@ -15,6 +15,7 @@ pub fn settings() -> Settings {
         listeners: vec![Listener {
             address: "127.0.0.1:0".parse().unwrap(),
             tls: None,
+            defer_accept: DeferAccept::Auto,
             proxy_trusted: Vec::new(),
         }],
         auths: Vec::new(),
@@ -37,6 +38,7 @@ fn gateway() -> Gateway {
         log_format: LogFormat::Auto,
         log_level: "info".into(),
         close_log: None,
+        revocations_file: None,
     }
 }
 
@@ -44,6 +46,13 @@ fn limits() -> Limits {
     Limits {
         connections_max: 1000,
         unauthenticated_max: 100,
+        early_drop_start: 80,
+        early_drop_rate: 30,
+        prefix_share: 32,
+        prefix_failures_per_minute: 60,
+        prefix_failures_burst: 120,
+        prefixes_max: 65_536,
+        tls_handshakes_per_second: None,
         connections_per_worker: None,
         memory_max: None,
         message_max: 1 << 20,
@@ -57,6 +66,7 @@ fn limits() -> Limits {
         frames_burst: 2000,
         controls_per_second: 10,
         controls_burst: 50,
+        pongs_unsent_max: 1,
         fragments_max: 1024,
         session_window: 256 * 1024,
         link_window: 4 << 20,
@@ -66,6 +76,7 @@ fn limits() -> Limits {
         client_buffers: 64,
         accepts: 16,
         close_lines_per_second: 100,
+        revocations_max: 1000,
     }
 }
 
@@ -76,6 +87,7 @@ fn deadlines() -> Deadlines {
         request_head: seconds(2),
         authenticate: seconds(5),
         linger: seconds(1),
+        failure_grace: Duration::ZERO,
         ping_interval: seconds(25),
         idle: seconds(60),
         write_stall: seconds(10),

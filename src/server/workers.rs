@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use super::panics;
 use super::verdicts::VerdictNumbers;
+use crate::base::memory_ladder::Rung;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
+use crate::protocol::revocation::Revoked;
 use crate::settings::Settings;
 use crate::worker::mailbox::{Command, ControlMailbox, Report, WorkerMailbox, mailboxes};
 
@@ -108,6 +110,10 @@ struct Slot {
     beat_at: Instant,
     /// The mailbox was full when the settings changed.
     settings_owed: bool,
+    /// The mailbox was full when the revocations changed.
+    revoked_owed: bool,
+    /// The worker has not been told how short memory is.
+    rung_owed: bool,
     /// The mailbox was full when the drain (or stop) was ordered.
     order_owed: bool,
 }
@@ -137,16 +143,23 @@ enum Orders {
 pub struct Supervisor {
     plane: Arc<dyn DataPlane>,
     settings: Arc<Settings>,
+    revoked: Arc<Revoked>,
     slots: Vec<Slot>,
     events_in: Sender<Event>,
     events: Receiver<Event>,
     orders: Orders,
+    rung: Rung,
     panics: u64,
 }
 
 impl Supervisor {
     /// A supervisor of `workers` threads, none of them started.
-    pub fn new(plane: Arc<dyn DataPlane>, settings: Arc<Settings>, workers: u16) -> Self {
+    pub fn new(
+        plane: Arc<dyn DataPlane>,
+        settings: Arc<Settings>,
+        revoked: Arc<Revoked>,
+        workers: u16,
+    ) -> Self {
         assert!(workers > 0, "a gateway has at least one worker");
         let (events_in, events) = channel();
         let now = Instant::now();
@@ -158,10 +171,13 @@ impl Supervisor {
             beat: 0,
             beat_at: now,
             settings_owed: false,
+            revoked_owed: false,
+            rung_owed: false,
             order_owed: false,
         };
         let slots = (0..workers).map(slot).collect();
-        Supervisor { plane, settings, slots, events_in, events, orders: Orders::Serve, panics: 0 }
+        let (orders, rung) = (Orders::Serve, Rung::Clear);
+        Supervisor { plane, settings, revoked, slots, events_in, events, orders, rung, panics: 0 }
     }
 
     /// Starts every worker and waits until all are up, at most `patience`.
@@ -229,6 +245,27 @@ impl Supervisor {
         }
     }
 
+    /// Tells every worker, living or yet to live, who must not be let in.
+    pub fn set_revoked(&mut self, revoked: Arc<Revoked>) {
+        self.revoked = revoked;
+        for index in 0..self.slots.len() {
+            self.slots[index].revoked_owed = self.slots[index].running();
+            self.repeat_commands(index);
+        }
+    }
+
+    /// Tells every worker how short memory is: when that changed, and again and again while
+    /// slow readers are to be looked for.
+    pub fn set_rung(&mut self, rung: Rung) {
+        if rung == std::mem::replace(&mut self.rung, rung) && rung != Rung::CloseSlowReaders {
+            return;
+        }
+        for index in 0..self.slots.len() {
+            self.slots[index].rung_owed = self.slots[index].running();
+            self.repeat_commands(index);
+        }
+    }
+
     /// Tells every worker to close its clients over `window` and stop. Workers that are dead
     /// stay dead.
     pub fn drain(&mut self, window: Duration) {
@@ -289,6 +326,12 @@ impl Supervisor {
         let slot = &mut self.slots[index];
         if slot.settings_owed {
             slot.settings_owed = !slot.command(Command::Settings(Arc::clone(&self.settings)));
+        }
+        if slot.revoked_owed {
+            slot.revoked_owed = !slot.command(Command::Revoked(Arc::clone(&self.revoked)));
+        }
+        if slot.rung_owed {
+            slot.rung_owed = !slot.command(Command::Memory(self.rung));
         }
         if slot.order_owed {
             let command = match self.orders {
@@ -367,6 +410,9 @@ impl Supervisor {
     fn spawn(&mut self, index: usize, now: Instant) -> std::io::Result<()> {
         let slot = &mut self.slots[index];
         let (mailbox, worker_mailbox) = mailboxes();
+        // Before the worker's first turn: it must let in nobody whom an earlier life refused.
+        let taken = mailbox.command(Command::Revoked(Arc::clone(&self.revoked)));
+        assert!(taken, "a new mailbox has room");
         let seat = Seat {
             index: index as u16,
             settings: Arc::clone(&self.settings),
@@ -380,6 +426,8 @@ impl Supervisor {
             .spawn(move || live(&*plane, seat, &events, &heartbeat))?;
         slot.state = State::Running { mailbox, wake: None, thread, since: now };
         slot.settings_owed = false;
+        slot.revoked_owed = false;
+        slot.rung_owed = self.rung != Rung::Clear;
         slot.order_owed = false;
         slot.beat_at = now;
         Ok(())
@@ -490,6 +538,7 @@ mod tests {
 
     use super::super::testing;
     use super::*;
+    use crate::protocol::revocation::Hasher;
 
     /// What the bodies of a fake data plane do: each life of a worker takes the next entry, the
     /// last one for ever.
@@ -536,8 +585,14 @@ mod tests {
                     Some(Command::Panic) => panic!("ordered"),
                     Some(Command::Drain { .. }) => !seat.mailbox.report(Report::Drained),
                     Some(Command::Stop) => false,
+                    Some(Command::Revoked(_)) => true,
                     Some(Command::Settings(new)) => {
                         seat.counters.set(Metric::QueuedBytes, new.limits.message_max.into());
+                        true
+                    }
+                    Some(Command::Memory(rung)) => {
+                        seat.counters.set(Metric::BuffersFree, rung as u64);
+                        seat.counters.increment(Metric::Ticks);
                         true
                     }
                     None => true,
@@ -561,10 +616,14 @@ mod tests {
         }
     }
 
+    fn revoked() -> Arc<Revoked> {
+        Arc::new(Revoked::nothing(Hasher::new(&[1; 32])))
+    }
+
     fn started(lives: &[Life], workers: u16) -> (Supervisor, Arc<FakePlane>) {
         let plane = FakePlane::new(lives);
         let settings = Arc::new(testing::settings());
-        let mut supervisor = Supervisor::new(plane.clone(), settings, workers);
+        let mut supervisor = Supervisor::new(plane.clone(), settings, revoked(), workers);
         supervisor.start(Duration::from_secs(5)).unwrap();
         (supervisor, plane)
     }
@@ -631,9 +690,34 @@ mod tests {
     }
 
     #[test]
+    fn a_rung_is_told_once_and_the_last_one_again_and_again() {
+        let (mut supervisor, _plane) = started(&[Life::Obey], 2);
+        let mut reports = Vec::new();
+        // rung -> how often each worker was told of one
+        let mut told = 0;
+        for (rung, times) in [
+            (Rung::Clear, 0),
+            (Rung::StopAccepting, 1),
+            (Rung::StopAccepting, 0),
+            (Rung::CloseSlowReaders, 1),
+            (Rung::CloseSlowReaders, 1),
+            (Rung::Clear, 1),
+        ] {
+            told += times;
+            supervisor.set_rung(rung);
+            poll_until(&mut supervisor, &mut reports, |s| {
+                let reached = |c: &Counters| c.value(Metric::BuffersFree) == rung as u64;
+                s.counters().all(|c| reached(c) && c.value(Metric::Ticks) == told)
+            });
+        }
+        supervisor.stop();
+        poll_until(&mut supervisor, &mut reports, Supervisor::all_stopped);
+    }
+
+    #[test]
     fn a_worker_that_cannot_start_is_reported_with_its_reason() {
         let plane = FakePlane::new(&[Life::Fail]);
-        let mut supervisor = Supervisor::new(plane, Arc::new(testing::settings()), 1);
+        let mut supervisor = Supervisor::new(plane, Arc::new(testing::settings()), revoked(), 1);
         let error = supervisor.start(Duration::from_secs(5)).unwrap_err();
         assert_eq!(error, (0, "the ring is full of eels".to_owned()));
         assert!(supervisor.all_stopped());

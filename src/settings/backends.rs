@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::load::{Loader, word};
 use super::raw::{List, RawBackend, RawListener};
-use super::{Backend, Balance, Listener, Network};
+use super::{Backend, Balance, DeferAccept, Listener, Network};
 use crate::ring::EndpointAddress;
 
 /// Listeners of one gateway.
@@ -45,7 +45,12 @@ impl Loader<'_> {
             let proxy_trusted = proxy.map_or(Some(Vec::new()), |p| self.networks(&p.trusted));
             built.push(match (address, tls, proxy_trusted) {
                 (Some(address), Some(tls), Some(proxy_trusted)) => {
-                    Some(Listener { address, tls, proxy_trusted })
+                    let defer_accept = match word("listener", "defer_accept", &raw.defer_accept) {
+                        "on" => DeferAccept::On,
+                        "off" => DeferAccept::Off,
+                        _ => DeferAccept::Auto,
+                    };
+                    Some(Listener { address, tls, defer_accept, proxy_trusted })
                 }
                 _ => None,
             });

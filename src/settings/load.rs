@@ -237,6 +237,7 @@ impl Loader<'_> {
         let deadlines = deadlines(&raw.deadlines, conformance);
         self.check_deadlines(&raw.deadlines, &deadlines);
         let listeners = self.listeners(&raw.listener);
+        self.check_admission(raw, &limits, &deadlines, listeners.as_deref());
         let auth_names = self.names("auth", raw.auth.iter().map(|a| (a.span(), &a.get_ref().name)));
         let auths = self.auths(&raw.auth);
         self.check_timeouts(&raw.auth, deadlines.authenticate);
@@ -325,6 +326,10 @@ impl Loader<'_> {
             },
             log_level: log_level.to_owned(),
             close_log: raw.close_log.as_ref().map(|name| self.base.join(name.get_ref())),
+            revocations_file: raw
+                .revocations_file
+                .as_ref()
+                .map(|name| self.base.join(name.get_ref())),
         })
     }
 
@@ -348,21 +353,6 @@ impl Loader<'_> {
     /// Rules between limits.
     fn check_limits(&mut self, raw: &RawLimits, limits: &Limits, workers: Option<u16>) {
         let top = 0..0;
-        if limits.unauthenticated_max > limits.connections_max {
-            let at = place(&raw.unauthenticated_max, &top);
-            let what = "unauthenticated_max is above connections_max and cannot protect anybody";
-            self.report.warning(at, what, "set it to a tenth of connections_max or less");
-        } else if u64::from(limits.unauthenticated_max) * 60 < u64::from(limits.connections_max) {
-            let needed = limits.connections_max.div_ceil(60);
-            let at = place(&raw.unauthenticated_max, &place(&raw.connections_max, &top));
-            let what = format!(
-                "unauthenticated_max = {} cannot hold honest clients: when connections_max = {} \
-                 of them come back within a minute and each takes 1 s to authenticate, {needed} \
-                 are unauthenticated at once, and the oldest are evicted",
-                limits.unauthenticated_max, limits.connections_max
-            );
-            self.report.warning(at, what, &format!("set it to {needed} or more"));
-        }
         let per_worker = limits.connections_per_worker.map(u64::from);
         if let (Some(each), Some(workers)) = (per_worker, workers)
             && each * u64::from(workers) < u64::from(limits.connections_max)
@@ -489,6 +479,15 @@ fn limits(raw: &RawLimits, conformance: bool) -> Limits {
     Limits {
         connections_max: narrow!(count connections_max),
         unauthenticated_max: narrow!(count unauthenticated_max),
+        early_drop_start: narrow!(count early_drop_start),
+        early_drop_rate: narrow!(count early_drop_rate),
+        prefix_share: narrow!(count prefix_share),
+        prefix_failures_per_minute: narrow!(count prefix_failures_per_minute),
+        prefix_failures_burst: narrow!(count prefix_failures_burst),
+        prefixes_max: narrow!(count prefixes_max),
+        tls_handshakes_per_second: defaults
+            .count_or_auto("tls_handshakes_per_second", &raw.tls_handshakes_per_second)
+            .map(|count| count as u32),
         connections_per_worker: defaults
             .count_or_auto("connections_per_worker", &raw.connections_per_worker)
             .map(|count| count as u32),
@@ -504,6 +503,7 @@ fn limits(raw: &RawLimits, conformance: bool) -> Limits {
         frames_burst: narrow!(count frames_burst),
         controls_per_second: narrow!(count controls_per_second),
         controls_burst: narrow!(count controls_burst),
+        pongs_unsent_max: narrow!(count pongs_unsent_max),
         fragments_max: narrow!(count fragments_max),
         session_window: narrow!(size session_window),
         link_window: narrow!(size link_window),
@@ -513,6 +513,7 @@ fn limits(raw: &RawLimits, conformance: bool) -> Limits {
         client_buffers: narrow!(count client_buffers),
         accepts: narrow!(count accepts),
         close_lines_per_second: narrow!(count close_lines_per_second),
+        revocations_max: narrow!(count revocations_max),
     }
 }
 
@@ -528,6 +529,7 @@ fn deadlines(raw: &RawDeadlines, conformance: bool) -> Deadlines {
         request_head: time!(request_head),
         authenticate: time!(authenticate),
         linger: time!(linger),
+        failure_grace: time!(failure_grace),
         ping_interval: time!(ping_interval),
         idle: time!(idle),
         write_stall: time!(write_stall),

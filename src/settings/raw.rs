@@ -53,32 +53,36 @@ raw_table! {
     /// `[gateway]`.
     RawGateway {
         workers: Number, descriptors: Text, admin: Text, admin_token_file: Text, log: RawLog,
-        close_log: Text,
+        close_log: Text, revocations_file: Text,
     }
     /// `log` in `[gateway]`.
     RawLog { format: Text, level: Text, }
     /// `[limits]`.
     RawLimits {
         profile: Text, connections_max: Number, unauthenticated_max: Number,
+        early_drop_start: Number, early_drop_rate: Number, prefix_share: Number,
+        prefix_failures_per_minute: Number, prefix_failures_burst: Number, prefixes_max: Number,
+        tls_handshakes_per_second: Number,
         connections_per_worker: Number, memory_max: Text, message_max: Text,
         first_message_max: Text, head_max: Text, header_fields_max: Number,
         request_line_max: Text, token_max: Text, dead_tokens_max: Number, frames_per_second: Number,
         frames_burst: Number, controls_per_second: Number, controls_burst: Number,
-        fragments_max: Number, session_window: Text, link_window: Text,
+        pongs_unsent_max: Number, fragments_max: Number, session_window: Text, link_window: Text,
         stalled_input_max: Text, verdicts_max: Number, handshakes_per_tick: Number,
         client_buffers: Number, accepts: Number, close_lines_per_second: Number,
+        revocations_max: Number,
     }
     /// `[deadlines]`.
     RawDeadlines {
         tls_handshake: Text, request_head: Text, authenticate: Text, linger: Text,
-        ping_interval: Text, idle: Text, write_stall: Text, lifetime: Text, expiry_grace: Text,
+        failure_grace: Text, ping_interval: Text, idle: Text, write_stall: Text, lifetime: Text, expiry_grace: Text,
         drain: Text, link_connect: Text, link_ping: Text, link_retry_min: Text,
         link_retry_max: Text,
     }
     /// A `[[listener]]`.
     RawListener {
         address: Text, tls: Option<Spanned<Vec<Spanned<RawCertificate>>>>,
-        proxy_protocol: Option<RawProxy>,
+        proxy_protocol: Option<RawProxy>, defer_accept: Text,
     }
     /// `tls` in a `[[listener]]`.
     RawCertificate { certificate: Text, key: Text, }
@@ -105,8 +109,10 @@ raw_table! {
     RawRoute {
         path: Text, origins: Option<Spanned<ListOrWord>>, origin_absent: Text, auth: List,
         backend: Text, dialect: Text, refuse: Text, subprotocols: List, messages: Text,
-        forward_headers: List, health: Option<bool>,
+        forward_headers: List, health: Option<bool>, reauthenticate: Option<RawReauthenticate>,
     }
+    /// `reauthenticate` in a `[[route]]`.
+    RawReauthenticate { prefix: Text, token: Text, }
     /// A `[[backend]]`.
     RawBackend {
         name: Text, kind: Text, endpoints: List, balance: Text, secret_file: Text, secret: Text,

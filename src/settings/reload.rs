@@ -21,6 +21,7 @@ const COLD: &[(&str, Same)] = &[
         bytes(a) == bytes(b)
     }),
     ("gateway.close_log", |a, b| a.gateway.close_log == b.gateway.close_log),
+    ("gateway.revocations_file", |a, b| a.gateway.revocations_file == b.gateway.revocations_file),
     ("gateway.log.format", |a, b| a.gateway.log_format == b.gateway.log_format),
     ("limits.connections_per_worker", |a, b| {
         a.limits.connections_per_worker == b.limits.connections_per_worker
@@ -35,6 +36,9 @@ const COLD: &[(&str, Same)] = &[
     }),
     ("listener.tls", |a, b| {
         a.listeners.iter().zip(&b.listeners).all(|(a, b)| a.tls.is_some() == b.tls.is_some())
+    }),
+    ("listener.defer_accept", |a, b| {
+        a.listeners.iter().zip(&b.listeners).all(|(a, b)| a.defer_accept == b.defer_accept)
     }),
     ("backend.name", |a, b| {
         let names = |s: &Settings| s.backends.iter().map(|b| b.name.clone()).collect::<Vec<_>>();

@@ -71,6 +71,7 @@ impl Loader<'_> {
         let origins = raw.origins.as_ref().and_then(|origins| self.origins(origins));
         let subprotocols = self.subprotocols(&raw.subprotocols);
         let forward_headers = self.forward_headers(&raw.forward_headers, blocks);
+        let reauthenticate = self.reauthenticate(raw, blocks);
         Some(Route {
             path: path?,
             origins: origins?,
@@ -91,6 +92,7 @@ impl Loader<'_> {
             },
             forward_headers: forward_headers?,
             health: raw.health.unwrap_or(false),
+            reauthenticate: reauthenticate?,
         })
     }
 

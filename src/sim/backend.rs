@@ -13,9 +13,10 @@ use crate::base::time::UnixTime;
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{
     Accept, Auth, Challenge, Close, Closer, Credit, Frame, FrameHeader, GoAway, Hello, Kind,
-    Limits, LinkReader, Open, PieceOrder, Ping, Pong, Proof, Ready, ReceiveWindow, Reject,
+    Limits, LinkReader, Open, PieceOrder, Ping, Pong, Proof, Ready, Reauth, ReceiveWindow, Reject,
     SendCredit, SessionId, data_cost, data_flags, encode_data, features,
 };
+use crate::protocol::revocation::{Revocation, Target};
 use crate::ring::EndpointAddress;
 
 /// How a backend behaves, drawn by the world.
@@ -270,7 +271,8 @@ impl Backend {
                 net.random.fill(&mut instance);
                 net.random.fill(&mut nonce);
                 let (limits, proof) = (self.plan.limits, Proof::Absent);
-                let features = hello.features & features::VERDICTS;
+                let known = features::VERDICTS | features::REAUTHENTICATION;
+                let features = hello.features & known;
                 let mut challenge =
                     Challenge { version: 1, features, instance, nonce, limits, proof };
                 if let Some(key) = &key {
@@ -337,6 +339,7 @@ impl Link {
             Kind::Auth => self.take_auth(net, id, frame.payload),
             Kind::Data => self.take_data(net, plan, frame),
             Kind::Close => self.take_close(id, frame.payload),
+            Kind::Reauth => self.take_reauth(id, frame.payload),
             kind => Err(format!("{kind:?} was not agreed on")),
         }
     }
@@ -506,6 +509,16 @@ impl Link {
         Ok(())
     }
 
+    fn take_reauth(&self, id: SessionId, payload: &[u8]) -> Result<(), String> {
+        let reauth = Reauth::decode(payload).map_err(|why| why.to_string())?;
+        let session = self.sessions.get(&id).ok_or("REAUTH for a session that is not open")?;
+        let subject = reauth.subject.and_then(Author::from_subject);
+        if subject.is_none() || subject != session.author {
+            return Err(format!("{:?} became {:?}", session.author, reauth.subject));
+        }
+        Ok(())
+    }
+
     fn take_close(&mut self, id: SessionId, payload: &[u8]) -> Result<(), String> {
         Close::decode(payload).map_err(|why| why.to_string())?;
         if self.rejected.remove(&id) {
@@ -629,6 +642,11 @@ impl Link {
                 session.outgoing.clear();
             }
         }
+        if let Some(author) = chosen.and_then(|id| self.sessions.get(&id)?.author)
+            && net.fault(Fault::BackendRevoked)
+        {
+            revocation(net, author).encode(&mut self.out);
+        }
         let flags = data_flags::WHOLE | data_flags::TEXT;
         if net.fault(Fault::HostileUnknown) {
             let slot = 1_000_000 + net.random.below(1000) as u32;
@@ -676,6 +694,21 @@ impl Link {
             (self.is_torn, self.end_after_flush) = (true, true);
         }
     }
+}
+
+/// A revocation, for a while, that meets this client, and perhaps others.
+pub fn revocation(net: &mut Net, author: Author) -> Revocation {
+    let subject = author.subject();
+    let now = net.wall_millis();
+    let before = Some(UnixTime::from_millis(now - net.random.below(2 * 5_000_000)));
+    let target = match net.random.below(6) {
+        0..=2 => Target::new(Some(&subject), None, None),
+        3 => Target::new(Some(&subject), None, before),
+        4 => Target::new(None, Some(&format!("t-{subject}")), None),
+        _ => Target::new(None, None, before),
+    };
+    let lapses = UnixTime::from_millis(now + net.random.below(3000));
+    Revocation { target: target.expect("names are there"), lapses }
 }
 
 impl Session {

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use super::messages::Author;
 use super::net::ConnId;
+use crate::base::random::Random;
 
 /// What is known of one connection of one client.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +39,8 @@ pub struct Check {
     pub refused: u64,
     /// Connections that ended before all was exchanged.
     pub cut_short: u64,
+    /// Of them, those of honest clients.
+    pub cut_short_honest: u64,
     /// Sessions that backends saw.
     pub sessions: u64,
 }
@@ -68,6 +71,18 @@ impl Check {
     /// What is known of one connection of one client.
     pub fn life(&self, author: Author) -> Option<&Life> {
         self.lives.get(&author)
+    }
+
+    /// One of the connections whose session a backend saw.
+    pub fn any_open(&self, random: &mut Random) -> Option<Author> {
+        let open: Vec<Author> =
+            self.lives.iter().filter(|(_, life)| life.is_open).map(|(author, _)| *author).collect();
+        open.get(random.below(open.len() as u64) as usize).copied()
+    }
+
+    /// Whose connection this is.
+    pub fn author_of(&self, conn: ConnId) -> Option<Author> {
+        self.lives.iter().find(|(_, life)| life.conn == conn).map(|(author, _)| *author)
     }
 
     /// A backend got an OPEN: its subject must be a connection that presents a valid token, and

@@ -1,11 +1,13 @@
 //! Fake clients: what sits at the other end of an accepted connection, byte by byte.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 
 use super::faults::Fault;
 use super::frames::{self, BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT};
 use super::messages::{self, Author, Series};
 use super::net::{ConnId, Event, MILLIS, Net, Party, SECONDS, Side};
+use super::scenario::REAUTHENTICATE;
 use super::tls::TlsClient;
 use super::tokens::{Carriage, TokenKind, Tokens};
 use tungstenite::handshake::derive_accept_key;
@@ -93,6 +95,8 @@ pub struct Plan {
     pub begins: u64,
     /// Its tokens run out soon.
     pub brief: bool,
+    /// It is an adversary's, from this address, and is back as soon as it is thrown out.
+    pub floods_from: Option<Ipv4Addr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,6 +270,7 @@ impl Client {
 
     fn begin(&mut self, net: &mut Net, tokens: &Tokens) {
         let conn = net.dial(self.index, 0);
+        net.conn_mut(conn).floods_from = self.plan.floods_from;
         self.conn = Some(conn);
         self.phase = Phase::Asking;
         self.begun_at = net.now;
@@ -325,18 +330,20 @@ impl Client {
             return;
         }
         let [high, low] = self.author.client.to_be_bytes();
+        let source = self.plan.floods_from.unwrap_or(Ipv4Addr::new(192, 0, high, low));
         let port = 1000 + self.author.life;
         if net.random.chance(1, 2) {
-            let line = format!("PROXY TCP4 192.0.{high}.{low} 10.1.1.1 {port} 443\r\n");
+            let line = format!("PROXY TCP4 {source} 10.1.1.1 {port} 443\r\n");
             self.out.extend_from_slice(line.as_bytes());
         } else {
             self.out.extend_from_slice(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c");
-            self.out.extend_from_slice(&[192, 0, high, low, 10, 1, 1, 1]);
+            self.out.extend_from_slice(&source.octets());
+            self.out.extend_from_slice(&[10, 1, 1, 1]);
             self.out.extend_from_slice(&port.to_be_bytes());
             self.out.extend_from_slice(&443u16.to_be_bytes());
         }
         net.conn_mut(conn).proxy_bytes = self.out.len();
-        net.check.proxied(self.author, ([192, 0, high, low], port).into());
+        net.check.proxied(self.author, (source, port).into());
         net.faults.note(Fault::ProxyHeader);
     }
 
@@ -369,7 +376,8 @@ impl Client {
         if self.plan.lives == 0 {
             self.phase = Phase::Done;
         } else {
-            let pause = 10 * MILLIS + net.random.below(SECONDS);
+            let longest = if self.plan.floods_from.is_some() { 50 * MILLIS } else { SECONDS };
+            let pause = 10 * MILLIS + net.random.below(longest);
             self.phase = Phase::Away(net.now + pause);
             self.wake(net, pause);
         }
@@ -391,6 +399,7 @@ impl Client {
                     net.check.fail(format!("nothing is wrong, yet cut short: {}", self.state()));
                 } else {
                     net.check.cut_short += 1;
+                    net.check.cut_short_honest += 1;
                 }
             }
             Behaviour::Refused(kind) | Behaviour::Lingerer(kind) => match self.close_received {
@@ -446,10 +455,11 @@ impl Client {
         if !net.ended(conn, Side::Remote) {
             return;
         }
-        let stays = matches!(
-            self.plan.behaviour,
-            Behaviour::SilentWhenOpen | Behaviour::SilentAtStart | Behaviour::Lingerer(_)
-        );
+        let stays = self.plan.floods_from.is_none()
+            && matches!(
+                self.plan.behaviour,
+                Behaviour::SilentWhenOpen | Behaviour::SilentAtStart | Behaviour::Lingerer(_)
+            );
         if !stays {
             self.end(net, conn, false, "saw end");
         } else if self.drop_at.is_none() {
@@ -584,6 +594,7 @@ impl Client {
                 self.explained = true;
                 self.take_explanation(kind, &message)
             }
+            None if message.starts_with(b"{\"type\":\"authenticated\"") => Ok(()),
             None => Err(format!("a message with a wrong byte, {} long", message.len())),
             Some((_, author, _)) if author != self.author => {
                 Err(format!("a message of {author:?} came to {:?}", self.author))
@@ -645,7 +656,10 @@ impl Client {
                     self.wake(net, 3 * MILLIS);
                 }
             }
-            _ => self.exchange(net),
+            _ => {
+                self.exchange(net);
+                self.reauthenticate(net, tokens);
+            }
         }
     }
 
@@ -675,6 +689,27 @@ impl Client {
             self.close_sent = true;
             self.put_frame(net, CLOSE, true, &1000u16.to_be_bytes());
         }
+    }
+
+    /// Presents a fresh token, between messages: its own, or one that is not.
+    fn reauthenticate(&mut self, net: &mut Net, tokens: &Tokens) {
+        let may = !self.close_sent && !self.plan.brief && self.phase == Phase::Upgraded;
+        if !may || (self.plan.carriage == Carriage::FirstMessage && !self.token_sent) {
+            return;
+        }
+        let mut author = self.author;
+        if net.fault(Fault::ReauthenticatedOther) {
+            author.client ^= 1;
+        } else if !net.fault(Fault::Reauthenticated) {
+            return;
+        }
+        let (token, _) = tokens.mint(TokenKind::Good, author, net.wall_millis());
+        let message = format!(r#"{REAUTHENTICATE}"token":"{token}"}}"#);
+        // In pieces that may end within the prefix.
+        let cut = net.random.below(2 * REAUTHENTICATE.len() as u64) as usize;
+        let (first, rest) = message.as_bytes().split_at(cut);
+        self.put_frame(net, TEXT, false, first);
+        self.put_frame(net, CONTINUATION, true, rest);
     }
 
     fn put_message(&mut self, net: &mut Net) {

@@ -88,6 +88,14 @@ faults! {
     HostileStale = "hostile_stale", 200;
     /// A backend sent more than its credit.
     HostileOverCredit = "hostile_over_credit", 20;
+    /// A backend revoked one of its clients, or all of them.
+    BackendRevoked = "backend_revoked", 60;
+    /// Somebody revoked a client over the admin listener. Drawn by the run.
+    AdminRevoked = "admin_revoked", 4000;
+    /// A client presented a fresh token of its own.
+    Reauthenticated = "reauthenticated", 1500;
+    /// A client presented a fresh token of another's.
+    ReauthenticatedOther = "reauthenticated_other", 100;
     /// The worker got other settings. Drawn by the run; the rest below comes about by itself.
     Reload = "reload", 5000;
     /// A client's token ran out while its connection was open.

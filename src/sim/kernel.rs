@@ -56,6 +56,8 @@ pub struct KernelBugs {
     pub drops_sent_byte: u64,
     /// Every Nth receive's completion is delivered twice; 0 is never.
     pub completes_twice: u64,
+    /// Every client's address is the same.
+    pub peers_alike: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +141,8 @@ pub enum Answer {
 pub struct Kernel {
     /// What the fake kernel does wrong on purpose.
     pub bugs: KernelBugs,
+    /// Clients come through a load balancer.
+    pub balanced: bool,
     sizes: RingSizes,
     submitted: VecDeque<(u64, Option<Op>)>,
     ops: BTreeMap<u64, Pending>,
@@ -163,6 +167,7 @@ impl Kernel {
             || FakeListener { open: true, backlog: VecDeque::new(), accepts: VecDeque::new() };
         Kernel {
             bugs: KernelBugs::default(),
+            balanced: false,
             submitted: VecDeque::new(),
             ops: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -348,8 +353,12 @@ impl Kernel {
             let peer = match entry.party {
                 Party::Client(index) => {
                     let [_, _, high, low] = (index as u32).to_be_bytes();
+                    let own = Ipv4Addr::new(10, 0, high, low);
+                    // Behind a balancer only the PROXY header tells.
+                    let source = entry.floods_from.filter(|_| !self.balanced).unwrap_or(own);
+                    let source = if self.bugs.peers_alike { [10, 0, 0, 0].into() } else { source };
                     let port = 1024 + (conn % 60_000) as u16;
-                    Some(SocketAddr::from((Ipv4Addr::new(10, 0, high, low), port)))
+                    Some(SocketAddr::from((source, port)))
                 }
                 Party::Backend(_) | Party::Test => None,
             };

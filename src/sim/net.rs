@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::net::Ipv4Addr;
 
 use super::check::Check;
 use super::faults::{Fault, Faults};
@@ -127,6 +128,8 @@ pub struct Conn {
     pub token_expires: Option<u64>,
     /// What crosses it is ciphertext.
     pub is_tls: bool,
+    /// The adversary's address that it comes from, if it is his.
+    pub floods_from: Option<Ipv4Addr>,
     /// Length of the PROXY header in front of what the client says.
     pub proxy_bytes: usize,
     /// By the side that wrote.
@@ -275,6 +278,7 @@ impl Net {
             token_expires: None,
             is_tls: false,
             proxy_bytes: 0,
+            floods_from: None,
             pipes,
             closed: [false; 2],
             reset: [false; 2],

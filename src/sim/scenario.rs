@@ -1,12 +1,14 @@
 //! What a seed means: the settings, the sizes of the ring, the clients, the backends.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::BackendPlan;
 use super::client::{Behaviour, Plan};
 use super::kernel::RingSizes;
 use super::net::{MILLIS, SECONDS};
+use super::simulation::ACCEPTS;
 use super::tls;
 use super::tokens::{Carriage, ORIGIN, TokenKind};
 use crate::base::random::Random;
@@ -17,12 +19,15 @@ use crate::protocol::link::Limits as LinkLimits;
 use crate::protocol::origin::OriginPolicy;
 use crate::ring::EndpointAddress;
 use crate::settings::{
-    Auth, AuthKind, Backend, Balance, Deadlines, Descriptors, Gateway, Limits, Listener, LogFormat,
-    MessageTypes, Network, PathPattern, Refuse, Route, Settings, TlsListener,
+    Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, Gateway, Limits,
+    Listener, LogFormat, MessageTypes, Network, PathPattern, Reauthenticate, Refuse, Route,
+    Settings, TlsListener,
 };
 
 /// How long a verdict may take where backends decide.
 pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How messages begin that bring a fresh token.
+pub const REAUTHENTICATE: &str = r#"{"type":"authenticate","#;
 
 /// What one run looks like.
 #[derive(Clone, Debug)]
@@ -57,6 +62,8 @@ pub struct Scenario {
     pub caps: (u32, u32),
     /// The listener trusts its clients' PROXY headers, and so asks for them.
     pub proxy: bool,
+    /// An adversary floods, and no honest client may notice.
+    pub floods: bool,
     /// The listener speaks TLS.
     pub tls: bool,
     /// Backends decide on clients, instead of the gateway.
@@ -128,6 +135,7 @@ impl Scenario {
                 _ => (10_000, 10_000),
             },
             proxy: random.chance(1, 4),
+            floods: false,
             tls: random.chance(1, 6),
             asks: random.chance(1, 3),
             drains_early: random.chance(1, 8),
@@ -147,6 +155,7 @@ impl Scenario {
             lives: 1,
             begins: SECONDS + index as u64 * MILLIS,
             brief: false,
+            floods_from: None,
         };
         Scenario {
             latency_max: 50_000,
@@ -178,6 +187,7 @@ impl Scenario {
             chaos: SECONDS,
             caps: (10_000, 10_000),
             proxy: false,
+            floods: false,
             tls: false,
             asks: false,
             drains_early: false,
@@ -194,6 +204,7 @@ impl Scenario {
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
                 close_log: None,
+                revocations_file: None,
                 descriptors: Descriptors::Auto,
             },
             limits: self.limits(),
@@ -201,6 +212,7 @@ impl Scenario {
             listeners: vec![Listener {
                 address: ([127, 0, 0, 1], 8080).into(),
                 tls: self.tls.then(|| TlsListener(tls::server())),
+                defer_accept: DeferAccept::Auto,
                 proxy_trusted: self.proxy.then(clients_network).into_iter().collect(),
             }],
             auths: vec![
@@ -250,9 +262,12 @@ impl Scenario {
         settings
     }
 
-    /// The settings in which the final connections must succeed.
+    /// The settings in which the final connections must succeed: they come all at once, so the
+    /// caps make room for them.
     pub fn restored(&self, token_key: &[u8]) -> Settings {
         let mut settings = self.settings(token_key);
+        settings.limits.connections_max = 10_000;
+        settings.limits.unauthenticated_max = 10_000;
         settings.deadlines.lifetime = None;
         settings
     }
@@ -271,8 +286,15 @@ impl Scenario {
 
     fn limits(&self) -> Limits {
         Limits {
-            connections_max: 10_000,
-            unauthenticated_max: 10_000,
+            connections_max: self.caps.0,
+            unauthenticated_max: self.caps.1,
+            early_drop_start: 80,
+            early_drop_rate: 30,
+            prefix_share: 4,
+            prefix_failures_per_minute: 60,
+            prefix_failures_burst: 120,
+            prefixes_max: 65_536,
+            tls_handshakes_per_second: None,
             connections_per_worker: None,
             memory_max: None,
             message_max: self.message_max,
@@ -287,6 +309,7 @@ impl Scenario {
             frames_burst: 1_000_000,
             controls_per_second: 1_000_000,
             controls_burst: 1_000_000,
+            pongs_unsent_max: 1,
             fragments_max: 64,
             session_window: self.session_window,
             link_window: self.link_window,
@@ -294,8 +317,9 @@ impl Scenario {
             verdicts_max: 1000,
             handshakes_per_tick: 16,
             client_buffers: self.sizes.buffers[0],
-            accepts: 4,
+            accepts: ACCEPTS as u16,
             close_lines_per_second: 100,
+            revocations_max: 100,
         }
     }
 }
@@ -318,6 +342,7 @@ fn deadlines() -> Deadlines {
         request_head: Duration::from_secs(2),
         authenticate: Duration::from_secs(3),
         linger: Duration::from_secs(1),
+        failure_grace: Duration::ZERO,
         ping_interval: Duration::from_secs(5),
         idle: Duration::from_secs(12),
         write_stall: Duration::from_secs(6),
@@ -354,6 +379,11 @@ fn route(path: &str, auth: u16) -> Route {
         messages: MessageTypes::Any,
         forward_headers: vec!["user-agent".into()],
         health: false,
+        reauthenticate: Some(Arc::new(Reauthenticate {
+            prefix: REAUTHENTICATE.into(),
+            token: Carrier::FirstMessageJson(vec!["token".into()]),
+            auths: vec![["heads", "messages"][usize::from(auth)].into()],
+        })),
     }
 }
 
@@ -397,5 +427,6 @@ fn plan(random: &mut Random, chaos: u64, message_max: u32) -> Plan {
         lives: 1 + random.below(4) as u16,
         begins: SECONDS + random.below(chaos / 2),
         brief: random.chance(1, 6),
+        floods_from: None,
     }
 }

@@ -6,19 +6,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::backend::Backend;
+use super::backend::{Backend, revocation};
 use super::client::Client;
 use super::deadlines::Watch;
 use super::fake_ring::FakeRing;
 use super::faults::{Fault, Faults};
 use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};
+use super::revocations::Revocations;
 use super::scenario::{Scenario, VERDICT_TIMEOUT};
 use super::tokens::Tokens;
 use super::world::World;
 use crate::base::random::Random;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
+use crate::protocol::revocation::Revocation;
 use crate::ring::Ring;
 use crate::settings::Settings;
 use crate::worker::mailbox::{CloseRecord, Command, ControlMailbox, Report, Stage, mailboxes};
@@ -31,6 +33,9 @@ const SETTLE: u64 = 8 * SECONDS;
 const FINISH_MAX: u64 = 60 * SECONDS;
 /// Turns of the worker in one run: far above what any run needs.
 const TICKS_MAX: u64 = 3_000_000;
+
+/// Accepts that the worker keeps outstanding.
+pub const ACCEPTS: usize = 4;
 
 /// A bug planted on purpose, to prove that the checks see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +54,12 @@ pub enum Bug {
     CompletionTwice,
     /// The worker's clock stands still for a while now and then, and hides a deadline.
     ClockSticks,
+    /// The kernel tells the same address of every client.
+    PeersAlike,
+    /// The worker is told a larger cap on unauthenticated connections than holds.
+    CapIgnored,
+    /// The worker is not told of every second revocation.
+    RevocationForgotten,
 }
 
 impl Bug {
@@ -61,6 +72,9 @@ impl Bug {
         Bug::ClientMisreads,
         Bug::CompletionTwice,
         Bug::ClockSticks,
+        Bug::PeersAlike,
+        Bug::CapIgnored,
+        Bug::RevocationForgotten,
     ];
 }
 
@@ -96,6 +110,10 @@ pub struct Outcome {
     pub refused: u64,
     /// Honest connections that faults cut short.
     pub cut_short: u64,
+    /// Newcomers that were dropped early.
+    pub dropped_early: u64,
+    /// Connections that gave way to others.
+    pub evicted: u64,
     /// Sessions that backends saw.
     pub sessions: u64,
     /// Turns of the worker.
@@ -121,7 +139,12 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
     }
     let turned_away = counters.value(Metric::AcceptRefused);
     world.net.faults.note_many(Fault::CapReached, turned_away);
-    outcome(&world)
+    let value = |metric| counters.value(metric);
+    Outcome {
+        dropped_early: value(Metric::EarlyDropShare) + value(Metric::EarlyDropPenalty),
+        evicted: value(Metric::EvictedOldest) + value(Metric::EvictedRefused),
+        ..outcome(&world)
+    }
 }
 
 /// A worker in a world, to be driven turn by turn.
@@ -133,6 +156,7 @@ pub struct Simulation<R: Ring = FakeRing> {
     /// The worker's numbers.
     pub counters: Arc<Counters>,
     control: ControlMailbox,
+    revocations: Revocations,
     scenario: Scenario,
     turns: u64,
     stopped: bool,
@@ -154,7 +178,10 @@ impl<R: Ring> Simulation<R> {
             None => (Scenario::drawn(&mut random), Faults::drawn(&mut random)),
         };
         let tokens = Tokens::new(&mut random);
-        let settings = scenario.settings(tokens.key());
+        let mut settings = scenario.settings(tokens.key());
+        if options.bug == Some(Bug::CapIgnored) {
+            settings.limits.unauthenticated_max *= 2;
+        }
         let worker_seed = random.number();
         let world = world(&scenario, &settings, random, faults, tokens, options.bug);
         let world = Rc::new(RefCell::new(world));
@@ -171,13 +198,16 @@ impl<R: Ring> Simulation<R> {
                 instance: *b"simulated worker",
                 epoch: 1_750_000_000_000,
                 generation_bits: scenario.generation_bits,
-                connections_max: scenario.caps.0,
-                unauthenticated_max: scenario.caps.1,
+                workers: 1,
+                descriptors_max: 10_000,
                 queue_bytes_max: 64 << 20,
             },
         );
         let (turns, stopped) = (0, false);
-        Simulation { world, worker, counters, control, scenario, turns, stopped }
+        let forgets = options.bug == Some(Bug::RevocationForgotten);
+        let revocations = Revocations::new(forgets);
+        assert!(control.command(revocations.picture()), "the mailbox has room");
+        Simulation { world, worker, counters, control, revocations, scenario, turns, stopped }
     }
 
     /// The whole run: misfortunes, recovery, final connections, drain.
@@ -191,6 +221,8 @@ impl<R: Ring> Simulation<R> {
         }
         self.turn_with_reloads(chaos_ends);
         self.restore_settings();
+        let command = self.revocations.clear();
+        assert!(self.control.command(command), "the mailbox has room");
         self.world.borrow_mut().stop_faults();
         if !self.stopped && !self.scenario.drains_early {
             self.turn_until(chaos_ends + SETTLE, |_| false);
@@ -212,9 +244,16 @@ impl<R: Ring> Simulation<R> {
         }
         self.stopped = self.worker.tick() == Turn::Stopped;
         while let Some(report) = self.control.report() {
+            if let Report::Revoke(revocation) = report {
+                self.revoke(revocation);
+                continue;
+            }
             let Report::Closed(CloseRecord { cause, stage: Stage::Open, .. }) = report else {
                 continue;
             };
+            if cause == Cause::OverCapacity && self.scenario.floods {
+                self.fail("an authenticated client gave way".into());
+            }
             let fault = match cause {
                 Cause::TokenExpired => Fault::TokenExpired,
                 Cause::Lifetime => Fault::LifetimeOver,
@@ -227,7 +266,23 @@ impl<R: Ring> Simulation<R> {
             self.fail("the run takes too many turns".into());
         }
         self.check_bounds();
+        if self.scenario.floods {
+            self.check_caps();
+        }
+        let open = self.worker.open_clients();
+        let world = &mut *self.world.borrow_mut();
+        self.revocations.check(open, self.turns, world);
         true
+    }
+
+    /// What the control thread does with a revocation.
+    fn revoke(&mut self, revocation: Revocation) {
+        let world = &mut *self.world.borrow_mut();
+        let Some(command) = self.revocations.take(revocation, self.turns, world) else { return };
+        assert!(self.control.command(command), "the worker takes commands each turn");
+        world.net.note("revoked", 0, 0);
+        let now = world.net.now;
+        world.net.schedule(now, Event::Script);
     }
 
     fn now(&self) -> u64 {
@@ -252,6 +307,14 @@ impl<R: Ring> Simulation<R> {
         while self.now() < end && !self.stopped {
             let step = self.now() + 100 * MILLIS + self.random_below(500 * MILLIS);
             self.turn_until(step.min(end), |_| false);
+            let revocation = {
+                let World { net, .. } = &mut *self.world.borrow_mut();
+                let author = net.check.any_open(&mut net.random);
+                author.filter(|_| net.fault(Fault::AdminRevoked)).map(|a| revocation(net, a))
+            };
+            if let Some(revocation) = revocation {
+                self.revoke(revocation);
+            }
             let world = &mut *self.world.borrow_mut();
             if world.net.check.failure().is_some() {
                 return;
@@ -369,8 +432,24 @@ impl<R: Ring> Simulation<R> {
         }
     }
 
+    /// The adversary never has more open than the cap, but for what is being closed: one for
+    /// each accept that may complete in a turn.
+    fn check_caps(&self) {
+        let mut world = self.world.borrow_mut();
+        let open = world.open_clients();
+        let his = open.iter().filter(|conn| world.net.conn(**conn).floods_from.is_some()).count();
+        let most = self.scenario.caps.1 as usize + 4 * ACCEPTS;
+        if his > most {
+            world.net.check.fail(format!("{his} connections of the adversary's are open"));
+        }
+    }
+
     fn check_end(&mut self) {
         let world = &mut *self.world.borrow_mut();
+        let cut_short = world.net.check.cut_short_honest;
+        if self.scenario.floods && cut_short > 0 {
+            world.net.check.fail(format!("{cut_short} honest connections were cut short"));
+        }
         if world.net.check.failure().is_some() {
             return;
         }
@@ -426,7 +505,9 @@ fn world(
         receives_twice: every(Bug::KernelRepeatsInput, 50),
         drops_sent_byte: every(Bug::KernelDropsByte, 50),
         completes_twice: every(Bug::CompletionTwice, 50),
+        peers_alike: bug == Some(Bug::PeersAlike),
     };
+    world.kernel.balanced = scenario.proxy;
     world.clock_sticks = bug == Some(Bug::ClockSticks);
     world
 }
@@ -449,6 +530,8 @@ fn outcome(world: &World) -> Outcome {
         completed: net.check.completed,
         refused: net.check.refused,
         cut_short: net.check.cut_short,
+        dropped_early: 0,
+        evicted: 0,
         sessions: net.check.sessions,
         ticks: world.enters(),
         millis: net.now / MILLIS,

@@ -155,7 +155,10 @@ impl Tokens {
         };
         let algorithm = if kind == TokenKind::Unsigned { "none" } else { "HS256" };
         let header = format!(r#"{{"alg":"{algorithm}","typ":"JWT"}}"#);
-        let claims = format!(r#"{{"sub":"{}","nbf":{start},"exp":{end}}}"#, author.subject());
+        let subject = author.subject();
+        let claims = format!(
+            r#"{{"sub":"{subject}","jti":"t-{subject}","iat":{start},"nbf":{start},"exp":{end}}}"#
+        );
         let signed =
             format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
         let key = if kind == TokenKind::Forged { &self.other } else { &self.key };

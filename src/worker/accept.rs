@@ -1,4 +1,5 @@
-//! Taking connections in: outstanding accepts, caps, exhaustion.
+//! Taking connections in: outstanding accepts, exhaustion. Who is let in is decided in
+//! `admission.rs`.
 
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use super::mailbox::Report;
 
 /// How long accepts rest after descriptors or memory ran out.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How many connections give way in that time.
+const EXHAUSTED_EVICTIONS: usize = 64;
 /// How often exhaustion is reported.
 const EXHAUSTED_REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Owner of the close of a connection that was turned away: no entry has this slot.
@@ -37,6 +40,8 @@ pub(super) struct Acceptor {
     /// Not after the earliest `Due`; a turn before it need not look at the slots.
     due: Instant,
     reported: Instant,
+    /// When exhaustion may next cost others their connections.
+    relief_at: Instant,
 }
 
 impl Acceptor {
@@ -50,6 +55,7 @@ impl Acceptor {
             stopping: false,
             due: Instant::default(),
             reported: Instant::default(),
+            relief_at: Instant::default(),
         }
     }
 
@@ -124,10 +130,10 @@ impl Core {
         match outcome {
             Outcome::Accepted { socket, peer } => {
                 self.counters.increment(Metric::Accepted);
-                if self.has_room() && !self.acceptor.stopping {
-                    self.admit(socket, peer, listener);
-                } else {
+                if self.acceptor.stopping {
                     self.turn_away(socket);
+                } else {
+                    self.admit(socket, peer, listener);
                 }
             }
             Outcome::Failed(Failure::Cancelled) => {}
@@ -136,7 +142,7 @@ impl Core {
                 if failure == Failure::Exhausted {
                     self.counters.increment(Metric::AcceptExhausted);
                     again = again + EXHAUSTED_PAUSE;
-                    self.report_exhaustion();
+                    self.relieve_exhaustion();
                 }
             }
             other => unreachable!("an accept completed with {other:?}"),
@@ -151,22 +157,21 @@ impl Core {
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.connections.len() < self.options.connections_max as usize
-            && self.unauthenticated < self.options.unauthenticated_max
-    }
-
     /// RST: the peer may have said nothing yet, and nothing is owed to it.
-    fn turn_away(&mut self, socket: Socket) {
-        if !self.acceptor.stopping {
-            self.counters.increment(Metric::AcceptRefused);
-        }
+    pub(super) fn turn_away(&mut self, socket: Socket) {
         self.ops.push((OpKey::new(OpKind::Close, NOBODY), Op::Close { socket, reset: true }));
     }
 
-    fn report_exhaustion(&mut self) {
-        if self.now.instant.since(self.acceptor.reported) >= EXHAUSTED_REPORT_EVERY {
-            self.acceptor.reported = self.now.instant;
+    /// Descriptors or memory ran out. Of those who have not authenticated, a few that were
+    /// refused, or have taken long, give way before the accepts go on.
+    fn relieve_exhaustion(&mut self) {
+        let now = self.now.instant;
+        if now >= self.acceptor.relief_at {
+            self.acceptor.relief_at = now + EXHAUSTED_PAUSE;
+            self.evict_idle(EXHAUSTED_EVICTIONS);
+        }
+        if now.since(self.acceptor.reported) >= EXHAUSTED_REPORT_EVERY {
+            self.acceptor.reported = now;
             self.mailbox.report(Report::AcceptExhausted);
         }
     }

@@ -10,12 +10,14 @@ use crate::base::slab::Key;
 use crate::connection::client::{Client, Disposition, Step};
 use crate::connection::stage::Stage;
 use crate::connection::transport::Transport;
-use crate::counters::Metric;
+use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::link::SessionId;
 use crate::protocol::proxy_header;
+use crate::protocol::websocket::DataKind;
 use crate::ring::{BufferGroup, Failure, Socket};
 
+use super::links::LinkTable;
 use super::sockets::{ReceiveEnd, SocketLife};
 use super::verdicts::Asking;
 use super::{Core, surroundings};
@@ -53,7 +55,8 @@ pub(super) struct Connection {
     pub(super) cold: bool,
     /// How many receive buffers of this connection wait in `deferred`.
     pub(super) deferred: u16,
-    pub(super) counted_unauthenticated: bool,
+    /// Counted among those who have not authenticated.
+    pub(super) unauthenticated: bool,
     pub(super) shut_down: bool,
 }
 
@@ -86,19 +89,23 @@ impl Connection {
 }
 
 impl Core {
-    /// Takes in a connection that was just accepted.
-    pub(super) fn admit(&mut self, socket: Socket, peer: Option<SocketAddr>, listener: u16) {
-        let listener = &self.settings.listeners[usize::from(listener)];
+    /// Takes in a connection that was just accepted, or turns it away.
+    pub(super) fn admit(&mut self, socket: Socket, peer: Option<SocketAddr>, listener_index: u16) {
+        let listener = &self.settings.listeners[usize::from(listener_index)];
         let trusted = |network: &crate::settings::Network| {
             peer.is_some_and(|peer| network.contains(peer.ip()))
         };
-        let proxy = listener.proxy_trusted.iter().any(trusted).then(Box::default);
+        let proxied = listener.proxy_trusted.iter().any(trusted);
+        let proxy: Option<Box<ProxyHeader>> = proxied.then(Box::default);
+        // A balancer's own address is nobody's share.
+        let counted_as = peer.filter(|_| !proxied);
+        if !self.may_enter(counted_as) {
+            return self.turn_away(socket);
+        }
+        let listener = &self.settings.listeners[usize::from(listener_index)];
         let transport = match &listener.tls {
             None => Transport::Plain,
-            Some(tls) => match Transport::tls(Arc::clone(&tls.0)) {
-                Ok(transport) => transport,
-                Err(_) => unreachable!("the TLS settings were validated"),
-            },
+            Some(tls) => Transport::tls(Arc::clone(&tls.0)),
         };
         let jitter = self.random.number() as u32;
         let tls = !transport.is_plain();
@@ -119,10 +126,10 @@ impl Core {
             counted_paused: false,
             cold: false,
             deferred: 0,
-            counted_unauthenticated: true,
+            unauthenticated: true,
             shut_down: false,
         });
-        self.unauthenticated += 1;
+        self.count_in(key, counted_as);
         self.settle(key);
     }
 
@@ -161,10 +168,9 @@ impl Core {
         match proxy_header::parse(&gathered.bytes) {
             Ok(None) => connection.proxy = Some(gathered),
             Ok(Some((used, source))) => {
-                if let Some(source) = source {
-                    connection.client.set_peer(source);
+                if source.is_none_or(|source| self.peer_told(owner, source)) {
+                    self.transport_input(owner, &mut gathered.bytes[used..]);
                 }
-                self.transport_input(owner, &mut gathered.bytes[used..]);
             }
             Err(_) => connection.client.drop_silently(Cause::BadRequest, &surroundings!(self)),
         }
@@ -178,6 +184,10 @@ impl Core {
         if connection.transport.is_plain() {
             return self.plain_input(owner, bytes);
         }
+        if connection.transport.is_untouched() && !self.may_handshake(owner) {
+            return;
+        }
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
         let handshaking = connection.transport.is_handshaking();
         self.handshakes += u32::from(handshaking);
         let mut plaintext = std::mem::take(&mut self.plaintext);
@@ -244,18 +254,31 @@ impl Core {
                 Step::NeedMore | Step::Handled => {}
                 Step::Blocked => {
                     connection.blocked = true;
+                    if let Some((link, id)) = connection.session {
+                        self.links.entry(link).link.wait(id);
+                    }
                     self.send_answers(owner);
                     return used + count;
                 }
                 Step::Data { range, kind, first, last } => {
-                    let piece = &input[range];
-                    self.counters.add(Metric::BytesFromClients, piece.len() as u64);
-                    self.counters.add(Metric::MessagesFromClients, u64::from(last));
                     connection.cold = false;
-                    let Some((link, id)) = connection.session else {
-                        unreachable!("data has an allowance, so there is a session")
-                    };
-                    self.links.data(link, id, kind, first, last, piece);
+                    let session = connection.session;
+                    relay(
+                        &mut self.links,
+                        &self.counters,
+                        session,
+                        (kind, first, last),
+                        &input[range],
+                    );
+                }
+                Step::Released { kind, last } => {
+                    connection.cold = false;
+                    let (session, piece) = (connection.session, &self.output.released);
+                    relay(&mut self.links, &self.counters, session, (kind, true, last), piece);
+                }
+                Step::Reauthenticated => {
+                    connection.cold = false;
+                    self.tell_reauthenticated(owner);
                 }
                 Step::Ask(question) => {
                     self.send_answers(owner);
@@ -272,6 +295,17 @@ impl Core {
             }
         }
         used
+    }
+
+    /// Tells the backend of a client's fresh token. One that reads so little that it cannot be
+    /// told would go on with a client whose time it believes to be over.
+    fn tell_reauthenticated(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let Some((link, id)) = connection.session else { return };
+        if !self.links.entry(link).link.reauthenticated(id, &mut self.output.open) {
+            let cx = surroundings!(self);
+            connection.client.close(Cause::BackendUnavailable, &cx, &mut self.output);
+        }
     }
 
     /// Keeps input until the backend gives credit, or a verdict. When the room for that is used
@@ -462,6 +496,22 @@ impl Core {
     }
 }
 
+/// Hands a piece of a client's message to its backend.
+fn relay(
+    links: &mut LinkTable,
+    counters: &Counters,
+    session: Option<(u16, SessionId)>,
+    (kind, first, last): (DataKind, bool, bool),
+    piece: &[u8],
+) {
+    counters.add(Metric::BytesFromClients, piece.len() as u64);
+    counters.add(Metric::MessagesFromClients, u64::from(last));
+    let Some((link, id)) = session else {
+        unreachable!("data has an allowance, so there is a session")
+    };
+    links.data(link, id, kind, first, last, piece);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -471,7 +521,7 @@ mod tests {
     #[test]
     fn a_connection_is_small() {
         let bytes = size_of::<Connection>();
-        assert!(bytes <= 280, "{bytes} bytes");
+        assert!(bytes <= 312, "{bytes} bytes");
         println!(
             "connection {bytes}, client {}, life {}",
             size_of::<Client>(),

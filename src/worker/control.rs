@@ -8,8 +8,9 @@ use crate::base::time::Instant;
 use crate::protocol::cause::Cause;
 use crate::settings::Settings;
 
+use super::admission::Allowance;
 use super::mailbox::{Command, Report};
-use super::{Core, surroundings};
+use super::{Core, WorkerOptions, surroundings};
 
 /// How long after the drain's window the last bytes and closes may take.
 const DRAIN_REST: Duration = Duration::from_secs(2);
@@ -39,7 +40,9 @@ impl Core {
         while let Some(command) = self.mailbox.command() {
             match command {
                 Command::Settings(settings) => self.take_settings(settings),
+                Command::Memory(rung) => self.set_rung(rung),
                 Command::Drain { window } => self.begin_drain(window),
+                Command::Revoked(revoked) => self.take_revoked(revoked),
                 Command::Stop => self.stopped = true,
                 Command::Panic => panic!("told to panic"),
             }
@@ -51,6 +54,9 @@ impl Core {
     fn take_settings(&mut self, settings: Arc<Settings>) {
         let same = settings.deadlines == self.settings.deadlines;
         self.settings = settings;
+        let WorkerOptions { workers, descriptors_max, .. } = self.options;
+        let limits = &self.settings.limits;
+        self.admission.allowance = Allowance::new(limits, workers, descriptors_max);
         if !same {
             for key in self.every_connection() {
                 self.schedule_deadline(key);

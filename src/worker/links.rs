@@ -341,6 +341,13 @@ impl Core {
                 self.send_answers(client);
                 self.touch(client);
             }
+            Event::Expire { client, expires } => {
+                let Some(connection) = self.connections.entry_mut(client) else { return };
+                self.counters.increment(Metric::ExpirySet);
+                connection.client.set_expiry(expires, &surroundings!(self));
+                self.touch(client);
+            }
+            Event::Revoke(revocation) => self.revoke(index, revocation),
             Event::Accepted { client, identity } => {
                 let backend = self.links.entries[index].backend;
                 self.accepted_by_backend(client, backend, &identity.0);

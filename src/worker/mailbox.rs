@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use crate::base::memory_ladder::Rung;
 pub use crate::connection::stage::{ClosedBy, Stage};
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
+use crate::protocol::revocation::{Revocation, Revoked};
 use crate::settings::Settings;
 
 use super::verdicts::{NoVerdicts, VerdictPort};
@@ -22,11 +24,16 @@ pub const REPORTS_MAX: usize = 4096;
 pub enum Command {
     /// Use these settings from the next tick on.
     Settings(Arc<Settings>),
+    /// How short memory is.
+    Memory(Rung),
     /// Stop accepting, close every client with "going away" spread over `window`, then stop.
     Drain {
         /// Over how long the closes are spread.
         window: Duration,
     },
+    /// Let nobody in, and nobody stay, whom these revoke. The first comes before the worker's
+    /// first turn, and all have the same key.
+    Revoked(Arc<Revoked>),
     /// Stop at once.
     Stop,
     /// Panic, to prove that a panic loses one worker only. Sent by tests alone.
@@ -56,6 +63,8 @@ pub enum Report {
     },
     /// Descriptors or memory ran out on accept; told at most once a second.
     AcceptExhausted,
+    /// A backend revoked tokens.
+    Revoke(Revocation),
     /// The worker has drained.
     Drained,
 }
@@ -128,7 +137,17 @@ impl WorkerMailbox {
 
     /// Sends a report; false when the control thread is too far behind.
     pub fn report(&self, report: Report) -> bool {
-        self.reports.try_send(report).is_ok()
+        self.try_report(report).is_ok()
+    }
+
+    /// Sends a report that must not be lost.
+    ///
+    /// # Errors
+    /// The report, when the control thread is too far behind: to be tried again.
+    pub fn try_report(&self, report: Report) -> Result<(), Report> {
+        self.reports.try_send(report).map_err(|error| match error {
+            TrySendError::Full(report) | TrySendError::Disconnected(report) => report,
+        })
     }
 }
 

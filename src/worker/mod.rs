@@ -6,15 +6,19 @@
 //! borrowed across a decision.
 
 mod accept;
+pub mod admission;
 mod clients;
 mod control;
 mod links;
 pub mod mailbox;
+mod memory;
+mod revocations;
 mod settle;
 pub mod sockets;
 pub mod verdicts;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +32,7 @@ use crate::connection::Output;
 use crate::connection::authenticate::Scratch;
 use crate::counters::{Counters, Metric};
 use crate::protocol::dead_tokens::DeadTokens;
+use crate::protocol::revocation::{Hasher, Revocation, Revoked};
 use crate::ring::{
     BufferGroup, Completion, ENTER_WAIT_MAX, Failure, OpKey, OpKind, Outcome, ReceivedBuffer, Ring,
     SendSlot, Socket,
@@ -35,10 +40,12 @@ use crate::ring::{
 use crate::settings::Settings;
 
 use accept::Acceptor;
+use admission::{Admission, Allowance};
 use clients::Connection;
 use control::Drain;
 use links::{LINK_SLOT_BASE, LinkTable};
 use mailbox::WorkerMailbox;
+use revocations::Sweep;
 use sockets::Ops;
 
 /// The resolution of every deadline: one turn of the wheel's lowest level.
@@ -55,10 +62,10 @@ pub struct WorkerOptions {
     pub epoch: u64,
     /// Width of the generations in socket and session keys; tests make it tiny.
     pub generation_bits: u32,
-    /// Most connections of this worker.
-    pub connections_max: u32,
-    /// Most connections of this worker that are not authenticated.
-    pub unauthenticated_max: u32,
+    /// How many workers share the limits.
+    pub workers: u16,
+    /// Most sockets that this worker can have.
+    pub descriptors_max: u32,
     /// Most bytes that may be queued for this worker's clients.
     pub queue_bytes_max: u64,
 }
@@ -87,13 +94,17 @@ struct Core {
     options: WorkerOptions,
     now: Now,
     acceptor: Acceptor,
+    admission: Admission,
     connections: KeyedSlab<Connection>,
-    unauthenticated: u32,
     wheel: Wheel,
     links: LinkTable,
     drain: Option<Drain>,
     stopped: bool,
     close_lines: TokenBucket,
+    revoked: Arc<Revoked>,
+    sweep: Sweep,
+    /// Revocations of backends that found the control thread's mailbox full.
+    revocations_owed: VecDeque<Revocation>,
 
     /// Bytes queued for clients.
     queues: BytePool,
@@ -136,6 +147,7 @@ macro_rules! surroundings {
             now: $core.now,
             settings: &$core.settings,
             counters: &$core.counters,
+            revoked: &$core.revoked,
         }
     };
 }
@@ -160,16 +172,20 @@ impl<R: Ring> Worker<R> {
         for (number, address) in links.addresses(&settings) {
             ring.set_endpoint(number, address);
         }
+        let allowance = Allowance::new(&settings.limits, options.workers, options.descriptors_max);
         let chunks = |bytes: u64| u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(64);
         let core = Core {
             acceptor: Acceptor::new(&settings),
+            admission: Admission::new(allowance, now.instant),
             connections: KeyedSlab::new(options.generation_bits),
-            unauthenticated: 0,
             wheel: Wheel::new(WHEEL_TICK, now.instant),
             links,
             drain: None,
             stopped: false,
             close_lines: TokenBucket::full(now.instant),
+            revoked: Arc::new(Revoked::nothing(Hasher::new(&[0; 32]))),
+            sweep: Sweep::default(),
+            revocations_owed: VecDeque::new(),
             queues: BytePool::new(chunks(options.queue_bytes_max)),
             stashes: BytePool::new(chunks(settings.limits.stalled_input_max)),
             early_input: 0,
@@ -209,6 +225,12 @@ impl<R: Ring> Worker<R> {
         self.core.connections.len()
     }
 
+    /// Where the clients come from that are open, for a simulation that looks inside.
+    pub fn open_clients(&self) -> Vec<SocketAddr> {
+        let open = self.core.connections.iter().filter(|(_, c)| c.client.is_open());
+        open.filter_map(|(_, connection)| connection.client.peer()).collect()
+    }
+
     /// One turn: commands, timers, deferred input, sends, one `enter`, completions.
     pub fn tick(&mut self) -> Turn {
         let core = &mut self.core;
@@ -217,6 +239,9 @@ impl<R: Ring> Worker<R> {
         core.handle_commands();
         core.take_verdicts();
         core.handle_timers();
+        core.give_up_memory();
+        core.sweep_revoked();
+        core.report_revocations();
         core.advance_accepts();
         self.handle_deferred();
         self.feed_starved();
@@ -423,7 +448,7 @@ impl<R: Ring> Worker<R> {
 impl Core {
     /// When the ring must wake at the latest.
     fn next_wake(&mut self) -> Instant {
-        if !self.deferred.is_empty() {
+        if !self.deferred.is_empty() || self.has_memory_to_give() {
             return self.now.instant;
         }
         let mut until = self.now.instant + ENTER_WAIT_MAX;
@@ -433,10 +458,12 @@ impl Core {
         if let Some(drain) = &self.drain {
             until = until.min(drain.end);
         }
+        until = until.min(self.next_revocation_work());
         until.min(self.wheel.next_expiry().unwrap_or(Instant::NEVER))
     }
 
     fn set_gauges(&self, buffers_free: u32) {
+        self.set_admission_gauges();
         self.counters.set(Metric::BuffersFree, u64::from(buffers_free));
         self.counters.set(Metric::QueuedBytes, self.queues.in_use_bytes() as u64);
         let (ready, down) = self.links.ready_and_down();

@@ -33,11 +33,6 @@ impl Core {
             // What waits is thrown away frame by frame, so that the client's own close is found.
             return self.resume(owner);
         }
-        let unauthenticated = connection.client.is_unauthenticated();
-        if connection.counted_unauthenticated && !unauthenticated {
-            connection.counted_unauthenticated = false;
-            self.unauthenticated -= 1;
-        }
         let paused = connection.blocked && connection.asking() == Asking::NOBODY;
         if paused != connection.counted_paused {
             connection.counted_paused = paused;
@@ -47,6 +42,10 @@ impl Core {
             }
         }
         self.apply_disposition(owner);
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        if connection.unauthenticated {
+            self.recount(owner);
+        }
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         if connection.life.is_over() {
             return self.remove(owner);
@@ -151,7 +150,7 @@ impl Core {
             debug_assert_eq!(stash.early, 0, "its question was over before it was");
             stash.queue.clear(&mut self.stashes);
         }
-        self.unauthenticated -= u32::from(connection.counted_unauthenticated);
+        assert!(!connection.unauthenticated, "whoever is gone is counted no more");
         if connection.counted_paused {
             self.counters.decrement(Metric::ReadsPaused);
         }

@@ -90,6 +90,50 @@ const ROWS: &[Row] = &[
         ],
     },
     Row {
+        title: "Admission",
+        panels: &[
+            panel(
+                "Unauthenticated",
+                "short",
+                &[
+                    (now!("portcullis_unauthenticated_connections"), "connections"),
+                    (now!("portcullis_unauthenticated_connections_max"), "cap"),
+                    (now!("portcullis_prefixes" by "table"), "prefixes, {{table}}"),
+                ],
+            ),
+            panel(
+                "Oldest unauthenticated",
+                "ms",
+                &[(
+                    "max by (instance) \
+                     (portcullis_unauthenticated_oldest_milliseconds{instance=~\"$instance\"})",
+                    "{{instance}}",
+                )],
+            ),
+            panel(
+                "Resets",
+                "cps",
+                &[
+                    (rate!("portcullis_early_drops_total" by "reason"), "early drop, {{reason}}"),
+                    (rate!("portcullis_evictions_total" by "kind"), "evicted, {{kind}}"),
+                    (rate!("portcullis_tls_rate_refusals_total"), "TLS rate"),
+                    (rate!("portcullis_memory_refusals_total"), "memory, at accept"),
+                    (rate!("portcullis_memory_closes_total"), "memory, slow readers"),
+                    (rate!("portcullis_penalties_total"), "penalties begun"),
+                ],
+            ),
+            panel(
+                "Memory budget",
+                "bytes",
+                &[
+                    (now!("portcullis_memory_used_bytes"), "used"),
+                    (now!("portcullis_memory_budget_bytes"), "budget"),
+                    (now!("portcullis_memory_rung"), "rung"),
+                ],
+            ),
+        ],
+    },
+    Row {
         title: "Closes",
         panels: &[
             panel("By cause", "cps", &[(rate!("portcullis_closes_total" by "cause"), "{{cause}}")])
@@ -106,6 +150,33 @@ const ROWS: &[Row] = &[
                 &[
                     (rate!("portcullis_close_lines_dropped_total"), "beyond the rate limit"),
                     (rate!("portcullis_close_log_dropped_total"), "by the file"),
+                ],
+            ),
+        ],
+    },
+    Row {
+        title: "Life of identities",
+        panels: &[
+            panel(
+                "Revocations held",
+                "short",
+                &[(now!("portcullis_revocations" by "instance"), "{{instance}}")],
+            ),
+            panel(
+                "Revoked, refused, not saved",
+                "cps",
+                &[
+                    (rate!("portcullis_revoked_total" by "when"), "client revoked, {{when}}"),
+                    (rate!("portcullis_revocations_refused_total"), "revocation refused, no room"),
+                    (rate!("portcullis_revocation_save_failures_total"), "save failed"),
+                ],
+            ),
+            panel(
+                "Fresh tokens",
+                "cps",
+                &[
+                    (rate!("portcullis_reauthentications_total" by "result"), "{{result}}"),
+                    (rate!("portcullis_expiries_set_total"), "expiry set by a backend"),
                 ],
             ),
         ],

@@ -28,6 +28,68 @@ const ADMIN: &str = "canaryadmin-0123456789abcdef0123456789";
 const OTHER_ADMIN: &str = "canarywrong-0123456789abcdef0123456789";
 const ADMIN_VARIABLE: &str = "PORTCULLIS_CANARY_ADMIN";
 
+/// What other programs made: a Phoenix token, a session cookie with its masked CSRF token, and the
+/// secret under all of them.
+struct Plug {
+    base: String,
+    phoenix: String,
+    session: String,
+    csrf: String,
+}
+
+impl Plug {
+    fn read() -> Plug {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/plug.json");
+        let text = std::fs::read(path).expect("the vectors are there");
+        let all: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        let text = |pointer: &str| {
+            let value = all.pointer(pointer).and_then(|value| value.as_str());
+            value.unwrap_or_else(|| panic!("{pointer} is a text")).to_owned()
+        };
+        Plug {
+            base: text("/secret_key_base"),
+            phoenix: text("/tokens/0/token"),
+            session: text("/sessions/0/cookie"),
+            csrf: text("/sessions/0/csrf/0"),
+        }
+    }
+
+    fn auths(&self) -> String {
+        let base = &self.base;
+        format!(
+            "[[auth]]\nname = \"phoenix\"\nkind = \"phoenix\"\ncarriers = [\"subprotocol\"]\n\
+             secret_key_base = \"{base}\"\nsalt = \"user auth\"\nmax_age = \"off\"\n\
+             [[auth]]\nname = \"plug\"\nkind = \"plug-session\"\ncarriers = [\"cookie:_app_key\"]\n\
+             secret_key_base = \"{base}\"\nsigning_salt = \"p4Xf2Qzk\"\nsubject = \"user_id\"\n\
+             [[auth]]\nname = \"compact\"\nkind = \"compact\"\ncarriers = [\"authorization\"]\n\
+             keys = [{{ id = \"9\", secret = \"{SECRET}\" }}]\n"
+        )
+    }
+
+    /// What a client sends with each: path and query, and fields.
+    fn requests(&self, refuse: &str) -> [(String, String); 4] {
+        let origin = "Origin: https://app.example\r\n";
+        let offer = STANDARD_NO_PAD.encode(&self.phoenix);
+        let (csrf, session) = (&self.csrf, &self.session);
+        let offer = format!("Sec-WebSocket-Protocol: base64url.bearer.phx.{offer}\r\n");
+        let forged = offer.replace("phx.U", "phx.V");
+        let cookie = format!("Cookie: _app_key={session}\r\n{origin}");
+        [
+            (format!("/phoenix-{refuse}"), offer),
+            (format!("/phoenix-{refuse}"), forged),
+            (format!("/plug-{refuse}?_csrf_token={csrf}"), cookie.clone()),
+            (format!("/plug-{refuse}?_csrf_token={}", csrf.to_lowercase()), cookie),
+        ]
+    }
+
+    /// All that must not be seen.
+    fn secrets(&self) -> Vec<String> {
+        let mut secrets = vec![self.base.clone(), self.csrf.clone(), self.csrf.to_lowercase()];
+        secrets.extend([&self.phoenix, &self.session].into_iter().flat_map(|token| traces(token)));
+        secrets
+    }
+}
+
 /// One run: how the gateway logs, and what happens to it.
 struct Run {
     log: &'static str,
@@ -98,7 +160,14 @@ fn config(backend: &Backend, run: &Run) -> Config {
         "[[auth]]\nname = \"asked\"\nkind = \"http\"\ncarriers = [\"authorization\", \"cookie:session\"]\n\
          endpoint = \"http://{endpoint}/verdict?key=canaryverdict-query\"\ncircuit_failures = 1_000\n"
     );
+    config.auths += &Plug::read().auths();
     for refuse in ["explain", "http"] {
+        for kind in ["phoenix", "plug", "compact"] {
+            let more = format!(
+                "auth = \"{kind}\"\nrefuse = \"{refuse}\"\norigins = [\"https://app.example\"]\n"
+            );
+            config = config.route(&format!("/{kind}-{refuse}"), &more);
+        }
         let more = format!(
             "auth = \"asked\"\nrefuse = \"{refuse}\"\norigins = [\"https://app.example\"]\n"
         );
@@ -132,6 +201,19 @@ fn traces(token: &str) -> Vec<String> {
     traces
 }
 
+/// Asks for a path, says a message if it is upgraded, and closes; returns what was answered.
+fn tell(child: &Child, target: &str, fields: &str, message: Option<&str>) -> String {
+    let mut client = Client::connect(child.address);
+    client.write(request(target, fields).as_bytes());
+    let mut answer = client.head();
+    if answer.starts_with("HTTP/1.1 101 ") {
+        message.into_iter().for_each(|message| client.text(message));
+        client.close(4000, "enough");
+    }
+    answer += &String::from_utf8_lossy(&client.drain().0);
+    answer
+}
+
 /// Uses a token by every carrier, on every route and on wrong ones; returns what was answered.
 fn plant(child: &Child, token: &str) -> String {
     let bearer = URL_SAFE_NO_PAD.encode(token);
@@ -148,6 +230,7 @@ fn plant(child: &Child, token: &str) -> String {
                 None,
             ),
             ("header", format!("X-Token: {token}\r\n"), None),
+            ("compact", format!("Authorization: Bearer {token}\r\n"), None),
             ("cookie", format!("Origin: https://app.example\r\n{cookie}"), None),
             ("asked", format!("Origin: https://app.example\r\n{cookie}"), None),
             ("query", String::new(), None),
@@ -159,19 +242,10 @@ fn plant(child: &Child, token: &str) -> String {
                 "query" => format!("/query-{refuse}?token={token}"),
                 _ => format!("/{path}-{refuse}"),
             };
-            let mut client = Client::connect(child.address);
-            client.write(request(&target, &fields).as_bytes());
-            let head = client.head();
-            answers += &head;
-            if !head.starts_with("HTTP/1.1 101 ") {
-                answers += &String::from_utf8_lossy(&client.drain().0);
-                continue;
-            }
-            if let Some(message) = message {
-                client.text(&message);
-            }
-            client.close(4000, "enough");
-            answers += &String::from_utf8_lossy(&client.drain().0);
+            answers += &tell(child, &target, &fields, message.as_deref());
+        }
+        for (target, fields) in Plug::read().requests(refuse) {
+            answers += &tell(child, &target, &fields, None);
         }
         // In a head that is refused for another reason.
         for broken in [
@@ -277,6 +351,11 @@ fn collect(run: &Run, tokens: &[String]) -> Vec<(&'static str, String)> {
     for token in tokens {
         texts[0].1 += &plant(&child, token);
     }
+    // Some were good: 7 carriers of the one good token, and 2 of Plug's, each on 2 routes.
+    let good = 2 * (7 + 2 * tokens.len() as u64);
+    wait_until("the good ones were accepted", || {
+        metric(&child, "portcullis_tokens_accepted_total") >= good
+    });
     wait_until("every connection is accounted for", || {
         let stages = ["request_head", "authenticating", "open", "refused", "closing"];
         let open = |stage| metric(&child, &format!("portcullis_connections{{stage=\"{stage}\"}}"));
@@ -329,6 +408,7 @@ fn no_secret_shows_up_in_anything_that_the_gateway_writes() {
         ];
         let texts = collect(run, &tokens);
         let mut forbidden: Vec<String> = tokens.iter().flat_map(|token| traces(token)).collect();
+        forbidden.extend(Plug::read().secrets());
         let keys = [
             SECRET,
             COOKIE,

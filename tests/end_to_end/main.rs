@@ -2,10 +2,13 @@
 //!
 //! Tests are tables where that is possible: what is sent, and the exact answer.
 
+mod admission;
 mod backends;
 mod canary;
 mod deadlines;
 mod frames;
+mod heads;
+mod life;
 mod lifecycle;
 mod origins;
 mod proxy;

@@ -336,7 +336,8 @@ fn a_hostile_backend_accepts_nobody_by_accident() {
 
 #[test]
 fn verdicts_that_contradict_themselves_cost_the_link() {
-    let twice: [(&str, [fn(SessionId) -> Vec<u8>; 2]); 3] = [
+    type Frame = fn(SessionId) -> Vec<u8>;
+    let twice: [(&str, [Frame; 2]); 3] = [
         ("accept, accept", [|id| accept("ada", id), |id| accept("bob", id)]),
         ("accept, reject", [|id| accept("ada", id), |id| reject(Cause::TokenExpired, id)]),
         ("reject, accept", [|id| reject(Cause::TokenExpired, id), |id| accept("ada", id)]),

@@ -63,7 +63,10 @@ impl World {
             .workers(2)
             .guarded("first", "first-message", "")
             .guarded("header", "header:x-token", "")
-            .limits("session_window = \"4KiB\"\nunauthenticated_max = 100_000");
+            .limits(
+                "session_window = \"4KiB\"\nunauthenticated_max = 100_000\n\
+                 tls_handshakes_per_second = 100_000",
+            );
         let listeners = config.listeners.clone()
             + &format!(
                 "[[listener]]\naddress = \"127.0.0.1:{port}\"\n\

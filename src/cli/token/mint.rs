@@ -224,7 +224,7 @@ fn by_place<'k>(command: &Mint, keys: &'k [Secret]) -> Result<&'k Secret, String
     })
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
         Some(time) if time.as_secs() > 0 => Ok(time),
         _ => Err("write a time of at least one second, as in 30s, 5m or 1h".to_owned()),

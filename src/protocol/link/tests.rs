@@ -566,7 +566,8 @@ proptest! {
         let header = FrameHeader { length: payload.len() as u32, kind, flags: 0, session };
         let _ = FrameHeader::parse(&header.format());
         let is_canonical =
-            matches!(kind, Kind::Close | Kind::Refused | Kind::Ping | Kind::Credit | Kind::Reject | Kind::Expire);
+            matches!(kind, Kind::Close | Kind::Refused | Kind::Ping | Kind::Credit)
+                || matches!(kind, Kind::Reject | Kind::Expire);
         if let Ok(fields) = decode(&Frame { header, payload: &payload }) && is_canonical {
             let name = format!("{kind:?}").to_uppercase();
             let vector = json!({

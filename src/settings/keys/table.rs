@@ -82,6 +82,15 @@ pub const KEYS: &[Key] = &[
     )
     .cold(),
     hot(
+        "gateway",
+        "revocations_file",
+        Shape::Text(PATH),
+        NONE,
+        "File that holds the revocations, so that they outlive a restart; without it a restart \
+         forgets them. It and a file beside it are written by the gateway.",
+    )
+    .cold(),
+    hot(
         "gateway.log",
         "format",
         Shape::Word(&["auto", "pretty", "json"]),
@@ -119,6 +128,62 @@ pub const KEYS: &[Key] = &[
         "50_000",
         "Connections not yet authenticated, of all workers together. Keep it above the honest \
          arrivals in a second times the slowest 1 % of their times to authenticate in seconds.",
+    ),
+    hot(
+        "limits",
+        "early_drop_start",
+        Shape::Count(1, 100),
+        "80",
+        "Early drop begins at this percentage of `unauthenticated_max`.",
+    ),
+    hot(
+        "limits",
+        "early_drop_rate",
+        Shape::Count(0, 100),
+        "30",
+        "Chance in percent that early drop resets a newcomer there; it grows to 100 at the cap. \
+         It concerns prefixes with `prefix_share` connections or more.",
+    ),
+    hot(
+        "limits",
+        "prefix_share",
+        Shape::Count(1, 100_000_000),
+        "32",
+        "Unauthenticated connections of one address (IPv4 /32, IPv6 /64; 4 times as many of a \
+         /56, 16 times of a /48) that early drop leaves alone. Below `early_drop_start` nothing \
+         depends on it.",
+    ),
+    hot(
+        "limits",
+        "prefix_failures_per_minute",
+        Shape::Count(1, 1_000_000),
+        "60",
+        "Failures (refusals, expired deadlines, bad requests) of one address that are forgotten \
+         in a minute; each client that authenticates makes up for one. For wider prefixes as \
+         with `prefix_share`.",
+    ),
+    hot(
+        "limits",
+        "prefix_failures_burst",
+        Shape::Count(1, 1_000_000),
+        "120",
+        "Failures of one address at once. Above that it has a penalty: it is the first to be \
+         dropped from `early_drop_start` on.",
+    ),
+    hot(
+        "limits",
+        "prefixes_max",
+        Shape::Count(0, 100_000_000),
+        "65_536",
+        "Prefixes whose failures are remembered, of all workers together.",
+    ),
+    hot(
+        "limits",
+        "tls_handshakes_per_second",
+        Shape::CountOrAuto(1, 100_000_000),
+        "auto",
+        "TLS handshakes that may begin in a second, of all workers together; a connection above \
+         it is reset at its first byte. `\"auto\"` is 2,000 for each worker.",
     ),
     hot(
         "limits",
@@ -223,6 +288,15 @@ pub const KEYS: &[Key] = &[
     .conformance("1_000_000_000"),
     hot(
         "limits",
+        "pongs_unsent_max",
+        Shape::Count(1, 255),
+        "1",
+        "Pongs to one client that may wait to be sent. Pings above that get one pong together, \
+         for the latest of them.",
+    )
+    .conformance("64"),
+    hot(
+        "limits",
         "fragments_max",
         Shape::Count(1, 16_777_216),
         "1_024",
@@ -293,6 +367,14 @@ pub const KEYS: &[Key] = &[
         "Close lines in the log, for each second and worker; the rest is counted in a metric.",
     ),
     hot(
+        "limits",
+        "revocations_max",
+        Shape::Count(1, 1_000_000),
+        "10_000",
+        "Revocations held at one time. One more is refused, never dropped in silence. A lower \
+         value than there are entries removes none.",
+    ),
+    hot(
         "deadlines",
         "tls_handshake",
         Shape::Time(100, MINUTE),
@@ -321,6 +403,15 @@ pub const KEYS: &[Key] = &[
         "1s",
         "From the gateway's close frame to the client's. Then: reset.",
     ),
+    hot(
+        "deadlines",
+        "failure_grace",
+        Shape::Time(0, 30 * SECOND),
+        "0s",
+        "From an authenticated client's broken frame to the close frame: so long it is still \
+         sent what its backend has under way, and nothing more is read from it.",
+    )
+    .conformance("300ms"),
     hot(
         "deadlines",
         "ping_interval",
@@ -439,6 +530,16 @@ pub const KEYS: &[Key] = &[
         REQUIRED,
         "Peers in these networks must send the header and are believed; others must not send it.",
     ),
+    hot(
+        "listener",
+        "defer_accept",
+        Shape::Word(&["auto", "on", "off"]),
+        "auto",
+        "TCP_DEFER_ACCEPT: for its first second a connection that says nothing stays in the \
+         kernel, and is younger for the deadlines than it is. `\"auto\"` is where 10 s are \
+         still enough for that second and all deadlines before authentication.",
+    )
+    .cold(),
     hot("auth", "name", Shape::Text("name"), REQUIRED, "What routes call it; unique."),
     hot(
         "auth",
@@ -516,7 +617,8 @@ pub const KEYS: &[Key] = &[
         Shape::Time(0, 30 * SECOND),
         "10s",
         "`jwt`, `compact`: by how much clocks may differ when a token's times are judged. It \
-         does not lengthen a connection, which ends at `exp` plus `expiry_grace`.",
+         does not lengthen a connection, which ends at `exp` plus `expiry_grace`; only one let in \
+         after `exp` ends with the leeway.",
     ),
     hot(
         "auth",
@@ -813,6 +915,29 @@ pub const KEYS: &[Key] = &[
         Shape::Flag,
         "false",
         "Answer a plain GET on this path with 200, for load balancers, instead of 426.",
+    ),
+    hot(
+        "route",
+        "reauthenticate",
+        Shape::Table("route.reauthenticate"),
+        NONE,
+        "How an open connection presents a fresh token, see `authentication.md`; without it, it \
+         cannot.",
+    ),
+    hot(
+        "route.reauthenticate",
+        "prefix",
+        Shape::Text("1 to 64 bytes of text, from `{` on"),
+        REQUIRED,
+        "A text message that begins exactly so is taken by the gateway, whatever follows, and \
+         never reaches the backend. As in `'{\"type\":\"authenticate\",'`.",
+    ),
+    hot(
+        "route.reauthenticate",
+        "token",
+        Shape::Text("member names with dots between them"),
+        REQUIRED,
+        "Where the token is in that message, which must be a JSON object.",
     ),
     hot("backend", "name", Shape::Text("name"), REQUIRED, "What routes call it; unique.").cold(),
     hot(

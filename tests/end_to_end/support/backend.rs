@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use portcullis::backend::authenticate::{Cause, Decision, Question};
 use portcullis::backend::{
-    Backend as Library, Ended, Identity, Limits, Message, Secret, Session, Stopper,
+    Backend as Library, Ended, Identity, Limits, Message, Revocation, Revoker, Secret, Session,
+    Stopper, Target,
 };
 use portcullis::base::time::UnixTime;
 use tokio::sync::oneshot;
@@ -24,7 +25,8 @@ pub enum Event {
 }
 
 /// A backend that echoes, but obeys these texts:
-/// `close CODE REASON`, `flood COUNT BYTES` (binary messages), `sleep MILLISECONDS`.
+/// `close CODE REASON`, `flood COUNT BYTES` (binary messages), `sleep MILLISECONDS`,
+/// `expire UNIX-TIME`, `revoke SUBJECT UNIX-TIME`, and `who are you`, answered with the token's id.
 /// Dropped, it dies: its sockets close with all that was on its way.
 pub struct Backend {
     address: String,
@@ -151,7 +153,7 @@ impl Drop for Backend {
 async fn accept(mut backend: Library, events: Sender<Event>) {
     while let Some(session) = backend.accept().await {
         let _ = events.send(Event::Open(Box::new(session.identity().clone())));
-        tokio::spawn(serve(session, events.clone()));
+        tokio::spawn(serve(session, backend.revoker(), events.clone()));
     }
     // Links may live on after the last session was accepted.
     std::future::pending::<()>().await;
@@ -188,7 +190,7 @@ async fn decide(question: Question, events: Sender<Event>) -> Decision {
     }
 }
 
-async fn serve(mut session: Session, events: Sender<Event>) {
+async fn serve(mut session: Session, revoker: Revoker, events: Sender<Event>) {
     while let Some(message) = session.next().await {
         let _ = events.send(Event::Message(message.clone()));
         let words: Vec<&str> = message.as_text().unwrap_or("").splitn(3, ' ').collect();
@@ -205,6 +207,16 @@ async fn serve(mut session: Session, events: Sender<Event>) {
             ["sleep", time] => {
                 tokio::time::sleep(Duration::from_millis(time.parse().unwrap_or(0))).await;
             }
+            ["expire", time] => session.expire(unix(time)).expect("the gateway can be told"),
+            ["revoke", subject, time] => {
+                let target = Target::new(Some(subject), None, None).expect("a name");
+                let revocation = Revocation { target, lapses: unix(time) };
+                assert_eq!(revoker.revoke(&revocation), Ok(1));
+            }
+            ["who", "are", "you"] => {
+                let id = session.identity().token_id.clone().unwrap_or_default();
+                let _ = session.send(format!("{id} {}", session.renewals())).await;
+            }
             _ => {
                 let _ = session.send(message).await;
             }
@@ -213,4 +225,8 @@ async fn serve(mut session: Session, events: Sender<Event>) {
     if let Some(ended) = session.ended() {
         let _ = events.send(Event::Ended(ended));
     }
+}
+
+fn unix(seconds: &str) -> UnixTime {
+    UnixTime::from_seconds(seconds.parse().expect("a number"))
 }

@@ -2,11 +2,14 @@
 
 use std::io::Read;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::{Config, PATIENCE, admin_get, free_port, wait_until};
+
+const RUN: &str = concat!(env!("CARGO_BIN_EXE_portcullis"), " run --config portcullis.toml");
 
 /// `portcullis run` in a process. Dropped, it is killed.
 pub struct Child {
@@ -22,8 +25,7 @@ impl Child {
     /// Starts with the configuration on free ports; `limits` is put before it as shell text,
     /// as in `ulimit -n 300;`.
     pub fn start(config: Config, limits: &str) -> Child {
-        let program = concat!(env!("CARGO_BIN_EXE_portcullis"), " run --config portcullis.toml");
-        Child::start_program(config, limits, program)
+        Child::start_program(config, limits, RUN)
     }
 
     /// The same with another program, which finds the configuration in its folder.
@@ -33,28 +35,26 @@ impl Child {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("portcullis.toml");
         std::fs::write(&path, config.text()).expect("written");
-        let line = format!("{limits} exec {program}");
-        let mut process = Command::new("sh")
-            .args(["-c", &line])
-            .current_dir(folder.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("a shell");
-        let output = Arc::new(Mutex::new(Vec::new()));
-        let mut stderr = process.stderr.take().expect("piped");
-        let sink = Arc::clone(&output);
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = stderr.read(&mut buffer) {
-                sink.lock().expect("not poisoned").extend_from_slice(&buffer[..count]);
-            }
-        });
+        let (process, output) = spawn(folder.path(), &format!("{limits} exec {program}"));
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (address, admin) = (local(port), local(admin));
         let child = Child { process, output, config, folder, address, admin };
         wait_until("the gateway is ready", || admin_get(child.admin, "/readyz").0 == 200);
         child
+    }
+
+    /// Kills it without a warning and starts it again, in the same folder and on the same ports.
+    pub fn kill_and_restart(&mut self) {
+        self.process.kill().expect("our child");
+        self.process.wait().expect("our child");
+        // The kernel takes down a dead process's rings in its own time, and their sockets with
+        // them: until then the ports are taken, and a supervisor tries again.
+        wait_until("the gateway is ready again", || {
+            if self.process.try_wait().expect("our child").is_some() {
+                (self.process, self.output) = spawn(self.folder.path(), &format!("exec {RUN}"));
+            }
+            self.get("/readyz").0 == 200
+        });
     }
 
     /// Its process id.
@@ -104,6 +104,27 @@ impl Child {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
+}
+
+/// The program, and what it writes.
+fn spawn(folder: &Path, line: &str) -> (std::process::Child, Arc<Mutex<Vec<u8>>>) {
+    let mut process = Command::new("sh")
+        .args(["-c", line])
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let output = Arc::new(Mutex::new(Vec::new()));
+    let mut stderr = process.stderr.take().expect("piped");
+    let sink = Arc::clone(&output);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = stderr.read(&mut buffer) {
+            sink.lock().expect("not poisoned").extend_from_slice(&buffer[..count]);
+        }
+    });
+    (process, output)
 }
 
 impl Drop for Child {

@@ -1,0 +1,346 @@
+//! Who is let in, and who gives way, before anybody has authenticated.
+//!
+//! At rest nothing here refuses anybody. From a share of the cap on, prefixes that hold many
+//! connections already, or have failed often, are dropped on arrival, with a chance that grows
+//! up to the cap; at the cap every newcomer that is not dropped takes the place of another that
+//! has not authenticated. Nobody who has authenticated gives way to a newcomer.
+//!
+//! Every decision is a function of what is counted here, the time and one drawn number, and
+//! costs a few steps in ordered maps, however many connections there are.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::base::memory_ladder::Rung;
+use crate::base::penalties::{Penalties, PenaltyRule};
+use crate::base::prefix::Prefixes;
+use crate::base::shares::{Shares, Victim};
+use crate::base::slab::Key;
+use crate::base::time::Instant;
+use crate::base::token_bucket::TokenBucket;
+use crate::connection::client::Client;
+use crate::connection::stage::Stage;
+use crate::counters::Metric;
+use crate::protocol::cause::Cause;
+use crate::settings::Limits;
+
+use super::{Core, surroundings};
+
+/// TLS handshakes of one worker in a second, where the settings name no number: about half of
+/// what a core does when each of them is a full one with an ECDSA key.
+const TLS_HANDSHAKES_PER_WORKER: u32 = 2_000;
+/// Honest clients are taken to have authenticated by this age, but for the slowest hundredth.
+const LATE_AFTER: Duration = Duration::from_secs(1);
+/// Draws are numbers below this.
+const DRAWS: u64 = 10_000;
+
+/// A worker's part of what the settings allow to those who have not authenticated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// Connections of the worker.
+    pub connections_max: u32,
+    /// Connections that have not authenticated.
+    pub unauthenticated_max: u32,
+    /// As many of them as early drop begins with.
+    pub early_drop_start: u32,
+    /// The chance of a drop there, in percent.
+    pub early_drop_rate: u32,
+    /// Connections that an address may have before early drop concerns it.
+    pub prefix_share: u32,
+    /// TLS handshakes that may begin in a second.
+    pub tls_handshakes: u32,
+    /// What a penalty is.
+    pub penalty: PenaltyRule,
+}
+
+impl Allowance {
+    /// Divides the limits among `workers`, none of which can have more than `descriptors_max`
+    /// sockets.
+    pub fn new(limits: &Limits, workers: u16, descriptors_max: u32) -> Self {
+        let workers = u32::from(workers.max(1));
+        let share = |total: u32| (total / workers).max(1);
+        let connections_max = limits
+            .connections_per_worker
+            .unwrap_or(u32::MAX)
+            .min(share(limits.connections_max))
+            .min(descriptors_max.max(1));
+        let unauthenticated_max = share(limits.unauthenticated_max).min(connections_max);
+        let start = u64::from(unauthenticated_max) * u64::from(limits.early_drop_start);
+        let minute = Duration::from_secs(60);
+        Allowance {
+            connections_max,
+            unauthenticated_max,
+            early_drop_start: start.div_ceil(100) as u32,
+            early_drop_rate: limits.early_drop_rate.into(),
+            prefix_share: limits.prefix_share.div_ceil(workers),
+            tls_handshakes: limits
+                .tls_handshakes_per_second
+                .map_or(TLS_HANDSHAKES_PER_WORKER, share),
+            penalty: PenaltyRule {
+                // A prefix's connections are spread over the workers, and so are its failures.
+                fades: minute / limits.prefix_failures_per_minute.max(1) * workers,
+                burst: limits.prefix_failures_burst.div_ceil(workers),
+                prefixes_max: (limits.prefixes_max / workers) as usize,
+            },
+        }
+    }
+}
+
+/// What becomes of a connection that was just accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Admit,
+    /// This one has to go first.
+    AdmitInPlaceOf(Victim),
+    Drop(Metric),
+}
+
+/// What a worker knows of those who have not authenticated.
+pub(super) struct Admission {
+    pub(super) allowance: Allowance,
+    shares: Shares,
+    penalties: Penalties,
+    handshakes: TokenBucket,
+    pub(super) rung: Rung,
+    /// Slots up to here were looked at for slow readers, while there is a search.
+    pub(super) sweep: Option<u32>,
+}
+
+impl Admission {
+    pub(super) fn new(allowance: Allowance, now: Instant) -> Self {
+        Admission {
+            allowance,
+            shares: Shares::default(),
+            penalties: Penalties::default(),
+            handshakes: TokenBucket::full(now),
+            rung: Rung::Clear,
+            sweep: None,
+        }
+    }
+
+    /// Whether anybody is here who has not authenticated.
+    pub(super) fn holds_any(&self) -> bool {
+        !self.shares.is_empty()
+    }
+
+    fn unauthenticated(&self) -> u32 {
+        self.shares.len() as u32
+    }
+
+    /// Judges a connection at its accept. `draw` is a random number below [`DRAWS`].
+    fn judge(&self, of: &Prefixes, connections: usize, draw: u64, now: Instant) -> Verdict {
+        if self.rung >= Rung::StopAccepting {
+            return Verdict::Drop(Metric::MemoryRefusals);
+        }
+        if connections >= self.allowance.connections_max as usize {
+            return Verdict::Drop(Metric::AcceptRefused);
+        }
+        if let Some(metric) = self.early_drop(of, draw, now) {
+            return Verdict::Drop(metric);
+        }
+        if self.unauthenticated() < self.allowance.unauthenticated_max {
+            return Verdict::Admit;
+        }
+        let victim = self.shares.victim();
+        victim.map_or(Verdict::Drop(Metric::AcceptRefused), Verdict::AdmitInPlaceOf)
+    }
+
+    /// Random early drop, as sshd's MaxStartups, of those who have their share already; and
+    /// under the same pressure of all who have a penalty.
+    fn early_drop(&self, of: &Prefixes, draw: u64, now: Instant) -> Option<Metric> {
+        let Allowance { early_drop_start: start, unauthenticated_max: full, .. } = self.allowance;
+        let count = self.unauthenticated();
+        if count < start {
+            return None;
+        }
+        if self.penalties.is_penalised(of, &self.allowance.penalty, now) {
+            return Some(Metric::EarlyDropPenalty);
+        }
+        if self.shares.load(of) < self.allowance.prefix_share {
+            return None;
+        }
+        let band = u64::from(full.saturating_sub(start));
+        let above = u64::from(count - start).min(band);
+        let rate = u64::from(self.allowance.early_drop_rate) * DRAWS / 100;
+        let chance = match band {
+            0 => DRAWS,
+            _ => rate + (DRAWS - rate) * above / band,
+        };
+        (draw < chance).then_some(Metric::EarlyDropShare)
+    }
+
+    /// Takes a TLS handshake out of the second's. The last half of a second's is kept for
+    /// prefixes that neither have their share already nor a penalty.
+    fn take_handshake(&mut self, of: &Prefixes, now: Instant) -> bool {
+        let rate = self.allowance.tls_handshakes;
+        let suspect = self.shares.load(of) >= self.allowance.prefix_share
+            || self.penalties.is_penalised(of, &self.allowance.penalty, now);
+        let burst = if suspect { rate.div_ceil(2) } else { rate };
+        self.handshakes.take(1, rate, burst, now)
+    }
+}
+
+impl Core {
+    /// Decides about a connection that was just accepted; makes room for it if it is let in.
+    pub(super) fn may_enter(&mut self, peer: Option<SocketAddr>) -> bool {
+        let of = prefixes(peer);
+        let draw = self.random.below(DRAWS);
+        let connections = self.connections.len();
+        match self.admission.judge(&of, connections, draw, self.now.instant) {
+            Verdict::Admit => true,
+            Verdict::AdmitInPlaceOf(victim) => {
+                self.evict(victim);
+                true
+            }
+            Verdict::Drop(metric) => {
+                self.counters.increment(metric);
+                if metric == Metric::AcceptRefused
+                    && let Some(lingering) = self.admission.shares.first_refused()
+                {
+                    // Its place is free only when it is closed: for the next one.
+                    self.evict(Victim::Refused(lingering));
+                }
+                false
+            }
+        }
+    }
+
+    /// Counts a connection that was let in. `peer` is none while only a balancer knows it.
+    pub(super) fn count_in(&mut self, owner: Key, peer: Option<SocketAddr>) {
+        self.admission.shares.add(owner, &prefixes(peer), self.now.instant);
+    }
+
+    /// A trusted balancer said where a client comes from. Its share and penalty were unknown
+    /// when it was let in. False when it is dropped for them.
+    pub(super) fn peer_told(&mut self, owner: Key, peer: SocketAddr) -> bool {
+        let of = prefixes(Some(peer));
+        let draw = self.random.below(DRAWS);
+        let dropped = self.admission.early_drop(&of, draw, self.now.instant);
+        self.admission.shares.set_prefixes(owner, &of);
+        let Some(connection) = self.connections.entry_mut(owner) else { return false };
+        connection.client.set_peer(peer);
+        if let Some(metric) = dropped {
+            self.counters.increment(metric);
+            connection.client.drop_silently(Cause::OverCapacity, &surroundings!(self));
+        }
+        dropped.is_none()
+    }
+
+    /// Whether a connection may begin its TLS handshake; drops it if not.
+    pub(super) fn may_handshake(&mut self, owner: Key) -> bool {
+        let Some(connection) = self.connections.entry_mut(owner) else { return false };
+        let of = prefixes(connection.client.peer());
+        if self.admission.take_handshake(&of, self.now.instant) {
+            return true;
+        }
+        self.counters.increment(Metric::TlsRateRefusals);
+        connection.client.drop_silently(Cause::OverCapacity, &surroundings!(self));
+        false
+    }
+
+    /// Brings the counts in line with a connection that is counted: it may have authenticated,
+    /// been refused, or be on its way out.
+    pub(super) fn recount(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        let Admission { shares, penalties, allowance, .. } = &mut self.admission;
+        let client = &connection.client;
+        let of = prefixes(client.peer());
+        let now = self.now.instant;
+        let stays = client.is_unauthenticated() && !connection.life.is_ending();
+        if stays && client.end().is_none() {
+            return;
+        }
+        let news = if stays {
+            shares.refuse(owner)
+        } else {
+            connection.unauthenticated = false;
+            shares.remove(owner) == Some(false)
+        };
+        if !news {
+            return;
+        }
+        if has_authenticated(client) {
+            penalties.succeeded(&of, &allowance.penalty, now);
+        } else if client.end().is_some_and(|end| is_failure(end.cause))
+            && penalties.failed(&of, &allowance.penalty, now)
+        {
+            self.counters.increment(Metric::Penalties);
+        }
+    }
+
+    /// Ends a connection that has not authenticated, with a reset.
+    fn evict(&mut self, victim: Victim) {
+        let (owner, metric) = match victim {
+            Victim::Refused(owner) => (owner, Metric::EvictedRefused),
+            Victim::Oldest(owner) => (owner, Metric::EvictedOldest),
+        };
+        self.counters.increment(metric);
+        if let Some(connection) = self.connections.entry_mut(owner) {
+            assert!(connection.client.is_unauthenticated(), "an authenticated client gives way");
+            connection.client.drop_silently(Cause::OverCapacity, &surroundings!(self));
+        }
+        self.settle(owner);
+    }
+
+    /// Evicts up to `most` of those who have not authenticated.
+    pub(super) fn evict_some(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some(victim) = self.admission.shares.victim() else { return };
+            self.evict(victim);
+        }
+    }
+
+    /// Evicts up to `most` of those who were refused, or have taken so long that they are
+    /// hardly honest.
+    pub(super) fn evict_idle(&mut self, most: usize) {
+        let late = self.now.instant - LATE_AFTER;
+        for _ in 0..most {
+            let shares = &self.admission.shares;
+            let victim = match (shares.first_refused(), shares.first()) {
+                (Some(refused), _) => Victim::Refused(refused),
+                (None, Some((oldest, since))) if since <= late => Victim::Oldest(oldest),
+                _ => return,
+            };
+            self.evict(victim);
+        }
+    }
+
+    pub(super) fn set_admission_gauges(&self) {
+        let Admission { shares, penalties, allowance, .. } = &self.admission;
+        let set = |metric, value| self.counters.set(metric, value);
+        let age = shares.first().map_or(Duration::ZERO, |(_, since)| self.now.instant.since(since));
+        set(Metric::UnauthenticatedOldest, age.as_millis() as u64);
+        set(Metric::Unauthenticated, shares.len() as u64);
+        set(Metric::UnauthenticatedMax, allowance.unauthenticated_max.into());
+        set(Metric::PrefixesUnauthenticated, shares.prefixes() as u64);
+        set(Metric::PrefixesFailing, penalties.len() as u64);
+    }
+}
+
+fn prefixes(peer: Option<SocketAddr>) -> Prefixes {
+    peer.map(|peer| Prefixes::of(peer.ip())).unwrap_or_default()
+}
+
+/// Whether a client that no longer counts as unauthenticated was let in, if only for a moment.
+fn has_authenticated(client: &Client) -> bool {
+    client.end().map_or(client.is_open(), |end| end.stage == Stage::Open)
+}
+
+/// Whether an end before authentication speaks against where it came from. What the gateway or
+/// a backend caused does not, nor does a client that goes by itself, as checks of health do.
+const fn is_failure(cause: Cause) -> bool {
+    use Cause::*;
+    match cause {
+        TokenMissing | TokenMalformed | BadSignature | TokenExpired | TokenRevoked => true,
+        TokenNotYetValid | TokenForbidden | ForbiddenOrigin | ForbiddenRoute | CsrfMismatch => true,
+        AuthenticationTimedOut | HandshakeTimedOut | TlsFailed | BadRequest => true,
+        ProtocolError | InvalidUtf8 | UnsupportedType | TooLarge | RateLimited => true,
+        SlowConsumer | Idle => true,
+        OverCapacity | Lifetime | GoingAway | BackendUnavailable | BackendClosed => false,
+        HealthCheck | ClientClosed | ClientGone | Internal => false,
+    }
+}
+
+#[cfg(test)]
+#[path = "admission_tests.rs"]
+mod tests;

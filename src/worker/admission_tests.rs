@@ -1,0 +1,152 @@
+use super::*;
+use crate::settings::load::test_settings;
+
+fn allowance() -> Allowance {
+    Allowance {
+        connections_max: 1000,
+        unauthenticated_max: 100,
+        early_drop_start: 80,
+        early_drop_rate: 30,
+        prefix_share: 10,
+        tls_handshakes: 100,
+        penalty: PenaltyRule { fades: Duration::from_secs(1), burst: 5, prefixes_max: 100 },
+    }
+}
+
+fn at(millis: u64) -> Instant {
+    Instant::from_nanos(1) + Duration::from_millis(millis)
+}
+
+fn of(text: &str) -> Prefixes {
+    Prefixes::of(text.parse().unwrap())
+}
+
+/// `count` connections of one address, and the rest up to `total` of as many others.
+fn crowd(one: &str, count: u32, total: u32) -> Admission {
+    let mut admission = Admission::new(allowance(), at(0));
+    for number in 0..total {
+        let owner = Key { slot: number, generation: 0 };
+        let prefixes = match number < count {
+            true => of(one),
+            false => Prefixes::of(std::net::Ipv4Addr::from(0x0a00_0000 + number).into()),
+        };
+        admission.shares.add(owner, &prefixes, at(u64::from(number)));
+    }
+    admission
+}
+
+const HEAVY: &str = "192.0.2.1";
+const OTHER: &str = "198.51.100.7";
+
+#[test]
+fn limits_are_divided() {
+    let mut limits = test_settings().limits;
+    limits.connections_max = 1000;
+    limits.unauthenticated_max = 101;
+    limits.early_drop_start = 50;
+    limits.prefix_share = 9;
+    limits.prefixes_max = 1000;
+    limits.prefix_failures_burst = 7;
+    limits.prefix_failures_per_minute = 120;
+    let share = Allowance::new(&limits, 2, u32::MAX);
+    let expected = Allowance {
+        connections_max: 500,
+        unauthenticated_max: 50,
+        early_drop_start: 25,
+        early_drop_rate: limits.early_drop_rate.into(),
+        prefix_share: 5,
+        tls_handshakes: TLS_HANDSHAKES_PER_WORKER,
+        penalty: PenaltyRule { fades: Duration::from_secs(1), burst: 4, prefixes_max: 500 },
+    };
+    assert_eq!(share, expected);
+    limits.tls_handshakes_per_second = Some(301);
+    limits.connections_per_worker = Some(400);
+    let share = Allowance::new(&limits, 2, 300);
+    assert_eq!((share.tls_handshakes, share.connections_max), (150, 300), "descriptors cap");
+    let share = Allowance::new(&limits, 65_535, 0);
+    assert_eq!((share.connections_max, share.unauthenticated_max), (1, 1), "never none at all");
+}
+
+#[test]
+fn who_is_dropped_early() {
+    // of one address, in all -> from which draw on a newcomer of it, or of another, may enter
+    for (count, total, one, other) in [
+        (0, 79, 0, 0),
+        (79, 79, 0, 0),
+        (9, 80, 0, 0),
+        (10, 80, 3000, 0),
+        (80, 80, 3000, 0),
+        (10, 90, 6500, 0),
+        (10, 99, 9650, 0),
+        (10, 100, 10_000, 0),
+        (9, 100, 0, 0),
+    ] {
+        let admission = crowd(HEAVY, count, total);
+        for (who, from) in [(HEAVY, one), (OTHER, other)] {
+            let dropped = |draw| admission.early_drop(&of(who), draw, at(0)).is_some();
+            assert!(from == 0 || dropped(from - 1), "{count} of {total}, {who}, {from} - 1");
+            assert!(from == DRAWS || !dropped(from), "{count} of {total}, {who}, {from}");
+        }
+    }
+}
+
+#[test]
+fn a_penalty_counts_under_pressure_only() {
+    for (total, expected) in [(79, Verdict::Admit), (80, Verdict::Drop(Metric::EarlyDropPenalty))] {
+        let mut admission = crowd(HEAVY, 0, total);
+        let rule = allowance().penalty;
+        for _ in 0..6 {
+            admission.penalties.failed(&of(OTHER), &rule, at(0));
+        }
+        assert_eq!(admission.judge(&of(OTHER), 0, DRAWS - 1, at(0)), expected);
+        assert_eq!(admission.judge(&of(OTHER), 0, DRAWS - 1, at(1001)), Verdict::Admit, "faded");
+    }
+}
+
+#[test]
+fn what_becomes_of_a_newcomer() {
+    use Verdict::*;
+    let key = |slot| Key { slot, generation: 0 };
+    let judge =
+        |admission: &Admission, connections| admission.judge(&of(OTHER), connections, 0, at(0));
+    let calm = crowd(HEAVY, 3, 10);
+    assert_eq!(judge(&calm, 10), Admit);
+    assert_eq!(judge(&calm, 999), Admit);
+    assert_eq!(judge(&calm, 1000), Drop(Metric::AcceptRefused), "no authenticated one goes");
+    let mut full = crowd(HEAVY, 0, 100);
+    assert_eq!(judge(&full, 100), AdmitInPlaceOf(Victim::Oldest(key(0))));
+    full.shares.refuse(key(40));
+    assert_eq!(judge(&full, 100), AdmitInPlaceOf(Victim::Refused(key(40))));
+    let mut heavy = crowd(HEAVY, 7, 100);
+    heavy.shares.refuse(key(40));
+    assert_eq!(judge(&heavy, 100), AdmitInPlaceOf(Victim::Oldest(key(0))), "of the heaviest");
+    heavy.shares.refuse(key(5));
+    assert_eq!(judge(&heavy, 100), AdmitInPlaceOf(Victim::Refused(key(5))));
+    heavy.rung = Rung::StopAccepting;
+    assert_eq!(judge(&heavy, 100), Drop(Metric::MemoryRefusals));
+    let mut none = Admission::new(Allowance { unauthenticated_max: 0, ..allowance() }, at(0));
+    none.allowance.early_drop_start = 0;
+    assert_eq!(judge(&none, 0), Drop(Metric::AcceptRefused), "a cap of nothing lets nobody in");
+}
+
+#[test]
+fn handshakes_are_counted_and_half_of_them_kept_for_the_unsuspected() {
+    let mut admission = crowd(HEAVY, 10, 10);
+    let taken = |admission: &mut Admission, who: &str, now| {
+        (0..1000).filter(|_| admission.take_handshake(&of(who), now)).count()
+    };
+    assert_eq!(taken(&mut admission, HEAVY, at(0)), 50);
+    assert_eq!(taken(&mut admission, OTHER, at(0)), 50);
+    assert_eq!(taken(&mut admission, OTHER, at(0)), 0);
+    // 30 come back, but the crowd's half of the bucket is still empty.
+    assert_eq!(taken(&mut admission, HEAVY, at(300)), 0);
+    assert_eq!(taken(&mut admission, OTHER, at(300)), 30);
+}
+
+#[test]
+fn every_cause_before_authentication_is_a_failure_of_somebody_or_not() {
+    let failures = Cause::ALL.iter().filter(|cause| is_failure(**cause)).count();
+    assert_eq!((failures, is_failure(Cause::OverCapacity)), (21, false), "an eviction is ours");
+    assert!(!is_failure(Cause::ClientGone) && !is_failure(Cause::HealthCheck));
+    assert!(is_failure(Cause::HandshakeTimedOut) && is_failure(Cause::BadSignature));
+}

@@ -1,0 +1,220 @@
+//! Codecs that read a whole text at once, each against a second opinion or its own inverse.
+
+use std::io;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use portcullis::base::secret::Secret;
+use portcullis::base::time::UnixTime;
+use portcullis::protocol::carrier::{Carrier, CarrierScratch, find, redacted_path_and_query};
+use portcullis::protocol::compact_json::{self, MEMBERS_MAX, Value};
+use portcullis::protocol::http_upgrade::{
+    HeadLimits, HeadScanner, HttpRefusal, NO_FIELDS, Request, parse,
+};
+use portcullis::protocol::jwt::{Algorithm, JwtKey, JwtOptions, JwtVerifier, TokenScratch, mint};
+use portcullis::protocol::origin::OriginPolicy;
+use portcullis::protocol::{base64url as ours, proxy_header};
+use portcullis::settings::load::{FileContents, Outside, load};
+
+use super::{pieces, with_cuts};
+
+/// Any pieces give the same answer, and whatever is taken for a request is one to httparse.
+pub fn head(data: &[u8]) {
+    let limits = HeadLimits::default();
+    let (random, bytes) = with_cuts(data);
+    let whole = scan([bytes].into_iter(), &limits);
+    assert_eq!(scan(pieces(random, bytes), &limits), whole, "by piece and whole");
+    let Ok(Some(end)) = whole else { return };
+    let mut fields = NO_FIELDS;
+    let Ok(request) = parse(&bytes[..end], &mut fields, &limits) else { return };
+    let mut theirs = [httparse::EMPTY_HEADER; 128];
+    let mut oracle = httparse::Request::new(&mut theirs);
+    let status = oracle.parse(bytes).expect("a request");
+    assert_eq!(status, httparse::Status::Complete(end));
+    assert_eq!((oracle.method, oracle.version), (Some("GET"), Some(1)));
+    let target = oracle.path.expect("a target");
+    match request {
+        Request::PlainGet { path } => assert!(target.contains(path) || path == "/"),
+        Request::Upgrade(request) => {
+            assert!(target.contains(request.path()) || request.path() == "/");
+            let fields = request.fields().map(|(name, _)| name);
+            assert!(fields.eq(oracle.headers.iter().map(|field| field.name)));
+            let hosts = oracle.headers.iter().filter(|f| f.name.eq_ignore_ascii_case("host"));
+            assert_eq!(hosts.count(), 1);
+        }
+    }
+}
+
+fn scan<'a>(
+    pieces: impl Iterator<Item = &'a [u8]>,
+    limits: &HeadLimits,
+) -> Result<Option<usize>, HttpRefusal> {
+    let mut scanner = HeadScanner::default();
+    let mut before = 0;
+    for piece in pieces {
+        if let Some(end) = scanner.push(piece, limits)? {
+            return Ok(Some(before + end));
+        }
+        before += piece.len();
+        assert!(before <= limits.head_max as usize + piece.len());
+    }
+    Ok(None)
+}
+
+/// A token is found in one place, and is gone from the path that a backend sees.
+pub fn carrier(data: &[u8]) {
+    let limits = HeadLimits::default();
+    let Ok(Some(end)) = scan([data].into_iter(), &limits) else { return };
+    let mut fields = NO_FIELDS;
+    let Ok(Request::Upgrade(request)) = parse(&data[..end], &mut fields, &limits) else { return };
+    let carriers = ["authorization", "subprotocol", "cookie:t", "header:x-token", "query:token"];
+    let carriers = carriers.map(|text| Carrier::parse(text).expect("a carrier"));
+    let mut redacted = Vec::new();
+    redacted_path_and_query(&request, ["token"].into_iter(), &mut redacted);
+    let redacted = String::from_utf8(redacted).expect("a target is ASCII");
+    let query = redacted.split_once('?').map_or("", |(_, query)| query);
+    assert!(query.split('&').all(|parameter| !parameter.starts_with("token=")), "{redacted}");
+    let mut scratch = CarrierScratch::new();
+    if let Ok(Some(found)) = find(&carriers, &request, &mut scratch) {
+        assert!(!found.token().is_empty() && found.carrier() < carriers.len());
+    }
+}
+
+/// What decodes encodes to the same text again, so each value has one text.
+pub fn base64url(data: &[u8]) {
+    let mut text = Vec::new();
+    ours::encode(data, &mut text);
+    assert_eq!(text, URL_SAFE_NO_PAD.encode(data).into_bytes());
+    assert_eq!(text.len(), ours::encoded_length(data.len()));
+    let mut room = vec![0; data.len() + 3];
+    assert_eq!(ours::decode(&text, &mut room), Some(data));
+    let decoded = ours::decode(data, &mut room);
+    assert_eq!(decoded, URL_SAFE_NO_PAD.decode(data).ok().as_deref());
+    let mut small = [0; 5];
+    if let Some(decoded) = ours::decode_either(data, &mut small) {
+        assert!(decoded.len() <= 5);
+    }
+}
+
+/// Whatever is taken for an object is one to serde_json, with the same members.
+pub fn json(data: &[u8]) {
+    let Ok(object) = compact_json::object(data, MEMBERS_MAX) else { return };
+    let text = std::str::from_utf8(data).expect("checked");
+    let raw: std::collections::HashMap<String, serde::de::IgnoredAny> =
+        serde_json::from_str(text).expect("an object");
+    assert_eq!(object.members().count(), raw.len());
+    let mut scratch = vec![0; data.len()];
+    for (name, value) in object.members() {
+        let name = name.unescape(&mut scratch).expect("it fits").to_owned();
+        assert!(raw.contains_key(&name));
+        assert!(matches!(object.member(&name), Ok(Some(_))));
+        match value {
+            Value::String(string) => drop(string.unescape(&mut scratch).expect("it fits")),
+            Value::Array(array) => drop(array.elements().count()),
+            Value::Object(inner) => drop(inner.members().count()),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+}
+
+const NOW: u64 = 1_700_000_000;
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+fn key() -> JwtKey {
+    JwtKey { id: None, algorithm: Algorithm::HS256, secret: Secret::new(SECRET.into()) }
+}
+
+static VERIFIER: LazyLock<JwtVerifier> =
+    LazyLock::new(|| JwtVerifier::new(vec![key()], JwtOptions::default()).expect("a good key"));
+
+/// As a token, the input is accepted only if it says so itself in a second reading; as claims, it
+/// is signed here, so that the checks behind the MAC are reached.
+pub fn jwt(data: &[u8]) {
+    let now = UnixTime::from_seconds(NOW);
+    let mut scratch = TokenScratch::new();
+    if let Ok(identity) = VERIFIER.verify(data, now, &mut scratch) {
+        let subject = identity.subject().to_owned();
+        let claims = identity.claims().to_vec();
+        let (signed, _) = data.split_at(data.iter().rposition(|b| *b == b'.').expect("a dot"));
+        let header = signed.split(|b| *b == b'.').next().expect("a header");
+        let header = URL_SAFE_NO_PAD.decode(header).expect("base64url");
+        let header: serde_json::Value = serde_json::from_slice(&header).expect("JSON");
+        assert_eq!(header["alg"], "HS256");
+        let claims: serde_json::Value = serde_json::from_slice(&claims).expect("JSON");
+        assert_eq!(claims["sub"].as_str().unwrap_or_default(), subject);
+    }
+    let token = mint(&key(), data);
+    if let Ok(identity) = VERIFIER.verify(token.as_bytes(), now, &mut scratch) {
+        let claims: serde_json::Value = serde_json::from_slice(data).expect("JSON");
+        assert!(claims["exp"].as_u64().expect("exp") + 10 > NOW);
+        assert_eq!(claims["sub"].as_str().unwrap_or_default(), identity.subject());
+        let mut damaged = token.into_bytes();
+        let at = damaged.len() - 10;
+        damaged[at] = if damaged[at] == b'A' { b'B' } else { b'A' };
+        assert!(VERIFIER.verify(&damaged, now, &mut scratch).is_err());
+    }
+}
+
+/// An allowed origin is a listed one, read with plain string operations.
+pub fn origin(data: &[u8]) {
+    let list = ["https://app.example.com", "https://*.example.org"].map(str::to_owned);
+    let policy = OriginPolicy::parse_list(&list).expect("a good list");
+    if policy.allows(data) {
+        let text = std::str::from_utf8(data).expect("an origin is ASCII").to_ascii_lowercase();
+        let host = text.strip_prefix("https://").expect("https");
+        let host = host.strip_suffix(":443").unwrap_or(host);
+        let below = host.strip_suffix(".example.org").is_some_and(|label| !label.is_empty());
+        assert!(host == "app.example.com" || below, "{text}");
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let _ = OriginPolicy::parse_list(&lines);
+    }
+}
+
+/// Once decided, more bytes change nothing; and what is decided lies within the bytes.
+pub fn proxy(data: &[u8]) {
+    let mut decided = None;
+    for end in 0..=data.len().min(proxy_header::HEADER_MAX + 10) {
+        let now = proxy_header::parse(&data[..end]);
+        match (decided, now) {
+            (None, Ok(None)) => assert!(end < proxy_header::HEADER_MAX, "undecided for ever"),
+            (None, _) => decided = Some(now),
+            (Some(Ok(_)), _) => assert_eq!(decided, Some(now)),
+            (Some(Err(_)), _) => assert!(now.is_err()),
+        }
+        if let Ok(Some((used, _))) = now {
+            assert!(used <= end);
+        }
+    }
+}
+
+struct Nothing;
+
+impl Outside for Nothing {
+    fn read(&self, _: &Path) -> io::Result<FileContents> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn variable(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        NOW
+    }
+}
+
+/// Any text is settings, or problems that can be told.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match load(text, Path::new("fuzz.toml"), &Nothing) {
+        Ok(loaded) => assert!(!loaded.settings.listeners.is_empty()),
+        Err(problems) => {
+            assert!(!problems.is_empty());
+            assert!(problems.iter().all(|problem| !problem.to_string().is_empty()));
+        }
+    }
+}
