@@ -102,6 +102,7 @@ metrics! {
     MessagesToClients, Counter, "portcullis_messages_total" {"direction": "to_client"}, "Whole messages relayed.";
     BytesFromClients, Counter, "portcullis_message_bytes_total" {"direction": "from_client"}, "Payload bytes relayed.";
     BytesToClients, Counter, "portcullis_message_bytes_total" {"direction": "to_client"}, "Payload bytes relayed.";
+    ClosesPaced, Counter, "portcullis_closes_paced_total", "Close frames that waited for the dialect's pace.";
     PingsSent, Counter, "portcullis_pings_sent_total", "Pings sent to clients.";
     DeadlineTls, Counter, "portcullis_deadline_closes_total" {"stage": "tls_handshake"}, "Connections ended by a deadline, by stage.";
     DeadlineHead, Counter, "portcullis_deadline_closes_total" {"stage": "request_head"}, "Connections ended by a deadline, by stage.";

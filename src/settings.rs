@@ -6,6 +6,7 @@
 
 pub mod admission;
 mod backends;
+mod closes;
 mod credentials;
 pub mod keys;
 pub mod load;
@@ -32,7 +33,7 @@ use crate::base::time::UnixTime;
 use crate::protocol::carrier::Carrier;
 use crate::protocol::cause::Cause;
 use crate::protocol::compact_token::CompactVerifier;
-use crate::protocol::dialect::Dialect;
+use crate::protocol::dialect::{Dialect, Overrides};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::jwt::JwtVerifier;
 use crate::protocol::origin::OriginPolicy;
@@ -349,8 +350,10 @@ pub struct Route {
     pub auths: Vec<u16>,
     /// Index into [`Settings::backends`].
     pub backend: u16,
-    /// How refusals and closes are put; `None` is `auto`: from the offered subprotocol.
+    /// How refusals and closes are put; `None` is `auto`: by what the client asks for.
     pub dialect: Option<Dialect>,
+    /// What the route says of closes, in place of the dialect's table.
+    pub closes: Overrides,
     /// How a refusal of a token is delivered.
     pub refuse: Refuse,
     /// Subprotocols that the route may answer with, in order of preference.

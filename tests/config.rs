@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portcullis::protocol::carrier::Carrier;
-use portcullis::settings::keys::{self, Heat, KEYS, REQUIRED, SECTIONS, Shape};
+use portcullis::settings::keys::{self, Heat, KEYS, NONE, REQUIRED, SECTIONS, Shape};
 use portcullis::settings::load::{FileContents, Loaded, Outside, Problem, load};
 use portcullis::settings::reload::cold_changes;
 use portcullis::settings::units::{format_duration, format_size};
@@ -232,7 +232,7 @@ address = "localhost:8080"
 path = "ws"
 auth = "ap"
 backend = "mian"
-dialect = "phoenix"
+dialect = "phoenx"
 [[auth]]
 name = "app"
 kind = "phoenyx"
@@ -255,7 +255,7 @@ c/x.toml:12:1: error: "origins" is missing from [[route]]; list the pages that m
 c/x.toml:13:8: error: "ws" is not a path; write /PATH, or /PREFIX/* for all below it: visible ASCII without ? # and spaces
 c/x.toml:14:8: error: there is no [[auth]] called "ap"; did you mean "app"?
 c/x.toml:15:11: error: there is no [[backend]] called "mian"; did you mean "main"?
-c/x.toml:16:11: error: "dialect" in [[route]] is "phoenix"; that is known, but not in this version, which has "auto", "plain"
+c/x.toml:16:11: error: "dialect" in [[route]] is "phoenx"; did you mean "phoenix"?
 c/x.toml:17:1: error: "carriers" is missing from [[auth]]; it takes: list of authorization, subprotocol, cookie:NAME, header:NAME, query:NAME, first-message, first-message:PATH
 c/x.toml:18:8: warning: no route uses the [[auth]] "app"
 c/x.toml:19:8: error: "kind" in [[auth]] is "phoenyx"; did you mean "phoenix"?
@@ -661,6 +661,94 @@ fn rules_of_routes() {
          backend; keep it so only where everything is public",
         ]
     );
+}
+
+#[test]
+fn rules_of_closes() {
+    let closes = |text: &str| base_with("path", &format!("path = \"/ws\"\ncloses = {text}"));
+    let long = "x".repeat(124);
+    let table = [
+        ("{}", vec![]),
+        ("{ token_expired = {} }", vec![]),
+        ("{ token_expired = { code = 4999, reason = \"\" } }", vec![]),
+        (
+            "{ token_expird = { code = 4000 } }",
+            vec![
+                "13:12: error: unknown name \"token_expird\" in \"closes\" of [[route]]; did you \
+                 mean \"token_expired\"?",
+            ],
+        ),
+        (
+            "{ idle = 4000 }",
+            vec![
+                "13:19: error: \"idle\" in \"closes\" of [[route]] must be a table; write it in \
+                 braces, as in { code = 4000 }",
+            ],
+        ),
+        (
+            "{ idle = { cod = 4000 } }",
+            vec![
+                "13:21: error: unknown key \"cod\" in \"closes\" of [[route]]; did you mean \
+                 \"code\"?",
+            ],
+        ),
+        (
+            "{ idle = { code = 1005 }, internal = { code = 2999 } }",
+            vec![
+                "13:28: error: 1005 may not be in a close frame (RFC 6455 section 7.4); write 1000 \
+                 to 1003, 1007 to 1014 or 3000 to 4999",
+                "13:56: error: 2999 may not be in a close frame (RFC 6455 section 7.4); write 1000 \
+                 to 1003, 1007 to 1014 or 3000 to 4999",
+            ],
+        ),
+        (
+            "{ idle = { pace = \"9s\" } }",
+            vec![
+                "13:28: error: \"pace\" in \"closes\" of [[route]] is \"9s\"; write a duration in \
+                 quotes, as in \"3s\" or \"250ms\", from 0s to 8s",
+            ],
+        ),
+        (
+            "{ idle = { reconnect = false, retry_after = \"5s\" } }",
+            vec![
+                "13:54: warning: idle: retry_after counts for nothing with reconnect = false; \
+                 remove one of them",
+            ],
+        ),
+        (
+            "{ client_gone = { code = 4000 } }",
+            vec![
+                "13:26: error: client_gone: the gateway says nothing then, so nothing can differ; \
+                 remove it",
+            ],
+        ),
+        (
+            "{ backend_closed = { code = 4000, pace = \"1s\" } }",
+            vec![
+                "13:51: error: backend_closed: a backend's close is passed on at once; remove pace",
+            ],
+        ),
+    ];
+    for (text, expected) in table {
+        let expected: Vec<_> = expected.iter().map(|line| format!("c/x.toml:{line}")).collect();
+        assert_eq!(problems(&closes(text)), expected, "{text}");
+    }
+    let found = problems(&closes(&format!("{{ idle = {{ reason = \"{long}\" }} }}")));
+    assert_eq!(
+        found,
+        ["c/x.toml:13:30: error: this reason has 124 bytes, and a close frame has room for 123; \
+          shorten it"]
+    );
+}
+
+#[test]
+fn every_dialect_can_be_named() {
+    use portcullis::protocol::dialect::Dialect;
+    for dialect in Dialect::ALL {
+        let line = format!("path = \"/ws\"\ndialect = \"{}\"", dialect.name());
+        assert_eq!(settings(&base_with("path", &line)).routes[0].dialect, Some(*dialect));
+    }
+    assert_eq!(settings(BASE).routes[0].dialect, None);
 }
 
 #[test]
@@ -1236,6 +1324,12 @@ fn both_ends_of_every_range_fit_their_fields() {
             section => format!("[{section}]"),
         };
         for end in [&min, &max] {
+            if key.section == "route.closes" {
+                let one = format!("closes = {{ internal = {{ {} = {end} }} }}", key.name);
+                let text = base_with("path", &format!("path = \"/ws\"\n{one}"));
+                assert_eq!(problems(&text), [""; 0]);
+                continue;
+            }
             let before = if key.section == "auth" { "kind = \"jwt\"" } else { &line };
             let text = base_with(&line, &format!("{before}\n{} = {end}", key.name));
             // Another rule may object, but the type and range must not, and nothing may panic.
@@ -1250,7 +1344,8 @@ fn both_ends_of_every_range_fit_their_fields() {
 #[test]
 fn every_default_is_as_the_table_says() {
     let absent = settings(BASE);
-    let scalar = |key: &&keys::Key| ends(key).is_some() && key.section != "auth";
+    let scalar =
+        |key: &&keys::Key| ends(key).is_some() && key.section != "auth" && key.default != NONE;
     for key in KEYS.iter().filter(scalar) {
         let quoted = !matches!(key.shape, Shape::Count(..));
         let value = if quoted { format!("{:?}", key.default) } else { key.default.to_owned() };
@@ -1275,6 +1370,7 @@ fn cold_changes_are_named_and_hot_ones_are_not() {
         ("keys", "keys = [{ id = \"k2\", secret_file = \"keys/link\" }]"),
         ("origins", "origins = [\"https://b.example\"]"),
         ("path", "path = \"/ws/*\""),
+        ("path", "path = \"/ws\"\ndialect = \"phoenix\"\ncloses = { idle = { code = 4000 } }"),
         ("endpoints", "endpoints = [\"127.0.0.1:7000\"]\nsecret_file = \"keys/link\""),
         ("address", "address = \"127.0.0.1:8080\"\nproxy_protocol = { trusted = [\"::1\"] }"),
     ];

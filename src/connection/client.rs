@@ -12,7 +12,7 @@ use crate::base::time::{Instant, UnixTime};
 use crate::base::token_bucket::TokenBucket;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
-use crate::protocol::dialect::{Answer, Dialect};
+use crate::protocol::dialect::Dialect;
 use crate::protocol::http_upgrade::{self, HttpRefusal};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::revocation::Mark;
@@ -21,6 +21,7 @@ use crate::protocol::websocket::{
 };
 use crate::settings::{MessageTypes, Route, Settings};
 
+use super::closing::{Told, write_close};
 use super::deadlines;
 use super::reauthenticate::Renewal;
 use super::stage::{ClosedBy, Stage};
@@ -92,7 +93,8 @@ pub struct Advice<'a> {
     /// When to come back, instead of the dialect's own time; of no effect where the client
     /// should not come back at all.
     pub retry_after: Option<Duration>,
-    /// The close frame's reason, at most 123 bytes; empty leaves it to the dialect.
+    /// The close frame's reason, at most 123 bytes; empty leaves it to the dialect. A close frame
+    /// that waits goes without it.
     pub message: &'a str,
 }
 
@@ -117,19 +119,18 @@ pub struct Client {
     pub(super) stage: Stage,
     pub(super) disposition: Disposition,
     dialect: Option<Dialect>,
-    pub(super) pinged: bool,
+    pub(super) pings: Pings,
     pub(super) output_pending: bool,
     /// 0 <= pongs_unsent <= limits.pongs_unsent_max, as that was when the last was written.
     pongs_unsent: u8,
     /// The client broke the protocol: nothing more is read.
-    failed: bool,
+    pub(super) failed: bool,
     tls: bool,
     /// The client has been sent the beginning of a message, but not its end.
     pub(super) to_client_unfinished: bool,
-    /// In `Closing`: everything up to our close frame was sent once.
-    pub(super) lingering: bool,
+    pub(super) farewell: Farewell,
     pub(super) close_scheduled: Cause,
-    messages: MessageTypes,
+    pub(super) messages: MessageTypes,
     route: u16,
     end: Option<End>,
     pub(super) accepted: Instant,
@@ -151,6 +152,44 @@ pub struct Client {
     mark: Mark,
 }
 
+/// How far the end of a connection is, in `Refused` and `Closing`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// All is said, and perhaps queued. Also before there is anything to say.
+    Said,
+    /// The close frame is still to come, at `close_at`.
+    Waits,
+    /// In `Closing`: everything up to our close frame was sent once.
+    Lingers,
+}
+
+/// What is known of pings, in one byte: there is one for each connection.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Pings(u8);
+
+impl Pings {
+    const SENT: u8 = 1;
+    const PROMISED: u8 = 2;
+
+    /// A ping is out, and nothing came since.
+    pub(super) fn is_sent(self) -> bool {
+        self.0 & Pings::SENT != 0
+    }
+
+    /// The client was promised messages of the dialect at the ping interval.
+    pub(super) fn are_promised(self) -> bool {
+        self.0 & Pings::PROMISED != 0
+    }
+
+    pub(super) fn set_sent(&mut self, sent: bool) {
+        self.0 = (self.0 & !Pings::SENT) | u8::from(sent);
+    }
+
+    pub(super) fn promise(&mut self) {
+        self.0 |= Pings::PROMISED;
+    }
+}
+
 /// `route` before a route is chosen.
 const NO_ROUTE: u16 = u16::MAX;
 
@@ -164,13 +203,13 @@ impl Client {
             stage,
             disposition: Disposition::Stay,
             dialect: None,
-            pinged: false,
+            pings: Pings::default(),
             output_pending: false,
             pongs_unsent: 0,
             failed: false,
             tls,
             to_client_unfinished: false,
-            lingering: false,
+            farewell: Farewell::Said,
             close_scheduled: Cause::Lifetime,
             messages: MessageTypes::Any,
             route: NO_ROUTE,
@@ -283,7 +322,7 @@ impl Client {
             return (0, Step::NeedMore);
         }
         self.received = cx.now.instant;
-        self.pinged = false;
+        self.pings.set_sent(false);
         match self.stage {
             Stage::TlsHandshake => unreachable!("plaintext before the handshake is finished"),
             Stage::RequestHead => (input.len(), self.receive_head(input, cx, output)),
@@ -296,7 +335,7 @@ impl Client {
                 None => self.receive_frames(input, allowance, cx, output),
                 Some(renewal) => self.receive_sifted(renewal, input, allowance, cx, output),
             },
-            Stage::Refused | Stage::Closing => self.receive_after_close(input, cx),
+            Stage::Refused | Stage::Closing => self.receive_after_close(input, cx, output),
         }
     }
 
@@ -339,10 +378,10 @@ impl Client {
             Stage::TlsHandshake | Stage::RequestHead => self.drop_silently(cause, cx),
             Stage::Authenticating => self.refuse_in_dialect(cause, cx, output),
             Stage::Open => {
-                let answer = self.write_answer(cause, &Advice::default(), output);
-                self.conclude(cause, ClosedBy::Gateway, Some(answer.code));
-                self.enter(Stage::Closing, cx);
+                self.explain_and_close(cause, &Told::default(), Stage::Closing, cx, output)
             }
+            // Whoever was told already is not kept waiting.
+            Stage::Refused | Stage::Closing if self.is_paced() => self.end_pace(cx, output),
             Stage::Refused | Stage::Closing => {}
         }
     }
@@ -356,7 +395,7 @@ impl Client {
         }
     }
 
-    /// The backend closed the session. A code that may not be sent becomes 1000.
+    /// The backend closed the session. A code that may not be sent becomes the dialect's.
     pub fn close_by_backend(
         &mut self,
         code: u16,
@@ -367,8 +406,9 @@ impl Client {
         if self.stage != Stage::Open {
             return;
         }
-        let code = if websocket::is_sendable_close_code(code) { code } else { 1000 };
-        self.write_close(code, reason, output);
+        let unsaid = self.answer(Cause::BackendClosed, cx.settings).code;
+        let code = if websocket::is_sendable_close_code(code) { code } else { unsaid };
+        write_close(code, reason, output);
         self.conclude(Cause::BackendClosed, ClosedBy::Backend, Some(code));
         self.enter(Stage::Closing, cx);
     }
@@ -433,11 +473,11 @@ impl Client {
         }
         self.output_pending = false;
         self.pongs_unsent = 0;
-        if self.stage == Stage::Closing && !self.lingering {
+        if self.stage == Stage::Closing && self.farewell == Farewell::Said {
             // The linger counts from when the close frame left, not from when it was queued
             // behind messages that an authenticated client was still owed. It does so once:
             // what TLS adds later, a key update for instance, is not worth waiting for.
-            self.lingering = true;
+            self.farewell = Farewell::Lingers;
             self.stage_since = cx.now.instant;
         }
         if let Some(payload) = self.pong_waiting.take() {
@@ -520,7 +560,7 @@ impl Client {
         output.reason.clear();
         output.reason.extend_from_slice(reason);
         match code {
-            Some(code) => self.write_close(code, "", output),
+            Some(code) => write_close(code, "", output),
             None => write_frame(OpCode::Close, &[], &mut output.answers),
         }
         self.conclude(Cause::ClientClosed, ClosedBy::Client, code);
@@ -530,19 +570,34 @@ impl Client {
         self.disposition = Disposition::CloseWhenFlushed;
     }
 
-    /// After our close frame only the client's matters; all else is thrown away.
-    fn receive_after_close(&mut self, input: &mut [u8], cx: &Surroundings<'_>) -> (usize, Step) {
+    /// After our close frame only the client's matters; all else is thrown away. While ours is
+    /// still to come it answers the client's.
+    fn receive_after_close(
+        &mut self,
+        input: &mut [u8],
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) -> (usize, Step) {
         if self.disposition != Disposition::Stay {
             return (input.len(), Step::Handled);
         }
         let limits = self.frame_limits(cx.settings);
         match self.reader.next(input, usize::MAX, &limits) {
             Ok((_, websocket::Step::Close { .. })) => {
+                if self.is_paced() {
+                    self.end_pace(cx, output);
+                }
                 self.disposition = Disposition::CloseWhenFlushed;
+                (input.len(), Step::Handled)
+            }
+            // It has been told to wait, and does not.
+            Ok(_) if self.is_paced() && !self.within_budgets(cx) => {
+                self.dispose(Disposition::CloseNow { reset: true });
                 (input.len(), Step::Handled)
             }
             Ok((used, websocket::Step::NeedMore)) => (used, Step::NeedMore),
             Ok((used, _)) => (used, Step::Handled),
+            Err(_) if self.is_paced() => (input.len(), Step::Handled),
             Err(_) => {
                 self.disposition = Disposition::CloseWhenFlushed;
                 (input.len(), Step::Handled)
@@ -602,52 +657,6 @@ impl Client {
         write_frame(OpCode::Pong, payload.as_slice(), &mut output.answers);
     }
 
-    /// Explanation, where the dialect has one for `cause`, and close frame. The explanation is
-    /// a message of its own, so it stays away from the middle of another, and from clients that
-    /// expect no text.
-    fn write_answer(&mut self, cause: Cause, advice: &Advice<'_>, output: &mut Output) -> Answer {
-        let dialect = self.dialect.unwrap_or(Dialect::Plain);
-        let mut answer = dialect.answer(cause);
-        if answer.reconnect && advice.retry_after.is_some() {
-            answer.retry_after = advice.retry_after;
-        }
-        if answer.explain && !self.to_client_unfinished && self.messages != MessageTypes::Binary {
-            output.explanation.clear();
-            dialect.write_explanation(&answer, &mut output.explanation);
-            write_frame(OpCode::Text, &output.explanation, &mut output.answers);
-        }
-        let reason = if advice.message.is_empty() { answer.reason } else { advice.message };
-        self.write_close(answer.code, reason, output);
-        answer
-    }
-
-    fn write_close(&mut self, code: u16, reason: &str, output: &mut Output) {
-        let payload = websocket::close_payload(code, reason);
-        write_frame(OpCode::Close, payload.as_slice(), &mut output.answers);
-    }
-
-    /// Explains a refusal in the client's dialect, closes, and waits a linger for its close.
-    pub(super) fn refuse_in_dialect(
-        &mut self,
-        cause: Cause,
-        cx: &Surroundings<'_>,
-        output: &mut Output,
-    ) {
-        self.refuse_with_advice(cause, &Advice::default(), cx, output);
-    }
-
-    pub(super) fn refuse_with_advice(
-        &mut self,
-        cause: Cause,
-        advice: &Advice<'_>,
-        cx: &Surroundings<'_>,
-        output: &mut Output,
-    ) {
-        let answer = self.write_answer(cause, advice, output);
-        self.conclude(cause, ClosedBy::Gateway, Some(answer.code));
-        self.enter(Stage::Refused, cx);
-    }
-
     /// Answers over HTTP and ends.
     pub(super) fn refuse_http(
         &mut self,
@@ -675,7 +684,15 @@ impl Client {
     pub(super) fn set_route(&mut self, index: u16, route: &Route) {
         self.route = index;
         self.messages = route.messages;
-        self.dialect = Some(route.dialect.unwrap_or(Dialect::Plain));
+    }
+
+    /// The client speaks it from the 101 on, whatever a reload makes of its route.
+    pub(super) fn set_dialect(&mut self, dialect: Dialect) {
+        self.dialect = Some(dialect);
+    }
+
+    pub(super) fn replace_route(&mut self, index: Option<u16>) {
+        self.route = index.unwrap_or(NO_ROUTE);
     }
 
     /// When the identity is over, as the wall clock says now. From here on the monotonic clock
@@ -715,13 +732,20 @@ impl Client {
         if matches!(stage, Stage::Refused | Stage::Closing) {
             self.pong_waiting = None;
             self.renewal = None;
-            if self.failed {
+            if self.failed && !self.is_paced() {
                 self.dispose(Disposition::ShutdownWhenFlushed);
             }
         }
     }
 
-    fn conclude(&mut self, cause: Cause, by: ClosedBy, code: Option<u16>) {
+    /// The close frame said this after all.
+    pub(super) fn set_close_code(&mut self, code: u16) {
+        if let Some(end) = &mut self.end {
+            end.code = Some(code);
+        }
+    }
+
+    pub(super) fn conclude(&mut self, cause: Cause, by: ClosedBy, code: Option<u16>) {
         if self.end.is_none() {
             self.end = Some(End { cause, by, code, stage: self.stage });
         }

@@ -186,7 +186,13 @@ impl World {
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
         let set = RevocationSet::new(Hasher::new(&[7; 32]));
         let revoked = set.picture();
-        let cx = Surroundings { now, settings: &settings, counters: &counters, revoked: &revoked };
+        let cx = Surroundings {
+            now,
+            settings: &settings,
+            counters: &counters,
+            jitter: 0,
+            revoked: &revoked,
+        };
         let client = Client::new(None, tls, jitter, &cx);
         let mut world = World {
             client,
@@ -251,7 +257,7 @@ impl World {
     ) -> T {
         let due = self.due();
         let (now, settings, counters) = (self.now, &self.settings, &self.counters);
-        let cx = Surroundings { now, settings, counters, revoked: &self.revoked };
+        let cx = Surroundings { now, settings, counters, jitter: 0, revoked: &self.revoked };
         let result = call(&mut self.client, &cx, &mut self.output);
         let next = self.client.next_deadline(&self.settings);
         assert!(due || next >= self.now.instant, "a deadline in the past");
@@ -300,16 +306,26 @@ impl World {
                 rest = if self.closed { &[] } else { &rest[end..] };
                 continue;
             }
-            let length = usize::from(rest[1]);
-            assert!(length < 126, "no answer is longer");
-            let (payload, opcode) = (&rest[2..2 + length], rest[0]);
-            rest = &rest[2 + length..];
+            let (start, length) = match rest[1] {
+                126 => (4, usize::from(u16::from_be_bytes([rest[2], rest[3]]))),
+                length => (2, usize::from(length)),
+            };
+            assert!(length <= 256, "no answer is longer");
+            let (payload, opcode) = (&rest[start..start + length], rest[0]);
+            rest = &rest[start + length..];
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
             match opcode {
                 0x81 => {
                     let value: serde_json::Value = serde_json::from_slice(payload).unwrap();
-                    let said = value.get("reason").unwrap_or(&value["type"]);
-                    self.told.push(format!("text {}", said.as_str().unwrap()));
+                    let places = [
+                        &value["reason"],
+                        &value[4]["reason"],
+                        &value["error"]["code"],
+                        &value["type"],
+                    ];
+                    let said = places.into_iter().find(|place| !place.is_null());
+                    let said = said.unwrap_or(&value).to_string();
+                    self.told.push(format!("text {}", said.trim_matches('"')));
                 }
                 0x89 => self.told.push(format!("ping{}", text(payload))),
                 0x8a => self.told.push(format!("pong {}", payload.escape_ascii())),
@@ -415,6 +431,9 @@ impl World {
         line
     }
 }
+
+#[path = "closing_tests.rs"]
+mod closing;
 
 /// Everything that can happen to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
@@ -1651,6 +1670,7 @@ proptest! {
             now: world.now,
             settings: &world.settings,
             counters: &world.counters,
+            jitter: 0,
             revoked: &world.revoked,
         };
         world.client.leave(&cx);

@@ -6,11 +6,12 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
+use crate::protocol::dialect::centrifuge;
 use crate::protocol::http_upgrade::HttpRefusal;
 use crate::protocol::websocket::OpCode;
 use crate::settings::{Deadlines, Settings};
 
-use super::client::{Client, Disposition, write_frame};
+use super::client::{Client, Disposition, Farewell, write_frame};
 use super::stage::Stage;
 use super::{Output, Surroundings};
 
@@ -28,16 +29,22 @@ impl Client {
                 let verdict = self.asked().map_or(Instant::NEVER, |asked| asked.until);
                 verdict.min(self.stage_since + deadlines.authenticate)
             }
+            Stage::Refused if self.is_paced() => {
+                return self.close_at.min(self.refused_at_latest(deadlines));
+            }
             Stage::Refused => return self.refused_until(deadlines),
-            Stage::Closing if self.output_pending && !self.lingering => {
+            Stage::Closing if self.is_paced() => self.close_at,
+            Stage::Closing if self.output_pending && self.farewell != Farewell::Lingers => {
                 return self.progressed + deadlines.write_stall;
             }
             Stage::Closing => return self.stage_since + deadlines.linger,
             Stage::Open => {
-                let silence = if self.pinged { deadlines.idle } else { deadlines.ping_interval };
+                let silence =
+                    if self.pings.is_sent() { deadlines.idle } else { deadlines.ping_interval };
                 let idle = self.received + silence;
                 let renewal = self.renewal.as_ref().map(|renewal| renewal.deadline(deadlines));
-                idle.min(self.expires).min(renewal.unwrap_or(Instant::NEVER))
+                let renewal = renewal.unwrap_or(Instant::NEVER);
+                idle.min(self.expires).min(self.promised_ping(deadlines)).min(renewal)
             }
         };
         let stalled =
@@ -53,8 +60,13 @@ impl Client {
         }
         let deadlines = &cx.settings.deadlines;
         match self.stage {
+            Stage::Refused | Stage::Closing
+                if self.is_paced() && !self.is_stalled(deadlines, now) =>
+            {
+                self.end_pace(cx, output);
+            }
             Stage::Refused | Stage::Closing => {
-                let stalled = self.output_pending && !self.lingering;
+                let stalled = self.output_pending && self.farewell != Farewell::Lingers;
                 let metric = if stalled && self.stage == Stage::Closing {
                     Metric::DeadlineWrite
                 } else {
@@ -63,7 +75,10 @@ impl Client {
                 cx.counters.increment(metric);
                 self.dispose(Disposition::CloseNow { reset: true });
             }
-            _ if self.close_at <= now => self.close(self.close_scheduled, cx, output),
+            _ if self.close_at <= now => {
+                self.close_at = Instant::NEVER;
+                self.close(self.close_scheduled, cx, output);
+            }
             Stage::TlsHandshake => {
                 cx.counters.increment(Metric::DeadlineTls);
                 self.drop_silently(Cause::HandshakeTimedOut, cx);
@@ -105,18 +120,40 @@ impl Client {
             cx.counters.increment(Metric::DeadlineIdle);
             self.close(Cause::Idle, cx, output);
         } else {
-            self.pinged = true;
-            cx.counters.increment(Metric::PingsSent);
-            write_frame(OpCode::Ping, &[], &mut output.answers);
+            if self.received + cx.settings.deadlines.ping_interval <= now && !self.pings.is_sent() {
+                self.pings.set_sent(true);
+                cx.counters.increment(Metric::PingsSent);
+                write_frame(OpCode::Ping, &[], &mut output.answers);
+            }
+            if self.pings.are_promised() && !self.to_client_unfinished {
+                write_frame(OpCode::Text, centrifuge::PING.as_bytes(), &mut output.answers);
+            }
         }
+    }
+
+    /// When the client that was promised to hear from us would have waited for a whole ping
+    /// interval. What is on its way, or halfway there, counts as heard.
+    fn promised_ping(&self, deadlines: &Deadlines) -> Instant {
+        let due = self.pings.are_promised() && !self.output_pending && !self.to_client_unfinished;
+        if due { self.progressed + deadlines.ping_interval } else { Instant::NEVER }
+    }
+
+    fn is_stalled(&self, deadlines: &Deadlines, now: Instant) -> bool {
+        self.stage == Stage::Closing
+            && self.output_pending
+            && self.progressed + deadlines.write_stall <= now
     }
 
     /// A refused client's last moment: a linger after its close frame, but never later than
     /// all unauthenticated stages together may last.
     fn refused_until(&self, deadlines: &Deadlines) -> Instant {
+        self.refused_at_latest(deadlines).min(self.stage_since + deadlines.linger)
+    }
+
+    /// When all unauthenticated stages together are over.
+    pub(super) fn refused_at_latest(&self, deadlines: &Deadlines) -> Instant {
         let stages = deadlines.tls_handshake + deadlines.request_head + deadlines.authenticate;
-        let last = self.accepted + stages + REFUSED_GRACE;
-        last.min(self.stage_since + deadlines.linger)
+        self.accepted + stages + REFUSED_GRACE
     }
 }
 

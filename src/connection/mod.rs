@@ -3,7 +3,9 @@
 
 pub mod authenticate;
 pub mod client;
+mod closing;
 mod deadlines;
+mod greeting;
 pub mod link;
 mod reauthenticate;
 pub mod stage;
@@ -25,6 +27,8 @@ pub struct Surroundings<'a> {
     pub settings: &'a Settings,
     /// The worker's numbers.
     pub counters: &'a Counters,
+    /// A number drawn anew in each of the worker's turns.
+    pub jitter: u32,
     /// Who must not be let in.
     pub revoked: &'a Revoked,
 }
@@ -49,6 +53,11 @@ pub struct Output {
     pub released: Vec<u8>,
     /// Room to write the path in that goes with OPEN.
     pub path: Vec<u8>,
+    /// What greets the client once its session is open, after [`client::Step::Authenticated`].
+    pub welcome: Vec<u8>,
+    /// What came with the token and is the backend's, as a frame of the client's, after
+    /// [`client::Step::Authenticated`].
+    pub rest: Vec<u8>,
     /// Room to decode tokens in.
     pub tokens: authenticate::Scratch,
 }

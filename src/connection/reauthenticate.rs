@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
-use crate::protocol::dialect::Dialect;
+use crate::protocol::dialect::{Dialect, centrifuge};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{self, Reauth, SessionId};
 use crate::protocol::websocket::{DataKind, OpCode};
@@ -32,6 +32,8 @@ pub(super) struct Renewal {
     held: Option<Held>,
     /// An answer waits for the end of a message of the backend's.
     answer_owed: bool,
+    /// The command that it answers, where the dialect numbers them.
+    command: Option<u32>,
 }
 
 /// The beginning of a message. Invariant: `form.prefix` and `bytes` begin alike, and
@@ -43,7 +45,7 @@ struct Held {
 
 impl Renewal {
     pub(super) fn new(form: &Arc<Reauthenticate>) -> Box<Self> {
-        Box::new(Renewal { form: Arc::clone(form), held: None, answer_owed: false })
+        Box::new(Renewal { form: Arc::clone(form), held: None, answer_owed: false, command: None })
     }
 
     /// Until when the message under way must be whole.
@@ -150,6 +152,7 @@ impl Client {
                 Ok(()) => {
                     cx.counters.increment(Metric::ReauthAccepted);
                     renewal.answer_owed = true;
+                    renewal.command = centrifuge::refresh(message);
                     self.answer_renewal(renewal, cx, output);
                     return Step::Reauthenticated;
                 }
@@ -199,7 +202,7 @@ impl Client {
     }
 
     /// Tells the client that its token was taken, unless that would land in the middle of a
-    /// message. Only the plain dialect has words for it.
+    /// message. Only two dialects have words for it.
     pub(super) fn answer_renewal(
         &self,
         renewal: &mut Renewal,
@@ -210,10 +213,16 @@ impl Client {
             return;
         }
         renewal.answer_owed = false;
-        if self.dialect().unwrap_or(Dialect::Plain) != Dialect::Plain {
-            return;
-        }
         let left = (self.expires != Instant::NEVER).then(|| self.expires.since(cx.now.instant));
+        match (self.dialect().unwrap_or(Dialect::Plain), renewal.command) {
+            (Dialect::Plain, _) => {}
+            (Dialect::Centrifuge, Some(command)) => {
+                output.explanation.clear();
+                centrifuge::write_refreshed(command, left, &mut output.explanation);
+                return write_frame(OpCode::Text, &output.explanation, &mut output.answers);
+            }
+            _ => return,
+        }
         let left = left.as_ref().map_or("null".to_owned(), |left| millis(*left).to_string());
         let answer = format!(r#"{{"type":"authenticated","expires_in_ms":{left}}}"#);
         write_frame(OpCode::Text, answer.as_bytes(), &mut output.answers);

@@ -1,10 +1,10 @@
 //! The part of a client's life before its first frame: the request head, the origin, the token,
 //! and the first message where that carries the token.
 
-use crate::base::time::Now;
 use crate::counters::Metric;
 use crate::protocol::carrier;
 use crate::protocol::cause::Cause;
+use crate::protocol::dialect::Dialect;
 use crate::protocol::http_upgrade::{
     self, FIELDS, HeadLimits, HeadScanner, HttpRefusal, Request, UpgradeRequest,
 };
@@ -14,6 +14,8 @@ use crate::settings::{Refuse, Route, Settings};
 
 use super::authenticate::{self, Scratch, Verdict};
 use super::client::{Client, Step};
+use super::closing::Told;
+use super::greeting::Greeting;
 use super::reauthenticate::Renewal;
 use super::stage::Stage;
 use super::verdict::Asked;
@@ -32,6 +34,8 @@ pub(super) struct PendingRequest {
     pub(super) message: Vec<u8>,
     /// The question that is out about this client, if one is.
     pub(super) asked: Option<Asked>,
+    /// How the client is greeted if it is let in.
+    pub(super) greeting: Greeting,
     /// Names of the route's `[[auth]]` blocks, which asked for the first message or a verdict.
     auths: Vec<String>,
     /// The subprotocol that the 101 named.
@@ -117,6 +121,7 @@ impl Client {
         };
         let route = &cx.settings.routes[usize::from(index)];
         self.set_route(index, route);
+        self.set_dialect(dialect(route, &request));
         if !origin_allowed(route, &request) {
             self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), cx, output);
             return Step::Handled;
@@ -173,10 +178,12 @@ impl Client {
 
     fn decide_first_message(
         &mut self,
-        pending: Box<PendingRequest>,
+        mut pending: Box<PendingRequest>,
         cx: &Surroundings<'_>,
         output: &mut Output,
     ) -> Step {
+        let taken = self.take_apart(&mut pending.message, cx.settings, output);
+        pending.greeting = taken.unwrap_or_default();
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         let parsed = http_upgrade::parse(&pending.head, &mut fields, &head_limits(cx.settings));
         let Ok(Request::Upgrade(request)) = parsed else {
@@ -192,21 +199,25 @@ impl Client {
         };
         let route = &cx.settings.routes[usize::from(index)];
         self.set_route(index, route);
-        let Output { open, path, tokens, .. } = output;
-        let Now { unix, .. } = cx.now;
-        let message = &pending.message;
-        let verdict = authenticate::by_first_message(cx.settings, route, message, unix, tokens);
+        let PendingRequest { message, greeting, .. } = &*pending;
+        let (unix, scratch) = (cx.now.unix, &mut output.tokens);
+        let verdict = match taken {
+            Err(cause) => Verdict::Refused(cause),
+            Ok(_) => authenticate::by_first_message(cx.settings, route, message, unix, scratch),
+        };
         let cause = match unless_revoked(verdict, cx) {
             Verdict::Accepted(identity) => {
-                self.open(&identity, &request, route, cx, (open, path));
+                let expires = identity.expires();
+                self.open(&identity, &request, route, cx, (&mut output.open, &mut output.path));
+                self.greet(*greeting, expires, cx, output);
                 return Step::Authenticated { backend: route.backend };
             }
             Verdict::Ask(auth) => return self.ask(auth, pending, cx, output),
             Verdict::AwaitFirstMessage => Cause::TokenMissing,
             Verdict::Refused(cause) => cause,
         };
-        count_refusal(cx, tokens);
-        self.refuse_in_dialect(cause, cx, output);
+        count_refusal(cx, &mut output.tokens);
+        self.refuse_told(cause, &Told { command: greeting.command, ..Told::default() }, cx, output);
         Step::Handled
     }
 
@@ -396,6 +407,12 @@ fn subprotocol<'a>(request: &'a UpgradeRequest<'_, '_>, route: &'a Route) -> Opt
     let offered =
         |name: &&String| request.subprotocols_without_bearer().any(|o| o == name.as_str());
     route.subprotocols.iter().find(offered).map(String::as_str)
+}
+
+/// The route's dialect, or the one that the request speaks.
+fn dialect(route: &Route, request: &UpgradeRequest<'_, '_>) -> Dialect {
+    let detect = || Dialect::detect(subprotocol(request, route), request.path(), request.query());
+    route.dialect.unwrap_or_else(detect)
 }
 
 /// The verdict, but no acceptance of a revoked identity.

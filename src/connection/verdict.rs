@@ -18,6 +18,7 @@ use crate::settings::{Auth, AuthKind, HttpVerdicts, Route};
 
 use super::authenticate::{each_credential, message_credential};
 use super::client::{Advice, Client, Step};
+use super::closing::Told;
 use super::upgrade::{PendingRequest, head_limits, still_valid, with_request};
 use super::{Output, Surroundings};
 
@@ -136,8 +137,8 @@ impl Client {
                 asked.count(Metric::VerdictsAccepted, cx);
                 let route = &cx.settings.routes[usize::from(index)];
                 self.set_route(index, route);
-                let Output { open, path, .. } = output;
-                self.open(identity, &request, route, cx, (open, path));
+                self.open(identity, &request, route, cx, (&mut output.open, &mut output.path));
+                self.greet(pending.greeting, identity.expires(), cx, output);
                 Step::Authenticated { backend: route.backend }
             }
             Err(cause) => {
@@ -162,14 +163,15 @@ impl Client {
         cx: &Surroundings<'_>,
         output: &mut Output,
     ) {
-        let Some((_, asked)) = self.take_asked() else { return };
+        let Some((pending, asked)) = self.take_asked() else { return };
         if cause == Cause::BackendUnavailable {
             asked.count(Metric::VerdictsUnavailable, cx);
         } else {
             asked.count(Metric::VerdictsRefused, cx);
             cx.counters.increment(Metric::TokensRefused);
         }
-        self.refuse_with_advice(cause, advice, cx, output);
+        let told = Told { command: pending.greeting.command, advice: *advice };
+        self.refuse_told(cause, &told, cx, output);
     }
 
     /// The question could not be put.

@@ -84,7 +84,13 @@ impl World {
         let (settings, counters) = (settings(BLOCKS), Counters::default());
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
         let revoked = Revoked::nothing(Hasher::new(&[7; 32]));
-        let cx = Surroundings { now, settings: &settings, counters: &counters, revoked: &revoked };
+        let cx = Surroundings {
+            now,
+            settings: &settings,
+            counters: &counters,
+            revoked: &revoked,
+            jitter: 0,
+        };
         let client = Client::new(Some("203.0.113.9:5000".parse().unwrap()), false, 0, &cx);
         World { client, settings, counters, now, output: Output::default(), revoked }
     }
@@ -96,7 +102,7 @@ impl World {
     ) -> (T, String) {
         let World { client, settings, counters, now, output, revoked } = self;
         output.answers.clear();
-        let cx = Surroundings { now: *now, settings, counters, revoked };
+        let cx = Surroundings { now: *now, settings, counters, revoked, jitter: 0 };
         let answer = call(client, &cx, output);
         (answer, String::from_utf8_lossy(&output.answers).into_owned())
     }

@@ -11,6 +11,14 @@ macro_rules! causes {
             /// Every cause, in declaration order.
             pub const ALL: &'static [Cause] = &[ $( Cause::$name, )* ];
 
+            /// Every label, in declaration order.
+            pub const LABELS: &'static [&'static str] = &[ $( $label, )* ];
+
+            /// The cause of this label.
+            pub fn from_label(label: &str) -> Option<Cause> {
+                Cause::ALL.iter().copied().find(|cause| cause.label() == label)
+            }
+
             /// The stable lower-case name: a metric label, and `reason` in explanations.
             pub const fn label(self) -> &'static str {
                 match self { $( Cause::$name => $label, )* }

@@ -1,5 +1,11 @@
-//! How a cause is put so that a client's own library understands it: one table.
-//! `docs/closing.md` is made from it, and a test keeps the two the same.
+//! How a cause is put so that a client's own library understands it: one table of every cause
+//! and dialect, read from the sources of the libraries.
+//!
+//! `docs/closing.md` is made from the table, and a test keeps the two the same.
+
+pub mod centrifuge;
+pub mod graphql;
+mod table;
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -12,33 +18,100 @@ use crate::protocol::cause::Cause;
 pub enum Dialect {
     /// A raw WebSocket: the application reads code and reason.
     Plain,
+    /// phoenix.js and LiveView, serializer version 2.
+    Phoenix,
+    /// graphql-ws.
+    Graphql,
+    /// pusher-js and the servers that speak its protocol.
+    Pusher,
+    /// centrifuge-js, JSON only.
+    Centrifuge,
 }
 
 /// What a client is told when its connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Answer<'r> {
+    /// Why.
+    pub cause: Cause,
     /// The close code (RFC 6455 §7.4).
     pub code: u16,
-    /// The reason: the cause's label, at most 123 bytes of `a-z`, `0-9` and `_`.
-    pub reason: &'static str,
-    /// Whether it makes sense to come back with the same request and token.
+    /// The reason: at most [`REASON_MAX`] bytes. The cause's label, unless a route says else.
+    pub reason: &'r str,
+    /// Whether it makes sense to come back with the same request, and, where the client gets a
+    /// new one by itself, another token.
     pub reconnect: bool,
-    /// How long to wait first; set whenever `reconnect` is. The caller adds jitter.
+    /// How long to wait first; set whenever `reconnect` is. The client adds jitter.
     pub retry_after: Option<Duration>,
     /// Whether a message of [`Dialect::write_explanation`] goes before the close frame. Not after
     /// the client broke the protocol (nothing may follow but the close), and not to one that
     /// does not read or said goodbye itself.
     pub explain: bool,
+    /// How long the close frame waits at least, the message having been sent: some clients come
+    /// back at once, whatever they are told. Up to half as much again is added at random.
+    pub pace: Duration,
+}
+
+/// Longest reason of a close frame: a control frame's payload without the code (RFC 6455 §5.5).
+pub const REASON_MAX: usize = 123;
+
+/// What a route says of one cause, in place of the table. `None` leaves the table's word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Override {
+    /// The close code; it may be sent.
+    pub code: Option<u16>,
+    /// The reason, at most [`REASON_MAX`] bytes.
+    pub reason: Option<String>,
+    /// Whether the client should come back.
+    pub reconnect: Option<bool>,
+    /// How long it should wait.
+    pub retry_after: Option<Duration>,
+    /// How long the close frame waits; zero is not at all.
+    pub pace: Option<Duration>,
+    /// Whether a message goes before the close frame.
+    pub explain: Option<bool>,
+}
+
+/// What a route says of closes: few causes, looked up when a connection ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides(pub Vec<(Cause, Override)>);
+
+/// A client's first message, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstMessage<'m> {
+    /// Where the carrier's path begins.
+    pub token_in: &'m [u8],
+    /// The number of the command that asks to be let in, where the dialect numbers them.
+    pub command: Option<u32>,
+    /// What came with it and is meant for the backend.
+    pub rest: &'m [u8],
+}
+
+/// What a client is told that was let in by its first message.
+#[derive(Clone, Copy, Debug)]
+pub struct Welcome {
+    /// The command that is answered.
+    pub command: Option<u32>,
+    /// A name for the connection, not a secret.
+    pub client: u128,
+    /// How long the identity lasts yet.
+    pub expires_in: Option<Duration>,
+    /// How often the server will be heard at least.
+    pub ping_interval: Duration,
 }
 
 impl Dialect {
-    /// Every dialect.
-    pub const ALL: &'static [Dialect] = &[Dialect::Plain];
+    /// Every dialect, in the order of the table's columns.
+    pub const ALL: &'static [Dialect] =
+        &[Dialect::Plain, Dialect::Phoenix, Dialect::Graphql, Dialect::Pusher, Dialect::Centrifuge];
 
-    /// The name in the configuration, and a metric's label.
+    /// The name in the configuration and in logs.
     pub const fn name(self) -> &'static str {
         match self {
             Dialect::Plain => "plain",
+            Dialect::Phoenix => "phoenix",
+            Dialect::Graphql => "graphql-transport-ws",
+            Dialect::Pusher => "pusher",
+            Dialect::Centrifuge => "centrifuge",
         }
     }
 
@@ -47,69 +120,117 @@ impl Dialect {
         Dialect::ALL.iter().copied().find(|dialect| dialect.name() == name)
     }
 
-    /// How `cause` is put in this dialect. For [`Cause::BackendClosed`] and
-    /// [`Cause::ClientClosed`] the code is the one for when the other side gave none; its own
-    /// goes first.
-    pub const fn answer(self, cause: Cause) -> Answer {
-        match self {
-            Dialect::Plain => plain(cause),
+    /// The dialect of a client that asked for this: by the subprotocol that it is answered with,
+    /// and, as phoenix.js and pusher-js offer none of their own, by what they put into the URL.
+    /// centrifuge-js offers none for JSON and has no mark in its URL: its routes must say so.
+    pub fn detect(subprotocol: Option<&str>, path: &str, query: Option<&str>) -> Dialect {
+        match subprotocol {
+            Some("phoenix") => return Dialect::Phoenix,
+            Some("graphql-transport-ws") => return Dialect::Graphql,
+            Some(_) => return Dialect::Plain,
+            None => {}
+        }
+        let parameters = || query.into_iter().flat_map(|query| query.split('&'));
+        let starts = |start: &str| parameters().any(|parameter| parameter.starts_with(start));
+        if path.ends_with("/websocket") && starts("vsn=2.") {
+            Dialect::Phoenix
+        } else if path.contains("/app/") && starts("protocol=") && starts("client=") {
+            Dialect::Pusher
+        } else {
+            Dialect::Plain
         }
     }
 
-    /// Appends the text message that explains the close.
-    pub fn write_explanation(self, answer: &Answer, out: &mut Vec<u8>) {
-        let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        assert!(answer.reason.bytes().all(is_plain), "a label needs no escape");
+    /// How `cause` is put in this dialect. For [`Cause::BackendClosed`] and
+    /// [`Cause::ClientClosed`] the code is the one for when the other side gave none; its own
+    /// goes first.
+    pub const fn answer(self, cause: Cause) -> Answer<'static> {
+        table::cell(self, cause).answer(cause)
+    }
+
+    /// Appends the text message that explains the close; nothing where the dialect has none.
+    /// `command` is the client's command that it answers, where the dialect numbers them.
+    pub fn write_explanation(self, answer: &Answer<'_>, command: Option<u32>, out: &mut Vec<u8>) {
         let Answer { code, reason, reconnect, retry_after, .. } = answer;
-        match self {
-            Dialect::Plain => {
-                let _infallible = write!(
-                    out,
-                    r#"{{"type":"close","code":{code},"reason":"{reason}","reconnect":{reconnect}"#
-                );
-                if let Some(wait) = retry_after {
-                    let _infallible = write!(out, r#","retry_after_ms":{}"#, wait.as_millis());
+        let reason = Escaped(reason);
+        // Writing to a Vec cannot fail.
+        let _infallible = match self {
+            Dialect::Plain => write!(
+                out,
+                r#"{{"type":"close","code":{code},"reason":"{reason}","reconnect":{reconnect}{}}}"#,
+                RetryAfter(*retry_after)
+            ),
+            Dialect::Phoenix => write!(
+                out,
+                r#"[null,null,"phoenix","phx_error",{{"reason":"{reason}","code":{code},"reconnect":{reconnect}{}}}]"#,
+                RetryAfter(*retry_after)
+            ),
+            Dialect::Pusher => write!(
+                out,
+                r#"{{"event":"pusher:error","data":{{"code":{code},"message":"{reason}"}}}}"#
+            ),
+            Dialect::Centrifuge => {
+                if let Some(id) = command {
+                    centrifuge::write_error(id, answer, out);
                 }
-                out.push(b'}');
+                Ok(())
             }
+            Dialect::Graphql => Ok(()),
+        };
+    }
+
+    /// What a first message says that carries a token as JSON.
+    ///
+    /// # Errors
+    /// [`Cause::TokenMalformed`] when it is not what the dialect begins with, and
+    /// [`Cause::TokenMissing`] when it is another of the dialect's messages.
+    pub fn first_message(self, message: &[u8]) -> Result<FirstMessage<'_>, Cause> {
+        match self {
+            Dialect::Graphql => graphql::first_message(message),
+            Dialect::Centrifuge => centrifuge::first_message(message),
+            Dialect::Plain | Dialect::Phoenix | Dialect::Pusher => {
+                Ok(FirstMessage { token_in: message, command: None, rest: &[] })
+            }
+        }
+    }
+
+    /// Appends the message that answers a first message whose token was good; nothing where the
+    /// dialect has none.
+    pub fn write_welcome(self, welcome: &Welcome, out: &mut Vec<u8>) {
+        match self {
+            Dialect::Graphql => out.extend_from_slice(graphql::ACKNOWLEDGED.as_bytes()),
+            Dialect::Centrifuge => centrifuge::write_connected(welcome, out),
+            Dialect::Plain | Dialect::Phoenix | Dialect::Pusher => {}
         }
     }
 }
 
-/// Codes: 4401, 4403, 4408 and 4429 are the HTTP statuses that browsers cannot see. A refused
-/// token stays refused, so that retrying it is never suggested. 1012 and 1013 (IANA's registry)
-/// say "restarts" and "try again later"; 1001 is for a gateway that goes away.
-const fn plain(cause: Cause) -> Answer {
-    use Cause::*;
-    let (code, retry_after_ms, explain) = match cause {
-        TokenMissing | TokenMalformed | BadSignature | TokenExpired | TokenRevoked
-        | TokenNotYetValid => (4401, None, true),
-        TokenForbidden | CsrfMismatch | ForbiddenOrigin | ForbiddenRoute => (4403, None, true),
-        AuthenticationTimedOut => (4408, Some(1_000), true),
-        OverCapacity => (1013, Some(5_000), true),
-        RateLimited => (4429, Some(5_000), true),
-        // It does not read: a message more would only wait with the others.
-        SlowConsumer => (4429, Some(5_000), false),
-        // Nobody answers pings: the close frame is a courtesy.
-        Idle => (4408, Some(1_000), false),
-        Lifetime => (1012, Some(1_000), true),
-        GoingAway => (1001, Some(1_000), true),
-        BackendUnavailable => (1012, Some(2_000), true),
-        BackendClosed | ClientClosed => (1000, None, false),
-        ProtocolError | BadRequest | HealthCheck | TlsFailed => (1002, None, false),
-        InvalidUtf8 => (1007, None, false),
-        UnsupportedType => (1003, None, false),
-        TooLarge => (1009, None, false),
-        HandshakeTimedOut => (4408, Some(1_000), false),
-        ClientGone => (1001, None, false),
-        Internal => (1011, Some(5_000), true),
-    };
-    let retry_after = match retry_after_ms {
-        Some(millis) => Some(Duration::from_millis(millis)),
-        None => None,
-    };
-    let reconnect = retry_after.is_some();
-    Answer { code, reason: cause.label(), reconnect, retry_after, explain }
+impl Overrides {
+    /// How `cause` is put: the dialect's word, with what the route says of it.
+    pub fn answer(&self, dialect: Dialect, cause: Cause) -> Answer<'_> {
+        let answer = dialect.answer(cause);
+        match self.0.iter().find(|(named, _)| *named == cause) {
+            Some((_, said)) => said.apply(answer),
+            None => answer,
+        }
+    }
+}
+
+impl Override {
+    fn apply<'r>(&'r self, said: Answer<'r>) -> Answer<'r> {
+        // A time to wait is no use to a client that is told to stay away.
+        let reconnect = self.reconnect.unwrap_or(said.reconnect || self.retry_after.is_some());
+        let wait = self.retry_after.or(said.retry_after).unwrap_or(table::RETRY_AFTER);
+        Answer {
+            cause: said.cause,
+            code: self.code.unwrap_or(said.code),
+            reason: self.reason.as_deref().unwrap_or(said.reason),
+            reconnect,
+            retry_after: reconnect.then_some(wait),
+            explain: self.explain.unwrap_or(said.explain),
+            pace: self.pace.unwrap_or(said.pace),
+        }
+    }
 }
 
 /// Whether a connection can end for this cause only without a WebSocket to close: before the
@@ -119,130 +240,37 @@ pub const fn is_silent(cause: Cause) -> bool {
     matches!(cause, BadRequest | HealthCheck | TlsFailed | HandshakeTimedOut | ClientGone)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Text as the inside of a JSON string (RFC 8259 §7).
+struct Escaped<'t>(&'t str);
 
-    const HEAD: &str = "\
-# How connections are closed
-
-<!-- Made from src/protocol/dialect.rs. After a change there:
-     UPDATE_DOCS=1 cargo test --lib closing_page -->
-
-A browser cannot see the HTTP status of a refused upgrade. So the gateway accepts it, says in a
-message why it will close, and closes with a code. The message, for the dialect `plain`:
-
-```json
-{\"type\":\"close\",\"code\":4401,\"reason\":\"token_expired\",\"reconnect\":false}
-{\"type\":\"close\",\"code\":1012,\"reason\":\"lifetime\",\"reconnect\":true,\"retry_after_ms\":1000}
-```
-
-`reconnect` says whether the same request may succeed later; `retry_after_ms` is the least time to
-wait before it, to which the client should add some at random. The reason of the close frame is the
-same `reason`. Without `message`, the close frame stands alone.
-
-| reason | code | reconnect after | message |
-|---|---|---|---|
-";
-
-    const FOOT: &str = "
-A forbidden origin normally gets 403 before the 101: a hijacking page is owed no explanation.
-When the backend or the client closes with a code of its own, that code is passed on; 1000 stands
-for none. These end without a close frame, before the 101 or because the client is gone, and show
-up in metrics and logs only:
-";
-
-    fn page() -> String {
-        let mut page = HEAD.to_owned();
-        for cause in Cause::ALL.iter().copied().filter(|&cause| !is_silent(cause)) {
-            let answer = Dialect::Plain.answer(cause);
-            let wait = answer.retry_after.map_or("no".into(), |wait| format!("{wait:?}"));
-            let message = if answer.explain { "yes" } else { "no" };
-            let (reason, code) = (answer.reason, answer.code);
-            page += &format!("| `{reason}` | {code} | {wait} | {message} |\n");
-        }
-        page += FOOT;
-        let silent = Cause::ALL.iter().filter(|&&cause| is_silent(cause));
-        let labels: Vec<_> = silent.map(|cause| format!("`{}`", cause.label())).collect();
-        page + &labels.join(", ") + ".\n"
-    }
-
-    #[test]
-    fn closing_page_is_up_to_date() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/closing.md");
-        if std::env::var_os("UPDATE_DOCS").is_some() {
-            std::fs::write(path, page()).unwrap();
-        }
-        let mend = "run UPDATE_DOCS=1 cargo test --lib closing_page";
-        assert!(std::fs::read_to_string(path).unwrap_or_default() == page(), "{mend}");
-    }
-
-    #[test]
-    fn codes_are_exact() {
-        let table = [
-            (Cause::TokenMissing, 4401),
-            (Cause::BadSignature, 4401),
-            (Cause::TokenExpired, 4401),
-            (Cause::TokenForbidden, 4403),
-            (Cause::ForbiddenOrigin, 4403),
-            (Cause::AuthenticationTimedOut, 4408),
-            (Cause::RateLimited, 4429),
-            (Cause::OverCapacity, 1013),
-            (Cause::BackendUnavailable, 1012),
-            (Cause::GoingAway, 1001),
-            (Cause::ProtocolError, 1002),
-            (Cause::UnsupportedType, 1003),
-            (Cause::InvalidUtf8, 1007),
-            (Cause::TooLarge, 1009),
-            (Cause::Internal, 1011),
-        ];
-        for (cause, code) in table {
-            assert_eq!(Dialect::Plain.answer(cause).code, code, "{cause:?}");
-        }
-    }
-
-    #[test]
-    fn every_answer_may_be_sent() {
-        for dialect in Dialect::ALL {
-            assert_eq!(Dialect::from_name(dialect.name()), Some(*dialect));
-            for cause in Cause::ALL {
-                let answer = dialect.answer(*cause);
-                // RFC 6455 §7.4: codes that an endpoint may put into a close frame.
-                let sendable = matches!(answer.code,
-                    1000..=1003 | 1007..=1014 | 3000..=4999);
-                assert!(sendable, "{cause:?}");
-                assert!(answer.reason.len() <= 123);
-                assert_eq!(answer.reconnect, answer.retry_after.is_some(), "{cause:?}");
-                if answer.code == 4401 || answer.code == 4403 {
-                    assert!(!answer.reconnect, "{cause:?}: a dead token must not be retried");
-                }
+impl std::fmt::Display for Escaped<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use std::fmt::Write as _;
+        for character in self.0.chars() {
+            match character {
+                '"' | '\\' => write!(out, "\\{character}")?,
+                '\0'..='\u{1f}' => write!(out, "\\u{:04x}", u32::from(character))?,
+                _ => out.write_char(character)?,
             }
         }
+        Ok(())
     }
+}
 
-    #[test]
-    fn explanations_are_exact() {
-        let table = [
-            (
-                Cause::TokenExpired,
-                r#"{"type":"close","code":4401,"reason":"token_expired","reconnect":false}"#,
-            ),
-            (
-                Cause::Idle,
-                r#"{"type":"close","code":4408,"reason":"idle","reconnect":true,"retry_after_ms":1000}"#,
-            ),
-        ];
-        for (cause, expected) in table {
-            let mut out = Vec::new();
-            let answer = Dialect::Plain.answer(cause);
-            Dialect::Plain.write_explanation(&answer, &mut out);
-            assert_eq!(str::from_utf8(&out), Ok(expected));
-        }
-        for cause in Cause::ALL {
-            let mut out = Vec::new();
-            Dialect::Plain.write_explanation(&Dialect::Plain.answer(*cause), &mut out);
-            let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
-            assert_eq!(value["reason"], cause.label());
+struct RetryAfter(Option<Duration>);
+
+impl std::fmt::Display for RetryAfter {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(wait) => write!(out, r#","retry_after_ms":{}"#, wait.as_millis()),
+            None => Ok(()),
         }
     }
 }
+
+#[cfg(test)]
+#[path = "dialect/page_tests.rs"]
+mod page_tests;
+#[cfg(test)]
+#[path = "dialect/tests.rs"]
+mod tests;

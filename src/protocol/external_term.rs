@@ -168,13 +168,12 @@ impl Integer<'_> {
                 remainder = value % BILLION;
             }
             let more = words[..used].iter().any(|word| *word != 0);
-            for index in 0..9 {
+            for _ in 0..9 {
                 put(remainder % 10, out)?;
                 remainder /= 10;
                 if !more && remainder == 0 {
                     break;
                 }
-                debug_assert!(index < 9, "nine digits at a time");
             }
             if !more {
                 break;

@@ -164,6 +164,10 @@ fn path_text(path: &PathPattern) -> &str {
 fn dialect_label(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::Plain => "plain",
+        Dialect::Phoenix => "phoenix",
+        Dialect::Graphql => "graphql-transport-ws",
+        Dialect::Pusher => "pusher",
+        Dialect::Centrifuge => "centrifuge",
     }
 }
 

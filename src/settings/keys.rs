@@ -55,6 +55,9 @@ pub enum Shape {
     Tables(&'static str),
     /// One inline table of this section, or a list of them.
     TableOrTables(&'static str),
+    /// A table of tables of this section; the words are the names that they may have, and the
+    /// text says what they are.
+    TablesByName(&'static str, &'static str, &'static [&'static str]),
 }
 
 /// One key of the file.
@@ -225,6 +228,7 @@ impl Shape {
             Shape::Table(_) => "table, see below".to_owned(),
             Shape::Tables(_) => "list of tables, see below".to_owned(),
             Shape::TableOrTables(_) => "table or list of tables, see below".to_owned(),
+            Shape::TablesByName(_, what, _) => format!("table by {what}, see below"),
         }
     }
 }
@@ -240,9 +244,10 @@ mod tests {
             assert!(!KEYS[..index].iter().any(same), "{} is there twice", key.full_name());
             let declared = SECTIONS.iter().any(|(section, _)| *section == key.section)
                 || KEYS.iter().any(|other| match other.shape {
-                    Shape::Table(s) | Shape::Tables(s) | Shape::TableOrTables(s) => {
-                        s == key.section
-                    }
+                    Shape::Table(s)
+                    | Shape::Tables(s)
+                    | Shape::TableOrTables(s)
+                    | Shape::TablesByName(s, ..) => s == key.section,
                     _ => false,
                 });
             assert!(declared, "nothing leads to {}", key.full_name());

@@ -4,6 +4,7 @@
 //! is unknown, of a wrong type or out of range, so that the checks of meaning can go on and find
 //! the rest. Nothing is required here, for the same reason.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -110,6 +111,12 @@ raw_table! {
         path: Text, origins: Option<Spanned<ListOrWord>>, origin_absent: Text, auth: List,
         backend: Text, dialect: Text, refuse: Text, subprotocols: List, messages: Text,
         forward_headers: List, health: Option<bool>, reauthenticate: Option<RawReauthenticate>,
+        closes: BTreeMap<String, Spanned<RawClose>>,
+    }
+    /// One of `closes` in a `[[route]]`.
+    RawClose {
+        code: Number, reason: Text, reconnect: Option<bool>, retry_after: Text, pace: Text,
+        message: Option<bool>,
     }
     /// `reauthenticate` in a `[[route]]`.
     RawReauthenticate { prefix: Text, token: Text, }

@@ -71,6 +71,7 @@ impl Loader<'_> {
         let origins = raw.origins.as_ref().and_then(|origins| self.origins(origins));
         let subprotocols = self.subprotocols(&raw.subprotocols);
         let forward_headers = self.forward_headers(&raw.forward_headers, blocks);
+        let closes = self.closes(&raw.closes);
         let reauthenticate = self.reauthenticate(raw, blocks);
         Some(Route {
             path: path?,
@@ -78,7 +79,8 @@ impl Loader<'_> {
             origin_absent_allowed: word("route", "origin_absent", &raw.origin_absent) == "allow",
             auths: auths?,
             backend: backend?,
-            dialect: (word("route", "dialect", &raw.dialect) == "plain").then_some(Dialect::Plain),
+            dialect: Dialect::from_name(word("route", "dialect", &raw.dialect)),
+            closes: closes?,
             refuse: match word("route", "refuse", &raw.refuse) {
                 "http" => Refuse::Http,
                 "auto" => Refuse::Auto,

@@ -201,6 +201,13 @@ fn check_value(key: &Key, value: &mut Spanned<DeValue<'_>>, report: &mut Report<
             return check_tables(key, section, value, report);
         }
         Shape::Tables(section) => return check_tables(key, section, value, report),
+        Shape::TablesByName(section, what, names) => match value.get_mut() {
+            DeValue::Table(table) => {
+                check_names(section, (what, names), table, report);
+                return true;
+            }
+            _ => Err(String::new()),
+        },
         Shape::List(_) => check_strings(value.get_ref()),
         Shape::TextOrList(_) => {
             if value.get_ref().is_str() {
@@ -254,6 +261,35 @@ fn check_tables(
     let what = format!("\"{}\" in {} must hold tables", key.name, title(key.section));
     report.error(span, what, &wanted(&key.shape));
     false
+}
+
+/// Removes what cannot stay from a table of tables.
+fn check_names(
+    section: &'static str,
+    (what, names): (&str, &[&str]),
+    table: &mut DeTable<'_>,
+    report: &mut Report<'_>,
+) {
+    retain(table, |name, value| {
+        let text = name.get_ref().as_ref();
+        if !names.contains(&text) {
+            let fix = did_you_mean(text, names.iter().copied())
+                .unwrap_or_else(|| format!("names are the {}", what.replace('`', "")));
+            let what = format!("unknown name \"{text}\" in {}", title(section));
+            report.error(name.span(), what, &fix);
+            return false;
+        }
+        let span = value.span();
+        match value.get_mut() {
+            DeValue::Table(table) => check_table(section, span, table, report),
+            _ => {
+                let what = format!("\"{text}\" in {} must be a table", title(section));
+                report.error(span, what, "write it in braces, as in { code = 4000 }");
+                return false;
+            }
+        }
+        true
+    });
 }
 
 fn check_strings(value: &DeValue<'_>) -> Result<(), String> {
@@ -330,7 +366,10 @@ fn wanted(shape: &Shape) -> String {
         Shape::Count(..) | Shape::CountOrAuto(..) => {
             format!("write a whole number without quotes, from {described}")
         }
-        Shape::Table(section) | Shape::Tables(section) | Shape::TableOrTables(section) => {
+        Shape::Table(section)
+        | Shape::Tables(section)
+        | Shape::TableOrTables(section)
+        | Shape::TablesByName(section, ..) => {
             let names: Vec<_> = keys::of_section(section).map(|key| key.name).collect();
             format!("write {{ … }} with the keys {}", names.join(", "))
         }

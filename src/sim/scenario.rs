@@ -24,10 +24,11 @@ use crate::settings::{
     Settings, TlsListener,
 };
 
-/// How long a verdict may take where backends decide.
-pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How messages begin that bring a fresh token.
 pub const REAUTHENTICATE: &str = r#"{"type":"authenticate","#;
+
+/// How long a verdict may take where backends decide.
+pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What one run looks like.
 #[derive(Clone, Debug)]
@@ -374,6 +375,7 @@ fn route(path: &str, auth: u16) -> Route {
         auths: vec![auth],
         backend: 0,
         dialect: None,
+        closes: Default::default(),
         refuse: Refuse::Explain,
         subprotocols: vec!["chat".into()],
         messages: MessageTypes::Any,

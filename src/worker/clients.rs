@@ -283,10 +283,12 @@ impl Core {
                 Step::Ask(question) => {
                     self.send_answers(owner);
                     self.ask(owner, question);
+                    self.consume_rest(owner);
                 }
                 Step::Authenticated { backend } => {
                     self.send_answers(owner);
                     self.open_session(owner, backend);
+                    self.consume_rest(owner);
                 }
             }
             used += count;
@@ -295,6 +297,20 @@ impl Core {
             }
         }
         used
+    }
+
+    /// Takes what came with the token and is the backend's, as if it had come after it.
+    fn consume_rest(&mut self, owner: Key) {
+        if self.output.rest.is_empty() {
+            return;
+        }
+        let mut rest = std::mem::take(&mut self.output.rest);
+        let used = self.consume(owner, &mut rest);
+        if used < rest.len() {
+            self.stash(owner, &rest[used..]);
+        }
+        rest.clear();
+        self.output.rest = rest;
     }
 
     /// Tells the backend of a client's fresh token. One that reads so little that it cannot be

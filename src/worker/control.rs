@@ -53,6 +53,7 @@ impl Core {
     /// longer deadlines would fire too late.
     fn take_settings(&mut self, settings: Arc<Settings>) {
         let same = settings.deadlines == self.settings.deadlines;
+        self.move_routes(&settings);
         self.settings = settings;
         let WorkerOptions { workers, descriptors_max, .. } = self.options;
         let limits = &self.settings.limits;
@@ -60,6 +61,22 @@ impl Core {
         if !same {
             for key in self.every_connection() {
                 self.schedule_deadline(key);
+            }
+        }
+    }
+
+    /// Connections know their route by its number, and the new settings may have it elsewhere.
+    fn move_routes(&mut self, settings: &Settings) {
+        let (old, new) = (&self.settings.routes, &settings.routes);
+        if old.iter().map(|route| &route.path).eq(new.iter().map(|route| &route.path)) {
+            return;
+        }
+        let place = |path| new.iter().position(|route| route.path == path);
+        let moved: Vec<Option<u16>> =
+            old.iter().map(|route| Some(place(route.path.clone())? as u16)).collect();
+        for key in self.every_connection() {
+            if let Some(connection) = self.connections.entry_mut(key) {
+                connection.client.move_route(|old| *moved.get(usize::from(old))?);
             }
         }
     }

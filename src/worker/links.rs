@@ -194,7 +194,11 @@ impl Core {
         if let Some((link, _)) = opened {
             connection.client.session_opened(self.links.entry(link).link.message_max());
             self.counters.increment(Metric::SessionsOpened);
+            self.output.answers.append(&mut self.output.welcome);
+            self.send_answers(owner);
         } else {
+            self.output.welcome.clear();
+            self.output.rest.clear();
             let cause =
                 if self.drain.is_some() { Cause::GoingAway } else { Cause::BackendUnavailable };
             connection.client.refuse(cause, &surroundings!(self), &mut self.output);

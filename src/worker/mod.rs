@@ -91,6 +91,8 @@ struct Core {
     counters: Arc<Counters>,
     mailbox: WorkerMailbox,
     random: Random,
+    /// Drawn anew in each turn.
+    jitter: u32,
     options: WorkerOptions,
     now: Now,
     acceptor: Acceptor,
@@ -147,6 +149,7 @@ macro_rules! surroundings {
             now: $core.now,
             settings: &$core.settings,
             counters: &$core.counters,
+            jitter: $core.jitter,
             revoked: &$core.revoked,
         }
     };
@@ -208,6 +211,7 @@ impl<R: Ring> Worker<R> {
             settings,
             counters,
             mailbox,
+            jitter: random.number() as u32,
             random,
             options,
             now,
@@ -235,6 +239,7 @@ impl<R: Ring> Worker<R> {
     pub fn tick(&mut self) -> Turn {
         let core = &mut self.core;
         core.now = self.ring.now();
+        core.jitter = core.random.number() as u32;
         core.handshakes = 0;
         core.handle_commands();
         core.take_verdicts();

@@ -54,7 +54,7 @@ impl Core {
             Reading::Watched
         } else if connection.blocked {
             Reading::Paused
-        } else if connection.cold {
+        } else if connection.cold || connection.client.is_paced() {
             Reading::Cold
         } else {
             Reading::Hot

@@ -173,6 +173,7 @@ impl Core {
                     let message_max = self.links.entry(link).link.message_max();
                     connection.client.session_opened(message_max);
                     self.counters.increment(Metric::SessionsOpened);
+                    self.output.answers.append(&mut self.output.welcome);
                 }
             }
             // A reload gave the route to another backend, which this verdict does not bind.

@@ -108,10 +108,14 @@ const REFUSALS = [
   ["missing", "token_missing", "No token came"],
 ];
 
+export function launch() {
+  const executablePath = process.env.CHROMIUM;
+  return chromium.launch({ executablePath, args: FLAGS, chromiumSandbox: false });
+}
+
 export async function browserChecks(gateway) {
   mkdirSync(SHOTS, { recursive: true });
-  const executablePath = process.env.CHROMIUM;
-  const browser = await chromium.launch({ executablePath, args: FLAGS, chromiumSandbox: false });
+  const browser = await launch();
   console.log(`Chromium ${browser.version()}`);
   try {
     const tab = await Tab.open(browser, gateway);

@@ -136,6 +136,7 @@ const ROWS: &[Row] = &[
     Row {
         title: "Closes",
         panels: &[
+            panel("Paced closes", "cps", &[(rate!("portcullis_closes_paced_total"), "paced")]),
             panel("By cause", "cps", &[(rate!("portcullis_closes_total" by "cause"), "{{cause}}")])
                 .stacked(),
             panel(

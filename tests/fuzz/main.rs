@@ -227,8 +227,8 @@ macro_rules! tests {
 }
 
 tests! {
-    base64url carrier client config frames head json jwt link link_payload link_reader mask origin
-    proxy tls tls_garbage utf8
+    base64url carrier client compact config frames head json jwt link link_payload link_reader mask
+    origin phoenix proxy session term tls tls_garbage utf8
 }
 
 #[test]

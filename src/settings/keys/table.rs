@@ -1,6 +1,7 @@
 //! The table itself, section by section.
 
 use super::{Heat, Key, NONE, REQUIRED, Shape};
+use crate::protocol::cause::Cause;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -873,12 +874,61 @@ pub const KEYS: &[Key] = &[
     hot(
         "route",
         "dialect",
-        Shape::WordOrLater(
-            &["auto", "plain"],
-            &["phoenix", "graphql-transport-ws", "pusher", "centrifuge"],
-        ),
+        Shape::Word(&[
+            "auto",
+            "plain",
+            "phoenix",
+            "graphql-transport-ws",
+            "pusher",
+            "centrifuge",
+        ]),
         "auto",
-        "How refusals and closes are put; `\"auto\"` judges by the offered subprotocol.",
+        "How refusals and closes are put (`closing.md`). `\"auto\"` judges by the subprotocol and \
+         by what phoenix.js and pusher-js put into the URL; centrifuge must be written out.",
+    ),
+    hot(
+        "route",
+        "closes",
+        Shape::TablesByName("route.closes", "reasons of `closing.md`", Cause::LABELS),
+        NONE,
+        "What is said of closes in place of the dialect's table: for each reason, what differs.",
+    ),
+    hot(
+        "route.closes",
+        "code",
+        Shape::Count(1000, 4999),
+        NONE,
+        "The close code: 1000 to 1003, 1007 to 1014 or 3000 to 4999.",
+    ),
+    hot("route.closes", "reason", Shape::Text("text of at most 123 bytes"), NONE, "The reason."),
+    hot(
+        "route.closes",
+        "reconnect",
+        Shape::Flag,
+        NONE,
+        "Whether the client is told to come back. `true` where `retry_after` is given.",
+    ),
+    hot(
+        "route.closes",
+        "retry_after",
+        Shape::Time(0, 3_600_000),
+        NONE,
+        "How long the client is told to wait.",
+    ),
+    hot(
+        "route.closes",
+        "pace",
+        Shape::Time(0, 8_000),
+        NONE,
+        "How long the close frame waits at least after the message, for clients that come back \
+         at once; up to half as much again is added at random. `\"0s\"` is not at all.",
+    ),
+    hot(
+        "route.closes",
+        "message",
+        Shape::Flag,
+        NONE,
+        "Whether the dialect's message goes before the close frame.",
     ),
     hot(
         "route",

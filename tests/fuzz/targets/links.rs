@@ -7,9 +7,10 @@ use portcullis::base::time::Instant;
 use portcullis::connection::link::{Due, Event, Identity, Link};
 use portcullis::counters::Counters;
 use portcullis::protocol::link::{
-    self, Accept, Auth, Challenge, Close, Credit, FrameHeader, GoAway, Hello, Kind, Limits,
-    LinkReader, Open, Ping, Pong, Proof, Ready, Refused, Reject, SessionId,
+    self, Accept, Auth, Challenge, Close, Credit, Expire, FrameHeader, GoAway, Hello, Kind, Limits,
+    LinkReader, Open, Ping, Pong, Proof, Ready, Reauth, Refused, Reject, SessionId,
 };
+use portcullis::protocol::revocation::Revocation;
 use portcullis::settings::Settings;
 
 use super::machines::settings;
@@ -76,6 +77,12 @@ fn again(kind: Kind, payload: &[u8]) -> Option<Vec<u8>> {
         }
         Kind::Close => Close::decode(payload).ok()?.encode(ID, &mut out),
         Kind::Reject => assert!(Reject::decode(payload).ok()?.encode(ID, &mut out)),
+        Kind::Reauth => {
+            let reauth = Reauth::decode(payload).ok()?;
+            assert!(reauth.encode(ID, link::PAYLOAD_MAX as u32, &mut out));
+        }
+        Kind::Expire => Expire::decode(payload).ok()?.encode(ID, &mut out),
+        Kind::Revoke => Revocation::decode(payload).ok()?.encode(&mut out),
         Kind::Auth => {
             let auth = Auth::decode(payload).ok()?;
             assert!(Auth::encode(&auth.open, ID, &mut out));

@@ -134,7 +134,13 @@ fn live<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Life {
     let counters = Counters::default();
     let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
     let revoked = Revoked::nothing(Hasher::new(&[0; 32]));
-    let cx = Surroundings { now, settings: &SETTINGS, counters: &counters, revoked: &revoked };
+    let cx = Surroundings {
+        now,
+        settings: &SETTINGS,
+        counters: &counters,
+        revoked: &revoked,
+        jitter: 0,
+    };
     let mut client = Client::new(None, false, 0, &cx);
     let mut output = Output::default();
     let mut life =

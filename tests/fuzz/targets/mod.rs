@@ -5,6 +5,7 @@ mod codecs;
 mod frames;
 mod links;
 mod machines;
+mod tokens;
 
 use portcullis::base::random::Random;
 
@@ -16,6 +17,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("base64url", codecs::base64url),
     ("carrier", codecs::carrier),
     ("client", machines::client),
+    ("compact", tokens::compact),
     ("config", codecs::config),
     ("frames", frames::frames),
     ("head", codecs::head),
@@ -26,7 +28,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("link_reader", links::reader),
     ("mask", frames::mask),
     ("origin", codecs::origin),
+    ("phoenix", tokens::phoenix),
     ("proxy", codecs::proxy),
+    ("session", tokens::session),
+    ("term", tokens::term),
     ("tls", machines::tls),
     ("tls_garbage", machines::tls_garbage),
     ("utf8", frames::utf8),

@@ -1,0 +1,480 @@
+//! Closes that wait, routes with words of their own, and the handshakes of dialects.
+
+use super::*;
+use crate::protocol::dialect::centrifuge::PING as CENTRIFUGE_PING;
+
+const DIALECTS: &str = r#"
+    [[auth]]
+    name = "init"
+    kind = "jwt"
+    carriers = ["first-message:payload.token"]
+    keys = [{ id = "k", secret = "0123456789abcdef0123456789abcdef" }]
+    [[auth]]
+    name = "connect"
+    kind = "jwt"
+    carriers = ["first-message:connect.token"]
+    leeway = "0s"
+    keys = [{ id = "k", secret = "0123456789abcdef0123456789abcdef" }]
+    [[route]]
+    path = "/phoenix/websocket"
+    origins = []
+    origin_absent = "allow"
+    auth = "app"
+    backend = "main"
+    [[route]]
+    path = "/phoenix/late"
+    origins = []
+    origin_absent = "allow"
+    auth = "late"
+    backend = "main"
+    dialect = "phoenix"
+    [[route]]
+    path = "/graphql"
+    origins = []
+    origin_absent = "allow"
+    auth = "init"
+    backend = "main"
+    [[route]]
+    path = "/centrifuge"
+    origins = []
+    origin_absent = "allow"
+    auth = "connect"
+    backend = "main"
+    dialect = "centrifuge"
+    [[route]]
+    path = "/own"
+    origins = []
+    origin_absent = "allow"
+    auth = "app"
+    backend = "main"
+    [route.closes]
+    token_expired = { code = 4999, reason = "sign in \"again\"", pace = "2s" }
+    backend_unavailable = { message = false, code = 4001, retry_after = "9s" }
+"#;
+
+const PACE: Duration = Duration::from_secs(5);
+
+fn world() -> World {
+    World::with(settings(DIALECTS), false, 0)
+}
+
+/// A phoenix client whose token is over: explained, and waiting for its close frame.
+fn refused() -> World {
+    let mut world = world();
+    let expired = bearer(&token(APP, -3600));
+    world.feed(&head("/phoenix/websocket?vsn=2.0.0", &expired));
+    assert_eq!(world.told, ["101", "text token_expired"]);
+    world
+}
+
+fn open(path: &str) -> World {
+    let mut world = world();
+    world.feed(&head(path, &bearer(&token(APP, 3600))));
+    assert!(world.client.is_open());
+    world.told.clear();
+    world
+}
+
+/// Goes to the next deadline and handles it. Returns how long that took.
+fn wait(world: &mut World) -> Duration {
+    let due = world.client.next_deadline(&world.settings);
+    let waited = due.since(world.now.instant);
+    world.pass(waited);
+    world.handle_deadline();
+    waited
+}
+
+fn close(world: &mut World, cause: Cause) {
+    world.call(|client, cx, output| client.close(cause, cx, output));
+}
+
+#[test]
+fn a_refusal_is_explained_at_once_and_closed_after_the_pace() {
+    let mut world = refused();
+    assert!(world.client.is_paced() && world.client.is_unauthenticated());
+    assert_eq!(world.counters.value(Metric::ClosesPaced), 1);
+    let waited = wait(&mut world);
+    assert!(waited >= PACE && waited <= PACE * 3 / 2, "{waited:?}");
+    assert_eq!(world.told[2..], ["close 1000 token_expired"]);
+    assert!(!world.client.is_paced());
+    assert_eq!(wait(&mut world), Duration::from_secs(1), "the linger");
+    assert_eq!(
+        world.summary(),
+        "refused reset <- token_expired Gateway request_head 1000: 101, text token_expired, \
+         close 1000 token_expired"
+    );
+}
+
+#[test]
+fn paces_are_spread() {
+    let pace = |jitter: u32, port: u16| {
+        let settings = settings(DIALECTS);
+        let counters = Counters::default();
+        let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
+        let revoked = RevocationSet::new(Hasher::new(&[7; 32])).picture();
+        let revoked = &revoked;
+        let cx = Surroundings { now, settings: &settings, counters: &counters, jitter, revoked };
+        let peer = SocketAddr::from(([192, 0, 2, 1], port));
+        let mut client = Client::new(Some(peer), false, 0, &cx);
+        let mut request = head("/phoenix/websocket?vsn=2.0.0", "");
+        client.receive(&mut request, usize::MAX, &cx, &mut Output::default());
+        client.next_deadline(&settings).since(START)
+    };
+    // Of one turn, and of many.
+    let turn: Vec<_> = (1..=100).map(|port| pace(7, port)).collect();
+    let turns: Vec<_> = (1..=100).map(|jitter| pace(jitter, 7)).collect();
+    for paces in [turn, turns] {
+        assert!(paces.iter().all(|pace| (PACE..=PACE * 3 / 2).contains(pace)));
+        for quarter in 0..4 {
+            let from = PACE + PACE / 8 * quarter;
+            let within = paces.iter().filter(|&&pace| (from..from + PACE / 8).contains(&pace));
+            let count = within.count();
+            assert!((10..50).contains(&count), "{count} of 100 in quarter {quarter}");
+        }
+    }
+}
+
+/// However slowly a client comes to its refusal, it is gone when all stages together are over.
+#[test]
+fn nobody_unauthenticated_is_older_than_all_stages_together() {
+    let bad = token(APP, 3600);
+    for head_after in [0, 700, 1_900] {
+        for message_after in [0, 400, 1_100, 2_500, 4_900] {
+            let mut world = world();
+            world.pass(Duration::from_millis(head_after));
+            world.feed(&head("/phoenix/late", ""));
+            world.pass(Duration::from_millis(message_after));
+            world.feed(&frame(TEXT, bad.as_bytes()));
+            assert_eq!(world.client.stage(), Stage::Refused);
+            let mut closed = None;
+            for _ in 0..4 {
+                if world.over {
+                    break;
+                }
+                wait(&mut world);
+                if world.closed && closed.is_none() {
+                    closed = Some(world.now.instant);
+                }
+            }
+            assert!(world.over);
+            let closed = closed.expect("a close frame");
+            let age = world.now.instant.since(START);
+            assert!(age <= Duration::from_millis(10_100), "{age:?}");
+            // The pace was cut, not the linger after it.
+            assert_eq!(world.now.instant.since(closed), Duration::from_secs(1));
+        }
+    }
+}
+
+#[test]
+fn an_open_client_loses_its_session_at_once() {
+    let mut world = open("/phoenix/websocket?vsn=2.0.0");
+    close(&mut world, Cause::BackendUnavailable);
+    assert!(!world.client.is_open() && world.client.is_paced());
+    assert!(!world.client.is_unauthenticated());
+    assert_eq!(world.told, ["text backend_unavailable"]);
+    world.feed(&frame(TEXT, b"is anybody there?"));
+    assert!(world.data.is_empty());
+    let waited = wait(&mut world);
+    assert!(waited >= PACE && waited <= PACE * 3 / 2, "{waited:?}");
+    assert_eq!(world.told[1..], ["close 1012 backend_unavailable"]);
+    assert_eq!(wait(&mut world), Duration::from_secs(1));
+    assert!(world.over);
+}
+
+/// Going away and lifetimes come once, and are spread already.
+#[test]
+fn what_comes_once_is_not_paced() {
+    for cause in [Cause::GoingAway, Cause::Lifetime] {
+        let mut world = open("/phoenix/websocket?vsn=2.0.0");
+        close(&mut world, cause);
+        assert!(world.closed && !world.client.is_paced());
+    }
+}
+
+#[test]
+fn whoever_closes_first_is_answered_at_once() {
+    let mut world = refused();
+    world.pass(Duration::from_millis(20));
+    world.feed(&frame(CLOSE, b"\x03\xe8"));
+    assert_eq!(
+        world.summary(),
+        "refused flush <- token_expired Gateway request_head 1000: 101, text token_expired, \
+         close 1000 token_expired"
+    );
+}
+
+#[test]
+fn a_drain_waits_for_nobodys_pace() {
+    let mut world = refused();
+    let soon = START + Duration::from_secs(1);
+    world.call(|client, _, _| client.schedule_close(soon, Cause::GoingAway));
+    assert_eq!(wait(&mut world), Duration::from_secs(1));
+    assert_eq!(world.told[2..], ["close 1000 token_expired"]);
+
+    let mut world = refused();
+    close(&mut world, Cause::GoingAway);
+    assert_eq!(world.told[2..], ["close 1000 token_expired"]);
+    close(&mut world, Cause::GoingAway);
+    assert_eq!(world.told.len(), 3, "once");
+}
+
+#[test]
+fn after_a_broken_frame_nothing_is_heard_or_said_but_the_close() {
+    let mut world = open("/phoenix/websocket?vsn=2.0.0");
+    world.feed(b"\xff\x00\xff\x00");
+    assert!(world.client.is_paced());
+    world.feed(&frame(CLOSE, b"\x03\xe8"));
+    world.feed(b"\xff\x00\xff\x00");
+    assert_eq!(world.told, [""; 0]);
+    wait(&mut world);
+    assert_eq!(
+        world.summary(),
+        "closing shutdown <- protocol_error Gateway open 1002: close 1002 protocol_error"
+    );
+}
+
+#[test]
+fn whoever_does_not_wait_is_dropped() {
+    let mut world = refused();
+    let flood = frame(PING, b"").repeat(1000);
+    let limit = world.settings.limits.controls_burst as usize;
+    for (count, ping) in flood.chunks(6).enumerate() {
+        world.feed(ping);
+        if world.over {
+            assert!(count >= limit, "after {count}");
+            return;
+        }
+    }
+    panic!("a flood is put up with");
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_waited_for_twice() {
+    let mut world = open("/phoenix/websocket?vsn=2.0.0");
+    world.flushes = false;
+    world.settings.deadlines.write_stall = Duration::from_secs(2);
+    close(&mut world, Cause::BackendUnavailable);
+    assert_eq!(wait(&mut world), Duration::from_secs(2));
+    assert_eq!(world.told, ["text backend_unavailable"]);
+    assert!(world.over);
+}
+
+#[test]
+fn a_route_has_words_of_its_own() {
+    let mut world = world();
+    world.feed(&head("/own", &bearer(&token(APP, -3600))));
+    assert_eq!(world.told, ["101", r#"text sign in \"again\"#]);
+    let waited = wait(&mut world);
+    assert!(waited >= Duration::from_secs(2) && waited <= Duration::from_secs(3));
+    assert_eq!(world.told[2..], [r#"close 4999 sign in "again""#]);
+
+    let mut world = open("/own");
+    close(&mut world, Cause::BackendUnavailable);
+    assert_eq!(world.told, ["close 4001 backend_unavailable"]);
+}
+
+/// Words are looked up when they are said, for the route as it is then.
+#[test]
+fn a_reload_changes_what_is_said() {
+    let mut world = open("/own");
+    world.settings = settings(&DIALECTS.replace("4001", "4002"));
+    close(&mut world, Cause::BackendUnavailable);
+    assert_eq!(world.told, ["close 4002 backend_unavailable"]);
+
+    let moved = format!(
+        "[[route]]\npath = \"/new\"\norigins = []\norigin_absent = \"allow\"\nauth = \"app\"\n\
+         backend = \"main\"\n{DIALECTS}"
+    );
+    let mut world = open("/own");
+    world.settings = settings(&moved);
+    world.call(|client, _, _| client.move_route(|old| Some(old + 1)));
+    close(&mut world, Cause::BackendUnavailable);
+    assert_eq!(world.told, ["close 4001 backend_unavailable"]);
+
+    let mut world = open("/own");
+    world.call(|client, _, _| client.move_route(|_| None));
+    assert_eq!(world.client.route(), None);
+    close(&mut world, Cause::BackendUnavailable);
+    assert_eq!(world.told, ["text backend_unavailable", "close 1012 backend_unavailable"]);
+}
+
+#[test]
+fn a_reload_changes_what_a_waiting_close_says() {
+    let mut world = world();
+    world.feed(&head("/own", &bearer(&token(APP, -3600))));
+    world.settings = settings(&DIALECTS.replace("4999", "4998"));
+    let due = world.client.next_deadline(&world.settings);
+    world.pass(due.since(START));
+    // The end is told with the code that went out; `check` would not have it change.
+    world.end = None;
+    let cx = Surroundings {
+        now: world.now,
+        settings: &world.settings,
+        counters: &world.counters,
+        jitter: 0,
+        revoked: &world.revoked,
+    };
+    world.client.handle_deadline(&cx, &mut world.output);
+    world.listen();
+    assert_eq!(world.told[2..], [r#"close 4998 sign in "again""#]);
+    assert_eq!(world.client.end().and_then(|end| end.code), Some(4998));
+}
+
+#[test]
+fn shorter_deadlines_cut_a_pace() {
+    let mut world = refused();
+    world.settings.deadlines.tls_handshake = Duration::from_millis(500);
+    world.settings.deadlines.request_head = Duration::from_millis(500);
+    world.settings.deadlines.authenticate = Duration::from_millis(500);
+    assert_eq!(wait(&mut world), Duration::from_millis(1600));
+    assert_eq!(world.told[2..], ["close 1000 token_expired"]);
+    wait(&mut world);
+    assert!(world.over);
+}
+
+fn offers(name: &str) -> String {
+    format!("Sec-WebSocket-Protocol: {name}\r\n")
+}
+
+/// A client of graphql-transport-ws that said this first.
+fn graphql(first: &str) -> World {
+    let mut world = world();
+    world.feed(&head("/graphql", &offers("graphql-transport-ws")));
+    world.feed(&frame(TEXT, first.as_bytes()));
+    world
+}
+
+#[test]
+fn connection_init_is_acknowledged_once_there_is_a_session() {
+    let init =
+        format!(r#"{{"type":"connection_init","payload":{{"token":"{}"}}}}"#, token(APP, 3600));
+    let world = graphql(&init);
+    assert!(world.client.is_open());
+    assert_eq!(world.told, ["101"], "not before");
+    assert_eq!(world.output.welcome, b"\x81\x19{\"type\":\"connection_ack\"}");
+    assert!(world.output.rest.is_empty());
+}
+
+#[test]
+fn what_is_no_init_gets_the_protocols_codes() {
+    let init =
+        |token: &str| format!(r#"{{"type":"connection_init","payload":{{"token":"{token}"}}}}"#);
+    let table = [
+        (init(&token(APP, -3600)), "close 4403 token_expired"),
+        (init(&token(LATE, 3600)), "close 4401 token_bad_signature"),
+        (init("x"), "close 4400 token_malformed"),
+        (r#"{"type":"connection_init"}"#.into(), "close 4401 token_missing"),
+        (r#"{"type":"subscribe","id":"1"}"#.into(), "close 4401 token_missing"),
+        ("hello".into(), "close 4400 token_malformed"),
+        (String::new(), "close 4400 token_malformed"),
+    ];
+    for (first, expected) in table {
+        let world = graphql(&first);
+        assert_eq!(world.told, ["101", expected], "{first}");
+    }
+    let mut world = world();
+    world.feed(&head("/graphql", &offers("graphql-transport-ws")));
+    assert_eq!(wait(&mut world), Duration::from_secs(5));
+    assert_eq!(world.told, ["101", "close 4408 authentication_timed_out"]);
+}
+
+/// The same carrier without the subprotocol: any JSON will do, and nobody acknowledges.
+#[test]
+fn the_handshake_is_the_dialects() {
+    let mut world = world();
+    world.feed(&head("/graphql", ""));
+    world
+        .feed(&frame(TEXT, format!(r#"{{"payload":{{"token":"{}"}}}}"#, token(APP, 9)).as_bytes()));
+    assert!(world.client.is_open() && world.output.welcome.is_empty());
+}
+
+fn connect(token: &str) -> String {
+    format!(r#"{{"connect":{{"token":"{token}","name":"js"}},"id":1}}"#)
+}
+
+fn centrifuge(first: &str) -> World {
+    let mut world = world();
+    world.feed(&head("/centrifuge", ""));
+    world.feed(&frame(TEXT, first.as_bytes()));
+    world
+}
+
+#[test]
+fn connect_is_answered_and_the_rest_is_the_backends() {
+    let rest = "{\"subscribe\":{\"channel\":\"news\"},\"id\":2}";
+    let world = centrifuge(&format!("{}\n{rest}", connect(&token(APP, 3600))));
+    assert!(world.client.is_open());
+    let welcome = &world.output.welcome;
+    let reply: serde_json::Value = serde_json::from_slice(&welcome[2..]).unwrap();
+    assert_eq!(reply["id"], 1);
+    let connect = &reply["connect"];
+    assert_eq!(connect["ping"], 25);
+    assert_eq!((&connect["expires"], &connect["ttl"]), (&true.into(), &3570.into()));
+    assert_eq!(connect["client"].as_str().map(str::len), Some(32));
+
+    // What is left over reads as a frame of the client's own.
+    let mut bytes = world.output.rest.clone();
+    let mut world = world;
+    let cx = Surroundings {
+        now: world.now,
+        settings: &world.settings,
+        counters: &world.counters,
+        jitter: 0,
+        revoked: &world.revoked,
+    };
+    let mut output = Output::default();
+    let (used, step) = world.client.receive(&mut bytes, usize::MAX, &cx, &mut output);
+    let Step::Data { range, kind: DataKind::Text, first: true, last: true } = step else {
+        panic!("{step:?}")
+    };
+    assert_eq!((&bytes[range], used), (rest.as_bytes(), bytes.len()));
+}
+
+#[test]
+fn an_expired_token_is_error_109_and_others_are_codes() {
+    let mut world = centrifuge(&connect(&token(APP, -1)));
+    assert_eq!(world.told, ["101", "text 109"]);
+    let waited = wait(&mut world);
+    assert!(waited >= Duration::from_secs(1) && waited <= Duration::from_millis(1500));
+    assert_eq!(world.told[2..], ["close 3005 token_expired"]);
+    let table = [
+        (connect(&token(LATE, 3600)), "close 3500 token_bad_signature"),
+        (connect(""), "close 3500 token_missing"),
+        (r#"{"connect":{},"id":1}"#.into(), "close 3500 token_missing"),
+        (r#"{"subscribe":{},"id":1}"#.into(), "close 3500 token_malformed"),
+        ("\u{8}\u{1}".into(), "close 3500 token_malformed"),
+    ];
+    for (first, expected) in table {
+        assert_eq!(centrifuge(&first).told, ["101", expected], "{first}");
+    }
+}
+
+/// centrifuge-js counts from what it hears, and WebSocket pings do not reach it.
+#[test]
+fn promised_pings_come_also_to_a_client_that_talks() {
+    let mut world = centrifuge(&connect(&token(APP, 3600)));
+    world.told.clear();
+    let text = format!("text {CENTRIFUGE_PING}");
+    for _ in 0..3 {
+        for _ in 0..24 {
+            world.pass(Duration::from_secs(1));
+            world.feed(&frame(TEXT, b"{\"send\":{}}"));
+            world.handle_deadline();
+        }
+        assert_eq!(world.told, [""; 0], "not yet");
+        wait(&mut world);
+        assert_eq!(world.told, [text.as_str()]);
+        world.told.clear();
+    }
+    // To a silent one both come.
+    wait(&mut world);
+    wait(&mut world);
+    assert_eq!(world.told.iter().filter(|told| **told == "ping").count(), 1);
+    // Not between the pieces of a message.
+    world.told.clear();
+    world.feed(&frame(TEXT, b"{}"));
+    world.call(|client, _, _| client.data_header(DataKind::Text, true, false, 5));
+    wait(&mut world);
+    assert_eq!(world.told, ["ping"]);
+}
