@@ -35,7 +35,7 @@ pub struct Facts {
     pub proxy_bytes: usize,
     /// What follows is ciphertext: only silence can be judged.
     pub is_tls: bool,
-    /// How long its close frame waits at least, if it is refused.
+    /// How long its close frame may have to wait at least, if it is refused.
     pub pace: Duration,
 }
 

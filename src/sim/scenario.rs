@@ -373,14 +373,10 @@ fn head_carriers() -> Vec<Carrier> {
     ]
 }
 
-/// Refusals that may wait; an expired token also ends connections that are open.
-const PACED: &[Cause] = &[
-    Cause::TokenMissing,
-    Cause::TokenMalformed,
-    Cause::BadSignature,
-    Cause::TokenNotYetValid,
-    Cause::TokenForbidden,
-];
+/// Refusals that may wait. Not what ends connections that are open: a token that expired, or a
+/// fresh one of somebody else's.
+const PACED: &[Cause] =
+    &[Cause::TokenMissing, Cause::TokenMalformed, Cause::BadSignature, Cause::TokenNotYetValid];
 
 fn route(path: &str, auth: u16, pace: Duration) -> Route {
     let said = Override { pace: Some(pace), ..Override::default() };

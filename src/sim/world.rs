@@ -150,7 +150,7 @@ impl World {
             first_message: client.carriage() == Carriage::FirstMessage,
             proxy_bytes: entry.proxy_bytes,
             is_tls: entry.is_tls,
-            pace: if client.behaviour().may_be_paced() { self.pace } else { Duration::ZERO },
+            pace: self.pace,
         };
         self.watch.accepted(socket, facts, self.net.now);
     }
