@@ -471,7 +471,10 @@ impl Link {
 
     fn accept(&mut self, id: SessionId, subject: &str, expires: Option<u64>) {
         let expires = expires.map(UnixTime::from_millis);
-        let accept = Accept { subject, token_id: None, issued_at: None, expires, claims: &[] };
+        // What the client's token says too, so that a revocation of its id means this one.
+        let token_id = format!("t-{subject}");
+        let token_id = Some(token_id.as_str());
+        let accept = Accept { subject, token_id, issued_at: None, expires, claims: &[] };
         let sent = accept.encode(id, &mut self.out);
         debug_assert!(sent, "a subject of ours");
     }

@@ -66,6 +66,12 @@ impl Behaviour {
         }
     }
 
+    /// Whether its close frame waits for the scenario's pace.
+    pub fn may_be_paced(self) -> bool {
+        let waits = |kind| kind != TokenKind::Expired;
+        matches!(self, Behaviour::Refused(kind) | Behaviour::Lingerer(kind) if waits(kind))
+    }
+
     fn token(self) -> TokenKind {
         match self {
             Behaviour::Refused(kind) | Behaviour::Lingerer(kind) => kind,

@@ -35,6 +35,8 @@ pub struct Facts {
     pub proxy_bytes: usize,
     /// What follows is ciphertext: only silence can be judged.
     pub is_tls: bool,
+    /// How long its close frame waits at least, if it is refused.
+    pub pace: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,8 @@ struct Watched {
     accepted: u64,
     received: u64,
     pinged: bool,
+    /// A close frame, or an answer over HTTP, was sent to it.
+    told: bool,
     expires: u64,
     lifetime_ends: u64,
     progressed: u64,
@@ -146,6 +150,7 @@ impl Watch {
             accepted: now,
             received: now,
             pinged: false,
+            told: false,
             expires: NEVER,
             lifetime_ends: lifetime,
             progressed: now,
@@ -386,7 +391,13 @@ impl Watched {
                 let stages =
                     deadlines.tls_handshake + deadlines.request_head + deadlines.authenticate;
                 let cap = ("refused cap", since(self.accepted, stages + REFUSED_GRACE), true);
-                [linger, cap, rest, rest, rest]
+                if self.told || self.facts.pace.is_zero() {
+                    return earliest([linger, cap, rest, rest, rest]);
+                }
+                // It is cut so that the linger after it fits in.
+                let cut = cap.1.saturating_sub(nanos(deadlines.linger)).max(self.since);
+                let due = since(self.since, self.facts.pace * 3 / 2).min(cut);
+                [("pace", due, false), cap, rest, rest, rest]
             }
             Stage::Closing if self.sending.is_some() => [stall, rest, rest, rest, rest],
             Stage::Closing => {
@@ -394,7 +405,7 @@ impl Watched {
                 [linger, rest, rest, rest, rest]
             }
         };
-        all.into_iter().min_by_key(|(_, due, _)| *due).unwrap_or(drain)
+        earliest(all)
     }
 
     fn state(&self) -> String {
@@ -412,7 +423,10 @@ impl Watched {
         match self.stage {
             Stage::Open if !self.pinged => self.pinged = true,
             Stage::Open => self.enter(Stage::Closing, now),
-            _ => self.enter(Stage::Refused, now),
+            _ => {
+                self.told |= self.stage == Stage::Refused;
+                self.enter(Stage::Refused, now);
+            }
         }
     }
 
@@ -478,6 +492,11 @@ impl Watched {
             self.pinged = true;
         }
         let refused = status == Some(false);
+        let now_told = !self.told && (closes || refused);
+        self.told |= now_told;
+        if self.stage == Stage::Refused && now_told && !self.facts.pace.is_zero() {
+            self.since = now;
+        }
         match self.stage {
             Stage::Head | Stage::Authenticating | Stage::Asking if closes || refused => {
                 self.enter(Stage::Refused, now);
@@ -576,6 +595,14 @@ impl Output {
         self.head = Vec::new();
         Some(self.upgraded)
     }
+}
+
+/// A name, a time, and whether it shows at once.
+type Due = (&'static str, u64, bool);
+
+fn earliest(all: [Due; 5]) -> Due {
+    let [first, ..] = all;
+    all.into_iter().min_by_key(|(_, due, _)| *due).unwrap_or(first)
 }
 
 fn nanos(duration: Duration) -> u64 {

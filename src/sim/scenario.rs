@@ -14,6 +14,8 @@ use super::tokens::{Carriage, ORIGIN, TokenKind};
 use crate::base::random::Random;
 use crate::base::secret::Secret;
 use crate::protocol::carrier::Carrier;
+use crate::protocol::cause::Cause;
+use crate::protocol::dialect::{Override, Overrides};
 use crate::protocol::jwt::{Algorithm, JwtKey, JwtOptions, JwtVerifier};
 use crate::protocol::link::Limits as LinkLimits;
 use crate::protocol::origin::OriginPolicy;
@@ -71,6 +73,8 @@ pub struct Scenario {
     pub asks: bool,
     /// Drain in the middle of them, instead of after they stopped.
     pub drains_early: bool,
+    /// How long the close frames of refused tokens wait at least.
+    pub pace: Duration,
 }
 
 impl Scenario {
@@ -140,6 +144,7 @@ impl Scenario {
             tls: random.chance(1, 6),
             asks: random.chance(1, 3),
             drains_early: random.chance(1, 8),
+            pace: Duration::from_millis(pick(random, &[0, 0, 400, 2_000])),
         }
     }
 
@@ -192,6 +197,7 @@ impl Scenario {
             tls: false,
             asks: false,
             drains_early: false,
+            pace: Duration::ZERO,
         }
     }
 
@@ -220,7 +226,7 @@ impl Scenario {
                 self.auth("heads", token_key, head_carriers()),
                 self.auth("messages", token_key, vec![Carrier::FirstMessage]),
             ],
-            routes: vec![route("/ws", 0), route("/first", 1)],
+            routes: vec![route("/ws", 0, self.pace), route("/first", 1, self.pace)],
             backends: vec![Backend {
                 name: "main".into(),
                 endpoints: self.backends.iter().map(|plan| plan.address.clone()).collect(),
@@ -367,7 +373,17 @@ fn head_carriers() -> Vec<Carrier> {
     ]
 }
 
-fn route(path: &str, auth: u16) -> Route {
+/// Refusals that may wait; an expired token also ends connections that are open.
+const PACED: &[Cause] = &[
+    Cause::TokenMissing,
+    Cause::TokenMalformed,
+    Cause::BadSignature,
+    Cause::TokenNotYetValid,
+    Cause::TokenForbidden,
+];
+
+fn route(path: &str, auth: u16, pace: Duration) -> Route {
+    let said = Override { pace: Some(pace), ..Override::default() };
     Route {
         path: PathPattern::Exact(path.into()),
         origins: OriginPolicy::parse_list(&[ORIGIN.to_owned()]).expect("the origin is exact"),
@@ -375,7 +391,7 @@ fn route(path: &str, auth: u16) -> Route {
         auths: vec![auth],
         backend: 0,
         dialect: None,
-        closes: Default::default(),
+        closes: Overrides(PACED.iter().map(|cause| (*cause, said.clone())).collect()),
         refuse: Refuse::Explain,
         subprotocols: vec!["chat".into()],
         messages: MessageTypes::Any,

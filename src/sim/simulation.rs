@@ -486,6 +486,7 @@ fn world(
     if scenario.asks {
         world.watch.set_verdict(VERDICT_TIMEOUT);
     }
+    world.pace = scenario.pace;
     for (index, plan) in scenario.clients.iter().enumerate() {
         let mut client = Client::new(index, *plan);
         client.uses_tls = scenario.tls;

@@ -1,5 +1,7 @@
 //! The simulated world: network, kernel, clients and backends, and the turn of time.
 
+use std::time::Duration;
+
 use super::backend::Backend;
 use super::client::Client;
 use super::deadlines::{Facts, Watch};
@@ -28,6 +30,8 @@ pub struct World {
     /// The keys of the clients' tokens.
     pub tokens: Tokens,
     sizes: RingSizes,
+    /// How long the close frames of refused tokens wait at least.
+    pub pace: Duration,
     /// A planted bug: the clock that the worker reads stands still now and then.
     pub clock_sticks: bool,
     idle_enters: u32,
@@ -45,6 +49,7 @@ impl World {
             watch,
             tokens,
             sizes,
+            pace: Duration::ZERO,
             clock_sticks: false,
             idle_enters: 0,
             enters: 0,
@@ -145,6 +150,7 @@ impl World {
             first_message: client.carriage() == Carriage::FirstMessage,
             proxy_bytes: entry.proxy_bytes,
             is_tls: entry.is_tls,
+            pace: if client.behaviour().may_be_paced() { self.pace } else { Duration::ZERO },
         };
         self.watch.accepted(socket, facts, self.net.now);
     }

@@ -20,7 +20,7 @@ const EXHAUSTED_EVICTIONS: usize = 64;
 /// How often exhaustion is reported.
 const EXHAUSTED_REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Owner of the close of a connection that was turned away: no entry has this slot.
-const NOBODY: Key = Key { slot: LINK_SLOT_BASE - 1, generation: 0 };
+pub(super) const NOBODY: Key = Key { slot: LINK_SLOT_BASE - 1, generation: 0 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accept {
@@ -34,6 +34,9 @@ enum Accept {
 
 /// The worker's outstanding accepts. Slot `i` serves listener `i / per_listener`.
 pub(super) struct Acceptor {
+    /// Closes of connections turned away, and cancellations of accepts, in flight: they have no
+    /// owner, and a drain waits for them too.
+    unowned: u32,
     per_listener: u16,
     slots: Vec<Accept>,
     stopping: bool,
@@ -50,6 +53,7 @@ impl Acceptor {
         let count = settings.listeners.len() * usize::from(per_listener);
         let slots = vec![Accept::Due(Instant::default()); count];
         Acceptor {
+            unowned: 0,
             per_listener,
             slots,
             stopping: false,
@@ -74,9 +78,14 @@ impl Acceptor {
             .unwrap_or(Instant::NEVER)
     }
 
-    /// Whether every accept has given its last completion.
+    /// Whether every accept, and all that was left without an owner, has completed for good.
     pub(super) fn is_over(&self) -> bool {
-        self.slots.iter().all(|slot| *slot == Accept::Over)
+        self.unowned == 0 && self.slots.iter().all(|slot| *slot == Accept::Over)
+    }
+
+    /// A close or a cancellation without an owner completed.
+    pub(super) fn unowned_done(&mut self) {
+        self.unowned -= 1;
     }
 
     fn listener(&self, slot: usize) -> u16 {
@@ -115,6 +124,7 @@ impl Core {
                     *slot = Accept::Ending;
                     let owner = Key { slot: index as u32, generation: 0 };
                     let target = OpKey::new(OpKind::Accept, owner);
+                    self.acceptor.unowned += 1;
                     self.ops.push((OpKey::new(OpKind::Cancel, NOBODY), Op::Cancel { target }));
                 }
                 Accept::Due(_) => *slot = Accept::Over,
@@ -159,6 +169,7 @@ impl Core {
 
     /// RST: the peer may have said nothing yet, and nothing is owed to it.
     pub(super) fn turn_away(&mut self, socket: Socket) {
+        self.acceptor.unowned += 1;
         self.ops.push((OpKey::new(OpKind::Close, NOBODY), Op::Close { socket, reset: true }));
     }
 

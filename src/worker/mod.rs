@@ -39,7 +39,7 @@ use crate::ring::{
 };
 use crate::settings::Settings;
 
-use accept::Acceptor;
+use accept::{Acceptor, NOBODY};
 use admission::{Admission, Allowance};
 use clients::Connection;
 use control::Drain;
@@ -278,7 +278,9 @@ impl<R: Ring> Worker<R> {
             (OpKind::Close, _) => Outcome::Closed,
             (_, outcome) => outcome,
         };
-        if key.kind == OpKind::Accept {
+        if key.owner == NOBODY {
+            self.core.acceptor.unowned_done();
+        } else if key.kind == OpKind::Accept {
             self.core.accepted(key.owner, outcome);
         } else if key.owner.slot >= LINK_SLOT_BASE {
             self.complete_link(key, outcome, more);
@@ -333,8 +335,6 @@ impl<R: Ring> Worker<R> {
     /// A completion for a connection that is gone: what it holds goes back all the same.
     fn complete_stale(&mut self, outcome: Outcome) {
         match outcome {
-            // The close of a connection that was turned away, and the cancellation of an accept,
-            // have no owner.
             Outcome::Closed | Outcome::CancelDone => return,
             Outcome::Received(buffer) => self.ring.give_back(buffer),
             Outcome::Sent { slot, .. } => self.ring.release(slot),

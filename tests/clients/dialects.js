@@ -28,6 +28,10 @@ const SLACK_MS = 150;
 const PHOENIX = ['dialect = "auto"', 'auth = "offered"', 'subprotocols = ["phoenix"]'];
 const GRAPHQL = ['auth = "init"', 'subprotocols = ["graphql-transport-ws"]'];
 const CENTRIFUGE = ['dialect = "centrifuge"', 'auth = "connect"'];
+const REFRESHED = [
+  ...CENTRIFUGE,
+  `reauthenticate = { prefix = '{"refresh":', token = "refresh.token" }`,
+];
 const OPEN = ['auth = "none"'];
 const DOWN = 'backend = "down"';
 
@@ -50,6 +54,7 @@ const ROUTES = [
   ["/pusher-down/app/*", [...OPEN, DOWN]],
   ["/centrifuge/forged", CENTRIFUGE],
   ["/centrifuge/expires", CENTRIFUGE],
+  ["/centrifuge/refreshes", REFRESHED],
   ["/centrifuge/stale", CENTRIFUGE],
   ["/centrifuge/pings", CENTRIFUGE],
   ["/centrifuge/down", [...CENTRIFUGE, DOWN]],
@@ -213,7 +218,18 @@ function centrifugeChecks(gateway) {
       assert.deepEqual([line.cause, line.by], ["token_expired", "gateway"]);
       centrifuge.disconnect();
     }),
-    check("centrifuge: a token that expires is followed by a fresh one", async () => {
+    check("centrifuge: a refresh keeps the connection", async () => {
+      let asked = 0;
+      const getToken = async () => token((asked += 1) < 3 ? 4 : 3600);
+      const centrifuge = open("/centrifuge/refreshes", getToken);
+      await centrifuge.ready(5_000);
+      await pause(10_000);
+      assert.equal(asked, 3);
+      assert.equal(centrifuge.state, "connected");
+      assert.deepEqual(gateway.ended("/centrifuge/refreshes"), []);
+      centrifuge.disconnect();
+    }),
+    check("centrifuge: without refreshes the next connection has a fresh token", async () => {
       let asked = 0;
       const getToken = async () => token((asked += 1) === 1 ? 4 : 3600);
       const centrifuge = open("/centrifuge/expires", getToken);
