@@ -5,8 +5,6 @@
 //! verdict goes back through a channel of the worker's own, and wakes its ring.
 
 mod endpoint;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashMap;
 use std::rc::Rc;
