@@ -90,6 +90,26 @@ fn the_map_names_every_module() {
     }
 }
 
+/// A claim of docs/threat-model.md is worth what the test that it names is worth.
+#[test]
+fn the_threat_model_names_tests_that_exist() {
+    let text = fs::read_to_string("docs/threat-model.md").expect("the page");
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_file = |name: &&str| {
+        let ending = Path::new(name).extension().and_then(|ending| ending.to_str());
+        name.contains('/') && !name.contains(' ') && matches!(ending, Some("rs" | "js"))
+    };
+    let names: Vec<&str> = quoted.filter(is_file).collect();
+    assert!(names.len() > 20, "{names:?}");
+    let absent: Vec<_> = names
+        .iter()
+        .filter(|name| {
+            ["", "src/", "tests/"].iter().all(|at| !Path::new(&format!("{at}{name}")).exists())
+        })
+        .collect();
+    assert!(absent.is_empty(), "named in docs/threat-model.md, but not there: {absent:?}");
+}
+
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {

@@ -128,7 +128,7 @@ fn planted_bugs_are_found() {
         (Bug::RevocationForgotten, "revoked"),
     ] {
         let options = Options { bug: Some(bug), ..Options::default() };
-        let found = (0..20).find_map(|seed| run(seed, &options).failure);
+        let found = (0..100).find_map(|seed| run(seed, &options).failure);
         let failure = found.unwrap_or_else(|| panic!("{bug:?} went unnoticed"));
         assert!(failure.contains(told), "{bug:?} was seen as: {failure}");
     }

@@ -483,10 +483,10 @@ fn world(
 ) -> World {
     let net = Net::new(random, faults, scenario.latency_max, scenario.capacity_min);
     let mut world = World::new(net, tokens, Watch::new(settings.deadlines.clone()), scenario.sizes);
-    world.pace = scenario.pace;
     if scenario.asks {
         world.watch.set_verdict(VERDICT_TIMEOUT);
     }
+    world.pace = scenario.pace;
     for (index, plan) in scenario.clients.iter().enumerate() {
         let mut client = Client::new(index, *plan);
         client.uses_tls = scenario.tls;

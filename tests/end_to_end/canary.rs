@@ -90,6 +90,9 @@ impl Plug {
     }
 }
 
+/// How an open connection presents a fresh token.
+const LIVE: &str = r#"reauthenticate = { prefix = '{"type":"authenticate",', token = "token" }"#;
+
 /// One run: how the gateway logs, and what happens to it.
 struct Run {
     log: &'static str,
@@ -160,6 +163,13 @@ fn config(backend: &Backend, run: &Run) -> Config {
         "[[auth]]\nname = \"asked\"\nkind = \"http\"\ncarriers = [\"authorization\", \"cookie:session\"]\n\
          endpoint = \"http://{endpoint}/verdict?key=canaryverdict-query\"\ncircuit_failures = 1_000\n"
     );
+    config = config.guarded("live", "authorization", LIVE).asking(
+        "decided",
+        "backend",
+        &["authorization", "first-message"],
+        // It does not know what to say to most of them.
+        "timeout = \"50ms\"",
+    );
     config.auths += &Plug::read().auths();
     for refuse in ["explain", "http"] {
         for kind in ["phoenix", "plug", "compact"] {
@@ -215,7 +225,7 @@ fn tell(child: &Child, target: &str, fields: &str, message: Option<&str>) -> Str
 }
 
 /// Uses a token by every carrier, on every route and on wrong ones; returns what was answered.
-fn plant(child: &Child, token: &str) -> String {
+fn plant(child: &Child, token: &str, good: &str) -> String {
     let bearer = URL_SAFE_NO_PAD.encode(token);
     let mut answers = String::new();
     for refuse in ["explain", "http", "nowhere"] {
@@ -259,6 +269,13 @@ fn plant(child: &Child, token: &str) -> String {
             answers += &String::from_utf8_lossy(&client.drain().0);
         }
     }
+    // On an open connection, and where the backend decides.
+    let fresh = format!(r#"{{"type":"authenticate","token":"{token}"}}"#);
+    answers += &tell(child, "/live", &format!("Authorization: Bearer {good}\r\n"), Some(&fresh));
+    answers += &tell(child, "/decided", &format!("Authorization: Bearer {token}\r\n"), None);
+    for verdict in ["accept canarysubject", "busy", "never"] {
+        answers += &tell(child, "/decided", "", Some(&format!("{verdict} {token}")));
+    }
     // As a message to a backend that closes over it, and as a broken frame.
     let mut client = Client::connect(child.address);
     client.write(request("/first-explain", "").as_bytes());
@@ -272,10 +289,17 @@ fn plant(child: &Child, token: &str) -> String {
 
 /// Uses the admin listener as its owner does, and as others try.
 fn ask(child: &Child, line: &str, token: &str) -> String {
+    ask_with(child, line, token, "")
+}
+
+fn ask_with(child: &Child, line: &str, token: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(child.admin).expect("the admin listener");
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
-    let head =
-        format!("{line} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let length = body.len();
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    );
     stream.write_all(head.as_bytes()).expect("written");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
@@ -287,7 +311,7 @@ fn metric(child: &Child, series: &str) -> u64 {
 }
 
 /// Asks for everything that the admin listener has, and for what it has not.
-fn admin_answers(child: &Child) -> Vec<(&'static str, String)> {
+fn admin_answers(child: &Child, good: &str) -> Vec<(&'static str, String)> {
     let own = ["GET /metrics", "GET /live.json", "GET /", "GET /healthz", "GET /readyz"];
     let mut texts: Vec<_> = own.into_iter().map(|line| (line, ask(child, line, ADMIN))).collect();
     assert!(texts.iter().all(|(_, answer)| answer.starts_with("HTTP/1.1 200 ")), "{texts:?}");
@@ -296,6 +320,14 @@ fn admin_answers(child: &Child) -> Vec<(&'static str, String)> {
     texts.push(("401", refused));
     let absent = format!("GET /nothing?token={ADMIN}");
     texts.push(("404", ask(child, &absent, ADMIN)));
+    // The token itself, where its id belongs.
+    for body in
+        [format!(r#"{{"token":"{good}"}}"#), format!(r#"{{"lapses":"{good}"}}"#), good.into()]
+    {
+        let refused = ask_with(child, "POST /revocations", ADMIN, &body);
+        assert!(refused.starts_with("HTTP/1.1 422 "), "{refused}");
+        texts.push(("a revocation", refused));
+    }
     texts
 }
 
@@ -334,8 +366,8 @@ const LINK_READY: &str = "portcullis_links{state=\"ready\"}";
 
 /// Everything that the gateway wrote in one run, by place.
 fn collect(run: &Run, tokens: &[String]) -> Vec<(&'static str, String)> {
-    let choices = || Choices { secret: Some(LINK), ..Choices::default() };
-    let backend = Backend::start_at("127.0.0.1:0", choices());
+    let choices = Choices { secret: Some(LINK), decides: true, ..Choices::default() };
+    let backend = Backend::start_at("127.0.0.1:0", choices);
     let address = backend.address().to_owned();
     let limits = format!("export RUST_BACKTRACE=full {ADMIN_VARIABLE}={ADMIN};");
     let config = config(&backend, run);
@@ -349,19 +381,23 @@ fn collect(run: &Run, tokens: &[String]) -> Vec<(&'static str, String)> {
         make_it_panic(&child, &tokens[0]);
     }
     for token in tokens {
-        texts[0].1 += &plant(&child, token);
+        texts[0].1 += &plant(&child, token, &tokens[0]);
     }
     // Some were good: 7 carriers of the one good token, and 2 of Plug's, each on 2 routes.
     let good = 2 * (7 + 2 * tokens.len() as u64);
     wait_until("the good ones were accepted", || {
         metric(&child, "portcullis_tokens_accepted_total") >= good
     });
+    wait_until("a fresh token was accepted, and others refused", || {
+        let series = |result| format!("portcullis_reauthentications_total{{result=\"{result}\"}}");
+        metric(&child, &series("accepted")) > 0 && metric(&child, &series("refused")) > 0
+    });
     wait_until("every connection is accounted for", || {
         let stages = ["request_head", "authenticating", "open", "refused", "closing"];
         let open = |stage| metric(&child, &format!("portcullis_connections{{stage=\"{stage}\"}}"));
         stages.into_iter().map(open).sum::<u64>() == 0
     });
-    texts.extend(admin_answers(&child));
+    texts.extend(admin_answers(&child, &tokens[0]));
     texts.extend(reloads(&child));
     // A backend with another key: the handshake of the link fails.
     drop(backend);

@@ -61,8 +61,8 @@ keys = [{{ id = "9", secret = "{SECRET}" }}]
     let closed = "origins = [\"https://app.example\"]\norigin_absent = \"allow\"\n";
     config
         .route("/socket/websocket", "auth = \"phoenix\"")
-        .route("/brief", "auth = \"brief\"")
-        .route("/live/websocket", &format!("auth = \"session\"\n{closed}"))
+        .route("/brief", "auth = \"brief\"\ndialect = \"plain\"")
+        .route("/live/websocket", &format!("auth = \"session\"\ndialect = \"plain\"\n{closed}"))
         .route("/both", &format!("auth = [\"session\", \"compact\"]\n{closed}"))
         .route("/compact", "auth = \"compact\"")
 }

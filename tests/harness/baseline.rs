@@ -62,3 +62,14 @@ fn what_is_not_measured_any_more_is_named() {
     assert_eq!(comparison.gone, ["echo: gateway: server CPU each"]);
     assert!(to_text(&comparison).contains("not measured now: echo"));
 }
+
+#[test]
+fn the_committed_baseline_can_be_read() {
+    let text = include_str!("../../benches/baseline.json");
+    let baseline = Results::from_json(text).expect("of this format");
+    assert!(baseline.complete);
+    let comparison = compare(&baseline, &baseline, 0.1);
+    assert!(comparison.gone.is_empty());
+    assert!(comparison.changes.iter().any(|change| change.case == "echo-64-1000"));
+    assert!(comparison.changes.iter().all(|change| change.judgement == Judgement::Same));
+}

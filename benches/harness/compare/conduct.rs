@@ -327,7 +327,7 @@ impl<'a> Conductor<'a> {
             (peer.target(Tls::Plain, "/echo")?.url, peer.target(Tls::Full, "/echo")?.url);
         let mut words = vec!["flood".to_owned(), url, "--insecure".into()];
         let mut option = |name: &str, value: String| words.extend([format!("--{name}"), value]);
-        option("junk-url", junk);
+        option("junk-tls-url", junk);
         option("duration", format!("{}s", duration.as_secs()));
         option("kinds", "silent=4000,half-head=1000,garbage=500,tls-then-silent=300".into());
         option("honest", "100".into());
