@@ -111,7 +111,7 @@ impl CompactVerifier {
 
     fn is_signed(&self, id: u8, signed: &[u8], mac: &[u8]) -> bool {
         let known = self.keys.iter().find(|(ours, _)| *ours == id).map(|(_, state)| state);
-        // One call for both: an unknown key must take as long as a wrong MAC, to the nanosecond.
+        // One call for both: an unknown key must cost a MAC like a wrong one.
         let matched = known.unwrap_or(&self.dummy).matches(signed, mac);
         matched & known.is_some()
     }

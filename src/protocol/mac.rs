@@ -39,9 +39,7 @@ impl Algorithm {
     }
 }
 
-/// An HMAC that has taken in its key. Aligned, so that no key takes longer to read than another
-/// for crossing more cache lines.
-#[repr(align(64))]
+/// An HMAC that has taken in its key.
 #[allow(clippy::large_enum_variant, reason = "a few per process")]
 #[derive(Clone)]
 pub(in crate::protocol) enum MacState {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use super::faults::Fault;
 use super::messages::{self, Author, Series};
 use super::net::{ConnId, Event, MILLIS, Net, Party, SECONDS, Side};
-use super::tokens;
+use super::tokens::{self, Claims};
 use crate::base::secret::Secret;
 use crate::base::time::UnixTime;
 use crate::protocol::cause::Cause;
@@ -65,9 +65,8 @@ struct Session {
 #[derive(Debug)]
 struct Asked {
     due: u64,
-    subject: String,
-    /// What its token says, in milliseconds since 1970.
-    expires: Option<u64>,
+    /// What its token says.
+    claims: Claims,
     is_valid: bool,
     declined: bool,
     credit: u32,
@@ -411,9 +410,8 @@ impl Link {
         let auth = Auth::decode(payload).map_err(|why| why.to_string())?;
         self.check_new(id, &auth.open)?;
         let token = auth.credentials().next().map_or(&b""[..], |credential| credential.token);
-        let claims = tokens::unverified_claims(token);
-        let (subject, expires) = claims.unwrap_or_default();
-        let life = Author::from_subject(&subject).and_then(|author| net.check.life(author));
+        let claims = tokens::unverified_claims(token).unwrap_or_default();
+        let life = Author::from_subject(&claims.subject).and_then(|author| net.check.life(author));
         let is_valid = life.is_some_and(|life| life.is_valid);
         let delay = match () {
             () if net.fault(Fault::VerdictNever) => 1000 * SECONDS,
@@ -422,8 +420,7 @@ impl Link {
         };
         let asked = Asked {
             due: net.now + delay,
-            subject,
-            expires,
+            claims,
             is_valid,
             declined: net.fault(Fault::VerdictDeclined),
             credit: auth.open.credit.unwrap_or(self.theirs.session_window),
@@ -451,11 +448,11 @@ impl Link {
                 close.encode(id, &mut self.out);
                 self.rejected.insert(id);
             } else if asked.is_valid {
-                self.accept(id, &asked.subject, asked.expires);
-                let author = net.check.open(Some(&asked.subject), asked.remote);
+                self.accept(id, &asked.claims);
+                let author = net.check.open(Some(&asked.claims.subject), asked.remote);
                 self.begin(plan, id, author, Some(asked.credit));
                 if net.fault(Fault::VerdictTwice) {
-                    self.accept(id, "mallory", None);
+                    self.accept(id, &mallory());
                     self.is_torn = true;
                 }
             } else {
@@ -469,12 +466,15 @@ impl Link {
         self.asked.values().map(|asked| asked.due).filter(|due| *due > net.now).min()
     }
 
-    fn accept(&mut self, id: SessionId, subject: &str, expires: Option<u64>) {
-        let expires = expires.map(UnixTime::from_millis);
-        // What the client's token says too, so that a revocation of its id means this one.
-        let token_id = format!("t-{subject}");
-        let token_id = Some(token_id.as_str());
-        let accept = Accept { subject, token_id, issued_at: None, expires, claims: &[] };
+    fn accept(&mut self, id: SessionId, claims: &Claims) {
+        let Claims { subject, token_id, issued_at, expires } = claims;
+        let accept = Accept {
+            subject,
+            token_id: token_id.as_deref(),
+            issued_at: *issued_at,
+            expires: *expires,
+            claims: &[],
+        };
         let sent = accept.encode(id, &mut self.out);
         debug_assert!(sent, "a subject of ours");
     }
@@ -657,7 +657,7 @@ impl Link {
         }
         if net.fault(Fault::VerdictStray) {
             let slot = 1_000_000 + net.random.below(1000) as u32;
-            self.accept(SessionId::new(slot, 1), "mallory", None);
+            self.accept(SessionId::new(slot, 1), &mallory());
         }
         let known = |id: &SessionId| self.sessions.contains_key(id) || self.asked.contains_key(id);
         if let Some(id) = self.ended.front().copied().filter(|id| !known(id))
@@ -712,6 +712,11 @@ pub fn revocation(net: &mut Net, author: Author) -> Revocation {
     };
     let lapses = UnixTime::from_millis(now + net.random.below(3000));
     Revocation { target: target.expect("names are there"), lapses }
+}
+
+/// Somebody who never connected.
+fn mallory() -> Claims {
+    Claims { subject: "mallory".into(), ..Claims::default() }
 }
 
 impl Session {

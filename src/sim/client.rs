@@ -143,6 +143,8 @@ pub struct Client {
     close_received: Option<u16>,
     /// Its connections are over TLS.
     pub uses_tls: bool,
+    /// Somebody else decides on it, so that fresh tokens mean nothing to the gateway.
+    pub judged_elsewhere: bool,
     /// The gateway has small caps.
     pub may_be_turned_away: bool,
     /// Its connections begin with a PROXY header.
@@ -181,6 +183,7 @@ impl Client {
             explained: false,
             close_received: None,
             uses_tls: false,
+            judged_elsewhere: false,
             may_be_turned_away: false,
             proxied: false,
             misreads: false,
@@ -694,7 +697,10 @@ impl Client {
     /// Presents a fresh token, between messages: its own, or one that is not.
     fn reauthenticate(&mut self, net: &mut Net, tokens: &Tokens) {
         let may = !self.close_sent && !self.plan.brief && self.phase == Phase::Upgraded;
-        if !may || (self.plan.carriage == Carriage::FirstMessage && !self.token_sent) {
+        if !may
+            || self.judged_elsewhere
+            || (self.plan.carriage == Carriage::FirstMessage && !self.token_sent)
+        {
             return;
         }
         let mut author = self.author;

@@ -498,7 +498,7 @@ impl Watched {
             self.since = now;
         }
         match self.stage {
-            // Perhaps let in, and closed at once for what it had sent meanwhile.
+            // Accepted, perhaps, and closed within the same turn; whichever lasts longer.
             Stage::Asking if closes && self.facts.is_valid => self.enter(Stage::Closing, now),
             Stage::Head | Stage::Authenticating | Stage::Asking if closes || refused => {
                 self.enter(Stage::Refused, now);

@@ -490,6 +490,7 @@ fn world(
     for (index, plan) in scenario.clients.iter().enumerate() {
         let mut client = Client::new(index, *plan);
         client.uses_tls = scenario.tls;
+        client.judged_elsewhere = scenario.asks;
         client.proxied = scenario.proxy;
         client.may_be_turned_away = scenario.caps != (10_000, 10_000);
         client.misreads = bug == Some(Bug::ClientMisreads);

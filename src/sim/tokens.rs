@@ -8,6 +8,7 @@ use sha2::Sha256;
 
 use super::messages::Author;
 use crate::base::random::Random;
+use crate::base::time::UnixTime;
 
 /// What is right or wrong with a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,12 +110,30 @@ impl Carriage {
     }
 }
 
-/// Subject and end, in milliseconds since 1970, as a token's claims have them, signed or not.
-pub fn unverified_claims(token: &[u8]) -> Option<(String, Option<u64>)> {
+/// What a token says, signed or not.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    /// `sub`.
+    pub subject: String,
+    /// `jti`.
+    pub token_id: Option<String>,
+    /// `iat`.
+    pub issued_at: Option<UnixTime>,
+    /// `exp`.
+    pub expires: Option<UnixTime>,
+}
+
+/// The claims of a token, whoever made it.
+pub fn unverified_claims(token: &[u8]) -> Option<Claims> {
     let claims = URL_SAFE_NO_PAD.decode(token.split(|b| *b == b'.').nth(1)?).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
-    let end = claims["exp"].as_u64().map(|seconds| seconds * 1000);
-    Some((claims["sub"].as_str()?.to_owned(), end))
+    let time = |name: &str| claims[name].as_u64().map(UnixTime::from_seconds);
+    Some(Claims {
+        subject: claims["sub"].as_str()?.to_owned(),
+        token_id: claims["jti"].as_str().map(str::to_owned),
+        issued_at: time("iat"),
+        expires: time("exp"),
+    })
 }
 
 /// The origin that the settings of a simulation allow.

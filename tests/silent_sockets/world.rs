@@ -1,6 +1,7 @@
 //! The gateway in a process of its own, and what can be seen of it from outside.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
@@ -144,14 +145,24 @@ impl World {
         format!("{counts:?}")
     }
 
-    /// How long the gateway's threads waited for a core that others had, at most.
-    pub fn denied(&self) -> Duration {
+    /// How long each of the gateway's threads waited for a core that others had.
+    pub fn waited(&self) -> BTreeMap<OsString, Duration> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
         let waited = tasks.flatten().filter_map(|task| {
             let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-            text.split(' ').nth(1)?.parse().ok().map(Duration::from_nanos)
+            let waited = text.split(' ').nth(1)?.parse().ok().map(Duration::from_nanos)?;
+            Some((task.file_name(), waited))
         });
-        waited.max().unwrap_or_default()
+        waited.collect()
+    }
+
+    /// How long the one that waited longest has waited since then.
+    pub fn denied_since(&self, before: &BTreeMap<OsString, Duration>) -> Duration {
+        let now = self.waited();
+        let more = |(task, waited): (&OsString, &Duration)| {
+            waited.saturating_sub(before.get(task).copied().unwrap_or_default())
+        };
+        now.iter().map(more).max().unwrap_or_default()
     }
 
     /// Resident bytes of the process.
