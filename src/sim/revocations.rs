@@ -32,13 +32,15 @@ pub struct Revocations {
     /// A planted bug: every second one is not told to the worker.
     forgets: bool,
     taken: u64,
+    /// What backends said before is still on its way, and holds no more.
+    over: bool,
 }
 
 impl Revocations {
     /// Nothing is revoked.
     pub fn new(forgets: bool) -> Self {
         let set = RevocationSet::new(Hasher::new(&[9; 32]));
-        Revocations { set, told: Vec::new(), forgets, taken: 0 }
+        Revocations { set, told: Vec::new(), forgets, taken: 0, over: false }
     }
 
     /// What the worker is to know.
@@ -48,6 +50,9 @@ impl Revocations {
 
     /// Takes a revocation in; answers what the worker must be told, if that changed.
     pub fn take(&mut self, revocation: Revocation, turn: u64, world: &World) -> Option<Command> {
+        if self.over {
+            return None;
+        }
         let wall_millis = world.net.wall_millis();
         let now = UnixTime::from_millis(wall_millis);
         self.set.lapse(now);
@@ -60,8 +65,9 @@ impl Revocations {
         (!self.forgets || self.taken.is_multiple_of(2)).then(|| self.picture())
     }
 
-    /// Everything is taken back.
+    /// Everything is taken back, and nothing more is taken in.
     pub fn clear(&mut self) -> Command {
+        self.over = true;
         self.told.clear();
         let ids: Vec<u64> = self.set.after(0).map(|(id, _)| id).collect();
         ids.into_iter().for_each(|id| assert!(self.set.remove(id)));

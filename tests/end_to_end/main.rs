@@ -6,6 +6,7 @@ mod admission;
 mod backends;
 mod canary;
 mod deadlines;
+mod dialects;
 mod frames;
 mod heads;
 mod life;

@@ -85,7 +85,8 @@ const PHOENIX: &str = r#"
 phoenix.js resets its back-off whenever a connection opens, and reconnects 10 ms after a close. To
 accept, explain and close would make it spin. So the message comes at once and the close frame only
 after the *pace*: 5 s, and up to half as much again at random. Nothing else happens in between: an
-open session ends at once, and a client that closes first is not kept.
+open session ends at once, and a client that closes first is not kept. Where the client is not
+authenticated, the pace is cut so that nobody stays longer than all deadlines before that together.
 
 Up to 1.8.15 phoenix.js does not come back after code 1000, which is why refusals use it. From
 1.8.16 on it comes back after every close, at the gateway's pace, until the application stops it:
@@ -126,8 +127,7 @@ const PUSHER: &str = r#"
 Then the same code in the close frame. pusher-js stops at 4001 to 4099, comes back after a second
 at 4100 to 4199, and at once at 4200 to 4299. The backend sends `pusher:connection_established` to
 a session that was opened, answers `pusher:ping`, and does all that follows. pusher-js has no place
-for a token of its own when it connects: use a cookie, or a query parameter in front of a proxy that
-adds it.
+for a token of its own when it connects: use a cookie.
 
 "#;
 
@@ -140,6 +140,7 @@ carriers = ["first-message:connect.token"]
 
 [[route]]
 dialect = "centrifuge"
+reauthenticate = { prefix = '{"refresh":', token = "refresh.token" }
 ```
 
 The gateway answers the `connect` command itself, once the session with the backend is open: with a
@@ -148,8 +149,10 @@ token expires, `ttl`, so that the client asks for another in good time. Other co
 frame go to the backend, as do all that follow. JSON only: the protobuf variant cannot be read here.
 
 A token that is over when it is shown gets the error 109, for which centrifuge-js fetches another;
-every other refusal is a close code, final from 3500 to 3999. Where the token comes with the
-request, `connect` is the backend's to answer.
+every other refusal is a close code, final from 3500 to 3999. With `reauthenticate` the gateway
+takes and answers `refresh` commands that come alone in their frame, as centrifuge-js sends them;
+without it they go to the backend, and the connection is closed with 3005 when its token runs out.
+Where the token comes with the request, `connect` is the backend's to answer.
 
 "#;
 
