@@ -1396,11 +1396,7 @@ fn cold_changes_are_named_and_hot_ones_are_not() {
         ("address", "address = \"127.0.0.1:8081\"", "listener.address"),
         ("address", second, "listener.address"),
         ("address", tls, "listener.tls"),
-        (
-            "address",
-            "address = \"127.0.0.1:8080\"\ndefer_accept = \"off\"",
-            "listener.defer_accept",
-        ),
+        ("address", "address = \"127.0.0.1:8080\"\ndefer_accept = \"on\"", "listener.defer_accept"),
         ("endpoints", "endpoints = [\"127.0.0.1:7001\"]", "backend.endpoints"),
     ];
     for (line, replacement, key) in cold {

@@ -535,7 +535,7 @@ pub const KEYS: &[Key] = &[
         "listener",
         "defer_accept",
         Shape::Word(&["auto", "on", "off"]),
-        "auto",
+        "off",
         "TCP_DEFER_ACCEPT: for its first second a connection that says nothing stays in the \
          kernel, and is younger for the deadlines than it is. `\"auto\"` is where 10 s are \
          still enough for that second and all deadlines before authentication.",
