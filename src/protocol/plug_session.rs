@@ -31,7 +31,7 @@ pub const CSRF_NAME: &str = "_csrf_token";
 /// Length of a session's CSRF token, and of a mask: base64 of 18 bytes.
 const CSRF_BYTES: usize = 24;
 
-/// Length of a masked token in the query: base64 of [`CSRF_BYTES`] bytes, and the mask.
+/// Length of a masked token in the query: base64 of as many bytes as the token has, and the mask.
 pub const MASKED_BYTES: usize = 32 + CSRF_BYTES;
 
 /// What is asked of a session beside a valid MAC.
