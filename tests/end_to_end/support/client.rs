@@ -135,7 +135,7 @@ impl Client {
         let mut buffer = [0; 16 * 1024];
         loop {
             match self.stream.read(&mut buffer) {
-                // The kernel takes down rings that this thread made, as a probe does.
+                // The kernel takes down rings that this process made, as a probe does.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 outcome => {
                     self.read.extend_from_slice(&buffer[..*outcome.as_ref().unwrap_or(&0)]);
@@ -149,10 +149,10 @@ impl Client {
     pub fn drain(&mut self) -> (Vec<u8>, End) {
         loop {
             match self.fill() {
-                Ok(0) => return (std::mem::take(&mut self.read), End::Fin),
+                Ok(0) => return (std::mem::take(&mut self.read), self.end_of_stream()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return (std::mem::take(&mut self.read), End::Fin);
+                    return (std::mem::take(&mut self.read), self.end_of_stream());
                 }
                 Err(error) => {
                     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
@@ -160,6 +160,12 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// What the end of the stream was. A reset is reported once, and a write may have been told of
+    /// it; but only a FIN leaves a peer.
+    fn end_of_stream(&self) -> End {
+        if self.tcp.peer_addr().is_ok() { End::Fin } else { End::Reset }
     }
 
     /// How the connection ends, when nothing more comes before that.
