@@ -64,20 +64,30 @@ pub fn payload(data: &[u8]) {
         Kind::Reject => payload.len(),
         _ => return,
     };
-    assert_eq!(first[link::HEADER_BYTES..], canonical(payload, fixed), "{kind:?}");
+    assert_eq!(first[link::HEADER_BYTES..], canonical(kind, payload, fixed), "{kind:?}");
 }
 
-/// The payload of a good frame without the fields that a reader skips and without empty ones of
-/// claims, which say nothing. The first `fixed` bytes are no fields.
-fn canonical(payload: &[u8], fixed: usize) -> Vec<u8> {
+/// The payload of a good frame without the fields that a reader skips and without empty ones that
+/// say nothing; a route that is not named is the first. The first `fixed` bytes are no fields.
+fn canonical(kind: Kind, payload: &[u8], fixed: usize) -> Vec<u8> {
     const CLAIMS: u8 = 4;
+    const ROUTE: u8 = 6;
+    const ROUTE_NAME: u8 = 7;
     const OPTIONAL: u8 = 128;
     let mut kept = payload[..fixed].to_vec();
     let mut rest = &payload[fixed..];
+    let mut route_owed = kind == Kind::Auth;
     while let Some(&[field, high, low]) = rest.first_chunk::<3>() {
         let (whole, after) = rest.split_at(3 + usize::from(u16::from_be_bytes([high, low])));
         rest = after;
-        if field < OPTIONAL && !(field == CLAIMS && whole.len() == 3) {
+        if route_owed && field >= ROUTE {
+            if field > ROUTE {
+                kept.extend_from_slice(&[ROUTE, 0, 2, 0, 0]);
+            }
+            route_owed = false;
+        }
+        let says_nothing = whole.len() == 3 && matches!(field, CLAIMS | ROUTE_NAME);
+        if field < OPTIONAL && !says_nothing {
             kept.extend_from_slice(whole);
         }
     }
