@@ -121,6 +121,13 @@ impl Watch {
         self.verdict = Some(timeout);
     }
 
+    /// The worker is gone, and its connections with it.
+    pub fn worker_died(&mut self) {
+        self.watched.clear();
+        self.sockets.clear();
+        self.denied = false;
+    }
+
     /// The worker was told other deadlines; it must know them from its next turn on.
     pub fn set_deadlines(&mut self, deadlines: Deadlines) {
         self.deadlines = Some(deadlines);
