@@ -81,7 +81,7 @@ impl BytePool {
 /// `last`; `read < CHUNK_BYTES`; `len == 0` exactly when there is no chunk.
 #[derive(Debug)]
 pub struct ByteQueue {
-    len: usize,
+    len: u32,
     first: u32,
     last: u32,
     /// Bytes of the first chunk that were already taken.
@@ -90,7 +90,7 @@ pub struct ByteQueue {
     written: u16,
 }
 
-const _: () = assert!(size_of::<ByteQueue>() <= 24);
+const _: () = assert!(size_of::<ByteQueue>() == 16);
 
 impl Default for ByteQueue {
     fn default() -> Self {
@@ -101,7 +101,7 @@ impl Default for ByteQueue {
 impl ByteQueue {
     /// Number of bytes in the queue.
     pub fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     /// Whether there are no bytes.
@@ -109,8 +109,12 @@ impl ByteQueue {
         self.len == 0
     }
 
-    /// Appends all of `bytes`, or nothing when the pool has too few free chunks.
+    /// Appends all of `bytes`, or nothing when the pool has too few free chunks. No queue takes
+    /// 4 GiB, whatever the pool has.
     pub fn push(&mut self, pool: &mut BytePool, bytes: &[u8]) -> Result<(), PoolExhausted> {
+        if self.len().saturating_add(bytes.len()) > u32::MAX as usize {
+            return Err(PoolExhausted);
+        }
         let room = if self.is_empty() { 0 } else { CHUNK_BYTES - usize::from(self.written) };
         if bytes.len().saturating_sub(room).div_ceil(CHUNK_BYTES) > pool.free_chunks() {
             return Err(PoolExhausted);
@@ -125,7 +129,7 @@ impl ByteQueue {
             let (now, later) = rest.split_at(count);
             pool.chunks[self.last as usize][start..start + count].copy_from_slice(now);
             self.written += count as u16;
-            self.len += count;
+            self.len += count as u32;
             rest = later;
         }
         Ok(())
@@ -155,12 +159,12 @@ impl ByteQueue {
 
     /// Throws the oldest `count` bytes away; there must be that many.
     pub fn consume(&mut self, pool: &mut BytePool, count: usize) {
-        assert!(count <= self.len, "consumed more than the queue holds");
+        assert!(count <= self.len(), "consumed more than the queue holds");
         let mut left = count;
         while left > 0 {
             let step = left.min(self.front_len());
             self.read += step as u16;
-            self.len -= step;
+            self.len -= step as u32;
             left -= step;
             if self.len == 0 || usize::from(self.read) == CHUNK_BYTES {
                 self.first = pool.put_back(self.first);
@@ -174,11 +178,11 @@ impl ByteQueue {
 
     /// Throws everything away.
     pub fn clear(&mut self, pool: &mut BytePool) {
-        self.consume(pool, self.len);
+        self.consume(pool, self.len());
     }
 
     fn front_len(&self) -> usize {
-        self.len.min(CHUNK_BYTES - usize::from(self.read))
+        self.len().min(CHUNK_BYTES - usize::from(self.read))
     }
 
     fn append_chunk(&mut self, pool: &mut BytePool) {
