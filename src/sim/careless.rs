@@ -203,10 +203,10 @@ impl Ring for Careless {
         let mut completion = self.ring.completion()?;
         let key = completion.key;
         match &mut completion.outcome {
-            Outcome::Failed(Failure::NoBuffers) if key.kind == OpKind::Receive => {
-                if self.shows(Bug::RearmForgotten, 3) {
-                    self.starved = Some(key);
-                }
+            Outcome::Failed(Failure::NoBuffers)
+                if key.kind == OpKind::Receive && self.shows(Bug::RearmForgotten, 3) =>
+            {
+                self.starved = Some(key);
             }
             Outcome::Sent { slot, result: Ok(count) } if slot.group == BufferGroup::Link => {
                 if let Some(altered) = self.altered.get(&slot.id)

@@ -340,6 +340,12 @@ impl Watched {
     /// Without a receive in flight, input may wait for credit, and whether the client has been
     /// heard since cannot be seen. An end would have led to a close by now.
     fn note_pause(&mut self, now: u64, denied: bool, ping_interval: Duration) {
+        // Whoever awaits a verdict is watched for its end. Who is not has been accepted, and its
+        // input, which may have come before, waits for credit.
+        let unwatched = !self.receiving && self.cancels == 0 && self.ending == Ending::No;
+        if self.stage == Stage::Asking && self.facts.is_valid && unwatched {
+            self.open(None, now);
+        }
         let joined = !self.receiving && self.cancels == 0 && self.sending.is_none();
         if self.ending == Ending::Perhaps && joined {
             self.ending = Ending::No;

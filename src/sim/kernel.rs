@@ -499,7 +499,12 @@ impl Kernel {
                 let socket = *socket;
                 self.progress_send(net, memory, socket);
             }
-            Work::Close | Work::Accept { .. } | Work::Connect { .. } | Work::Cancel => {}
+            // It is decided now, by the world.
+            Work::Connect { .. } => {
+                net.schedule(net.now, Event::Connect(id));
+                return true;
+            }
+            Work::Close | Work::Accept { .. } | Work::Cancel => {}
         }
         self.ops.get(&id).is_none_or(|op| op.finished)
     }

@@ -6,6 +6,7 @@
 //! | `PORTCULLIS_SEEDS=forever` | seeds until stopped, from the clock on |
 //! | `PORTCULLIS_FIRST=5000` | the first seed |
 //! | `PORTCULLIS_SEED=123` | one seed, with the end of its trace |
+//! | `PORTCULLIS_UNTIL_FAILURE=1` | ends with the first failure, as it is |
 //! | `PORTCULLIS_KEEP=…` | what is left of that seed's world, as a failure prints it |
 
 mod seeds;
@@ -126,7 +127,7 @@ fn a_flood_that_hurts_is_seen() {
 const PLANTED: &[(Bug, &[&str])] = &[
     (Bug::RingLosesBuffer, &["away, not"]),
     (Bug::KernelRepeatsInput, &["broke the link protocol", "wrong byte"]),
-    (Bug::KernelDropsByte, &["wrong byte"]),
+    (Bug::KernelDropsByte, &["wrong byte", "reserved bits"]),
     (Bug::BackendDuplicates, &["twice"]),
     (Bug::ClientMisreads, &["echo"]),
     (Bug::CompletionTwice, &["away, not"]),
@@ -135,7 +136,7 @@ const PLANTED: &[(Bug, &[&str])] = &[
     (Bug::BufferKept, &["the worker keeps"]),
     (Bug::SlotKept, &["the worker keeps"]),
     (Bug::RearmForgotten, &["deadline", "not all is over"]),
-    (Bug::DescriptorKept, &["not all is over"]),
+    (Bug::DescriptorKept, &["not all is over", "linger of socket"]),
     (Bug::ClosedTwice, &["on closing descriptor"]),
     (Bug::RestOverlaps, &["wrong byte"]),
     (Bug::CancelForgotten, &["linger of socket", "not all is over"]),

@@ -76,20 +76,24 @@ impl Totals {
 pub fn run_seeds(first: u64, count: Option<u64>, options: &Options) -> Totals {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (totals, next) = (Mutex::new(Totals::default()), AtomicU64::new(0));
-    let (shrunk, over) = (Mutex::new(0), AtomicBool::new(false));
+    let (shrunk, over, stop) = (Mutex::new(0), AtomicBool::new(false), AtomicBool::new(false));
+    let until_failure = std::env::var_os("PORTCULLIS_UNTIL_FAILURE").is_some();
     let begun = Instant::now();
     let work = || {
         loop {
             let index = next.fetch_add(1, Relaxed);
-            if count.is_some_and(|count| index >= count) {
+            if count.is_some_and(|count| index >= count) || stop.load(Relaxed) {
                 return;
             }
             let seed = first.wrapping_add(index);
             let outcome = run(seed, options);
+            // What `tests/mutations/run` wants to know is told by the first failure.
             if let Some(failure) = &outcome.failure {
                 println!("seed {seed} FAILED: {}", failure.lines().next().unwrap_or_default());
                 let mut shrunk = shrunk.lock().expect("no thread panics");
-                if count.is_none() || *shrunk < SHRUNK_MAX {
+                if until_failure {
+                    stop.store(true, Relaxed);
+                } else if count.is_none() || *shrunk < SHRUNK_MAX {
                     *shrunk += 1;
                     tell(seed, &shrink(seed, options, failure));
                 }
