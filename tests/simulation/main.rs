@@ -14,9 +14,10 @@ mod shrink;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use portcullis::counters::Metric;
 use portcullis::sim::faults::Fault;
 use portcullis::sim::scenario::Scenario;
-use portcullis::sim::{Bug, Keep, Options, Outcome, run};
+use portcullis::sim::{Bug, Keep, Options, Outcome, Simulation, run};
 
 use seeds::{replay, run_seeds};
 use shrink::{kind, shrink};
@@ -88,6 +89,42 @@ fn the_same_seed_gives_the_same_run() {
     }
     let other = run(4, &Options::default());
     assert_ne!(run(3, &Options::default()).hash, other.hash, "the hash says nothing");
+}
+
+/// Links that are given up and connect all the same: the backend's answer is quicker than the
+/// cancellation, and the socket must be closed without anything else to join.
+#[test]
+fn connects_that_are_quicker_than_their_cancellation_are_closed() {
+    let quiet = Some(Scenario::quiet(1, 1, 64));
+    let mut simulation = Simulation::new(1, &Options { quiet, ..Options::default() });
+    let count = |simulation: &Simulation, fault: Fault| {
+        let world = simulation.world.borrow();
+        world.net.faults.counts().find(|(label, _)| *label == fault.label()).map_or(0, |it| it.1)
+    };
+    let ready = |simulation: &Simulation| simulation.counters.value(Metric::LinksReady);
+    {
+        let world = &mut *simulation.world.borrow_mut();
+        for fault in [Fault::ConnectHung, Fault::CancelRace] {
+            world.net.faults.set(fault, 10_000);
+        }
+        world.start();
+    }
+    for _ in 0..20_000 {
+        assert!(simulation.turn(), "{:?}", simulation.world.borrow().net.check.failure());
+        if count(&simulation, Fault::CancelRace) >= 20 {
+            break;
+        }
+    }
+    assert!(count(&simulation, Fault::CancelRace) >= 20, "hardly any connect was given up");
+    assert_eq!(ready(&simulation), 0);
+    simulation.world.borrow_mut().stop_faults();
+    for _ in 0..20_000 {
+        if ready(&simulation) == 1 {
+            return;
+        }
+        assert!(simulation.turn(), "{:?}", simulation.world.borrow().net.check.failure());
+    }
+    panic!("the link does not come back");
 }
 
 /// Seeds of the flood.
