@@ -107,6 +107,8 @@ fn connects_that_are_quicker_than_their_cancellation_are_closed() {
         for fault in [Fault::ConnectHung, Fault::CancelRace] {
             world.net.faults.set(fault, 10_000);
         }
+        // Now one of the two completions is first, now the other.
+        world.net.faults.set(Fault::CompletionDelayed, 5000);
         world.start();
     }
     for _ in 0..20_000 {
