@@ -20,6 +20,7 @@ use crate::worker::WHEEL_TICK;
 const DRAIN_REST: Duration = Duration::from_secs(2);
 /// What a refused client gets beyond all stages together.
 const REFUSED_GRACE: Duration = Duration::from_millis(100);
+const CLOSING_LINGER: &str = "closing linger";
 const NEVER: u64 = u64::MAX;
 
 /// What the world knows of a connection that was just accepted.
@@ -312,6 +313,10 @@ impl Watch {
                 if now < latest && until <= latest {
                     break;
                 }
+                if name == CLOSING_LINGER && denied && watched.sending.is_none() {
+                    // Its close may be in the queue for a slot; the linger begins after that.
+                    break;
+                }
                 if must_show || !hidden {
                     let verb = if now < latest { "would sleep past" } else { "missed" };
                     let micros = |time: u64| time / 1000;
@@ -414,7 +419,7 @@ impl Watched {
             }
             Stage::Closing if self.sending.is_some() => [stall, rest, rest, rest, rest],
             Stage::Closing => {
-                let linger = ("closing linger", since(self.since, deadlines.linger), true);
+                let linger = (CLOSING_LINGER, since(self.since, deadlines.linger), true);
                 [linger, rest, rest, rest, rest]
             }
         };
