@@ -2,18 +2,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::backend::Process;
 use crate::descriptors::{from, narrow_from};
 use crate::report::{Outcome, Row};
 use crate::stages::{IDLE, SILENT};
-use crate::support::{Client, Config, End, free_port, request, wait_until};
+use crate::support::{Client, Config, End, PATIENCE, free_port, request};
 use crate::world::{World, config};
 
 const RUNG: &str = "portcullis_memory_rung";
-/// Percent of its budget that the gateway needs when it serves nobody.
-const AT_REST: u64 = 74;
+/// Percent of its budget that the gateway needs when it serves nobody. The test's clients and
+/// what they make it touch for the first time are some 15 more, and 80 is where a rung ends.
+const AT_REST: u64 = 59;
 /// Slow readers at most.
 const SLOW: usize = 60;
 
@@ -135,15 +136,15 @@ fn climb(backend: &Process, group: &Group, limits: &str, how: &str) -> Outcome {
             shed = true;
         }
     }
-    println!("{flooding} slow readers:\n{}", memory(&world));
     let closed = world.wait_metric("portcullis_memory_closes_total", |count| count > 0);
     assert!(closed as usize <= flooding, "only those who did not read are closed");
     honest.iter_mut().for_each(|client| client.echo("undisturbed"));
     // What they held comes back, and with it everybody is welcome again.
-    wait_until(&format!("memory is there again:\n{}", memory(&world)), || {
-        world.metric(RUNG) == 0 && world.child.get("/readyz").0 == 200
-    });
-    println!("after:\n{}", memory(&world));
+    let begun = Instant::now();
+    while world.metric(RUNG) > 0 || world.child.get("/readyz").0 != 200 {
+        assert!(begun.elapsed() < PATIENCE, "memory stays short:\n{}", memory(&world));
+        std::thread::sleep(Duration::from_millis(100));
+    }
     honest.iter_mut().for_each(|client| client.echo("to the end"));
     let killed = fs::read_to_string(group.0.join("memory.events"))
         .or_else(|_| fs::read_to_string(group.0.join("memory.oom_control")))
