@@ -13,14 +13,15 @@ const NONE: u32 = u32::MAX;
 pub struct PoolExhausted;
 
 /// The chunks of all queues of one worker. Memory is taken from the allocator when a chunk is
-/// first needed and kept from then on; freed chunks are reused last in, first out.
+/// first needed and kept until [`BytePool::release_free`]; freed chunks are reused last in, first out.
 ///
 /// Invariant: `in_use + length of the free chain == chunks.len() <= chunks_max`.
 #[derive(Debug)]
 pub struct BytePool {
     // Boxed, so that growth moves pointers and not the bytes, and no memory is held in advance.
     #[allow(clippy::vec_box)]
-    chunks: Vec<Box<[u8; CHUNK_BYTES]>>,
+    // None: a free chunk whose memory was given back.
+    chunks: Vec<Option<Box<[u8; CHUNK_BYTES]>>>,
     /// For every chunk the one after it: in its queue, or in the chain of free chunks.
     next: Vec<u32>,
     free: u32,
@@ -54,13 +55,23 @@ impl BytePool {
         assert!(self.in_use < self.chunks_max);
         self.in_use += 1;
         if self.free == NONE {
-            self.chunks.push(Box::new([0; CHUNK_BYTES]));
+            self.chunks.push(Some(Box::new([0; CHUNK_BYTES])));
             self.next.push(NONE);
             return (self.chunks.len() - 1) as u32;
         }
         let chunk = self.free;
         self.free = std::mem::replace(&mut self.next[chunk as usize], NONE);
+        self.chunks[chunk as usize].get_or_insert_with(|| Box::new([0; CHUNK_BYTES]));
         chunk
+    }
+
+    /// Gives the memory of the free chunks back to the allocator: for when it is short.
+    pub fn release_free(&mut self) {
+        let mut chunk = self.free;
+        while chunk != NONE {
+            self.chunks[chunk as usize] = None;
+            chunk = self.next[chunk as usize];
+        }
     }
 
     /// Puts the chunk back and returns the one that followed it.
@@ -127,7 +138,8 @@ impl ByteQueue {
             let start = usize::from(self.written);
             let count = rest.len().min(CHUNK_BYTES - start);
             let (now, later) = rest.split_at(count);
-            pool.chunks[self.last as usize][start..start + count].copy_from_slice(now);
+            let chunk = pool.chunks[self.last as usize].as_mut().expect("it is in a queue");
+            chunk[start..start + count].copy_from_slice(now);
             self.written += count as u16;
             self.len += count as u32;
             rest = later;
@@ -154,7 +166,8 @@ impl ByteQueue {
             return &[];
         }
         let start = usize::from(self.read);
-        &pool.chunks[self.first as usize][start..start + self.front_len()]
+        let chunk = pool.chunks[self.first as usize].as_ref().expect("it is in a queue");
+        &chunk[start..start + self.front_len()]
     }
 
     /// Throws the oldest `count` bytes away; there must be that many.
@@ -215,6 +228,7 @@ mod tests {
         CopyOut(usize, usize),
         Consume(usize, usize),
         Clear(usize),
+        Release,
     }
 
     fn action() -> impl Strategy<Value = Action> {
@@ -225,6 +239,7 @@ mod tests {
             2 => (queue.clone(), size.clone()).prop_map(|(q, n)| Action::CopyOut(q, n)),
             2 => (queue.clone(), size).prop_map(|(q, n)| Action::Consume(q, n)),
             1 => queue.prop_map(Action::Clear),
+            1 => Just(Action::Release),
         ]
     }
 
@@ -272,6 +287,11 @@ mod tests {
                 Action::Clear(q) => {
                     queues[q].clear(&mut pool);
                     models[q].clear();
+                }
+                Action::Release => {
+                    pool.release_free();
+                    let held = pool.chunks.iter().flatten().count();
+                    assert_eq!(held * CHUNK_BYTES, pool.in_use_bytes());
                 }
             }
             for (queue, model) in queues.iter().zip(&models) {

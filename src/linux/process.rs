@@ -89,6 +89,16 @@ fn group_limit(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<(
     }
 }
 
+/// Returns memory that was freed, but that the allocator keeps for the next time, to the system.
+/// Nothing but glibc keeps so much.
+pub fn return_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes the arenas' locks itself, and touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Bytes of a page of memory.
 pub fn page_size() -> u64 {
     // SAFETY: sysconf only reads; the name is one that Linux knows.

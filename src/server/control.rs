@@ -23,6 +23,7 @@ use super::verdicts::VerdictNumbers;
 use super::workers::Supervisor;
 use crate::base::memory_ladder::Rung;
 use crate::base::time::UnixTime;
+use crate::linux::process::return_freed_memory;
 use crate::settings::Settings;
 use crate::settings::reload::cold_changes;
 use crate::worker::mailbox::Report;
@@ -298,6 +299,11 @@ impl Control {
     fn look_at_memory(&mut self) {
         let before = self.memory.rung();
         let rung = self.memory.look();
+        if rung != Rung::Clear {
+            // Otherwise what clients held stays resident after they gave it up, and nobody is
+            // let in for ever.
+            return_freed_memory();
+        }
         if rung != before {
             let (used, budget) = (self.memory.used(), self.memory.budget());
             tracing::warn!(?rung, ?before, used, budget, "memory use has reached another rung");

@@ -255,9 +255,9 @@ impl Supervisor {
     }
 
     /// Tells every worker how short memory is: when that changed, and again and again while
-    /// slow readers are to be looked for.
+    /// it is short: there is free memory to give back.
     pub fn set_rung(&mut self, rung: Rung) {
-        if rung == std::mem::replace(&mut self.rung, rung) && rung != Rung::CloseSlowReaders {
+        if rung == std::mem::replace(&mut self.rung, rung) && rung == Rung::Clear {
             return;
         }
         for index in 0..self.slots.len() {
@@ -690,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rung_is_told_once_and_the_last_one_again_and_again() {
+    fn a_rung_is_told_again_and_again_while_memory_is_short() {
         let (mut supervisor, _plane) = started(&[Life::Obey], 2);
         let mut reports = Vec::new();
         // rung -> how often each worker was told of one
@@ -698,7 +698,7 @@ mod tests {
         for (rung, times) in [
             (Rung::Clear, 0),
             (Rung::StopAccepting, 1),
-            (Rung::StopAccepting, 0),
+            (Rung::StopAccepting, 1),
             (Rung::CloseSlowReaders, 1),
             (Rung::CloseSlowReaders, 1),
             (Rung::Clear, 1),

@@ -18,11 +18,16 @@ const SWEEP_PER_TICK: u32 = 4096;
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 impl Core {
-    /// The control thread measured, and this rung holds from now on. On the last one it says so
-    /// every time, and each time all connections are looked at once.
+    /// The control thread measured, and this rung holds from now on. While memory is short it
+    /// says so every time; each time free memory is given back, and on the last rung all
+    /// connections are looked at once.
     pub(super) fn set_rung(&mut self, rung: Rung) {
         self.admission.rung = rung;
         self.admission.sweep = (rung == Rung::CloseSlowReaders).then_some(0);
+        if rung != Rung::Clear {
+            self.queues.release_free();
+            self.stashes.release_free();
+        }
     }
 
     /// Whether there is something to give up in the next turn already.
