@@ -113,6 +113,8 @@ pub struct Backend {
     down_until: u64,
     stalled_until: u64,
     ends_links_at: Option<u64>,
+    /// When it is to be woken: once for each time, or wakes would breed wakes.
+    wakes: BTreeSet<u64>,
     echoes: u32,
 }
 
@@ -126,6 +128,7 @@ impl Backend {
             down_until: 0,
             stalled_until: 0,
             ends_links_at: None,
+            wakes: BTreeSet::new(),
             echoes: 0,
         }
     }
@@ -149,6 +152,7 @@ impl Backend {
 
     /// A link's connection has news, or a timer fired.
     pub fn step(&mut self, net: &mut Net, conn: Option<ConnId>) {
+        self.wakes = self.wakes.split_off(&(net.now + 1));
         if let Some(conn) = conn {
             self.links.entry(conn).or_insert_with(|| Link::new(&self.plan.limits));
         }
@@ -196,8 +200,10 @@ impl Backend {
         }
     }
 
-    fn wake(&self, net: &mut Net, at: u64) {
-        net.schedule(at, Event::Wake(Party::Backend(self.index)));
+    fn wake(&mut self, net: &mut Net, at: u64) {
+        if self.wakes.insert(at) {
+            net.schedule(at, Event::Wake(Party::Backend(self.index)));
+        }
     }
 
     fn end_all(&mut self, net: &mut Net) {

@@ -136,6 +136,8 @@ pub struct Client {
     read_at: u64,
     message: Option<(u8, Vec<u8>)>,
     pings: VecDeque<Vec<u8>>,
+    pings_sent: u32,
+    pongs: u32,
     drop_at: Option<u64>,
     token_sent: bool,
     close_sent: bool,
@@ -177,6 +179,8 @@ impl Client {
             read_at: 0,
             message: None,
             pings: VecDeque::new(),
+            pings_sent: 0,
+            pongs: 0,
             drop_at: None,
             token_sent: false,
             close_sent: false,
@@ -292,6 +296,7 @@ impl Client {
         self.message = None;
         self.explained = false;
         self.pings.clear();
+        (self.pings_sent, self.pongs) = (0, 0);
         (self.send_at, self.read_at) = (net.now, net.now);
         self.drop_at = match self.plan.behaviour {
             Behaviour::Dropper(_) => Some(net.now + net.random.below(2 * SECONDS)),
@@ -398,6 +403,10 @@ impl Client {
             behaviour if behaviour.is_honest() => {
                 if complete {
                     net.check.completed += 1;
+                    // Most may be left out, but not all.
+                    if self.pings_sent > 0 && self.pongs == 0 {
+                        net.check.fail(format!("no ping was answered: {}", self.state()));
+                    }
                 } else if self.is_final {
                     net.check.fail(format!("nothing is wrong, yet cut short: {}", self.state()));
                 } else {
@@ -529,6 +538,7 @@ impl Client {
             }
             PING => Ok(()),
             PONG => {
+                self.pongs += 1;
                 // Answers may be left out for older pings, but never made up (RFC 6455 §5.5.3).
                 while let Some(ping) = self.pings.pop_front() {
                     if ping == frame.payload {
@@ -760,6 +770,7 @@ impl Client {
         let length = net.random.below(9) as usize;
         self.put_frame(net, PING, true, &payload[..length]);
         self.pings.push_back(payload[..length].to_vec());
+        self.pings_sent += 1;
     }
 
     fn put_frame(&mut self, net: &mut Net, opcode: u8, fin: bool, payload: &[u8]) {

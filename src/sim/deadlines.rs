@@ -506,8 +506,12 @@ impl Watched {
             closes |= opcode == CLOSE;
             pings |= opcode == PING;
         });
-        if pings && self.stage == Stage::Open {
-            self.pinged = true;
+        if pings {
+            // Only those who were let in are pinged.
+            if self.stage == Stage::Asking && self.facts.is_valid {
+                self.open(None, now);
+            }
+            self.pinged |= self.stage == Stage::Open;
         }
         let refused = status == Some(false);
         let now_told = !self.told && (closes || refused);
