@@ -228,6 +228,16 @@ impl Connection {
         }
     }
 
+    /// Whether the server has ended a connection that is closing by TLS alone (RFC 8446 §6.1):
+    /// some wait with TCP for the client to end it.
+    pub fn ended_by_tls(&mut self) -> bool {
+        let closing = self.stage == Stage::Draining;
+        closing
+            && self.tls.as_mut().is_some_and(|tls| {
+                tls.process_new_packets().is_ok_and(|state| state.peer_has_closed())
+            })
+    }
+
     /// Messages that the server owes.
     pub fn outstanding(&self) -> u64 {
         self.tx - self.rx

@@ -113,6 +113,16 @@ struct Watch {
 /// # Errors
 /// What is missing, and how to get it.
 pub fn run(args: &FloodArgs) -> Result<bool, String> {
+    let (report, good) = measure(args)?;
+    report.publish(args.load.json.as_deref())?;
+    Ok(good)
+}
+
+/// Runs the scenario; the report, and whether all was as it should be.
+///
+/// # Errors
+/// What is missing, and how to get it.
+pub fn measure(args: &FloodArgs) -> Result<(Report, bool), String> {
     let hello = &args.target.hello;
     let main = Target::new(&args.target.url, hello)?;
     let honest = match &args.honest_url {
@@ -165,7 +175,7 @@ pub fn run(args: &FloodArgs) -> Result<bool, String> {
         junk: merge(junk_fleet.finish()),
     };
     let server = server.ok().filter(|_| !pids.is_empty());
-    report(args, &junk, &groups, &watch, &Costs { server, client, complete })
+    Ok(report(args, &junk, &groups, &watch, &Costs { server, client, complete }))
 }
 
 struct Groups {
@@ -363,18 +373,17 @@ fn report(
     groups: &Groups,
     watch: &Watch,
     costs: &Costs,
-) -> Result<bool, String> {
+) -> (Report, bool) {
     let mut report = Report::new("flood");
     junk_section(&mut report, junk, groups, costs);
     let in_bound = server_section(&mut report, args, watch, costs);
     honest_section(&mut report, "honest connections before the flood", &groups.calm);
     honest_section(&mut report, "honest connections during the flood", &groups.stormy);
     let lost = established_section(&mut report, groups);
-    report.publish(args.load.json.as_deref())?;
     let all = [&groups.junk, &groups.calm, &groups.stormy, &groups.established];
     let broken = all.iter().any(|stats| stats.error.is_some());
     let served = groups.stormy.totals.failed == 0;
-    Ok(costs.complete && !broken && !lost && in_bound && served)
+    (report, costs.complete && !broken && !lost && in_bound && served)
 }
 
 fn junk_section(report: &mut Report, junk: &[Junk], groups: &Groups, costs: &Costs) {

@@ -4,15 +4,23 @@
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::kernel::COMPLETIONS;
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// When the first signal came, in nanoseconds since the machine started; 0 for not yet.
+static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
+/// One Ctrl-C may come twice: to the group of processes, and once more by whoever leads it.
+const TWICE_NS: u64 = 500_000_000;
 
 extern "C" fn note_interrupt(_: libc::c_int) {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime may be called from a signal handler, and fills one `timespec`.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    let now = (time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64).max(1);
+    let first = INTERRUPTED.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
     // A second signal ends the program at once.
-    if INTERRUPTED.swap(true, Ordering::SeqCst) {
+    if first.is_err_and(|first| now.saturating_sub(first) > TWICE_NS) {
         // SAFETY: `_exit` may be called from a signal handler.
         unsafe { libc::_exit(130) };
     }
@@ -21,7 +29,8 @@ extern "C" fn note_interrupt(_: libc::c_int) {
 /// Makes Ctrl-C and SIGTERM end the measurement instead of the program.
 pub fn catch_interrupts() {
     let handler = note_interrupt as extern "C" fn(libc::c_int) as libc::sighandler_t;
-    // SAFETY: the handler only touches an atomic and calls `_exit`, both async-signal-safe.
+    // SAFETY: the handler touches an atomic and calls clock_gettime and `_exit`, all of them
+    // async-signal-safe.
     unsafe {
         libc::signal(libc::SIGINT, handler);
         libc::signal(libc::SIGTERM, handler);
@@ -30,7 +39,7 @@ pub fn catch_interrupts() {
 
 /// Whether a signal asked to stop.
 pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
+    INTERRUPTED.load(Ordering::Relaxed) != 0
 }
 
 /// Binds a thread (0: the calling one) to one core.

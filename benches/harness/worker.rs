@@ -305,6 +305,9 @@ impl<'a> Worker<'a> {
                 let outcome = connection.receive(bytes, &mut self.context);
                 self.ring.give_back(buffer);
                 self.settle(slot, before, outcome);
+                if self.connections[slot as usize].ended_by_tls() {
+                    self.close(slot);
+                }
             }
             Event::ReceiveEnded { slot, errno } => self.ended(slot, errno),
             Event::Sent { slot, mut data } => {

@@ -92,7 +92,7 @@ impl BytePool {
 /// `last`; `read < CHUNK_BYTES`; `len == 0` exactly when there is no chunk.
 #[derive(Debug)]
 pub struct ByteQueue {
-    len: usize,
+    len: u32,
     first: u32,
     last: u32,
     /// Bytes of the first chunk that were already taken.
@@ -101,7 +101,7 @@ pub struct ByteQueue {
     written: u16,
 }
 
-const _: () = assert!(size_of::<ByteQueue>() <= 24);
+const _: () = assert!(size_of::<ByteQueue>() == 16);
 
 impl Default for ByteQueue {
     fn default() -> Self {
@@ -112,7 +112,7 @@ impl Default for ByteQueue {
 impl ByteQueue {
     /// Number of bytes in the queue.
     pub fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     /// Whether there are no bytes.
@@ -120,8 +120,12 @@ impl ByteQueue {
         self.len == 0
     }
 
-    /// Appends all of `bytes`, or nothing when the pool has too few free chunks.
+    /// Appends all of `bytes`, or nothing when the pool has too few free chunks. No queue takes
+    /// 4 GiB, whatever the pool has.
     pub fn push(&mut self, pool: &mut BytePool, bytes: &[u8]) -> Result<(), PoolExhausted> {
+        if self.len().saturating_add(bytes.len()) > u32::MAX as usize {
+            return Err(PoolExhausted);
+        }
         let room = if self.is_empty() { 0 } else { CHUNK_BYTES - usize::from(self.written) };
         if bytes.len().saturating_sub(room).div_ceil(CHUNK_BYTES) > pool.free_chunks() {
             return Err(PoolExhausted);
@@ -137,7 +141,7 @@ impl ByteQueue {
             let chunk = pool.chunks[self.last as usize].as_mut().expect("it is in a queue");
             chunk[start..start + count].copy_from_slice(now);
             self.written += count as u16;
-            self.len += count;
+            self.len += count as u32;
             rest = later;
         }
         Ok(())
@@ -168,12 +172,12 @@ impl ByteQueue {
 
     /// Throws the oldest `count` bytes away; there must be that many.
     pub fn consume(&mut self, pool: &mut BytePool, count: usize) {
-        assert!(count <= self.len, "consumed more than the queue holds");
+        assert!(count <= self.len(), "consumed more than the queue holds");
         let mut left = count;
         while left > 0 {
             let step = left.min(self.front_len());
             self.read += step as u16;
-            self.len -= step;
+            self.len -= step as u32;
             left -= step;
             if self.len == 0 || usize::from(self.read) == CHUNK_BYTES {
                 self.first = pool.put_back(self.first);
@@ -187,11 +191,11 @@ impl ByteQueue {
 
     /// Throws everything away.
     pub fn clear(&mut self, pool: &mut BytePool) {
-        self.consume(pool, self.len);
+        self.consume(pool, self.len());
     }
 
     fn front_len(&self) -> usize {
-        self.len.min(CHUNK_BYTES - usize::from(self.read))
+        self.len().min(CHUNK_BYTES - usize::from(self.read))
     }
 
     fn append_chunk(&mut self, pool: &mut BytePool) {

@@ -48,6 +48,37 @@ impl Sub<Duration> for Instant {
     }
 }
 
+/// An [`Instant`] in six bytes, for what is kept once for each connection: rounded up to the
+/// microsecond, and [`Instant::NEVER`] from 8.9 years after the epoch on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PackedInstant([u16; 3]);
+
+impl From<Instant> for PackedInstant {
+    fn from(instant: Instant) -> Self {
+        let micros = instant.0.div_ceil(1000).min((1 << 48) - 1);
+        PackedInstant([micros as u16, (micros >> 16) as u16, (micros >> 32) as u16])
+    }
+}
+
+impl PackedInstant {
+    /// The instant that is kept.
+    pub fn instant(self) -> Instant {
+        let [low, middle, high] = self.0.map(u64::from);
+        match low | middle << 16 | high << 32 {
+            0xffff_ffff_ffff => Instant::NEVER,
+            micros => Instant(micros * 1000),
+        }
+    }
+}
+
+impl Add<Duration> for PackedInstant {
+    type Output = Instant;
+
+    fn add(self, duration: Duration) -> Instant {
+        self.instant() + duration
+    }
+}
+
 /// A point on the wall clock, in milliseconds since 1970-01-01T00:00:00Z. It may jump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixTime(u64);
@@ -87,4 +118,28 @@ pub struct Now {
     pub instant: Instant,
     /// The wall clock.
     pub unix: UnixTime,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_instants_are_never_early_and_late_by_less_than_a_microsecond() {
+        let last = (1 << 48) - 2;
+        for (nanos, packed) in [
+            (0, 0),
+            (1, 1_000),
+            (999, 1_000),
+            (1_000, 1_000),
+            (1_001, 2_000),
+            (123_456_789_012_345, 123_456_789_013_000),
+            (last * 1_000, last * 1_000),
+            (last * 1_000 + 1, u64::MAX),
+            (u64::MAX, u64::MAX),
+        ] {
+            let instant = PackedInstant::from(Instant(nanos)).instant();
+            assert_eq!(instant, Instant(packed), "{nanos}");
+        }
+    }
 }

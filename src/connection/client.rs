@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::base::time::{Instant, UnixTime};
+use crate::base::time::{Instant, PackedInstant, UnixTime};
 use crate::base::token_bucket::TokenBucket;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
@@ -21,11 +21,10 @@ use crate::protocol::websocket::{
 };
 use crate::settings::{MessageTypes, Route, Settings};
 
+use super::aside::Aside;
 use super::closing::{Told, write_close};
 use super::deadlines;
-use super::reauthenticate::Renewal;
 use super::stage::{ClosedBy, Stage};
-use super::upgrade::PendingRequest;
 use super::verdict::Question;
 use super::{Output, Surroundings};
 
@@ -133,21 +132,19 @@ pub struct Client {
     pub(super) messages: MessageTypes,
     route: u16,
     end: Option<End>,
-    pub(super) accepted: Instant,
-    pub(super) stage_since: Instant,
-    pub(super) received: Instant,
-    pub(super) progressed: Instant,
-    pub(super) expires: Instant,
-    pub(super) close_at: Instant,
+    pub(super) accepted: PackedInstant,
+    pub(super) stage_since: PackedInstant,
+    pub(super) received: PackedInstant,
+    pub(super) progressed: PackedInstant,
+    pub(super) expires: PackedInstant,
+    pub(super) close_at: PackedInstant,
     /// Largest message that the session's backend takes.
     backend_message_max: u32,
     frames: TokenBucket,
     controls: TokenBucket,
     reader: FrameReader,
-    pub(super) pending: Option<Box<PendingRequest>>,
-    pong_waiting: Option<Box<ControlPayload>>,
-    /// Only in `Open`, and only on routes where fresh tokens may come.
-    pub(super) renewal: Option<Box<Renewal>>,
+    /// What most connections do not have most of the time.
+    pub(super) aside: Option<Box<Aside>>,
     peer: PackedAddress,
     mark: Mark,
 }
@@ -214,19 +211,17 @@ impl Client {
             messages: MessageTypes::Any,
             route: NO_ROUTE,
             end: None,
-            accepted: now,
-            stage_since: now,
-            received: now,
-            progressed: now,
-            expires: Instant::NEVER,
-            close_at: deadlines::lifetime_end(now, cx.settings.deadlines.lifetime, jitter),
+            accepted: now.into(),
+            stage_since: now.into(),
+            received: now.into(),
+            progressed: now.into(),
+            expires: Instant::NEVER.into(),
+            close_at: deadlines::lifetime_end(now, cx.settings.deadlines.lifetime, jitter).into(),
             backend_message_max: u32::MAX,
             frames: TokenBucket::full(now),
             controls: TokenBucket::full(now),
             reader: FrameReader::new(Side::Server),
-            pending: None,
-            pong_waiting: None,
-            renewal: None,
+            aside: None,
             peer: PackedAddress::pack(peer),
             mark: Mark::ANONYMOUS,
         }
@@ -288,17 +283,17 @@ impl Client {
 
     /// When the connection was accepted.
     pub fn accepted(&self) -> Instant {
-        self.accepted
+        self.accepted.instant()
     }
 
     /// When a byte last came from the client.
     pub fn received(&self) -> Instant {
-        self.received
+        self.received.instant()
     }
 
     /// When a send last made progress.
     pub fn progressed(&self) -> Instant {
-        self.progressed
+        self.progressed.instant()
     }
 
     /// The TLS handshake is done: the request head may come.
@@ -321,7 +316,7 @@ impl Client {
         if input.is_empty() {
             return (0, Step::NeedMore);
         }
-        self.received = cx.now.instant;
+        self.received = cx.now.instant.into();
         self.pings.set_sent(false);
         match self.stage {
             Stage::TlsHandshake => unreachable!("plaintext before the handshake is finished"),
@@ -331,7 +326,7 @@ impl Client {
                 let (used, step) = self.receive_frames(input, usize::MAX, cx, output);
                 (used, self.take_first_message(step, input, cx, output))
             }
-            Stage::Open => match self.renewal.take() {
+            Stage::Open => match self.take_renewal() {
                 None => self.receive_frames(input, allowance, cx, output),
                 Some(renewal) => self.receive_sifted(renewal, input, allowance, cx, output),
             },
@@ -430,8 +425,8 @@ impl Client {
 
     /// Closes the connection for `cause` at `at`, unless it ends earlier.
     pub fn schedule_close(&mut self, at: Instant, cause: Cause) {
-        if at < self.close_at {
-            self.close_at = at;
+        if at < self.close_at.instant() {
+            self.close_at = at.into();
             self.close_scheduled = cause;
         }
     }
@@ -461,13 +456,13 @@ impl Client {
     pub fn output_queued(&mut self, cx: &Surroundings<'_>) {
         if !self.output_pending {
             self.output_pending = true;
-            self.progressed = cx.now.instant;
+            self.progressed = cx.now.instant.into();
         }
     }
 
     /// Some output was sent. With `flushed`, nothing is left.
     pub fn output_sent(&mut self, flushed: bool, cx: &Surroundings<'_>, output: &mut Output) {
-        self.progressed = cx.now.instant;
+        self.progressed = cx.now.instant.into();
         if !flushed {
             return;
         }
@@ -478,14 +473,17 @@ impl Client {
             // behind messages that an authenticated client was still owed. It does so once:
             // what TLS adds later, a key update for instance, is not worth waiting for.
             self.farewell = Farewell::Lingers;
-            self.stage_since = cx.now.instant;
+            self.stage_since = cx.now.instant.into();
         }
-        if let Some(payload) = self.pong_waiting.take() {
+        if self.aside.is_none() {
+            return;
+        }
+        if let Some(payload) = self.take_pong() {
             self.write_pong(&payload, output);
         }
-        if let Some(mut renewal) = self.renewal.take() {
+        if let Some(mut renewal) = self.take_renewal() {
             self.answer_renewal(&mut renewal, cx, output);
-            self.renewal = Some(renewal);
+            self.set_renewal(renewal);
         }
     }
 
@@ -643,10 +641,7 @@ impl Client {
     /// the latest: RFC 6455 §5.5.3 lets one pong stand for several pings.
     fn pong(&mut self, payload: &ControlPayload, unsent_max: u8, output: &mut Output) {
         if self.pongs_unsent >= unsent_max {
-            match &mut self.pong_waiting {
-                Some(waiting) => **waiting = *payload,
-                None => self.pong_waiting = Some(Box::new(*payload)),
-            }
+            self.set_pong(payload);
         } else {
             self.write_pong(payload, output);
         }
@@ -700,7 +695,7 @@ impl Client {
     pub fn set_expiry(&mut self, expires: UnixTime, cx: &Surroundings<'_>) {
         let left = expires.as_millis().saturating_sub(cx.now.unix.as_millis());
         let grace = cx.settings.deadlines.expiry_grace;
-        self.expires = cx.now.instant + Duration::from_millis(left) + grace;
+        self.expires = (cx.now.instant + Duration::from_millis(left) + grace).into();
     }
 
     /// Keeps what is asked of the identity later: when it is over, and what revocations and
@@ -709,7 +704,7 @@ impl Client {
         self.mark = cx.revoked.mark(identity);
         match identity.ends(cx.now.unix) {
             Some(end) => self.set_expiry(end, cx),
-            None => self.expires = Instant::NEVER,
+            None => self.expires = Instant::NEVER.into(),
         }
     }
 
@@ -724,14 +719,14 @@ impl Client {
             cx.counters.increment(gauge(stage));
         }
         self.stage = stage;
-        self.stage_since = cx.now.instant;
+        self.stage_since = cx.now.instant.into();
         if matches!(stage, Stage::Open | Stage::Refused | Stage::Closing) {
             self.question_over(cx);
-            self.pending = None;
+            self.take_pending();
+            self.drop_empty_aside();
         }
         if matches!(stage, Stage::Refused | Stage::Closing) {
-            self.pong_waiting = None;
-            self.renewal = None;
+            self.aside = None;
             if self.failed && !self.is_paced() {
                 self.dispose(Disposition::ShutdownWhenFlushed);
             }

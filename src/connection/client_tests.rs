@@ -283,7 +283,7 @@ impl World {
         assert!(over || !self.over, "CloseNow became {:?}", client.disposition());
         self.over = over;
         assert!(ended || client.disposition() == Disposition::Stay);
-        assert!(client.pending.is_none() || !ended);
+        assert!(client.pending().is_none() || !ended);
         if client.is_open() {
             self.was_open = true;
         }
@@ -368,7 +368,7 @@ impl World {
                 Step::NeedMore => assert_eq!(count, input.len()),
                 Step::Handled => assert!(count > 0 || self.client.stage() != before.0),
                 Step::Blocked => {
-                    let most = if self.client.renewal.is_some() { PREFIX_MAX } else { 0 };
+                    let most = if self.client.renewal().is_some() { PREFIX_MAX } else { 0 };
                     assert!(given <= most, "blocked with an allowance of {given}");
                     return bytes.len() - used - count;
                 }

@@ -72,7 +72,7 @@ impl Client {
             write_close(answer.code, if own.is_empty() { answer.reason } else { own }, output);
         } else {
             cx.counters.increment(Metric::ClosesPaced);
-            self.close_at = due;
+            self.close_at = due.into();
         }
     }
 
@@ -104,7 +104,7 @@ impl Client {
         let answer = self.answer(cause, cx.settings);
         write_close(answer.code, answer.reason, output);
         self.set_close_code(answer.code);
-        self.stage_since = cx.now.instant;
+        self.stage_since = cx.now.instant.into();
         if self.failed {
             self.dispose(Disposition::ShutdownWhenFlushed);
         }
@@ -147,7 +147,7 @@ impl Client {
     /// closed together must not come back together. (The mixing is SplitMix64's.)
     fn spread(&self, jitter: u32) -> u32 {
         let port = self.peer().map_or(0, |peer| peer.port());
-        let own = self.accepted.as_nanos() ^ (u64::from(port) << 32);
+        let own = self.accepted.instant().as_nanos() ^ (u64::from(port) << 32);
         let mut mixed = own.wrapping_add(u64::from(jitter).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -30,10 +30,10 @@ impl Client {
                 verdict.min(self.stage_since + deadlines.authenticate)
             }
             Stage::Refused if self.is_paced() => {
-                return self.close_at.min(self.refused_at_latest(deadlines));
+                return self.close_at.instant().min(self.refused_at_latest(deadlines));
             }
             Stage::Refused => return self.refused_until(deadlines),
-            Stage::Closing if self.is_paced() => self.close_at,
+            Stage::Closing if self.is_paced() => self.close_at.instant(),
             Stage::Closing if self.output_pending && self.farewell != Farewell::Lingers => {
                 return self.progressed + deadlines.write_stall;
             }
@@ -42,14 +42,14 @@ impl Client {
                 let silence =
                     if self.pings.is_sent() { deadlines.idle } else { deadlines.ping_interval };
                 let idle = self.received + silence;
-                let renewal = self.renewal.as_ref().map(|renewal| renewal.deadline(deadlines));
+                let renewal = self.renewal().map(|renewal| renewal.deadline(deadlines));
                 let renewal = renewal.unwrap_or(Instant::NEVER);
-                idle.min(self.expires).min(self.promised_ping(deadlines)).min(renewal)
+                idle.min(self.expires.instant()).min(self.promised_ping(deadlines)).min(renewal)
             }
         };
         let stalled =
             if self.output_pending { self.progressed + deadlines.write_stall } else { stage };
-        stage.min(stalled).min(self.close_at)
+        stage.min(stalled).min(self.close_at.instant())
     }
 
     /// Does what is due at `cx.now`; nothing when nothing is.
@@ -75,8 +75,8 @@ impl Client {
                 cx.counters.increment(metric);
                 self.dispose(Disposition::CloseNow { reset: true });
             }
-            _ if self.close_at <= now => {
-                self.close_at = Instant::NEVER;
+            _ if self.close_at.instant() <= now => {
+                self.close_at = Instant::NEVER.into();
                 self.close(self.close_scheduled, cx, output);
             }
             Stage::TlsHandshake => {
@@ -85,7 +85,7 @@ impl Client {
             }
             Stage::RequestHead => {
                 cx.counters.increment(Metric::DeadlineHead);
-                if self.pending.is_some() {
+                if self.pending().is_some() {
                     self.refuse_http(HttpRefusal::HeadTimedOut, cx, output);
                 } else {
                     self.drop_silently(Cause::HandshakeTimedOut, cx);
@@ -109,11 +109,11 @@ impl Client {
 
     fn handle_open_deadline(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
         let now = cx.now.instant;
-        let renewal = self.renewal.as_ref().map(|it| it.deadline(&cx.settings.deadlines));
+        let renewal = self.renewal().map(|it| it.deadline(&cx.settings.deadlines));
         if renewal.is_some_and(|deadline| deadline <= now) {
             cx.counters.increment(Metric::DeadlineAuthenticate);
             self.close(Cause::AuthenticationTimedOut, cx, output);
-        } else if self.expires <= now {
+        } else if self.expires.instant() <= now {
             cx.counters.increment(Metric::DeadlineExpiry);
             self.close(Cause::TokenExpired, cx, output);
         } else if self.received + cx.settings.deadlines.idle <= now {

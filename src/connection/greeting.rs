@@ -72,7 +72,7 @@ impl Client {
         let Some(dialect) = self.dialect().filter(|_| greeting.wanted) else { return };
         let now = cx.now.unix.as_millis();
         let left = |end: UnixTime| Duration::from_millis(end.as_millis().saturating_sub(now));
-        let own = u128::from(self.accepted.as_nanos()) << 64;
+        let own = u128::from(self.accepted.instant().as_nanos()) << 64;
         let port = u128::from(self.peer().map_or(0, |peer| peer.port()));
         let welcome = Welcome {
             command: greeting.command,

@@ -1,6 +1,7 @@
 //! L3: state machines of one connection each, sans-IO: input and time go in, answers and steps
 //! come out. They read no clock, draw no randomness and touch no socket.
 
+mod aside;
 pub mod authenticate;
 pub mod client;
 mod closing;

@@ -91,7 +91,7 @@ impl Client {
             step => step,
         };
         if self.is_open() {
-            self.renewal = Some(renewal);
+            self.set_renewal(renewal);
         }
         (used, step)
     }
@@ -213,7 +213,8 @@ impl Client {
             return;
         }
         renewal.answer_owed = false;
-        let left = (self.expires != Instant::NEVER).then(|| self.expires.since(cx.now.instant));
+        let expires = self.expires.instant();
+        let left = (expires != Instant::NEVER).then(|| expires.since(cx.now.instant));
         match (self.dialect().unwrap_or(Dialect::Plain), renewal.command) {
             (Dialect::Plain, _) => {}
             (Dialect::Centrifuge, Some(command)) => {

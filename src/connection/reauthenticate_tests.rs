@@ -41,7 +41,7 @@ fn revoke(world: &mut World, target: Target) {
 
 /// When the identity is over, from the start, in seconds.
 fn end(world: &World) -> u64 {
-    world.client.expires.since(START).as_secs()
+    world.client.expires.instant().since(START).as_secs()
 }
 
 #[test]
@@ -175,8 +175,7 @@ fn what_was_held_needs_credit_when_it_goes_on() {
     world.feed(&whole[..8]);
     assert!(
         world.data.is_empty()
-            && world.client.renewal.as_ref().unwrap().deadline(&world.settings.deadlines)
-                < Instant::NEVER
+            && world.client.renewal().unwrap().deadline(&world.settings.deadlines) < Instant::NEVER
     );
     // Two bytes are held: an allowance of two leaves none for what follows.
     assert_eq!(world.feed_with(&whole[8..], 2), whole.len() - 8);

@@ -51,15 +51,15 @@ impl Client {
         output: &mut Output,
     ) -> Step {
         let limits = head_limits(cx.settings);
-        let mut pending = self.pending.take();
+        let pending = self.take_pending();
         let mut scanner = pending.as_ref().map_or(HeadScanner::default(), |p| p.scanner);
         match scanner.push(input, &limits) {
             Err(refusal) => self.refuse_http(refusal, cx, output),
             Ok(None) => {
-                let kept = pending.get_or_insert_default();
+                let mut kept = pending.unwrap_or_default();
                 kept.scanner = scanner;
                 kept.head.extend_from_slice(input);
-                self.pending = pending;
+                self.set_pending(kept);
                 return Step::NeedMore;
             }
             Ok(Some(end)) => {
@@ -84,14 +84,14 @@ impl Client {
         output: &mut Output,
     ) -> Step {
         let Step::Data { range, last, .. } = step else { return step };
-        let Some(mut pending) = self.pending.take() else {
+        let Some(mut pending) = self.take_pending() else {
             unreachable!("an authenticating client keeps its request")
         };
         pending.message.extend_from_slice(&input[range]);
         if last {
             return self.decide_first_message(pending, cx, output);
         }
-        self.pending = Some(pending);
+        self.set_pending(pending);
         Step::Handled
     }
 
@@ -154,7 +154,7 @@ impl Client {
             }
             Verdict::AwaitFirstMessage => {
                 switch_protocols(request, route, cx, answers);
-                self.pending = Some(pending_request(head, request, route, cx));
+                self.set_pending(pending_request(head, request, route, cx));
                 self.enter(Stage::Authenticating, cx);
                 Step::Handled
             }
@@ -232,7 +232,9 @@ impl Client {
     ) {
         cx.counters.increment(Metric::TokensAccepted);
         self.set_identity(identity, cx);
-        self.renewal = route.reauthenticate.as_ref().map(Renewal::new);
+        if let Some(form) = &route.reauthenticate {
+            self.set_renewal(Renewal::new(form));
+        }
         open.clear();
         // The session is filled in once there is one. All fields together are bounded by
         // `head_max` and `token_max`, far below what a frame can hold.

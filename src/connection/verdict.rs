@@ -60,7 +60,7 @@ impl Client {
     }
 
     pub(super) fn asked(&self) -> Option<Asked> {
-        self.pending.as_ref().and_then(|pending| pending.asked)
+        self.pending().and_then(|pending| pending.asked)
     }
 
     /// Puts the question of the `[[auth]]` with this index; its credentials are in the request,
@@ -95,7 +95,7 @@ impl Client {
             Some(Some(question)) => {
                 pending.message = Vec::new();
                 pending.asked = Some(Asked { since, until: since + timeout });
-                self.pending = Some(pending);
+                self.set_pending(pending);
                 Step::Ask(question)
             }
             _ => {
@@ -184,7 +184,7 @@ impl Client {
 
     fn take_asked(&mut self) -> Option<(Box<PendingRequest>, Asked)> {
         let asked = self.asked()?;
-        Some((self.pending.take()?, asked))
+        Some((self.take_pending()?, asked))
     }
 
     /// The client leaves the stage with its question still out: counts what became of it.

@@ -20,6 +20,9 @@ const MAGIC: &str = "portcullis-revocations 1 sha256=";
 /// Longest form of one entry, in bytes: every byte of its name may be escaped as `\u00xx`.
 const ENTRY_BYTES_MAX: u64 = 6 * NAME_MAX as u64 + 256;
 
+/// No set gets as far: ids are given one by one. From here on they could run out.
+const NEXT_ID_MAX: u64 = u64::MAX / 2;
+
 /// What the file says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Saved {
@@ -98,6 +101,17 @@ pub fn parse(bytes: &[u8], max: usize) -> Result<Saved, FileError> {
     let body: Body = serde_json::from_str(body).map_err(|_| damaged("not the JSON expected"))?;
     if body.entries.len() > max {
         return Err(FileError::TooMany { found: body.entries.len(), max });
+    }
+    // Ids begin with 1 and are never used twice; a set would lose entries whose ids are not so.
+    let mut before = 0;
+    for line in &body.entries {
+        if line.id <= before || line.id >= body.next_id {
+            return Err(damaged("its ids are out of order"));
+        }
+        before = line.id;
+    }
+    if body.next_id > NEXT_ID_MAX {
+        return Err(damaged("its ids are used up"));
     }
     let entry = |line: Line| {
         let before = line.issued_before_ms.map(UnixTime::from_millis);
@@ -208,10 +222,15 @@ mod tests {
         let many = parse(&bytes, 3).unwrap_err().to_string();
         assert_eq!(many, "it holds 4 entries, and limits.revocations_max is 3");
         for body in [
-            r#"{"next_id":1,"entries":[{"id":1,"lapses_ms":5}]}"#,
-            r#"{"next_id":1,"entries":[{"id":1,"subject":"a","lapses_ms":5,"more":1}]}"#,
-            r#"{"next_id":1,"entries":[{"id":1,"subject":"","lapses_ms":5}]}"#,
+            r#"{"next_id":2,"entries":[{"id":1,"lapses_ms":5}]}"#,
+            r#"{"next_id":2,"entries":[{"id":1,"subject":"a","lapses_ms":5,"more":1}]}"#,
+            r#"{"next_id":2,"entries":[{"id":1,"subject":"","lapses_ms":5}]}"#,
             r#"{"entries":[]}"#,
+            r#"{"next_id":9,"entries":[{"id":0,"subject":"a","lapses_ms":5}]}"#,
+            r#"{"next_id":1,"entries":[{"id":1,"subject":"a","lapses_ms":5}]}"#,
+            r#"{"next_id":9,"entries":[{"id":2,"subject":"a","lapses_ms":5},{"id":2,"subject":"b","lapses_ms":5}]}"#,
+            r#"{"next_id":9,"entries":[{"id":2,"subject":"a","lapses_ms":5},{"id":1,"subject":"b","lapses_ms":5}]}"#,
+            r#"{"next_id":18446744073709551615,"entries":[]}"#,
         ] {
             let text = format!("{MAGIC}{}\n{body}\n", checksum(body.as_bytes()));
             assert!(parse(text.as_bytes(), 9).is_err(), "{body}");

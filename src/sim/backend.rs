@@ -389,6 +389,8 @@ impl Link {
         author: Option<Author>,
         credit: Option<u32>,
     ) {
+        // What was put off for an earlier session of this id is not this one's.
+        self.grants.retain(|(_, other, _)| *other != id);
         let credit = credit.unwrap_or(self.theirs.session_window);
         let session = Session {
             author,

@@ -668,7 +668,7 @@ impl Client {
 
     fn exchange(&mut self, net: &mut Net) {
         while self.sent < self.plan.messages
-            && self.sent - self.echoed < self.plan.window
+            && self.sent.saturating_sub(self.echoed) < self.plan.window
             && net.now >= self.send_at
         {
             self.put_message(net);

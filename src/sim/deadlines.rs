@@ -20,6 +20,7 @@ use crate::worker::WHEEL_TICK;
 const DRAIN_REST: Duration = Duration::from_secs(2);
 /// What a refused client gets beyond all stages together.
 const REFUSED_GRACE: Duration = Duration::from_millis(100);
+const CLOSING_LINGER: &str = "closing linger";
 const NEVER: u64 = u64::MAX;
 
 /// What the world knows of a connection that was just accepted.
@@ -119,6 +120,13 @@ impl Watch {
     /// Somebody else decides on every client, within this time.
     pub fn set_verdict(&mut self, timeout: Duration) {
         self.verdict = Some(timeout);
+    }
+
+    /// The worker is gone, and its connections with it.
+    pub fn worker_died(&mut self) {
+        self.watched.clear();
+        self.sockets.clear();
+        self.denied = false;
     }
 
     /// The worker was told other deadlines; it must know them from its next turn on.
@@ -305,6 +313,10 @@ impl Watch {
                 if now < latest && until <= latest {
                     break;
                 }
+                if name == CLOSING_LINGER && denied && watched.sending.is_none() {
+                    // Its close may be in the queue for a slot; the linger begins after that.
+                    break;
+                }
                 if must_show || !hidden {
                     let verb = if now < latest { "would sleep past" } else { "missed" };
                     let micros = |time: u64| time / 1000;
@@ -333,6 +345,12 @@ impl Watched {
     /// Without a receive in flight, input may wait for credit, and whether the client has been
     /// heard since cannot be seen. An end would have led to a close by now.
     fn note_pause(&mut self, now: u64, denied: bool, ping_interval: Duration) {
+        // Whoever awaits a verdict is watched for its end. Who is not has been accepted, and its
+        // input, which may have come before, waits for credit.
+        let unwatched = !self.receiving && self.cancels == 0 && self.ending == Ending::No;
+        if self.stage == Stage::Asking && self.facts.is_valid && unwatched {
+            self.open(None, now);
+        }
         let joined = !self.receiving && self.cancels == 0 && self.sending.is_none();
         if self.ending == Ending::Perhaps && joined {
             self.ending = Ending::No;
@@ -401,7 +419,7 @@ impl Watched {
             }
             Stage::Closing if self.sending.is_some() => [stall, rest, rest, rest, rest],
             Stage::Closing => {
-                let linger = ("closing linger", since(self.since, deadlines.linger), true);
+                let linger = (CLOSING_LINGER, since(self.since, deadlines.linger), true);
                 [linger, rest, rest, rest, rest]
             }
         };

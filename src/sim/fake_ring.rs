@@ -20,7 +20,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    fn new(sizes: RingSizes) -> Self {
+    /// Zeroed memory.
+    pub fn new(sizes: RingSizes) -> Self {
         let bytes = |count: u16, size: usize| vec![0; usize::from(count) * size];
         Memory {
             buffers: [
@@ -61,7 +62,7 @@ pub struct FakeRing {
 }
 
 impl FakeRing {
-    /// A ring of the world's sizes. One world has one ring.
+    /// A ring of the world's sizes. One world has one ring at a time.
     pub fn new(world: Rc<RefCell<World>>) -> Self {
         let memory = Memory::new(world.borrow().sizes());
         FakeRing { world, memory }

@@ -33,7 +33,7 @@ faults! {
     /// A send waited although there was room.
     SendPending = "send_pending", 1000;
     /// A send met a connection that had just been reset.
-    SendReset = "send_reset", 10;
+    SendReset = "send_reset", 30;
     /// A completion was held back.
     CompletionDelayed = "completion_delayed", 2000;
     /// A completion overtook those of other operations.
@@ -41,13 +41,13 @@ faults! {
     /// The target of a cancellation was quicker: it completed on its own, or had more to say.
     CancelRace = "cancel_race", 5000;
     /// Nobody listened (ECONNREFUSED).
-    ConnectRefused = "connect_refused", 1500;
+    ConnectRefused = "connect_refused", 2500;
     /// A connect took long.
     ConnectSlow = "connect_slow", 2000;
     /// A connect was never answered.
-    ConnectHung = "connect_hung", 500;
+    ConnectHung = "connect_hung", 1200;
     /// No descriptor for a connect.
-    ConnectExhausted = "connect_exhausted", 500;
+    ConnectExhausted = "connect_exhausted", 2500;
     /// A client's connection was reset from outside.
     ClientReset = "client_reset", 150;
     /// A link's connection was reset from outside.
@@ -73,13 +73,13 @@ faults! {
     /// A backend took long to decide on a client.
     VerdictLate = "verdict_late", 3000;
     /// A backend never decided.
-    VerdictNever = "verdict_never", 2000;
+    VerdictNever = "verdict_never", 2500;
     /// A backend closed the session instead of deciding.
-    VerdictDeclined = "verdict_declined", 1500;
+    VerdictDeclined = "verdict_declined", 2500;
     /// A backend accepted a session that never was, or one that it had rejected.
     VerdictStray = "verdict_stray", 200;
     /// A backend decided twice.
-    VerdictTwice = "verdict_twice", 2500;
+    VerdictTwice = "verdict_twice", 4000;
     /// A backend spoke to a client on which it had not decided.
     VerdictOvertaken = "verdict_overtaken", 2500;
     /// A backend spoke of a session that never was.
@@ -87,7 +87,7 @@ faults! {
     /// A backend spoke of an ended session, by its old generation.
     HostileStale = "hostile_stale", 200;
     /// A backend sent more than its credit.
-    HostileOverCredit = "hostile_over_credit", 20;
+    HostileOverCredit = "hostile_over_credit", 60;
     /// A backend revoked one of its clients, or all of them.
     BackendRevoked = "backend_revoked", 60;
     /// Somebody revoked a client over the admin listener. Drawn by the run.
@@ -98,6 +98,10 @@ faults! {
     ReauthenticatedOther = "reauthenticated_other", 100;
     /// The worker got other settings. Drawn by the run; the rest below comes about by itself.
     Reload = "reload", 5000;
+    /// The worker died in the middle of a turn, and another took its place. Drawn by the run.
+    WorkerPanic = "worker_panic", 1000;
+    /// The worker was drained while everything else went wrong. Drawn by the scenario.
+    DrainedEarly = "drained_early", 0;
     /// A client's token ran out while its connection was open.
     TokenExpired = "token_expired", 0;
     /// A connection reached the age at which it is asked to come again.
@@ -110,6 +114,18 @@ faults! {
     ProxyHeader = "proxy_header", 0;
     /// A backend sent bytes that are no frame.
     HostileGarbage = "hostile_garbage", 20;
+}
+
+impl Fault {
+    /// Its name in tables and in replay commands.
+    pub fn label(self) -> &'static str {
+        Fault::ALL[self as usize].1
+    }
+
+    /// The fault with this name.
+    pub fn from_label(label: &str) -> Option<Fault> {
+        Fault::ALL.iter().find(|(_, other, _)| *other == label).map(|(fault, ..)| *fault)
+    }
 }
 
 /// Number of kinds.
@@ -144,6 +160,11 @@ impl Faults {
     /// Sets one rate, in chances of 10,000.
     pub fn set(&mut self, fault: Fault, rate: u32) {
         self.rates[fault as usize] = rate;
+    }
+
+    /// Whether it can happen in this run by a rate of its own.
+    pub fn is_drawn(&self, fault: Fault) -> bool {
+        self.rates[fault as usize] > 0
     }
 
     /// Nothing goes wrong from now on. What fired stays counted.

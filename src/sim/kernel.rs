@@ -145,6 +145,8 @@ pub struct Kernel {
     pub balanced: bool,
     sizes: RingSizes,
     submitted: VecDeque<(u64, Option<Op>)>,
+    /// Completions that may still be taken before the worker dies in the middle of a turn.
+    pub takes_left: Option<u32>,
     ops: BTreeMap<u64, Pending>,
     keys: BTreeMap<u64, u64>,
     ops_made: u64,
@@ -169,6 +171,7 @@ impl Kernel {
             bugs: KernelBugs::default(),
             balanced: false,
             submitted: VecDeque::new(),
+            takes_left: None,
             ops: BTreeMap::new(),
             keys: BTreeMap::new(),
             ops_made: 0,
@@ -455,11 +458,7 @@ impl Kernel {
 
     fn start_close(&mut self, net: &mut Net, id: u64, socket: u32, reset: bool) {
         if let Some(descriptor) = self.descriptors.remove(&socket) {
-            let now = net.now;
-            let conn = net.conn_mut(descriptor.conn);
-            conn.socket = None;
-            conn.closed_at = Some(now);
-            net.close(descriptor.conn, Side::Gateway, reset);
+            self.let_go(net, descriptor.conn, reset);
         }
         self.finish(net, id, Outcome::Closed);
     }
@@ -500,7 +499,12 @@ impl Kernel {
                 let socket = *socket;
                 self.progress_send(net, memory, socket);
             }
-            Work::Close | Work::Accept { .. } | Work::Connect { .. } | Work::Cancel => {}
+            // It is decided now, by the world.
+            Work::Connect { .. } => {
+                net.schedule(net.now, Event::Connect(id));
+                return true;
+            }
+            Work::Close | Work::Accept { .. } | Work::Cancel => {}
         }
         self.ops.get(&id).is_none_or(|op| op.finished)
     }
@@ -681,12 +685,51 @@ impl Kernel {
 
     /// Adds a completion to the queue, perhaps in front of other operations' completions.
     pub fn make_visible(&mut self, net: &mut Net, id: u64, completion: Completion) {
+        if !self.ops.contains_key(&id) {
+            // It belonged to a ring that is gone.
+            return;
+        }
         let mut place = self.queue.len();
         if net.fault(Fault::CompletionReordered) {
             let own = self.queue.iter().rposition(|(op, _)| *op == id).map_or(0, |at| at + 1);
             place = own + net.random.below((place - own + 1) as u64) as usize;
         }
         self.queue.insert(place, (id, completion));
+    }
+
+    /// The ring is closed and its owner dead: nothing is in flight any more, its descriptors and
+    /// listeners are closed, and buffers and slots are those of the next ring.
+    pub fn end_ring(&mut self, net: &mut Net) {
+        self.takes_left = None;
+        self.submitted.clear();
+        self.ops.clear();
+        self.keys.clear();
+        self.queue.clear();
+        self.buffers = self.sizes.buffers.map(Pool::new);
+        self.slots = self.sizes.slots.map(Pool::new);
+        for (_, descriptor) in std::mem::take(&mut self.descriptors) {
+            self.let_go(net, descriptor.conn, false);
+        }
+        for listener in &mut self.listeners {
+            listener.open = false;
+            listener.accepts.clear();
+            for conn in std::mem::take(&mut listener.backlog) {
+                net.close(conn, Side::Gateway, true);
+            }
+        }
+    }
+
+    /// Listeners take connections again, for a new ring.
+    pub fn bind_listeners(&mut self) {
+        self.listeners.iter_mut().for_each(|listener| listener.open = true);
+    }
+
+    fn let_go(&mut self, net: &mut Net, conn: ConnId, reset: bool) {
+        let now = net.now;
+        let entry = net.conn_mut(conn);
+        entry.socket = None;
+        entry.closed_at = Some(now);
+        net.close(conn, Side::Gateway, reset);
     }
 
     /// Whether a completion can be taken.
@@ -701,6 +744,9 @@ impl Kernel {
 
     /// Hands the next completion to the worker.
     pub fn completion(&mut self, net: &mut Net) -> Option<Completion> {
+        if let Some(left) = &mut self.takes_left {
+            *left = left.checked_sub(1)?;
+        }
         let (id, completion) = self.queue.pop_front()?;
         // A last completion shows as a one in front.
         let last = u64::from(!completion.more) << 32;

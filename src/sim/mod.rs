@@ -3,6 +3,8 @@
 //! The same seed gives the same run, to the last byte.
 
 pub mod backend;
+pub mod bugs;
+mod careless;
 pub mod check;
 pub mod client;
 pub mod deadlines;
@@ -10,6 +12,7 @@ pub mod fake_ring;
 pub mod faults;
 pub mod flood;
 pub mod frames;
+pub mod keep;
 pub mod kernel;
 pub mod messages;
 pub mod net;
@@ -21,4 +24,6 @@ pub mod tokens;
 pub mod trace;
 pub mod world;
 
-pub use simulation::{Bug, Options, Outcome, Simulation, run};
+pub use bugs::Bug;
+pub use keep::Keep;
+pub use simulation::{Options, Outcome, Simulation, run};

@@ -143,7 +143,7 @@ impl Scenario {
             floods: false,
             tls: random.chance(1, 6),
             asks: random.chance(1, 3),
-            drains_early: random.chance(1, 8),
+            drains_early: random.chance(1, 6),
             pace: Duration::from_millis(pick(random, &[0, 0, 400, 2_000])),
         }
     }
@@ -440,7 +440,7 @@ fn plan(random: &mut Random, chaos: u64, message_max: u32) -> Plan {
         pause: random.below(30 * MILLIS),
         lives: 1 + random.below(4) as u16,
         begins: SECONDS + random.below(chaos / 2),
-        brief: random.chance(1, 6),
+        brief: random.chance(1, 4),
         floods_from: None,
     }
 }

@@ -7,10 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::backend::{Backend, revocation};
+use super::bugs::Bug;
+use super::careless::Careless;
 use super::client::Client;
 use super::deadlines::Watch;
 use super::fake_ring::FakeRing;
 use super::faults::{Fault, Faults};
+use super::keep::Keep;
 use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};
 use super::revocations::Revocations;
@@ -31,52 +34,13 @@ use crate::worker::{Turn, Worker, WorkerOptions};
 const SETTLE: u64 = 8 * SECONDS;
 /// How long the final connections, and then the drain, may take, in nanoseconds.
 const FINISH_MAX: u64 = 60 * SECONDS;
+/// Least wait before a worker that died is started again, in nanoseconds; at most twice that.
+const RESPAWN_MIN: u64 = 100 * MILLIS;
 /// Turns of the worker in one run: far above what any run needs.
 const TICKS_MAX: u64 = 3_000_000;
 
 /// Accepts that the worker keeps outstanding.
 pub const ACCEPTS: usize = 4;
-
-/// A bug planted on purpose, to prove that the checks see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bug {
-    /// The ring loses every 20th buffer that is given back.
-    RingLosesBuffer,
-    /// The kernel delivers every 50th piece of input twice.
-    KernelRepeatsInput,
-    /// The kernel drops the last byte of every 50th send.
-    KernelDropsByte,
-    /// A backend sends every 20th echo twice.
-    BackendDuplicates,
-    /// Clients read their third echo as another.
-    ClientMisreads,
-    /// The kernel delivers the completion of every 50th receive twice.
-    CompletionTwice,
-    /// The worker's clock stands still for a while now and then, and hides a deadline.
-    ClockSticks,
-    /// The kernel tells the same address of every client.
-    PeersAlike,
-    /// The worker is told a larger cap on unauthenticated connections than holds.
-    CapIgnored,
-    /// The worker is not told of every second revocation.
-    RevocationForgotten,
-}
-
-impl Bug {
-    /// Every bug.
-    pub const ALL: &'static [Bug] = &[
-        Bug::RingLosesBuffer,
-        Bug::KernelRepeatsInput,
-        Bug::KernelDropsByte,
-        Bug::BackendDuplicates,
-        Bug::ClientMisreads,
-        Bug::CompletionTwice,
-        Bug::ClockSticks,
-        Bug::PeersAlike,
-        Bug::CapIgnored,
-        Bug::RevocationForgotten,
-    ];
-}
 
 /// What a run is to be besides its seed.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +49,8 @@ pub struct Options {
     pub bug: Option<Bug>,
     /// No misfortunes at all, and this scenario instead of a drawn one.
     pub quiet: Option<Scenario>,
+    /// What is left of the seed's world.
+    pub keep: Keep,
 }
 
 /// What came of a run.
@@ -124,7 +90,15 @@ pub struct Outcome {
 
 /// Runs one seed. Prints nothing.
 pub fn run(seed: u64, options: &Options) -> Outcome {
-    let mut simulation = Simulation::new(seed, options);
+    match options.bug.filter(|bug| bug.is_careless()) {
+        Some(bug) => {
+            played(seed, Simulation::with_ring(seed, options, move |r| Careless::new(r, bug)))
+        }
+        None => played(seed, Simulation::new(seed, options)),
+    }
+}
+
+fn played<R: Ring + 'static>(seed: u64, mut simulation: Simulation<R>) -> Outcome {
     let (world, counters) = (simulation.world.clone(), simulation.counters.clone());
     let panicked = catch_unwind(AssertUnwindSafe(|| simulation.play())).is_err();
     if panicked {
@@ -158,7 +132,11 @@ pub struct Simulation<R: Ring = FakeRing> {
     control: ControlMailbox,
     revocations: Revocations,
     scenario: Scenario,
+    /// Those of the moment.
+    settings: Arc<Settings>,
+    wrap: Box<dyn FnMut(FakeRing) -> R>,
     turns: u64,
+    draining: bool,
     stopped: bool,
 }
 
@@ -169,14 +147,19 @@ impl Simulation<FakeRing> {
     }
 }
 
-impl<R: Ring> Simulation<R> {
+impl<R: Ring + 'static> Simulation<R> {
     /// Likewise, with the ring wrapped by the caller.
-    pub fn with_ring(seed: u64, options: &Options, wrap: impl FnOnce(FakeRing) -> R) -> Self {
+    pub fn with_ring(
+        seed: u64,
+        options: &Options,
+        mut wrap: impl FnMut(FakeRing) -> R + 'static,
+    ) -> Self {
         let mut random = Random::from_number(seed);
-        let (scenario, faults) = match &options.quiet {
+        let (mut scenario, mut faults) = match &options.quiet {
             Some(scenario) => (scenario.clone(), Faults::quiet()),
             None => (Scenario::drawn(&mut random), Faults::drawn(&mut random)),
         };
+        options.keep.apply(&mut scenario, &mut faults);
         let tokens = Tokens::new(&mut random);
         let mut settings = scenario.settings(tokens.key());
         if options.bug == Some(Bug::CapIgnored) {
@@ -187,27 +170,58 @@ impl<R: Ring> Simulation<R> {
         let world = Rc::new(RefCell::new(world));
         let counters = Arc::new(Counters::default());
         let (control, mailbox) = mailboxes();
+        let settings = Arc::new(settings);
         let worker = Worker::new(
             wrap(FakeRing::new(world.clone())),
-            Arc::new(settings),
+            settings.clone(),
             counters.clone(),
             mailbox,
             Random::from_number(worker_seed),
-            WorkerOptions {
-                index: 0,
-                instance: *b"simulated worker",
-                epoch: 1_750_000_000_000,
-                generation_bits: scenario.generation_bits,
-                workers: 1,
-                descriptors_max: 10_000,
-                queue_bytes_max: 64 << 20,
-            },
+            worker_options(&scenario),
         );
-        let (turns, stopped) = (0, false);
         let forgets = options.bug == Some(Bug::RevocationForgotten);
         let revocations = Revocations::new(forgets);
         assert!(control.command(revocations.picture()), "the mailbox has room");
-        Simulation { world, worker, counters, control, revocations, scenario, turns, stopped }
+        Simulation {
+            world,
+            worker,
+            counters,
+            control,
+            revocations,
+            scenario,
+            settings,
+            wrap: Box::new(wrap),
+            turns: 0,
+            draining: false,
+            stopped: false,
+        }
+    }
+
+    /// What a panic does, and then the supervisor (`server/workers.rs`): the worker dies in the
+    /// middle of a turn, its ring and sockets with it, and a new one starts over the same world.
+    fn lose_worker(&mut self) {
+        let takes = self.random_below(8) as u32;
+        self.world.borrow_mut().kernel.takes_left = Some(takes);
+        if !self.turn() {
+            return;
+        }
+        let (control, mailbox) = mailboxes();
+        let random = {
+            let world = &mut *self.world.borrow_mut();
+            let wait = RESPAWN_MIN + world.net.random.below(RESPAWN_MIN);
+            world.lose_worker(wait);
+            Random::from_number(world.net.random.number())
+        };
+        self.control = control;
+        self.worker = Worker::new(
+            (self.wrap)(FakeRing::new(self.world.clone())),
+            self.settings.clone(),
+            self.counters.clone(),
+            mailbox,
+            random,
+            worker_options(&self.scenario),
+        );
+        assert!(self.control.command(self.revocations.picture()), "the mailbox has room");
     }
 
     /// The whole run: misfortunes, recovery, final connections, drain.
@@ -217,6 +231,7 @@ impl<R: Ring> Simulation<R> {
         let chaos_ends = began + self.scenario.chaos;
         if self.scenario.drains_early {
             self.turn_with_reloads(began + self.scenario.chaos / 2);
+            self.world.borrow_mut().net.faults.note(Fault::DrainedEarly);
             self.drain();
         }
         self.turn_with_reloads(chaos_ends);
@@ -227,6 +242,7 @@ impl<R: Ring> Simulation<R> {
         if !self.stopped && !self.scenario.drains_early {
             self.turn_until(chaos_ends + SETTLE, |_| false);
             self.wait_for_quiet("after the faults");
+            self.check_held();
             self.world.borrow_mut().begin_finals();
             self.wait_for_quiet("after the final connections");
             self.check_gauges();
@@ -307,6 +323,10 @@ impl<R: Ring> Simulation<R> {
         while self.now() < end && !self.stopped {
             let step = self.now() + 100 * MILLIS + self.random_below(500 * MILLIS);
             self.turn_until(step.min(end), |_| false);
+            // Workers that die while they drain stay dead.
+            if !self.draining && self.world.borrow_mut().net.fault(Fault::WorkerPanic) {
+                self.lose_worker();
+            }
             let revocation = {
                 let World { net, .. } = &mut *self.world.borrow_mut();
                 let author = net.check.any_open(&mut net.random);
@@ -315,27 +335,31 @@ impl<R: Ring> Simulation<R> {
             if let Some(revocation) = revocation {
                 self.revoke(revocation);
             }
-            let world = &mut *self.world.borrow_mut();
-            if world.net.check.failure().is_some() {
-                return;
-            }
-            if world.net.fault(Fault::Reload) {
-                let World { net, tokens, .. } = &mut *world;
-                let settings = self.scenario.reloaded(tokens.key(), &mut net.random);
-                Self::reload(&self.control, world, settings);
+            let settings = {
+                let World { net, tokens, .. } = &mut *self.world.borrow_mut();
+                if net.check.failure().is_some() {
+                    return;
+                }
+                let other = net.fault(Fault::Reload);
+                other.then(|| self.scenario.reloaded(tokens.key(), &mut net.random))
+            };
+            if let Some(settings) = settings {
+                self.reload(settings);
             }
         }
     }
 
     fn restore_settings(&mut self) {
-        let world = &mut *self.world.borrow_mut();
-        let settings = self.scenario.restored(world.tokens.key());
-        Self::reload(&self.control, world, settings);
+        let settings = self.scenario.restored(self.world.borrow().tokens.key());
+        self.reload(settings);
     }
 
-    fn reload(control: &ControlMailbox, world: &mut World, settings: Settings) {
-        world.watch.set_deadlines(settings.deadlines.clone());
-        assert!(control.command(Command::Settings(Arc::new(settings))), "the mailbox has room");
+    fn reload(&mut self, settings: Settings) {
+        self.settings = Arc::new(settings);
+        let command = Command::Settings(self.settings.clone());
+        assert!(self.control.command(command), "the mailbox has room");
+        let world = &mut *self.world.borrow_mut();
+        world.watch.set_deadlines(self.settings.deadlines.clone());
         world.net.note("reload", 0, 0);
         let now = world.net.now;
         world.net.schedule(now, Event::Script);
@@ -346,6 +370,7 @@ impl<R: Ring> Simulation<R> {
     }
 
     fn drain(&mut self) {
+        self.draining = true;
         let window = self.scenario.deadlines.drain;
         assert!(self.control.command(Command::Drain { window }), "the mailbox has room");
         let mut world = self.world.borrow_mut();
@@ -403,19 +428,24 @@ impl<R: Ring> Simulation<R> {
                 self.fail(format!("{metric:?} is {value} with no client left"));
             }
         }
+        self.check_held();
+        let ready = self.counters.value(LinksReady);
+        if ready != self.scenario.backends.len() as u64 {
+            self.fail(format!("{ready} links are ready, not {}", self.scenario.backends.len()));
+        }
+    }
+
+    /// With no client left, the worker holds no memory of the ring, and backends no session.
+    fn check_held(&self) {
         let world = self.world.borrow();
         let sessions: usize = world.backends.iter().map(Backend::sessions).sum();
         let (buffers, slots) = world.kernel.held_by_worker();
-        let ready = self.counters.value(LinksReady);
         drop(world);
         if sessions > 0 {
             self.fail(format!("{sessions} sessions still open at the backends"));
         }
         if buffers + slots > 0 {
             self.fail(format!("the worker keeps {buffers} buffers and {slots} slots"));
-        }
-        if ready != self.scenario.backends.len() as u64 {
-            self.fail(format!("{ready} links are ready, not {}", self.scenario.backends.len()));
         }
     }
 
@@ -470,6 +500,18 @@ impl<R: Ring> Simulation<R> {
                 "not all came back: {buffers} buffers, {slots} slots, {flying} operations"
             ));
         }
+    }
+}
+
+fn worker_options(scenario: &Scenario) -> WorkerOptions {
+    WorkerOptions {
+        index: 0,
+        instance: *b"simulated worker",
+        epoch: 1_750_000_000_000,
+        generation_bits: scenario.generation_bits,
+        workers: 1,
+        descriptors_max: 10_000,
+        queue_bytes_max: 64 << 20,
     }
 }
 

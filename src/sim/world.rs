@@ -10,6 +10,7 @@ use super::faults::Fault;
 use super::kernel::{Answer, Kernel, RingSizes};
 use super::net::{ConnId, Event, MICROS, MILLIS, Net, Party, SECONDS, Side};
 use super::tokens::{Carriage, Tokens};
+use crate::protocol::jwt::JwtOptions;
 use crate::ring::{Completion, ENTER_WAIT_MAX, Op, OpKey, Outcome};
 
 /// Enters in a row that ask for nothing, get nothing and do not wait: a worker that spins.
@@ -100,6 +101,18 @@ impl World {
         self.kernel.open().map(|(_, conn)| conn).filter(is_client).collect()
     }
 
+    /// The worker's thread dies with all that it owned; nobody serves for `nanos` nanoseconds, and
+    /// then its listeners are bound anew, for a ring that is yet to be made.
+    pub fn lose_worker(&mut self, nanos: u64) {
+        self.kernel.end_ring(&mut self.net);
+        self.watch.worker_died();
+        self.idle_enters = 0;
+        // No operation is in flight, so no byte of it is touched.
+        let mut memory = Memory::new(self.sizes);
+        self.advance(&mut memory, self.net.now + nanos);
+        self.kernel.bind_listeners();
+    }
+
     /// The monotonic clock as the worker reads it.
     pub fn clock(&self) -> u64 {
         let now = self.net.now;
@@ -131,7 +144,7 @@ impl World {
                 let socket = self.watch.socket_of(completion.key.owner);
                 let conn = socket.and_then(|socket| self.kernel.conn_of(socket));
                 let at = conn.and_then(|conn| self.net.conn(conn).token_expires);
-                expires = at.map(|at| now + at.saturating_sub(self.net.wall_millis()) * MILLIS);
+                expires = at.map(|at| now + millis_left(at, self.net.wall_millis()) * MILLIS);
             }
             _ => {}
         }
@@ -269,6 +282,14 @@ impl World {
             backend.mischief(&mut self.net);
         }
     }
+}
+
+/// How long a token that ends `at` lets its client stay, read on a wall clock that says `wall`;
+/// both in milliseconds. One that is let in by leeway alone ends with the leeway.
+fn millis_left(at: u64, wall: u64) -> u64 {
+    let leeway = JwtOptions::default().leeway.as_millis() as u64;
+    let ends = if at > wall { at } else { at + leeway };
+    ends.saturating_sub(wall)
 }
 
 fn pick(net: &mut Net, conns: &[ConnId]) -> Option<ConnId> {

@@ -34,16 +34,12 @@ pub(super) struct Connection {
     pub(super) life: SocketLife,
     pub(super) client: Client,
     pub(super) transport: Transport,
-    /// While a PROXY header is due.
-    proxy: Option<Box<ProxyHeader>>,
     /// Bytes to send, encrypted already.
     pub(super) out: ByteQueue,
     /// What is left of the send in flight: `slot[start..end]`.
     pub(super) in_flight: (u32, u32),
-    /// Plaintext that waits for credit. While there is some, later input queues behind it.
-    /// Boxed: few connections ever wait. Invariant: `Some` only while not empty, or while a
-    /// verdict is awaited.
-    pub(super) stash: Option<Box<Stash>>,
+    /// Boxed: few connections ever wait.
+    waiting: Option<Box<Waiting>>,
     /// Link and session, while one is open.
     pub(super) session: Option<(u16, SessionId)>,
     /// What the backend is owed in credit once the output is sent.
@@ -60,7 +56,15 @@ pub(super) struct Connection {
     pub(super) shut_down: bool,
 }
 
-/// Plaintext that waits, for credit or for a verdict.
+/// What came from a client and cannot be taken yet.
+enum Waiting {
+    /// At the very start of a connection from a trusted balancer: its PROXY header so far.
+    ProxyHeader(Vec<u8>),
+    Plaintext(Stash),
+}
+
+/// Plaintext that waits, for credit or for a verdict. While there is some, later input queues
+/// behind it. Invariant: there is a stash only while it is not empty, or a verdict is awaited.
 #[derive(Default)]
 pub(super) struct Stash {
     pub(super) queue: ByteQueue,
@@ -70,17 +74,37 @@ pub(super) struct Stash {
     pub(super) asking: Asking,
 }
 
-/// A PROXY header as far as it has come. Boxed where it is kept: few connections have one, and
-/// those only at their start.
-#[derive(Default)]
-struct ProxyHeader {
-    bytes: Vec<u8>,
-}
-
 impl Connection {
+    pub(super) fn stash(&self) -> Option<&Stash> {
+        match self.waiting.as_deref() {
+            Some(Waiting::Plaintext(stash)) => Some(stash),
+            _ => None,
+        }
+    }
+
+    pub(super) fn stash_mut(&mut self) -> Option<&mut Stash> {
+        match self.waiting.as_deref_mut() {
+            Some(Waiting::Plaintext(stash)) => Some(stash),
+            _ => None,
+        }
+    }
+
+    /// The stash, made if there is none. There is no PROXY header under way any more.
+    pub(super) fn stash_or_new(&mut self) -> &mut Stash {
+        let new = || Box::new(Waiting::Plaintext(Stash::default()));
+        match &mut **self.waiting.get_or_insert_with(new) {
+            Waiting::Plaintext(stash) => stash,
+            Waiting::ProxyHeader(_) => unreachable!("plaintext comes after the PROXY header"),
+        }
+    }
+
+    pub(super) fn drop_stash(&mut self) {
+        self.waiting = None;
+    }
+
     /// Whose verdict it awaits.
     pub(super) fn asking(&self) -> Asking {
-        self.stash.as_ref().map_or(Asking::NOBODY, |stash| stash.asking)
+        self.stash().map_or(Asking::NOBODY, |stash| stash.asking)
     }
 
     pub(super) fn unsent(&self) -> usize {
@@ -96,7 +120,7 @@ impl Core {
             peer.is_some_and(|peer| network.contains(peer.ip()))
         };
         let proxied = listener.proxy_trusted.iter().any(trusted);
-        let proxy: Option<Box<ProxyHeader>> = proxied.then(Box::default);
+        let waiting = proxied.then(|| Box::new(Waiting::ProxyHeader(Vec::new())));
         // A balancer's own address is nobody's share.
         let counted_as = peer.filter(|_| !proxied);
         if !self.may_enter(counted_as) {
@@ -114,10 +138,9 @@ impl Core {
             life: SocketLife::new(socket, BufferGroup::Client),
             client,
             transport,
-            proxy,
             out: ByteQueue::default(),
             in_flight: (0, 0),
-            stash: None,
+            waiting,
             session: None,
             owed: 0,
             dirty: false,
@@ -152,7 +175,7 @@ impl Core {
             // This may have been the receive's last completion, which the end waits for.
             return self.settle(owner);
         }
-        if connection.proxy.is_some() {
+        if matches!(connection.waiting.as_deref(), Some(Waiting::ProxyHeader(_))) {
             self.proxy_input(owner, bytes);
         } else {
             self.transport_input(owner, bytes);
@@ -163,13 +186,17 @@ impl Core {
     /// Bytes before the client's own: the PROXY header of a trusted balancer.
     fn proxy_input(&mut self, owner: Key, bytes: &[u8]) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let Some(mut gathered) = connection.proxy.take() else { return };
-        gathered.bytes.extend_from_slice(bytes);
-        match proxy_header::parse(&gathered.bytes) {
-            Ok(None) => connection.proxy = Some(gathered),
+        let Some(Waiting::ProxyHeader(gathered)) = connection.waiting.as_deref_mut() else {
+            return;
+        };
+        gathered.extend_from_slice(bytes);
+        match proxy_header::parse(gathered) {
+            Ok(None) => {}
             Ok(Some((used, source))) => {
+                let mut gathered = std::mem::take(gathered);
+                connection.waiting = None;
                 if source.is_none_or(|source| self.peer_told(owner, source)) {
-                    self.transport_input(owner, &mut gathered.bytes[used..]);
+                    self.transport_input(owner, &mut gathered[used..]);
                 }
             }
             Err(_) => connection.client.drop_silently(Cause::BadRequest, &surroundings!(self)),
@@ -216,7 +243,7 @@ impl Core {
 
     /// Takes plaintext: hands it to the client's machine, or stashes it behind what waits.
     fn plain_input(&mut self, owner: Key, bytes: &mut [u8]) {
-        let waits = |c: &Connection| c.blocked || c.stash.is_some();
+        let waits = |c: &Connection| c.blocked || c.stash().is_some();
         if self.connections.entry(owner).is_some_and(waits) {
             return self.stash(owner, bytes);
         }
@@ -329,7 +356,7 @@ impl Core {
     fn stash(&mut self, owner: Key, bytes: &[u8]) {
         let room = self.count_early(owner, bytes.len());
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let stash = connection.stash.get_or_insert_default();
+        let stash = connection.stash_or_new();
         let push = |()| {
             let pushed = stash.queue.push(&mut self.stashes, bytes);
             pushed.map_err(|_| Cause::BackendUnavailable)
@@ -347,18 +374,18 @@ impl Core {
         connection.blocked = false;
         let mut scratch = std::mem::take(&mut self.stash_scratch);
         while let Some(connection) = self.connections.entry_mut(owner) {
-            let Some(stash) = connection.stash.as_ref().filter(|_| !connection.blocked) else {
+            let Some(stash) = connection.stash().filter(|_| !connection.blocked) else {
                 break;
             };
             scratch.clear();
             scratch.extend_from_slice(stash.queue.front(&self.stashes));
             let used = self.consume(owner, &mut scratch);
             if let Some(connection) = self.connections.entry_mut(owner)
-                && let Some(stash) = &mut connection.stash
+                && let Some(stash) = connection.stash_mut()
             {
                 stash.queue.consume(&mut self.stashes, used);
                 if stash.queue.is_empty() {
-                    connection.stash = None;
+                    connection.drop_stash();
                 }
             }
         }
@@ -537,7 +564,7 @@ mod tests {
     #[test]
     fn a_connection_is_small() {
         let bytes = size_of::<Connection>();
-        assert!(bytes <= 312, "{bytes} bytes");
+        assert!(bytes <= 264, "{bytes} bytes");
         println!(
             "connection {bytes}, client {}, life {}",
             size_of::<Client>(),

@@ -25,7 +25,25 @@ pub(super) struct Drain {
     listeners_closed: bool,
 }
 
+impl Drain {
+    /// The step that is over by `now`, if one is. The next one's end counts from where this one
+    /// was to end: a late turn must not make the whole drain longer than was promised.
+    fn advance(&mut self, now: Instant) -> Option<Step> {
+        if self.end > now {
+            return None;
+        }
+        let over = self.step;
+        (self.end, self.step) = match over {
+            Step::Window => (self.end + DRAIN_REST, Step::Rest),
+            Step::Rest => (self.end + DRAIN_JOIN, Step::Join),
+            Step::Join => (self.end, Step::Join),
+        };
+        Some(over)
+    }
+}
+
 /// What a drain does until its `end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// Closes come at their drawn times.
     Window,
@@ -101,19 +119,11 @@ impl Core {
     /// Takes a drain to its next step when that is due.
     pub(super) fn advance_drain(&mut self) {
         let Some(mut drain) = self.drain.take() else { return };
-        let now = self.now.instant;
-        if drain.end <= now {
-            match drain.step {
-                Step::Window => {
-                    self.close_everyone();
-                    (drain.end, drain.step) = (now + DRAIN_REST, Step::Rest);
-                }
-                Step::Rest => {
-                    self.drop_everyone();
-                    (drain.end, drain.step) = (now + DRAIN_JOIN, Step::Join);
-                }
-                Step::Join => self.stopped = true,
-            }
+        match drain.advance(self.now.instant) {
+            Some(Step::Window) => self.close_everyone(),
+            Some(Step::Rest) => self.drop_everyone(),
+            Some(Step::Join) => self.stopped = true,
+            None => {}
         }
         if self.connections.is_empty() && drain.listeners_closed {
             self.end_links();
@@ -162,5 +172,29 @@ impl Core {
 
     fn every_connection(&self) -> Vec<Key> {
         self.connections.iter().map(|(key, _)| key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn late_turns_do_not_lengthen_a_drain() {
+        let millis = |millis: u64| Instant::from_nanos(millis * 1_000_000);
+        let mut drain = Drain { end: millis(2000), step: Step::Window, listeners_closed: false };
+        let turns = [
+            (1999, None, 2000),
+            // A turn that comes 185 ms late.
+            (2185, Some(Step::Window), 4000),
+            (2186, None, 4000),
+            (4300, Some(Step::Rest), 5000),
+            (4999, None, 5000),
+            (5000, Some(Step::Join), 5000),
+        ];
+        for (now, over, end) in turns {
+            assert_eq!(drain.advance(millis(now)), over, "at {now} ms");
+            assert_eq!(drain.end, millis(end), "at {now} ms");
+        }
     }
 }

@@ -33,13 +33,16 @@ pub(super) struct LinkEntry {
     generation: u32,
     life: Option<SocketLife>,
     connecting: bool,
+    /// The cancellation of a connect is in flight. The connect may be quicker, so that there is
+    /// a socket when it completes.
+    cancelling: bool,
     in_flight: (u32, u32),
 }
 
 impl LinkEntry {
     /// Whether an earlier connection still has operations in flight.
     fn is_busy(&self) -> bool {
-        self.connecting || self.life.is_some()
+        self.connecting || self.cancelling || self.life.is_some()
     }
 
     fn owner(&self, index: usize) -> Key {
@@ -91,6 +94,7 @@ impl LinkTable {
                     generation: 0,
                     life: None,
                     connecting: false,
+                    cancelling: false,
                     in_flight: (0, 0),
                 });
             }
@@ -249,6 +253,7 @@ impl Core {
                 life.reconcile(owner, &mut self.ops);
             }
             None if entry.connecting => {
+                entry.cancelling = true;
                 let target = OpKey::new(OpKind::Connect, owner);
                 self.ops.push((OpKey::new(OpKind::Cancel, owner), Op::Cancel { target }));
             }
@@ -460,8 +465,10 @@ impl<R: Ring> Worker<R> {
                 self.core.links.entries[index].connecting = false;
                 self.core.fail_link(index, &Failure::Connect(describe(failure)));
             }
-            // The cancellation of a connect, too; there is no socket then.
-            Outcome::CancelDone if self.core.links.entries[index].life.is_none() => {}
+            // A socket that comes all the same is closed, which cancels nothing.
+            Outcome::CancelDone if self.core.links.entries[index].cancelling => {
+                self.core.links.entries[index].cancelling = false;
+            }
             outcome => self.complete_link_socket(index, outcome, more),
         }
     }

@@ -146,7 +146,7 @@ impl Core {
         let Some(mut connection) = self.connections.remove(owner) else { return };
         let queued = connection.out.len() as u32;
         connection.out.clear(&mut self.queues);
-        if let Some(stash) = &mut connection.stash {
+        if let Some(stash) = connection.stash_mut() {
             debug_assert_eq!(stash.early, 0, "its question was over before it was");
             stash.queue.clear(&mut self.stashes);
         }

@@ -80,7 +80,7 @@ impl Core {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         match asking {
             Some(asking) => {
-                connection.stash.get_or_insert_default().asking = asking;
+                connection.stash_or_new().asking = asking;
                 connection.blocked = true;
                 self.questions += 1;
                 self.counters.set(Metric::VerdictsAwaited, u64::from(self.questions));
@@ -112,14 +112,14 @@ impl Core {
     /// A connection's question is over, whatever became of it.
     pub(super) fn stop_asking(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let Some(stash) = &mut connection.stash else { return };
+        let Some(stash) = connection.stash_mut() else { return };
         let asking = std::mem::take(&mut stash.asking);
         if asking == Asking::NOBODY {
             return;
         }
         self.early_input -= std::mem::take(&mut stash.early) as usize;
         if stash.queue.is_empty() {
-            connection.stash = None;
+            connection.drop_stash();
         }
         if asking != Asking::BACKEND {
             self.mailbox.verdicts().withdraw(Ticket { owner, number: asking.0 });
@@ -218,7 +218,7 @@ impl Core {
     /// Why it may not.
     pub(super) fn count_early(&mut self, owner: Key, bytes: usize) -> Result<(), Cause> {
         let Some(connection) = self.connections.entry_mut(owner) else { return Ok(()) };
-        let Some(stash) = &mut connection.stash else { return Ok(()) };
+        let Some(stash) = connection.stash_mut() else { return Ok(()) };
         if stash.asking == Asking::NOBODY {
             return Ok(());
         }

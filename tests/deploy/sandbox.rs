@@ -93,7 +93,7 @@ fn ports<const N: usize>() -> [u16; N] {
     held.map(|listener| listener.local_addr().expect("an address").port())
 }
 
-fn write_config(folder: &Path, clients: u16, admin: u16, backend: u16) {
+fn write_config(folder: &Path, [clients, admin, backend, judge]: [u16; 4]) {
     let text = format!(
         r#"[gateway]
 workers = 1
@@ -108,6 +108,17 @@ name = "app"
 kind = "jwt"
 carriers = ["authorization"]
 keys = [{{ id = "k", algorithm = "HS256", secret_file = "key" }}]
+[[auth]]
+name = "asked"
+kind = "http"
+carriers = ["authorization"]
+endpoint = "http://localhost:{judge}/"
+[[route]]
+path = "/asked"
+origins = ["http://localhost"]
+origin_absent = "allow"
+auth = "asked"
+backend = "echo"
 [[route]]
 path = "/ws"
 origins = ["http://localhost"]
@@ -149,6 +160,24 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// An endpoint that accepts everybody.
+fn judge() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n > 0) {
+                head.push(byte[0]);
+            }
+            let answer = "HTTP/1.1 200 OK\r\nX-Auth-Subject: a\r\nContent-Length: 0\r\n\r\n";
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    port
+}
+
 /// What a command prints.
 fn output(command: &mut Command, input: &str) -> String {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -162,7 +191,7 @@ fn output(command: &mut Command, input: &str) -> String {
 fn the_gateway_serves_reloads_and_drains_under_the_profile() {
     let folder = tempfile::tempdir().expect("a folder");
     let [clients, admin, backend] = ports();
-    write_config(folder.path(), clients, admin, backend);
+    write_config(folder.path(), [clients, admin, backend, judge()]);
     let mut echo = Command::new(PROGRAM);
     echo.args(["echo-backend", "--listen", &format!("127.0.0.1:{backend}")]);
     let echo = echo.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
@@ -182,10 +211,12 @@ fn the_gateway_serves_reloads_and_drains_under_the_profile() {
     let mut mint = Command::new(PROGRAM);
     mint.args(["token", "mint", "--auth", "app", "--subject", "a", "--expires-in", "1h"]);
     let token = output(mint.arg("--config").arg(&config), "");
-    let mut connect = Command::new(PROGRAM);
-    connect.args(["connect", &format!("ws://127.0.0.1:{clients}/ws")]);
-    let echoed = output(connect.env("PORTCULLIS_TOKEN", token.trim()), "there and back\n");
-    assert_eq!(echoed, "there and back\n");
+    for path in ["ws", "asked"] {
+        let mut connect = Command::new(PROGRAM);
+        connect.args(["connect", &format!("ws://127.0.0.1:{clients}/{path}")]);
+        let echoed = output(connect.env("PORTCULLIS_TOKEN", token.trim()), "there and back\n");
+        assert_eq!(echoed, "there and back\n", "/{path}");
+    }
 
     let signal = |name: &str| Command::new("kill").args([name, &pid]).status().expect("kill");
     assert!(signal("-HUP").success());
@@ -201,8 +232,8 @@ fn the_gateway_serves_reloads_and_drains_under_the_profile() {
 #[test]
 fn without_io_uring_it_says_which_profile_to_use() {
     let folder = tempfile::tempdir().expect("a folder");
-    let [clients, admin, backend] = ports();
-    write_config(folder.path(), clients, admin, backend);
+    let [clients, admin, backend, judge] = ports();
+    write_config(folder.path(), [clients, admin, backend, judge]);
     let log = folder.path().join("log");
     let mut command = run_command(folder.path());
     command.stderr(File::create(&log).expect("a file"));

@@ -9,6 +9,7 @@ mod targets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use portcullis::base::random::Random;
@@ -143,6 +144,9 @@ impl Inputs {
     }
 }
 
+/// Targets that have come through.
+static DONE: AtomicUsize = AtomicUsize::new(0);
+
 /// A number that an environment variable may give.
 fn asked(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -198,7 +202,11 @@ fn run(name: &str) {
         None => count < INPUTS,
     };
     match first_failure(corpus(name), seed, goes_on, target) {
-        Ok(count) => println!("{name}: {count} inputs, seed {seed}"),
+        Ok(count) => {
+            let done = DONE.fetch_add(1, Ordering::Relaxed) + 1;
+            let (of, time) = (TARGETS.len(), begun.elapsed().as_secs());
+            println!("[{done}/{of}] {name}: {count} inputs in {time} s, seed {seed}");
+        }
         Err(input) => {
             let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{name}"));
             std::fs::write(&file, &input).expect("written");
@@ -227,8 +235,9 @@ macro_rules! tests {
 }
 
 tests! {
-    base64url carrier client compact config frames head json jwt link link_payload link_reader mask
-    origin phoenix proxy session term tls tls_garbage utf8
+    base64url carrier client compact config dialect first_message frames head http_verdict json jwt
+    link link_payload link_reader mask origin phoenix proxy reauthenticate revocation_file session
+    term tls tls_garbage utf8
 }
 
 #[test]
@@ -248,6 +257,85 @@ fn every_target_is_everywhere() {
     for name in names {
         assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
         assert!(!corpus(name).is_empty(), "{name} has no corpus");
+    }
+}
+
+/// Which targets reach a module that reads what comes from outside; a module that reads nothing of
+/// the kind says why it has none.
+enum Fuzzed {
+    By(&'static [&'static str]),
+    Not(&'static str),
+}
+
+use Fuzzed::{By, Not};
+
+const PROTOCOL: &[(&str, Fuzzed)] = &[
+    ("base64url", By(&["base64url"])),
+    ("carrier", By(&["carrier"])),
+    ("cause", Not("a table of constants")),
+    ("compact_json", By(&["json"])),
+    ("compact_token", By(&["compact"])),
+    ("dead_tokens", Not("keeps a keyed hash of a token, whatever its bytes")),
+    ("dialect", By(&["dialect", "first_message"])),
+    ("external_term", By(&["term"])),
+    ("http_upgrade", By(&["head", "client"])),
+    ("http_verdict", By(&["http_verdict"])),
+    ("identity", Not("holds what others have checked")),
+    ("jwt", By(&["jwt"])),
+    ("link", By(&["link", "link_payload", "link_reader"])),
+    ("mac", By(&["compact", "jwt", "phoenix"])),
+    ("mask", By(&["mask"])),
+    ("origin", By(&["origin"])),
+    ("phoenix_token", By(&["phoenix"])),
+    ("plug_crypto", By(&["phoenix", "session"])),
+    ("plug_session", By(&["session"])),
+    ("proxy_header", By(&["proxy"])),
+    ("revocation", By(&["link_payload", "revocation_file"])),
+    ("scratch", Not("a buffer")),
+    ("utf8", By(&["utf8"])),
+    ("websocket", By(&["frames"])),
+];
+
+const CONNECTION: &[(&str, Fuzzed)] = &[
+    ("aside", Not("holds what few connections keep")),
+    ("authenticate", By(&["client", "first_message"])),
+    ("client", By(&["client"])),
+    ("closing", By(&["client", "first_message"])),
+    ("deadlines", Not("arithmetic on times; the targets of clients call it")),
+    ("greeting", By(&["first_message"])),
+    ("link", By(&["link"])),
+    ("reauthenticate", By(&["reauthenticate"])),
+    ("stage", Not("an enumeration")),
+    ("transport", By(&["tls", "tls_garbage"])),
+    ("upgrade", By(&["client"])),
+    ("verdict", By(&["first_message"])),
+];
+
+#[test]
+fn every_codec_and_machine_has_a_target() {
+    for (layer, table) in [("protocol", PROTOCOL), ("connection", CONNECTION)] {
+        let file = format!("{}/src/{layer}/mod.rs", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(file).expect("readable");
+        let mut modules: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.split_once("mod ")?.1.strip_suffix(';'))
+            .filter(|name| !name.contains(' '))
+            .collect();
+        modules.sort_unstable();
+        let known: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
+        assert_eq!(
+            modules, known,
+            "src/{layer}: give each module a target, or say why it has none"
+        );
+        for (name, fuzzed) in table {
+            match fuzzed {
+                By(targets) => {
+                    assert!(!targets.is_empty(), "{name}");
+                    assert!(targets.iter().all(|target| TESTED.contains(target)), "{name}");
+                }
+                Not(reason) => assert!(!reason.is_empty(), "{name}"),
+            }
+        }
     }
 }
 

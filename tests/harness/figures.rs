@@ -56,6 +56,18 @@ fn added_latency_is_the_difference_at_one_rate() {
 }
 
 #[test]
+fn less_than_nothing_reaches_no_figure() {
+    let results = example(&[
+        ("idle-plain", GATEWAY, "kernel_bytes", &[4000.0]),
+        ("idle-plain", BARE, "kernel_bytes", &[9000.0]),
+    ]);
+    let rows = rows(&results);
+    let row = find(&rows, "the gateway's end");
+    assert_eq!(row.verdict, Verdict::NotMeasured);
+    assert_eq!(row.reading, "the machine was not quiet enough: -500");
+}
+
+#[test]
 fn what_is_missing_is_named_with_its_reason() {
     let mut results = example(&[("echo-64-1000", GATEWAY, CPU, &[5.0])]);
     let why = "install nginx-light".to_owned();

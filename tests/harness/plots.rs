@@ -25,6 +25,25 @@ fn bars_are_svg_with_every_name_and_grow_with_the_value() {
 }
 
 #[test]
+fn every_row_has_a_bar() {
+    for count in 1..10 {
+        let names: Vec<_> = (0..count).map(|n| (format!("peer {n}"), summary(5.0))).collect();
+        let svg = bars("µs", &names);
+        let number = |rect: &str, name: &str| -> i32 {
+            let value = rect.split(&format!("{name}=\"")).nth(1).expect("there");
+            value.split('"').next().and_then(|number| number.parse().ok()).expect("a number")
+        };
+        // The first is the background.
+        let mut tops: Vec<i32> = svg.split("<rect ").skip(2).map(|r| number(r, " y")).collect();
+        tops.sort_unstable();
+        assert_eq!(tops.len(), count, "{svg}");
+        assert!(tops[0] < 30, "nothing stands above the first bar: {tops:?}");
+        let steps: Vec<i32> = tops.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(steps.iter().all(|step| (28..45).contains(step)), "{tops:?}");
+    }
+}
+
+#[test]
 fn lines_are_svg_with_a_legend() {
     let line = |name: &str, top: f64| Line {
         name: name.to_owned(),

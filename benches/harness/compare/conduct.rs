@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use super::cases::{MANY, Spec, Work};
+use super::estimate::{self, Estimate, OPEN_RATE, WARM_UP};
 use super::{CompareArgs, missing, runs, save};
 use crate::flood::{self, FloodArgs};
 use crate::kernel;
@@ -20,14 +21,15 @@ use crate::{echo, idle, open, wire};
 
 /// Silence before the gateway pings, its default.
 const PING_S: u64 = 25;
-/// Connects per second while idle connections are opened.
-const OPEN_RATE: f64 = 4000.0;
 /// Memory that the machine keeps, bytes.
 const MEMORY_FLOOR: u64 = 1 << 30;
 /// With fewer resumed handshakes, in percent, a run says nothing about them.
 const RESUMED_LEAST: f64 = 90.0;
 /// Between two runs, so that the sockets of one are gone before the next.
 const PAUSE: Duration = Duration::from_millis(400);
+/// The flood of the figures: 20,000 junk connects a second in equal parts, and 2,000 that finish TLS.
+const FLOOD: &str = "--kinds silent,reset,garbage,half-head,bad-token,tls-then-silent=2000 \
+                     --rate 20000 --honest 100 --established 1000 --established-rate 1000";
 /// The pseudo-peer of the latency case: the bare echo at the gateway's rate.
 const SAME_RATE: &str = "bare-ring-same-rate";
 
@@ -40,8 +42,14 @@ pub struct Conductor<'a> {
     /// Servers of the cases that do not start their own.
     running: Vec<Peer>,
     began: Instant,
+    /// Of each run.
+    measured: Duration,
+    /// Turns that are over, and all.
     done: usize,
     total: usize,
+    /// The same in seconds as they were estimated.
+    done_s: f64,
+    total_s: f64,
 }
 
 /// What one turn gave: a run, or the reason why there is none.
@@ -56,8 +64,31 @@ impl<'a> Conductor<'a> {
         results: Results,
     ) -> Conductor<'a> {
         let running = Vec::new();
-        let began = Instant::now();
-        Conductor { args, workshop, kinds, results, running, began, done: 0, total: 0 }
+        Conductor {
+            args,
+            workshop,
+            kinds,
+            results,
+            running,
+            began: Instant::now(),
+            measured: Duration::ZERO,
+            done: 0,
+            total: 0,
+            done_s: 0.0,
+            total_s: 0.0,
+        }
+    }
+
+    /// How it ended, in a sentence.
+    pub fn ending(&self) -> String {
+        let (done, total) = (self.done, self.total);
+        let took = estimate::minutes(self.began.elapsed().as_secs_f64());
+        match self.results.complete {
+            true => format!("All {total} runs are done, in {took}."),
+            false => format!(
+                "Interrupted after {took}: the {done} of {total} runs that were finished are kept."
+            ),
+        }
     }
 
     /// What was measured.
@@ -75,12 +106,10 @@ impl<'a> Conductor<'a> {
         if specs.iter().any(|spec| shared(&spec)) {
             self.start_all();
         }
-        let turns = |spec: &Spec| {
-            let peers = self.kinds.iter().filter(|kind| spec.work.leaves_out(**kind).is_none());
-            peers.count() * spec.work.rounds(self.rounds()) as usize
-        };
-        self.total = specs.iter().map(turns).sum();
-        self.began = Instant::now();
+        if kernel::interrupted() {
+            return Ok(());
+        }
+        self.plan(specs);
         for spec in specs {
             if spec.work.is_fresh() {
                 // They would have a share of the machine's memory, and nothing to do.
@@ -102,15 +131,35 @@ impl<'a> Conductor<'a> {
         self.args.rounds.unwrap_or(if self.args.quick { 1 } else { 3 })
     }
 
-    fn measured(&self) -> Duration {
-        self.args.duration.unwrap_or(Duration::from_secs(if self.args.quick { 2 } else { 5 }))
+    /// Chooses how long runs are, and says how long all of them will take.
+    fn plan(&mut self, specs: &[Spec]) {
+        let estimate = Estimate::of(specs, &self.kinds, self.rounds());
+        self.measured = match self.args.duration {
+            Some(duration) => duration,
+            None if self.args.quick => Duration::from_secs(2),
+            None => estimate.measured_within(Duration::from_secs(60) * self.args.minutes),
+        };
+        self.total = estimate.turns;
+        self.total_s = estimate.total(self.measured).as_secs_f64();
+        self.began = Instant::now();
+        eprintln!(
+            "{} runs, {} rounds where nothing else is said, {:.1} s measured in each: about {}",
+            self.total,
+            self.rounds(),
+            self.measured.as_secs_f64(),
+            estimate::minutes(self.total_s),
+        );
     }
 
     fn start_all(&mut self) {
         let purpose = Purpose { connections: MANY, ping_s: PING_S };
         for kind in self.kinds.clone() {
             eprintln!("starting {}", kind.name());
-            match peers::start(kind, self.workshop, &purpose) {
+            let started = peers::start(kind, self.workshop, &purpose);
+            if kernel::interrupted() {
+                return;
+            }
+            match started {
                 Ok(peer) => self.running.push(peer),
                 Err(why) => self.give_up(kind, why),
             }
@@ -151,8 +200,10 @@ impl<'a> Conductor<'a> {
                     return Ok(false);
                 }
                 self.done += 1;
+                self.done_s += estimate::of_turn(&spec.work, self.measured);
                 if !self.keep(kind.name(), round, turn) {
                     kinds.retain(|other| *other != kind);
+                    self.skip(spec, rounds - round);
                 }
                 save(&self.args.out, &self.results, None)?;
                 std::thread::sleep(PAUSE);
@@ -168,6 +219,12 @@ impl<'a> Conductor<'a> {
             }
         }
         Ok(true)
+    }
+
+    /// A peer will not have its turns in the rounds that are left.
+    fn skip(&mut self, spec: &Spec, rounds: u32) {
+        self.total -= rounds as usize;
+        self.total_s -= estimate::of_turn(&spec.work, self.measured) * f64::from(rounds);
     }
 
     /// Returns false when the peer cannot do this case.
@@ -191,10 +248,10 @@ impl<'a> Conductor<'a> {
     fn progress(&self, spec: &Spec, peer: &str, round: u32, rounds: u32) {
         let left = match self.done {
             0 => String::new(),
-            done => {
-                let each = self.began.elapsed().as_secs_f64() / done as f64;
-                let left = each * self.total.saturating_sub(done) as f64 / 60.0;
-                format!(", about {left:.0} min left")
+            _ => {
+                let pace = self.began.elapsed().as_secs_f64() / self.done_s.max(0.1);
+                let left = estimate::minutes(pace * (self.total_s - self.done_s).max(0.0));
+                format!(", about {left} left")
             }
         };
         let (at, of) = (self.done + 1, self.total);
@@ -214,7 +271,7 @@ impl<'a> Conductor<'a> {
             Work::Open { concurrency, tls } => self.open(self.peer(kind)?, concurrency, tls),
             Work::Token { accepted } => {
                 let before = Quiet::take(&[]);
-                let mut run = runs::of_tokens(accepted, self.measured())?;
+                let mut run = runs::of_tokens(accepted, self.measured)?;
                 run.foreign = before.foreign_until(&Quiet::take(&[]));
                 Ok(run)
             }
@@ -259,9 +316,9 @@ impl<'a> Conductor<'a> {
     }
 
     fn traffic(&self, peer: &Peer, plans: Vec<Plan>, connections: u64) -> Turn {
-        let warm_up = self.measured() / 4;
+        let warm_up = self.measured / WARM_UP;
         self.watched(peer, |pids| {
-            let outcome = echo::measure(plans, pids, warm_up, self.measured())?;
+            let outcome = echo::measure(plans, pids, warm_up, self.measured)?;
             Ok(runs::of_echo(&outcome, connections))
         })
     }
@@ -270,7 +327,7 @@ impl<'a> Conductor<'a> {
         let target = peer.target(tls, "/echo")?;
         let plans = open::plans(&self.load(), &target, concurrency, None);
         self.watched(peer, |pids| {
-            let outcome = open::measure(plans, pids, self.measured() / 4, self.measured())?;
+            let outcome = open::measure(plans, pids, self.measured / WARM_UP, self.measured)?;
             let mut run = runs::of_open(&outcome);
             let resumed = run.values.get("resumed_percent").copied().unwrap_or(0.0);
             if tls == Tls::Resumed && resumed < RESUMED_LEAST {
@@ -322,22 +379,16 @@ impl<'a> Conductor<'a> {
     fn flood(&self, kind: Kind, duration: Duration) -> Turn {
         let peer =
             peers::start(kind, self.workshop, &Purpose { connections: MANY, ping_s: PING_S })?;
-        let json = self.workshop.path("flood.json");
         let (url, junk) =
             (peer.target(Tls::Plain, "/echo")?.url, peer.target(Tls::Full, "/echo")?.url);
         let mut words = vec!["flood".to_owned(), url, "--insecure".into()];
+        words.extend(FLOOD.split(' ').map(str::to_owned));
         let mut option = |name: &str, value: String| words.extend([format!("--{name}"), value]);
         option("junk-tls-url", junk);
         option("duration", format!("{}s", duration.as_secs()));
-        option("kinds", "silent=4000,half-head=1000,garbage=500,tls-then-silent=300".into());
-        option("honest", "100".into());
-        option("established", "1000".into());
-        option("established-rate", "1000".into());
-        option("json", json.display().to_string());
-        option(
-            "cores",
-            self.workshop.client_core.map_or_else(String::new, |core| core.to_string()),
-        );
+        if let Some(core) = self.workshop.client_core {
+            option("cores", core.to_string());
+        }
         for pid in peer.pids() {
             option("server-pid", pid.to_string());
         }
@@ -346,10 +397,8 @@ impl<'a> Conductor<'a> {
         }
         let command = FloodCommand::try_parse_from(words).map_err(|error| error.to_string())?;
         self.watched(&peer, |_| {
-            flood::run(&command.flood)?;
-            let text = std::fs::read_to_string(&json).map_err(|error| error.to_string())?;
-            let report = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-            Ok(runs::of_flood(&report))
+            let (report, _) = flood::measure(&command.flood)?;
+            Ok(runs::of_flood(&report.to_json()))
         })
     }
 }

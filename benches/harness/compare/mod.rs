@@ -3,6 +3,7 @@
 
 mod cases;
 mod conduct;
+mod estimate;
 mod runs;
 
 use std::collections::BTreeMap;
@@ -39,7 +40,8 @@ Scenarios (--cases takes them, or the name of a single case):
 
 Examples, after `cargo bench --bench harness --`:
   compare --quick                                   a few minutes: does everything work?
-  compare                                           everything, about 40 minutes
+  compare                                           everything, in about 25 minutes
+  compare --minutes 60                              the same with longer runs
   compare --cases echo --peers bare-ring,gateway,nginx --rounds 5
   compare --against benches/baseline.json           what became worse since then
   cp target/compare/results.json benches/baseline.json   a new baseline
@@ -67,7 +69,11 @@ pub struct CompareArgs {
     /// Rounds [default: 3; with --quick 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: Option<u32>,
-    /// Time that each run is measured [default: 5s; with --quick 2s]
+    /// About how long everything may take: runs are 2 to 5 s long, as fits. It is said at the
+    /// start when even 2 s take longer
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=1440))]
+    pub minutes: u32,
+    /// Time that each run is measured [default: as --minutes allows; with --quick 2s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
     /// Core of the server under measurement
@@ -115,12 +121,14 @@ pub fn run(args: &CompareArgs) -> Result<bool, String> {
     };
     let mut conductor = Conductor::new(args, &workshop, kinds, results);
     conductor.run(&specs)?;
+    let ending = conductor.ending();
     let results = conductor.into_results();
     let comparison =
         before.map(|before| baseline::compare(&before, &results, args.tolerance / 100.0));
     print!("{}", table::to_text(&results, comparison.as_ref()));
     save(&args.out, &results, comparison.as_ref())?;
     println!("\nwritten: {0}/report.html, {0}/results.json", args.out.display());
+    println!("{ending}");
     let worse = comparison.is_some_and(|comparison| comparison.regressions().next().is_some());
     Ok(results.sound() && !worse)
 }

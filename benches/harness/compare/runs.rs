@@ -103,6 +103,7 @@ pub fn of_flood(report: &Value) -> Run {
         ("oldest_s", "/server/oldest_junk_socket/seconds"),
         ("recovered_s", "/server/no_junk_socket_left_after"),
         ("junk_rate", "/flood/junk_connects_per_second_reached"),
+        ("peak_bytes", "/server/server_resident/1"),
     ];
     for (metric, path) in values {
         if let Some(value) = at(path) {

@@ -245,6 +245,10 @@ fn row(figure: &Figure, results: &Results) -> Row {
         Of(compute) => compute(results),
     };
     let Some(found) = found else { return none(why_not(figure, results)) };
+    if found.median < 0.0 {
+        // Differences of noisy readings only: nothing takes less than nothing.
+        return none(format!("the machine was not quiet enough: {}", number(found.median)));
+    }
     let reached = match figure.limit {
         AtMost(limit) => found.median <= limit,
         AtLeast(limit) => found.median >= limit,

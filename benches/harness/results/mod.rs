@@ -154,6 +154,7 @@ pub const METRICS: &[Metric] = &[
     metric("oldest_s", "oldest junk socket", "s", Judged::Not),
     metric("recovered_s", "junk gone after", "s", Judged::Not),
     metric("junk_rate", "junk connects", "/s", Judged::Not),
+    metric("peak_bytes", "resident at most", "B", Judged::Not),
     metric("server_busy", "busiest server thread", "%", Judged::Not),
     metric("client_busy", "busiest client thread", "%", Judged::Not),
     metric("client_cpu_us", "client CPU each", "µs", Judged::Not),

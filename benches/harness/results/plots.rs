@@ -29,6 +29,8 @@ pub struct Line {
 
 /// One bar for each name, its length the median, with a line from the lowest to the highest run.
 pub fn bars(unit: &str, bars: &[(String, Summary)]) -> String {
+    // A segmented axis of 0..n has n + 1 places.
+    let last = bars.len().saturating_sub(1);
     draw(60 + 34 * bars.len() as u32, |area| {
         let longest = bars.iter().map(|(_, s)| s.high).fold(0.0, f64::max).max(1e-9);
         let mut chart = ChartBuilder::on(area)
@@ -36,7 +38,7 @@ pub fn bars(unit: &str, bars: &[(String, Summary)]) -> String {
             .margin_right(24)
             .set_label_area_size(LabelAreaPosition::Left, 170)
             .set_label_area_size(LabelAreaPosition::Bottom, 40)
-            .build_cartesian_2d(0.0..longest * 1.05, (0..bars.len()).into_segmented())
+            .build_cartesian_2d(0.0..longest * 1.05, (0..last).into_segmented())
             .map_err(text_of)?;
         let name = |value: &SegmentValue<usize>| match value {
             // Segments count from below, people read from above.

@@ -75,7 +75,7 @@ pub fn haproxy(wiring: &Wiring) -> String {
 /// Caddy.
 pub fn caddy(wiring: &Wiring) -> String {
     format!(
-        "{{\n  admin off\n  auto_https off\n  persist_config off\n  log {{\n    level ERROR\n  }}\n\
+        "{{\n  admin off\n  auto_https off\n  log {{\n    level ERROR\n  }}\n\
          }}\nhttp://{plain} {{\n  bind {host}\n  reverse_proxy {upstream}\n}}\n\
          https://{secure} {{\n  bind {host}\n  tls {certificate} {key}\n\
          \x20 reverse_proxy {upstream}\n}}\n",
@@ -152,7 +152,8 @@ pub fn gateway(wiring: &GatewayWiring<'_>) -> String {
     let GatewayWiring { plain, secure, admin, workers, connections, buffers, .. } = wiring;
     // The kernel spreads connections over the workers by a hash: not evenly.
     let room = (connections * 3 / 2).max(50_000);
-    let unauthenticated = 50_000;
+    // Every worker has its share of the cap, and many of them open slowly: it must not be small.
+    let unauthenticated = if *workers > 4 { 50_000 } else { 16_000 };
     let (ping, idle) = (wiring.ping_s, wiring.ping_s * 3);
     let link_ping = wiring.link_ping_s;
     let backend = |name: &str, address: &str| {

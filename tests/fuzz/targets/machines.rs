@@ -23,9 +23,9 @@ use rustls::{
 
 use super::{pieces, with_cuts};
 
-const START: Instant = Instant::from_nanos(1_000_000_000_000);
-const UNIX: u64 = 1_700_000_000;
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
+pub const START: Instant = Instant::from_nanos(1_000_000_000_000);
+pub const UNIX: u64 = 1_700_000_000;
+pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 const TEXT: &str = r#"
     listener = [{ address = "127.0.0.1:8080" }]
@@ -55,6 +55,11 @@ const TEXT: &str = r#"
 
 /// Settings with one guarded and one open route.
 pub fn settings() -> Settings {
+    settings_from(TEXT)
+}
+
+/// Settings from a text that is good.
+pub fn settings_from(text: &str) -> Settings {
     struct Nothing;
     impl Outside for Nothing {
         fn read(&self, _: &Path) -> io::Result<FileContents> {
@@ -69,7 +74,7 @@ pub fn settings() -> Settings {
             UNIX
         }
     }
-    match load(TEXT, Path::new("fuzz.toml"), &Nothing) {
+    match load(text, Path::new("fuzz.toml"), &Nothing) {
         Ok(loaded) => loaded.settings,
         Err(problems) => panic!("{}", problems[0]),
     }

@@ -2,10 +2,13 @@
 //! seeded runner (`main.rs`) and cargo-fuzz share this folder.
 
 mod codecs;
+mod dialects;
 mod frames;
 mod links;
 mod machines;
+mod scripts;
 mod tokens;
+mod verdicts;
 
 use portcullis::base::random::Random;
 
@@ -19,8 +22,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("client", machines::client),
     ("compact", tokens::compact),
     ("config", codecs::config),
+    ("dialect", dialects::dialect),
+    ("first_message", scripts::first_message),
     ("frames", frames::frames),
     ("head", codecs::head),
+    ("http_verdict", verdicts::http_verdict),
     ("json", codecs::json),
     ("jwt", codecs::jwt),
     ("link", links::machine),
@@ -30,6 +36,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("origin", codecs::origin),
     ("phoenix", tokens::phoenix),
     ("proxy", codecs::proxy),
+    ("reauthenticate", scripts::reauthenticate),
+    ("revocation_file", verdicts::revocation_file),
     ("session", tokens::session),
     ("term", tokens::term),
     ("tls", machines::tls),
