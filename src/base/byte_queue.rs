@@ -13,7 +13,8 @@ const NONE: u32 = u32::MAX;
 pub struct PoolExhausted;
 
 /// The chunks of all queues of one worker. Memory is taken from the allocator when a chunk is
-/// first needed and kept until [`BytePool::release_free`]; freed chunks are reused last in, first out.
+/// first needed and kept until [`BytePool::release_free`]; freed chunks are reused last in, first
+/// out.
 ///
 /// Invariant: `in_use + length of the free chain == chunks.len() <= chunks_max`.
 #[derive(Debug)]

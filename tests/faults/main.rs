@@ -1,7 +1,7 @@
 //! Real faults on the real binary: what becomes of clients in every stage, and what is lost.
 //!
 //! Gateway and backends are processes of their own, so that they can be killed, stopped, starved
-//! and cut off. It takes some two minutes, and parts of it want root, so it is run by itself:
+//! and cut off. It takes about a minute, and parts of it want root, so it is run by itself:
 //! `cargo test --test faults -- --ignored` (`tests/run` does). What a machine cannot do is NOT
 //! RUN, and named at the end; with PORTCULLIS_FAULTS=required it is a failure.
 
