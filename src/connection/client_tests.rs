@@ -260,7 +260,10 @@ impl World {
         let cx = Surroundings { now, settings, counters, jitter: 0, revoked: &self.revoked };
         let result = call(&mut self.client, &cx, &mut self.output);
         let next = self.client.next_deadline(&self.settings);
-        assert!(due || next >= self.now.instant, "a deadline in the past");
+        // Who is refused with no time left is due at once.
+        let late = self.client.stage() == Stage::Refused
+            && self.client.refused_at_latest(&self.settings.deadlines) <= self.now.instant;
+        assert!(due || late || next >= self.now.instant, "a deadline in the past");
         self.check();
         result
     }
@@ -1598,6 +1601,18 @@ fn act() -> impl Strategy<Value = Act> {
         1 => any::<bool>().prop_map(Act::Flushes),
         1 => any::<bool>().prop_map(Act::Reload),
     ]
+}
+
+#[test]
+fn a_client_refused_with_no_time_left_ends_at_the_next_look() {
+    let mut world = World::new(false);
+    world.happen(Event::Head);
+    world.pass_promptly(ms(10_101));
+    assert!(world.client.is_open());
+    world.happen(Event::Refuse);
+    assert!(world.due());
+    world.handle_deadline();
+    assert_eq!(world.client.disposition(), Disposition::CloseNow { reset: true });
 }
 
 impl World {
