@@ -171,7 +171,7 @@ fn own_gateway(args: &IdleArgs) -> Result<Own, String> {
         Some(interval) => interval.as_secs().max(1),
         None => PING_DEFAULT_S.max(args.connections.div_ceil(PINGS_PER_SECOND)),
     };
-    let purpose = Purpose { connections: args.connections, ping_s };
+    let purpose = Purpose { connections: args.connections, ping_s, flooded: false };
     eprintln!(
         "starting a gateway with {} workers; each ring holds at most {} sockets",
         gateway::threads_for(args.connections),

@@ -152,7 +152,7 @@ impl<'a> Conductor<'a> {
     }
 
     fn start_all(&mut self) {
-        let purpose = Purpose { connections: MANY, ping_s: PING_S };
+        let purpose = Purpose { connections: MANY, ping_s: PING_S, flooded: false };
         for kind in self.kinds.clone() {
             eprintln!("starting {}", kind.name());
             let started = peers::start(kind, self.workshop, &purpose);
@@ -367,7 +367,7 @@ impl<'a> Conductor<'a> {
     }
 
     fn idle(&self, kind: Kind, connections: u64, tls: Tls, hold: Duration) -> Turn {
-        let purpose = Purpose { connections, ping_s: PING_S };
+        let purpose = Purpose { connections, ping_s: PING_S, flooded: false };
         let peer = peers::start(kind, self.workshop, &purpose)?;
         let plans = idle::plans(&self.load(), &peer.target(tls, "/echo")?, connections, OPEN_RATE);
         self.watched(&peer, |pids| {
@@ -377,8 +377,11 @@ impl<'a> Conductor<'a> {
     }
 
     fn flood(&self, kind: Kind, duration: Duration) -> Turn {
-        let peer =
-            peers::start(kind, self.workshop, &Purpose { connections: MANY, ping_s: PING_S })?;
+        let peer = peers::start(
+            kind,
+            self.workshop,
+            &Purpose { connections: MANY, ping_s: PING_S, flooded: true },
+        )?;
         let (url, junk) =
             (peer.target(Tls::Plain, "/echo")?.url, peer.target(Tls::Full, "/echo")?.url);
         let mut words = vec!["flood".to_owned(), url, "--insecure".into()];

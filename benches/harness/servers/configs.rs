@@ -130,6 +130,8 @@ pub struct GatewayWiring<'a> {
     pub buffers: u32,
     /// Silence before a ping, seconds.
     pub ping_s: u64,
+    /// Junk comes: the default limit on TLS handshakes holds.
+    pub flooded: bool,
     /// Silence on a link before a ping, seconds; three times this and its sessions are lost.
     pub link_ping_s: u64,
     /// `link` or `websocket`.
@@ -156,6 +158,7 @@ pub fn gateway(wiring: &GatewayWiring<'_>) -> String {
     let unauthenticated = if *workers > 4 { 50_000 } else { 16_000 };
     let (ping, idle) = (wiring.ping_s, wiring.ping_s * 3);
     let link_ping = wiring.link_ping_s;
+    let handshakes = if wiring.flooded { "\"auto\"" } else { "1_000_000" };
     let backend = |name: &str, address: &str| {
         let kind = wiring.upstream_kind;
         format!(
@@ -173,6 +176,7 @@ pub fn gateway(wiring: &GatewayWiring<'_>) -> String {
          log = {{ format = \"json\", level = \"error\" }}\n\n\
          [limits]\nconnections_max = {room}\nunauthenticated_max = {unauthenticated}\n\
          frames_per_second = 1_000_000_000\nframes_burst = 1_000_000_000\n\
+         tls_handshakes_per_second = {handshakes}\n\
          client_buffers = {buffers}\nclose_lines_per_second = 0\n\n\
          [deadlines]\nping_interval = \"{ping}s\"\nidle = \"{idle}s\"\n\
          link_ping = \"{link_ping}s\"\n\n\

@@ -67,6 +67,7 @@ pub(super) fn start(
         buffers: if workers > 4 { BUFFERS_FEW } else { BUFFERS },
         link_ping_s: if workers > 4 { LINK_PING_MANY_S } else { LINK_PING_S },
         ping_s: purpose.ping_s,
+        flooded: purpose.flooded,
         upstream_kind,
         echo: &echo.to_string(),
         count: &count.to_string(),

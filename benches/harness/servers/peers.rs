@@ -134,6 +134,8 @@ pub struct Purpose {
     pub connections: u64,
     /// Silence before the gateway pings, seconds.
     pub ping_s: u64,
+    /// Junk comes: the gateway keeps its default limit on TLS handshakes.
+    pub flooded: bool,
 }
 
 /// A running server, ready for clients.
