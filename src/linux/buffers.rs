@@ -16,8 +16,9 @@ use crate::ring::{BufferCount, BufferGroup, ReceivedBuffer};
 
 /// Most buffers that a pool may have; the kernel's bound.
 pub(super) const BUFFERS_MAX: u16 = 32_768;
-/// Number of buffers that are published at first and in quiet times.
-const PUBLISHED_MIN: u32 = 256;
+/// Number of buffers that are published at first and in quiet times: since the kernel takes them in
+/// turn, just as many are ever touched. For clients, 266 KB of a worker; for links, 512 KiB at most.
+const PUBLISHED_MIN: [u32; 2] = [64, 8];
 /// Publications between two looks at whether fewer would do.
 const REVIEW_INTERVAL: u32 = 1024;
 /// Set in the numbers that the kernel is told for the link pool: a completion says which
@@ -46,8 +47,9 @@ pub(super) struct ReceivePool {
     stack: Vec<u16>,
     places: Vec<Place>,
     published: u32,
-    /// How many to publish: `min(PUBLISHED_MIN, total) <= target <= total`.
+    /// How many to publish: `floor <= target <= total`.
     target: u32,
+    floor: u32,
     /// Fewest found published since the last review.
     lowest: u32,
     publications: u32,
@@ -73,7 +75,7 @@ impl ReceivePool {
         assert!((1..=BUFFERS_MAX).contains(&count));
         let entries = count.next_power_of_two();
         let stride = stride(usable);
-        let target = PUBLISHED_MIN.min(u32::from(count));
+        let floor = PUBLISHED_MIN[usize::from(group_number(group))].min(u32::from(count));
         Ok(ReceivePool {
             group,
             usable,
@@ -85,8 +87,9 @@ impl ReceivePool {
             stack: (0..count).rev().collect(),
             places: vec![Place::Stacked; usize::from(count)],
             published: 0,
-            target,
-            lowest: target,
+            target: floor,
+            floor,
+            lowest: floor,
             publications: 0,
         })
     }
@@ -146,9 +149,8 @@ impl ReceivePool {
         self.lowest = self.lowest.min(self.published);
         self.publications += 1;
         if self.publications > REVIEW_INTERVAL {
-            let floor = PUBLISHED_MIN.min(self.places.len() as u32);
             if self.lowest * 4 > self.target * 3 {
-                self.target = (self.target / 2).max(floor);
+                self.target = (self.target / 2).max(self.floor);
             }
             self.lowest = self.target;
             self.publications = 1;
@@ -251,7 +253,7 @@ mod tests {
                 pool.give_back(buffer);
             }
         }
-        assert_eq!(seen.len(), 256, "only the published few are ever touched");
+        assert_eq!(seen.len(), 64, "only the published few are ever touched");
         assert_eq!(pool.count(), BufferCount { total: 4096, free: 4096 });
     }
 
@@ -260,7 +262,7 @@ mod tests {
         let mut pool = pool(4096);
         let mut head = 0;
         pool.publish();
-        for expected in [256, 512, 1024, 2048, 4096, 4096] {
+        for expected in [64, 128, 256, 512, 1024, 2048, 4096, 4096] {
             assert_eq!((pool.target, pool.published), (expected, expected));
             let taken = fill(&mut pool, &mut head, expected);
             assert_eq!(pool.count().free, 4096 - expected);
@@ -269,13 +271,13 @@ mod tests {
             }
             pool.publish();
         }
-        for _ in 0..6 * REVIEW_INTERVAL {
+        for _ in 0..8 * REVIEW_INTERVAL {
             for buffer in fill(&mut pool, &mut head, 4) {
                 pool.give_back(buffer);
             }
             pool.publish();
         }
-        assert_eq!(pool.target, 256);
+        assert_eq!(pool.target, 64);
     }
 
     #[test]

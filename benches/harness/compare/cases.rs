@@ -15,12 +15,14 @@ pub enum Work {
         /// Clients.
         connections: u64,
     },
-    /// Messages there and back at half of the rate that the peer reached.
+    /// Messages there and back, on schedule.
     Latency {
         /// Payload bytes.
         size: u32,
         /// Clients.
         connections: u64,
+        /// Messages per second; `None`: half of what the peer reached.
+        rate: Option<f64>,
     },
     /// Messages that are counted, not echoed.
     FanIn {
@@ -72,6 +74,10 @@ pub struct Spec {
 
 /// Clients of the large cases; the proxies need two sockets for each.
 pub const MANY: u64 = 8000;
+
+/// Messages per second at which no peer is near saturation, nor the load side, which shares its
+/// core with backends.
+const EASY_RATE: f64 = 15_000.0;
 
 /// The scenarios of `--cases`, in the order in which they run: traffic first, then what needs
 /// fresh servers.
@@ -160,7 +166,13 @@ pub fn all(quick: bool) -> Vec<Spec> {
         "latency-64-1000".into(),
         "Latency at half of the peer's own rate: 64 bytes, 1000 connections, open loop".into(),
         "message",
-        Work::Latency { size: 64, connections: 1000 },
+        Work::Latency { size: 64, connections: 1000, rate: None },
+    );
+    add(
+        "latency-same-rate".into(),
+        format!("Latency at {EASY_RATE} messages a second: 64 bytes, 1000 connections, open loop"),
+        "message",
+        Work::Latency { size: 64, connections: 1000, rate: Some(EASY_RATE) },
     );
     for (id, how, tls) in [
         ("open-64", "plain", Tls::Plain),

@@ -208,7 +208,7 @@ impl<'a> Conductor<'a> {
                 save(&self.args.out, &self.results, None)?;
                 std::thread::sleep(PAUSE);
             }
-            if let Work::Latency { size, connections } = spec.work {
+            if let Work::Latency { size, connections, rate: None } = spec.work {
                 let turn = self.latency_at_gateways_rate(size, connections);
                 if kernel::interrupted() {
                     return Ok(false);
@@ -263,8 +263,9 @@ impl<'a> Conductor<'a> {
             Work::Echo { size, connections } => {
                 self.echo(self.peer(kind)?, size, connections, None)
             }
-            Work::Latency { size, connections } => {
-                let rate = self.half_rate(kind.name(), size, connections)?;
+            Work::Latency { size, connections, rate } => {
+                let half = || self.half_rate(kind.name(), size, connections);
+                let rate = rate.map_or_else(half, Ok)?;
                 self.echo(self.peer(kind)?, size, connections, Some(rate))
             }
             Work::FanIn { size, connections } => self.fan_in(self.peer(kind)?, size, connections),

@@ -30,7 +30,8 @@ the proxies) the other. In each round every peer has its turn; the median of the
 
 Scenarios (--cases takes them, or the name of a single case):
   echo      messages there and back, closed loop: CPU per message and rate
-  latency   open loop at half of the peer's own rate, from the intended times
+  latency   open loop at half of the peer's own rate, and at one rate for all, from the
+            intended times
   open      connect, upgrade, authenticate, close
   tls-open  the same over TLS, with full handshakes and with tickets
   fan-in    messages that are counted, not echoed
