@@ -204,8 +204,7 @@ fn idle(quick: bool, add: &mut impl FnMut(String, String, &'static str, Work)) {
         true => (2000, 20_000, 10_000),
         false => (MANY, 55_000, 20_000),
     };
-    // The large ones are held for longer than the gateway's ping interval: each connection is
-    // pinged once. Every peer takes part in the others, so they are shorter.
+    // Every peer takes part in the first two, so they are shorter.
     let (short, long) = if quick { (3, 3) } else { (10, 30) };
     for (id, how, connections, tls, hold) in [
         ("idle-plain", "plain", few, Tls::Plain, short),

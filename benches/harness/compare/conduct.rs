@@ -19,7 +19,7 @@ use crate::servers::gateway::COUNT_BATCH;
 use crate::servers::peers::{self, Kind, Peer, Purpose, Tls};
 use crate::{echo, idle, open, wire};
 
-/// Silence before the gateway pings, its default.
+/// Silence before the gateway pings, its default: not within a run.
 const PING_S: u64 = 25;
 /// Memory that the machine keeps, bytes.
 const MEMORY_FLOOR: u64 = 1 << 30;
@@ -368,7 +368,10 @@ impl<'a> Conductor<'a> {
     }
 
     fn idle(&self, kind: Kind, connections: u64, tls: Tls, hold: Duration) -> Turn {
-        let purpose = Purpose { connections, ping_s: PING_S, flooded: false };
+        // The gateway waits for a connection that was silent for a ping interval with less of the
+        // kernel's memory; all of them shall have been when the memory is looked at.
+        let ping_s = (hold.as_secs() / 2).max(1);
+        let purpose = Purpose { connections, ping_s, flooded: false };
         let peer = peers::start(kind, self.workshop, &purpose)?;
         let plans = idle::plans(&self.load(), &peer.target(tls, "/echo")?, connections, OPEN_RATE);
         self.watched(&peer, |pids| {
