@@ -93,6 +93,12 @@ impl Plug {
 /// How an open connection presents a fresh token.
 const LIVE: &str = r#"reauthenticate = { prefix = '{"type":"authenticate",', token = "token" }"#;
 
+/// Dialects whose own handshake carries a token, and where.
+const HANDSHAKES: [(&str, &str); 2] = [
+    ("graphql-transport-ws", "first-message:payload.token"),
+    ("centrifuge", "first-message:connect.token"),
+];
+
 /// One run: how the gateway logs, and what happens to it.
 struct Run {
     log: &'static str,
@@ -193,6 +199,10 @@ fn config(backend: &Backend, run: &Run) -> Config {
             let more = format!("refuse = \"{refuse}\"");
             config = config.guarded(&format!("{name}-{refuse}"), carrier, &more);
         }
+        for (dialect, carrier) in HANDSHAKES {
+            let more = format!("refuse = \"{refuse}\"\ndialect = \"{dialect}\"");
+            config = config.guarded(&format!("{dialect}-{refuse}"), carrier, &more);
+        }
         let more = format!(
             "refuse = \"{refuse}\"\norigins = [\"https://app.example\"]\norigin_absent = \"refuse\""
         );
@@ -246,6 +256,16 @@ fn plant(child: &Child, token: &str, good: &str) -> String {
             ("query", String::new(), None),
             ("first", String::new(), Some(token.to_owned())),
             ("json", String::new(), Some(format!("{{\"token\":\"{token}\"}}"))),
+            (
+                "graphql-transport-ws",
+                "Sec-WebSocket-Protocol: graphql-transport-ws\r\n".into(),
+                Some(format!(r#"{{"type":"connection_init","payload":{{"token":"{token}"}}}}"#)),
+            ),
+            (
+                "centrifuge",
+                String::new(),
+                Some(format!(r#"{{"id":1,"connect":{{"token":"{token}"}}}}"#)),
+            ),
         ];
         for (path, fields, message) in table.into_iter().chain(asked) {
             let target = match path {
@@ -383,8 +403,9 @@ fn collect(run: &Run, tokens: &[String]) -> Vec<(&'static str, String)> {
     for token in tokens {
         texts[0].1 += &plant(&child, token, &tokens[0]);
     }
-    // Some were good: 7 carriers of the one good token, and 2 of Plug's, each on 2 routes.
-    let good = 2 * (7 + 2 * tokens.len() as u64);
+    // Some were good: 7 carriers and 2 handshakes with the one good token, and 2 of Plug's, each on
+    // 2 routes.
+    let good = 2 * (9 + 2 * tokens.len() as u64);
     wait_until("the good ones were accepted", || {
         metric(&child, "portcullis_tokens_accepted_total") >= good
     });

@@ -1,8 +1,13 @@
 //! Clients that somebody else decides on: a backend over its link, or an HTTP endpoint.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use portcullis::protocol::cause::Cause;
 use portcullis::protocol::link::{Accept, Auth, Close, Kind, Reject, SessionId, features};
@@ -11,6 +16,7 @@ use crate::support::{
     Backend, Choices, Client, Config, End, Endpoint, Gateway, Opcode, RawBackend, RawLink, Reply,
     assert_took, response, token, unix_now, wait_until,
 };
+use crate::tls::certify;
 
 const ORIGIN: &str = "Origin: https://app.example\r\n";
 
@@ -433,6 +439,61 @@ fn an_endpoint_sees_what_it_needs_and_accepts() {
         assert!(!seen.contains("x-other") && !seen.contains("a=b"), "{seen}");
     }
     assert!(endpoint.connections() <= 2, "connections are kept: {}", endpoint.connections());
+}
+
+/// What a server needs for TLS with a certificate that [`certify`] made.
+fn serving(folder: &Path, name: &str) -> ServerConfig {
+    let file = |ending| folder.join(format!("{name}.{ending}"));
+    let certificate = CertificateDer::from_pem_file(file("pem")).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(file("key")).expect("a key");
+    ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("known versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("they belong together")
+}
+
+#[test]
+fn an_endpoint_over_tls_is_asked_only_if_its_certificate_is_good() {
+    let backend = Backend::start();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for name in ["127.0.0.1", "b.example"] {
+        certify(folder.path(), name);
+    }
+    let trusting =
+        |name: &str| format!("ca_file = {:?}\n", folder.path().join(format!("{name}.pem")));
+    // what it serves, whom we trust, whether it is asked
+    let table = [
+        ("127.0.0.1", trusting("127.0.0.1"), true),
+        ("127.0.0.1", trusting("b.example"), false),
+        ("127.0.0.1", String::new(), false),
+        // Trusted, but for another name.
+        ("b.example", trusting("b.example"), false),
+    ];
+    for (served, trust, good) in table {
+        let endpoint =
+            Endpoint::start_tls(serving(folder.path(), served), |_| Reply::subject("ada"));
+        let gateway = Gateway::start(&http_config(&backend, &endpoint.url(), &trust));
+        let mut client = Client::open(gateway.address(), "/it", &bearer("sesame"));
+        let row = format!("{served}, {trust}");
+        match good {
+            true => {
+                client.echo("hello");
+                assert_eq!(backend.opened().subject.as_deref(), Some("ada"), "{row}");
+            }
+            false => assert_unavailable(&row, &mut client),
+        }
+        assert_eq!(endpoint.seen().len(), usize::from(good), "{row}");
+        assert!(endpoint.connections() > 0, "{row}");
+    }
+    // No TLS where TLS is wanted.
+    let endpoint = Endpoint::start(|_| Reply::subject("ada"));
+    let url = endpoint.url().replace("http://", "https://");
+    let gateway = Gateway::start(&http_config(&backend, &url, &trusting("127.0.0.1")));
+    let mut client = Client::open(gateway.address(), "/it", &bearer("sesame"));
+    assert_unavailable("no TLS", &mut client);
+    assert!(endpoint.seen().is_empty());
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! An HTTP server that decides on clients, and answers whatever a test wants, byte by byte.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// What the server does with a request.
 pub enum Reply {
@@ -35,6 +37,9 @@ pub fn response(status: u16, fields: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status} Whatever\r\nContent-Length: 0\r\n{fields}\r\n").into_bytes()
 }
 
+/// A port of the kernel's choice.
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 type Decide = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 
 /// A running server. Dropped, it takes no more connections and its old ones close.
@@ -43,15 +48,32 @@ pub struct Endpoint {
     seen: Arc<Mutex<Vec<String>>>,
     connections: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
+    is_tls: bool,
 }
 
 impl Endpoint {
     pub fn start(decide: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Endpoint {
-        Endpoint::start_at("127.0.0.1:0".parse().expect("an address"), decide)
+        Endpoint::start_at(ANY, decide)
     }
 
     pub fn start_at(
         address: SocketAddr,
+        decide: impl Fn(&str) -> Reply + Send + Sync + 'static,
+    ) -> Endpoint {
+        Endpoint::start_with(address, None, decide)
+    }
+
+    /// Behind TLS.
+    pub fn start_tls(
+        tls: ServerConfig,
+        decide: impl Fn(&str) -> Reply + Send + Sync + 'static,
+    ) -> Endpoint {
+        Endpoint::start_with(ANY, Some(Arc::new(tls)), decide)
+    }
+
+    fn start_with(
+        address: SocketAddr,
+        tls: Option<Arc<ServerConfig>>,
         decide: impl Fn(&str) -> Reply + Send + Sync + 'static,
     ) -> Endpoint {
         let listener = TcpListener::bind(address).expect("bound");
@@ -61,6 +83,7 @@ impl Endpoint {
             seen: Arc::default(),
             connections: Arc::default(),
             stopped: Arc::default(),
+            is_tls: tls.is_some(),
         };
         let decide: Decide = Arc::new(decide);
         let (seen, stopped) = (endpoint.seen.clone(), endpoint.stopped.clone());
@@ -74,7 +97,17 @@ impl Endpoint {
                 connections.fetch_add(1, Ordering::SeqCst);
                 let (seen, stopped) = (seen.clone(), stopped.clone());
                 let decide = decide.clone();
-                std::thread::spawn(move || serve(stream, &decide, &seen, &stopped));
+                let tls = tls.clone();
+                std::thread::spawn(move || {
+                    stream.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
+                    match tls {
+                        None => serve(stream, &decide, &seen, &stopped),
+                        Some(tls) => {
+                            let tls = ServerConnection::new(tls).expect("a server");
+                            serve(StreamOwned::new(tls, stream), &decide, &seen, &stopped);
+                        }
+                    }
+                });
             }
         });
         endpoint
@@ -82,7 +115,8 @@ impl Endpoint {
 
     /// As settings name it.
     pub fn url(&self) -> String {
-        format!("http://{}/verify?by=gate", self.address)
+        let scheme = if self.is_tls { "https" } else { "http" };
+        format!("{scheme}://{}/verify?by=gate", self.address)
     }
 
     /// The heads of all requests so far.
@@ -104,15 +138,21 @@ impl Drop for Endpoint {
     }
 }
 
-fn serve(mut stream: TcpStream, decide: &Decide, seen: &Mutex<Vec<String>>, stopped: &AtomicBool) {
-    stream.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
+fn serve(
+    mut stream: impl Read + Write,
+    decide: &Decide,
+    seen: &Mutex<Vec<String>>,
+    stopped: &AtomicBool,
+) {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     while !stopped.load(Ordering::SeqCst) {
         match stream.read(&mut buffer) {
             Ok(0) => return,
             Ok(count) => bytes.extend_from_slice(&buffer[..count]),
-            Err(_) => continue,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+            // TLS that did not come about, among others.
+            Err(_) => return,
         }
         let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
         let head: Vec<u8> = bytes.drain(..end + 4).collect();
