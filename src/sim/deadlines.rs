@@ -11,7 +11,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::scenario::PACED;
 use crate::base::slab::Key;
+use crate::protocol::cause::Cause;
 use crate::ring::{BufferGroup, Completion, Op, OpKey, OpKind, Outcome, Socket};
 use crate::settings::Deadlines;
 use crate::worker::WHEEL_TICK;
@@ -80,6 +82,8 @@ struct Watched {
     pinged: bool,
     /// A close frame, or an answer over HTTP, was sent to it.
     told: bool,
+    /// It was told a cause for which the close frame waits.
+    paced: bool,
     expires: u64,
     lifetime_ends: u64,
     progressed: u64,
@@ -107,6 +111,10 @@ pub struct Watch {
     drain_ends: Option<u64>,
     /// How long a verdict may take, where somebody else decides.
     verdict: Option<Duration>,
+    /// When the worker was last told other deadlines.
+    changed: u64,
+    /// A close frame that did not wait for as long as it should.
+    hasty: Option<String>,
     /// Deadlines that were due and kept.
     pub kept: u64,
 }
@@ -130,8 +138,9 @@ impl Watch {
     }
 
     /// The worker was told other deadlines; it must know them from its next turn on.
-    pub fn set_deadlines(&mut self, deadlines: Deadlines) {
+    pub fn set_deadlines(&mut self, deadlines: Deadlines, now: u64) {
         self.deadlines = Some(deadlines);
+        self.changed = now;
     }
 
     /// The worker was told to close everything within `window` nanoseconds.
@@ -159,6 +168,7 @@ impl Watch {
             received: now,
             pinged: false,
             told: false,
+            paced: false,
             expires: NEVER,
             lifetime_ends: lifetime,
             progressed: now,
@@ -208,7 +218,20 @@ impl Watch {
                 // The rest of a short send has been seen already.
                 if *start == 0 {
                     watched.progressed = now;
-                    watched.answered(bytes, now);
+                    // A drain ends every pace; a reload may have come after it was set.
+                    let paces = self.drain_ends.is_none() && self.changed < watched.since;
+                    let earliest = match &self.deadlines {
+                        Some(deadlines) if paces => watched.pace_end(watched.facts.pace, deadlines),
+                        _ => 0,
+                    };
+                    if watched.answered(bytes, now) && now < earliest {
+                        self.hasty = Some(format!(
+                            "closed too soon: socket {socket}, at {} us, not before {}: {}",
+                            now / 1000,
+                            earliest / 1000,
+                            watched.state()
+                        ));
+                    }
                 }
             }
             _ => {
@@ -295,8 +318,12 @@ impl Watch {
     /// The worker enters at `now` and means to wait until `until`.
     ///
     /// # Errors
-    /// The deadline that was missed, or that would be slept through.
+    /// The deadline that was missed, or that would be slept through; a close frame that came too
+    /// soon.
     pub fn check(&mut self, now: u64, until: u64) -> Result<(), String> {
+        if let Some(hasty) = self.hasty.take() {
+            return Err(hasty);
+        }
         let Some(deadlines) = &self.deadlines else { return Ok(()) };
         let denied = std::mem::take(&mut self.denied);
         for (socket, watched) in &mut self.watched {
@@ -368,7 +395,6 @@ impl Watched {
 
     /// Name and time of what is due next, and whether it shows at once.
     fn next_deadline(&self, deadlines: &Deadlines, drain: u64) -> (&'static str, u64, bool) {
-        let since = |start: u64, duration: Duration| start.saturating_add(nanos(duration));
         let stall = match self.sending {
             Some(_) => ("write stall", since(self.progressed, deadlines.write_stall), true),
             None => ("write stall", NEVER, true),
@@ -406,15 +432,11 @@ impl Watched {
             }
             Stage::Refused => {
                 let linger = ("refused", since(self.since, deadlines.linger), true);
-                let stages =
-                    deadlines.tls_handshake + deadlines.request_head + deadlines.authenticate;
-                let cap = ("refused cap", since(self.accepted, stages + REFUSED_GRACE), true);
+                let cap = ("refused cap", self.refused_at_latest(deadlines), true);
                 if self.told || self.facts.pace.is_zero() {
                     return earliest([linger, cap, rest, rest, rest]);
                 }
-                // It is cut so that the linger after it fits in.
-                let cut = cap.1.saturating_sub(nanos(deadlines.linger)).max(self.since);
-                let due = since(self.since, self.facts.pace * 3 / 2).min(cut);
+                let due = self.pace_end(self.facts.pace * 3 / 2, deadlines);
                 [("pace", due, false), cap, rest, rest, rest]
             }
             Stage::Closing if self.sending.is_some() => [stall, rest, rest, rest, rest],
@@ -424,6 +446,18 @@ impl Watched {
             }
         };
         earliest(all)
+    }
+
+    /// When whoever is refused must be gone.
+    fn refused_at_latest(&self, deadlines: &Deadlines) -> u64 {
+        let stages = deadlines.tls_handshake + deadlines.request_head + deadlines.authenticate;
+        since(self.accepted, stages + REFUSED_GRACE)
+    }
+
+    /// When a pace is over: it is cut so that the linger after it fits in.
+    fn pace_end(&self, pace: Duration, deadlines: &Deadlines) -> u64 {
+        let cut = self.refused_at_latest(deadlines).saturating_sub(nanos(deadlines.linger));
+        since(self.since, pace).min(cut.max(self.since))
     }
 
     fn state(&self) -> String {
@@ -496,10 +530,10 @@ impl Watched {
         }
     }
 
-    /// The worker sends `bytes`.
-    fn answered(&mut self, bytes: &[u8], now: u64) {
+    /// The worker sends `bytes`. Whether that ends a pace.
+    fn answered(&mut self, bytes: &[u8], now: u64) -> bool {
         if self.facts.is_tls {
-            return;
+            return false;
         }
         let (mut closes, mut pings) = (false, false);
         let status = self.output.scan(bytes, |opcode| {
@@ -516,7 +550,10 @@ impl Watched {
         let refused = status == Some(false);
         let now_told = !self.told && (closes || refused);
         self.told |= now_told;
-        if self.stage == Stage::Refused && now_told && !self.facts.pace.is_zero() {
+        let refused_before = self.stage == Stage::Refused;
+        self.paced |= refused_before && PACED.iter().any(|cause| explains(bytes, *cause));
+        let ends_pace = refused_before && now_told && self.paced;
+        if refused_before && now_told && !self.facts.pace.is_zero() {
             self.since = now;
         }
         match self.stage {
@@ -530,6 +567,7 @@ impl Watched {
             Stage::Open if closes => self.enter(Stage::Closing, now),
             _ => {}
         }
+        ends_pace
     }
 
     fn sent(&mut self, count: Option<u32>, now: u64) {
@@ -541,6 +579,16 @@ impl Watched {
             }
         }
     }
+}
+
+fn since(time: u64, duration: Duration) -> u64 {
+    time.saturating_add(nanos(duration))
+}
+
+/// Whether a client is told `cause` in these bytes.
+fn explains(bytes: &[u8], cause: Cause) -> bool {
+    let words = format!("\"reason\":\"{}\"", cause.label());
+    bytes.windows(words.len()).any(|window| window == words.as_bytes())
 }
 
 const CLOSE: u8 = 8;

@@ -375,7 +375,7 @@ fn head_carriers() -> Vec<Carrier> {
 
 /// Refusals that may wait. Not what ends connections that are open: a token that expired, or a
 /// fresh one of somebody else's.
-const PACED: &[Cause] =
+pub(super) const PACED: &[Cause] =
     &[Cause::TokenMissing, Cause::TokenMalformed, Cause::BadSignature, Cause::TokenNotYetValid];
 
 fn route(path: &str, auth: u16, pace: Duration) -> Route {

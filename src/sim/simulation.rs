@@ -359,9 +359,9 @@ impl<R: Ring + 'static> Simulation<R> {
         let command = Command::Settings(self.settings.clone());
         assert!(self.control.command(command), "the mailbox has room");
         let world = &mut *self.world.borrow_mut();
-        world.watch.set_deadlines(self.settings.deadlines.clone());
-        world.net.note("reload", 0, 0);
         let now = world.net.now;
+        world.watch.set_deadlines(self.settings.deadlines.clone(), now);
+        world.net.note("reload", 0, 0);
         world.net.schedule(now, Event::Script);
     }
 
