@@ -223,14 +223,20 @@ fn load(descriptors: DescriptorMode, client_buffers: u16, client_slots: u16) -> 
     server.join().unwrap()
 }
 
+/// What can be starved while the pool learns that 200 clients speak at once: those beyond the 64
+/// buffers that it publishes at first, and beyond twice as many.
+const WHILE_IT_LEARNS: usize = (200 - 64) + (200 - 128);
+
 #[test]
 fn two_hundred_connections_are_echoed() {
-    assert_eq!(load(DescriptorMode::Plain, 2048, 512), 0);
+    let starvations = load(DescriptorMode::Plain, 2048, 512);
+    assert!(starvations <= WHILE_IT_LEARNS, "{starvations}");
 }
 
 #[test]
 fn two_hundred_connections_are_echoed_over_direct_descriptors() {
-    assert_eq!(load(DescriptorMode::Direct, 2048, 512), 0);
+    let starvations = load(DescriptorMode::Direct, 2048, 512);
+    assert!(starvations <= WHILE_IT_LEARNS, "{starvations}");
 }
 
 #[test]
