@@ -106,6 +106,19 @@ const PHOENIX_FOOT: &str = "
 `heartbeat`) are ordinary messages: the backend answers them.
 ";
 
+const LIVE_VIEW: &str = r#"
+### LiveView
+
+```js
+const liveSocket = new LiveSocket("/live", Socket, { params: { _csrf_token: csrfToken } });
+stopOnRefusal(liveSocket, (reason) => location.assign("/log_in"));
+liveSocket.connect();
+```
+
+LiveView's own client reloads the page every 10 to 15 s after a refusal. This function stops it:
+
+"#;
+
 const GRAPHQL: &str = r#"
 ## graphql-ws
 
@@ -219,6 +232,8 @@ fn page() -> String {
         PHOENIX,
         &snippet(include_str!("../../../tests/clients/snippets/phoenix.js")),
         PHOENIX_FOOT,
+        LIVE_VIEW,
+        &snippet(include_str!("../../../tests/clients/snippets/live_view.js")),
         GRAPHQL,
         &snippet(include_str!("../../../tests/clients/snippets/graphql-ws.js")),
         PUSHER,
