@@ -18,8 +18,8 @@ use crate::base::time::UnixTime;
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{
     Close, Closer, Credit, Expire, Frame, GoAway, HEADER_BYTES, Kind, Limits, LinkError,
-    PieceOrder, Ping, Pong, Reauth, ReceiveWindow, STRAY_FRAMES_MAX, SendCredit, SessionId,
-    data_cost, data_flags, encode_data, features,
+    PieceOrder, Ping, Pong, Reauth, ReceiveWindow, SendCredit, SessionId,
+    UNKNOWN_SESSION_FRAMES_MAX, data_cost, data_flags, encode_data, features,
 };
 use crate::protocol::revocation::Revocation;
 
@@ -175,7 +175,7 @@ pub(super) struct LinkState {
     now: Duration,
     /// Sessions that wait for link credit or room, in turn.
     blocked: VecDeque<Handle>,
-    strays: u32,
+    unknown_session_frames: u32,
     /// Sessions that were accepted, on their way to the author.
     accepted: VecDeque<(Handle, SessionId, Identity)>,
     /// Encoded frames that the link's task has not taken yet.
@@ -210,7 +210,7 @@ impl LinkState {
             evicted: 0,
             now: Duration::ZERO,
             blocked: VecDeque::new(),
-            strays: 0,
+            unknown_session_frames: 0,
             accepted: VecDeque::new(),
             out: Vec::new(),
             unsent: 0,
@@ -463,7 +463,7 @@ impl LinkState {
     /// `stall_after`.
     pub(super) fn tick(&mut self, now: Duration, stall_after: Duration) -> Stalls {
         self.now = now;
-        self.strays = self.strays.saturating_sub(STRAYS_FORGIVEN);
+        self.unknown_session_frames = self.unknown_session_frames.saturating_sub(STRAYS_FORGIVEN);
         let mut stalls = Stalls { evicted: std::mem::take(&mut self.evicted), ..Stalls::default() };
         let mut late = Vec::new();
         for (&id, &index) in &self.by_id {
@@ -771,8 +771,12 @@ impl LinkState {
     }
 
     fn stray(&mut self) -> Result<(), LinkError> {
-        self.strays += 1;
-        if self.strays > STRAY_FRAMES_MAX { Err(LinkError::TooManyStrays) } else { Ok(()) }
+        self.unknown_session_frames += 1;
+        if self.unknown_session_frames > UNKNOWN_SESSION_FRAMES_MAX {
+            Err(LinkError::TooManyStrays)
+        } else {
+            Ok(())
+        }
     }
 
     /// Sends as much of the session's messages as credit and room allow, then its CLOSE.

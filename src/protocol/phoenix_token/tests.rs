@@ -24,9 +24,9 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Subject, claims and end, or the cause.
-type Verdict = Result<(String, String, Option<u64>), Cause>;
+type Decision = Result<(String, String, Option<u64>), Cause>;
 
-fn verdict(verifier: &PhoenixVerifier, token: &str, now_ms: u64) -> Verdict {
+fn decision(verifier: &PhoenixVerifier, token: &str, now_ms: u64) -> Decision {
     let mut scratch = TokenScratch::new();
     let identity =
         verifier.verify(token.as_bytes(), UnixTime::from_millis(now_ms), &mut scratch)?;
@@ -56,7 +56,7 @@ fn vectors_of_erlang() {
         let subject = data.as_str().map_or_else(|| data.to_string(), str::to_owned);
         let expires = Some(signed + max_age_s * 1000);
         let expected = Ok((subject, data.to_string(), expires));
-        assert_eq!(verdict(&verifier, token, signed), expected);
+        assert_eq!(decision(&verifier, token, signed), expected);
         assert_eq!(mint(&key, data, UnixTime::from_millis(signed), max_age_s), token);
         if let Some(offer) = row["phoenix_js_subprotocol"].as_str() {
             let text = offer.strip_prefix("base64url.bearer.phx.").unwrap();
@@ -94,10 +94,10 @@ fn vectors_of_plug() {
             None => Err(Cause::TokenExpired),
         };
         let now = AT_MS + 1000;
-        assert_eq!(verdict(&verifier, token, now), expected, "{name}");
+        assert_eq!(decision(&verifier, token, now), expected, "{name}");
         if let Some(expires) = row["expires_ms"].as_u64() {
-            assert_eq!(verdict(&verifier, token, expires), expected, "{name}");
-            let late = verdict(&verifier, token, expires + 1);
+            assert_eq!(decision(&verifier, token, expires), expected, "{name}");
+            let late = decision(&verifier, token, expires + 1);
             assert_eq!(late, Err(Cause::TokenExpired), "{name}");
         }
     }
@@ -133,7 +133,7 @@ fn ages_are_judged_as_plug_does() {
     for (max_age, embedded, after, expected) in table {
         let (verifier, key) = fixture(*max_age, None);
         let token = mint(&key, &json!(7), UnixTime::from_millis(AT_MS), *embedded);
-        let got = verdict(&verifier, &token, AT_MS.checked_add_signed(*after).unwrap());
+        let got = decision(&verifier, &token, AT_MS.checked_add_signed(*after).unwrap());
         let expires = got.map(|(_, _, expires)| expires.map(|at| at as i64 - AT_MS as i64));
         assert_eq!(expires, *expected, "{max_age:?} {embedded} {after}");
     }
@@ -164,7 +164,7 @@ fn subjects_come_from_the_data() {
     for (subject, data, expected) in table {
         let (verifier, key) = fixture(MaxAge::Embedded, subject);
         let token = mint(&key, &data, UnixTime::from_millis(AT_MS), 60);
-        let got = verdict(&verifier, &token, AT_MS);
+        let got = decision(&verifier, &token, AT_MS);
         let got = got.map(|(subject, _, _)| subject);
         assert_eq!(got.as_deref().map_err(|c| *c), expected.ok_or(Cause::TokenForbidden), "{data}");
     }
@@ -192,11 +192,11 @@ fn odd_terms_are_malformed() {
         b"\x83P\x00\x00\x00\x03\x78\x9c\x4b\x4c\x04\x00\x02\x4d\x01\x27",
     ];
     for payload in table {
-        let cause = verdict(&verifier, &signed(payload), 5_000_000).unwrap_err();
+        let cause = decision(&verifier, &signed(payload), 5_000_000).unwrap_err();
         assert_eq!(cause, Cause::TokenMalformed, "{}", payload.escape_ascii());
     }
     let endless = signed(b"\x83h\x03a\x07a\x01w\x08infinity");
-    assert_eq!(verdict(&verifier, &endless, 0), Ok(("7".into(), "7".into(), None)));
+    assert_eq!(decision(&verifier, &endless, 0), Ok(("7".into(), "7".into(), None)));
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn messages_are_read_exactly() {
         (format!("{name}.{}.{mac}", "A".repeat(4096)), Some(Bad)),
     ];
     for (token, expected) in table {
-        assert_eq!(verdict(&verifier, &token, AT_MS).err(), expected, "{token}");
+        assert_eq!(decision(&verifier, &token, AT_MS).err(), expected, "{token}");
     }
 }
 
@@ -241,7 +241,7 @@ fn keys_rotate_with_overlap() {
     let verifier = PhoenixVerifier::new(&keys[..2], options(MaxAge::Embedded, None));
     for (key, accepted) in keys.iter().zip([true, true, false]) {
         let token = mint(key, &json!(7), UnixTime::from_millis(AT_MS), 60);
-        assert_eq!(verdict(&verifier, &token, AT_MS).is_ok(), accepted);
+        assert_eq!(decision(&verifier, &token, AT_MS).is_ok(), accepted);
     }
 }
 
@@ -274,7 +274,7 @@ fn the_subject_decides() {
         (2, b"w\x01lla\x01", ""),
     ];
     for (pairs, data, claims) in table {
-        let got = verdict(&verifier, &token(*pairs, data), AT_MS);
+        let got = decision(&verifier, &token(*pairs, data), AT_MS);
         let expected = match *claims {
             "" => Err(Cause::TokenMalformed),
             claims => Ok(("42".into(), claims.into(), None)),
@@ -283,7 +283,7 @@ fn the_subject_decides() {
     }
     // The subject itself twice: whose token it is cannot be told.
     let twice = token(2, b"m\x00\x00\x00\x07user_ida\x07");
-    assert_eq!(verdict(&verifier, &twice, AT_MS), Err(Cause::TokenForbidden));
+    assert_eq!(decision(&verifier, &twice, AT_MS), Err(Cause::TokenForbidden));
 }
 
 #[test]
@@ -300,14 +300,14 @@ fn compressed_terms_are_accepted_within_a_bound() {
         term.split_off(1)
     };
     let good = json!({"user_id": 42, "x": "y".repeat(10_000)});
-    let got = verdict(&verifier, &sign(&term(good.clone())), AT_MS);
+    let got = decision(&verifier, &sign(&term(good.clone())), AT_MS);
     assert_eq!(got, Ok(("42".into(), good.to_string(), None)));
     // Claims that have no room are marked; the subject decides.
     let wide = json!({"user_id": 42, "x": "y".repeat(50_000)});
-    let got = verdict(&verifier, &sign(&term(wide)), AT_MS);
+    let got = decision(&verifier, &sign(&term(wide)), AT_MS);
     assert_eq!(got, Ok(("42".into(), r#"{"$unsupported":"size"}"#.into(), None)));
     let bomb = json!({"user_id": 42, "x": "y".repeat(70_000)});
-    assert_eq!(verdict(&verifier, &sign(&term(bomb)), AT_MS), Err(Cause::TokenMalformed));
+    assert_eq!(decision(&verifier, &sign(&term(bomb)), AT_MS), Err(Cause::TokenMalformed));
 }
 
 #[test]
@@ -330,9 +330,9 @@ fn subjects_stand_in_tuples_and_keywords() {
         (vec![Step::Name("user_id".into())], &keyword, r#"[["user_id",42]]"#),
     ];
     for (steps, token, claims) in table {
-        let got = verdict(&path(steps.clone()), token, AT_MS);
+        let got = decision(&path(steps.clone()), token, AT_MS);
         assert_eq!(got, Ok(("42".into(), claims.into(), None)), "{steps:?}");
         let other = path(vec![Step::Index(7)]);
-        assert_eq!(verdict(&other, token, AT_MS), Err(Cause::TokenForbidden));
+        assert_eq!(decision(&other, token, AT_MS), Err(Cause::TokenForbidden));
     }
 }
