@@ -19,6 +19,7 @@ use super::units::format_duration;
 use super::{Deadlines, Gateway, Limits, Settings, shape};
 use crate::base::secret::Secret;
 use crate::protocol::compact_token::CompactKey;
+use crate::protocol::external_term::TermPath;
 use crate::protocol::jwt::{JwtKey, JwtOptions};
 
 /// What the loader asks of the world.
@@ -63,15 +64,15 @@ pub enum Issuing {
     Phoenix {
         /// Its derived keys.
         keys: Vec<Secret>,
-        /// The key of the subject in data that is a map.
-        subject: Option<String>,
+        /// Where the subject stands in data that is no subject itself.
+        subject: Option<TermPath>,
     },
     /// For `kind = "plug-session"`.
     PlugSession {
         /// Its derived keys.
         keys: Vec<Secret>,
-        /// The key of the subject.
-        subject: String,
+        /// Where the subject stands.
+        subject: TermPath,
     },
     /// For `kind = "compact"`.
     Compact {
@@ -110,16 +111,7 @@ pub fn load(text: &str, file: &Path, outside: &dyn Outside) -> Result<Loaded, Ve
     }
 }
 
-/// Removes one newline (`\n` or `\r\n`) that an editor or `echo` left at the end
-/// of a secret's file.
-pub fn trim_newline(bytes: &mut Vec<u8>) {
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
-}
+pub use crate::base::secret::trim_newline;
 
 /// Where the file's parts are checked. Methods are spread over the files of this folder.
 pub(super) struct Loader<'a> {
