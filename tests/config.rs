@@ -1257,7 +1257,7 @@ fn the_server_name_selects_the_certificate() {
     let world = world();
     let loaded = load(&example("portcullis.toml"), Path::new("c/portcullis.toml"), &world);
     let settings = loaded.map_err(|p| lines(&p)).expect("the example loads").settings;
-    let config = &settings.listeners[1].tls.as_ref().expect("TLS").0;
+    let config = &settings.listeners[1].tls.as_ref().expect("TLS").config;
     assert_eq!((config.send_tls13_tickets, config.max_early_data_size), (1, 0));
     let mut roots = rustls::RootCertStore::empty();
     for file in ["c/tls/example.com.pem", "c/tls/example.org.pem"] {

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::backends::overlap;
 use super::keys;
 pub use super::problem::{Problem, Severity};
 use super::problem::{Report, did_you_mean};
 use super::raw::{CountOrWord, Number, RawDeadlines, RawGateway, RawLimits, RawSettings, Text};
 use super::units::{format_duration, parse_duration, parse_size};
-use super::{Deadlines, Descriptors, Gateway, Limits, LogFormat, Settings, shape};
+use super::{Deadlines, Descriptors, Gateway, Limits, Listener, LogFormat, Settings, shape};
 use crate::base::secret::Secret;
 use crate::protocol::compact_token::CompactKey;
 use crate::protocol::jwt::{JwtKey, JwtOptions};
@@ -237,6 +238,7 @@ impl Loader<'_> {
         let deadlines = deadlines(&raw.deadlines, conformance);
         self.check_deadlines(&raw.deadlines, &deadlines);
         let listeners = self.listeners(&raw.listener);
+        self.check_admin_port(&raw.gateway, gateway.as_ref(), listeners.as_deref());
         self.check_admission(raw, &limits, &deadlines, listeners.as_deref());
         let auth_names = self.names("auth", raw.auth.iter().map(|a| (a.span(), &a.get_ref().name)));
         let auths = self.auths(&raw.auth);
@@ -288,6 +290,22 @@ impl Loader<'_> {
             }
         }
         names
+    }
+
+    /// The admin listener shares its address with no other.
+    fn check_admin_port(
+        &mut self,
+        raw: &RawGateway,
+        gateway: Option<&Gateway>,
+        listeners: Option<&[Listener]>,
+    ) {
+        let Some(admin) = gateway.and_then(|gateway| gateway.admin) else { return };
+        let mut listeners = listeners.unwrap_or_default().iter();
+        if let Some(listener) = listeners.find(|listener| overlap(listener.address, admin)) {
+            let what = format!("admin {admin} overlaps with the listener at {}", listener.address);
+            let fix = "give one of them another port";
+            self.report.error(place(&raw.admin, &(0..0)), what, fix).code = "address_taken";
+        }
     }
 
     fn gateway(&mut self, raw: &RawGateway) -> Option<Gateway> {

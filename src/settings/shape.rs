@@ -106,7 +106,7 @@ fn check_table(
             let names = keys::of_section(section).map(|key| key.name);
             let fix = did_you_mean(name.get_ref(), names).unwrap_or_else(|| elsewhere(name));
             let what = format!("unknown key \"{}\" in {}", name.get_ref(), title(section));
-            report.error(name.span(), what, &fix);
+            report.error(name.span(), what, &fix).code = "unknown_key";
             false
         }
     });
@@ -146,7 +146,7 @@ fn report_missing(
             }
             _ => wanted(&key.shape),
         };
-        report.error(span.clone(), what, &fix);
+        report.error(span.clone(), what, &fix).code = "missing_key";
     }
 }
 
@@ -160,7 +160,8 @@ fn report_other_kind(key: &Key, kind: &str, at: Range<usize>, report: &mut Repor
     let kinds = keys::AUTH_KINDS.iter().filter(|kind| kind.has(key.name));
     let kinds: Vec<_> = kinds.map(|kind| format!("\"{}\"", kind.kind)).collect();
     let what = format!("\"{}\" means nothing to kind = \"{kind}\"", key.name);
-    report.error(at, what, &format!("it belongs to kind = {}", kinds.join(" and ")));
+    let fix = format!("it belongs to kind = {}", kinds.join(" and "));
+    report.error(at, what, &fix).code = "unknown_key";
 }
 
 /// Where a key that is unknown here would be known.
