@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use serde_json::{Value, json};
+
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 const CONFIG: &str = r#"
