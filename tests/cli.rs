@@ -109,11 +109,7 @@ fn check_prints_json_for_programs() {
             1,
             json!(["missing_key", "unknown_key"]),
         ),
-        (
-            CONFIG.replace("carriers = [", "carriers = [\"query:token\", "),
-            0,
-            json!(["unwise"]),
-        ),
+        (CONFIG.replace("carriers = [", "carriers = [\"query:token\", "), 0, json!(["unwise"])),
     ];
     for (config, expected, codes) in table {
         let folder = folder(&config);

@@ -60,7 +60,7 @@ fn row(what: &str, address: SocketAddr, bound: io::Result<()>) -> Row {
     }
 }
 
-/// The verdict on an address that another process has. A gateway that runs already is no fault.
+/// The decision on an address that another process has. A gateway that runs already is no fault.
 fn taken(what: &str, address: SocketAddr, holder: Option<Holder>) -> Row {
     const CHECK: &str = "port";
     match holder {
