@@ -2,8 +2,8 @@
 //! io_uring, `sim/` in memory with faults.
 //!
 //! The ring owns all buffer memory. A receive buffer and a send slot are named by handles that
-//! can be neither copied nor made up: whoever holds the handle may touch the bytes, and a slot
-//! in flight is held by the ring. So the layers above need no `unsafe`.
+//! can be neither copied nor made up: the holder of the handle may touch the bytes, and the ring
+//! holds a slot in flight. So the layers above need no `unsafe`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
