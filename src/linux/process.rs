@@ -141,7 +141,7 @@ pub fn page_size() -> u64 {
     u64::try_from(size).unwrap_or(4096)
 }
 
-/// How many threads can run at once: the allowed cores, less when a CPU quota says so.
+/// How many threads can run concurrently: the allowed cores, fewer with a CPU quota.
 pub fn core_count() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
