@@ -56,12 +56,12 @@ pub enum Step {
         /// The message ends with this piece.
         last: bool,
     },
-    /// The client presented a fresh token; [`Output::open`] holds the REAUTH frame.
+    /// The client presented a fresh token; [`Output::request`] holds its identity.
     Reauthenticated,
     /// Somebody else must say who the client is. Nothing more is to be fed until
     /// [`Client::accept`], or until the client is refused.
     Ask(Question),
-    /// The identity is verified; [`Output::open`] holds the OPEN frame.
+    /// The identity is verified; [`Output::request`] says what the client wants.
     Authenticated {
         /// Index of the backend that gets the session.
         backend: u16,

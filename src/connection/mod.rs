@@ -7,12 +7,13 @@ pub mod client;
 mod closing;
 mod deadlines;
 mod first_message;
-pub mod link;
 mod rare_state;
 mod reauthenticate;
+pub mod session;
 pub mod stage;
 pub mod transport;
 mod upgrade;
+pub mod upstream;
 
 use crate::base::time::Now;
 use crate::counters::Counters;
@@ -41,10 +42,9 @@ pub struct Output {
     pub answers: Vec<u8>,
     /// Room to write an explanation in.
     pub explanation: Vec<u8>,
-    /// A whole frame, its session still to be filled in: OPEN after
-    /// [`client::Step::Authenticated`], REAUTH after [`client::Step::Reauthenticated`], AUTH after
-    /// [`client::Step::Ask`].
-    pub open: Vec<u8>,
+    /// What the client wants of its upstream, after [`client::Step::Authenticated`] and
+    /// [`client::Step::Ask`]; after [`client::Step::Reauthenticated`] its identity alone.
+    pub request: session::SessionRequest,
     /// What an HTTP endpoint is to be asked, after [`client::Step::Ask`].
     pub http_request: Option<auth_request::HttpAuthRequest>,
     /// The client's close reason (UTF-8, at most 123 bytes), after
@@ -52,7 +52,7 @@ pub struct Output {
     pub reason: Vec<u8>,
     /// Bytes of a client's message that were held back, after [`client::Step::Released`].
     pub released: Vec<u8>,
-    /// Room to write the path in that goes with OPEN.
+    /// Room to write the path in that an HTTP endpoint is told.
     pub path: Vec<u8>,
     /// What greets the client once its session is open, after [`client::Step::Authenticated`].
     pub connect_ack: Vec<u8>,

@@ -13,12 +13,12 @@ use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::{Dialect, centrifuge};
 use crate::protocol::identity::VerifiedIdentity;
-use crate::protocol::link::{self, Reauth, SessionId};
 use crate::protocol::websocket::{DataKind, OpCode};
 use crate::settings::{Deadlines, Reauthenticate};
 
 use super::authenticate::{self, Decision};
 use super::client::{Client, Step, write_frame};
+use super::session::SessionRequest;
 use super::{Context, Output};
 
 /// What one fresh token takes from the budget of control frames: it costs a MAC or several, and a
@@ -144,11 +144,11 @@ impl Client {
             self.close(Cause::RateLimited, ctx, output);
             return Step::Handled;
         }
-        let Output { open, tokens, .. } = output;
+        let Output { request, tokens, .. } = output;
         let (settings, unix) = (ctx.settings, ctx.now.unix);
         let decision = authenticate::by_open_client(settings, &renewal.form, message, unix, tokens);
         let cause = match decision {
-            Decision::Accepted(identity) => match self.renew(&identity, ctx, open) {
+            Decision::Accepted(identity) => match self.renew(&identity, ctx, request) {
                 Ok(()) => {
                     ctx.counters.increment(Metric::ReauthAccepted);
                     renewal.answer_owed = true;
@@ -169,7 +169,7 @@ impl Client {
         &mut self,
         identity: &VerifiedIdentity<'_>,
         ctx: &Context<'_>,
-        frame: &mut Vec<u8>,
+        request: &mut SessionRequest,
     ) -> Result<(), Cause> {
         let mark = ctx.revoked.mark(identity);
         if ctx.revoked.holds(mark, ctx.now.unix) {
@@ -180,16 +180,8 @@ impl Client {
             return Err(Cause::TokenForbidden);
         }
         self.set_identity(identity, ctx);
-        frame.clear();
-        let reauth = Reauth {
-            subject: Some(identity.subject()),
-            token_id: identity.token_id(),
-            expires: identity.expires(),
-            claims: identity.claims(),
-        };
-        // All fields together are bounded by `token_max`, far below what a frame can hold.
-        let fits = reauth.encode(SessionId::new(0, 0), link::PAYLOAD_MAX as u32, frame);
-        assert!(fits, "a token over the size of a frame");
+        request.clear();
+        request.set_identity(identity);
         Ok(())
     }
 

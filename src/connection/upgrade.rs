@@ -9,7 +9,6 @@ use crate::protocol::http_upgrade::{
     self, FIELDS, HeadLimits, HeadScanner, HttpRefusal, Request, UpgradeRequest,
 };
 use crate::protocol::identity::VerifiedIdentity;
-use crate::protocol::link::{self, Open, OpenHeaders, SessionId};
 use crate::settings::{Refuse, Route, Settings};
 
 use super::auth_request::Asked;
@@ -18,11 +17,12 @@ use super::client::{Client, Step};
 use super::closing::CloseDetails;
 use super::first_message::FirstMessageInfo;
 use super::reauthenticate::Renewal;
+use super::session::SessionRequest;
 use super::stage::Stage;
 use super::{Context, Output};
 
 /// Most header fields that one request forwards; a request may repeat a field.
-const FORWARDED_HEADERS_MAX: usize = 32;
+const FORWARDED_HEADERS_MAX: usize = super::upstream::link::compose::HEADERS_MAX;
 
 /// What is kept of a request that is not decided yet. It exists only meanwhile.
 #[derive(Default)]
@@ -138,12 +138,12 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
-        let Output { answers, open, path, tokens, .. } = output;
+        let Output { answers, request: asked_for, tokens, .. } = output;
         let decision = authenticate::by_request(ctx.settings, route, request, ctx.now.unix, tokens);
         match unless_revoked(decision, ctx) {
             Decision::Accepted(identity) => {
                 switch_protocols(request, route, ctx, answers);
-                self.open(&identity, request, route, ctx, (open, path));
+                self.open(&identity, request, route, ctx, asked_for);
                 Step::Authenticated { backend: route.backend }
             }
             Decision::AwaitFirstMessage => {
@@ -202,7 +202,7 @@ impl Client {
         let cause = match unless_revoked(decision, ctx) {
             Decision::Accepted(identity) => {
                 let expires = identity.expires();
-                self.open(&identity, &request, route, ctx, (&mut output.open, &mut output.path));
+                self.open(&identity, &request, route, ctx, &mut output.request);
                 self.greet(*first_message, expires, ctx, output);
                 return Step::Authenticated { backend: route.backend };
             }
@@ -227,54 +227,37 @@ impl Client {
         request: &UpgradeRequest<'_, '_>,
         route: &Route,
         ctx: &Context<'_>,
-        (open, path): (&mut Vec<u8>, &mut Vec<u8>),
+        asked_for: &mut SessionRequest,
     ) {
         ctx.counters.increment(Metric::TokensAccepted);
         self.set_identity(identity, ctx);
         if let Some(form) = &route.reauthenticate {
             self.set_renewal(Renewal::new(form));
         }
-        open.clear();
-        // The session is filled in once there is one. All fields together are bounded by
-        // `head_max` and `token_max`, far below what a frame can hold.
-        let fits = self.with_open(request, route, ctx, path, |asked_for| {
-            let frame = Open {
-                subject: Some(identity.subject()).filter(|subject| !subject.is_empty()),
-                token_id: identity.token_id(),
-                expires: identity.expires(),
-                claims: identity.claims(),
-                ..asked_for.clone()
-            };
-            frame.encode(SessionId::new(0, 0), link::PAYLOAD_MAX as u32, open)
-        });
-        assert!(fits, "a request head over the size of a frame");
+        self.ask_for(request, route, ctx, asked_for);
+        asked_for.set_identity(identity);
         self.enter(Stage::Open, ctx);
     }
 
-    /// Hands out what the client asked for, without its identity.
-    pub(super) fn with_open<T>(
+    /// Says what the client asked for, without its identity.
+    pub(super) fn ask_for(
         &self,
         request: &UpgradeRequest<'_, '_>,
         route: &Route,
         ctx: &Context<'_>,
-        path: &mut Vec<u8>,
-        take: impl FnOnce(&Open<'_>) -> T,
-    ) -> T {
-        path.clear();
-        let secrets = ctx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
-        carrier::redacted_path_and_query(request, secrets, path);
-        // A request target is ASCII, or it would have been refused.
-        let path = std::str::from_utf8(path).unwrap_or_default();
-        let mut pairs = [("", &[][..]); FORWARDED_HEADERS_MAX];
-        let headers = forwarded(route, request, &mut pairs);
-        take(&Open {
-            route: self.route().unwrap_or_default(),
-            remote: self.peer(),
-            subprotocol: subprotocol(request, route),
-            origin: request.origin().and_then(|origin| std::str::from_utf8(origin).ok()),
-            headers: OpenHeaders::Pairs(headers),
-            ..Open::new(path)
-        })
+        asked_for: &mut SessionRequest,
+    ) {
+        asked_for.begin(self.route().unwrap_or_default(), self.peer(), |path| {
+            let secrets = ctx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
+            carrier::redacted_path_and_query(request, secrets, path);
+        });
+        asked_for.set_subprotocol(subprotocol(request, route));
+        asked_for.set_origin(request.origin().and_then(|origin| std::str::from_utf8(origin).ok()));
+        let values = |name| request.values(name).map(move |value| (name, value));
+        let forwarded = route.forward_headers.iter().map(String::as_str).flat_map(values);
+        for (name, value) in forwarded.take(FORWARDED_HEADERS_MAX) {
+            asked_for.push_header(name, value);
+        }
     }
 
     fn answer_plain_get(&mut self, path: &str, ctx: &Context<'_>, output: &mut Output) {
@@ -293,24 +276,6 @@ fn count_refusal(ctx: &Context<'_>, tokens: &mut Scratch) {
     ctx.counters.increment(Metric::TokensRefused);
     // With those of requests that another block accepted in the meantime.
     ctx.counters.add(Metric::DeadTokenHits, tokens.take_dead_hits());
-}
-
-/// The request's headers that the route forwards, in `pairs`.
-fn forwarded<'p, 'r>(
-    route: &'r Route,
-    request: &UpgradeRequest<'_, 'r>,
-    pairs: &'p mut [(&'r str, &'r [u8]); FORWARDED_HEADERS_MAX],
-) -> &'p [(&'r str, &'r [u8])] {
-    let mut count = 0;
-    for name in &route.forward_headers {
-        for value in request.values(name) {
-            if count < pairs.len() {
-                pairs[count] = (name, value);
-                count += 1;
-            }
-        }
-    }
-    &pairs[..count]
 }
 
 /// What is kept of a request that gets its 101 before it is decided.
