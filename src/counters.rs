@@ -125,6 +125,7 @@ metrics! {
     LinkFailures, Counter, "portcullis_link_failures_total", "Link attempts that failed, and links that were lost.";
     LinkStaleFrames, Counter, "portcullis_link_stale_frames_total", "Link frames for a session that is not open.";
     LinkViolations, Counter, "portcullis_link_violations_total", "Links dropped because the backend broke the link protocol.";
+    RevocationsIgnored, Counter, "portcullis_link_revocations_ignored_total", "REVOKE frames of backends that may not revoke: their [[backend]] block does not allow it, or the link has no secret.";
     LinkRttMicros, Gauge, "portcullis_link_rtt_microseconds", "Round trip of the last link ping, in microseconds.";
     SessionsOpened, Counter, "portcullis_sessions_opened_total", "Sessions opened on links.";
     LogLinesDropped, Counter, "portcullis_close_lines_dropped_total", "Close lines dropped by the log's rate limit.";

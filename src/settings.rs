@@ -101,6 +101,14 @@ raw::words! {
         /// One after the other.
         RoundRobin = "round-robin",
     }
+
+    /// Which tokens a backend may revoke.
+    pub enum RevokeScope {
+        /// None.
+        None = "none",
+        /// Every route's.
+        All = "all",
+    }
 }
 
 /// Everything a worker needs to know, checked.
@@ -338,6 +346,8 @@ pub struct Backend {
     pub balance: Balance,
     /// Key of the mutual authentication; `None` when the file has none.
     pub secret: Option<Secret>,
+    /// What the backend may revoke; [`RevokeScope::None`] without a secret.
+    pub revoke: RevokeScope,
 }
 
 impl Settings {

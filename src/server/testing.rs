@@ -26,6 +26,7 @@ pub fn settings() -> Settings {
             endpoints: vec![EndpointAddress::Tcp("127.0.0.1:1".parse().unwrap())],
             balance: Balance::LeastSessions,
             secret: None,
+            revoke: RevokeScope::None,
         }],
     }
 }
@@ -71,6 +72,7 @@ fn limits() -> Limits {
         fragments_max: 1024,
         session_window: 256 * 1024,
         link_window: 4 << 20,
+        link_output_max: 4 << 20,
         stalled_input_max: 64 << 20,
         verdicts_max: 1000,
         handshakes_per_tick: 32,

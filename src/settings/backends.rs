@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::load::Loader;
 use super::raw::{List, RawBackend, RawListener};
-use super::{Backend, Listener, Network};
+use super::{Backend, Listener, Network, RevokeScope};
 use crate::ring::EndpointAddress;
 
 /// Listeners of one gateway.
@@ -133,8 +133,18 @@ impl Loader<'_> {
                         answers there is believed";
             self.report.warning(list.get_ref()[at].span(), what, "set secret_file");
         }
-        let balance = raw.balance();
-        Some(Backend { name: raw.name.as_ref()?.get_ref().clone(), endpoints, balance, secret })
+        if raw.secret_file.is_none()
+            && raw.secret.is_none()
+            && let Some(revoke) = &raw.revoke
+            && raw.revoke() != RevokeScope::None
+        {
+            let what = "the link has no secret: whoever listens at its address once could revoke \
+                        every token";
+            self.report.error(revoke.span(), what, "set secret_file, or revoke = \"none\"");
+        }
+        let name = raw.name.as_ref()?.get_ref().clone();
+        let (balance, revoke) = (raw.balance(), raw.revoke());
+        Some(Backend { name, endpoints, balance, secret, revoke })
     }
 
     fn endpoints(&mut self, list: &List) -> Option<Vec<EndpointAddress>> {

@@ -22,8 +22,8 @@ use crate::protocol::origin::OriginPolicy;
 use crate::ring::EndpointAddress;
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, Gateway, Limits,
-    Listener, LogFormat, MessageTypes, Network, PathPattern, Reauthenticate, Refuse, Route,
-    Settings, TlsListener,
+    Listener, LogFormat, MessageTypes, Network, PathPattern, Reauthenticate, Refuse, RevokeScope,
+    Route, Settings, TlsListener,
 };
 
 /// How messages begin that bring a fresh token.
@@ -233,6 +233,7 @@ impl Scenario {
                 endpoints: self.backends.iter().map(|plan| plan.address.clone()).collect(),
                 balance: self.balance,
                 secret: self.link_secret.clone().map(Secret::new),
+                revoke: RevokeScope::All,
             }],
         }
     }
@@ -321,6 +322,7 @@ impl Scenario {
             fragments_max: 64,
             session_window: self.session_window,
             link_window: self.link_window,
+            link_output_max: (2 * self.link_window).max(1 << 20),
             stalled_input_max: 16 << 20,
             verdicts_max: 1000,
             handshakes_per_tick: 16,

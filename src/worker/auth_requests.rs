@@ -11,6 +11,7 @@ use crate::protocol::http_decision::HttpDecision;
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::Reject;
 
+use super::links::refusal;
 use super::{Core, context};
 
 /// One part in this many of `limits.stalled_input_max` may be input of clients that await a
@@ -72,33 +73,36 @@ impl Core {
         let room = self.questions < self.settings.limits.verdicts_max && self.drain.is_none();
         let asking = match question {
             Question::Backend(backend) if room => self.ask_backend(owner, backend),
-            Question::Http if room => self.ask_http(owner),
-            _ => None,
+            Question::Http if room => self.ask_http(owner).ok_or(Cause::BackendUnavailable),
+            _ => Err(Cause::BackendUnavailable),
         };
         self.output.http_request = None;
         let draining = self.drain.is_some();
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         match asking {
-            Some(asking) => {
+            Ok(asking) => {
                 connection.stash_or_new().asking = asking;
                 connection.blocked = true;
                 self.questions += 1;
                 self.counters.set(Metric::VerdictsAwaited, u64::from(self.questions));
             }
-            None => {
-                let cause = if draining { Cause::GoingAway } else { Cause::BackendUnavailable };
+            Err(cause) => {
+                let cause = if draining { Cause::GoingAway } else { cause };
                 connection.client.unasked(cause, &context!(self), &mut self.output);
                 self.send_answers(owner);
             }
         }
     }
 
-    fn ask_backend(&mut self, owner: Key, backend: u16) -> Option<Asking> {
+    fn ask_backend(&mut self, owner: Key, backend: u16) -> Result<Asking, Cause> {
         let balance = self.settings.backends[usize::from(backend)].balance;
-        let link = self.links.choose_to_ask(backend, balance)?;
-        let id = self.links.entry(link).link.ask(owner, &self.output.request)?;
-        self.connections.entry_mut(owner)?.session = Some((link, id));
-        Some(Asking::BACKEND)
+        let chosen = self.links.choose_to_ask(backend, balance);
+        let link = chosen.ok_or(Cause::BackendUnavailable)?;
+        let asked = self.links.entry(link).link.ask(owner, &self.output.request);
+        let id = asked.map_err(refusal)?;
+        let connection = self.connections.entry_mut(owner);
+        connection.expect("its question was just composed").session = Some((link, id));
+        Ok(Asking::BACKEND)
     }
 
     fn ask_http(&mut self, owner: Key) -> Option<Asking> {

@@ -4,7 +4,7 @@ use crate::base::random::Random;
 use crate::base::slab::Key;
 use crate::base::time::Instant;
 use crate::connection::session::Fragment;
-use crate::connection::upstream::link::{Due, Event, Failure, Identity, Link};
+use crate::connection::upstream::link::{Due, Event, Failure, Identity, Link, OpenError};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{Close, HANDSHAKE_FRAME_MAX, LinkReader, Reject, SessionId};
@@ -142,6 +142,21 @@ impl LinkTable {
         self.entries.iter().all(|entry| !entry.is_busy())
     }
 
+    /// Index of the backend that a link goes to.
+    pub(super) fn backend(&self, index: usize) -> usize {
+        usize::from(self.entries[index].backend)
+    }
+
+    /// Whether the backend at the other end has proved that it has our key.
+    pub(super) fn proved_key(&self, index: usize) -> bool {
+        self.entries[index].link.proved_key()
+    }
+
+    /// Bytes that wait to be sent to backends.
+    pub(super) fn unsent(&self) -> usize {
+        self.entries.iter().map(|entry| entry.link.unsent()).sum()
+    }
+
     pub(super) fn ready_and_down(&self) -> (u64, u64) {
         let ready = self.entries.iter().filter(|entry| entry.link.is_ready()).count();
         (ready as u64, (self.entries.len() - ready) as u64)
@@ -181,13 +196,13 @@ impl Core {
     pub(super) fn open_session(&mut self, owner: Key, backend: u16) {
         let balance = self.settings.backends[usize::from(backend)].balance;
         let chosen = if self.drain.is_some() { None } else { self.links.choose(backend, balance) };
-        let opened = chosen.and_then(|link| {
-            let id = self.links.entry(link).link.open(owner, &self.output.request)?;
-            Some((link, id))
+        let opened = chosen.ok_or(Cause::BackendUnavailable).and_then(|link| {
+            let id = self.links.entry(link).link.open(owner, &self.output.request);
+            Ok((link, id.map_err(refusal)?))
         });
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        connection.session = opened;
-        if let Some((link, _)) = opened {
+        connection.session = opened.ok();
+        if let Ok((link, _)) = opened {
             connection.client.session_opened(self.links.entry(link).link.message_max());
             self.counters.increment(Metric::SessionsOpened);
             self.output.answers.append(&mut self.output.connect_ack);
@@ -195,8 +210,10 @@ impl Core {
         } else {
             self.output.connect_ack.clear();
             self.output.rest.clear();
-            let cause =
-                if self.drain.is_some() { Cause::GoingAway } else { Cause::BackendUnavailable };
+            let cause = match opened {
+                Err(cause) if self.drain.is_none() => cause,
+                _ => Cause::GoingAway,
+            };
             connection.client.refuse(cause, &context!(self), &mut self.output);
             self.send_answers(owner);
         }
@@ -357,15 +374,20 @@ impl Core {
             }
             Event::SessionCredit { client } => self.resume(client),
             Event::LinkCredit => {
-                let mut woken = std::mem::take(&mut self.woken);
-                self.links.entries[index].link.take_waiting(&mut woken);
-                for client in woken.drain(..) {
-                    self.resume(client);
-                }
-                self.woken = woken;
+                self.links.entries[index].link.take_waiting(&mut self.woken);
+                self.resume_woken();
             }
             Event::Ready | Event::Routine => {}
         }
+    }
+
+    /// Goes on with the clients that waited for room or credit on a link.
+    fn resume_woken(&mut self) {
+        let mut woken = std::mem::take(&mut self.woken);
+        for client in woken.drain(..) {
+            self.resume(client);
+        }
+        self.woken = woken;
     }
 
     /// Queues a piece of a backend's message for its client.
@@ -477,6 +499,9 @@ impl<R: Ring> Worker<R> {
             }
             Outcome::Sent { slot, result } => {
                 life.sent();
+                if result.is_ok() {
+                    core.links.entries[index].link.send_progressed(core.now.instant);
+                }
                 self.link_sent(index, slot, result);
             }
             Outcome::CancelDone => life.cancel_done(),
@@ -518,25 +543,35 @@ impl<R: Ring> Worker<R> {
 
     /// Fills one send for every link that has output and none in flight.
     pub(super) fn flush_links(&mut self) {
-        let Core { links, ops, counters, .. } = &mut self.core;
+        let Core { links, ops, counters, woken, .. } = &mut self.core;
         for (index, entry) in links.entries.iter_mut().enumerate() {
             let owner = entry.owner(index);
             let Some(life) = &mut entry.life else { continue };
-            if life.is_sending() || life.is_ending() || entry.link.output().is_empty() {
+            if life.is_sending() || life.is_ending() || entry.link.unsent() == 0 {
                 continue;
             }
             let Some(slot) = self.ring.send_slot(BufferGroup::Link) else {
                 counters.increment(Metric::SendStarved);
-                return;
+                break;
             };
             let bytes = self.ring.slot_bytes(&slot);
-            let output = entry.link.output();
-            let count = output.len().min(bytes.len());
-            bytes[..count].copy_from_slice(&output[..count]);
-            entry.link.consume_output(count);
+            let count = entry.link.copy_output(bytes);
+            if entry.link.may_wake() {
+                entry.link.take_waiting(woken);
+            }
             entry.in_flight = (0, count as u32);
             life.send(owner, slot, 0, count as u32, ops);
         }
+        self.core.resume_woken();
+    }
+}
+
+/// What a client is told whose session cannot be opened. One whose request is too large for the
+/// backend would find it no smaller another time.
+pub(super) fn refusal(error: OpenError) -> Cause {
+    match error {
+        OpenError::NotReading => Cause::BackendUnavailable,
+        OpenError::TooLarge => Cause::TooLarge,
     }
 }
 

@@ -470,7 +470,8 @@ impl Core {
     fn set_gauges(&self, buffers_free: u32) {
         self.set_admission_gauges();
         self.counters.set(Metric::BuffersFree, u64::from(buffers_free));
-        self.counters.set(Metric::QueuedBytes, self.queues.in_use_bytes() as u64);
+        self.counters
+            .set(Metric::QueuedBytes, (self.queues.in_use_bytes() + self.links.unsent()) as u64);
         let (ready, down) = self.links.ready_and_down();
         self.counters.set(Metric::LinksReady, ready);
         self.counters.set(Metric::LinksDown, down);

@@ -10,6 +10,8 @@ use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::revocation::{Revocation, Revoked};
 
+use crate::settings::RevokeScope;
+
 use super::mailbox::Report;
 use super::{Core, context};
 
@@ -66,7 +68,12 @@ impl Core {
 
     /// A backend revoked something. All its workers must know, and the file, so the control
     /// thread is told; none is ever lost on the way.
+    /// One whose block does not allow it, or whose link has proved no key, revokes nothing.
     pub(super) fn revoke(&mut self, link: usize, revocation: Revocation) {
+        let backend = &self.settings.backends[self.links.backend(link)];
+        if backend.revoke == RevokeScope::None || !self.links.proved_key(link) {
+            return self.counters.increment(Metric::RevocationsIgnored);
+        }
         if self.revocations_owed.len() >= OWED_MAX {
             return self.fail_link(link, &Failure::TooManyRevocations);
         }

@@ -276,6 +276,7 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_link_failures_total"), "failed or lost"),
                     (rate!("portcullis_link_violations_total"), "protocol broken"),
                     (rate!("portcullis_link_stale_frames_total"), "stale frames"),
+                    (rate!("portcullis_link_revocations_ignored_total"), "revocations ignored"),
                     (rate!("portcullis_sessions_opened_total"), "sessions opened"),
                 ],
             )

@@ -192,8 +192,20 @@ fn the_admin_listener_revokes() {
 
 #[test]
 fn a_backend_revokes_for_every_worker_until_it_lapses() {
-    let backend = Backend::start();
-    let gateway = Gateway::start(&config(&backend).workers(2));
+    const KEY: &str = "a link secret of 32 bytes or more";
+    let choices = Choices { secret: Some(KEY), ..Choices::default() };
+    let backend = Backend::start_at("127.0.0.1:0", choices);
+    let may = |revoke: &str| format!("secret = \"{KEY}\"\nrevoke = \"{revoke}\"");
+    let address = backend.address();
+    let config = |revoke| config(&backend).backend(&[&address], &may(revoke)).workers(2);
+    // Not unless the block says so.
+    let gateway = Gateway::start(&config("none"));
+    let mut bob = open(gateway.address(), "bob", "b", 60);
+    bob.text(&format!("revoke bob {}", unix_now() + 4));
+    gateway.wait_metric("portcullis_link_revocations_ignored_total", |count| count == 1);
+    bob.echo("still here");
+    drop(gateway);
+    let gateway = Gateway::start(&config("all"));
     let address = gateway.address();
     let mut ada: Vec<Client> = (0..12).map(|_| open(address, "ada", "a", 60)).collect();
     let mut bob = open(address, "bob", "b", 60);

@@ -7,7 +7,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::super::raw::{self, List, ListOrWord, Number, Text};
-use super::super::{Balance, DeferAccept, Descriptors, LogFormat, MessageTypes, Refuse};
+use super::super::{
+    Balance, DeferAccept, Descriptors, LogFormat, MessageTypes, Refuse, RevokeScope,
+};
 use super::{Key, NONE, REQUIRED, Reload, Shape};
 use crate::base::secret::Secret;
 use crate::protocol::cause::Cause;
@@ -145,6 +147,10 @@ sections! {
         link_window: Size(64 * KIB, 2 * GIB - 1) as u32 = "16MiB" (conformance "64MiB"), Live,
             "Bytes in flight on one link, in each direction, without new credit. At least \
              `session_window`.";
+        link_output_max: Size(256 * KIB, GIB) as u32 = "16MiB" (conformance "64MiB"), Live,
+            "Bytes that may wait to be sent on one link. Above half of it clients' messages wait, \
+             above all of it newcomers are refused as `backend_unavailable`, and at twice that the \
+             link is given up.";
         stalled_input_max: Size(MIB, 1024 * GIB) as u64 = "64MiB" (conformance "256MiB"), Live,
             "Bytes of clients' input that may wait in one worker for backends to give credit.";
         verdicts_max: Count(1, 1_000_000) as u32 = "4096", Live,
@@ -416,6 +422,9 @@ sections! {
             "Its servers, interchangeable.";
         balance: WordOrLater(Balance::WORDS, &["hash-subject"]) as Balance = "least-sessions", Live,
             "How a new session chooses among them.";
+        revoke: Word(RevokeScope::WORDS) as RevokeScope = "none", Live,
+            "Whether the backend may revoke tokens by REVOKE: `none`, or `all`. Needs \
+             `secret_file`: a link that proved no key revokes nothing.";
         secret_file: Text(SECRET_FILE) = NONE, Live,
             "Key of the link's mutual authentication, at least 32 bytes. One newline at the end is \
              not part of it.";

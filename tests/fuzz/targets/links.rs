@@ -180,7 +180,7 @@ fn converse<'a>(backend: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Option
                 Ok(None) => break,
                 Ok(Some(event)) => events.push(format!("{event:?}")),
                 Err(failure) => {
-                    return (events, Some(failure.to_string()), link.output().to_vec());
+                    return (events, Some(failure.to_string()), output(&mut link));
                 }
             }
             if became_ready {
@@ -197,5 +197,11 @@ fn converse<'a>(backend: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Option
             }
         }
     }
-    (events, None, link.output().to_vec())
+    (events, None, output(&mut link))
+}
+
+fn output(link: &mut Link) -> Vec<u8> {
+    let mut bytes = vec![0; link.unsent()];
+    link.copy_output(&mut bytes);
+    bytes
 }

@@ -1,11 +1,17 @@
 //! The gateway's end of one link to a backend: handshake, sessions, credit, liveness.
 //!
 //! Sans-IO: the worker connects, moves bytes and reads the clock. Frames to send gather in
-//! [`Link::output`]; frames received come out of [`Link::receive`] one event at a time.
+//! [`Link::copy_output`]; frames received come out of [`Link::receive`] one event at a time.
 
 pub mod compose;
+mod output;
+mod sessions;
 
+use std::collections::VecDeque;
 use std::fmt;
+
+use output::LinkOutput;
+use sessions::{Session, Table};
 
 use crate::base::secret::Secret;
 use crate::base::slab::{Key, KeyedSlab};
@@ -14,17 +20,22 @@ use crate::connection::session::{Fragment, SessionRequest};
 use crate::counters::{Counters, Metric};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{
-    self, Accept, Challenge, Close, Closer, Credit, Expire, GoAway, Hello, Kind, LinkError,
-    LinkReader, PieceOrder, Ping, Pong, Proof, ReceiveWindow, Refused, Reject, SendCredit,
-    SessionId, UNKNOWN_SESSION_FRAMES_MAX, data_cost, data_flags, encode_data, features,
+    self, Accept, Challenge, Close, Credit, Expire, GoAway, Hello, Kind, LinkError, LinkReader,
+    PieceOrder, Ping, Pong, Proof, ReceiveWindow, Refused, Reject, SendCredit, SessionId,
+    data_cost, data_flags, encode_data, features,
 };
 use crate::protocol::revocation::Revocation;
 use crate::protocol::utf8::Utf8Validator;
 use crate::protocol::websocket::DataKind;
 use crate::settings::{Deadlines, Limits};
 
-/// Bytes that may wait for a backend that does not read, when it is told of a fresh token.
-const OUTPUT_MAX: usize = 1 << 20;
+/// Pings that may go unanswered before a link is given up, while nothing that waits is sent.
+const PINGS_UNANSWERED_MAX: u32 = 3;
+/// A backend must have answered a CLOSE within this many ping intervals.
+const CLOSE_ANSWER_PINGS: u32 = 12;
+/// What may wait beyond `link_output_max` for CLOSE, CREDIT and what else is never refused: as
+/// many times that limit in all.
+const OUTPUT_OVERFLOW: usize = 2;
 
 /// What does not change over the life of a link entry.
 #[derive(Clone, Copy)]
@@ -139,8 +150,20 @@ pub enum Failure {
     #[error("no connection within deadlines.link_connect; is the backend listening there?")]
     TimedOut,
     /// Pings went unanswered.
-    #[error("the backend answered no ping for three times deadlines.link_ping")]
+    #[error(
+        "the backend answered no ping for three times deadlines.link_ping, and read nothing of \
+         what waits for it"
+    )]
     Silent,
+    /// It sends and does not read.
+    #[error(
+        "the backend reads so little that twice limits.link_output_max waits for it; is it \
+         stopped, or flooding?"
+    )]
+    NotReading,
+    /// It leaves sessions half closed.
+    #[error("the backend did not answer the CLOSE of a session; every CLOSE is answered with one")]
+    CloseUnanswered,
     /// The backend said that it goes away, and its last session is over.
     #[error("the backend is going away")]
     GoneAway,
@@ -172,42 +195,9 @@ enum State {
     Ready { leaving: bool },
 }
 
-/// One client's session on this link. It leaves the slab when both sides have sent CLOSE.
-struct Session {
-    client: Key,
-    credit: SendCredit,
-    window: ReceiveWindow,
-    order: PieceOrder,
-    /// Bytes of the backend's unfinished message.
-    message_bytes: u32,
-    /// Checks the backend's unfinished text.
-    text: Utf8Validator,
-    /// We have sent AUTH, and no decision has come: nothing but that may pass.
-    asked: bool,
-    /// We have sent CLOSE.
-    closed: bool,
-    /// It is in `waiting`.
-    waiting: bool,
-}
-
-impl Session {
-    /// Between AUTH and the decision a backend has nothing else to say.
-    fn expect_open(&self, kind: Kind) -> Result<(), LinkError> {
-        if self.asked { Err(LinkError::WrongState { kind }) } else { Ok(()) }
-    }
-
-    /// Whether the backend's text is still UTF-8 with this piece.
-    fn takes_text(&mut self, first: bool, last: bool, piece: &[u8]) -> bool {
-        if first {
-            self.text = Utf8Validator::default();
-        }
-        self.text.push(piece).is_ok() && (!last || self.text.is_complete())
-    }
-}
-
 /// The state machine of one link.
 ///
-/// Invariant: `sent <= output.len()`; sessions exist only in `Ready`.
+/// Invariant: sessions exist only in `Ready`.
 pub struct Link {
     identity: Identity,
     state: State,
@@ -223,10 +213,27 @@ pub struct Link {
     features: u64,
     unknown_session_frames: u32,
     waiting: Vec<Key>,
-    output: Vec<u8>,
-    sent: usize,
-    received: Instant,
-    pinged: Option<Instant>,
+    /// Sessions that we have closed and the backend has not, oldest first; some may be gone.
+    closing: VecDeque<(Key, Instant)>,
+    output: LinkOutput,
+    /// `limits.link_output_max`.
+    output_max: usize,
+    /// The latest time that the link was told.
+    clock: Instant,
+    /// When the backend last answered a PING, or room for bytes that waited was made.
+    proved: Instant,
+    pinged: bool,
+    /// The backend has proved a key.
+    proved_key: bool,
+}
+
+/// Why a session cannot be opened on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// Too much waits for the backend already: the client may come again.
+    NotReading,
+    /// The backend takes no frame of this size, and never will.
+    TooLarge,
 }
 
 /// What [`Link::handle_deadline`] asks for.
@@ -258,21 +265,31 @@ impl Link {
             features: 0,
             unknown_session_frames: 0,
             waiting: Vec::new(),
-            output: Vec::new(),
-            sent: 0,
-            received: now,
-            pinged: None,
+            closing: VecDeque::new(),
+            output: LinkOutput::default(),
+            output_max: limits.link_output_max as usize,
+            clock: now,
+            proved: now,
+            pinged: false,
+            proved_key: false,
         }
     }
 
     /// Whether new sessions may be opened.
     pub fn takes_sessions(&self) -> bool {
-        self.state == State::Ready { leaving: false } && self.open_sessions < self.peer.sessions_max
+        // Those that the backend has not closed yet are still its.
+        self.state == State::Ready { leaving: false }
+            && self.sessions.len() < self.peer.sessions_max as usize
     }
 
     /// Whether new sessions may be opened by asking the backend who the client is.
     pub fn takes_questions(&self) -> bool {
         self.takes_sessions() && self.features & features::VERDICTS != 0
+    }
+
+    /// Whether the backend has proved in this connection's handshake that it has our key.
+    pub fn proved_key(&self) -> bool {
+        self.is_ready() && self.proved_key
     }
 
     /// Whether the handshake is done.
@@ -301,21 +318,40 @@ impl Link {
     }
 
     /// Bytes that wait to be sent.
-    pub fn output(&self) -> &[u8] {
-        &self.output[self.sent..]
+    pub fn unsent(&self) -> usize {
+        self.output.len()
     }
 
-    /// `bytes` of the output are with the ring.
-    pub fn consume_output(&mut self, bytes: usize) {
-        self.sent += bytes;
-        assert!(self.sent <= self.output.len(), "consumed output that was not there");
-        if self.sent == self.output.len() {
-            self.output.clear();
-            self.sent = 0;
-        } else if self.sent > self.output.len() / 2 {
-            self.output.drain(..self.sent);
-            self.sent = 0;
+    /// Bytes of memory that what waits takes.
+    pub fn output_memory(&self) -> usize {
+        self.output.memory()
+    }
+
+    /// Moves output out until `into` is full or nothing waits; returns how many bytes.
+    pub fn copy_output(&mut self, into: &mut [u8]) -> usize {
+        self.output.copy_out(into)
+    }
+
+    /// A send completed. Where more waits, the kernel had no room for it before, so that the
+    /// backend has read some: the link lives.
+    pub fn send_progressed(&mut self, now: Instant) {
+        self.clock = now;
+        if !self.output.is_empty() {
+            self.proved = now;
         }
+    }
+
+    /// Whether sessions wait that may send again, see [`take_waiting`](Self::take_waiting).
+    pub fn may_wake(&self) -> bool {
+        !self.waiting.is_empty()
+            && self.output.len() < self.data_max() / 2
+            && self.credit.payload_max().is_some_and(|bytes| bytes > 0)
+    }
+
+    /// Bytes that may wait before clients' messages do: half of all, so that there is room for
+    /// newcomers while a backend is slow.
+    fn data_max(&self) -> usize {
+        self.output_max / 2
     }
 
     /// When [`handle_deadline`](Self::handle_deadline) has work.
@@ -325,15 +361,19 @@ impl Link {
             State::Connecting { deadline }
             | State::AwaitingChallenge { deadline }
             | State::AwaitingReady { deadline } => deadline,
-            State::Ready { .. } => match self.pinged {
-                None => self.received + deadlines.link_ping,
-                Some(_) => self.received + deadlines.link_ping * 3,
-            },
+            State::Ready { .. } => {
+                let pings = if self.pinged { PINGS_UNANSWERED_MAX } else { 1 };
+                let answer = self.closing.front().map_or(Instant::NEVER, |(_, since)| {
+                    *since + deadlines.link_ping * CLOSE_ANSWER_PINGS
+                });
+                answer.min(self.proved + deadlines.link_ping * pings)
+            }
         }
     }
 
     /// Does what is due.
     pub fn handle_deadline(&mut self, now: Instant, deadlines: &Deadlines) -> Due {
+        self.clock = now;
         if now < self.next_deadline(deadlines) {
             return Due::Nothing;
         }
@@ -345,13 +385,24 @@ impl Link {
             State::Connecting { .. }
             | State::AwaitingChallenge { .. }
             | State::AwaitingReady { .. } => Due::Fail(Failure::TimedOut),
-            State::Ready { .. } if self.pinged.is_some() => Due::Fail(Failure::Silent),
-            State::Ready { .. } => {
-                self.pinged = Some(now);
-                Ping { opaque: now.as_nanos() }.encode(&mut self.output);
-                Due::Nothing
-            }
+            State::Ready { .. } => self.handle_ready_deadline(now, deadlines),
         }
+    }
+
+    fn handle_ready_deadline(&mut self, now: Instant, deadlines: &Deadlines) -> Due {
+        self.forget_answered();
+        if let Some((_, since)) = self.closing.front()
+            && now >= *since + deadlines.link_ping * CLOSE_ANSWER_PINGS
+        {
+            return Due::Fail(Failure::CloseUnanswered);
+        }
+        if !self.pinged && now >= self.proved + deadlines.link_ping {
+            self.pinged = true;
+            Ping { opaque: now.as_nanos() }.encode(self.output.frames());
+        } else if now >= self.proved + deadlines.link_ping * PINGS_UNANSWERED_MAX {
+            return Due::Fail(Failure::Silent);
+        }
+        Due::Nothing
     }
 
     /// The connection stands: says HELLO. `nonce` must be unpredictable.
@@ -360,6 +411,7 @@ impl Link {
             unreachable!("connected without connecting")
         };
         self.ours = our_limits(limits);
+        self.output_max = limits.link_output_max as usize;
         let hello = Hello {
             version_min: link::VERSION,
             version_max: link::VERSION,
@@ -374,7 +426,7 @@ impl Link {
         };
         self.hello.clear();
         hello.encode_payload(&mut self.hello);
-        hello.encode(&mut self.output);
+        hello.encode(self.output.frames());
         self.state = State::AwaitingChallenge { deadline };
     }
 
@@ -390,11 +442,12 @@ impl Link {
         let drawn = (wait / 2).mul_f64(f64::from(jitter) / f64::from(u32::MAX));
         self.state = State::Down { retry_at: now + wait / 2 + drawn };
         self.output.clear();
-        self.sent = 0;
+        self.closing = VecDeque::new();
         self.waiting.clear();
         self.open_sessions = 0;
         self.unknown_session_frames = 0;
-        self.pinged = None;
+        self.pinged = false;
+        self.proved_key = false;
     }
 
     /// Removes every session and names the clients that still had one.
@@ -410,25 +463,38 @@ impl Link {
         self.open_sessions = 0;
     }
 
-    /// Opens a session; `None` when the backend does not take frames of this size.
-    pub fn open(&mut self, client: Key, request: &SessionRequest) -> Option<SessionId> {
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(&mut self, client: Key, request: &SessionRequest) -> Result<SessionId, OpenError> {
         debug_assert!(self.takes_sessions());
         self.begin(client, request, false)
     }
 
-    /// Opens a session halfway: the backend's decision opens the session or ends it. `None` as
-    /// for [`open`](Self::open).
-    pub fn ask(&mut self, client: Key, request: &SessionRequest) -> Option<SessionId> {
+    /// Opens a session halfway: the backend's decision opens the session or ends it.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn ask(&mut self, client: Key, request: &SessionRequest) -> Result<SessionId, OpenError> {
         debug_assert!(self.takes_questions());
         self.begin(client, request, true)
     }
 
-    fn begin(&mut self, client: Key, request: &SessionRequest, asked: bool) -> Option<SessionId> {
+    fn begin(
+        &mut self,
+        client: Key,
+        request: &SessionRequest,
+        asked: bool,
+    ) -> Result<SessionId, OpenError> {
+        if self.output.len() >= self.output_max {
+            return Err(OpenError::NotReading);
+        }
         let id = SessionId::from(self.sessions.vacant_key());
         let compose = if asked { compose::auth } else { compose::open };
-        if !compose(request, id, self.peer.frame_max, &mut self.output) {
-            return None;
-        }
+        let frame_max = self.peer.frame_max;
+        let opening = self.output.append_opening(|out| compose(request, id, frame_max, out));
+        let Some(opening) = opening else { return Err(OpenError::TooLarge) };
         let key = self.sessions.insert(Session {
             client,
             credit: SendCredit::new(self.peer.session_window),
@@ -439,17 +505,21 @@ impl Link {
             asked,
             closed: false,
             waiting: false,
+            opening,
         });
         assert_eq!(SessionId::from(key), id, "a vacant key is the next one");
         self.open_sessions += 1;
-        Some(id)
+        Ok(id)
     }
 
     /// How many payload bytes the next DATA frame may have; `None` when not even an empty
     /// frame is allowed. Remembers a session that waits for the link's credit.
     pub fn allowance(&mut self, id: SessionId) -> Option<usize> {
         let session = self.sessions.entry(id.into())?;
-        let Some(of_link) = self.credit.payload_max().filter(|bytes| *bytes > 0) else {
+        // However much credit the backend gives, what waits here for it is bounded by us.
+        let room = self.data_max().checked_sub(self.output.len()).filter(|bytes| *bytes > 0);
+        let of_link = self.credit.payload_max().filter(|bytes| *bytes > 0 && room.is_some());
+        let Some(of_link) = of_link else {
             self.wait(id);
             return None;
         };
@@ -485,7 +555,7 @@ impl Link {
         ] {
             flags |= if set { flag } else { 0 };
         }
-        encode_data(id, flags, piece, &mut self.output);
+        encode_data(id, flags, piece, self.output.frames());
     }
 
     /// Tells the backend that a client has a fresh token. False when the backend cannot be told
@@ -495,22 +565,37 @@ impl Link {
         if self.features & features::REAUTHENTICATION == 0 {
             return true;
         }
-        let start = self.output.len();
-        let fits = compose::reauth(request, id, self.peer.frame_max, &mut self.output)
-            && self.output().len() <= OUTPUT_MAX + self.peer.link_window as usize;
-        if !fits {
-            self.output.truncate(start);
-        }
-        fits
+        self.output.len() < self.output_max
+            && compose::reauth(request, id, self.peer.frame_max, self.output.frames())
     }
 
     /// Tells the backend that a session is over.
     pub fn close(&mut self, id: SessionId, close: &Close<'_>) {
         let Some(session) = self.sessions.entry_mut(id.into()) else { return };
-        if !session.closed {
-            session.closed = true;
-            self.open_sessions -= 1;
-            close.encode(id, &mut self.output);
+        if session.closed {
+            return;
+        }
+        session.closed = true;
+        self.open_sessions -= 1;
+        if self.output.drop_opening(session.opening) {
+            // The backend has never heard of it.
+            self.sessions.remove(id.into());
+            return;
+        }
+        close.encode(id, self.output.frames());
+        self.closing.push_back((id.into(), self.clock));
+        self.forget_answered();
+    }
+
+    /// Keeps `closing` within the size of the sessions that it is about.
+    fn forget_answered(&mut self) {
+        let sessions = &self.sessions;
+        let unanswered = |key: Key| sessions.entry(key).is_some_and(|session| session.closed);
+        while self.closing.front().is_some_and(|(key, _)| !unanswered(*key)) {
+            self.closing.pop_front();
+        }
+        if self.closing.len() > 2 * sessions.len() + 64 {
+            self.closing.retain(|(key, _)| unanswered(*key));
         }
     }
 
@@ -521,7 +606,7 @@ impl Link {
             return;
         }
         if let Some(bytes) = session.window.consume(cost) {
-            Credit { bytes }.encode(id, &mut self.output);
+            Credit { bytes }.encode(id, self.output.frames());
         }
     }
 
@@ -538,7 +623,7 @@ impl Link {
     /// Tells the backend that the gateway drains.
     pub fn go_away(&mut self, reason: &str) {
         if self.is_ready() {
-            GoAway { reason }.encode(&mut self.output);
+            GoAway { reason }.encode(self.output.frames());
         }
     }
 
@@ -553,7 +638,10 @@ impl Link {
         secret: Option<&Secret>,
         counters: &Counters,
     ) -> Result<Option<Event<'a>>, Failure> {
-        self.received = now;
+        self.clock = now;
+        if self.output.len() > self.output_max * OUTPUT_OVERFLOW {
+            return Err(Failure::NotReading);
+        }
         let Some(frame) = reader.next(input)? else { return Ok(None) };
         let (header, payload) = (frame.header, frame.payload);
         match self.state {
@@ -569,11 +657,12 @@ impl Link {
                 if !decoded.proof.verify_backend(secret, &self.hello, challenge) {
                     return Err(Failure::WrongProof);
                 }
+                self.proved_key = secret.is_some();
                 let proof = match secret {
                     Some(key) => Proof::of_gateway(key, &self.hello, challenge),
                     None => Proof::Absent,
                 };
-                proof.encode(&mut self.output);
+                proof.encode(self.output.frames());
                 self.peer = decoded.limits;
                 self.features = decoded.features;
                 self.state = State::AwaitingReady { deadline };
@@ -584,6 +673,7 @@ impl Link {
                 self.credit = SendCredit::new(self.peer.link_window);
                 self.window = ReceiveWindow::new(self.ours.link_window);
                 self.attempts = 0;
+                self.proved = now;
                 self.state = State::Ready { leaving: false };
                 return Ok(Some(Event::Ready));
             }
@@ -597,7 +687,7 @@ impl Link {
             credit: &mut self.credit,
             window: &mut self.window,
             unknown_session_frames: &mut self.unknown_session_frames,
-            output: &mut self.output,
+            output: self.output.frames(),
             counters,
             message_max: self.ours.message_max,
         };
@@ -606,12 +696,14 @@ impl Link {
             Kind::Credit => table.credit(header.session, Credit::decode(payload)?.bytes)?,
             Kind::Close => table.close(header.session, Close::decode(payload)?)?,
             Kind::Ping => {
-                Pong { opaque: Ping::decode(payload)?.opaque }.encode(&mut self.output);
+                let pong = Pong { opaque: Ping::decode(payload)?.opaque };
+                self.output.append_pong(|out| pong.encode(out));
                 Event::Routine
             }
             Kind::Pong => {
                 let sent = Pong::decode(payload)?.opaque;
-                if self.pinged.take().is_some() {
+                if std::mem::take(&mut self.pinged) {
+                    self.proved = now;
                     let rtt = now.since(Instant::from_nanos(sent));
                     counters.set(Metric::LinkRttMicros, rtt.as_micros() as u64);
                 }
@@ -637,155 +729,6 @@ impl Link {
     /// Whether the backend said that it goes away and has no session left: time to part.
     pub fn has_gone_away(&self) -> bool {
         self.state == State::Ready { leaving: true } && self.sessions.is_empty()
-    }
-}
-
-/// The parts of a link that frames of sessions touch: all but the reader, which a frame borrows.
-struct Table<'t> {
-    sessions: &'t mut KeyedSlab<Session>,
-    open_sessions: &'t mut u32,
-    credit: &'t mut SendCredit,
-    window: &'t mut ReceiveWindow,
-    unknown_session_frames: &'t mut u32,
-    output: &'t mut Vec<u8>,
-    counters: &'t Counters,
-    message_max: u32,
-}
-
-impl Table<'_> {
-    fn data<'a>(
-        &mut self,
-        id: SessionId,
-        flags: u8,
-        payload: &'a [u8],
-    ) -> Result<Event<'a>, LinkError> {
-        let cost = data_cost(payload.len());
-        self.window.receive(cost)?;
-        // The link's window guards the way to the session queues; those have windows of their
-        // own, so that a slow client stops its session alone.
-        if let Some(bytes) = self.window.consume(cost) {
-            Credit { bytes }.encode(SessionId::LINK, self.output);
-        }
-        let Some(session) = self.sessions.entry_mut(id.into()) else {
-            return self.stray();
-        };
-        session.expect_open(Kind::Data)?;
-        session.window.receive(cost)?;
-        session.order.accept(flags)?;
-        let first = flags & data_flags::FIRST != 0;
-        let last = flags & data_flags::FIN != 0;
-        let before = if first { 0 } else { session.message_bytes };
-        session.message_bytes = before + payload.len() as u32;
-        if session.message_bytes > self.message_max {
-            return Err(LinkError::MessageTooLarge { limit: self.message_max });
-        }
-        if session.closed {
-            return Ok(Event::Routine);
-        }
-        let client = session.client;
-        let text = flags & data_flags::TEXT != 0;
-        if text && !session.takes_text(first, last, payload) {
-            return Ok(Event::InvalidText { client });
-        }
-        let kind = if text { DataKind::Text } else { DataKind::Binary };
-        Ok(Event::Data { client, fragment: Fragment { kind, first, last, bytes: payload }, cost })
-    }
-
-    fn credit<'a>(&mut self, id: SessionId, bytes: u32) -> Result<Event<'a>, LinkError> {
-        if id == SessionId::LINK {
-            self.credit.grant(bytes)?;
-            return Ok(Event::LinkCredit);
-        }
-        let Some(session) = self.sessions.entry_mut(id.into()) else {
-            return self.stray();
-        };
-        session.expect_open(Kind::Credit)?;
-        session.credit.grant(bytes)?;
-        if session.closed {
-            return Ok(Event::Routine);
-        }
-        Ok(Event::SessionCredit { client: session.client })
-    }
-
-    fn expire<'a>(&mut self, id: SessionId, expire: Expire) -> Result<Event<'a>, LinkError> {
-        let Some(session) = self.sessions.entry_mut(id.into()) else {
-            return self.stray();
-        };
-        session.expect_open(Kind::Expire)?;
-        if session.closed {
-            return Ok(Event::Routine);
-        }
-        Ok(Event::Expire { client: session.client, expires: expire.expires })
-    }
-
-    fn close<'a>(&mut self, id: SessionId, close: Close<'a>) -> Result<Event<'a>, LinkError> {
-        let Some(session) = self.sessions.remove(id.into()) else {
-            return self.stray();
-        };
-        if session.closed {
-            return Ok(Event::Routine);
-        }
-        self.answer_close(id);
-        if session.asked {
-            return Ok(Event::Declined { client: session.client });
-        }
-        Ok(Event::Closed { client: session.client, code: close.code, reason: close.reason })
-    }
-
-    /// ACCEPT opens a session that was asked about; a second one is a contradiction.
-    fn accept<'a>(
-        &mut self,
-        id: SessionId,
-        identity: VerifiedIdentity<'a>,
-    ) -> Result<Event<'a>, LinkError> {
-        let Some(session) = self.sessions.entry_mut(id.into()) else {
-            return self.stray();
-        };
-        if !session.asked {
-            return Err(LinkError::WrongState { kind: Kind::Accept });
-        }
-        session.asked = false;
-        // It may have crossed our CLOSE: the client has left, or the decision came too late.
-        if session.closed {
-            return Ok(Event::Routine);
-        }
-        Ok(Event::Accepted { client: session.client, identity: Redacted(identity) })
-    }
-
-    /// REJECT is the backend's CLOSE for a session that it was asked about.
-    fn reject<'a>(&mut self, id: SessionId, reject: Reject<'a>) -> Result<Event<'a>, LinkError> {
-        let Some(session) = self.sessions.entry_mut(id.into()) else {
-            return self.stray();
-        };
-        if !session.asked {
-            return Err(LinkError::WrongState { kind: Kind::Reject });
-        }
-        let (client, closed) = (session.client, session.closed);
-        self.sessions.remove(id.into());
-        if closed {
-            return Ok(Event::Routine);
-        }
-        self.answer_close(id);
-        Ok(Event::Rejected { client, reject })
-    }
-
-    /// The backend ended a session: so do we.
-    fn answer_close(&mut self, id: SessionId) {
-        *self.open_sessions -= 1;
-        let answer = Close { by: Closer::Gateway, label: "", code: 0, reason: "" };
-        answer.encode(id, self.output);
-    }
-
-    /// A frame for a session that is not there. The closing handshake rules that out, so the
-    /// backend is wrong; a few are forgiven.
-    fn stray<'a>(&mut self) -> Result<Event<'a>, LinkError> {
-        self.counters.increment(Metric::LinkStaleFrames);
-        *self.unknown_session_frames += 1;
-        if *self.unknown_session_frames > UNKNOWN_SESSION_FRAMES_MAX {
-            Err(LinkError::TooManyStrays)
-        } else {
-            Ok(Event::Routine)
-        }
     }
 }
 

@@ -1,7 +1,11 @@
 //! The gateway's end of a link against a backend played by hand.
 
+use std::time::Duration;
+
 use super::*;
-use crate::protocol::link::{FrameHeader, HEADER_BYTES, Limits as LinkLimits, Ready};
+use crate::protocol::link::{
+    Closer, FrameHeader, HEADER_BYTES, Limits as LinkLimits, Ready, UNKNOWN_SESSION_FRAMES_MAX,
+};
 use crate::settings::load::test_settings;
 
 const CLIENT: Key = Key { slot: 4, generation: 2 };
@@ -69,8 +73,8 @@ impl Pair {
     }
 
     fn take_output(&mut self) -> Vec<(Kind, SessionId, Vec<u8>)> {
-        let bytes = self.link.output().to_vec();
-        self.link.consume_output(bytes.len());
+        let mut bytes = vec![0; self.link.unsent()];
+        assert_eq!(self.link.copy_output(&mut bytes), bytes.len());
         let mut input = bytes.as_slice();
         let mut reader = LinkReader::new(1 << 20);
         let mut frames = Vec::new();
@@ -292,6 +296,132 @@ fn a_silent_backend_is_pinged_and_then_given_up() {
     assert_eq!(pair.link.handle_deadline(dead_at, &pair.deadlines), Due::Fail(Failure::Silent));
 }
 
+/// What a backend sends proves nothing: it may never read. What it reads does, and a PONG.
+#[test]
+fn a_link_lives_by_what_the_backend_reads() {
+    let ping = Duration::from_secs(5);
+    for (reads, floods) in [(false, false), (false, true), (true, false)] {
+        let mut pair = Pair::ready(1 << 20, 1 << 20);
+        pair.deadlines.link_ping = ping;
+        pair.link.output.frames().resize(1 << 20, 0);
+        let mut failed = None;
+        let begun = pair.now;
+        for _ in 0..40 {
+            pair.now = pair.now + Duration::from_secs(1);
+            if floods {
+                pair.say(|out| Ping { opaque: 1 }.encode(out));
+            }
+            if reads {
+                pair.link.copy_output(&mut [0; 4096]);
+                pair.link.send_progressed(pair.now);
+            }
+            if let Due::Fail(failure) = pair.link.handle_deadline(pair.now, &pair.deadlines) {
+                failed = Some((failure, pair.now.since(begun)));
+                break;
+            }
+        }
+        let expected = (!reads).then_some((Failure::Silent, ping * 3));
+        assert_eq!(failed, expected, "reads {reads}, floods {floods}");
+    }
+}
+
+/// Attack: a backend stands still while clients come and go. All that waits for it is bounded,
+/// what belongs to those that left takes no memory, and there is room again for others.
+#[test]
+fn a_backend_that_stands_still_costs_bounded_memory() {
+    let mut pair = Pair::ready(1 << 20, 1 << 20);
+    let request = request("/ws", &[b'x'; 7000]);
+    let bound = test_settings().limits.link_output_max as usize;
+    for _ in 0..100_000 {
+        let id = pair.link.open(CLIENT, &request).expect("all before have left");
+        pair.link.close(id, &close(Closer::Client, 1000, ""));
+    }
+    assert_eq!((pair.link.unsent(), pair.link.sessions.len()), (0, 0));
+    assert!(pair.link.output_memory() <= 2 << 20, "{}", pair.link.output_memory());
+    let mut open = Vec::new();
+    let refused = loop {
+        match pair.link.open(CLIENT, &request) {
+            Ok(id) => open.push(id),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, OpenError::NotReading);
+    assert!(pair.link.unsent() < bound + 8000 && open.len() > 100);
+    for id in open {
+        pair.link.close(id, &close(Closer::Client, 1000, ""));
+    }
+    assert!(pair.link.open(CLIENT, &request).is_ok());
+    for opaque in 0..1_000_000 {
+        pair.say(|out| Ping { opaque }.encode(out));
+    }
+    assert!(pair.link.unsent() < 16_000 && pair.link.output_memory() <= 4 << 20);
+}
+
+#[test]
+fn credit_beyond_measure_does_not_fill_memory() {
+    let mut pair = Pair::ready(0x7fff_ffff, 0x7fff_ffff);
+    let id = pair.open();
+    let bound = test_settings().limits.link_output_max as usize;
+    let bytes = &[0; 4096];
+    let mut first = true;
+    while pair.link.allowance(id).is_some_and(|allowance| allowance >= bytes.len()) {
+        pair.link.data(id, &Fragment { kind: DataKind::Binary, first, last: false, bytes });
+        first = false;
+    }
+    assert!(pair.link.unsent() <= bound, "{}", pair.link.unsent());
+    assert!(pair.link.allowance(id).is_none_or(|allowance| allowance < bytes.len()));
+    assert!(!pair.link.may_wake());
+    pair.link.wait(id);
+    pair.take_output();
+    assert!(pair.link.may_wake(), "it goes on once the backend reads");
+}
+
+#[test]
+fn an_open_over_the_backends_frame_max_is_refused_for_good() {
+    let mut pair = Pair::connecting(None);
+    pair.take_output();
+    let limits = LinkLimits { frame_max: 16 * 1024, ..LinkLimits::default() };
+    pair.say(|out| challenge(Proof::Absent, limits).encode(out));
+    pair.say(|out| Ready.encode(out));
+    pair.take_output();
+    let path = format!("/{}", "x".repeat(17 * 1024));
+    assert_eq!(pair.link.open(CLIENT, &request(&path, b"")), Err(OpenError::TooLarge));
+    assert_eq!((pair.link.unsent(), pair.link.open_sessions()), (0, 0));
+    assert!(pair.link.open(CLIENT, &request("/", b"")).is_ok());
+}
+
+#[test]
+fn sessions_whose_close_is_not_answered_count_and_end_with_the_link() {
+    let mut pair = Pair::connecting(None);
+    pair.take_output();
+    let limits = LinkLimits { sessions_max: 3, ..LinkLimits::default() };
+    pair.say(|out| challenge(Proof::Absent, limits).encode(out));
+    pair.say(|out| Ready.encode(out));
+    pair.take_output();
+    for _ in 0..3 {
+        assert!(pair.link.takes_sessions());
+        let id = pair.open();
+        pair.link.close(id, &close(Closer::Client, 1000, ""));
+        pair.take_output();
+    }
+    assert!(!pair.link.takes_sessions() && pair.link.open_sessions() == 0);
+    let end = pair.now + pair.deadlines.link_ping * CLOSE_ANSWER_PINGS;
+    while pair.now < end {
+        pair.now = pair.link.next_deadline(&pair.deadlines);
+        match pair.link.handle_deadline(pair.now, &pair.deadlines) {
+            Due::Nothing => {}
+            due => {
+                assert_eq!(due, Due::Fail(Failure::CloseUnanswered));
+                assert!(pair.now >= end);
+                return;
+            }
+        }
+        let now = pair.now.as_nanos();
+        pair.say(|out| Pong { opaque: now }.encode(out));
+    }
+    panic!("it goes on for ever");
+}
+
 #[test]
 fn back_off_doubles_to_its_limit_and_begins_anew_after_success() {
     let mut pair = Pair::connecting(None);
@@ -384,14 +514,14 @@ fn a_backend_is_told_of_fresh_tokens_within_bounds() {
     // It does not read: nothing piles up for ever.
     let fresh = request("", &[b'x'; 4000]);
     let told = (0..10_000).filter(|_| pair.link.reauthenticated(id, &fresh)).count();
-    let bound = OUTPUT_MAX + LinkLimits::default().link_window as usize;
-    assert!(told > 100 && pair.link.output().len() <= bound, "{told}");
+    let bound = test_settings().limits.link_output_max as usize + 5000;
+    assert!(told > 100 && pair.link.unsent() <= bound, "{told}");
     assert!(!pair.link.reauthenticated(id, &fresh));
     // One that does not know of such things is not told, and that is no failure.
     let mut pair = with_features(0);
     let id = pair.open();
     assert!(pair.link.reauthenticated(id, &request("", b"{}")));
-    assert!(pair.link.output().is_empty());
+    assert_eq!(pair.link.unsent(), 0);
 }
 
 /// A link over which questions may be asked.
