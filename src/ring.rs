@@ -56,13 +56,57 @@ impl OpKind {
     }
 }
 
-/// The 64 bits that travel with an operation: kind (8), generation (24), slot (32).
+/// Whose an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    /// No one's: what it was about is gone already.
+    Nobody,
+    /// An accept slot.
+    Acceptor(u32),
+    /// A client's connection.
+    Client(Key),
+    /// A connection to an upstream.
+    Upstream(Key),
+}
+
+impl Owner {
+    /// Slot and generation in the owner's table.
+    pub const fn key(self) -> Key {
+        match self {
+            Owner::Nobody => Key { slot: 0, generation: 0 },
+            Owner::Acceptor(slot) => Key { slot, generation: 0 },
+            Owner::Client(key) | Owner::Upstream(key) => key,
+        }
+    }
+
+    const fn to_bits(self) -> u64 {
+        match self {
+            Owner::Nobody => 0,
+            Owner::Acceptor(_) => 1,
+            Owner::Client(_) => 2,
+            Owner::Upstream(_) => 3,
+        }
+    }
+
+    fn from_bits(bits: u8, key: Key) -> Option<Owner> {
+        match bits {
+            0 => Some(Owner::Nobody),
+            1 => Some(Owner::Acceptor(key.slot)),
+            2 => Some(Owner::Client(key)),
+            3 => Some(Owner::Upstream(key)),
+            _ => None,
+        }
+    }
+}
+
+/// The 64 bits that travel with an operation: the owner's table (4), kind (4), generation (24),
+/// slot (32).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpKey {
     /// What the operation is.
     pub kind: OpKind,
-    /// Whose it is: an entry of the worker's socket table (for accepts, an accept slot).
-    pub owner: Key,
+    /// Whose it is.
+    pub owner: Owner,
 }
 
 /// Width of the generation that fits an [`OpKey`].
@@ -70,22 +114,25 @@ pub const GENERATION_BITS: u32 = 24;
 
 impl OpKey {
     /// A key for an operation of `owner`.
-    pub const fn new(kind: OpKind, owner: Key) -> Self {
+    pub const fn new(kind: OpKind, owner: Owner) -> Self {
         OpKey { kind, owner }
     }
 
     /// Packs the key into a completion's `user_data`.
     pub const fn to_bits(self) -> u64 {
-        (self.kind as u64) << 56
-            | ((self.owner.generation as u64) & 0x00ff_ffff) << 32
-            | self.owner.slot as u64
+        let key = self.owner.key();
+        self.owner.to_bits() << 60
+            | (self.kind as u64) << 56
+            | ((key.generation as u64) & 0x00ff_ffff) << 32
+            | key.slot as u64
     }
 
     /// Reads a key from `user_data`; `None` for bits that no operation of ours has.
     pub fn from_bits(bits: u64) -> Option<Self> {
-        let kind = OpKind::from_bits((bits >> 56) as u8)?;
+        let kind = OpKind::from_bits((bits >> 56) as u8 & 0xf)?;
         let generation = ((bits >> 32) & 0x00ff_ffff) as u32;
-        Some(OpKey { kind, owner: Key { slot: bits as u32, generation } })
+        let owner = Owner::from_bits((bits >> 60) as u8, Key { slot: bits as u32, generation })?;
+        Some(OpKey { kind, owner })
     }
 }
 
@@ -360,12 +407,14 @@ mod tests {
 
     #[test]
     fn op_keys_survive_packing() {
-        for (kind, slot, generation) in [
-            (OpKind::Accept, 0, 0),
-            (OpKind::Receive, u32::MAX, 0x00ff_ffff),
-            (OpKind::Cancel, 0x8000_0001, 0x0080_0001),
+        let most = Key { slot: u32::MAX, generation: 0x00ff_ffff };
+        for (kind, owner) in [
+            (OpKind::Accept, Owner::Acceptor(0)),
+            (OpKind::Receive, Owner::Client(most)),
+            (OpKind::Cancel, Owner::Upstream(Key { slot: 0x8000_0001, generation: 0x0080_0001 })),
+            (OpKind::Close, Owner::Nobody),
         ] {
-            let key = OpKey::new(kind, Key { slot, generation });
+            let key = OpKey::new(kind, owner);
             assert_eq!(OpKey::from_bits(key.to_bits()), Some(key));
         }
         assert_eq!(OpKey::from_bits(0), None);

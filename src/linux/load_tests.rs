@@ -9,7 +9,7 @@ use super::ring::{DescriptorMode, LinuxRing, RingOptions};
 use crate::base::slab::{Key, KeyedSlab};
 use crate::ring::BufferGroup::Client;
 use crate::ring::{
-    Completion, Failure, GENERATION_BITS, Op, OpKey, OpKind, Outcome, ReceivedBuffer, Ring,
+    Completion, Failure, GENERATION_BITS, Op, OpKey, OpKind, Outcome, Owner, ReceivedBuffer, Ring,
     SendSlot, Socket,
 };
 
@@ -39,7 +39,7 @@ struct Server<R: Ring> {
 impl<R: Ring> Server<R> {
     fn run(&mut self, connections: usize) {
         for slot in 0..8 {
-            let owner = Key { slot, generation: 0 };
+            let owner = Owner::Acceptor(slot);
             self.ring.submit(OpKey::new(OpKind::Accept, owner), Op::Accept { listener: 0 });
         }
         let deadline = super::clock::instant() + Duration::from_secs(60);
@@ -81,11 +81,11 @@ impl<R: Ring> Server<R> {
             OpKind::Poll => Op::PollReadable { socket },
             _ => Op::ReceiveMultishot { socket, group: Client },
         };
-        self.ring.submit(OpKey::new(kind, key), op);
+        self.ring.submit(OpKey::new(kind, Owner::Client(key)), op);
     }
 
     fn handle(&mut self, completion: Completion) {
-        let owner = completion.key.owner;
+        let owner = completion.key.owner.key();
         match completion.outcome {
             Outcome::Accepted { socket, .. } => {
                 let pending = Default::default();
@@ -148,7 +148,7 @@ impl<R: Ring> Server<R> {
             if echo.ended {
                 let op = Op::Close { socket: echo.socket, reset: false };
                 echo.sending = true;
-                self.ring.submit(OpKey::new(OpKind::Close, owner), op);
+                self.ring.submit(OpKey::new(OpKind::Close, Owner::Client(owner)), op);
             }
             return;
         }
@@ -160,7 +160,7 @@ impl<R: Ring> Server<R> {
         let socket = echo.socket;
         let end = self.copy(&slot, buffer);
         let op = Op::Send { socket, slot, start: 0, end };
-        self.ring.submit(OpKey::new(OpKind::Send, owner), op);
+        self.ring.submit(OpKey::new(OpKind::Send, Owner::Client(owner)), op);
     }
 
     fn copy(&mut self, slot: &SendSlot, buffer: ReceivedBuffer) -> u32 {

@@ -197,7 +197,7 @@ impl LinuxRing {
             return self.fail_early(key, Failure::Cancelled);
         };
         let descriptor = Fd(socket.descriptor());
-        let room = self.memory.accepts.start(key.owner.slot, listener);
+        let room = self.memory.accepts.start(key.owner.key().slot, listener);
         // SAFETY: `room` points to live storage of the accept slot; only addresses are taken.
         let (address, length) = unsafe { (&raw mut (*room).storage, &raw mut (*room).length) };
         let entry = opcode::Accept::new(descriptor, address.cast(), length);
@@ -361,7 +361,7 @@ impl LinuxRing {
     }
 
     fn accepted(&mut self, key: OpKey, result: i32) -> Outcome {
-        let (listener, peer) = self.memory.accepts.finish(key.owner.slot);
+        let (listener, peer) = self.memory.accepts.finish(key.owner.key().slot);
         if result >= 0 {
             let target = match self.descriptors {
                 DescriptorMode::Plain => Target::Plain(result),

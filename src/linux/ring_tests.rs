@@ -13,7 +13,7 @@ use crate::base::time::Instant;
 use crate::ring::BufferGroup::{Client, Link};
 use crate::ring::{
     BufferGroup, CLIENT_BUFFER_BYTES, CLIENT_SLOT_BYTES, Completion, EndpointAddress, Failure,
-    LINK_SLOT_BYTES, Op, OpKey, OpKind, Outcome, Ring, Socket,
+    LINK_SLOT_BYTES, Op, OpKey, OpKind, Outcome, Owner, Ring, Socket,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ struct Bench {
 }
 
 fn key(kind: OpKind, slot: u32) -> OpKey {
-    OpKey::new(kind, Key { slot, generation: 0x00ab_cdef })
+    OpKey::new(kind, Owner::Client(Key { slot, generation: 0x00ab_cdef }))
 }
 
 fn options(descriptors: DescriptorMode) -> RingOptions {
@@ -552,7 +552,7 @@ fn more_operations_than_the_queue_holds_all_complete() {
         bench.submit(OpKind::Poll, slot, Op::PollReadable { socket });
     }
     (&client).write_all(b"x").unwrap();
-    let mut seen: Vec<u32> = (0..500).map(|_| bench.ending().0.owner.slot).collect();
+    let mut seen: Vec<u32> = (0..500).map(|_| bench.ending().0.owner.key().slot).collect();
     seen.sort_unstable();
     assert!(seen.into_iter().eq(0..500));
 }

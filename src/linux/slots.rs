@@ -93,10 +93,10 @@ impl SlotPool {
 mod tests {
     use super::*;
     use crate::base::slab::Key;
-    use crate::ring::OpKind;
+    use crate::ring::{OpKind, Owner};
 
     fn key(slot: u32) -> OpKey {
-        OpKey::new(OpKind::Send, Key { slot, generation: 3 })
+        OpKey::new(OpKind::Send, Owner::Client(Key { slot, generation: 3 }))
     }
 
     #[test]

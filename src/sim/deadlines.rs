@@ -12,9 +12,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::scenario::PACED;
-use crate::base::slab::Key;
 use crate::protocol::cause::Cause;
-use crate::ring::{BufferGroup, Completion, Op, OpKey, OpKind, Outcome, Socket};
+use crate::ring::{BufferGroup, Completion, Op, OpKey, OpKind, Outcome, Owner, Socket};
 use crate::settings::Deadlines;
 use crate::worker::WHEEL_TICK;
 
@@ -70,7 +69,7 @@ enum Ending {
 #[derive(Debug)]
 struct Watched {
     facts: Facts,
-    owner: Option<Key>,
+    owner: Option<Owner>,
     stage: Stage,
     since: u64,
     /// How long a backend's auth decision may take.
@@ -104,8 +103,8 @@ struct Watched {
 pub struct Watch {
     deadlines: Option<Deadlines>,
     watched: BTreeMap<u32, Watched>,
-    /// By the owner's slot.
-    sockets: BTreeMap<u32, u32>,
+    /// By the place of the owner in its table: of all that had it, only the latest counts.
+    sockets: BTreeMap<(bool, u32), u32>,
     /// No send slot was free in this turn.
     denied: bool,
     drain_ends: Option<u64>,
@@ -209,7 +208,7 @@ impl Watch {
         let Some(watched) = self.watched.get_mut(&socket) else { return };
         if watched.owner.is_none() {
             watched.owner = Some(key.owner);
-            self.sockets.insert(key.owner.slot, socket);
+            self.sockets.insert(place(key.owner), socket);
         }
         watched.ending = Ending::No;
         match op {
@@ -263,9 +262,9 @@ impl Watch {
 
     fn forget_owner(&mut self, watched: &Watched, socket: u32) {
         if let Some(owner) = watched.owner
-            && self.sockets.get(&owner.slot) == Some(&socket)
+            && self.sockets.get(&place(owner)) == Some(&socket)
         {
-            self.sockets.remove(&owner.slot);
+            self.sockets.remove(&place(owner));
         }
     }
 
@@ -305,12 +304,12 @@ impl Watch {
     }
 
     /// The socket that belongs to a key, if it is a client's.
-    pub fn socket_of(&self, owner: Key) -> Option<u32> {
-        let socket = self.sockets.get(&owner.slot)?;
+    pub fn socket_of(&self, owner: Owner) -> Option<u32> {
+        let socket = self.sockets.get(&place(owner))?;
         (self.watched.get(socket)?.owner == Some(owner)).then_some(*socket)
     }
 
-    fn owned_by(&mut self, owner: Key) -> Option<&mut Watched> {
+    fn owned_by(&mut self, owner: Owner) -> Option<&mut Watched> {
         let socket = self.socket_of(owner)?;
         self.watched.get_mut(&socket)
     }
@@ -679,6 +678,11 @@ fn earliest(all: [Due; 5]) -> Due {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(NEVER)
+}
+
+/// Where an owner is: links and clients have tables of their own.
+fn place(owner: Owner) -> (bool, u32) {
+    (matches!(owner, Owner::Upstream(_)), owner.key().slot)
 }
 
 #[cfg(test)]

@@ -148,6 +148,7 @@ mod tests {
     use super::*;
     use crate::base::random::Random;
     use crate::base::slab::Key;
+    use crate::ring::Owner;
     use crate::ring::{Failure, OpKind, Outcome, Socket};
     use crate::sim::deadlines::Watch;
     use crate::sim::faults::{Fault, Faults};
@@ -174,7 +175,7 @@ mod tests {
     }
 
     fn key(kind: OpKind) -> OpKey {
-        OpKey::new(kind, Key { slot: 1, generation: 1 })
+        OpKey::new(kind, Owner::Client(Key { slot: 1, generation: 1 }))
     }
 
     /// Everything that completes within ten milliseconds.

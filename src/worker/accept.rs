@@ -3,14 +3,12 @@
 
 use std::time::Duration;
 
-use crate::base::slab::Key;
 use crate::base::time::Instant;
 use crate::counters::Metric;
-use crate::ring::{Failure, Op, OpKey, OpKind, Outcome, Socket};
+use crate::ring::{Failure, Op, OpKey, OpKind, Outcome, Owner, Socket};
 use crate::settings::Settings;
 
 use super::Core;
-use super::links::LINK_SLOT_BASE;
 use super::mailbox::Report;
 
 /// How long accepts rest after descriptors or memory ran out.
@@ -19,8 +17,6 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 const EXHAUSTED_EVICTIONS: usize = 64;
 /// How often exhaustion is reported.
 const EXHAUSTED_REPORT_EVERY: Duration = Duration::from_secs(1);
-/// Owner of the close of a connection that was turned away: no entry has this slot.
-pub(super) const NOBODY: Key = Key { slot: LINK_SLOT_BASE - 1, generation: 0 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accept {
@@ -96,7 +92,7 @@ impl Acceptor {
 impl Core {
     /// Submits the accepts that are due.
     pub(super) fn advance_accepts(&mut self) {
-        let now = self.now.instant;
+        let now = self.env.now.instant;
         if now < self.acceptor.due {
             return;
         }
@@ -111,7 +107,7 @@ impl Core {
     fn submit_accept(&mut self, index: usize) {
         let listener = self.acceptor.listener(index);
         self.acceptor.slots[index] = Accept::InFlight;
-        let owner = Key { slot: index as u32, generation: 0 };
+        let owner = Owner::Acceptor(index as u32);
         self.ops.push((OpKey::new(OpKind::Accept, owner), Op::Accept { listener }));
     }
 
@@ -122,10 +118,11 @@ impl Core {
             match *slot {
                 Accept::InFlight => {
                     *slot = Accept::Ending;
-                    let owner = Key { slot: index as u32, generation: 0 };
+                    let owner = Owner::Acceptor(index as u32);
                     let target = OpKey::new(OpKind::Accept, owner);
                     self.acceptor.unowned += 1;
-                    self.ops.push((OpKey::new(OpKind::Cancel, NOBODY), Op::Cancel { target }));
+                    self.ops
+                        .push((OpKey::new(OpKind::Cancel, Owner::Nobody), Op::Cancel { target }));
                 }
                 Accept::Due(_) => *slot = Accept::Over,
                 Accept::Ending | Accept::Over => {}
@@ -133,13 +130,13 @@ impl Core {
         }
     }
 
-    pub(super) fn accepted(&mut self, owner: Key, outcome: Outcome) {
-        let index = owner.slot as usize;
+    pub(super) fn accepted(&mut self, slot: u32, outcome: Outcome) {
+        let index = slot as usize;
         let listener = self.acceptor.listener(index);
-        let mut again = self.now.instant;
+        let mut again = self.env.now.instant;
         match outcome {
             Outcome::Accepted { socket, peer } => {
-                self.counters.increment(Metric::Accepted);
+                self.env.counters.increment(Metric::Accepted);
                 if self.acceptor.stopping {
                     self.turn_away(socket);
                 } else {
@@ -148,9 +145,9 @@ impl Core {
             }
             Outcome::Failed(Failure::Cancelled) => {}
             Outcome::Failed(failure) => {
-                self.counters.increment(Metric::AcceptFailed);
+                self.env.counters.increment(Metric::AcceptFailed);
                 if failure == Failure::Exhausted {
-                    self.counters.increment(Metric::AcceptExhausted);
+                    self.env.counters.increment(Metric::AcceptExhausted);
                     again = again + EXHAUSTED_PAUSE;
                     self.relieve_exhaustion();
                 }
@@ -159,7 +156,7 @@ impl Core {
         }
         if self.acceptor.stopping {
             self.acceptor.slots[index] = Accept::Over;
-        } else if again <= self.now.instant {
+        } else if again <= self.env.now.instant {
             self.submit_accept(index);
         } else {
             self.acceptor.slots[index] = Accept::Due(again);
@@ -170,13 +167,14 @@ impl Core {
     /// RST: the peer may have said nothing yet, and nothing is owed to it.
     pub(super) fn turn_away(&mut self, socket: Socket) {
         self.acceptor.unowned += 1;
-        self.ops.push((OpKey::new(OpKind::Close, NOBODY), Op::Close { socket, reset: true }));
+        self.ops
+            .push((OpKey::new(OpKind::Close, Owner::Nobody), Op::Close { socket, reset: true }));
     }
 
     /// Descriptors or memory ran out. Of those who have not authenticated, a few that were
     /// refused, or have taken long, give way before the accepts go on.
     fn relieve_exhaustion(&mut self) {
-        let now = self.now.instant;
+        let now = self.env.now.instant;
         if now >= self.acceptor.relief_at {
             self.acceptor.relief_at = now + EXHAUSTED_PAUSE;
             self.evict_idle(EXHAUSTED_EVICTIONS);

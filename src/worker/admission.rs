@@ -24,7 +24,7 @@ use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::settings::Limits;
 
-use super::{Core, context};
+use super::Core;
 
 /// TLS handshakes of one worker in a second, where the settings name no number: about half of
 /// what a core does when each of them is a full one with an ECDSA key.
@@ -186,14 +186,14 @@ impl Core {
         let of = prefixes(peer);
         let draw = self.random.below(DRAWS);
         let connections = self.connections.len();
-        match self.admission.judge(&of, connections, draw, self.now.instant) {
+        match self.admission.judge(&of, connections, draw, self.env.now.instant) {
             Decision::Admit => true,
             Decision::AdmitInPlaceOf(victim) => {
                 self.evict(victim);
                 true
             }
             Decision::Drop(metric) => {
-                self.counters.increment(metric);
+                self.env.counters.increment(metric);
                 if metric == Metric::AcceptRefused
                     && let Some(lingering) = self.admission.shares.first_refused()
                 {
@@ -207,7 +207,7 @@ impl Core {
 
     /// Counts a connection that was let in. `peer` is none while only a balancer knows it.
     pub(super) fn count_in(&mut self, owner: Key, peer: Option<SocketAddr>) {
-        self.admission.shares.add(owner, &prefixes(peer), self.now.instant);
+        self.admission.shares.add(owner, &prefixes(peer), self.env.now.instant);
     }
 
     /// A trusted balancer said where a client comes from. Its share and penalty were unknown
@@ -215,13 +215,13 @@ impl Core {
     pub(super) fn peer_told(&mut self, owner: Key, peer: SocketAddr) -> bool {
         let of = prefixes(Some(peer));
         let draw = self.random.below(DRAWS);
-        let dropped = self.admission.early_drop(&of, draw, self.now.instant);
+        let dropped = self.admission.early_drop(&of, draw, self.env.now.instant);
         self.admission.shares.set_prefixes(owner, &of);
         let Some(connection) = self.connections.entry_mut(owner) else { return false };
         connection.client.set_peer(peer);
         if let Some(metric) = dropped {
-            self.counters.increment(metric);
-            connection.client.drop_silently(Cause::OverCapacity, &context!(self));
+            self.env.counters.increment(metric);
+            connection.client.drop_silently(Cause::OverCapacity, &self.env.context());
         }
         dropped.is_none()
     }
@@ -230,11 +230,11 @@ impl Core {
     pub(super) fn may_handshake(&mut self, owner: Key) -> bool {
         let Some(connection) = self.connections.entry_mut(owner) else { return false };
         let of = prefixes(connection.client.peer());
-        if self.admission.take_handshake(&of, self.now.instant) {
+        if self.admission.take_handshake(&of, self.env.now.instant) {
             return true;
         }
-        self.counters.increment(Metric::TlsRateRefusals);
-        connection.client.drop_silently(Cause::OverCapacity, &context!(self));
+        self.env.counters.increment(Metric::TlsRateRefusals);
+        connection.client.drop_silently(Cause::OverCapacity, &self.env.context());
         false
     }
 
@@ -245,7 +245,7 @@ impl Core {
         let Admission { shares, penalties, allowance, .. } = &mut self.admission;
         let client = &connection.client;
         let of = prefixes(client.peer());
-        let now = self.now.instant;
+        let now = self.env.now.instant;
         let stays = client.is_unauthenticated() && !connection.life.is_ending();
         if stays && client.end().is_none() {
             return;
@@ -264,7 +264,7 @@ impl Core {
         } else if client.end().is_some_and(|end| is_failure(end.cause))
             && penalties.failed(&of, &allowance.penalty, now)
         {
-            self.counters.increment(Metric::Penalties);
+            self.env.counters.increment(Metric::Penalties);
         }
     }
 
@@ -274,10 +274,10 @@ impl Core {
             Victim::Refused(owner) => (owner, Metric::EvictedRefused),
             Victim::Oldest(owner) => (owner, Metric::EvictedOldest),
         };
-        self.counters.increment(metric);
+        self.env.counters.increment(metric);
         if let Some(connection) = self.connections.entry_mut(owner) {
             assert!(connection.client.is_unauthenticated(), "an authenticated client gives way");
-            connection.client.drop_silently(Cause::OverCapacity, &context!(self));
+            connection.client.drop_silently(Cause::OverCapacity, &self.env.context());
         }
         self.settle(owner);
     }
@@ -293,7 +293,7 @@ impl Core {
     /// Evicts up to `most` of those who were refused, or have taken so long that they are
     /// hardly honest.
     pub(super) fn evict_idle(&mut self, most: usize) {
-        let late = self.now.instant - LATE_AFTER;
+        let late = self.env.now.instant - LATE_AFTER;
         for _ in 0..most {
             let shares = &self.admission.shares;
             let victim = match (shares.first_refused(), shares.first()) {
@@ -307,8 +307,9 @@ impl Core {
 
     pub(super) fn set_admission_gauges(&self) {
         let Admission { shares, penalties, allowance, .. } = &self.admission;
-        let set = |metric, value| self.counters.set(metric, value);
-        let age = shares.first().map_or(Duration::ZERO, |(_, since)| self.now.instant.since(since));
+        let set = |metric, value| self.env.counters.set(metric, value);
+        let age =
+            shares.first().map_or(Duration::ZERO, |(_, since)| self.env.now.instant.since(since));
         set(Metric::UnauthenticatedOldest, age.as_millis() as u64);
         set(Metric::Unauthenticated, shares.len() as u64);
         set(Metric::UnauthenticatedMax, allowance.unauthenticated_max.into());

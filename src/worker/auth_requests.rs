@@ -11,8 +11,8 @@ use crate::protocol::http_decision::HttpDecision;
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::Reject;
 
+use super::Core;
 use super::links::refusal;
-use super::{Core, context};
 
 /// One part in this many of `limits.stalled_input_max` may be input of clients that await a
 /// decision: they cannot take the room of those that are authenticated.
@@ -70,7 +70,7 @@ impl Core {
     /// Puts the question that the client's machine left in the output, or refuses the client.
     /// Until the decision nothing of the client's input is looked at.
     pub(super) fn ask(&mut self, owner: Key, question: Question) {
-        let room = self.questions < self.settings.limits.verdicts_max && self.drain.is_none();
+        let room = self.questions < self.env.settings.limits.verdicts_max && self.drain.is_none();
         let asking = match question {
             Question::Backend(backend) if room => self.ask_backend(owner, backend),
             Question::Http if room => self.ask_http(owner).ok_or(Cause::BackendUnavailable),
@@ -84,18 +84,18 @@ impl Core {
                 connection.stash_or_new().asking = asking;
                 connection.blocked = true;
                 self.questions += 1;
-                self.counters.set(Metric::VerdictsAwaited, u64::from(self.questions));
+                self.env.counters.set(Metric::VerdictsAwaited, u64::from(self.questions));
             }
             Err(cause) => {
                 let cause = if draining { Cause::GoingAway } else { cause };
-                connection.client.unasked(cause, &context!(self), &mut self.output);
+                connection.client.unasked(cause, &self.env.context(), &mut self.output);
                 self.send_answers(owner);
             }
         }
     }
 
     fn ask_backend(&mut self, owner: Key, backend: u16) -> Result<Asking, Cause> {
-        let balance = self.settings.backends[usize::from(backend)].balance;
+        let balance = self.env.settings.backends[usize::from(backend)].balance;
         let chosen = self.links.choose_to_ask(backend, balance);
         let link = chosen.ok_or(Cause::BackendUnavailable)?;
         let asked = self.links.entry(link).link.ask(owner, &self.output.request);
@@ -129,7 +129,7 @@ impl Core {
             self.mailbox.decisions().withdraw(AuthRequestId { owner, number: asking.0 });
         }
         self.questions -= 1;
-        self.counters.set(Metric::VerdictsAwaited, u64::from(self.questions));
+        self.env.counters.set(Metric::VerdictsAwaited, u64::from(self.questions));
     }
 
     /// Acts on the decisions that the HTTP service has sent.
@@ -144,7 +144,7 @@ impl Core {
 
     fn http_decision(&mut self, owner: Key, decision: &HttpDecision) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let ctx = context!(self);
+        let ctx = self.env.context();
         match decision {
             HttpDecision::Accepted(voucher) => {
                 let identity = voucher.identity();
@@ -170,13 +170,13 @@ impl Core {
         identity: &VerifiedIdentity<'_>,
     ) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let ctx = context!(self);
+        let ctx = self.env.context();
         match connection.client.accept(identity, &ctx, &mut self.output) {
             Step::Authenticated { backend: now } if now == backend => {
                 if let Some((link, _)) = connection.session {
                     let message_max = self.links.entry(link).link.message_max();
                     connection.client.session_opened(message_max);
-                    self.counters.increment(Metric::SessionsOpened);
+                    self.env.counters.increment(Metric::SessionsOpened);
                     self.output.answers.append(&mut self.output.connect_ack);
                 }
             }
@@ -204,7 +204,7 @@ impl Core {
 
     fn rejected(&mut self, owner: Key, cause: Cause, advice: &RejectHint<'_>) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        connection.client.reject(cause, advice, &context!(self), &mut self.output);
+        connection.client.reject(cause, advice, &self.env.context(), &mut self.output);
         self.send_answers(owner);
     }
 
@@ -226,7 +226,7 @@ impl Core {
         if stash.asking == Asking::NOBODY {
             return Ok(());
         }
-        let limits = &self.settings.limits;
+        let limits = &self.env.settings.limits;
         let waits = stash.queue.len() + bytes;
         if waits > limits.first_message_max as usize {
             return Err(Cause::TooLarge);

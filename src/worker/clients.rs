@@ -17,10 +17,10 @@ use crate::protocol::link::SessionId;
 use crate::protocol::proxy_header;
 use crate::ring::{BufferGroup, Failure, Socket};
 
+use super::Core;
 use super::auth_requests::Asking;
 use super::links::LinkTable;
 use super::sockets::{ReceiveEnd, SocketLife};
-use super::{Core, context};
 
 /// How often send slots are taken from stalled clients, when there are none.
 const RELIEF_EVERY: Duration = Duration::from_millis(100);
@@ -115,7 +115,7 @@ impl Connection {
 impl Core {
     /// Takes in a connection that was just accepted, or turns it away.
     pub(super) fn admit(&mut self, socket: Socket, peer: Option<SocketAddr>, listener_index: u16) {
-        let listener = &self.settings.listeners[usize::from(listener_index)];
+        let listener = &self.env.settings.listeners[usize::from(listener_index)];
         let trusted = |network: &crate::settings::Network| {
             peer.is_some_and(|peer| network.contains(peer.ip()))
         };
@@ -126,14 +126,14 @@ impl Core {
         if !self.may_enter(counted_as) {
             return self.turn_away(socket);
         }
-        let listener = &self.settings.listeners[usize::from(listener_index)];
+        let listener = &self.env.settings.listeners[usize::from(listener_index)];
         let transport = match &listener.tls {
             None => Transport::Plain,
             Some(tls) => Transport::tls(Arc::clone(&tls.config)),
         };
         let jitter = self.random.number() as u32;
         let tls = !transport.is_plain();
-        let client = Client::new(peer, tls, jitter, &context!(self));
+        let client = Client::new(peer, tls, jitter, &self.env.context());
         let key = self.connections.insert(Connection {
             life: SocketLife::new(socket, BufferGroup::Client),
             client,
@@ -160,7 +160,7 @@ impl Core {
     /// share of handshakes is used up, or earlier input of the connection waits already.
     pub(super) fn must_defer(&mut self, owner: Key) -> bool {
         let Some(connection) = self.connections.entry_mut(owner) else { return false };
-        let over = self.handshakes >= self.settings.limits.handshakes_per_tick;
+        let over = self.handshakes >= self.env.settings.limits.handshakes_per_tick;
         let handshaking = connection.client.stage() == Stage::TlsHandshake;
         let defer = connection.deferred > 0 || (over && handshaking);
         connection.deferred += u16::from(defer);
@@ -199,7 +199,7 @@ impl Core {
                     self.transport_input(owner, &mut gathered[used..]);
                 }
             }
-            Err(_) => connection.client.drop_silently(Cause::BadRequest, &context!(self)),
+            Err(_) => connection.client.drop_silently(Cause::BadRequest, &self.env.context()),
         }
     }
 
@@ -223,7 +223,7 @@ impl Core {
         let result = connection.transport.receive(bytes, &mut plaintext, &mut self.ciphertext);
         self.queue_ciphertext(owner);
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let ctx = context!(self);
+        let ctx = self.env.context();
         match result {
             Err(_) => connection.client.tls_failed(&ctx),
             Ok(received) => {
@@ -274,7 +274,7 @@ impl Core {
                 connection.blocked = true;
                 return used;
             };
-            let ctx = context!(self);
+            let ctx = self.env.context();
             let input = &mut bytes[used..];
             let (count, step) = connection.client.receive(input, allowance, &ctx, &mut self.output);
             match step {
@@ -290,13 +290,13 @@ impl Core {
                 Step::Data { range, kind, first, last } => {
                     connection.cold = false;
                     let fragment = Fragment { kind, first, last, bytes: &input[range] };
-                    relay(&mut self.links, &self.counters, connection.session, &fragment);
+                    relay(&mut self.links, &self.env.counters, connection.session, &fragment);
                 }
                 Step::Released { kind, last } => {
                     connection.cold = false;
                     let bytes = &self.output.released;
                     let fragment = Fragment { kind, first: true, last, bytes };
-                    relay(&mut self.links, &self.counters, connection.session, &fragment);
+                    relay(&mut self.links, &self.env.counters, connection.session, &fragment);
                 }
                 Step::Reauthenticated => {
                     connection.cold = false;
@@ -341,7 +341,7 @@ impl Core {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let Some((link, id)) = connection.session else { return };
         if !self.links.entry(link).link.reauthenticated(id, &self.output.request) {
-            let ctx = context!(self);
+            let ctx = self.env.context();
             connection.client.close(Cause::BackendUnavailable, &ctx, &mut self.output);
         }
     }
@@ -357,7 +357,7 @@ impl Core {
             pushed.map_err(|_| Cause::BackendUnavailable)
         };
         if let Err(cause) = room.and_then(push) {
-            let ctx = context!(self);
+            let ctx = self.env.context();
             connection.client.close(cause, &ctx, &mut self.output);
             self.send_answers(owner);
         }
@@ -412,7 +412,7 @@ impl Core {
             fits = connection.transport.send(parts, &mut self.ciphertext).is_ok()
                 && connection.out.push(&mut self.queues, &self.ciphertext).is_ok();
         }
-        let ctx = context!(self);
+        let ctx = self.env.context();
         if fits {
             connection.client.output_queued(&ctx);
         } else {
@@ -428,7 +428,7 @@ impl Core {
         if self.ciphertext.is_empty() {
             return;
         }
-        let ctx = context!(self);
+        let ctx = self.env.context();
         match connection.out.push(&mut self.queues, &self.ciphertext) {
             Ok(()) => connection.client.output_queued(&ctx),
             Err(_) => connection.client.drop_silently(Cause::OverCapacity, &ctx),
@@ -439,7 +439,7 @@ impl Core {
     pub(super) fn send_progressed(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let unsent = connection.unsent();
-        let ctx = context!(self);
+        let ctx = self.env.context();
         connection.client.output_sent(unsent == 0, &ctx, &mut self.output);
         // What the backend sent is a part of what is queued, so whatever it is owed beyond the
         // unsent bytes has reached the kernel.
@@ -466,7 +466,7 @@ impl Core {
         match end {
             ReceiveEnd::Routine => {}
             ReceiveEnd::Starved => {
-                self.counters.increment(Metric::ReceiveStarved);
+                self.env.counters.increment(Metric::ReceiveStarved);
                 self.starved.push(owner);
             }
             ReceiveEnd::Gone { fin: true } => self.peer_finished(owner),
@@ -477,7 +477,7 @@ impl Core {
 
     fn peer_finished(&mut self, owner: Key) {
         if let Some(connection) = self.connections.entry_mut(owner) {
-            connection.client.peer_finished(&context!(self));
+            connection.client.peer_finished(&self.env.context());
         }
     }
 
@@ -485,11 +485,11 @@ impl Core {
     /// its write-stall deadline, and by then nobody would have been served; so the clients that
     /// have stalled the longest give theirs up now.
     pub(super) fn drop_stalled(&mut self) {
-        if self.now.instant < self.relief_at {
+        if self.env.now.instant < self.relief_at {
             return;
         }
-        self.relief_at = self.now.instant + RELIEF_EVERY;
-        let now = self.now.instant;
+        self.relief_at = self.env.now.instant + RELIEF_EVERY;
+        let now = self.env.now.instant;
         let stalled = |c: &Connection| {
             c.life.is_sending() && now.since(c.client.progressed()) >= STALLED_AFTER
         };
@@ -498,7 +498,7 @@ impl Core {
         let slow: Vec<Key> = slow.into_iter().take(RELIEF_MAX).map(|(key, _)| key).collect();
         for key in slow {
             if let Some(connection) = self.connections.entry_mut(key) {
-                connection.client.drop_silently(Cause::SlowConsumer, &context!(self));
+                connection.client.drop_silently(Cause::SlowConsumer, &self.env.context());
             }
             self.settle(key);
         }
@@ -506,13 +506,13 @@ impl Core {
 
     fn peer_gone(&mut self, owner: Key) {
         if let Some(connection) = self.connections.entry_mut(owner) {
-            connection.client.peer_gone(&context!(self));
+            connection.client.peer_gone(&self.env.context());
         }
     }
 
     pub(super) fn client_deadline(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let ctx = context!(self);
+        let ctx = self.env.context();
         connection.client.handle_deadline(&ctx, &mut self.output);
         // Whoever was silent for a ping interval waits without a receive from now on.
         let silence = ctx.now.instant.since(connection.client.received());

@@ -10,7 +10,7 @@ use crate::settings::Settings;
 
 use super::admission::Allowance;
 use super::mailbox::{Command, Report};
-use super::{Core, WorkerOptions, context};
+use super::{Core, WorkerOptions};
 
 /// How long after the drain's window the last bytes and closes may take.
 const DRAIN_REST: Duration = Duration::from_secs(2);
@@ -70,13 +70,14 @@ impl Core {
     /// New settings hold for the connections that are there, too: a timer that was set under
     /// longer deadlines would fire too late.
     fn take_settings(&mut self, settings: Arc<Settings>) {
-        let same = settings.deadlines == self.settings.deadlines;
+        let same = settings.deadlines == self.env.settings.deadlines;
         self.move_routes(&settings);
-        self.settings = settings;
+        self.env.settings = settings;
         let WorkerOptions { workers, descriptors_max, .. } = self.options;
-        let limits = &self.settings.limits;
+        let limits = &self.env.settings.limits;
         self.admission.allowance = Allowance::new(limits, workers, descriptors_max);
         if !same {
+            self.links.mark_all();
             for key in self.every_connection() {
                 self.schedule_deadline(key);
             }
@@ -85,7 +86,7 @@ impl Core {
 
     /// Connections know their route by its number, and the new settings may have it elsewhere.
     fn move_routes(&mut self, settings: &Settings) {
-        let (old, new) = (&self.settings.routes, &settings.routes);
+        let (old, new) = (&self.env.settings.routes, &settings.routes);
         if old.iter().map(|route| &route.path).eq(new.iter().map(|route| &route.path)) {
             return;
         }
@@ -103,7 +104,7 @@ impl Core {
         if self.drain.is_some() {
             return;
         }
-        let now = self.now.instant;
+        let now = self.env.now.instant;
         self.drain = Some(Drain { end: now + window, step: Step::Window, listeners_closed: false });
         self.stop_accepting();
         self.announce_drain();
@@ -119,7 +120,7 @@ impl Core {
     /// Takes a drain to its next step when that is due.
     pub(super) fn advance_drain(&mut self) {
         let Some(mut drain) = self.drain.take() else { return };
-        match drain.advance(self.now.instant) {
+        match drain.advance(self.env.now.instant) {
             Some(Step::Window) => self.close_everyone(),
             Some(Step::Rest) => self.drop_everyone(),
             Some(Step::Join) => self.stopped = true,
@@ -142,7 +143,7 @@ impl Core {
     fn close_everyone(&mut self) {
         for key in self.every_connection() {
             if let Some(connection) = self.connections.entry_mut(key) {
-                let ctx = context!(self);
+                let ctx = self.env.context();
                 connection.client.close(Cause::GoingAway, &ctx, &mut self.output);
                 self.send_answers(key);
             }
@@ -153,7 +154,7 @@ impl Core {
     fn drop_everyone(&mut self) {
         for key in self.every_connection() {
             if let Some(connection) = self.connections.entry_mut(key) {
-                connection.client.drop_silently(Cause::GoingAway, &context!(self));
+                connection.client.drop_silently(Cause::GoingAway, &self.env.context());
             }
             self.settle(key);
         }
@@ -164,7 +165,7 @@ impl Core {
         match &mut self.drain {
             Some(drain) if !drain.listeners_closed && self.acceptor.is_over() => {
                 drain.listeners_closed = true;
-                0..self.settings.listeners.len() as u16
+                0..self.env.settings.listeners.len() as u16
             }
             _ => 0..0,
         }

@@ -3,23 +3,22 @@
 use crate::base::random::Random;
 use crate::base::slab::Key;
 use crate::base::time::Instant;
+use crate::base::wheel::Wheel;
 use crate::connection::session::Fragment;
 use crate::connection::upstream::link::{Due, Event, Failure, Identity, Link, OpenError};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{Close, HANDSHAKE_FRAME_MAX, LinkReader, Reject, SessionId};
 use crate::ring::{
-    BufferGroup, EndpointAddress, Failure as RingFailure, Op, OpKey, OpKind, Outcome,
+    BufferGroup, EndpointAddress, Failure as RingFailure, Op, OpKey, OpKind, Outcome, Owner,
     ReceivedBuffer, Ring, SendSlot,
 };
 use crate::settings::{Balance, Deadlines, Settings};
 
 use super::mailbox::Report;
 use super::sockets::{ReceiveEnd, SocketLife};
-use super::{Core, Worker, WorkerOptions, context};
+use super::{Core, WHEEL_TICK, Worker, WorkerOptions};
 
-/// Keys with a slot from here on belong to links, those below to connections.
-pub(super) const LINK_SLOT_BASE: u32 = 0x8000_0000;
 /// Over how long the clients of a lost link are told to come again.
 const LOSS_SPREAD: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -37,6 +36,18 @@ pub(super) struct LinkEntry {
     /// a socket when it completes.
     cancelling: bool,
     in_flight: (u32, u32),
+    /// It is in the table's `dirty`.
+    dirty: bool,
+    /// How it is counted in the table.
+    counted: Counted,
+}
+
+/// A link's part of the table's sums.
+#[derive(Clone, Copy, Default)]
+struct Counted {
+    ready: bool,
+    busy: bool,
+    unsent: usize,
 }
 
 impl LinkEntry {
@@ -45,8 +56,8 @@ impl LinkEntry {
         self.connecting || self.cancelling || self.life.is_some()
     }
 
-    fn owner(&self, index: usize) -> Key {
-        Key { slot: LINK_SLOT_BASE + index as u32, generation: self.generation }
+    fn owner(&self, index: usize) -> Owner {
+        Owner::Upstream(Key { slot: index as u32, generation: self.generation })
     }
 }
 
@@ -59,9 +70,21 @@ struct Group {
 }
 
 /// All links of a worker, in the order of the settings.
+///
+/// Invariant: whatever happens to a link marks it as dirty, and a dirty link's output, deadline
+/// and part of the sums are looked at at the end of the turn. So no turn looks at all of them.
 pub(super) struct LinkTable {
     entries: Vec<LinkEntry>,
     groups: Vec<Group>,
+    dirty: Vec<u16>,
+    wheel: Wheel,
+    /// No link is connected any more.
+    draining: bool,
+    /// All links were ended.
+    ended: bool,
+    ready: usize,
+    busy: usize,
+    unsent: usize,
 }
 
 impl LinkTable {
@@ -96,10 +119,60 @@ impl LinkTable {
                     connecting: false,
                     cancelling: false,
                     in_flight: (0, 0),
+                    dirty: false,
+                    counted: Counted::default(),
                 });
             }
         }
-        LinkTable { entries, groups }
+        let mut table = LinkTable {
+            entries,
+            groups,
+            dirty: Vec::new(),
+            wheel: Wheel::new(WHEEL_TICK, now),
+            draining: false,
+            ended: false,
+            ready: 0,
+            busy: 0,
+            unsent: 0,
+        };
+        table.mark_all();
+        table
+    }
+
+    /// The deadlines of every link have changed; there are at most 1,024.
+    pub(super) fn mark_all(&mut self) {
+        for index in 0..self.entries.len() {
+            self.at(index);
+        }
+    }
+
+    /// A link to which something is about to happen.
+    fn at(&mut self, index: usize) -> &mut LinkEntry {
+        let entry = &mut self.entries[index];
+        if !entry.dirty {
+            entry.dirty = true;
+            self.dirty.push(index as u16);
+        }
+        entry
+    }
+
+    /// Brings timer and sums in line with what has become of a link.
+    fn reconcile(&mut self, index: usize, deadlines: &Deadlines) {
+        let entry = &mut self.entries[index];
+        let now = Counted {
+            ready: entry.link.is_ready(),
+            busy: entry.is_busy(),
+            unsent: entry.link.unsent(),
+        };
+        let before = std::mem::replace(&mut entry.counted, now);
+        self.ready = self.ready + usize::from(now.ready) - usize::from(before.ready);
+        self.busy = self.busy + usize::from(now.busy) - usize::from(before.busy);
+        self.unsent = self.unsent + now.unsent - before.unsent;
+        if entry.link.is_down() && (now.busy || self.draining) {
+            self.wheel.cancel(index as u32);
+        } else {
+            self.wheel.schedule(index as u32, entry.link.next_deadline(deadlines));
+        }
     }
 
     /// The ring's endpoint table: number and address of every link.
@@ -112,7 +185,7 @@ impl LinkTable {
     }
 
     pub(super) fn entry(&mut self, link: u16) -> &mut LinkEntry {
-        &mut self.entries[usize::from(link)]
+        self.at(usize::from(link))
     }
 
     pub(super) fn data(&mut self, link: u16, id: SessionId, fragment: &Fragment<'_>) {
@@ -127,19 +200,14 @@ impl LinkTable {
         self.entry(link).link.close(id, close);
     }
 
-    /// When [`Core::handle_link_deadlines`] has work; a drain connects nothing anew.
-    pub(super) fn next_deadline(&self, deadlines: &Deadlines, drains: bool) -> Instant {
-        self.entries
-            .iter()
-            .filter(|entry| !(entry.link.is_down() && (entry.is_busy() || drains)))
-            .map(|entry| entry.link.next_deadline(deadlines))
-            .min()
-            .unwrap_or(Instant::NEVER)
+    /// When [`Core::handle_link_deadlines`] has work.
+    pub(super) fn next_deadline(&self) -> Instant {
+        self.wheel.next_expiry().unwrap_or(Instant::NEVER)
     }
 
     /// Whether no link has a connection, or operations in flight.
     pub(super) fn is_over(&self) -> bool {
-        self.entries.iter().all(|entry| !entry.is_busy())
+        self.busy == 0 && self.dirty.is_empty()
     }
 
     /// Index of the backend that a link goes to.
@@ -154,12 +222,11 @@ impl LinkTable {
 
     /// Bytes that wait to be sent to backends.
     pub(super) fn unsent(&self) -> usize {
-        self.entries.iter().map(|entry| entry.link.unsent()).sum()
+        self.unsent
     }
 
     pub(super) fn ready_and_down(&self) -> (u64, u64) {
-        let ready = self.entries.iter().filter(|entry| entry.link.is_ready()).count();
-        (ready as u64, (self.entries.len() - ready) as u64)
+        (self.ready as u64, (self.entries.len() - self.ready) as u64)
     }
 
     /// Chooses a link for a new session of `backend`.
@@ -194,7 +261,7 @@ impl LinkTable {
 impl Core {
     /// Gives an authenticated client a session, or tells it that no backend can take it.
     pub(super) fn open_session(&mut self, owner: Key, backend: u16) {
-        let balance = self.settings.backends[usize::from(backend)].balance;
+        let balance = self.env.settings.backends[usize::from(backend)].balance;
         let chosen = if self.drain.is_some() { None } else { self.links.choose(backend, balance) };
         let opened = chosen.ok_or(Cause::BackendUnavailable).and_then(|link| {
             let id = self.links.entry(link).link.open(owner, &self.output.request);
@@ -204,7 +271,7 @@ impl Core {
         connection.session = opened.ok();
         if let Ok((link, _)) = opened {
             connection.client.session_opened(self.links.entry(link).link.message_max());
-            self.counters.increment(Metric::SessionsOpened);
+            self.env.counters.increment(Metric::SessionsOpened);
             self.output.answers.append(&mut self.output.connect_ack);
             self.send_answers(owner);
         } else {
@@ -214,18 +281,20 @@ impl Core {
                 Err(cause) if self.drain.is_none() => cause,
                 _ => Cause::GoingAway,
             };
-            connection.client.refuse(cause, &context!(self), &mut self.output);
+            connection.client.refuse(cause, &self.env.context(), &mut self.output);
             self.send_answers(owner);
         }
     }
 
     pub(super) fn handle_link_deadlines(&mut self) {
-        for index in 0..self.links.entries.len() {
-            let entry = &mut self.links.entries[index];
+        let mut fired = std::mem::take(&mut self.fired);
+        self.links.wheel.expire(self.env.now.instant, &mut fired);
+        for index in fired.drain(..).map(|slot| slot as usize) {
+            let entry = self.links.at(index);
             if entry.link.is_down() && (entry.is_busy() || self.drain.is_some()) {
                 continue;
             }
-            match entry.link.handle_deadline(self.now.instant, &self.settings.deadlines) {
+            match entry.link.handle_deadline(self.env.now.instant, &self.env.settings.deadlines) {
                 Due::Nothing => {}
                 Due::Fail(failure) => self.fail_link(index, &failure),
                 Due::Connect => {
@@ -236,24 +305,25 @@ impl Core {
                 }
             }
         }
+        self.fired = fired;
     }
 
     /// Gives a link up: its clients are told to come again, spread over a second, and it is
     /// tried again later.
     pub(super) fn fail_link(&mut self, index: usize, failure: &Failure) {
-        let now = self.now.instant;
-        let entry = &mut self.links.entries[index];
+        let now = self.env.now.instant;
+        let entry = self.links.at(index);
         if entry.link.is_down() {
             return;
         }
         let is_failure = *failure != Failure::Drained;
-        self.counters.add(Metric::LinkFailures, u64::from(is_failure));
+        self.env.counters.add(Metric::LinkFailures, u64::from(is_failure));
         if matches!(failure, Failure::Protocol(_)) {
-            self.counters.increment(Metric::LinkViolations);
+            self.env.counters.increment(Metric::LinkViolations);
         }
         let mut clients = Vec::new();
         entry.link.take_sessions(&mut clients);
-        entry.link.lost(now, &self.settings.deadlines, self.random.number() as u32);
+        entry.link.lost(now, &self.env.settings.deadlines, self.random.number() as u32);
         entry.reader = LinkReader::new(HANDSHAKE_FRAME_MAX);
         let owner = entry.owner(index);
         match &mut entry.life {
@@ -286,14 +356,14 @@ impl Core {
     fn link_connected(&mut self, index: usize, socket: crate::ring::Socket) {
         let mut nonce = [0; 32];
         self.random.fill(&mut nonce);
-        let entry = &mut self.links.entries[index];
+        let entry = self.links.at(index);
         let mut life = SocketLife::new(socket, BufferGroup::Link);
         if entry.link.is_down() {
             // It was given up while it was being connected.
             life.end(true);
         } else {
-            let secret = &self.settings.backends[usize::from(entry.backend)].secret;
-            entry.link.connected(nonce, secret.is_some(), &self.settings.limits);
+            let secret = &self.env.settings.backends[usize::from(entry.backend)].secret;
+            entry.link.connected(nonce, secret.is_some(), &self.env.settings.limits);
         }
         life.reconcile(entry.owner(index), &mut self.ops);
         entry.life = Some(life);
@@ -303,15 +373,15 @@ impl Core {
     fn link_input(&mut self, index: usize, mut input: &[u8]) {
         // Events borrow from the reader, so it leaves the table while they are acted on.
         let fresh = LinkReader::new(HANDSHAKE_FRAME_MAX);
-        let mut reader = std::mem::replace(&mut self.links.entries[index].reader, fresh);
+        let mut reader = std::mem::replace(&mut self.links.at(index).reader, fresh);
         let result = loop {
-            let entry = &mut self.links.entries[index];
+            let entry = self.links.at(index);
             if entry.link.is_down() {
                 break Ok(());
             }
-            let secret = self.settings.backends[usize::from(entry.backend)].secret.as_ref();
-            let now = self.now.instant;
-            match entry.link.receive(&mut reader, &mut input, now, secret, &self.counters) {
+            let secret = self.env.settings.backends[usize::from(entry.backend)].secret.as_ref();
+            let now = self.env.now.instant;
+            match entry.link.receive(&mut reader, &mut input, now, secret, &self.env.counters) {
                 Ok(None) => break Ok(()),
                 Ok(Some(Event::Ready)) => {
                     let frame_max = entry.link.frame_max();
@@ -322,7 +392,7 @@ impl Core {
                 Err(failure) => break Err(failure),
             }
         };
-        let entry = &mut self.links.entries[index];
+        let entry = self.links.at(index);
         match result {
             Ok(()) if entry.link.has_gone_away() => self.fail_link(index, &Failure::GoneAway),
             Ok(()) if entry.link.is_down() => {}
@@ -333,7 +403,7 @@ impl Core {
     }
 
     fn link_ready(&mut self, index: usize) {
-        self.counters.increment(Metric::LinkConnects);
+        self.env.counters.increment(Metric::LinkConnects);
         let LinkEntry { backend, endpoint, .. } = self.links.entries[index];
         self.mailbox.report(Report::LinkReady { backend, endpoint });
     }
@@ -343,7 +413,7 @@ impl Core {
             Event::Data { client, fragment, cost } => self.deliver(client, &fragment, cost),
             Event::InvalidText { client } => {
                 let Some(connection) = self.connections.entry_mut(client) else { return };
-                let ctx = context!(self);
+                let ctx = self.env.context();
                 connection.client.close(Cause::InvalidUtf8, &ctx, &mut self.output);
                 self.send_answers(client);
                 self.touch(client);
@@ -352,15 +422,15 @@ impl Core {
                 let Some(connection) = self.connections.entry_mut(client) else { return };
                 connection.session = None;
                 let code = if code == 0 { 1000 } else { code };
-                let ctx = context!(self);
+                let ctx = self.env.context();
                 connection.client.close_by_backend(code, reason, &ctx, &mut self.output);
                 self.send_answers(client);
                 self.touch(client);
             }
             Event::Expire { client, expires } => {
                 let Some(connection) = self.connections.entry_mut(client) else { return };
-                self.counters.increment(Metric::ExpirySet);
-                connection.client.set_expiry(expires, &context!(self));
+                self.env.counters.increment(Metric::ExpirySet);
+                connection.client.set_expiry(expires, &self.env.context());
                 self.touch(client);
             }
             Event::Revoke(revocation) => self.revoke(index, revocation),
@@ -374,7 +444,7 @@ impl Core {
             }
             Event::SessionCredit { client } => self.resume(client),
             Event::LinkCredit => {
-                self.links.entries[index].link.take_waiting(&mut self.woken);
+                self.links.at(index).link.take_waiting(&mut self.woken);
                 self.resume_woken();
             }
             Event::Ready | Event::Routine => {}
@@ -398,8 +468,8 @@ impl Core {
             return;
         };
         connection.owed += cost;
-        self.counters.add(Metric::BytesToClients, bytes.len() as u64);
-        self.counters.add(Metric::MessagesToClients, u64::from(last));
+        self.env.counters.add(Metric::BytesToClients, bytes.len() as u64);
+        self.env.counters.add(Metric::MessagesToClients, u64::from(last));
         self.send_plaintext(client, &[header.as_slice(), bytes]);
         self.touch(client);
     }
@@ -418,8 +488,8 @@ impl Core {
             ReceiveEnd::Gone { .. } => self.fail_link(index, &Failure::Disconnected),
             // Link buffers are given back within the tick, so trying again at once is no loop.
             ReceiveEnd::Starved => {
-                self.counters.increment(Metric::ReceiveStarved);
-                if let Some(life) = &mut self.links.entries[index].life {
+                self.env.counters.increment(Metric::ReceiveStarved);
+                if let Some(life) = &mut self.links.at(index).life {
                     life.feed();
                 }
             }
@@ -429,7 +499,7 @@ impl Core {
     }
 
     fn settle_link(&mut self, index: usize) {
-        let entry = &mut self.links.entries[index];
+        let entry = self.links.at(index);
         let owner = entry.owner(index);
         if let Some(life) = &mut entry.life {
             life.reconcile(owner, &mut self.ops);
@@ -442,13 +512,17 @@ impl Core {
 
     /// Tells every backend that this gateway drains.
     pub(super) fn announce_drain(&mut self) {
-        for entry in &mut self.links.entries {
-            entry.link.go_away("the gateway drains");
+        self.links.draining = true;
+        for index in 0..self.links.entries.len() {
+            self.links.at(index).link.go_away("the gateway drains");
         }
     }
 
     /// Ends every link for good.
     pub(super) fn end_links(&mut self) {
+        if std::mem::replace(&mut self.links.ended, true) {
+            return;
+        }
         for index in 0..self.links.entries.len() {
             self.fail_link(index, &Failure::Drained);
         }
@@ -456,24 +530,24 @@ impl Core {
 }
 
 impl<R: Ring> Worker<R> {
-    pub(super) fn complete_link(&mut self, key: OpKey, outcome: Outcome, more: bool) {
-        let index = (key.owner.slot - LINK_SLOT_BASE) as usize;
-        let current = self.core.links.entries.get(index).map(|entry| entry.owner(index));
-        if current != Some(key.owner) {
+    pub(super) fn complete_link(&mut self, kind: OpKind, owner: Key, outcome: Outcome, more: bool) {
+        let index = owner.slot as usize;
+        let current = self.core.links.entries.get(index).map(|entry| entry.generation);
+        if current != Some(owner.generation) {
             return self.complete_stale(outcome);
         }
         match outcome {
             Outcome::Connected(socket) => {
-                self.core.links.entries[index].connecting = false;
+                self.core.links.at(index).connecting = false;
                 self.core.link_connected(index, socket);
             }
-            Outcome::Failed(failure) if key.kind == OpKind::Connect => {
-                self.core.links.entries[index].connecting = false;
+            Outcome::Failed(failure) if kind == OpKind::Connect => {
+                self.core.links.at(index).connecting = false;
                 self.core.fail_link(index, &Failure::Connect(describe(failure)));
             }
             // A socket that comes all the same is closed, which cancels nothing.
             Outcome::CancelDone if self.core.links.entries[index].cancelling => {
-                self.core.links.entries[index].cancelling = false;
+                self.core.links.at(index).cancelling = false;
             }
             outcome => self.complete_link_socket(index, outcome, more),
         }
@@ -481,7 +555,7 @@ impl<R: Ring> Worker<R> {
 
     fn complete_link_socket(&mut self, index: usize, outcome: Outcome, more: bool) {
         let core = &mut self.core;
-        let Some(life) = &mut core.links.entries[index].life else {
+        let Some(life) = &mut core.links.at(index).life else {
             return self.complete_stale(outcome);
         };
         match outcome {
@@ -500,7 +574,7 @@ impl<R: Ring> Worker<R> {
             Outcome::Sent { slot, result } => {
                 life.sent();
                 if result.is_ok() {
-                    core.links.entries[index].link.send_progressed(core.now.instant);
+                    core.links.at(index).link.send_progressed(core.env.now.instant);
                 }
                 self.link_sent(index, slot, result);
             }
@@ -522,7 +596,7 @@ impl<R: Ring> Worker<R> {
 
     fn link_sent(&mut self, index: usize, slot: SendSlot, result: Result<u32, RingFailure>) {
         let core = &mut self.core;
-        let entry = &mut core.links.entries[index];
+        let entry = core.links.at(index);
         let owner = entry.owner(index);
         let (start, end) = entry.in_flight;
         let Some(life) = &mut entry.life else { unreachable!("the caller found the socket") };
@@ -541,28 +615,41 @@ impl<R: Ring> Worker<R> {
         }
     }
 
-    /// Fills one send for every link that has output and none in flight.
+    /// Fills one send for every link to which something happened, that has output and no send in
+    /// flight, and brings what else depends on it in line.
     pub(super) fn flush_links(&mut self) {
-        let Core { links, ops, counters, woken, .. } = &mut self.core;
-        for (index, entry) in links.entries.iter_mut().enumerate() {
-            let owner = entry.owner(index);
-            let Some(life) = &mut entry.life else { continue };
-            if life.is_sending() || life.is_ending() || entry.link.unsent() == 0 {
-                continue;
-            }
-            let Some(slot) = self.ring.send_slot(BufferGroup::Link) else {
-                counters.increment(Metric::SendStarved);
-                break;
-            };
-            let bytes = self.ring.slot_bytes(&slot);
-            let count = entry.link.copy_output(bytes);
-            if entry.link.may_wake() {
-                entry.link.take_waiting(woken);
-            }
-            entry.in_flight = (0, count as u32);
-            life.send(owner, slot, 0, count as u32, ops);
+        let mut dirty = std::mem::take(&mut self.core.links.dirty);
+        for link in dirty.drain(..) {
+            let index = usize::from(link);
+            self.core.links.entries[index].dirty = false;
+            self.flush_link(index);
+            self.core.links.reconcile(index, &self.core.env.settings.deadlines);
         }
+        let since = std::mem::replace(&mut self.core.links.dirty, dirty);
+        self.core.links.dirty.extend(since);
         self.core.resume_woken();
+    }
+
+    fn flush_link(&mut self, index: usize) {
+        let Core { links, ops, env, woken, .. } = &mut self.core;
+        let entry = &mut links.entries[index];
+        let owner = entry.owner(index);
+        let Some(life) = &mut entry.life else { return };
+        if life.is_sending() || life.is_ending() || entry.link.unsent() == 0 {
+            return;
+        }
+        let Some(slot) = self.ring.send_slot(BufferGroup::Link) else {
+            // It stays dirty until slots come back.
+            env.counters.increment(Metric::SendStarved);
+            links.at(index);
+            return;
+        };
+        let count = entry.link.copy_output(self.ring.slot_bytes(&slot));
+        if entry.link.may_wake() {
+            entry.link.take_waiting(woken);
+        }
+        entry.in_flight = (0, count as u32);
+        life.send(owner, slot, 0, count as u32, ops);
     }
 }
 

@@ -7,8 +7,8 @@ use crate::base::memory_pressure::MemoryPressure;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 
+use super::Core;
 use super::clients::Connection;
-use super::{Core, context};
 
 /// Connections that are shed in one turn.
 const SHED_PER_TICK: usize = 256;
@@ -54,7 +54,7 @@ impl Core {
     /// What waits for a client that does not read is what is to be given back, so nothing more
     /// is queued for it, not even an explanation.
     fn close_if_slow(&mut self, slot: u32) {
-        let now = self.now.instant;
+        let now = self.env.now.instant;
         let Some(owner) = self.connections.key_of(slot) else { return };
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let stalled =
@@ -62,8 +62,8 @@ impl Core {
         if connection.life.is_ending() || !stalled(connection) {
             return;
         }
-        self.counters.increment(Metric::MemoryCloses);
-        connection.client.drop_silently(Cause::SlowConsumer, &context!(self));
+        self.env.counters.increment(Metric::MemoryCloses);
+        connection.client.drop_silently(Cause::SlowConsumer, &self.env.context());
         self.settle(owner);
     }
 }

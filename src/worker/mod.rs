@@ -28,22 +28,22 @@ use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::{Instant, Now};
 use crate::base::token_bucket::TokenBucket;
 use crate::base::wheel::Wheel;
-use crate::connection::Output;
 use crate::connection::authenticate::Scratch;
+use crate::connection::{Context, Output};
 use crate::counters::{Counters, Metric};
 use crate::protocol::rejected_tokens::RejectedTokenCache;
 use crate::protocol::revocation::{Hasher, Revocation, Revoked};
 use crate::ring::{
-    BufferGroup, Completion, ENTER_WAIT_MAX, Failure, OpKey, OpKind, Outcome, ReceivedBuffer, Ring,
+    BufferGroup, Completion, ENTER_WAIT_MAX, Failure, OpKind, Outcome, Owner, ReceivedBuffer, Ring,
     SendSlot, Socket,
 };
 use crate::settings::Settings;
 
-use accept::{Acceptor, NOBODY};
+use accept::Acceptor;
 use admission::{Admission, Allowance};
 use clients::Connection;
 use control::Drain;
-use links::{LINK_SLOT_BASE, LinkTable};
+use links::LinkTable;
 use mailbox::WorkerMailbox;
 use revocations::Sweep;
 use sockets::Ops;
@@ -87,14 +87,10 @@ pub struct Worker<R: Ring> {
 
 /// All of a worker but its ring.
 struct Core {
-    settings: Arc<Settings>,
-    counters: Arc<Counters>,
+    env: Environment,
     mailbox: WorkerMailbox,
     random: Random,
-    /// Drawn anew in each turn.
-    jitter: u32,
     options: WorkerOptions,
-    now: Now,
     acceptor: Acceptor,
     admission: Admission,
     connections: KeyedSlab<Connection>,
@@ -103,7 +99,6 @@ struct Core {
     drain: Option<Drain>,
     stopped: bool,
     close_lines: TokenBucket,
-    revoked: Arc<Revoked>,
     sweep: Sweep,
     /// Revocations of backends that found the control thread's mailbox full.
     revocations_owed: VecDeque<Revocation>,
@@ -142,19 +137,29 @@ struct Core {
     woken: Vec<Key>,
 }
 
-/// What a machine may look at; borrows two fields of the core, so that others can change.
-macro_rules! context {
-    ($core:expr) => {
-        crate::connection::Context {
-            now: $core.now,
-            settings: &$core.settings,
-            counters: &$core.counters,
-            jitter: $core.jitter,
-            revoked: &$core.revoked,
-        }
-    };
+/// What a tick may look at and nothing in it changes but the clock: a part of its own, so that
+/// machines read it while the worker's other parts change.
+struct Environment {
+    now: Now,
+    settings: Arc<Settings>,
+    counters: Arc<Counters>,
+    /// Drawn in each turn.
+    jitter: u32,
+    revoked: Arc<Revoked>,
 }
-pub(crate) use context;
+
+impl Environment {
+    /// The same for a connection's machine.
+    fn context(&self) -> Context<'_> {
+        Context {
+            now: self.now,
+            settings: &self.settings,
+            counters: &self.counters,
+            jitter: self.jitter,
+            revoked: &self.revoked,
+        }
+    }
+}
 
 impl<R: Ring> Worker<R> {
     /// A worker on its ring. It accepts from the first [`tick`](Self::tick) on.
@@ -186,7 +191,6 @@ impl<R: Ring> Worker<R> {
             drain: None,
             stopped: false,
             close_lines: TokenBucket::full(now.instant),
-            revoked: Arc::new(Revoked::nothing(Hasher::new(&[0; 32]))),
             sweep: Sweep::default(),
             revocations_owed: VecDeque::new(),
             queues: BytePool::new(chunks(options.queue_bytes_max)),
@@ -208,13 +212,16 @@ impl<R: Ring> Worker<R> {
             touched: Vec::new(),
             fired: Vec::new(),
             woken: Vec::new(),
-            settings,
-            counters,
+            env: Environment {
+                now,
+                settings,
+                counters,
+                jitter: random.number() as u32,
+                revoked: Arc::new(Revoked::nothing(Hasher::new(&[0; 32]))),
+            },
             mailbox,
-            jitter: random.number() as u32,
             random,
             options,
-            now,
         };
         Worker { ring, core }
     }
@@ -238,8 +245,8 @@ impl<R: Ring> Worker<R> {
     /// One turn: commands, timers, deferred input, sends, one `enter`, completions.
     pub fn tick(&mut self) -> Turn {
         let core = &mut self.core;
-        core.now = self.ring.now();
-        core.jitter = core.random.number() as u32;
+        core.env.now = self.ring.now();
+        core.env.jitter = core.random.number() as u32;
         core.handshakes = 0;
         core.handle_commands();
         core.take_decisions();
@@ -260,10 +267,10 @@ impl<R: Ring> Worker<R> {
         self.flush();
         let until = self.core.next_wake();
         self.ring.enter(until);
-        self.core.now = self.ring.now();
-        self.core.counters.increment(Metric::Ticks);
+        self.core.env.now = self.ring.now();
+        self.core.env.counters.increment(Metric::Ticks);
         while let Some(completion) = self.ring.completion() {
-            self.core.counters.increment(Metric::Completions);
+            self.core.env.counters.increment(Metric::Completions);
             self.complete(completion);
         }
         self.core.set_gauges(self.ring.buffers(BufferGroup::Client).free);
@@ -278,19 +285,15 @@ impl<R: Ring> Worker<R> {
             (OpKind::Close, _) => Outcome::Closed,
             (_, outcome) => outcome,
         };
-        if key.owner == NOBODY {
-            self.core.acceptor.unowned_done();
-        } else if key.kind == OpKind::Accept {
-            self.core.accepted(key.owner, outcome);
-        } else if key.owner.slot >= LINK_SLOT_BASE {
-            self.complete_link(key, outcome, more);
-        } else {
-            self.complete_client(key, outcome, more);
+        match key.owner {
+            Owner::Nobody => self.core.acceptor.unowned_done(),
+            Owner::Acceptor(slot) => self.core.accepted(slot, outcome),
+            Owner::Client(owner) => self.complete_client(key.kind, owner, outcome, more),
+            Owner::Upstream(owner) => self.complete_link(key.kind, owner, outcome, more),
         }
     }
 
-    fn complete_client(&mut self, key: OpKey, outcome: Outcome, more: bool) {
-        let owner = key.owner;
+    fn complete_client(&mut self, kind: OpKind, owner: Key, outcome: Outcome, more: bool) {
         let core = &mut self.core;
         let Some(connection) = core.connections.entry_mut(owner) else {
             return self.complete_stale(outcome);
@@ -327,7 +330,7 @@ impl<R: Ring> Worker<R> {
                 core.settle(owner);
             }
             Outcome::Accepted { .. } | Outcome::Connected(_) => {
-                unreachable!("{:?} completed for a client", key.kind)
+                unreachable!("{kind:?} completed for a client")
             }
         }
     }
@@ -340,7 +343,7 @@ impl<R: Ring> Worker<R> {
             Outcome::Sent { slot, .. } => self.ring.release(slot),
             _ => {}
         }
-        self.core.counters.increment(Metric::StaleCompletions);
+        self.core.env.counters.increment(Metric::StaleCompletions);
     }
 
     /// Feeds a filled buffer to its connection and gives it back.
@@ -352,7 +355,7 @@ impl<R: Ring> Worker<R> {
     /// Goes on with TLS handshakes that were put off, within this tick's budget.
     fn handle_deferred(&mut self) {
         for _ in 0..self.core.deferred.len() {
-            if self.core.handshakes >= self.core.settings.limits.handshakes_per_tick {
+            if self.core.handshakes >= self.core.env.settings.limits.handshakes_per_tick {
                 return;
             }
             let Some((owner, buffer)) = self.core.deferred.pop_front() else { return };
@@ -386,7 +389,7 @@ impl<R: Ring> Worker<R> {
             let owner = dirty[index];
             if !self.flush_client(owner) {
                 // No slot: this one and the rest stay dirty until slots come back.
-                self.core.counters.increment(Metric::SendStarved);
+                self.core.env.counters.increment(Metric::SendStarved);
                 self.core.drop_stalled();
                 dirty.copy_within(index.., left);
                 left += dirty.len() - index;
@@ -418,7 +421,7 @@ impl<R: Ring> Worker<R> {
         let bytes = connection.out.copy_out(queues, self.ring.slot_bytes(&slot)) as u32;
         connection.dirty = false;
         connection.in_flight = (0, bytes);
-        connection.life.send(owner, slot, 0, bytes, ops);
+        connection.life.send(Owner::Client(owner), slot, 0, bytes, ops);
         true
     }
 
@@ -433,7 +436,7 @@ impl<R: Ring> Worker<R> {
         match result {
             Ok(count) if start + count < end && !connection.life.is_ending() => {
                 connection.in_flight = (start + count, end);
-                connection.life.send(owner, slot, start + count, end, &mut core.ops);
+                connection.life.send(Owner::Client(owner), slot, start + count, end, &mut core.ops);
                 core.send_progressed(owner);
             }
             Ok(_) => {
@@ -454,11 +457,10 @@ impl Core {
     /// When the ring must wake at the latest.
     fn next_wake(&mut self) -> Instant {
         if !self.deferred.is_empty() || self.has_memory_to_give() {
-            return self.now.instant;
+            return self.env.now.instant;
         }
-        let mut until = self.now.instant + ENTER_WAIT_MAX;
-        let drains = self.drain.is_some();
-        until = until.min(self.links.next_deadline(&self.settings.deadlines, drains));
+        let mut until = self.env.now.instant + ENTER_WAIT_MAX;
+        until = until.min(self.links.next_deadline());
         until = until.min(self.acceptor.next_deadline());
         if let Some(drain) = &self.drain {
             until = until.min(drain.end);
@@ -469,18 +471,19 @@ impl Core {
 
     fn set_gauges(&self, buffers_free: u32) {
         self.set_admission_gauges();
-        self.counters.set(Metric::BuffersFree, u64::from(buffers_free));
-        self.counters
+        self.env.counters.set(Metric::BuffersFree, u64::from(buffers_free));
+        self.env
+            .counters
             .set(Metric::QueuedBytes, (self.queues.in_use_bytes() + self.links.unsent()) as u64);
         let (ready, down) = self.links.ready_and_down();
-        self.counters.set(Metric::LinksReady, ready);
-        self.counters.set(Metric::LinksDown, down);
-        self.counters.set(Metric::StalledInputBytes, self.stashes.in_use_bytes() as u64);
+        self.env.counters.set(Metric::LinksReady, ready);
+        self.env.counters.set(Metric::LinksDown, down);
+        self.env.counters.set(Metric::StalledInputBytes, self.stashes.in_use_bytes() as u64);
     }
 
     fn handle_timers(&mut self) {
         let mut fired = std::mem::take(&mut self.fired);
-        self.wheel.expire(self.now.instant, &mut fired);
+        self.wheel.expire(self.env.now.instant, &mut fired);
         for slot in fired.drain(..) {
             if let Some(key) = self.connections.key_of(slot) {
                 self.client_deadline(key);

@@ -12,8 +12,8 @@ use crate::protocol::revocation::{Revocation, Revoked};
 
 use crate::settings::RevokeScope;
 
+use super::Core;
 use super::mailbox::Report;
-use super::{Core, context};
 
 /// Slots looked at in one turn, so that nobody waits long for a worker that sweeps. Even with a
 /// million connections a sweep is over within 123 turns.
@@ -36,7 +36,7 @@ pub(super) struct Sweep {
 
 impl Core {
     pub(super) fn take_revoked(&mut self, revoked: Arc<Revoked>) {
-        self.revoked = revoked;
+        self.env.revoked = revoked;
         self.sweep.again = self.sweep.slot.is_some();
         self.sweep.slot.get_or_insert(0);
     }
@@ -50,11 +50,11 @@ impl Core {
             let Some(key) = self.connections.key_of(slot) else { continue };
             let Some(connection) = self.connections.entry_mut(key) else { continue };
             let client = &mut connection.client;
-            if !client.is_open() || !self.revoked.holds(client.mark(), self.now.unix) {
+            if !client.is_open() || !self.env.revoked.holds(client.mark(), self.env.now.unix) {
                 continue;
             }
-            self.counters.increment(Metric::RevokedClosed);
-            client.close(Cause::TokenRevoked, &context!(self), &mut self.output);
+            self.env.counters.increment(Metric::RevokedClosed);
+            client.close(Cause::TokenRevoked, &self.env.context(), &mut self.output);
             self.send_answers(key);
             self.settle(key);
         }
@@ -70,9 +70,9 @@ impl Core {
     /// thread is told; none is ever lost on the way.
     /// One whose block does not allow it, or whose link has proved no key, revokes nothing.
     pub(super) fn revoke(&mut self, link: usize, revocation: Revocation) {
-        let backend = &self.settings.backends[self.links.backend(link)];
+        let backend = &self.env.settings.backends[self.links.backend(link)];
         if backend.revoke == RevokeScope::None || !self.links.proved_key(link) {
-            return self.counters.increment(Metric::RevocationsIgnored);
+            return self.env.counters.increment(Metric::RevocationsIgnored);
         }
         if self.revocations_owed.len() >= OWED_MAX {
             return self.fail_link(link, &Failure::TooManyRevocations);
@@ -97,9 +97,9 @@ impl Core {
     /// When there is more to do here.
     pub(super) fn next_revocation_work(&self) -> Instant {
         if self.sweep.slot.is_some() {
-            self.now.instant
+            self.env.now.instant
         } else if !self.revocations_owed.is_empty() {
-            self.now.instant + RETRY_EVERY
+            self.env.now.instant + RETRY_EVERY
         } else {
             Instant::NEVER
         }

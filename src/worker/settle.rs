@@ -8,11 +8,12 @@ use crate::connection::stage::ClosedBy;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{Close, Closer};
+use crate::ring::Owner;
 
+use super::Core;
 use super::auth_requests::Asking;
 use super::mailbox::{CloseRecord, Report};
 use super::sockets::Reading;
-use super::{Core, context};
 
 impl Core {
     /// Brings everything about a connection in line with its client's machine: session, caps,
@@ -37,8 +38,8 @@ impl Core {
         if paused != connection.counted_paused {
             connection.counted_paused = paused;
             match paused {
-                true => self.counters.increment(Metric::ReadsPaused),
-                false => self.counters.decrement(Metric::ReadsPaused),
+                true => self.env.counters.increment(Metric::ReadsPaused),
+                false => self.env.counters.decrement(Metric::ReadsPaused),
             }
         }
         self.apply_disposition(owner);
@@ -59,7 +60,7 @@ impl Core {
         } else {
             Reading::Hot
         });
-        connection.life.reconcile(owner, &mut self.ops);
+        connection.life.reconcile(Owner::Client(owner), &mut self.ops);
         let idle = !connection.life.is_sending() && !connection.life.is_ending();
         if idle && !connection.dirty && !connection.out.is_empty() {
             connection.dirty = true;
@@ -75,7 +76,7 @@ impl Core {
             self.wheel.cancel(owner.slot);
             return;
         }
-        let deadline = connection.client.next_deadline(&self.settings);
+        let deadline = connection.client.next_deadline(&self.env.settings);
         let earlier = |scheduled: Instant| deadline < scheduled;
         if deadline != Instant::NEVER && self.wheel.scheduled(owner.slot).is_none_or(earlier) {
             self.wheel.schedule(owner.slot, deadline);
@@ -152,13 +153,13 @@ impl Core {
         }
         assert!(!connection.unauthenticated, "whoever is gone is counted no more");
         if connection.counted_paused {
-            self.counters.decrement(Metric::ReadsPaused);
+            self.env.counters.decrement(Metric::ReadsPaused);
         }
         let client = &connection.client;
         let Some(end) = client.end() else { unreachable!("a connection that is over has an end") };
-        client.leave(&context!(self));
-        self.counters.closed(end.cause);
-        let now = self.now.instant;
+        client.leave(&self.env.context());
+        self.env.counters.closed(end.cause);
+        let now = self.env.now.instant;
         let record = CloseRecord {
             cause: end.cause,
             by: end.by,
@@ -176,10 +177,10 @@ impl Core {
     }
 
     fn log_close(&mut self, record: CloseRecord) {
-        let rate = self.settings.limits.close_lines_per_second;
-        let allowed = self.close_lines.take(1, rate, rate, self.now.instant);
+        let rate = self.env.settings.limits.close_lines_per_second;
+        let allowed = self.close_lines.take(1, rate, rate, self.env.now.instant);
         if !allowed || !self.mailbox.report(Report::Closed(record)) {
-            self.counters.increment(Metric::LogLinesDropped);
+            self.env.counters.increment(Metric::LogLinesDropped);
         }
     }
 }

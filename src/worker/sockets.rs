@@ -5,8 +5,7 @@
 //! and only then is the descriptor closed. `close()` under an armed receive would send no FIN,
 //! because the armed request holds the file.
 
-use crate::base::slab::Key;
-use crate::ring::{BufferGroup, Failure, Op, OpKey, OpKind, SendSlot, Socket};
+use crate::ring::{BufferGroup, Failure, Op, OpKey, OpKind, Owner, SendSlot, Socket};
 
 /// Operations to submit, in order.
 pub type Ops = Vec<(OpKey, Op)>;
@@ -142,7 +141,7 @@ impl SocketLife {
     }
 
     /// Submits a send of `slot[start..end]`.
-    pub fn send(&mut self, owner: Key, slot: SendSlot, start: u32, end: u32, ops: &mut Ops) {
+    pub fn send(&mut self, owner: Owner, slot: SendSlot, start: u32, end: u32, ops: &mut Ops) {
         assert!(!self.sending && self.ending == Ending::No, "one send at a time, none at the end");
         self.sending = true;
         let op = Op::Send { socket: self.socket, slot, start, end };
@@ -217,7 +216,7 @@ impl SocketLife {
     }
 
     /// Submits whatever brings the socket from what is in flight to what is wanted.
-    pub fn reconcile(&mut self, owner: Key, ops: &mut Ops) {
+    pub fn reconcile(&mut self, owner: Owner, ops: &mut Ops) {
         match self.ending {
             Ending::No => self.reconcile_reading(owner, ops),
             Ending::Joining { reset } => self.reconcile_ending(owner, reset, ops),
@@ -225,7 +224,7 @@ impl SocketLife {
         }
     }
 
-    fn reconcile_reading(&mut self, owner: Key, ops: &mut Ops) {
+    fn reconcile_reading(&mut self, owner: Owner, ops: &mut Ops) {
         if self.ended {
             return;
         }
@@ -260,7 +259,7 @@ impl SocketLife {
         }
     }
 
-    fn reconcile_ending(&mut self, owner: Key, reset: bool, ops: &mut Ops) {
+    fn reconcile_ending(&mut self, owner: Owner, reset: bool, ops: &mut Ops) {
         if self.receive != InFlight::Nothing {
             self.cancel_receive(owner, ops);
         }
@@ -275,7 +274,7 @@ impl SocketLife {
         }
     }
 
-    fn cancel_receive(&mut self, owner: Key, ops: &mut Ops) {
+    fn cancel_receive(&mut self, owner: Owner, ops: &mut Ops) {
         if self.cancelling {
             return;
         }
@@ -287,7 +286,7 @@ impl SocketLife {
         self.cancel(owner, kind, ops);
     }
 
-    fn cancel(&mut self, owner: Key, kind: OpKind, ops: &mut Ops) {
+    fn cancel(&mut self, owner: Owner, kind: OpKind, ops: &mut Ops) {
         self.cancels += 1;
         let target = OpKey::new(kind, owner);
         ops.push((OpKey::new(OpKind::Cancel, owner), Op::Cancel { target }));
@@ -304,8 +303,9 @@ impl SocketLife {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::slab::Key;
 
-    const OWNER: Key = Key { slot: 7, generation: 3 };
+    const OWNER: Owner = Owner::Client(Key { slot: 7, generation: 3 });
 
     fn life() -> SocketLife {
         SocketLife::new(Socket(9), BufferGroup::Client)

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::{
-    Backend, Child, Client, Config, Gateway, Opcode, PATIENCE, SECRET, SLACK, assert_took, mint,
-    series_value, unix_now, wait_until,
+    Backend, Child, Choices, Client, Config, Gateway, Opcode, PATIENCE, SECRET, SLACK, assert_took,
+    mint, series_value, unix_now, wait_until,
 };
 
 const REVOKED: &str = r#"{"type":"close","code":4401,"reason":"token_revoked","reconnect":false}"#;
