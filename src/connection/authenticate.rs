@@ -82,12 +82,12 @@ pub fn by_request<'s>(
         return Decision::Accepted(VerifiedIdentity::anonymous());
     }
     let Scratch { blocks, dead, dead_hits } = scratch;
-    let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
+    let mut check = TokenCheck { token_max: settings.limits.token_max, now, dead, dead_hits };
     let mut refused = Cause::TokenMissing;
     for ((&index, auth), scratch) in asked(settings, route).zip(blocks.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
         if auth.kind.is_external() {
-            match each_credential(auth, request, desk.token_max, carried, |_| {}) {
+            match each_credential(auth, request, check.token_max, carried, |_| {}) {
                 Ok(0) => continue,
                 Ok(_) => return Decision::Ask(index),
                 Err(cause) => return Decision::Refused(cause),
@@ -107,7 +107,7 @@ pub fn by_request<'s>(
         } else {
             let mut csrf = [0; MASKED_BYTES];
             let csrf = csrf_parameter(auth, request, &mut csrf);
-            desk.verify(auth, found.token(), csrf, claims)
+            check.verify(auth, found.token(), csrf, claims)
         };
         match decision {
             Ok(identity) => return Decision::Accepted(identity),
@@ -131,12 +131,12 @@ pub fn by_first_message<'s>(
     scratch: &'s mut Scratch,
 ) -> Decision<'s> {
     let Scratch { blocks, dead, dead_hits } = scratch;
-    let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
+    let mut check = TokenCheck { token_max: settings.limits.token_max, now, dead, dead_hits };
     let mut refused = Cause::TokenMissing;
     for ((&index, auth), scratch) in asked(settings, route).zip(blocks.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
         let token = match carried_by_message(auth, message, carried) {
-            Ok((_, token)) if token.len() > usize::from(desk.token_max) => {
+            Ok((_, token)) if token.len() > usize::from(check.token_max) => {
                 refused = first_telling(refused, Cause::TokenMalformed);
                 continue;
             }
@@ -147,7 +147,7 @@ pub fn by_first_message<'s>(
                 continue;
             }
         };
-        match desk.verify(auth, token, None, claims) {
+        match check.verify(auth, token, None, claims) {
             Ok(identity) => return Decision::Accepted(identity),
             Err(cause) if falls_through(cause) => refused = first_telling(refused, cause),
             Err(cause) => return Decision::Refused(cause),
@@ -159,28 +159,28 @@ pub fn by_first_message<'s>(
 /// Judges the token in a message with which an open client renews its identity.
 pub fn by_open_client<'s>(
     settings: &Settings,
-    form: &Reauthenticate,
+    pattern: &Reauthenticate,
     message: &[u8],
     now: UnixTime,
     scratch: &'s mut Scratch,
 ) -> Decision<'s> {
     let Scratch { blocks, dead, dead_hits } = scratch;
-    let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
+    let mut check = TokenCheck { token_max: settings.limits.token_max, now, dead, dead_hits };
     // The blocks that the client dealt with before: a reload may have taken some away, and the
     // client has to come again then.
     let mut refused = Cause::GoingAway;
-    for (name, scratch) in form.auths.iter().zip(blocks.iter_mut()) {
+    for (name, scratch) in pattern.auths.iter().zip(blocks.iter_mut()) {
         // Somebody outside takes time, and open clients are not held up: those end identities
         // by themselves.
         let ours = |auth: &&Auth| auth.name == *name && !auth.kind.is_external();
         let Some(auth) = settings.auths.iter().find(ours) else { continue };
         let BlockScratch { carried, claims } = scratch;
-        let token = match carrier::first_message_token(&form.token, message, carried) {
+        let token = match carrier::first_message_token(&pattern.token, message, carried) {
             Ok(token) => token,
             // The same for every block.
             Err(cause) => return Decision::Refused(cause),
         };
-        match desk.verify(auth, token, None, claims) {
+        match check.verify(auth, token, None, claims) {
             Ok(identity) => return Decision::Accepted(identity),
             Err(cause) if falls_through(cause) => {
                 refused = if refused == Cause::GoingAway { cause } else { refused };
@@ -307,14 +307,14 @@ fn csrf_parameter<'o>(
 }
 
 /// What every token is judged by, whichever block it is for.
-struct Desk<'d> {
+struct TokenCheck<'d> {
     token_max: u16,
     now: UnixTime,
     dead: &'d mut RejectedTokenCache,
     dead_hits: &'d mut u64,
 }
 
-impl Desk<'_> {
+impl TokenCheck<'_> {
     fn verify<'s>(
         &mut self,
         auth: &Auth,

@@ -190,6 +190,11 @@ impl<'t> JsonString<'t> {
             || (self.raw.as_bytes().contains(&b'\\') && self.chars().eq(other.chars()))
     }
 
+    /// The string as it is written between its quotes, escapes and all.
+    pub const fn as_written(self) -> &'t str {
+        self.raw
+    }
+
     /// The string unescaped: a span of the text, or of `scratch` when it has escapes.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 
 use crate::base::byte_queue::CHUNK_BYTES;
 use crate::base::slab::Key;
-use crate::connection::auth_request::{HttpAuthRequest, Question};
+use crate::connection::auth_request::{AuthRequest, HttpAuthRequest};
 use crate::connection::client::{RejectHint, Step};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
@@ -68,11 +68,11 @@ impl Asking {
 impl Core {
     /// Puts the question that the client's machine left in the output, or refuses the client.
     /// Until the decision nothing of the client's input is looked at.
-    pub(super) fn ask(&mut self, owner: Key, question: Question) {
+    pub(super) fn ask(&mut self, owner: Key, question: AuthRequest) {
         let room = self.questions < self.settings.limits.verdicts_max && self.drain.is_none();
         let asking = match question {
-            Question::Backend(backend) if room => self.ask_backend(owner, backend),
-            Question::Http if room => self.ask_http(owner),
+            AuthRequest::Backend(backend) if room => self.ask_backend(owner, backend),
+            AuthRequest::Http if room => self.ask_http(owner),
             _ => None,
         };
         self.output.http_request = None;

@@ -41,7 +41,8 @@ fn revoke(world: &mut World, target: Target) {
 
 /// When the identity is over, from the start, in seconds.
 fn end(world: &World) -> u64 {
-    world.client.expires.instant().since(START).as_secs()
+    let Phase::Open(open) = &world.client.phase else { panic!("closed") };
+    open.expires.instant().since(START).as_secs()
 }
 
 #[test]
@@ -173,10 +174,9 @@ fn what_was_held_needs_credit_when_it_goes_on() {
     let mut world = live();
     let whole = frame(TEXT, br#"{"type":"other"}"#);
     world.feed(&whole[..8]);
-    assert!(
-        world.data.is_empty()
-            && world.client.renewal().unwrap().deadline(&world.settings.deadlines) < Instant::NEVER
-    );
+    let Phase::Open(open) = &world.client.phase else { panic!("closed") };
+    let deadline = open.renewal.as_ref().unwrap().deadline(&world.settings.deadlines);
+    assert!(world.data.is_empty() && deadline < Instant::NEVER);
     // Two bytes are held: an allowance of two leaves none for what follows.
     assert_eq!(world.feed_with(&whole[8..], 2), whole.len() - 8);
     assert_eq!(world.feed_with(&whole[8..], 18), 0);

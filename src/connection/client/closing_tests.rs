@@ -91,12 +91,12 @@ fn close(world: &mut World, cause: Cause) {
 #[test]
 fn a_refusal_is_explained_at_once_and_closed_after_the_pace() {
     let mut world = refused();
-    assert!(world.client.is_paced() && world.client.is_unauthenticated());
+    assert!(world.client.is_close_delayed() && world.client.is_unauthenticated());
     assert_eq!(world.counters.value(Metric::ClosesPaced), 1);
     let waited = wait(&mut world);
     assert!(waited >= PACE && waited <= PACE * 3 / 2, "{waited:?}");
     assert_eq!(world.told[2..], ["close 1000 token_expired"]);
-    assert!(!world.client.is_paced());
+    assert!(!world.client.is_close_delayed());
     assert_eq!(wait(&mut world), Duration::from_secs(1), "the linger");
     assert_eq!(
         world.summary(),
@@ -170,7 +170,7 @@ fn nobody_unauthenticated_is_older_than_all_stages_together() {
 fn an_open_client_loses_its_session_at_once() {
     let mut world = open("/phoenix/websocket?vsn=2.0.0");
     close(&mut world, Cause::BackendUnavailable);
-    assert!(!world.client.is_open() && world.client.is_paced());
+    assert!(!world.client.is_open() && world.client.is_close_delayed());
     assert!(!world.client.is_unauthenticated());
     assert_eq!(world.told, ["text backend_unavailable"]);
     world.feed(&frame(TEXT, b"is anybody there?"));
@@ -188,7 +188,7 @@ fn what_comes_once_is_not_paced() {
     for cause in [Cause::GoingAway, Cause::Lifetime] {
         let mut world = open("/phoenix/websocket?vsn=2.0.0");
         close(&mut world, cause);
-        assert!(world.closed && !world.client.is_paced());
+        assert!(world.closed && !world.client.is_close_delayed());
     }
 }
 
@@ -223,7 +223,7 @@ fn a_drain_waits_for_nobodys_pace() {
 fn after_a_broken_frame_nothing_is_heard_or_said_but_the_close() {
     let mut world = open("/phoenix/websocket?vsn=2.0.0");
     world.feed(b"\xff\x00\xff\x00");
-    assert!(world.client.is_paced());
+    assert!(world.client.is_close_delayed());
     world.feed(&frame(CLOSE, b"\x03\xe8"));
     world.feed(b"\xff\x00\xff\x00");
     assert_eq!(world.told, [""; 0]);

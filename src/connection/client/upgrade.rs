@@ -1,0 +1,189 @@
+//! The request head of a client: what it asks for, and whether it gets a 101, an answer over HTTP,
+//! or a 101 and a refusal.
+
+use std::sync::Arc;
+
+use crate::connection::authenticate::{self, Decision};
+use crate::connection::context::{Context, Output};
+use crate::counters::Metric;
+use crate::protocol::cause::Cause;
+use crate::protocol::dialect::Dialect;
+use crate::protocol::http_upgrade::{
+    self, FIELDS, HeadScanner, HttpRefusal, Request, UpgradeRequest,
+};
+use crate::settings::{Refuse, Route};
+
+use super::auth_decision::Credentials;
+use super::open::{count_refusal, head_limits, origin_allowed, subprotocol, unless_revoked};
+use super::phase::{Authenticating, Awaited, PendingRequest, Phase};
+use super::state::Client;
+use super::step::Step;
+
+impl Client {
+    /// Takes bytes of the request head; always uses all of them.
+    pub(super) fn receive_head(
+        &mut self,
+        input: &[u8],
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) -> Step {
+        let limits = head_limits(ctx.settings);
+        let partial = match &mut self.phase {
+            Phase::RequestHead(partial) => partial.take(),
+            _ => unreachable!("a head comes in its own phase"),
+        };
+        let mut scanner = partial.as_ref().map_or(HeadScanner::default(), |it| it.scanner);
+        match scanner.push(input, &limits) {
+            Err(refusal) => {
+                self.refuse_http(refusal, ctx, output);
+                Step::Handled
+            }
+            Ok(None) => {
+                let mut partial = partial.unwrap_or_default();
+                partial.scanner = scanner;
+                partial.bytes.extend_from_slice(input);
+                self.phase = Phase::RequestHead(Some(partial));
+                Step::NeedMore
+            }
+            Ok(Some(end)) => {
+                let (last, early) = input.split_at(end);
+                let early = !early.is_empty();
+                let Some(mut partial) = partial else {
+                    return self.decide(last, early, ctx, output);
+                };
+                partial.bytes.extend_from_slice(last);
+                self.decide(&partial.bytes, early, ctx, output)
+            }
+        }
+    }
+
+    /// Decides on a whole request head; bytes may have come `early`, right behind it.
+    fn decide(&mut self, head: &[u8], early: bool, ctx: &Context<'_>, output: &mut Output) -> Step {
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+        let request = match http_upgrade::parse(head, &mut fields, &head_limits(ctx.settings)) {
+            Ok(Request::Upgrade(request)) => request,
+            Ok(Request::PlainGet { path }) => {
+                self.answer_plain_get(path, ctx, output);
+                return Step::Handled;
+            }
+            Err(refusal) => {
+                self.refuse_http(refusal, ctx, output);
+                return Step::Handled;
+            }
+        };
+        let Some(index) = ctx.settings.route_for(request.path()) else {
+            self.refuse_http(HttpRefusal::NotFound, ctx, output);
+            return Step::Handled;
+        };
+        let route = &ctx.settings.routes[usize::from(index)];
+        self.set_route(index, route);
+        self.set_dialect(dialect(route, &request));
+        if !origin_allowed(route, &request) {
+            self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), ctx, output);
+            return Step::Handled;
+        }
+        // Nothing may follow the head before our 101: what a client sends blindly could be
+        // meant for the server behind a proxy that does not look. Asked last, so that a request
+        // that is refused anyway gets the same answer in whatever pieces it comes.
+        if early {
+            self.refuse_http(HttpRefusal::EarlyBytes, ctx, output);
+            return Step::Handled;
+        }
+        self.authenticate(head, &request, route, ctx, output)
+    }
+
+    fn authenticate(
+        &mut self,
+        head: &[u8],
+        request: &UpgradeRequest<'_, '_>,
+        route: &Route,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) -> Step {
+        let Output { answers, open, path, tokens, .. } = output;
+        let decision = authenticate::by_request(ctx.settings, route, request, ctx.now.unix, tokens);
+        match unless_revoked(decision, ctx) {
+            Decision::Accepted(identity) => {
+                switch_protocols(request, route, ctx, answers);
+                self.open(&identity, request, route, ctx, (open, path));
+                Step::Authenticated { backend: route.backend }
+            }
+            Decision::AwaitFirstMessage => {
+                switch_protocols(request, route, ctx, answers);
+                self.await_first_message(pending_request(head, request, route, ctx), ctx);
+                Step::Handled
+            }
+            Decision::Ask(auth) => {
+                switch_protocols(request, route, ctx, answers);
+                let pending = pending_request(head, request, route, ctx);
+                self.await_first_message(Arc::clone(&pending), ctx);
+                self.ask(auth, &pending, &Credentials::InRequest, ctx, output)
+            }
+            Decision::Refused(cause) => {
+                count_refusal(ctx, tokens);
+                if explains(route, request) {
+                    switch_protocols(request, route, ctx, answers);
+                    self.refuse_in_dialect(cause, ctx, output);
+                } else {
+                    self.refuse_http(HttpRefusal::for_cause(cause), ctx, output);
+                }
+                Step::Handled
+            }
+        }
+    }
+
+    fn await_first_message(&mut self, request: Arc<PendingRequest>, ctx: &Context<'_>) {
+        let awaited = Awaited::FirstMessage(Vec::new());
+        self.enter(Phase::Authenticating(Authenticating { request, awaited }), ctx);
+    }
+
+    fn answer_plain_get(&mut self, path: &str, ctx: &Context<'_>, output: &mut Output) {
+        let Some(index) = ctx.settings.route_for(path) else {
+            return self.refuse_http(HttpRefusal::NotFound, ctx, output);
+        };
+        if ctx.settings.routes[usize::from(index)].health {
+            self.answer_health(ctx, output);
+        } else {
+            self.refuse_http(HttpRefusal::UpgradeRequired, ctx, output);
+        }
+    }
+}
+
+/// What is kept of a request that gets its 101 before it is decided.
+fn pending_request(
+    head: &[u8],
+    request: &UpgradeRequest<'_, '_>,
+    route: &Route,
+    ctx: &Context<'_>,
+) -> Arc<PendingRequest> {
+    Arc::new(PendingRequest {
+        head: head.to_vec(),
+        auths: ctx.settings.auths_of(route).map(|auth| auth.name.clone()).collect(),
+        subprotocol: subprotocol(request, route).map(str::to_owned),
+    })
+}
+
+/// Whether a refused token is explained over WebSocket, or answered over HTTP.
+fn explains(route: &Route, request: &UpgradeRequest<'_, '_>) -> bool {
+    match route.refuse {
+        Refuse::Explain => true,
+        Refuse::Http => false,
+        Refuse::Auto => request.origin().is_some(),
+    }
+}
+
+fn switch_protocols(
+    request: &UpgradeRequest<'_, '_>,
+    route: &Route,
+    ctx: &Context<'_>,
+    answers: &mut Vec<u8>,
+) {
+    ctx.counters.increment(Metric::Upgrades);
+    http_upgrade::write_switching_protocols(answers, request.key(), subprotocol(request, route));
+}
+
+/// The route's dialect, or the one that the request speaks.
+fn dialect(route: &Route, request: &UpgradeRequest<'_, '_>) -> Dialect {
+    let detect = || Dialect::detect(subprotocol(request, route), request.path(), request.query());
+    route.dialect.unwrap_or_else(detect)
+}
