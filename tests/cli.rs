@@ -70,8 +70,8 @@ fn check_sums_up_a_good_file() {
     let expected = "\
 c.toml: good
   workers   one for each core
-  admission 50000 unauthenticated at once: honest clients that take up to 1s hold out against \
-   50000 arrivals/s; silent ones, gone after 7s, fill it from 7142/s on
+  admission room for 50000 clients that have not authenticated yet: if they take up to 1s, \
+50000 new ones a second get in; 7142 silent ones a second would fill it (each is closed after 7s)
   admin     http://127.0.0.1:9464/
   listener  127.0.0.1:8080 plain, PROXY header from 1 network
   auth      app (1 carrier)

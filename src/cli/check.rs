@@ -70,9 +70,9 @@ fn write_admission(settings: &Settings, out: &mut String) -> fmt::Result {
         protection(limits, deadlines, tls);
     writeln!(
         out,
-        "  admission {} unauthenticated at once: honest clients that take up to {} hold out \
-         against {arrivals_per_second} arrivals/s; silent ones, gone after {}, fill it from \
-         {without_eviction}/s on",
+        "  admission room for {} clients that have not authenticated yet: if they take up to {}, \
+         {arrivals_per_second} new ones a second get in; {without_eviction} silent ones a second \
+         would fill it (each is closed after {})",
         limits.unauthenticated_max,
         format_duration(TIME_TO_AUTHENTICATE),
         format_duration(age),

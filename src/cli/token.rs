@@ -122,7 +122,8 @@ fn find_auth<'l>(loaded: &'l Loaded, name: &str) -> Result<(&'l Auth, &'l Issuin
 fn verify(auth: &Auth, token: &str, csrf: Option<&str>, now_s: u64) -> Result<(), Cause> {
     let now = UnixTime::from_seconds(now_s);
     let csrf = csrf.map(str::as_bytes);
-    auth.kind.verify(token.as_bytes(), csrf, now, &mut TokenScratch::new()).map(|_| ())
+    let verifier = auth.kind.verifier().expect("find_auth refuses the rest");
+    verifier.verify(token.as_bytes(), csrf, now, &mut TokenScratch::new()).map(|_| ())
 }
 
 /// A cause for a person at a terminal; the label is what clients and metrics are told.
