@@ -38,6 +38,9 @@ pub type Number = Option<Spanned<CountOrWord>>;
 /// Strings and their places.
 pub type List = Option<Spanned<Vec<Spanned<String>>>>;
 
+/// Steps to a part of a token's data, and their places.
+pub type Path = Option<Spanned<Vec<Spanned<CountOrWord>>>>;
+
 macro_rules! raw_table {
     ($( #[$doc:meta] $name:ident { $( $field:ident: $kind:ty, )* } )*) => { $(
         #[$doc]
@@ -94,7 +97,7 @@ raw_table! {
         name: Text, kind: Text, carriers: List, keys: Option<Spanned<Vec<Spanned<RawKey>>>>,
         issuer: Text, audience: Text, leeway: Text, lifetime_max: Text,
         secret_key_base_file: List, secret_key_base: List, salt: Text, signing_salt: Text,
-        max_age: Text, subject: Text, csrf: Option<bool>, iterations: Number, length: Number,
+        max_age: Text, subject: Path, csrf: Option<bool>, iterations: Number, length: Number,
         digest: Text,
         endpoint: Text, timeout: Text, in_flight_max: Number, queue_max: Number,
         response_max: Text, headers: List, identity: Option<RawVerdictHeaders>, ca_file: Text,

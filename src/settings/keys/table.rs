@@ -670,11 +670,13 @@ pub const KEYS: &[Key] = &[
     hot(
         "auth",
         "subject",
-        Shape::Text("text"),
+        Shape::Path("name"),
         NONE,
-        "`phoenix`: the key of the subject where the signed data is a map; integers and texts \
-         are subjects as they are. `plug-session`: the session's key that names the user, \
-         required; a session without it gives way to the route's next `[[auth]]`.",
+        "`phoenix`: where the subject stands in signed data that is no integer or text: the name \
+         of a member of a map or keyword list, or a path, as in `[\"user\", \"id\"]` or `[1]`, in \
+         which numbers count the elements of tuples and lists from 0. `plug-session`: the same in \
+         the session, required; the gateway asks the route's next `[[auth]]` about a session \
+         without it.",
     ),
     hot(
         "auth",
