@@ -15,6 +15,7 @@ mod dev;
 mod echo_backend;
 mod revoke;
 mod run;
+mod schema;
 mod token;
 mod version;
 
@@ -49,6 +50,8 @@ enum Command {
     Run(run::Run),
     /// Report everything that is wrong with a configuration, at once.
     Check(check::Check),
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema(schema::Schema),
     /// Start a gateway, a backend and a page to play with; needs no configuration.
     Dev(dev::Dev),
     /// Make a token, or look into one.
@@ -82,6 +85,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Some(Command::Run(command)) => run::run(&command),
         Some(Command::Check(command)) => check::run(&command),
+        Some(Command::Schema(_)) => schema::run(),
         Some(Command::Dev(command)) => dev::run(&command),
         Some(Command::Token(command)) => token::run(&command),
         Some(Command::Revoke(command)) => revoke::run(&command),
