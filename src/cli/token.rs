@@ -17,7 +17,7 @@ use portcullis::server::revocation_file;
 use portcullis::settings::Auth;
 use portcullis::settings::load::{Issuing, Loaded, Outside};
 
-use super::{failed, load_or_tell};
+use super::{failed, load};
 
 /// Makes tokens, and looks into them.
 #[derive(Subcommand)]
@@ -90,7 +90,7 @@ fn run_inspect(command: &Inspect) -> Result<ExitCode, ExitCode> {
         println!("verdict not verified: give --config and --auth");
         return Ok(ExitCode::SUCCESS);
     };
-    let loaded = load_or_tell(config)?;
+    let loaded = load(config)?;
     let (block, issuing) = find_auth(&loaded, auth).map_err(failed)?;
     let revoked = revocations(&loaded, now_s).map_err(failed)?;
     let mut scratch = TokenScratch::new();

@@ -218,7 +218,7 @@ impl Scenario {
             deadlines: self.deadlines.clone(),
             listeners: vec![Listener {
                 address: ([127, 0, 0, 1], 8080).into(),
-                tls: self.tls.then(|| TlsListener(tls::server())),
+                tls: self.tls.then(|| TlsListener { config: tls::server(), not_after_s: u64::MAX }),
                 defer_accept: DeferAccept::Auto,
                 proxy_trusted: self.proxy.then(clients_network).into_iter().collect(),
             }],
@@ -270,7 +270,7 @@ impl Scenario {
         settings
     }
 
-    /// The settings in which the final connections must succeed: they come all at once, so the
+    /// The settings in which the final connections must succeed: they come in one burst, so the
     /// caps make room for them.
     pub fn restored(&self, token_key: &[u8]) -> Settings {
         let mut settings = self.settings(token_key);
@@ -375,7 +375,7 @@ fn head_carriers() -> Vec<Carrier> {
 }
 
 /// Refusals that may wait. Not what ends connections that are open: a token that expired, or a
-/// fresh one of somebody else's.
+/// fresh one of another user.
 pub(super) const PACED: &[Cause] =
     &[Cause::TokenMissing, Cause::TokenMalformed, Cause::BadSignature, Cause::TokenNotYetValid];
 

@@ -19,7 +19,7 @@ use portcullis::settings::load::{Issuing, Outside};
 use portcullis::settings::units::parse_duration;
 use serde_json::{Map, Value};
 
-use super::super::{ConfigFile, failed, load_or_tell};
+use super::super::{ConfigFile, failed, load};
 use super::{explain, find_auth, verify};
 
 /// Makes a token.
@@ -68,7 +68,7 @@ struct Minted {
 
 /// Makes it, tries it, and prints it.
 pub(super) fn run(command: &Mint) -> Result<ExitCode, ExitCode> {
-    let loaded = load_or_tell(&command.config.path)?;
+    let loaded = load(command.config.path())?;
     let (auth, issuing) = find_auth(&loaded, &command.auth).map_err(failed)?;
     let now_s = Machine.unix_seconds();
     let minted = match issuing {
