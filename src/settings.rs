@@ -201,7 +201,7 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// Names of query parameters that hold secrets, and are shown to nobody.
+    /// Names of query parameters that hold secrets, and never appear in logs or paths.
     pub fn secret_parameters(&self) -> impl Iterator<Item = &str> + Clone {
         let carried = self.carriers.iter().filter_map(|carrier| match carrier {
             Carrier::Query(name) => Some(name.as_str()),
@@ -255,7 +255,7 @@ impl AuthKind {
         }
     }
 
-    /// Whether somebody outside the gateway decides, so that it takes time.
+    /// Whether a backend or endpoint decides, so that the decision takes time.
     pub fn is_external(&self) -> bool {
         matches!(self, AuthKind::Backend(_) | AuthKind::Http(_))
     }

@@ -31,8 +31,6 @@ const NOT_YET: &[&str] = &[
     "src/connection/",
     "src/protocol/",
     "src/server/",
-    "src/settings.rs",
-    "src/settings/",
     "src/worker/",
 ];
 
