@@ -158,7 +158,12 @@ pub struct Listener {
 
 /// TLS on a listener, ready to use.
 #[derive(Clone)]
-pub struct TlsListener(pub std::sync::Arc<rustls::ServerConfig>);
+pub struct TlsListener {
+    /// What connections are made with.
+    pub config: Arc<rustls::ServerConfig>,
+    /// When the first of the certificates expires, in seconds since 1970.
+    pub not_after_s: u64,
+}
 
 /// An address prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -61,6 +61,8 @@ fn world() -> World {
     let (com, com_key) = certificate(&["example.com", "*.example.com"], 2020, 2100);
     let (org, org_key) = certificate(&["example.org"], 2020, 2100);
     let (old, old_key) = certificate(&["example.com"], 2020, 2021);
+    let (issuer, issued, issued_key) = issued_certificate();
+    let com_again = com.clone();
     let mut world = World { files: HashMap::new(), variables }
         .with("tls/example.com.pem", com)
         .with("tls/example.com.key", com_key)
@@ -68,6 +70,10 @@ fn world() -> World {
         .with("tls/example.org.key", org_key)
         .with("tls/old.pem", old)
         .with("tls/old.key", old_key)
+        .with("tls/issued.pem", issued.clone())
+        .with("tls/issued.key", issued_key)
+        .with("tls/whole.pem", format!("{issued}{issuer}"))
+        .with("tls/gap.pem", format!("{issued}{com_again}"))
         .with("tls/locked.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n")
         .with("tls/empty.pem", "")
         .with("keys/2026-11", format!("{SECRET}\n"))
@@ -88,6 +94,22 @@ fn certificate(names: &[&str], from: i32, to: i32) -> (String, String) {
     let key = rcgen::KeyPair::generate().expect("a key");
     let certificate = parameters.self_signed(&key).expect("a certificate");
     (certificate.pem(), key.serialize_pem())
+}
+
+/// PEM of an authority's certificate, of one that it issued, and of the latter's key.
+fn issued_certificate() -> (String, String, String) {
+    let mut parameters = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, "An authority");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let issuer = parameters.self_signed(&key).expect("a certificate");
+    let signer = rcgen::Issuer::new(parameters, key);
+    let names = vec!["issued.example".to_owned()];
+    let mut parameters = rcgen::CertificateParams::new(names).expect("a proper name");
+    parameters.not_after = rcgen::date_time_ymd(2100, 1, 1);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let issued = parameters.signed_by(&key, &signer).expect("a certificate");
+    (issuer.pem(), issued.pem(), key.serialize_pem())
 }
 
 fn load_text(text: &str) -> Result<Loaded, Vec<Problem>> {
@@ -1194,6 +1216,18 @@ fn certificates() {
              OLD -out NEW"
         ]
     );
+    assert_eq!(found(&pair("whole", "issued")), [""; 0]);
+    assert_eq!(
+        found(&pair("issued", "issued")),
+        ["c/x.toml:6:23: warning: the file has the server's certificate only, without its \
+          issuer's (CN=An authority); append the intermediate certificates (a CA calls that file \
+          fullchain); clients refuse the chain unless they have this issuer already"]
+    );
+    assert_eq!(
+        found(&pair("gap", "issued")),
+        ["c/x.toml:6:23: warning: certificate 2 of the file is not the issuer of the one before \
+          it; write the server's certificate first, then each one's issuer"]
+    );
     let twice = format!("[{0}, {0}]", pair("example.org", "example.org"));
     assert_eq!(
         found(&twice),
@@ -1257,7 +1291,7 @@ fn the_server_name_selects_the_certificate() {
     let world = world();
     let loaded = load(&example("portcullis.toml"), Path::new("c/portcullis.toml"), &world);
     let settings = loaded.map_err(|p| lines(&p)).expect("the example loads").settings;
-    let config = &settings.listeners[1].tls.as_ref().expect("TLS").0;
+    let config = &settings.listeners[1].tls.as_ref().expect("TLS").config;
     assert_eq!((config.send_tls13_tickets, config.max_early_data_size), (1, 0));
     let mut roots = rustls::RootCertStore::empty();
     for file in ["c/tls/example.com.pem", "c/tls/example.org.pem"] {

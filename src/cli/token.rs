@@ -14,7 +14,7 @@ use portcullis::server::files::Machine;
 use portcullis::settings::Auth;
 use portcullis::settings::load::{Issuing, Loaded, Outside};
 
-use super::{failed, load_or_tell};
+use super::{failed, load};
 
 /// Makes tokens, and looks into them.
 #[derive(Subcommand)]
@@ -78,7 +78,7 @@ fn run_inspect(command: &Inspect) -> Result<ExitCode, ExitCode> {
         println!("verdict not verified: give --config and --auth");
         return Ok(ExitCode::SUCCESS);
     };
-    let loaded = load_or_tell(config)?;
+    let loaded = load(config)?;
     let (block, _) = find_auth(&loaded, auth).map_err(failed)?;
     match verify(block, token, command.csrf.as_deref(), now_s) {
         Ok(()) => {

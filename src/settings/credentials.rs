@@ -15,6 +15,7 @@ use super::{Auth, AuthKind};
 use crate::base::secret::Secret;
 use crate::protocol::carrier::Carrier;
 use crate::protocol::compact_token::{self, CompactKey, CompactOptions, CompactVerifier};
+use crate::protocol::external_term::TermPath;
 use crate::protocol::jwt::{JwtKey, JwtOptions, JwtVerifier};
 use crate::protocol::mac::Algorithm;
 use crate::protocol::phoenix_token::{MaxAge, PhoenixOptions, PhoenixVerifier};
@@ -233,7 +234,7 @@ impl Loader<'_> {
             None => MaxAge::Embedded,
             Some(text) => parse_duration(text.get_ref()).map_or(MaxAge::Infinite, MaxAge::Fixed),
         };
-        let options = PhoenixOptions { max_age, subject: text(&raw.subject) };
+        let options = PhoenixOptions { max_age, subject: text(&raw.subject).map(TermPath::from) };
         let mut fingerprint = Fingerprint::new("phoenix", &options);
         keys.iter().for_each(|key| fingerprint.add("", key.expose()));
         let issuing = Issuing::Phoenix { keys: keys.clone(), subject: options.subject.clone() };
@@ -259,6 +260,7 @@ impl Loader<'_> {
         }
         let max_age = raw.max_age.as_ref().and_then(|text| parse_duration(text.get_ref()));
         let csrf = raw.csrf();
+        let subject = TermPath::from(subject);
         let options = SessionOptions { subject: subject.clone(), max_age, csrf };
         let mut fingerprint = Fingerprint::new("plug-session", &options);
         keys.iter().for_each(|key| fingerprint.add("", key.expose()));

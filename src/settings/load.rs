@@ -12,13 +12,15 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
+use super::backends::overlap;
 pub use super::problem::{Problem, Severity};
 use super::problem::{Report, did_you_mean};
 use super::raw::{RawDeadlines, RawGateway, RawLimits, RawLog, RawSettings, Text};
 use super::units::format_duration;
-use super::{Deadlines, Gateway, Limits, Settings, shape};
+use super::{Deadlines, Gateway, Limits, Listener, Settings, shape};
 use crate::base::secret::Secret;
 use crate::protocol::compact_token::CompactKey;
+use crate::protocol::external_term::TermPath;
 use crate::protocol::jwt::{JwtKey, JwtOptions};
 
 /// What the loader asks of the world.
@@ -63,15 +65,15 @@ pub enum Issuing {
     Phoenix {
         /// Its derived keys.
         keys: Vec<Secret>,
-        /// The key of the subject in data that is a map.
-        subject: Option<String>,
+        /// Where the subject stands in data that is no subject itself.
+        subject: Option<TermPath>,
     },
     /// For `kind = "plug-session"`.
     PlugSession {
         /// Its derived keys.
         keys: Vec<Secret>,
-        /// The key of the subject.
-        subject: String,
+        /// Where the subject stands.
+        subject: TermPath,
     },
     /// For `kind = "compact"`.
     Compact {
@@ -110,16 +112,7 @@ pub fn load(text: &str, file: &Path, outside: &dyn Outside) -> Result<Loaded, Ve
     }
 }
 
-/// Removes one newline (`\n` or `\r\n`) that an editor or `echo` left at the end
-/// of a secret's file.
-pub fn trim_newline(bytes: &mut Vec<u8>) {
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
-}
+pub use crate::base::secret::trim_newline;
 
 /// Where the file's parts are checked. Methods are spread over the files of this folder.
 pub(super) struct Loader<'a> {
@@ -177,6 +170,7 @@ impl Loader<'_> {
         let deadlines = Deadlines::read(&raw.deadlines, conformance);
         self.check_deadlines(&raw.deadlines, &deadlines);
         let listeners = self.listeners(&raw.listener);
+        self.check_admin_port(&raw.gateway, gateway.as_ref(), listeners.as_deref());
         self.check_admission(raw, &limits, &deadlines, listeners.as_deref());
         let auth_names = self.names("auth", raw.auth.iter().map(|a| (a.span(), &a.get_ref().name)));
         let auths = self.auths(&raw.auth);
@@ -230,6 +224,22 @@ impl Loader<'_> {
             }
         }
         names
+    }
+
+    /// The admin listener shares its address with no other.
+    fn check_admin_port(
+        &mut self,
+        raw: &RawGateway,
+        gateway: Option<&Gateway>,
+        listeners: Option<&[Listener]>,
+    ) {
+        let Some(admin) = gateway.and_then(|gateway| gateway.admin) else { return };
+        let mut listeners = listeners.unwrap_or_default().iter();
+        if let Some(listener) = listeners.find(|listener| overlap(listener.address, admin)) {
+            let what = format!("admin {admin} overlaps with the listener at {}", listener.address);
+            let fix = "give one of them another port";
+            self.report.error(place(&raw.admin, &(0..0)), what, fix).code = "address_taken";
+        }
     }
 
     fn gateway(&mut self, raw: &RawGateway) -> Option<Gateway> {

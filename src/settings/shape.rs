@@ -106,7 +106,7 @@ fn check_table(
             let names = keys::of_section(section).map(|key| key.name);
             let fix = did_you_mean(name.get_ref(), names).unwrap_or_else(|| elsewhere(name));
             let what = format!("unknown key \"{}\" in {}", name.get_ref(), title(section));
-            report.error(name.span(), what, &fix);
+            report.error(name.span(), what, &fix).code = "unknown_key";
             false
         }
     });
@@ -149,7 +149,7 @@ fn report_missing(
             }
             _ => wanted(&key.shape),
         };
-        report.error(span.clone(), what, &fix);
+        report.error(span.clone(), what, &fix).code = "missing_key";
     }
 }
 
@@ -165,7 +165,8 @@ fn kind_of(section: &str, table: &DeTable<'_>) -> Option<&'static str> {
 fn report_other_kind(key: &Key, kind: &str, at: Range<usize>, report: &mut Report<'_>) {
     let kinds: Vec<_> = key.kinds().map(|kind| format!("\"{kind}\"")).collect();
     let what = format!("\"{}\" means nothing to kind = \"{kind}\"", key.name);
-    report.error(at, what, &format!("it belongs to kind = {}", kinds.join(" and ")));
+    let fix = format!("it belongs to kind = {}", kinds.join(" and "));
+    report.error(at, what, &fix).code = "unknown_key";
 }
 
 /// Where a key that is unknown here would be known.

@@ -218,7 +218,7 @@ impl Scenario {
             deadlines: self.deadlines.clone(),
             listeners: vec![Listener {
                 address: ([127, 0, 0, 1], 8080).into(),
-                tls: self.tls.then(|| TlsListener(tls::server())),
+                tls: self.tls.then(|| TlsListener { config: tls::server(), not_after_s: u64::MAX }),
                 defer_accept: DeferAccept::Auto,
                 proxy_trusted: self.proxy.then(clients_network).into_iter().collect(),
             }],
