@@ -135,7 +135,7 @@ impl Loader<'_> {
         let secret = Secret::new(bytes);
         if secret.len() < SECRET_BYTES_MIN {
             let what = format!(
-                "this secret has {} bytes and can be guessed: {SECRET_BYTES_MIN} are the least",
+                "this secret has {} bytes and can be guessed: at least {SECRET_BYTES_MIN} are required",
                 secret.len()
             );
             self.report.error(at, what, "make one with: openssl rand -hex 32");
