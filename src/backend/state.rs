@@ -28,7 +28,7 @@ const CONTROL_QUEUE_MAX: usize = 1024 * 1024;
 /// A message is cut for want of credit only if a piece of this many bytes can go.
 const PIECE_MIN: usize = 1024;
 /// Frames for unknown sessions that each tick forgives: a healthy link has a few in a month, a
-/// broken peer has them at once.
+/// broken peer has them in one burst.
 const STRAYS_FORGIVEN: u32 = 1;
 
 /// Names a session of this link for as long as its entry lives.
@@ -250,7 +250,7 @@ impl LinkState {
         Ok(handle)
     }
 
-    /// The task that decides; it is aborted when nobody waits for it any more.
+    /// The task that decides; it is aborted when no client waits for it any more.
     pub(super) fn deciding(&mut self, handle: Handle, task: AbortHandle) {
         match self.entry(handle).filter(|entry| entry.phase == Phase::Asked) {
             Some(entry) => entry.deciding = Some(task),
@@ -835,7 +835,7 @@ impl LinkState {
         entry.writers.drain(..).for_each(Waker::wake);
     }
 
-    /// Closes at once: what waits for the client is given up with the session.
+    /// Closes immediately: what waits for the client is dropped with the session.
     fn close_now(&mut self, index: usize, cause: Cause, code: u16) {
         let entry = &mut self.sessions[index];
         if entry.phase != Phase::Open {
