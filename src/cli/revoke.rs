@@ -10,7 +10,7 @@ use portcullis::base::secret::Secret;
 use serde_json::{Map, Value};
 
 use super::token::mint::duration;
-use super::{ConfigFile, failed, load_or_tell};
+use super::{ConfigFile, failed, load};
 
 /// How long the gateway may take; it saves what it is told.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -55,7 +55,7 @@ pub struct Revoke {
 
 /// Asks, and tells what was answered.
 pub fn run(command: &Revoke) -> ExitCode {
-    let settings = match load_or_tell(&command.config.path) {
+    let settings = match load(command.config.path()) {
         Ok(loaded) => loaded.settings,
         Err(code) => return code,
     };

@@ -22,7 +22,7 @@ use crate::worker::{Turn, Worker, WorkerOptions};
 
 /// Finished TCP handshakes that may wait for a worker; the kernel caps it at
 /// `net.core.somaxconn`.
-const BACKLOG: u32 = 4096;
+pub const BACKLOG: u32 = 4096;
 /// Descriptors kept back for everything that is not a client: the ring and wake-up of each
 /// worker, listeners, links, the control thread's files and sockets.
 const DESCRIPTORS_KEPT: u64 = 256;
@@ -75,6 +75,16 @@ pub fn descriptor_share(workers: u16, descriptor_limit: u64, mode: DescriptorMod
     u32::try_from(descriptors).unwrap_or(u32::MAX).max(1)
 }
 
+/// The limit on open files at which `workers` can have all connections that the limits allow.
+pub fn descriptors_needed(limits: &Limits, workers: u16, mode: DescriptorMode) -> u64 {
+    let each = u64::from(Allowance::new(limits, workers, u32::MAX).connections_max);
+    let sockets = match mode {
+        DescriptorMode::Direct => each,
+        DescriptorMode::Plain => each * u64::from(workers),
+    };
+    sockets + DESCRIPTORS_KEPT
+}
+
 /// What accepted sockets are on this kernel.
 ///
 /// # Errors
@@ -125,11 +135,15 @@ impl LinuxDataPlane {
         let (addresses, first) = bind_all(settings, workers)?;
         let limit = process::raise_descriptor_limit().unwrap_or(1024);
         let descriptors_max = descriptor_share(workers, limit, mode);
-        if descriptors_max < Allowance::new(&settings.limits, workers, u32::MAX).connections_max {
+        let needed = descriptors_needed(&settings.limits, workers, mode);
+        if limit < needed {
             tracing::warn!(
                 connections_per_worker = descriptors_max,
                 descriptor_limit = limit,
-                "the limit on open files allows fewer connections than the settings"
+                "the limit on open files allows fewer connections than \
+                 limits.connections_max: raise it to {needed} (LimitNOFILE={needed} in the \
+                 systemd unit, --ulimit nofile={needed}:{needed} for docker run, ulimit -n \
+                 {needed} in a shell), or lower limits.connections_max"
             );
         }
         let seed = process::random_seed().map_err(|error| ring(error.to_string()))?;
@@ -249,7 +263,7 @@ fn bind_all(settings: &Settings, workers: u16) -> Result<Bound, RunError> {
 
 /// With SO_REUSEPORT alone, a second gateway of the same user would silently take half of the
 /// first one's connections. A bind without it fails while anybody listens there.
-fn refuse_if_taken(address: SocketAddr) -> std::io::Result<()> {
+pub fn refuse_if_taken(address: SocketAddr) -> std::io::Result<()> {
     if address.port() == 0 {
         return Ok(());
     }

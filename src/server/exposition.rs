@@ -13,7 +13,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// `process_cpu_seconds_total` has fractions, which the recorder's counters do not.
 const CPU_NAME: &str = "process_cpu_seconds_total";
-const CPU_HELP: &str = "Processor time used, user and system, in seconds.";
+const CPU_HELP: &str = "Processor time, user and system, in seconds.";
 
 const fn describe(name: &'static str, kind: MetricKind, help: &'static str) -> Description {
     Description { name, label: None, kind, help }
@@ -24,7 +24,7 @@ const fn circuits(state: &'static str) -> Description {
         name: "portcullis_verdict_circuits",
         label: Some(("state", state)),
         kind: MetricKind::Gauge,
-        help: "HTTP endpoints that decide on clients, by the state of their circuit breaker.",
+        help: "HTTP endpoints for auth decisions, by the state of their circuit breaker.",
     }
 }
 
@@ -32,7 +32,7 @@ const fn circuits(state: &'static str) -> Description {
 pub const CIRCUITS: [CircuitState; 3] =
     [CircuitState::Closed, CircuitState::Open, CircuitState::HalfOpen];
 
-const RELOADS_HELP: &str = "Reloads asked for, by outcome.";
+const RELOADS_HELP: &str = "Reloads requested, by outcome.";
 
 /// What the control thread itself exposes, in the order of [`ControlNumbers::values`].
 const CONTROL: &[Description] = &[
@@ -43,7 +43,7 @@ const CONTROL: &[Description] = &[
         help: "Always 1; the label is the gateway's version.",
     },
     describe("portcullis_workers", MetricKind::Gauge, "Workers that should run."),
-    describe("portcullis_workers_alive", MetricKind::Gauge, "Workers that run and turn."),
+    describe("portcullis_workers_alive", MetricKind::Gauge, "Workers whose loop has run recently."),
     describe("portcullis_worker_panics_total", MetricKind::Counter, "Workers that panicked."),
     Description {
         name: "portcullis_reloads_total",
@@ -76,7 +76,7 @@ const CONTROL: &[Description] = &[
     describe(
         "portcullis_revocations_refused_total",
         MetricKind::Counter,
-        "Revocations refused because limits.revocations_max were held.",
+        "Revocations refused because limits.revocations_max entries were held.",
     ),
     describe(
         "portcullis_revocation_save_failures_total",
@@ -87,7 +87,8 @@ const CONTROL: &[Description] = &[
     describe(
         "portcullis_memory_rung",
         MetricKind::Gauge,
-        "How short memory is: 0 not at all, 1 new connections are reset, 2 unauthenticated ones too, 3 slow readers too.",
+        "Memory pressure level: 0 none, 1 new connections are reset, 2 unauthenticated ones \
+         too, 3 slow readers too.",
     ),
     describe(
         "portcullis_memory_used_bytes",
@@ -102,7 +103,7 @@ const CONTROL: &[Description] = &[
     describe(
         "portcullis_verdict_requests_in_flight",
         MetricKind::Gauge,
-        "Requests at the HTTP endpoints that decide on clients.",
+        "Auth requests in flight at HTTP endpoints.",
     ),
     circuits("closed"),
     circuits("open"),

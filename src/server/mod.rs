@@ -35,14 +35,18 @@ pub use error::RunError;
 pub use gateway::{GatewayHandle, PageMaker, StartOptions, start};
 
 use crate::settings::Settings;
+use crate::settings::load::Problem;
 
 /// `portcullis run`: serves until SIGTERM or SIGINT has drained the gateway. `config_path` is
-/// read again on SIGHUP.
+/// read again on SIGHUP; `warnings` are what loading it brought up, and go to the log.
 ///
 /// # Errors
 /// [`RunError`] when the gateway cannot start, or when its control thread dies.
-pub fn run(config_path: &Path, settings: Settings) -> Result<(), RunError> {
+pub fn run(config_path: &Path, settings: Settings, warnings: &[Problem]) -> Result<(), RunError> {
     let logs = logs::install(settings.gateway.log_format, &settings.gateway.log_level)?;
+    for Problem { file, line, column, what, fix, .. } in warnings {
+        tracing::warn!(file, line, column, remedy = fix, "configuration: {what}");
+    }
     let options = StartOptions {
         config_path: Some(config_path.to_owned()),
         signals: true,

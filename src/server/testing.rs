@@ -9,6 +9,7 @@ use crate::settings::*;
 /// is not there; admin on a free loopback port.
 pub fn settings() -> Settings {
     Settings {
+        hash: 0,
         gateway: gateway(),
         limits: limits(),
         deadlines: deadlines(),

@@ -17,6 +17,18 @@ const ENDPOINTS_MAX: usize = 1024;
 /// Longest path of a unix socket: `sun_path` without its final NUL.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
+/// Whether a socket at one of the addresses keeps the other from being bound: an IPv6 wildcard
+/// takes IPv4 clients too.
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, other: IpAddr| match wide {
+        IpAddr::V6(_) => wide.is_unspecified(),
+        IpAddr::V4(_) => wide.is_unspecified() && other.is_ipv4(),
+    };
+    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
+    let same_port = a.port() == b.port() && a.port() != 0;
+    same_port && (ip_a == ip_b || covers(ip_a, ip_b) || covers(ip_b, ip_a))
+}
+
 impl Loader<'_> {
     /// Every `[[listener]]`; `None` when one of them cannot be used.
     pub(super) fn listeners(&mut self, raw: &[Spanned<RawListener>]) -> Option<Vec<Listener>> {
@@ -32,7 +44,12 @@ impl Loader<'_> {
                 let address = self.socket_address(text.get_ref(), text.span())?;
                 if seen.contains(&address) {
                     let what = format!("two listeners have the address {address}");
-                    self.report.error(text.span(), what, "remove one");
+                    self.report.error(text.span(), what, "remove one").code = "address_taken";
+                } else if let Some(other) = seen.iter().find(|other| overlap(**other, address)) {
+                    let what = format!("{address} overlaps with the listener at {other}");
+                    let fix = "remove the narrower one: [::] takes IPv4 clients too, and 0.0.0.0 \
+                               takes every IPv4 address";
+                    self.report.error(text.span(), what, fix).code = "address_taken";
                 }
                 seen.push(address);
                 Some(address)

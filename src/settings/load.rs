@@ -12,11 +12,12 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
+use super::backends::overlap;
 pub use super::problem::{Problem, Severity};
 use super::problem::{Report, did_you_mean};
 use super::raw::{RawDeadlines, RawGateway, RawLimits, RawLog, RawSettings, Text};
 use super::units::format_duration;
-use super::{Deadlines, Gateway, Limits, Settings, shape};
+use super::{Deadlines, Gateway, Limits, Listener, Settings, shape};
 use crate::base::secret::Secret;
 use crate::protocol::compact_token::CompactKey;
 use crate::protocol::external_term::TermPath;
@@ -45,7 +46,7 @@ pub struct Loaded {
     /// The settings.
     pub settings: Settings,
     /// What tokens of each of [`Settings::auths`] are made with, in order. The settings keep none
-    /// of the keys in the open, so whoever does not make tokens should drop this.
+    /// of the keys in the open, so a caller that makes no tokens should drop this.
     pub issuing: Vec<Issuing>,
     /// What is permitted but unwise, in the order of the file.
     pub warnings: Vec<Problem>,
@@ -79,7 +80,7 @@ pub enum Issuing {
         /// Its keys.
         keys: Vec<CompactKey>,
     },
-    /// For kinds whose tokens somebody else makes.
+    /// For kinds whose tokens are made outside.
     Elsewhere,
 }
 
@@ -169,6 +170,7 @@ impl Loader<'_> {
         let deadlines = Deadlines::read(&raw.deadlines, conformance);
         self.check_deadlines(&raw.deadlines, &deadlines);
         let listeners = self.listeners(&raw.listener);
+        self.check_admin_port(&raw.gateway, gateway.as_ref(), listeners.as_deref());
         self.check_admission(raw, &limits, &deadlines, listeners.as_deref());
         let auth_names = self.names("auth", raw.auth.iter().map(|a| (a.span(), &a.get_ref().name)));
         let auths = self.auths(&raw.auth);
@@ -222,6 +224,22 @@ impl Loader<'_> {
             }
         }
         names
+    }
+
+    /// The admin listener shares its address with no other.
+    fn check_admin_port(
+        &mut self,
+        raw: &RawGateway,
+        gateway: Option<&Gateway>,
+        listeners: Option<&[Listener]>,
+    ) {
+        let Some(admin) = gateway.and_then(|gateway| gateway.admin) else { return };
+        let mut listeners = listeners.unwrap_or_default().iter();
+        if let Some(listener) = listeners.find(|listener| overlap(listener.address, admin)) {
+            let what = format!("admin {admin} overlaps with the listener at {}", listener.address);
+            let fix = "give one of them another port";
+            self.report.error(place(&raw.admin, &(0..0)), what, fix).code = "address_taken";
+        }
     }
 
     fn gateway(&mut self, raw: &RawGateway) -> Option<Gateway> {

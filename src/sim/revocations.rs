@@ -74,8 +74,8 @@ impl Revocations {
         self.picture()
     }
 
-    /// Two turns after the worker was told, nobody who is revoked may be open: neither those who
-    /// were, nor anybody new.
+    /// Two turns after the worker got the revocation, no revoked client may be open: neither those
+    /// that were, nor new ones.
     pub fn check(&mut self, open: Vec<SocketAddr>, turn: u64, world: &mut World) {
         let (offset, now) = (world.net.wall_offset, world.net.wall_millis());
         self.told.retain(|told| {

@@ -52,10 +52,7 @@ impl Client {
         let (timeout, is_backend) = match &auth.kind {
             AuthKind::Backend(timeout) => (*timeout, true),
             AuthKind::Http(endpoint) => (endpoint.timeout + HTTP_GRACE, false),
-            AuthKind::Jwt(_)
-            | AuthKind::Phoenix(_)
-            | AuthKind::PlugSession(_)
-            | AuthKind::Compact(_) => unreachable!("the gateway judges these kinds itself"),
+            AuthKind::Token(_) => unreachable!("the gateway judges tokens itself"),
         };
         let (message, first_message) = match credentials {
             Credentials::InRequest => (None, FirstMessageInfo::default()),
