@@ -9,12 +9,17 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use portcullis::server::files::load_file;
 use portcullis::settings::load::Loaded;
 
+mod admin_client;
 mod check;
 mod connect;
 mod dev;
+mod drain;
 mod echo_backend;
+mod health;
+mod reload;
 mod revoke;
 mod run;
+mod status;
 mod token;
 mod version;
 
@@ -56,6 +61,14 @@ enum Command {
     Token(token::Token),
     /// Close connections whose tokens are void, and keep their owners out.
     Revoke(revoke::Revoke),
+    /// Show what a running gateway does.
+    Status(status::Status),
+    /// Have a running gateway read its configuration again.
+    Reload(reload::Reload),
+    /// Have a running gateway close its clients, then end.
+    Drain(drain::Drain),
+    /// Exit 0 if a running gateway does its work.
+    Health(health::Health),
     /// Talk to a gateway from a terminal.
     Connect(connect::Connect),
     /// Start a backend that sends every message back.
@@ -85,6 +98,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Some(Command::Dev(command)) => dev::run(&command),
         Some(Command::Token(command)) => token::run(&command),
         Some(Command::Revoke(command)) => revoke::run(&command),
+        Some(Command::Status(command)) => status::run(&command),
+        Some(Command::Reload(command)) => reload::run(&command),
+        Some(Command::Drain(command)) => drain::run(&command),
+        Some(Command::Health(command)) => health::run(&command),
         Some(Command::Connect(command)) => connect::run(command),
         Some(Command::EchoBackend(command)) => echo_backend::run(&command),
         Some(Command::Completions(command)) => {
@@ -179,6 +196,16 @@ mod tests {
             ("revoke --config c --list --subject a", false),
             ("revoke --config c --undo 7", true),
             ("revoke --config c --undo 7 --list", false),
+            ("status --config c", true),
+            ("status --url http://127.0.0.1:9464", true),
+            ("status --url http://127.0.0.1:9464 --token-file t", true),
+            ("status --config c --url http://127.0.0.1:9464", false),
+            ("status --config c --token-file t", false),
+            ("status", false),
+            ("reload --config c", true),
+            ("drain --config c", true),
+            ("health --config c", true),
+            ("health --config c --ready", true),
             ("completions zsh", true),
             ("completions ksh", false),
             ("", false),

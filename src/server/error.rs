@@ -20,6 +20,17 @@ pub enum RunError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The admin socket could not be bound.
+    #[error(
+        "cannot listen on gateway.admin_socket {}: {source}\n  \
+         likely cause: {}", path.display(), socket_advice(source)
+    )]
+    AdminSocket {
+        /// The path asked for.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The kernel, or whatever guards it, does not let the gateway use io_uring.
     #[error("io_uring cannot be used here: {reason}")]
     Ring {
@@ -140,6 +151,19 @@ fn bind_advice(error: &io::Error, address: SocketAddr) -> String {
         ),
     };
     format!("  likely cause: {cause}\n  what to do: {mend}")
+}
+
+fn socket_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another gateway listens there, or the path is another file's\n  \
+             what to do: stop it, or change the path"
+        }
+        _ => {
+            "the directory does not exist, this user may not write there, or the path is over \
+             107 bytes\n  what to do: create the directory for this user, or change the path"
+        }
+    }
 }
 
 /// The likely cause, and what to do. Starting all the same would let the revoked in again.

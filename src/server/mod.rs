@@ -3,8 +3,6 @@
 //! No client's byte passes through it.
 
 pub mod admin;
-pub mod admin_http;
-pub mod admin_revocations;
 pub mod close_log;
 pub mod control;
 pub mod data_plane;

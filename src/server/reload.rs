@@ -7,8 +7,33 @@ use sha2::{Digest, Sha256};
 
 use crate::settings::Settings;
 
-/// What a reload came to: warnings when it took effect, problems when it was refused.
-pub type ReloadOutcome = Result<Vec<String>, Vec<String>>;
+/// What a reload came to: warnings when it took effect.
+pub type ReloadOutcome = Result<Vec<String>, ReloadError>;
+
+/// Why a reload was refused, for people: every problem. The old settings stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReloadError {
+    /// The file is wrong in itself.
+    Invalid(Vec<String>),
+    /// The file, or any file, does not fit what runs.
+    Conflict(Vec<String>),
+}
+
+impl ReloadError {
+    /// Every problem.
+    pub fn problems(&self) -> &[String] {
+        match self {
+            ReloadError::Invalid(problems) | ReloadError::Conflict(problems) => problems,
+        }
+    }
+
+    /// Every problem.
+    pub fn into_problems(self) -> Vec<String> {
+        match self {
+            ReloadError::Invalid(problems) | ReloadError::Conflict(problems) => problems,
+        }
+    }
+}
 
 /// Decides whether freshly loaded settings may replace the running ones. `cold_changes` names
 /// the keys that differ and cannot change in a running gateway; one such key refuses the whole
@@ -19,9 +44,9 @@ pub type ReloadOutcome = Result<Vec<String>, Vec<String>>;
 pub fn judge<P: Display>(
     loaded: Result<(Settings, Vec<P>), Vec<P>>,
     cold_changes: impl Fn(&Settings) -> Vec<&'static str>,
-) -> Result<(Settings, Vec<String>), Vec<String>> {
+) -> Result<(Settings, Vec<String>), ReloadError> {
     let words = |problems: Vec<P>| problems.iter().map(ToString::to_string).collect();
-    let (settings, warnings) = loaded.map_err(words)?;
+    let (settings, warnings) = loaded.map_err(|problems| ReloadError::Invalid(words(problems)))?;
     let cold = cold_changes(&settings);
     if cold.is_empty() {
         return Ok((settings, words(warnings)));
@@ -29,7 +54,7 @@ pub fn judge<P: Display>(
     let problem = |key| {
         format!("{key} cannot change while the gateway runs; restart it, or restore the old value")
     };
-    Err(cold.into_iter().map(problem).collect())
+    Err(ReloadError::Conflict(cold.into_iter().map(problem).collect()))
 }
 
 /// The first 48 bits of the file's SHA-256, to compare the files of several machines; 0 when it
@@ -51,10 +76,12 @@ mod tests {
         let bad = || Err(vec!["config.toml:3:1: error: what", "config.toml:4:1: error: which"]);
         let none = |_: &Settings| Vec::new();
         let cold = |_: &Settings| vec!["gateway.workers", "listener"];
-        let outcome = |result: Result<(Settings, Vec<String>), Vec<String>>| result.map(|r| r.1);
+        let outcome = |result: Result<(Settings, Vec<String>), ReloadError>| result.map(|r| r.1);
         assert_eq!(outcome(judge(good(), none)), Ok(vec!["config.toml:1:1: warning: hm".into()]));
-        assert_eq!(outcome(judge(bad(), cold)).unwrap_err().len(), 2);
+        let wrong = outcome(judge(bad(), cold)).unwrap_err();
+        assert!(matches!(&wrong, ReloadError::Invalid(all) if all.len() == 2), "{wrong:?}");
         let refused = outcome(judge(good(), cold)).unwrap_err();
+        let ReloadError::Conflict(refused) = refused else { panic!("{refused:?}") };
         assert_eq!(refused.len(), 2);
         assert!(refused[0].starts_with("gateway.workers cannot change"), "{refused:?}");
         assert!(refused[1].starts_with("listener cannot change"), "{refused:?}");

@@ -19,7 +19,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub type Kept = Result<(), String>;
 
 /// Holds every revocation.
-pub struct Keeper {
+pub struct RevocationStore {
     set: RevocationSet,
     file: Option<PathBuf>,
     /// Most entries.
@@ -41,7 +41,7 @@ pub struct Keeper {
     save_failures: u64,
 }
 
-impl Keeper {
+impl RevocationStore {
     /// A keeper of what the file holds.
     ///
     /// # Errors
@@ -51,14 +51,14 @@ impl Keeper {
         hasher: Hasher,
         max: usize,
         now: UnixTime,
-    ) -> Result<Keeper, FileError> {
+    ) -> Result<RevocationStore, FileError> {
         let saved = match &file {
             Some(path) => revocation_file::load(path, max)?,
             None => revocation_file::Saved::default(),
         };
         let set = RevocationSet::restored(hasher, saved.next_id, saved.entries, now);
         let (done_in, done) = unbounded_channel();
-        Ok(Keeper {
+        Ok(RevocationStore {
             set,
             file,
             max,
@@ -86,8 +86,8 @@ impl Keeper {
     }
 
     /// What workers need at their start.
-    pub fn picture(&self) -> Arc<Revoked> {
-        Arc::new(self.set.picture())
+    pub fn snapshot(&self) -> Arc<Revoked> {
+        Arc::new(self.set.snapshot())
     }
 
     /// Every entry with an id above `after`, in order.
@@ -156,10 +156,10 @@ impl Keeper {
     }
 
     /// The picture for the workers, when it changed since the last call.
-    pub fn news(&mut self) -> Option<Arc<Revoked>> {
+    pub fn take_update(&mut self) -> Option<Arc<Revoked>> {
         let changed = self.published < self.changes;
         self.published = self.changes;
-        changed.then(|| self.picture())
+        changed.then(|| self.snapshot())
     }
 
     /// Begins the save that is due, takes in how the last one went, and answers who waits. Within

@@ -319,6 +319,7 @@ impl Loader<'_> {
             },
             admin,
             admin_token,
+            admin_socket: raw.admin_socket.as_ref().map(|name| self.base.join(name.get_ref())),
             log_format: match word("gateway.log", "format", &raw.log.format) {
                 "pretty" => LogFormat::Pretty,
                 "json" => LogFormat::Json,

@@ -53,8 +53,8 @@ macro_rules! raw_table {
 raw_table! {
     /// `[gateway]`.
     RawGateway {
-        workers: Number, descriptors: Text, admin: Text, admin_token_file: Text, log: RawLog,
-        close_log: Text, revocations_file: Text,
+        workers: Number, descriptors: Text, admin: Text, admin_token_file: Text, admin_socket: Text,
+        log: RawLog, close_log: Text, revocations_file: Text,
     }
     /// `log` in `[gateway]`.
     RawLog { format: Text, level: Text, }

@@ -20,6 +20,7 @@ const COLD: &[(&str, Same)] = &[
         let bytes = |s: &Settings| s.gateway.admin_token.as_ref().map(|t| t.expose().to_vec());
         bytes(a) == bytes(b)
     }),
+    ("gateway.admin_socket", |a, b| a.gateway.admin_socket == b.gateway.admin_socket),
     ("gateway.close_log", |a, b| a.gateway.close_log == b.gateway.close_log),
     ("gateway.revocations_file", |a, b| a.gateway.revocations_file == b.gateway.revocations_file),
     ("gateway.log.format", |a, b| a.gateway.log_format == b.gateway.log_format),

@@ -44,8 +44,8 @@ impl Revocations {
     }
 
     /// What the worker is to know.
-    pub fn picture(&self) -> Command {
-        Command::Revoked(Arc::new(self.set.picture()))
+    pub fn snapshot(&self) -> Command {
+        Command::Revoked(Arc::new(self.set.snapshot()))
     }
 
     /// Takes a revocation in; answers what the worker must be told, if that changed.
@@ -62,7 +62,7 @@ impl Revocations {
         let wall_offset = world.net.wall_offset;
         self.told.push(Told { revocation, turn, wall_offset, wall_millis });
         self.taken += 1;
-        (!self.forgets || self.taken.is_multiple_of(2)).then(|| self.picture())
+        (!self.forgets || self.taken.is_multiple_of(2)).then(|| self.snapshot())
     }
 
     /// Everything is taken back, and nothing more is taken in.
@@ -71,7 +71,7 @@ impl Revocations {
         self.told.clear();
         let ids: Vec<u64> = self.set.after(0).map(|(id, _)| id).collect();
         ids.into_iter().for_each(|id| assert!(self.set.remove(id)));
-        self.picture()
+        self.snapshot()
     }
 
     /// Two turns after the worker was told, nobody who is revoked may be open: neither those who

@@ -181,7 +181,7 @@ impl<R: Ring + 'static> Simulation<R> {
         );
         let forgets = options.bug == Some(Bug::RevocationForgotten);
         let revocations = Revocations::new(forgets);
-        assert!(control.command(revocations.picture()), "the mailbox has room");
+        assert!(control.command(revocations.snapshot()), "the mailbox has room");
         Simulation {
             world,
             worker,
@@ -221,7 +221,7 @@ impl<R: Ring + 'static> Simulation<R> {
             random,
             worker_options(&self.scenario),
         );
-        assert!(self.control.command(self.revocations.picture()), "the mailbox has room");
+        assert!(self.control.command(self.revocations.snapshot()), "the mailbox has room");
     }
 
     /// The whole run: misfortunes, recovery, final connections, drain.

@@ -150,7 +150,7 @@ impl RevocationSet {
     }
 
     /// A picture for the workers.
-    pub fn picture(&self) -> Revoked {
+    pub fn snapshot(&self) -> Revoked {
         Revoked::new(self.hasher.clone(), self.entries.values().map(|held| held.row).collect())
     }
 
@@ -243,7 +243,7 @@ mod tests {
         ] {
             assert!(matches!(set.insert(revocation, 10, at(1)), Ok(Inserted::New(_))));
         }
-        let picture = set.picture();
+        let picture = set.snapshot();
         // subject, token id, issued at -> revoked at 999 s
         for (name, id, issued, revoked) in [
             ("alice", None, Some(600), true),
@@ -296,7 +296,7 @@ mod tests {
             Ok(Inserted::New(4)),
             "ids never recur"
         );
-        assert!(!set.remove(3) && set.remove(4) && set.picture().rows.is_empty());
+        assert!(!set.remove(3) && set.remove(4) && set.snapshot().rows.is_empty());
     }
 
     #[test]
@@ -365,7 +365,7 @@ mod tests {
                 };
                 named && r.lapses > at(now)
             });
-            let picture = set.picture();
+            let picture = set.snapshot();
             let mark = picture.mark(&identity(&name, id.as_deref(), who.2));
             prop_assert_eq!(picture.holds(mark, at(now)), expected);
         }

@@ -72,6 +72,15 @@ pub const KEYS: &[Key] = &[
          not a loopback address.",
     )
     .cold(),
+    hot(
+        "gateway",
+        "admin_socket",
+        Shape::Text(PATH),
+        NONE,
+        "Unix socket of the admin API, for root and the gateway's own user; made with mode 0600. \
+         The command line uses it. Without `admin_token_file`, changes are taken here alone.",
+    )
+    .cold(),
     hot("gateway", "log", Shape::Table("gateway.log"), NONE, "How the log is written."),
     hot(
         "gateway",
