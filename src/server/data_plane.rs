@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::error::RunError;
 use super::memory::total_memory;
 use super::verdicts::{VerdictNumbers, VerdictService};
-use super::workers::{DataPlane, Launched, Seat};
+use super::workers::{DataPlane, WorkerHandle, WorkerSpawn};
 use crate::base::random::Random;
 use crate::linux::listener::{ListenerSocket, listen};
 use crate::linux::probe::{Probe, probe};
@@ -161,15 +161,15 @@ impl LinuxDataPlane {
     }
 
     /// The listeners bound at the start, or, for a later life, new ones at the same addresses.
-    fn listeners(&self, seat: &Seat) -> Result<Vec<ListenerSocket>, String> {
+    fn listeners(&self, spawn: &WorkerSpawn) -> Result<Vec<ListenerSocket>, String> {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bound) = first[usize::from(seat.index)].take() {
+        if let Some(bound) = first[usize::from(spawn.index)].take() {
             return Ok(bound);
         }
         drop(first);
-        let pairs = self.addresses.iter().zip(&seat.settings.listeners);
+        let pairs = self.addresses.iter().zip(&spawn.settings.listeners);
         let bind = |(address, listener): (&SocketAddr, &Listener)| {
-            let defer = defer_accept(&seat.settings, listener);
+            let defer = defer_accept(&spawn.settings, listener);
             listen(*address, BACKLOG, defer)
                 .map_err(|error| format!("cannot listen on {address} again: {error}"))
         };
@@ -186,39 +186,39 @@ impl DataPlane for LinuxDataPlane {
         Some(self.verdicts.numbers())
     }
 
-    fn launch(&self, seat: Seat) -> Result<Launched, String> {
+    fn launch(&self, spawn: WorkerSpawn) -> Result<WorkerHandle, String> {
         if self.pinned
-            && let Err(error) = process::pin_to_core(usize::from(seat.index))
+            && let Err(error) = process::pin_to_core(usize::from(spawn.index))
         {
-            tracing::warn!(worker = seat.index, %error, "cannot pin the worker to a core");
+            tracing::warn!(worker = spawn.index, %error, "cannot pin the worker to a core");
         }
         let options = RingOptions {
             entries: RING_ENTRIES,
-            client_buffers: seat.settings.limits.client_buffers,
+            client_buffers: spawn.settings.limits.client_buffers,
             link_buffers: LINK_BUFFERS,
             client_slots: CLIENT_SLOTS,
             link_slots: LINK_SLOTS,
-            listeners: self.listeners(&seat)?,
+            listeners: self.listeners(&spawn)?,
             descriptors: self.descriptors,
         };
         let (ring, waker) = LinuxRing::new(options).map_err(|error| error.to_string())?;
         let seed = process::random_seed().map_err(|error| error.to_string())?;
         let worker_options = WorkerOptions {
-            index: seat.index,
+            index: spawn.index,
             instance: self.instance,
             epoch: self.epoch,
             generation_bits: GENERATION_BITS,
             workers: self.workers,
             descriptors_max: self.descriptors_max,
-            queue_bytes_max: queue_share(&seat.settings.limits, self.workers, self.memory),
+            queue_bytes_max: queue_share(&spawn.settings.limits, self.workers, self.memory),
         };
-        let Seat { settings, counters, mailbox, .. } = seat;
+        let WorkerSpawn { settings, counters, mailbox, .. } = spawn;
         let verdicts_waker = waker.clone();
         let mailbox = mailbox.with_verdicts(self.verdicts.port(move || verdicts_waker.wake()));
         let random = Random::from_seed(seed);
         let mut worker = Worker::new(ring, settings, counters, mailbox, random, worker_options);
         let body = Box::new(move || matches!(worker.tick(), Turn::Continue));
-        Ok(Launched { body, wake: Box::new(move || waker.wake()) })
+        Ok(WorkerHandle { body, wake: Box::new(move || waker.wake()) })
     }
 }
 

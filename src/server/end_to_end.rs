@@ -13,12 +13,12 @@ use super::error::RunError;
 use super::files;
 use super::gateway::{GatewayHandle, Plane, StartOptions, start, start_on};
 use super::testing;
-use super::workers::{DataPlane, Launched, Seat};
+use super::workers::{DataPlane, WorkerHandle, WorkerSpawn};
 use crate::base::secret::Secret;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::settings::Settings;
-use crate::worker::mailbox::{CloseRecord, ClosedBy, Command, Report, Stage};
+use crate::worker::mailbox::{CloseRecord, ClosedBy, Report, Stage, WorkerOrder};
 
 /// Workers without sockets. Each counts and reports one closed connection at its birth.
 struct Obedient {
@@ -27,23 +27,25 @@ struct Obedient {
 }
 
 impl DataPlane for Obedient {
-    fn launch(&self, seat: Seat) -> Result<Launched, String> {
+    fn launch(&self, mut spawn: WorkerSpawn) -> Result<WorkerHandle, String> {
         let drain = self.drain;
         let mut end = None;
-        seat.counters.increment(Metric::Accepted);
-        seat.counters.closed(Cause::ClientGone);
-        seat.mailbox.report(Report::Closed(closed()));
+        spawn.counters.increment(Metric::Accepted);
+        spawn.counters.closed(Cause::ClientGone);
+        spawn.mailbox.report(Report::Closed(closed()));
         let body = Box::new(move || {
             std::thread::sleep(Duration::from_millis(1));
-            match seat.mailbox.command() {
-                Some(Command::Panic) => panic!("planted"),
-                Some(Command::Stop) => return false,
-                Some(Command::Drain { .. }) => end = Some(Instant::now() + drain),
-                Some(Command::Settings(_) | Command::Revoked(_) | Command::Memory(_)) | None => {}
+            match spawn.mailbox.take_plan().map(|change| change.now.order) {
+                Some(WorkerOrder::Panic) => panic!("planted"),
+                Some(WorkerOrder::Stop) => return false,
+                Some(WorkerOrder::Drain { .. }) => {
+                    end.get_or_insert(Instant::now() + drain);
+                }
+                Some(WorkerOrder::Serve) | None => {}
             }
             end.is_none_or(|end| Instant::now() < end)
         });
-        Ok(Launched { body, wake: Box::new(|| ()) })
+        Ok(WorkerHandle { body, wake: Box::new(|| ()) })
     }
 }
 

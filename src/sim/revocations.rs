@@ -7,8 +7,7 @@ use std::sync::Arc;
 use super::messages::Author;
 use super::world::World;
 use crate::base::time::UnixTime;
-use crate::protocol::revocation::{Hasher, Inserted, Revocation, RevocationSet, Target};
-use crate::worker::mailbox::Command;
+use crate::protocol::revocation::{Hasher, Inserted, Revocation, RevocationSet, Revoked, Target};
 
 /// Revocations held at one time.
 const MAX: usize = 8;
@@ -44,12 +43,17 @@ impl Revocations {
     }
 
     /// What the worker is to know.
-    pub fn snapshot(&self) -> Command {
-        Command::Revoked(Arc::new(self.set.snapshot()))
+    pub fn snapshot(&self) -> Arc<Revoked> {
+        Arc::new(self.set.snapshot())
     }
 
     /// Takes a revocation in; answers what the worker must be told, if that changed.
-    pub fn take(&mut self, revocation: Revocation, turn: u64, world: &World) -> Option<Command> {
+    pub fn take(
+        &mut self,
+        revocation: Revocation,
+        turn: u64,
+        world: &World,
+    ) -> Option<Arc<Revoked>> {
         if self.over {
             return None;
         }
@@ -66,7 +70,7 @@ impl Revocations {
     }
 
     /// Everything is taken back, and nothing more is taken in.
-    pub fn clear(&mut self) -> Command {
+    pub fn clear(&mut self) -> Arc<Revoked> {
         self.over = true;
         self.told.clear();
         let ids: Vec<u64> = self.set.after(0).map(|(id, _)| id).collect();

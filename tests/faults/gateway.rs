@@ -85,9 +85,10 @@ pub fn killed_while_revoking() -> Outcome {
     for round in 0..3 {
         let saved = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&saved);
+        let admin = admin.clone();
         let revoking = std::thread::spawn(move || {
             let mut number = 0;
-            while let Some((200, body)) = revoke(admin, &format!("user-{round}-{number}")) {
+            while let Some((200, body)) = revoke(&admin, &format!("user-{round}-{number}")) {
                 assert!(body.contains("\"saved\":true"), "{body}");
                 number += 1;
                 count.store(number, Ordering::SeqCst);

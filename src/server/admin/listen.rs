@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::Path;
 use std::rc::Rc;
@@ -57,17 +57,20 @@ pub fn bind_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
 /// What the kernel says of the path; `AddrInUse` when a gateway listens there.
 pub fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
     let address = SockAddr::unix(path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    match socket.connect(&address) {
-        Ok(()) => return Err(io::ErrorKind::AddrInUse.into()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)?;
+    let socket = || Socket::new(Domain::UNIX, Type::STREAM, None);
+    let is_socket = |file: std::fs::Metadata| file.file_type().is_socket();
+    // Another file also refuses a connection: it stays, and binding fails.
+    if std::fs::symlink_metadata(path).is_ok_and(is_socket) {
+        match socket()?.connect(&address) {
+            Ok(()) => return Err(io::ErrorKind::AddrInUse.into()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?;
+            }
+            Err(error) => return Err(error),
         }
-        // Nothing there, or no socket: binding says which.
-        Err(_) => {}
     }
     // The kernel gives the path the mode of the socket, less the umask: no moment is open to all.
-    let file = std::fs::File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
+    let file = std::fs::File::from(OwnedFd::from(socket()?));
     file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
     let socket = Socket::from(OwnedFd::from(file));
     socket.bind(&address)?;

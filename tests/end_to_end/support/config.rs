@@ -105,9 +105,7 @@ impl Config {
     pub fn ports(mut self, listener: u16, admin: u16) -> Config {
         self.listeners =
             self.listeners.replace("127.0.0.1:1\"", &format!("127.0.0.1:{listener}\""));
-        self.gateway += &format!(
-            "admin = \"127.0.0.1:{admin}\"\nadmin_socket = \"admin.sock\"\n"
-        );
+        self.gateway += &format!("admin = \"127.0.0.1:{admin}\"\nadmin_socket = \"admin.sock\"\n");
         self
     }
 
