@@ -151,8 +151,9 @@ impl Core {
                 }
             }
             HttpVerdict::Refused(cause) => self.rejected(owner, *cause, &Advice::default()),
-            HttpVerdict::Undecided(_) => {
-                self.rejected(owner, Cause::BackendUnavailable, &Advice::default());
+            HttpVerdict::Undecided(why) => {
+                let advice = Advice { retry_after: why.retry_after(), ..Advice::default() };
+                self.rejected(owner, Cause::BackendUnavailable, &advice);
             }
         }
         self.verdict_taken(owner);
