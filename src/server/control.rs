@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
 
@@ -18,6 +17,7 @@ use super::memory::MemoryWatch;
 use super::process::{self, ProcessUse};
 use super::reload::{self, ReloadError, ReloadOutcome};
 use super::revocations::RevocationStore;
+use super::signals::{Signal, Signals};
 use super::status::{Phase, Status};
 use super::verdicts::VerdictNumbers;
 use super::workers::Supervisor;
@@ -57,41 +57,6 @@ pub enum ControlRequest {
     Stop,
     /// Make one worker panic; for tests of supervision.
     Panic(u16),
-}
-
-/// The signals that the gateway obeys.
-pub struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-enum Signalled {
-    Reload,
-    End,
-}
-
-impl Signals {
-    /// Watches for SIGHUP, SIGTERM and SIGINT. Within a tokio runtime only.
-    ///
-    /// # Errors
-    /// Those of installing a handler.
-    pub fn watch() -> std::io::Result<Signals> {
-        Ok(Signals {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(signals: &mut Option<Signals>) -> Signalled {
-        let Some(signals) = signals else { return std::future::pending().await };
-        tokio::select! {
-            _ = signals.hangup.recv() => Signalled::Reload,
-            _ = signals.terminate.recv() => Signalled::End,
-            _ = signals.interrupt.recv() => Signalled::End,
-        }
-    }
 }
 
 /// Everything that the control loop owns.
@@ -165,10 +130,7 @@ impl Control {
         while !self.ended(Instant::now()) {
             tokio::select! {
                 _ = tick.tick() => self.poll(Instant::now()),
-                signalled = Signals::next(&mut signals) => match signalled {
-                    Signalled::Reload => drop(self.reload()),
-                    Signalled::End => self.end(self.settings.deadlines.drain),
-                },
+                signal = Signals::next(&mut signals) => self.handle_signal(signal),
                 Some(request) = requests.recv() => self.handle(request),
             }
         }
@@ -189,6 +151,22 @@ impl Control {
             }
             ControlRequest::Stop => self.stop(),
             ControlRequest::Panic(worker) => self.supervisor.inject_panic(worker),
+        }
+    }
+
+    fn handle_signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Reload => drop(self.reload()),
+            Signal::Reopen => self.reopen_files(),
+            Signal::End => self.end(self.settings.deadlines.drain),
+            Signal::Ignored(number) => tracing::info!(number, "signal ignored"),
+        }
+    }
+
+    fn reopen_files(&self) {
+        if let Some(close_log) = &self.close_log {
+            tracing::info!("reopening the close log");
+            close_log.reopen();
         }
     }
 
@@ -342,9 +320,7 @@ impl Control {
 
     fn try_reload(&mut self) -> ReloadOutcome {
         // Rotation of the close log rides on SIGHUP, whatever the file says.
-        if let Some(close_log) = &self.close_log {
-            close_log.reopen();
-        }
+        self.reopen_files();
         let refuse = |why: &str| Err(ReloadError::Conflict(vec![why.to_owned()]));
         if self.phase() != Phase::Serving {
             return refuse("the gateway is ending");

@@ -26,6 +26,8 @@ const BACKLOG: u32 = 4096;
 /// Descriptors kept back for everything that is not a client: the ring and wake-up of each
 /// worker, listeners, links, the control thread's files and sockets.
 const DESCRIPTORS_KEPT: u64 = 256;
+/// Connections that each worker must have descriptors for, unless the settings want fewer.
+const CONNECTIONS_LEAST: u32 = 32;
 /// No socket that has not authenticated is older, seen from outside.
 const UNAUTHENTICATED_AGE_MAX: Duration = Duration::from_secs(10);
 /// For how long the kernel keeps a silent connection to itself: TCP_DEFER_ACCEPT's least.
@@ -73,6 +75,17 @@ pub fn descriptor_share(workers: u16, descriptor_limit: u64, mode: DescriptorMod
         DescriptorMode::Plain => spare / u64::from(workers),
     };
     u32::try_from(descriptors).unwrap_or(u32::MAX).max(1)
+}
+
+/// The limit on descriptors below which the gateway does not start: one that is up, ready and
+/// without room for clients helps nobody. `connections_max` is a worker's by the settings.
+pub fn descriptors_needed(workers: u16, mode: DescriptorMode, connections_max: u32) -> u64 {
+    let least = u64::from(CONNECTIONS_LEAST.min(connections_max));
+    DESCRIPTORS_KEPT
+        + match mode {
+            DescriptorMode::Direct => least,
+            DescriptorMode::Plain => least * u64::from(workers),
+        }
 }
 
 /// What accepted sockets are on this kernel.
@@ -124,8 +137,13 @@ impl LinuxDataPlane {
         let workers = settings.gateway.workers.unwrap_or(most).max(1);
         let (addresses, first) = bind_all(settings, workers)?;
         let limit = process::raise_descriptor_limit().unwrap_or(1024);
+        let wanted = Allowance::new(&settings.limits, workers, u32::MAX).connections_max;
+        let needed = descriptors_needed(workers, mode, wanted);
+        if limit < needed {
+            return Err(RunError::Descriptors { limit, needed });
+        }
         let descriptors_max = descriptor_share(workers, limit, mode);
-        if descriptors_max < Allowance::new(&settings.limits, workers, u32::MAX).connections_max {
+        if descriptors_max < wanted {
             tracing::warn!(
                 connections_per_worker = descriptors_max,
                 descriptor_limit = limit,
@@ -309,6 +327,21 @@ mod tests {
                 (most, young_most, capped),
                 "{total} over {workers}, {descriptors} {mode:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_least_limit_gives_each_worker_its_least() {
+        use DescriptorMode::{Direct, Plain};
+        for (workers, mode, wanted, needed) in [
+            (1, Plain, 1000, 288),
+            (4, Plain, 1000, 384),
+            (4, Direct, 1000, 288),
+            (4, Plain, 2, 264),
+        ] {
+            assert_eq!(descriptors_needed(workers, mode, wanted), needed);
+            let least = CONNECTIONS_LEAST.min(wanted);
+            assert_eq!(descriptor_share(workers, needed, mode), least);
         }
     }
 

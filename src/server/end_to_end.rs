@@ -386,8 +386,12 @@ fn the_real_workers_come_up_survive_a_panic_and_drain() {
 #[test]
 fn signals_reload_drain_and_stop() {
     let options = StartOptions { signals: true, ..StartOptions::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let (path, old) = (folder.path().join("close.log"), folder.path().join("close.log.1"));
+    let mut settings = testing::settings();
+    settings.gateway.close_log = Some(path.clone());
     // The drain alone would take an hour: only the second signal ends it now.
-    let gateway = started(testing::settings(), options, Duration::from_secs(3600));
+    let gateway = started(settings, options, Duration::from_secs(3600));
     let send = |signal: &str| {
         let pid = std::process::id().to_string();
         assert!(Process::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
@@ -396,10 +400,24 @@ fn signals_reload_drain_and_stop() {
     wait_for(&gateway, "/metrics", |_, page| {
         page.contains("\nportcullis_reloads_total{result=\"refused\"} 1\n")
     });
+    std::fs::rename(&path, &old).unwrap();
+    send("USR1");
+    // A worker's birth writes a line.
+    gateway.inject_panic(1);
+    let begun = Instant::now();
+    while !std::fs::read_to_string(&path).is_ok_and(|text| !text.is_empty()) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "SIGUSR1 reopens nothing");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for ignored in ["USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XCPU", "40", "64"] {
+        send(ignored);
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(get(&gateway, "/readyz").0, 200, "it serves on");
     send("TERM");
     wait_for(&gateway, "/readyz", |status, body| (status, body) == (503, "draining\n"));
     let begun = Instant::now();
-    send("INT");
+    send("QUIT");
     gateway.join().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(4));
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::revocation_file::FileError;
+use super::journal::FileError;
 
 /// Why the gateway did not start, or could not go on. The text names what failed, where, the
 /// likely cause and what to do.
@@ -36,6 +36,19 @@ pub enum RunError {
     Ring {
         /// The probe's account: cause and mend included.
         reason: String,
+    },
+    /// The limit on open files leaves no room for clients.
+    #[error(
+        "the limit on open files is {limit}, and this configuration needs {needed} at least\n  \
+         likely cause: `ulimit -n`, LimitNOFILE of the unit, or the container's limit\n  \
+         what to do: raise it to {needed} or more (best: one for each client and 256), or set \
+         fewer gateway.workers"
+    )]
+    Descriptors {
+        /// The hard limit of the process.
+        limit: u64,
+        /// The least that will do.
+        needed: u64,
     },
     /// The control thread's own io_uring runtime could not be made.
     #[error(
@@ -172,6 +185,11 @@ fn revocations_advice(error: &FileError) -> (&'static str, &'static str) {
         FileError::Io(_) => (
             "the directory does not exist, or this user may not write there",
             "create it for this user, or change gateway.revocations_file",
+        ),
+        FileError::Unsafe(_) => (
+            "another user could have changed it",
+            "look at what it says; if that is right, make it a regular file of this user with \
+             mode 0600",
         ),
         FileError::Damaged(_) => (
             "the file was edited, or the disk lost a part of it",

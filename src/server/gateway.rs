@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::admin::{Admin, Page, listen};
 use super::close_log::CloseLog;
-use super::control::{Control, ControlRequest, ControlStats, Signals, unix_ms};
+use super::control::{Control, ControlRequest, ControlStats, unix_ms};
 use super::data_plane::LinuxDataPlane;
 use super::error::RunError;
 use super::exposition::Exposition;
@@ -22,6 +22,7 @@ use super::logs::LogControl;
 use super::memory::MemoryWatch;
 use super::reload::ReloadError;
 use super::revocations::RevocationStore;
+use super::signals::Signals;
 use super::status::{Phase, Status};
 use super::workers::{DataPlane, Supervisor};
 use crate::base::time::UnixTime;
@@ -256,7 +257,7 @@ impl ControlThread {
         let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())
             .map_err(|source| RunError::Runtime { source })?;
         let revocations = self.open_revocations()?;
-        let (close_log, signals) = runtime.block_on(self.prepare(&revocations))?;
+        let (close_log, signals) = runtime.block_on(self.prepare())?;
         let workers = Arc::clone(&self.plane.workers);
         let (settings, revoked) = (Arc::clone(&self.settings), revocations.snapshot());
         let supervisor = Supervisor::new(workers, settings, revoked, self.plane.count);
@@ -312,10 +313,7 @@ impl ControlThread {
     }
 
     /// Whatever can fail and needs the runtime.
-    async fn prepare(
-        &self,
-        revocations: &RevocationStore,
-    ) -> Result<(Option<CloseLog>, Option<Signals>), RunError> {
+    async fn prepare(&self) -> Result<(Option<CloseLog>, Option<Signals>), RunError> {
         let close_log = match self.settings.gateway.close_log.clone() {
             Some(path) => {
                 let opened = CloseLog::open(path.clone()).await;
@@ -323,10 +321,6 @@ impl ControlThread {
             }
             None => None,
         };
-        if let Err(source) = revocations.try_file().await {
-            let path = self.settings.gateway.revocations_file.clone().unwrap_or_default();
-            return Err(RunError::Revocations { path, source });
-        }
         let signals = self.options.signals.then(Signals::watch).transpose();
         Ok((close_log, signals.map_err(|source| RunError::Signals { source })?))
     }

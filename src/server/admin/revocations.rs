@@ -1,5 +1,6 @@
 //! The admin API of the revocations, without any I/O: bodies to revocations, entries to JSON.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -81,8 +82,8 @@ pub fn refused(why: &str, status: StatusCode) -> Answer {
 }
 
 /// One page of entries. `next` is there when there may be more.
-pub fn page<'a>(entries: impl Iterator<Item = (u64, &'a Revocation)>, held: usize) -> Answer {
-    let page: Vec<(u64, &Revocation)> = entries.take(PAGE_MAX).collect();
+pub fn page<'a>(entries: impl Iterator<Item = (u64, &'a Arc<Revocation>)>, held: usize) -> Answer {
+    let page: Vec<(u64, &Arc<Revocation>)> = entries.take(PAGE_MAX).collect();
     let mut answer = value!({
         "held": held,
         "revocations": page.iter().map(|(id, revocation)| entry(*id, revocation)).collect::<Value>(),
