@@ -125,7 +125,7 @@ metrics! {
     LinkFailures, Counter, "portcullis_link_failures_total", "Link attempts that failed, and links lost.";
     LinkStaleFrames, Counter, "portcullis_link_stale_frames_total", "Link frames for a session that is not open.";
     LinkViolations, Counter, "portcullis_link_violations_total", "Links dropped because the backend broke the protocol.";
-    LinkRttMicros, Gauge, "portcullis_link_rtt_microseconds", "Round trip of the last link ping, in microseconds.";
+    LinkRttMicros, Peak, "portcullis_link_rtt_microseconds", "Round trip of the last link ping, in microseconds: the longest of all workers.";
     SessionsOpened, Counter, "portcullis_sessions_opened_total", "Sessions opened on links.";
     LogLinesDropped, Counter, "portcullis_close_lines_dropped_total", "Close lines left out of the log by its rate limit.";
     Ticks, Counter, "portcullis_worker_ticks_total", "Turns of the worker loop.";
