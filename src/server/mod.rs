@@ -3,6 +3,7 @@
 //! No client's byte passes through it.
 
 pub mod admin;
+pub mod auth_client;
 pub mod close_log;
 pub mod control;
 pub mod data_plane;
@@ -19,7 +20,6 @@ pub mod reload;
 pub mod revocations;
 pub mod signals;
 pub mod status;
-pub mod verdicts;
 pub mod workers;
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::auth_client::AuthNumbers;
 use super::panics;
-use super::verdicts::VerdictNumbers;
-use crate::base::memory_ladder::Rung;
+use crate::base::memory_pressure::MemoryPressure;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::revocation::Revoked;
@@ -59,7 +59,7 @@ pub trait DataPlane: Send + Sync {
     }
 
     /// What the service that asks HTTP endpoints does at the moment, if there is one.
-    fn verdicts(&self) -> Option<&VerdictNumbers> {
+    fn decisions(&self) -> Option<&AuthNumbers> {
         None
     }
 
@@ -225,10 +225,10 @@ impl Supervisor {
 
     /// Tells every worker how short memory is: when that changed, and each time while it is
     /// short, because then there is free memory to give back.
-    pub fn set_rung(&mut self, rung: Rung) {
-        let MemoryNotice { rung: before, round } = self.plan.memory;
-        if rung != before || rung != Rung::Clear {
-            self.update(|plan| plan.memory = MemoryNotice { rung, round: round + 1 });
+    pub fn set_pressure(&mut self, pressure: MemoryPressure) {
+        let MemoryNotice { pressure: before, round } = self.plan.memory;
+        if pressure != before || pressure != MemoryPressure::Clear {
+            self.update(|plan| plan.memory = MemoryNotice { pressure, round: round + 1 });
         }
     }
 
@@ -266,8 +266,8 @@ impl Supervisor {
     }
 
     /// What the service that asks HTTP endpoints does at the moment, if there is one.
-    pub fn verdicts(&self) -> Option<&VerdictNumbers> {
-        self.plane.verdicts()
+    pub fn decisions(&self) -> Option<&AuthNumbers> {
+        self.plane.decisions()
     }
 
     /// How each worker does.
@@ -521,7 +521,7 @@ mod tests {
                     return true;
                 };
                 spawn.counters.set(Metric::QueuedBytes, now.settings.limits.message_max.into());
-                spawn.counters.set(Metric::BuffersFree, now.memory.rung as u64);
+                spawn.counters.set(Metric::BuffersFree, now.memory.pressure as u64);
                 if before.map_or(0, |before| before.memory.round) != now.memory.round {
                     spawn.counters.increment(Metric::Ticks);
                 }
@@ -643,20 +643,20 @@ mod tests {
     fn a_rung_is_told_again_and_again_while_memory_is_short() {
         let (mut supervisor, _plane) = started(&[Life::Obey], 2);
         let mut reports = Vec::new();
-        // rung -> how often each worker was told of one
+        // pressure -> how often each worker was told of one
         let mut told = 0;
-        for (rung, times) in [
-            (Rung::Clear, 0),
-            (Rung::StopAccepting, 1),
-            (Rung::StopAccepting, 1),
-            (Rung::CloseSlowReaders, 1),
-            (Rung::CloseSlowReaders, 1),
-            (Rung::Clear, 1),
+        for (pressure, times) in [
+            (MemoryPressure::Clear, 0),
+            (MemoryPressure::StopAccepting, 1),
+            (MemoryPressure::StopAccepting, 1),
+            (MemoryPressure::CloseSlowReaders, 1),
+            (MemoryPressure::CloseSlowReaders, 1),
+            (MemoryPressure::Clear, 1),
         ] {
             told += times;
-            supervisor.set_rung(rung);
+            supervisor.set_pressure(pressure);
             poll_until(&mut supervisor, &mut reports, |s| {
-                let reached = |c: &Counters| c.value(Metric::BuffersFree) == rung as u64;
+                let reached = |c: &Counters| c.value(Metric::BuffersFree) == pressure as u64;
                 s.counters().all(|c| reached(c) && c.value(Metric::Ticks) == told)
             });
         }

@@ -10,7 +10,7 @@ use crate::settings::Settings;
 
 use super::admission::Allowance;
 use super::mailbox::{PlanChange, Report, WorkerOrder};
-use super::{Core, WorkerOptions, surroundings};
+use super::{Core, WorkerOptions, context};
 
 /// How long after the drain's window the last bytes and closes may take.
 const DRAIN_REST: Duration = Duration::from_secs(2);
@@ -65,7 +65,7 @@ impl Core {
             self.take_settings(Arc::clone(&now.settings));
         }
         if before.is_none_or(|before| before.memory != now.memory) {
-            self.set_rung(now.memory.rung);
+            self.set_pressure(now.memory.pressure);
         }
         match now.order {
             WorkerOrder::Serve => {}
@@ -150,8 +150,8 @@ impl Core {
     fn close_everyone(&mut self) {
         for key in self.every_connection() {
             if let Some(connection) = self.connections.entry_mut(key) {
-                let cx = surroundings!(self);
-                connection.client.close(Cause::GoingAway, &cx, &mut self.output);
+                let ctx = context!(self);
+                connection.client.close(Cause::GoingAway, &ctx, &mut self.output);
                 self.send_answers(key);
             }
             self.settle(key);
@@ -161,7 +161,7 @@ impl Core {
     fn drop_everyone(&mut self) {
         for key in self.every_connection() {
             if let Some(connection) = self.connections.entry_mut(key) {
-                connection.client.drop_silently(Cause::GoingAway, &surroundings!(self));
+                connection.client.drop_silently(Cause::GoingAway, &context!(self));
             }
             self.settle(key);
         }

@@ -8,14 +8,14 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::base::memory_ladder::Rung;
+use crate::base::memory_pressure::MemoryPressure;
 pub use crate::connection::stage::{ClosedBy, Stage};
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::revocation::{Revocation, Revoked};
 use crate::settings::Settings;
 
-use super::verdicts::{NoVerdicts, VerdictPort};
+use super::auth_requests::{AuthClient, NoAuthClient};
 
 /// Reports of one worker that may wait for the control thread.
 pub const REPORTS_MAX: usize = 4096;
@@ -41,7 +41,7 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryNotice {
     /// How short.
-    pub rung: Rung,
+    pub pressure: MemoryPressure,
     /// Which measurement.
     pub round: u64,
 }
@@ -65,7 +65,7 @@ pub enum WorkerOrder {
 impl Plan {
     /// The first plan.
     pub fn new(settings: Arc<Settings>, revoked: Arc<Revoked>) -> Arc<Plan> {
-        let memory = MemoryNotice { rung: Rung::Clear, round: 0 };
+        let memory = MemoryNotice { pressure: MemoryPressure::Clear, round: 0 };
         Arc::new(Plan { version: 1, settings, revoked, memory, order: WorkerOrder::Serve })
     }
 
@@ -160,7 +160,7 @@ pub struct WorkerMailbox {
     slot: Arc<PlanSlot>,
     seen: Option<Arc<Plan>>,
     reports: SyncSender<Report>,
-    verdicts: Box<dyn VerdictPort>,
+    decisions: Box<dyn AuthClient>,
 }
 
 /// The control thread's end.
@@ -176,19 +176,19 @@ pub fn mailboxes(plan: Arc<Plan>) -> (ControlMailbox, WorkerMailbox) {
     let slot = Arc::new(slot);
     (
         ControlMailbox { slot: Arc::clone(&slot), reports: report_out },
-        WorkerMailbox { slot, seen: None, reports: report_in, verdicts: Box::new(NoVerdicts) },
+        WorkerMailbox { slot, seen: None, reports: report_in, decisions: Box::new(NoAuthClient) },
     )
 }
 
 impl WorkerMailbox {
     /// The same mailbox with a way to the HTTP service that decides on clients.
-    pub fn with_verdicts(self, verdicts: Box<dyn VerdictPort>) -> Self {
-        WorkerMailbox { verdicts, ..self }
+    pub fn with_auth_client(self, decisions: Box<dyn AuthClient>) -> Self {
+        WorkerMailbox { decisions, ..self }
     }
 
     /// The way to the HTTP service.
-    pub fn verdicts(&mut self) -> &mut dyn VerdictPort {
-        &mut *self.verdicts
+    pub fn decisions(&mut self) -> &mut dyn AuthClient {
+        &mut *self.decisions
     }
 
     /// The latest plan, when it is not the one that the last call gave.
