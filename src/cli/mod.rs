@@ -19,6 +19,7 @@ mod health;
 mod reload;
 mod revoke;
 mod run;
+mod schema;
 mod status;
 mod token;
 mod version;
@@ -54,6 +55,8 @@ enum Command {
     Run(run::Run),
     /// Report everything that is wrong with a configuration, at once.
     Check(check::Check),
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema(schema::Schema),
     /// Start a gateway, a backend and a page to play with; needs no configuration.
     Dev(dev::Dev),
     /// Make a token, or look into one.
@@ -95,6 +98,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Some(Command::Run(command)) => run::run(&command),
         Some(Command::Check(command)) => check::run(&command),
+        Some(Command::Schema(_)) => schema::run(),
         Some(Command::Dev(command)) => dev::run(&command),
         Some(Command::Token(command)) => token::run(&command),
         Some(Command::Revoke(command)) => revoke::run(&command),

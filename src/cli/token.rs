@@ -28,9 +28,10 @@ pub enum Token {
 /// Looks into a token.
 #[derive(Args)]
 #[command(after_help = "\
-Without --config nothing is verified: the claims are what the token says of itself. With it the
-exit code is 0 only if the gateway would accept the token now. The signature is never shown.
-A token on the command line can be seen by other users of the machine; stdin can not.
+Without --config nothing is verified: the claims are what the token says about itself. With it the
+exit code is 0 only if the [[auth]] block accepts the token now; the revocations of a running gateway
+are not checked. The signature is never shown. Other users of the machine can see a token on the
+command line, but not on stdin.
 
 Examples:
   portcullis token inspect < token.txt

@@ -270,7 +270,7 @@ impl ControlThread {
         let config_path = self.options.config_path;
         let control = Control {
             supervisor,
-            stats: ControlStats::new(config_path.as_ref(), now),
+            stats: ControlStats::new(self.settings.hash, now),
             config_path,
             status: Rc::new(RefCell::new(status)),
             exposition: Rc::new(RefCell::new(Exposition::default())),

@@ -56,6 +56,11 @@ impl<'t> Report<'t> {
         Report { file, text, problems: Vec::new() }
     }
 
+    /// The text that is checked.
+    pub(super) fn text(&self) -> &'t str {
+        self.text
+    }
+
     /// Adds an error at the start of `span` (byte offsets).
     pub(super) fn error(&mut self, span: Range<usize>, what: impl Into<String>, fix: &str) {
         self.push(Severity::Error, span, what.into(), fix);
