@@ -234,19 +234,83 @@ fn after_a_broken_frame_nothing_is_heard_or_said_but_the_close() {
     );
 }
 
+/// A client that goes on too fast would come back at once if it were dropped. It is not read
+/// while it waits, so it costs nothing, and its own close is found after that.
 #[test]
-fn whoever_does_not_wait_is_dropped() {
-    let mut world = refused();
-    let flood = frame(PING, b"").repeat(1000);
-    let limit = world.settings.limits.controls_burst as usize;
-    for (count, ping) in flood.chunks(6).enumerate() {
-        world.feed(ping);
-        if world.over {
-            assert!(count >= limit, "after {count}");
-            return;
+fn a_client_that_goes_on_too_fast_waits_all_the_same() {
+    let floods: [fn() -> Vec<u8>; 3] = [
+        || frame(PING, b""),
+        || frame(TEXT, b"{}"),
+        || frame(TEXT, br#"[null,"1","phoenix","heartbeat",{}]"#),
+    ];
+    for flood in floods {
+        for mut world in [refused(), rate_limited()] {
+            let limits = &world.settings.limits;
+            let burst = limits.frames_burst.max(limits.controls_burst) as usize;
+            let told = world.told.len();
+            for _ in 0..2 * burst {
+                world.feed(&flood());
+            }
+            assert!(!world.client.takes_input() && world.client.is_close_delayed());
+            let answered = world.told.len() - told;
+            assert!(answered <= world.settings.limits.controls_burst as usize, "{answered}");
+            let code = if world.was_open { 4429 } else { 1000 };
+            wait(&mut world);
+            assert!(world.told.last().unwrap().starts_with(&format!("close {code}")));
+            assert!(world.client.takes_input() && !world.over);
+            world.feed(&[flood(), frame(CLOSE, b"\x03\xe8")].concat());
+            assert_eq!(world.client.socket_action(), SocketAction::CloseWhenFlushed);
         }
     }
-    panic!("a flood is put up with");
+}
+
+/// An open phoenix client that sent too many frames.
+fn rate_limited() -> World {
+    let mut world = open("/phoenix/websocket?vsn=2.0.0");
+    while world.client.is_open() {
+        world.feed(&frame(TEXT, b"{}"));
+    }
+    assert_eq!(world.client.end().unwrap().cause, Cause::RateLimited);
+    assert!(world.client.is_close_delayed());
+    world
+}
+
+/// phoenix.js goes over to long polling when its heartbeat is not answered in time.
+#[test]
+fn liveness_is_answered_while_a_close_waits() {
+    let heartbeat = br#"[null,"7","phoenix","heartbeat",{}]"#;
+    let reply = r#"[null,"7","phoenix","phx_reply",{"status":"ok","response":{}}]"#;
+    let reply: serde_json::Value = serde_json::from_str(reply).unwrap();
+    let reply = format!("text {reply}");
+    let mut world = refused();
+    // In pieces, and between other messages.
+    let bytes = [frame(TEXT, b"[]"), frame(TEXT, heartbeat), frame(TEXT, b"{}")].concat();
+    for byte in &bytes {
+        world.feed(&[*byte]);
+    }
+    assert_eq!(world.told[2..], [&*reply]);
+    world.feed(&[frame(0x01, &heartbeat[..9]), frame(0x80, &heartbeat[9..])].concat());
+    world.feed(&frame(PING, b"a"));
+    assert_eq!(world.told[3..], [&*reply, "pong a"]);
+    let waited = wait(&mut world);
+    assert!(waited >= PACE, "{waited:?}");
+    assert_eq!(world.told[5..], ["close 1000 token_expired"]);
+    world.feed(&frame(TEXT, heartbeat));
+    assert_eq!(world.told.len(), 6, "nothing follows the close");
+
+    // A message that was cut short cannot be followed by another.
+    let mut world = open("/phoenix/websocket?vsn=2.0.0");
+    world.call(|client, _, _| client.data_header(DataKind::Text, true, false, 5));
+    close(&mut world, Cause::BackendUnavailable);
+    world.feed(&frame(TEXT, heartbeat));
+    assert_eq!(world.told, [""; 0]);
+
+    // What began before the delay, is too long, or binary is no check of liveness.
+    let mut world = open("/phoenix/websocket?vsn=2.0.0");
+    world.feed(&frame(0x01, &heartbeat[..9]));
+    close(&mut world, Cause::BackendUnavailable);
+    world.feed(&[frame(0x80, &heartbeat[9..]), frame(TEXT, &[b' '; 300])].concat());
+    assert_eq!(world.told.len(), 1);
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl Client {
     /// What must happen next, and when. The only place where deadlines are compared.
     pub(super) fn due(&self, deadlines: &Deadlines) -> (Instant, Deadline) {
         let since = self.phase_since.instant();
-        let scheduled = Earliest(self.scheduled.at.instant(), Deadline::ScheduledClose);
+        let scheduled = Earliest(self.close_scheduled.instant(), Deadline::ScheduledClose);
         let stalled = self.output_pending.then(|| self.progressed + deadlines.write_stall);
         let earliest = match &self.phase {
             Phase::TlsHandshake => scheduled
@@ -145,7 +145,7 @@ impl Client {
     fn act_on(&mut self, deadline: Deadline, ctx: &Context<'_>, output: &mut Output) {
         let count = |metric| ctx.counters.increment(metric);
         match deadline {
-            Deadline::ScheduledClose => self.close(self.scheduled.cause, ctx, output),
+            Deadline::ScheduledClose => self.close(self.close_cause, ctx, output),
             Deadline::TlsHandshake => {
                 count(Metric::DeadlineTls);
                 self.drop_silently(Cause::HandshakeTimedOut, ctx);

@@ -87,10 +87,11 @@ impl Client {
         let begun = self.reader.frames_seen();
         let controls = self.reader.controls_seen();
         let mut frames = begun;
-        if let Some(length) = piece.filter(|_| begun == 0) {
-            self.piece_debt += PIECE_FREE - length.min(PIECE_FREE.into()) as u16;
-            if self.piece_debt >= PIECE_DEBT_PER_FRAME {
-                self.piece_debt -= PIECE_DEBT_PER_FRAME;
+        // First messages are bounded by their size and their deadline.
+        if let (Phase::Open(open), Some(length), 0) = (&mut self.phase, piece, begun) {
+            open.piece_debt += PIECE_FREE - length.min(PIECE_FREE.into()) as u16;
+            if open.piece_debt >= PIECE_DEBT_PER_FRAME {
+                open.piece_debt -= PIECE_DEBT_PER_FRAME;
                 frames += 1;
             }
         }

@@ -51,6 +51,7 @@ impl Client {
             pings_promised: false,
             to_client_unfinished: false,
             broken: false,
+            piece_debt: 0,
         };
         self.enter(Phase::Open(open), ctx);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::time::{Instant, PackedInstant};
+use crate::base::time::PackedInstant;
 use crate::connection::context::Context;
 use crate::connection::stage::{ClosedBy, Stage};
 use crate::counters::Metric;
@@ -129,6 +129,8 @@ pub(super) struct Open {
     pub(super) to_client_unfinished: bool,
     /// The client broke the protocol, and its close waits for what the backend has under way.
     pub(super) broken: bool,
+    /// What small pieces of frames have cost and were not charged for yet.
+    pub(super) piece_debt: u16,
 }
 
 pub(super) struct Ended {
@@ -215,19 +217,8 @@ pub struct End {
     pub stage: Stage,
 }
 
-/// When a live client is closed, whatever it does: at the end of its lifetime, in a drain, or
-/// after the loss of its backend.
-#[derive(Clone, Copy)]
-pub(super) struct ScheduledClose {
-    pub(super) at: PackedInstant,
-    pub(super) cause: Cause,
-}
-
-impl ScheduledClose {
-    pub(super) fn new(at: Instant, cause: Cause) -> Self {
-        ScheduledClose { at: at.into(), cause }
-    }
-}
+// There is one for each connection.
+const _: () = assert!(size_of::<Phase>() <= 48);
 
 impl PendingDecision {
     /// Counts what became of the question, and how long that took.

@@ -21,7 +21,7 @@ use crate::settings::{MessageTypes, Route};
 use super::peer_address::PeerAddress;
 use super::phase::{
     Authenticating, Awaited, CloseProgress, End, Ended, Next, Open, PendingDecision, Phase,
-    ScheduledClose, Standing, gauge,
+    Standing, gauge,
 };
 use super::step::SocketAction;
 
@@ -40,10 +40,10 @@ pub struct Client {
     pub(super) pongs_unsent: u8,
     pub(super) messages: MessageTypes,
     route: u16,
-    /// What small pieces of frames have cost and were not charged for yet.
-    pub(super) piece_debt: u16,
-    /// Of no effect in [`Phase::Ended`].
-    pub(super) scheduled: ScheduledClose,
+    /// When a live client is closed, whatever it does: at the end of its lifetime, in a drain, or
+    /// after the loss of its backend. Of no effect in [`Phase::Ended`].
+    pub(super) close_scheduled: PackedInstant,
+    pub(super) close_cause: Cause,
     pub(super) accepted: PackedInstant,
     pub(super) phase_since: PackedInstant,
     pub(super) received: PackedInstant,
@@ -74,8 +74,8 @@ impl Client {
             pongs_unsent: 0,
             messages: MessageTypes::Any,
             route: NO_ROUTE,
-            piece_debt: 0,
-            scheduled: ScheduledClose::new(lifetime_end, Cause::Lifetime),
+            close_scheduled: lifetime_end.into(),
+            close_cause: Cause::Lifetime,
             accepted: now.into(),
             phase_since: now.into(),
             received: now.into(),
@@ -197,8 +197,9 @@ impl Client {
                 delayed.until = delayed.until.instant().min(at).into();
             }
             Phase::Ended(_) => {}
-            _ if at < self.scheduled.at.instant() => {
-                self.scheduled = ScheduledClose::new(at, cause);
+            _ if at < self.close_scheduled.instant() => {
+                self.close_scheduled = at.into();
+                self.close_cause = cause;
             }
             _ => {}
         }

@@ -1242,6 +1242,93 @@ fn too_many_frames() {
     assert_eq!(world.client.end().unwrap().cause, Cause::RateLimited);
 }
 
+/// One frame in tiny segments makes as many DATA frames at the backend.
+#[test]
+fn small_pieces_of_a_frame_are_charged() {
+    let pieces = |size: usize| {
+        let mut world = World::at(Stage::Open);
+        world.settings.limits.message_max = 1 << 20;
+        let whole = frame(0x82, &[7; 60_000]);
+        world.feed(&whole[..8]);
+        let (mut count, step) = (0, ms(1));
+        for piece in whole[8..].chunks(size).cycle().take(50_000) {
+            // As fast as a hundred thousand segments a second.
+            world.pass(step / 100);
+            count += 1;
+            if count * size >= 60_000 {
+                // The next message.
+                return (count, true);
+            }
+            world.feed(piece);
+            if !world.client.is_open() {
+                assert_eq!(world.client.end().unwrap().cause, Cause::RateLimited);
+                return (count, false);
+            }
+        }
+        (count, true)
+    };
+    let burst = World::new(false).settings.limits.frames_burst as usize;
+    let (count, unharmed) = pieces(1);
+    assert!(!unharmed && count <= 10 * burst, "{count} pieces");
+    for size in [1024, 1448, 4096] {
+        assert!(pieces(size).1, "{size}");
+    }
+    // A slow client may send byte for byte.
+    let mut world = World::at(Stage::Open);
+    for byte in frame(0x82, &[7; 10_000]) {
+        world.pass(ms(1));
+        world.feed(&[byte]);
+    }
+    assert!(world.client.is_open());
+}
+
+/// An answer that is queued when FIN comes goes out first.
+#[test]
+fn a_half_closed_client_gets_its_answer() {
+    let requests = [
+        ("open", head("/ws", &bearer(&token(APP, 60))), "closing"),
+        ("first message", head("/first", ""), "refused"),
+    ];
+    for (name, request, stage) in requests {
+        let mut world = World::new(false);
+        world.flushes = false;
+        world.feed(&request);
+        world.happen(Event::PeerFinished);
+        assert_eq!(world.client.stage().label(), stage, "{name}");
+        assert_eq!(world.client.end().unwrap().cause, Cause::ClientGone);
+        assert_eq!(world.client.socket_action(), SocketAction::CloseWhenFlushed, "{name}");
+        // It does not wait for a client that does not read.
+        let limit = START + world.settings.deadlines.write_stall;
+        assert!(world.client.next_deadline(&world.settings) <= limit);
+    }
+}
+
+/// What was queued for an identity that is over is not for the client to read on at its leisure.
+#[test]
+fn the_revoked_and_expired_do_not_read_on() {
+    for (cause, left) in [
+        (Cause::TokenRevoked, ms(1_000)),
+        (Cause::TokenExpired, ms(1_000)),
+        (Cause::GoingAway, ms(10_000)),
+    ] {
+        let mut world = World::at(Stage::Open);
+        world.flushes = false;
+        world.call(|client, ctx, _| client.output_queued(ctx));
+        world.call(|client, ctx, output| client.close(cause, ctx, output));
+        // It reads a little all the time.
+        for _ in 0..9 {
+            world.pass(ms(100));
+            world.sent(false);
+        }
+        let deadline = world.client.next_deadline(&world.settings);
+        let slack = if left == ms(10_000) { ms(900) } else { ms(0) };
+        assert_eq!(deadline.since(START), left + slack, "{cause:?}");
+        world.pass(deadline.since(world.now.instant));
+        world.handle_deadline();
+        assert_eq!(world.client.socket_action(), SocketAction::CloseNow { reset: true });
+    }
+}
+
 /// Blocks are asked in order; one that has not signed the token gives way, and one that has
 /// judges for good.
 #[test]
