@@ -8,7 +8,8 @@ use crate::settings::HttpAuth;
 /// Who is to be asked about a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthRequest {
-    /// The backend with this index, by the AUTH frame in [`Output::open`](super::Output::open).
+    /// The backend with this index, by the credentials in
+    /// [`Output::request`](super::Output::request).
     Backend(u16),
     /// An HTTP endpoint, by the [`Output::http_request`](super::Output::http_request).
     Http,

@@ -7,6 +7,7 @@ use crate::settings::Settings;
 
 use super::auth_request::HttpAuthRequest;
 use super::authenticate;
+use super::session::SessionRequest;
 
 /// What a machine may look at while it works.
 #[derive(Clone, Copy)]
@@ -30,10 +31,11 @@ pub struct Output {
     pub answers: Vec<u8>,
     /// Room to write an explanation in.
     pub explanation: Vec<u8>,
-    /// A whole frame, its session still to be filled in: OPEN after
-    /// [`Step::Authenticated`](super::client::Step::Authenticated), REAUTH after [`Step::Reauthenticated`], AUTH after
-    /// [`Step::Ask`](super::client::Step::Ask).
-    pub open: Vec<u8>,
+    /// What the client wants of its upstream, after
+    /// [`Step::Authenticated`](super::client::Step::Authenticated) and
+    /// [`Step::Ask`](super::client::Step::Ask); after
+    /// [`Step::Reauthenticated`](super::client::Step::Reauthenticated) its identity alone.
+    pub request: SessionRequest,
     /// What an HTTP endpoint is to be asked, after [`Step::Ask`](super::client::Step::Ask).
     pub http_request: Option<HttpAuthRequest>,
     /// The client's close reason (UTF-8, at most 123 bytes), after
@@ -41,7 +43,7 @@ pub struct Output {
     pub reason: Vec<u8>,
     /// Bytes of a client's message that were held back, after [`Step::Released`](super::client::Step::Released).
     pub released: Vec<u8>,
-    /// Room to write the path in that goes with OPEN.
+    /// Room to write the path in that an HTTP endpoint is told.
     pub path: Vec<u8>,
     /// What greets the client once its session is open, after [`Step::Authenticated`](super::client::Step::Authenticated).
     pub connect_ack: Vec<u8>,

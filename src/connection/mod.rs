@@ -5,8 +5,9 @@ pub mod auth_request;
 pub mod authenticate;
 pub mod client;
 mod context;
-pub mod link;
+pub mod session;
 pub mod stage;
 pub mod transport;
+pub mod upstream;
 
 pub use context::{Context, Output};

@@ -96,7 +96,7 @@ impl Core {
     fn ask_backend(&mut self, owner: Key, backend: u16) -> Option<Asking> {
         let balance = self.settings.backends[usize::from(backend)].balance;
         let link = self.links.choose_to_ask(backend, balance)?;
-        let id = self.links.entry(link).link.ask(owner, &mut self.output.open)?;
+        let id = self.links.entry(link).link.ask(owner, &self.output.request)?;
         self.connections.entry_mut(owner)?.session = Some((link, id));
         Some(Asking::BACKEND)
     }

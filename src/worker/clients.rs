@@ -8,13 +8,13 @@ use std::time::Duration;
 use crate::base::byte_queue::ByteQueue;
 use crate::base::slab::Key;
 use crate::connection::client::{Client, SocketAction, Step};
+use crate::connection::session::Fragment;
 use crate::connection::stage::Stage;
 use crate::connection::transport::Transport;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::link::SessionId;
 use crate::protocol::proxy_header;
-use crate::protocol::websocket::DataKind;
 use crate::ring::{BufferGroup, Failure, Socket};
 
 use super::auth_requests::Asking;
@@ -289,19 +289,14 @@ impl Core {
                 }
                 Step::Data { range, kind, first, last } => {
                     connection.cold = false;
-                    let session = connection.session;
-                    relay(
-                        &mut self.links,
-                        &self.counters,
-                        session,
-                        (kind, first, last),
-                        &input[range],
-                    );
+                    let fragment = Fragment { kind, first, last, bytes: &input[range] };
+                    relay(&mut self.links, &self.counters, connection.session, &fragment);
                 }
                 Step::Released { kind, last } => {
                     connection.cold = false;
-                    let (session, piece) = (connection.session, &self.output.released);
-                    relay(&mut self.links, &self.counters, session, (kind, true, last), piece);
+                    let bytes = &self.output.released;
+                    let fragment = Fragment { kind, first: true, last, bytes };
+                    relay(&mut self.links, &self.counters, connection.session, &fragment);
                 }
                 Step::Reauthenticated => {
                     connection.cold = false;
@@ -345,7 +340,7 @@ impl Core {
     fn tell_reauthenticated(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let Some((link, id)) = connection.session else { return };
-        if !self.links.entry(link).link.reauthenticated(id, &mut self.output.open) {
+        if !self.links.entry(link).link.reauthenticated(id, &self.output.request) {
             let ctx = context!(self);
             connection.client.close(Cause::BackendUnavailable, &ctx, &mut self.output);
         }
@@ -544,15 +539,14 @@ fn relay(
     links: &mut LinkTable,
     counters: &Counters,
     session: Option<(u16, SessionId)>,
-    (kind, first, last): (DataKind, bool, bool),
-    piece: &[u8],
+    fragment: &Fragment<'_>,
 ) {
-    counters.add(Metric::BytesFromClients, piece.len() as u64);
-    counters.add(Metric::MessagesFromClients, u64::from(last));
+    counters.add(Metric::BytesFromClients, fragment.bytes.len() as u64);
+    counters.add(Metric::MessagesFromClients, u64::from(fragment.last));
     let Some((link, id)) = session else {
         unreachable!("data has an allowance, so there is a session")
     };
-    links.data(link, id, kind, first, last, piece);
+    links.data(link, id, fragment);
 }
 
 #[cfg(test)]

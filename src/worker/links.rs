@@ -3,11 +3,11 @@
 use crate::base::random::Random;
 use crate::base::slab::Key;
 use crate::base::time::Instant;
-use crate::connection::link::{Due, Event, Failure, Identity, Link};
+use crate::connection::session::Fragment;
+use crate::connection::upstream::link::{Due, Event, Failure, Identity, Link};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{Close, HANDSHAKE_FRAME_MAX, LinkReader, Reject, SessionId};
-use crate::protocol::websocket::DataKind;
 use crate::ring::{
     BufferGroup, EndpointAddress, Failure as RingFailure, Op, OpKey, OpKind, Outcome,
     ReceivedBuffer, Ring, SendSlot,
@@ -115,16 +115,8 @@ impl LinkTable {
         &mut self.entries[usize::from(link)]
     }
 
-    pub(super) fn data(
-        &mut self,
-        link: u16,
-        id: SessionId,
-        kind: DataKind,
-        first: bool,
-        last: bool,
-        piece: &[u8],
-    ) {
-        self.entry(link).link.data(id, kind, first, last, piece);
+    pub(super) fn data(&mut self, link: u16, id: SessionId, fragment: &Fragment<'_>) {
+        self.entry(link).link.data(id, fragment);
     }
 
     pub(super) fn delivered(&mut self, link: u16, id: SessionId, cost: u32) {
@@ -190,7 +182,7 @@ impl Core {
         let balance = self.settings.backends[usize::from(backend)].balance;
         let chosen = if self.drain.is_some() { None } else { self.links.choose(backend, balance) };
         let opened = chosen.and_then(|link| {
-            let id = self.links.entry(link).link.open(owner, &mut self.output.open)?;
+            let id = self.links.entry(link).link.open(owner, &self.output.request)?;
             Some((link, id))
         });
         let Some(connection) = self.connections.entry_mut(owner) else { return };
@@ -331,9 +323,7 @@ impl Core {
 
     fn link_event(&mut self, index: usize, event: Event<'_>) {
         match event {
-            Event::Data { client, kind, first, last, payload, cost } => {
-                self.deliver(client, kind, (first, last), payload, cost);
-            }
+            Event::Data { client, fragment, cost } => self.deliver(client, &fragment, cost),
             Event::InvalidText { client } => {
                 let Some(connection) = self.connections.entry_mut(client) else { return };
                 let ctx = context!(self);
@@ -379,22 +369,16 @@ impl Core {
     }
 
     /// Queues a piece of a backend's message for its client.
-    fn deliver(
-        &mut self,
-        client: Key,
-        kind: DataKind,
-        (first, last): (bool, bool),
-        payload: &[u8],
-        cost: u32,
-    ) {
+    fn deliver(&mut self, client: Key, fragment: &Fragment<'_>, cost: u32) {
         let Some(connection) = self.connections.entry_mut(client) else { return };
-        let Some(header) = connection.client.data_header(kind, first, last, payload.len()) else {
+        let Fragment { kind, first, last, bytes } = *fragment;
+        let Some(header) = connection.client.data_header(kind, first, last, bytes.len()) else {
             return;
         };
         connection.owed += cost;
-        self.counters.add(Metric::BytesToClients, payload.len() as u64);
+        self.counters.add(Metric::BytesToClients, bytes.len() as u64);
         self.counters.add(Metric::MessagesToClients, u64::from(last));
-        self.send_plaintext(client, &[header.as_slice(), payload]);
+        self.send_plaintext(client, &[header.as_slice(), bytes]);
         self.touch(client);
     }
 

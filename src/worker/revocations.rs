@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::time::Instant;
-use crate::connection::link::Failure;
+use crate::connection::upstream::link::Failure;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::revocation::{Revocation, Revoked};

@@ -15,7 +15,7 @@ use crate::protocol::carrier;
 use crate::protocol::cause::Cause;
 use crate::protocol::http_upgrade::{self, FIELDS, Request, UpgradeRequest};
 use crate::protocol::identity::VerifiedIdentity;
-use crate::protocol::link::{Auth as AuthFrame, Credential, Open, SessionId};
+use crate::protocol::link::Credential;
 use crate::settings::{Auth, AuthKind, Route};
 
 use super::closing::{CloseDetails, RejectHint};
@@ -112,7 +112,7 @@ impl Client {
                 decision.count(Metric::VerdictsAccepted, ctx);
                 let route = &ctx.settings.routes[usize::from(index)];
                 self.set_route(index, route);
-                self.open(identity, &request, route, ctx, (&mut output.open, &mut output.path));
+                self.open(identity, &request, route, ctx, &mut output.request);
                 self.acknowledge(decision.first_message, identity.expires(), ctx, output);
                 Step::Authenticated { backend: route.backend }
             }
@@ -168,7 +168,8 @@ impl Client {
         Some((Arc::clone(request), decision))
     }
 
-    /// Leaves an AUTH frame in `output.open`; `None` when a credential cannot be told.
+    /// Leaves what the backend is asked in `output.request`; `None` when a credential cannot be
+    /// told.
     fn compose_auth(
         &self,
         auth: &Auth,
@@ -178,14 +179,10 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) -> Option<()> {
-        let Output { open: frame, path, tokens, .. } = output;
-        frame.clear();
-        let fits = self.with_open(request, route, ctx, path, |open: &Open<'_>| {
-            AuthFrame::encode(open, SessionId::new(0, 0), frame)
-        });
-        assert!(fits, "a request head over the size of a frame");
+        let Output { request: asked_for, tokens, .. } = output;
+        self.ask_for(request, route, ctx, asked_for);
         let mut fits = true;
-        let append = |credential: Credential<'_>| fits &= credential.append_to(frame);
+        let append = |credential: Credential<'_>| fits &= asked_for.push_credential(&credential);
         let scratch = tokens.carried();
         let found = match message {
             Some(message) => message_credential(auth, message, scratch, append),

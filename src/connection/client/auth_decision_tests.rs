@@ -7,10 +7,14 @@ use std::path::Path;
 use super::*;
 use crate::base::time::{Instant, Now, UnixTime};
 use crate::connection::client::SocketAction;
+use crate::connection::session::SessionRequest;
 use crate::connection::stage::Stage;
+use crate::connection::upstream::link::compose;
 use crate::counters::Counters;
 use crate::protocol::http_decision::{DecisionHeaders, HttpDecision, judge};
-use crate::protocol::link::{Accept, CredentialCarrier, HEADER_BYTES, Kind};
+use crate::protocol::link::{
+    Accept, Auth as AuthFrame, CredentialCarrier, HEADER_BYTES, Kind, Open, PAYLOAD_MAX, SessionId,
+};
 use crate::protocol::mask::apply_mask;
 use crate::protocol::revocation::{Hasher, Revoked};
 use crate::settings::Settings;
@@ -80,6 +84,17 @@ struct World {
 }
 
 impl World {
+    /// What a backend is sent of the request.
+    fn encoded(
+        &self,
+        compose: fn(&SessionRequest, SessionId, u32, &mut Vec<u8>) -> bool,
+    ) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let (id, frame_max) = (SessionId::new(0, 0), PAYLOAD_MAX as u32);
+        assert!(compose(&self.output.request, id, frame_max, &mut frame));
+        frame
+    }
+
     fn new() -> World {
         let (settings, counters) = (settings(BLOCKS), Counters::default());
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
@@ -154,7 +169,7 @@ fn a_question_carries_what_the_client_showed_and_no_token_elsewhere() {
     for (target, fields, expected) in table {
         let mut world = World::new();
         assert_eq!(world.ask(target, fields), Step::Ask(AuthRequest::Backend(0)), "{target}");
-        let frame = &world.output.open;
+        let frame = &world.encoded(compose::auth);
         assert_eq!(frame[3], Kind::Auth as u8);
         let auth = AuthFrame::decode(&frame[HEADER_BYTES..]).expect("a good AUTH");
         let shown: Vec<String> = auth
@@ -205,7 +220,8 @@ fn a_first_message_is_asked_about_once_it_is_whole() {
     let mut frame = message("sesame");
     let step = world.call(|client, ctx, out| client.receive(&mut frame, 0, ctx, out).1).0;
     assert_eq!(step, Step::Ask(AuthRequest::Backend(0)));
-    let auth = AuthFrame::decode(&world.output.open[HEADER_BYTES..]).expect("a good AUTH");
+    let frame = world.encoded(compose::auth);
+    let auth = AuthFrame::decode(&frame[HEADER_BYTES..]).expect("a good AUTH");
     let credential = auth.credentials().next().expect("one");
     assert_eq!(credential.carrier, CredentialCarrier::FirstMessage);
     assert_eq!(credential.token, b"sesame");
@@ -219,7 +235,8 @@ fn only_a_verdict_opens() {
     let (step, told) = world.accept("ada", Some(UNIX + 60));
     assert_eq!((step, told.as_str()), (Step::Authenticated { backend: 0 }, ""));
     assert!(world.client.is_open() && !world.client.awaits_decision());
-    let open = Open::decode(&world.output.open[HEADER_BYTES..]).expect("a good OPEN");
+    let frame = world.encoded(compose::open);
+    let open = Open::decode(&frame[HEADER_BYTES..]).expect("a good OPEN");
     assert_eq!((open.subject, open.claims), (Some("ada"), &b"c"[..]));
     let end = world.client.next_deadline(&world.settings);
     assert!(end <= START + Duration::from_secs(61), "it ends with what was accepted");
@@ -368,6 +385,7 @@ fn an_endpoints_voucher_opens_with_what_it_says() {
     assert_eq!(world.ask("/web", "X-Key: k\r\n"), Step::Ask(AuthRequest::Http));
     let step = world.call(|client, ctx, out| client.accept(&voucher.identity(), ctx, out)).0;
     assert_eq!(step, Step::Authenticated { backend: 0 });
-    let open = Open::decode(&world.output.open[HEADER_BYTES..]).expect("a good OPEN");
+    let frame = world.encoded(compose::open);
+    let open = Open::decode(&frame[HEADER_BYTES..]).expect("a good OPEN");
     assert_eq!((open.subject, open.token_id), (Some("ada"), Some("t1")));
 }

@@ -79,7 +79,7 @@ impl Client {
         let cause = match unless_revoked(decision, ctx) {
             Decision::Accepted(identity) => {
                 let expires = identity.expires();
-                self.open(&identity, &request, route, ctx, (&mut output.open, &mut output.path));
+                self.open(&identity, &request, route, ctx, &mut output.request);
                 self.acknowledge(info, expires, ctx, output);
                 return Step::Authenticated { backend: route.backend };
             }

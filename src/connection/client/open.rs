@@ -2,20 +2,18 @@
 
 use crate::connection::authenticate::{Decision, Scratch};
 use crate::connection::context::Context;
+use crate::connection::session::SessionRequest;
+use crate::connection::upstream::link::compose::HEADERS_MAX as FORWARDED_HEADERS_MAX;
 use crate::counters::Metric;
 use crate::protocol::carrier;
 use crate::protocol::cause::Cause;
 use crate::protocol::http_upgrade::{self, FIELDS, HeadLimits, Request, UpgradeRequest};
 use crate::protocol::identity::VerifiedIdentity;
-use crate::protocol::link::{self, Open as OpenFrame, OpenHeaders, SessionId};
 use crate::settings::{Route, Settings};
 
 use super::phase::{Open, PendingRequest, Phase};
 use super::renewal::Renewal;
 use super::state::{Client, identity_end};
-
-/// Most header fields that one request forwards; a request may repeat a field.
-const FORWARDED_HEADERS_MAX: usize = 32;
 
 impl Client {
     /// The only way to a session: it takes the proof that the token was verified.
@@ -25,23 +23,11 @@ impl Client {
         request: &UpgradeRequest<'_, '_>,
         route: &Route,
         ctx: &Context<'_>,
-        (open, path): (&mut Vec<u8>, &mut Vec<u8>),
+        asked_for: &mut SessionRequest,
     ) {
         ctx.counters.increment(Metric::TokensAccepted);
-        open.clear();
-        // The session is filled in once there is one. All fields together are bounded by
-        // `head_max` and `token_max`, far below what a frame can hold.
-        let fits = self.with_open(request, route, ctx, path, |asked_for| {
-            let frame = OpenFrame {
-                subject: Some(identity.subject()).filter(|subject| !subject.is_empty()),
-                token_id: identity.token_id(),
-                expires: identity.expires(),
-                claims: identity.claims(),
-                ..asked_for.clone()
-            };
-            frame.encode(SessionId::new(0, 0), link::PAYLOAD_MAX as u32, open)
-        });
-        assert!(fits, "a request head over the size of a frame");
+        self.ask_for(request, route, ctx, asked_for);
+        asked_for.set_identity(identity);
         let open = Open {
             mark: ctx.revoked.mark(identity),
             expires: identity_end(identity, ctx).into(),
@@ -56,30 +42,25 @@ impl Client {
         self.enter(Phase::Open(open), ctx);
     }
 
-    /// Hands out what the client asked for, without its identity.
-    pub(super) fn with_open<T>(
+    /// Says what the client asked for, without its identity.
+    pub(super) fn ask_for(
         &self,
         request: &UpgradeRequest<'_, '_>,
         route: &Route,
         ctx: &Context<'_>,
-        path: &mut Vec<u8>,
-        take: impl FnOnce(&OpenFrame<'_>) -> T,
-    ) -> T {
-        path.clear();
-        let secrets = ctx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
-        carrier::redacted_path_and_query(request, secrets, path);
-        // A request target is ASCII, or it would have been refused.
-        let path = std::str::from_utf8(path).unwrap_or_default();
-        let mut pairs = [("", &[][..]); FORWARDED_HEADERS_MAX];
-        let headers = forwarded(route, request, &mut pairs);
-        take(&OpenFrame {
-            route: self.route().unwrap_or_default(),
-            remote: self.peer(),
-            subprotocol: subprotocol(request, route),
-            origin: request.origin().and_then(|origin| std::str::from_utf8(origin).ok()),
-            headers: OpenHeaders::Pairs(headers),
-            ..OpenFrame::new(path)
-        })
+        asked_for: &mut SessionRequest,
+    ) {
+        asked_for.begin(self.route().unwrap_or_default(), self.peer(), |path| {
+            let secrets = ctx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
+            carrier::redacted_path_and_query(request, secrets, path);
+        });
+        asked_for.set_subprotocol(subprotocol(request, route));
+        asked_for.set_origin(request.origin().and_then(|origin| std::str::from_utf8(origin).ok()));
+        let values = |name| request.values(name).map(move |value| (name, value));
+        let forwarded = route.forward_headers.iter().map(String::as_str).flat_map(values);
+        for (name, value) in forwarded.take(FORWARDED_HEADERS_MAX) {
+            asked_for.push_header(name, value);
+        }
     }
 }
 
@@ -87,24 +68,6 @@ pub(super) fn count_refusal(ctx: &Context<'_>, tokens: &mut Scratch) {
     ctx.counters.increment(Metric::TokensRefused);
     // With those of requests that another block accepted in the meantime.
     ctx.counters.add(Metric::DeadTokenHits, tokens.take_dead_hits());
-}
-
-/// The request's headers that the route forwards, in `pairs`.
-fn forwarded<'p, 'r>(
-    route: &'r Route,
-    request: &UpgradeRequest<'_, 'r>,
-    pairs: &'p mut [(&'r str, &'r [u8]); FORWARDED_HEADERS_MAX],
-) -> &'p [(&'r str, &'r [u8])] {
-    let mut count = 0;
-    for name in &route.forward_headers {
-        for value in request.values(name) {
-            if count < pairs.len() {
-                pairs[count] = (name, value);
-                count += 1;
-            }
-        }
-    }
-    &pairs[..count]
 }
 
 /// Hands out a request that was kept, and its route; `None` when it no longer has one.

@@ -10,11 +10,11 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::connection::authenticate::{self, Decision};
 use crate::connection::context::{Context, Output};
+use crate::connection::session::SessionRequest;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::{Dialect, centrifuge};
 use crate::protocol::identity::VerifiedIdentity;
-use crate::protocol::link::{self, Reauth, SessionId};
 use crate::protocol::websocket::{DataKind, OpCode};
 
 use super::phase::Phase;
@@ -112,12 +112,12 @@ impl Client {
             self.close(Cause::RateLimited, ctx, output);
             return Step::Handled;
         }
-        let Output { open, tokens, .. } = output;
+        let Output { request, tokens, .. } = output;
         let (settings, unix) = (ctx.settings, ctx.now.unix);
         let decision =
             authenticate::by_open_client(settings, &renewal.pattern, message, unix, tokens);
         let cause = match decision {
-            Decision::Accepted(identity) => match self.renew(&identity, ctx, open) {
+            Decision::Accepted(identity) => match self.renew(&identity, ctx, request) {
                 Ok(()) => {
                     ctx.counters.increment(Metric::ReauthAccepted);
                     renewal.answer_owed = true;
@@ -138,7 +138,7 @@ impl Client {
         &mut self,
         identity: &VerifiedIdentity<'_>,
         ctx: &Context<'_>,
-        frame: &mut Vec<u8>,
+        request: &mut SessionRequest,
     ) -> Result<(), Cause> {
         let mark = ctx.revoked.mark(identity);
         if ctx.revoked.holds(mark, ctx.now.unix) {
@@ -149,16 +149,8 @@ impl Client {
             return Err(Cause::TokenForbidden);
         }
         self.replace_identity(identity, ctx);
-        frame.clear();
-        let reauth = Reauth {
-            subject: Some(identity.subject()),
-            token_id: identity.token_id(),
-            expires: identity.expires(),
-            claims: identity.claims(),
-        };
-        // All fields together are bounded by `token_max`, far below what a frame can hold.
-        let fits = reauth.encode(SessionId::new(0, 0), link::PAYLOAD_MAX as u32, frame);
-        assert!(fits, "a token over the size of a frame");
+        request.clear();
+        request.set_identity(identity);
         Ok(())
     }
 

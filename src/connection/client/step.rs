@@ -34,14 +34,14 @@ pub enum Step {
         /// The message ends with this piece.
         last: bool,
     },
-    /// The client presented a fresh token; [`Output::open`](crate::connection::Output::open)
-    /// holds the REAUTH frame.
+    /// The client presented a fresh token; [`Output::request`](crate::connection::Output::request)
+    /// holds its identity.
     Reauthenticated,
     /// A backend or an endpoint decides who the client is. Nothing more is to be fed until
     /// [`Client::accept`](super::Client::accept), or until the client is refused.
     Ask(AuthRequest),
-    /// The identity is verified; [`Output::open`](crate::connection::Output::open) holds the
-    /// OPEN frame.
+    /// The identity is verified; [`Output::request`](crate::connection::Output::request) says
+    /// what the client wants.
     Authenticated {
         /// Index of the backend that gets the session.
         backend: u16,

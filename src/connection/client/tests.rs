@@ -13,7 +13,9 @@ use super::*;
 use crate::base::secret::Secret;
 use crate::base::time::{Instant, Now, UnixTime};
 use crate::connection::authenticate::{self, Decision};
+use crate::connection::session::SessionRequest;
 use crate::connection::stage::Stage;
+use crate::connection::upstream::link::compose;
 use crate::connection::{Context, Output};
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
@@ -41,6 +43,16 @@ const STAGES: [Stage; 6] = [
     Stage::Refused,
     Stage::Closing,
 ];
+
+/// What a backend is sent of a request.
+fn encoded(
+    compose: fn(&SessionRequest, link::SessionId, u32, &mut Vec<u8>) -> bool,
+    request: &SessionRequest,
+) -> Vec<u8> {
+    let mut frame = Vec::new();
+    assert!(compose(request, link::SessionId::new(0, 0), link::PAYLOAD_MAX as u32, &mut frame));
+    frame
+}
 
 const APP: &str = "0123456789abcdef0123456789abcdef";
 const LATE: &str = "another-secret-another-secret-32";
@@ -382,11 +394,13 @@ impl World {
                     assert!(self.was_open && self.output.released.len() <= given);
                     self.data.push((kind, true, last, self.output.released.clone()));
                 }
-                Step::Reauthenticated => self.renewed.push(self.output.open.clone()),
+                Step::Reauthenticated => {
+                    self.renewed.push(encoded(compose::reauth, &self.output.request))
+                }
                 Step::Ask(_) => panic!("these blocks ask nobody"),
                 Step::Authenticated { backend } => {
                     assert_eq!(backend, 0);
-                    self.opened.push(self.output.open.clone());
+                    self.opened.push(encoded(compose::open, &self.output.request));
                     assert_eq!(self.opened.len(), 1, "two sessions");
                 }
             }

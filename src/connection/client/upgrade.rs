@@ -100,12 +100,12 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
-        let Output { answers, open, path, tokens, .. } = output;
+        let Output { answers, request: asked_for, tokens, .. } = output;
         let decision = authenticate::by_request(ctx.settings, route, request, ctx.now.unix, tokens);
         match unless_revoked(decision, ctx) {
             Decision::Accepted(identity) => {
                 switch_protocols(request, route, ctx, answers);
-                self.open(&identity, request, route, ctx, (open, path));
+                self.open(&identity, request, route, ctx, asked_for);
                 Step::Authenticated { backend: route.backend }
             }
             Decision::AwaitFirstMessage => {

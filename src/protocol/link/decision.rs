@@ -70,24 +70,32 @@ pub struct Credential<'a> {
 }
 
 impl<'a> Credential<'a> {
+    /// Whether the lengths of name and token fit their fields.
+    pub fn fits(&self) -> bool {
+        let value_bytes = 2 + self.name.len() + self.token.len();
+        self.name.len() <= usize::from(u8::MAX) && value_bytes <= usize::from(u16::MAX)
+    }
+
     /// Appends this credential to a whole AUTH frame; false, and nothing changed, when it
     /// does not fit. Credentials come last in the frame, so this may be repeated.
     pub fn append_to(&self, frame: &mut Vec<u8>) -> bool {
+        self.append_at(0, frame)
+    }
+
+    /// The same for the last frame in `out`, which begins at `frame`.
+    pub fn append_at(&self, frame: usize, out: &mut Vec<u8>) -> bool {
         let Ok(name_bytes) = u8::try_from(self.name.len()) else { return false };
-        let start = frame.len();
+        let start = out.len();
         let head = [self.carrier as u8, name_bytes];
-        let fits = put_field(
-            frame,
-            verdict_fields::CREDENTIAL,
-            &[&head, self.name.as_bytes(), self.token],
-        );
-        let length = frame.len() - HEADER_BYTES;
+        let fits =
+            put_field(out, verdict_fields::CREDENTIAL, &[&head, self.name.as_bytes(), self.token]);
+        let length = out.len() - frame - HEADER_BYTES;
         if !fits || length > PAYLOAD_MAX {
-            frame.truncate(start);
+            out.truncate(start);
             return false;
         }
         let [_, length @ ..] = (length as u32).to_be_bytes();
-        frame[..3].copy_from_slice(&length);
+        out[frame..frame + 3].copy_from_slice(&length);
         true
     }
 

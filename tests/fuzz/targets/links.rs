@@ -4,8 +4,10 @@ use std::sync::LazyLock;
 
 use portcullis::base::slab::Key;
 use portcullis::base::time::Instant;
-use portcullis::connection::link::{Due, Event, Identity, Link};
+use portcullis::connection::session::SessionRequest;
+use portcullis::connection::upstream::link::{Due, Event, Identity, Link};
 use portcullis::counters::Counters;
+use portcullis::protocol::identity::VerifiedIdentity;
 use portcullis::protocol::link::{
     self, Accept, Auth, Challenge, Close, Credit, Expire, FrameHeader, GoAway, Hello, Kind, Limits,
     LinkReader, Open, Ping, Pong, Proof, Ready, Reauth, Refused, Reject, SessionId,
@@ -188,9 +190,10 @@ fn converse<'a>(backend: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Option
         if link.is_ready() && !opened {
             opened = true;
             for slot in 0..3 {
-                let mut open = Vec::new();
-                assert!(Open::new("/ws").encode(SessionId::new(0, 0), 1 << 20, &mut open));
-                link.open(Key { slot, generation: 1 }, &mut open).expect("it fits");
+                let mut request = SessionRequest::default();
+                request.begin(0, None, |path| path.extend_from_slice(b"/ws"));
+                request.set_identity(&VerifiedIdentity::anonymous());
+                link.open(Key { slot, generation: 1 }, &request).expect("it fits");
             }
         }
     }

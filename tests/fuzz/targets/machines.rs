@@ -8,10 +8,13 @@ use portcullis::base::random::Random;
 use portcullis::base::secret::Secret;
 use portcullis::base::time::{Instant, Now, UnixTime};
 use portcullis::connection::client::{Client, SocketAction, Step};
+use portcullis::connection::session::SessionRequest;
 use portcullis::connection::transport::Transport;
+use portcullis::connection::upstream::link::compose;
 use portcullis::connection::{Context, Output};
 use portcullis::counters::Counters;
 use portcullis::protocol::jwt::{Algorithm, JwtKey, mint};
+use portcullis::protocol::link::{PAYLOAD_MAX, SessionId};
 use portcullis::protocol::revocation::{Hasher, Revoked};
 use portcullis::settings::Settings;
 use portcullis::settings::load::{FileContents, Outside, load};
@@ -86,6 +89,16 @@ static TOKEN: LazyLock<String> = LazyLock::new(|| {
     let key = JwtKey { id: None, algorithm: Algorithm::HS256, secret: Secret::new(SECRET.into()) };
     mint(&key, format!(r#"{{"sub":"ann","exp":{}}}"#, UNIX + 3600).as_bytes())
 });
+
+/// What a backend is sent of a client's request.
+pub fn sent(
+    compose: fn(&SessionRequest, SessionId, u32, &mut Vec<u8>) -> bool,
+    request: &SessionRequest,
+) -> Vec<u8> {
+    let mut frame = Vec::new();
+    assert!(compose(request, SessionId::new(0, 0), PAYLOAD_MAX as u32, &mut frame));
+    frame
+}
 
 /// What comes of a client's bytes.
 #[derive(Debug, PartialEq)]
@@ -162,7 +175,7 @@ fn live<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Life {
                         life.messages.push(std::mem::take(&mut message));
                     }
                 }
-                Step::Authenticated { .. } => life.opened.clone_from(&output.open),
+                Step::Authenticated { .. } => life.opened = sent(compose::open, &output.request),
                 Step::Ask(_) => panic!("no route here asks anybody"),
                 Step::Released { .. } | Step::Reauthenticated => {
                     panic!("no route here takes fresh tokens")

@@ -7,6 +7,7 @@ use portcullis::base::random::Random;
 use portcullis::base::secret::Secret;
 use portcullis::base::time::{Now, UnixTime};
 use portcullis::connection::client::{Client, RejectHint, SocketAction, Step};
+use portcullis::connection::upstream::link::compose;
 use portcullis::connection::{Context, Output};
 use portcullis::counters::Counters;
 use portcullis::protocol::cause::Cause;
@@ -15,7 +16,7 @@ use portcullis::protocol::link::{Accept, HEADER_BYTES, Reject, SessionId};
 use portcullis::protocol::revocation::{Hasher, Revoked};
 use portcullis::settings::Settings;
 
-use super::machines::{SECRET, START, UNIX, settings_from};
+use super::machines::{SECRET, START, UNIX, sent, settings_from};
 use super::{pieces, with_cuts};
 
 const TEXT: &str = r#"
@@ -264,10 +265,12 @@ fn live<'a>(
                     let held = std::mem::take(&mut output.released);
                     relay(&mut message, &mut life, (true, last), held);
                 }
-                Step::Reauthenticated => life.events.push(("renewed", output.open.clone())),
+                Step::Reauthenticated => {
+                    life.events.push(("renewed", sent(compose::reauth, &output.request)))
+                }
                 Step::Authenticated { .. } => opened(&mut life, &output),
                 Step::Ask(_) => {
-                    life.events.push(("asked", output.open.clone()));
+                    life.events.push(("asked", sent(compose::auth, &output.request)));
                     decision(said, &mut client, &ctx, &mut output, &mut life);
                 }
             }
@@ -302,7 +305,7 @@ fn relay(
 }
 
 fn opened(life: &mut Life, output: &Output) {
-    life.events.push(("opened", output.open.clone()));
+    life.events.push(("opened", sent(compose::open, &output.request)));
     life.events.push(("welcome", output.connect_ack.clone()));
     life.events.push(("rest", output.rest.clone()));
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::protocol::link::{
-    FrameHeader, HEADER_BYTES, Limits as LinkLimits, Open, Ready, UNKNOWN_SESSION_FRAMES_MAX,
+    FrameHeader, HEADER_BYTES, Limits as LinkLimits, Ready, UNKNOWN_SESSION_FRAMES_MAX,
 };
 use crate::settings::load::test_settings;
 
@@ -83,13 +83,27 @@ impl Pair {
     }
 
     fn open(&mut self) -> SessionId {
-        let mut open = Vec::new();
-        assert!(Open::new("/ws").encode(SessionId::new(0, 0), 1 << 20, &mut open));
-        let id = self.link.open(CLIENT, &mut open).unwrap();
+        let id = self.link.open(CLIENT, &request("/ws", b"{}")).unwrap();
         let frames = self.take_output();
         assert_eq!((frames[0].0, frames[0].1), (Kind::Open, id));
         id
     }
+}
+
+/// What a client wants whose identity has these claims.
+fn request(path: &str, claims: &[u8]) -> SessionRequest {
+    let mut frame = Vec::new();
+    let accept = Accept { subject: "ann", token_id: None, issued_at: None, expires: None, claims };
+    assert!(accept.encode(SessionId::new(0, 0), &mut frame));
+    let mut request = asked_for(path);
+    request.set_identity(&Accept::decode(&frame[HEADER_BYTES..]).expect("a good ACCEPT"));
+    request
+}
+
+fn asked_for(path: &str) -> SessionRequest {
+    let mut request = SessionRequest::default();
+    request.begin(0, None, |bytes| bytes.extend_from_slice(path.as_bytes()));
+    request
 }
 
 fn challenge(proof: Proof, limits: LinkLimits) -> Challenge {
@@ -149,7 +163,9 @@ fn data_spends_both_credits_and_waits_for_either() {
     let id = pair.open();
     let most = 4096 - HEADER_BYTES;
     assert_eq!(pair.link.allowance(id), Some(most));
-    pair.link.data(id, DataKind::Text, true, true, &vec![b'x'; most]);
+    let text = vec![b'x'; most];
+    let fragment = Fragment { kind: DataKind::Text, first: true, last: true, bytes: &text };
+    pair.link.data(id, &fragment);
     assert_eq!(pair.link.allowance(id), None);
     assert_eq!(
         pair.say(|out| Credit { bytes: 100 }.encode(id, out)),
@@ -162,7 +178,8 @@ fn data_spends_both_credits_and_waits_for_either() {
 fn a_session_that_waits_for_the_link_is_woken_once() {
     let mut pair = Pair::ready(1 << 20, 65536);
     let id = pair.open();
-    pair.link.data(id, DataKind::Binary, true, false, &vec![0; 65536 - 2 * HEADER_BYTES]);
+    let bytes = &vec![0; 65536 - 2 * HEADER_BYTES];
+    pair.link.data(id, &Fragment { kind: DataKind::Binary, first: true, last: false, bytes });
     for _ in 0..3 {
         assert_eq!(pair.link.allowance(id), None);
     }
@@ -363,19 +380,19 @@ fn expiries_and_revocations_come_in() {
 fn a_backend_is_told_of_fresh_tokens_within_bounds() {
     let mut pair = with_features(features::REAUTHENTICATION);
     let id = pair.open();
-    assert!(pair.link.reauthenticated(id, &mut reauth(b"{}")));
+    assert!(pair.link.reauthenticated(id, &request("", b"{}")));
     let frames = pair.take_output();
     assert_eq!((frames[0].0, frames[0].1), (Kind::Reauth, id));
     // It does not read: nothing piles up for ever.
-    let claims = [b'x'; 4000];
-    let told = (0..10_000).filter(|_| pair.link.reauthenticated(id, &mut reauth(&claims))).count();
+    let fresh = request("", &[b'x'; 4000]);
+    let told = (0..10_000).filter(|_| pair.link.reauthenticated(id, &fresh)).count();
     let bound = OUTPUT_MAX + LinkLimits::default().link_window as usize;
     assert!(told > 100 && pair.link.output().len() <= bound, "{told}");
-    assert!(!pair.link.reauthenticated(id, &mut reauth(&claims)));
+    assert!(!pair.link.reauthenticated(id, &fresh));
     // One that does not know of such things is not told, and that is no failure.
     let mut pair = with_features(0);
     let id = pair.open();
-    assert!(pair.link.reauthenticated(id, &mut reauth(b"{}")));
+    assert!(pair.link.reauthenticated(id, &request("", b"{}")));
     assert!(pair.link.output().is_empty());
 }
 
@@ -386,11 +403,10 @@ fn asking_pair() -> Pair {
 
 impl Pair {
     fn ask(&mut self) -> SessionId {
-        let mut auth = Vec::new();
-        assert!(link::Auth::encode(&Open::new("/ws"), SessionId::new(0, 0), &mut auth));
+        let mut request = asked_for("/ws");
         let carrier = link::CredentialCarrier::Authorization;
-        assert!(link::Credential { carrier, name: "", token: b"t" }.append_to(&mut auth));
-        let id = self.link.ask(CLIENT, &mut auth).unwrap();
+        assert!(request.push_credential(&link::Credential { carrier, name: "", token: b"t" }));
+        let id = self.link.ask(CLIENT, &request).unwrap();
         assert_eq!(self.take_output().pop().map(|frame| frame.0), Some(Kind::Auth));
         id
     }

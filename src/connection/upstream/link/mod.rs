@@ -3,11 +3,14 @@
 //! Sans-IO: the worker connects, moves bytes and reads the clock. Frames to send gather in
 //! [`Link::output`]; frames received come out of [`Link::receive`] one event at a time.
 
+pub mod compose;
+
 use std::fmt;
 
 use crate::base::secret::Secret;
 use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::{Instant, UnixTime};
+use crate::connection::session::{Fragment, SessionRequest};
 use crate::counters::{Counters, Metric};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{
@@ -45,14 +48,8 @@ pub enum Event<'a> {
     Data {
         /// Whose session it is.
         client: Key,
-        /// Text or binary.
-        kind: DataKind,
-        /// The message begins here.
-        first: bool,
-        /// The message ends here.
-        last: bool,
         /// The piece.
-        payload: &'a [u8],
+        fragment: Fragment<'a>,
         /// What to return through [`Link::delivered`] once the client has it.
         cost: u32,
     },
@@ -413,22 +410,23 @@ impl Link {
         self.open_sessions = 0;
     }
 
-    /// Opens a session. `open` is a whole OPEN frame whose session field is filled in here;
-    /// `None` when the backend does not take frames of this size.
-    pub fn open(&mut self, client: Key, open: &mut [u8]) -> Option<SessionId> {
+    /// Opens a session; `None` when the backend does not take frames of this size.
+    pub fn open(&mut self, client: Key, request: &SessionRequest) -> Option<SessionId> {
         debug_assert!(self.takes_sessions());
-        self.begin(client, open, false)
+        self.begin(client, request, false)
     }
 
-    /// Opens a session halfway: `auth` is a whole AUTH frame, and the backend's decision opens
-    /// the session or ends it. `None` as for [`open`](Self::open).
-    pub fn ask(&mut self, client: Key, auth: &mut [u8]) -> Option<SessionId> {
+    /// Opens a session halfway: the backend's decision opens the session or ends it. `None` as
+    /// for [`open`](Self::open).
+    pub fn ask(&mut self, client: Key, request: &SessionRequest) -> Option<SessionId> {
         debug_assert!(self.takes_questions());
-        self.begin(client, auth, true)
+        self.begin(client, request, true)
     }
 
-    fn begin(&mut self, client: Key, open: &mut [u8], asked: bool) -> Option<SessionId> {
-        if open.len() - link::HEADER_BYTES > self.peer.frame_max as usize {
+    fn begin(&mut self, client: Key, request: &SessionRequest, asked: bool) -> Option<SessionId> {
+        let id = SessionId::from(self.sessions.vacant_key());
+        let compose = if asked { compose::auth } else { compose::open };
+        if !compose(request, id, self.peer.frame_max, &mut self.output) {
             return None;
         }
         let key = self.sessions.insert(Session {
@@ -442,10 +440,8 @@ impl Link {
             closed: false,
             waiting: false,
         });
+        assert_eq!(SessionId::from(key), id, "a vacant key is the next one");
         self.open_sessions += 1;
-        let id = SessionId::from(key);
-        link::set_session(open, id);
-        self.output.extend_from_slice(open);
         Some(id)
     }
 
@@ -472,7 +468,8 @@ impl Link {
     }
 
     /// Sends a piece of a client's message, within the [`allowance`](Self::allowance).
-    pub fn data(&mut self, id: SessionId, kind: DataKind, first: bool, last: bool, piece: &[u8]) {
+    pub fn data(&mut self, id: SessionId, fragment: &Fragment<'_>) {
+        let Fragment { kind, first, last, bytes: piece } = *fragment;
         let Some(session) = self.sessions.entry_mut(id.into()) else {
             unreachable!("DATA for a session that is not open")
         };
@@ -491,18 +488,18 @@ impl Link {
         encode_data(id, flags, piece, &mut self.output);
     }
 
-    /// Tells the backend that a client has a fresh token. `reauth` is a whole REAUTH frame whose
-    /// session field is filled in here. False when the backend cannot be told now: it does not
-    /// read. One that does not speak of such things is not told, and needs not be.
-    pub fn reauthenticated(&mut self, id: SessionId, reauth: &mut [u8]) -> bool {
+    /// Tells the backend that a client has a fresh token. False when the backend cannot be told
+    /// now: it does not read. One that does not speak of such things is not told, and needs not
+    /// be.
+    pub fn reauthenticated(&mut self, id: SessionId, request: &SessionRequest) -> bool {
         if self.features & features::REAUTHENTICATION == 0 {
             return true;
         }
-        let fits = reauth.len() - link::HEADER_BYTES <= self.peer.frame_max as usize
-            && self.output().len() + reauth.len() <= OUTPUT_MAX + self.peer.link_window as usize;
-        if fits {
-            link::set_session(reauth, id);
-            self.output.extend_from_slice(reauth);
+        let start = self.output.len();
+        let fits = compose::reauth(request, id, self.peer.frame_max, &mut self.output)
+            && self.output().len() <= OUTPUT_MAX + self.peer.link_window as usize;
+        if !fits {
+            self.output.truncate(start);
         }
         fits
     }
@@ -692,7 +689,7 @@ impl Table<'_> {
             return Ok(Event::InvalidText { client });
         }
         let kind = if text { DataKind::Text } else { DataKind::Binary };
-        Ok(Event::Data { client, kind, first, last, payload, cost })
+        Ok(Event::Data { client, fragment: Fragment { kind, first, last, bytes: payload }, cost })
     }
 
     fn credit<'a>(&mut self, id: SessionId, bytes: u32) -> Result<Event<'a>, LinkError> {
@@ -812,5 +809,4 @@ fn expect(found: Kind, due: Kind, payload: &[u8]) -> Result<&[u8], Failure> {
 }
 
 #[cfg(test)]
-#[path = "link_tests.rs"]
 mod tests;

@@ -1,0 +1,3 @@
+//! What stands behind the gateway: one folder for each kind of upstream.
+
+pub mod link;
