@@ -1150,6 +1150,22 @@ fn kinds_of_tokens_have_their_own_keys() {
             ],
         ),
         (
+            format!("{}{base}", session.replace("\"user_id\"", "[\"a\", -1]")),
+            vec![
+                "11:11: error: \"subject\" in [[auth]] is an array; it takes: name, or a list of \
+                 names and numbers"
+                    .into(),
+                inline("12:19"),
+            ],
+        ),
+        (
+            format!("{}{base}", session.replace("\"user_id\"", "[\"_csrf_token\"]")),
+            vec![
+                "11:11: error: the CSRF token names nobody; name the user's key".into(),
+                inline("12:19"),
+            ],
+        ),
+        (
             format!("{}{base}", session.replace("\"user_id\"", "\"_csrf_token\"")),
             vec![
                 "11:11: error: the CSRF token names nobody; name the user's key".into(),
@@ -1211,6 +1227,9 @@ fn fingerprints_follow_keys_and_options() {
         format!("{phoenix}salt = \"a\"\nmax_age = \"1h\"\n"),
         format!("{phoenix}salt = \"a\"\nmax_age = \"off\"\n"),
         format!("{phoenix}salt = \"a\"\nsubject = \"id\"\n"),
+        format!("{phoenix}salt = \"a\"\nsubject = [\"id\", 0]\n"),
+        format!("{phoenix}salt = \"a\"\nsubject = [\"id\", \"0\"]\n"),
+        format!("{phoenix}salt = \"a\"\nsubject = [1]\n"),
         format!("{phoenix}salt = \"a\"\niterations = 2\n"),
         format!("{phoenix}salt = \"a\"\nlength = 33\n"),
         format!("{phoenix}salt = \"a\"\ndigest = \"sha512\"\n"),

@@ -10,13 +10,13 @@ use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
 use super::load::{Issuing, Loader, place, trim_newline};
-use super::raw::{List, RawAuth, RawKey, Text};
+use super::raw::{CountOrWord, List, Path, RawAuth, RawKey, Text};
 use super::units::parse_duration;
 use super::{Auth, AuthKind};
 use crate::base::secret::Secret;
 use crate::protocol::carrier::Carrier;
 use crate::protocol::compact_token::{self, CompactKey, CompactOptions, CompactVerifier};
-use crate::protocol::external_term::TermPath;
+use crate::protocol::external_term::{Step, TermPath};
 use crate::protocol::jwt::{JwtKey, JwtOptions, JwtVerifier};
 use crate::protocol::mac::Algorithm;
 use crate::protocol::phoenix_token::{MaxAge, PhoenixOptions, PhoenixVerifier};
@@ -63,6 +63,15 @@ fn asked(kind: AuthKind) -> Built {
 
 fn text(value: &Text) -> Option<String> {
     value.as_ref().map(|text| text.get_ref().clone())
+}
+
+fn path(value: &Path) -> Option<TermPath> {
+    let step = |step: &Spanned<CountOrWord>| match step.get_ref() {
+        CountOrWord::Count(index) => Step::Index(*index as usize),
+        CountOrWord::Word(name) => Step::Name(name.clone()),
+    };
+    let steps: Vec<Step> = value.as_ref()?.get_ref().iter().map(step).collect();
+    Some(steps.into())
 }
 
 /// A shorter secret can be guessed, or is a mistake (an empty file, a placeholder).
@@ -246,7 +255,7 @@ impl Loader<'_> {
             None => MaxAge::Embedded,
             Some(text) => parse_duration(text.get_ref()).map_or(MaxAge::Infinite, MaxAge::Fixed),
         };
-        let options = PhoenixOptions { max_age, subject: text(&raw.subject).map(TermPath::from) };
+        let options = PhoenixOptions { max_age, subject: path(&raw.subject) };
         let mut fingerprint = Fingerprint::new("phoenix", &options);
         keys.iter().for_each(|key| fingerprint.add("", key.expose()));
         let issuing = Issuing::Phoenix { keys: keys.clone(), subject: options.subject.clone() };
@@ -264,15 +273,14 @@ impl Loader<'_> {
             return None;
         }
         let keys = self.derived_keys(auth, &raw.signing_salt)?;
-        let subject = text(&raw.subject)?;
-        if subject == CSRF_NAME {
+        let subject = path(&raw.subject)?;
+        if subject == TermPath::from(CSRF_NAME) {
             let at = place(&raw.subject, &auth.span());
             self.report.error(at, "the CSRF token names nobody", "name the user's key");
             return None;
         }
         let max_age = raw.max_age.as_ref().and_then(|text| parse_duration(text.get_ref()));
         let csrf = raw.csrf();
-        let subject = TermPath::from(subject);
         let options = SessionOptions { subject: subject.clone(), max_age, csrf };
         let mut fingerprint = Fingerprint::new("plug-session", &options);
         keys.iter().for_each(|key| fingerprint.add("", key.expose()));

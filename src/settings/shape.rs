@@ -264,6 +264,12 @@ fn check_value(key: &Key, value: &mut Spanned<DeValue<'_>>, report: &mut Report<
             }
             check_strings(value.get_ref())
         }
+        Shape::Path(_) => {
+            if value.get_ref().is_str() {
+                wrap(value);
+            }
+            check_path(value.get_ref())
+        }
         Shape::ListOrWord(_, word) if value.get_ref().as_str() == Some(word) => Ok(()),
         Shape::ListOrWord(_, word) if value.get_ref().as_str() == Some("*") => {
             Err(format!("write {} = \"{word}\"", key.name))
@@ -358,6 +364,16 @@ fn check_strings(value: &DeValue<'_>) -> Result<(), String> {
         DeValue::String(_) => Err("it takes a list: put [ ] around the text".to_owned()),
         _ => Err(String::new()),
     }
+}
+
+/// Names, and numbers that are indexes.
+fn check_path(value: &DeValue<'_>) -> Result<(), String> {
+    let is_step = |step: &DeValue<'_>| {
+        step.is_str() || whole_number(step).is_some_and(|index| index <= u64::from(u16::MAX))
+    };
+    let all_steps =
+        |array: &DeArray<'_>| !array.is_empty() && array.iter().all(|step| is_step(step.get_ref()));
+    value.as_array().is_some_and(all_steps).then_some(()).ok_or_else(String::new)
 }
 
 /// Numbers, sizes, durations and words. The error is the fix; empty for the usual one.

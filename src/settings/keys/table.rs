@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::super::raw::{self, List, ListOrWord, Number, Text};
+use super::super::raw::{self, List, ListOrWord, Number, Path, Text};
 use super::super::{Balance, DeferAccept, Descriptors, LogFormat, MessageTypes, Refuse};
 use super::{Key, NONE, REQUIRED, Reload, Shape};
 use crate::base::secret::Secret;
@@ -269,10 +269,12 @@ sections! {
             "`phoenix`: how old a token may be, whatever it says itself; `\"off\"`: as old as it \
              likes; absent: what it says, usually a day. `plug-session`: how long a connection may \
              live, since the cookie carries no time; absent or `\"off\"`: no such limit.";
-        subject: Text("text") = NONE, Live for ["phoenix"] required for ["plug-session"],
-            "`phoenix`: the key of the subject where the signed data is a map; integers and texts \
-             are subjects as they are. `plug-session`: the session's key that names the user, \
-             required; a session without it gives way to the route's next `[[auth]]`.";
+        subject: Path("name") = NONE, Live for ["phoenix"] required for ["plug-session"],
+            "`phoenix`: where the subject stands in signed data that is no integer or text: the \
+             name of a member of a map or keyword list, or a path, as in `[\"user\", \"id\"]` or \
+             `[1]`, in which numbers count the elements of tuples and lists from 0. \
+             `plug-session`: the same in the session, required; the gateway asks the route's next \
+             `[[auth]]` about a session without it.";
         csrf: Flag() as bool = "true", Live for ["plug-session"],
             "`plug-session`: whether the query must carry the masked `_csrf_token` that belongs to \
              the session, as LiveView's client sends it.";
