@@ -96,7 +96,8 @@ fn run_inspect(command: &Inspect) -> Result<ExitCode, ExitCode> {
     let mut scratch = TokenScratch::new();
     let csrf = command.csrf.as_deref().map(str::as_bytes);
     let now = UnixTime::from_seconds(now_s);
-    match block.kind.verify(token.as_bytes(), csrf, now, &mut scratch) {
+    let verifier = block.kind.verifier().expect("find_auth refuses the rest");
+    match verifier.verify(token.as_bytes(), csrf, now, &mut scratch) {
         Ok(identity) if revoked.meets(&identity, now) => {
             println!("verdict refused by auth {auth:?}: token_revoked (by the revocations file)");
             Err(ExitCode::FAILURE)
