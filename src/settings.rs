@@ -197,7 +197,7 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// Names of query parameters that hold secrets, and are shown to nobody.
+    /// Names of query parameters that hold secrets, and never appear in logs or paths.
     pub fn secret_parameters(&self) -> impl Iterator<Item = &str> + Clone {
         let carried = self.carriers.iter().filter_map(|carrier| match carrier {
             Carrier::Query(name) => Some(name.as_str()),

@@ -1069,7 +1069,7 @@ fn kinds_of_tokens_have_their_own_keys() {
         (
             format!("{phoenix}secret_key_base_file = \"env:SHORT\"\n"),
             vec![
-                "11:24: error: this secret has 5 bytes and can be guessed: 32 are the least; \
+                "11:24: error: this secret has 5 bytes and can be guessed: at least 32 are required; \
                   make one with: openssl rand -hex 32"
                     .into(),
             ],

@@ -19,12 +19,12 @@ use portcullis::settings::load::{Issuing, Loaded, Outside};
 
 use super::{failed, load};
 
-/// Makes tokens, and looks into them.
+/// Create or inspect tokens.
 #[derive(Subcommand)]
 pub enum Token {
-    /// Make a token that a configuration accepts; it is all that stdout gets.
+    /// Create a token that a configuration accepts; only the token goes to stdout.
     Mint(mint::Mint),
-    /// Show what a token says, and with a configuration whether it would be accepted.
+    /// Show what a token says, and with a configuration whether the gateway would accept it.
     Inspect(Inspect),
 }
 
@@ -162,7 +162,9 @@ fn find_auth<'l>(loaded: &'l Loaded, name: &str) -> Result<(&'l Auth, &'l Issuin
     };
     let auth = &auths[index];
     if auth.kind.is_external() {
-        return Err(format!("[[auth]] {name:?} asks somebody else, who also makes the tokens"));
+        return Err(format!(
+            "[[auth]] {name:?} is decided outside the gateway, where its tokens are made, too"
+        ));
     }
     Ok((auth, &loaded.issuing[index]))
 }
@@ -174,17 +176,17 @@ fn verify(auth: &Auth, token: &str, csrf: Option<&str>, now_s: u64) -> Result<()
     verifier.verify(token.as_bytes(), csrf, now, &mut TokenScratch::new()).map(|_| ())
 }
 
-/// A cause for a person at a terminal; the label is what clients and metrics are told.
+/// A cause for a person at a terminal, beside the label that clients and metrics use.
 fn explain(cause: Cause) -> String {
     let why = match cause {
         Cause::TokenMalformed => "it cannot be read; a fault or reason above says why",
         Cause::BadSignature => "none of the keys signed it, or not with the key's algorithm",
-        Cause::TokenExpired => "its time is over",
-        Cause::TokenNotYetValid => "its time has not begun",
+        Cause::TokenExpired => "it has expired",
+        Cause::TokenNotYetValid => "it is not valid yet",
         Cause::TokenForbidden => {
             "it is for another issuer or audience, names no subject, or ends beyond lifetime_max"
         }
-        Cause::TokenMissing => "the session has no subject: nobody has logged in",
+        Cause::TokenMissing => "the session has no subject: the user has not logged in",
         Cause::CsrfMismatch => "the session needs its _csrf_token beside it: --csrf",
         _ => "see docs/configuration.md",
     };

@@ -55,8 +55,8 @@ impl Fingerprint {
     }
 }
 
-/// A kind that somebody else decides, who makes its tokens, too. What they decide is not
-/// remembered, so that it needs no fingerprint.
+/// A kind that a backend or endpoint decides, which issues its tokens, too. Its decisions are not
+/// cached, so it needs no fingerprint.
 fn asked(kind: AuthKind) -> Built {
     (kind, Issuing::Elsewhere)
 }
@@ -155,7 +155,7 @@ impl Loader<'_> {
         let secret = Secret::new(bytes);
         if secret.len() < SECRET_BYTES_MIN {
             let what = format!(
-                "this secret has {} bytes and can be guessed: {SECRET_BYTES_MIN} are the least",
+                "this secret has {} bytes and can be guessed: at least {SECRET_BYTES_MIN} are required",
                 secret.len()
             );
             self.report.error(at, what, "make one with: openssl rand -hex 32");
@@ -414,8 +414,8 @@ impl Loader<'_> {
         (!failed).then_some(carriers)
     }
 
-    /// One request can hold two tokens, and then the first carrier counts. That is dangerous
-    /// where the first comes without anybody's will, or where another server may read the other.
+    /// One request can hold two tokens, and then the first carrier counts. That is dangerous where
+    /// a browser sends the first without the user's will, or where another server may read the other.
     fn check_agreement(&mut self, at: &Spanned<String>, carrier: &Carrier, before: &[Carrier]) {
         let same_sort = |other: &&Carrier| discriminant(*other) == discriminant(carrier);
         let cookie = |other: &&Carrier| matches!(other, Carrier::Cookie(_));

@@ -1,4 +1,4 @@
-//! `[[auth]]` blocks that ask somebody else: `kind = "backend"` and `kind = "http"`.
+//! `[[auth]]` blocks whose decisions come from outside: `kind = "backend"` and `kind = "http"`.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -219,7 +219,7 @@ impl Loader<'_> {
             .ok()
     }
 
-    /// Cookies are sent by a browser whoever wrote the page: they need a closed list of origins.
+    /// A browser sends cookies whichever page connects: they need a closed list of origins.
     fn check_cookies(&mut self, route: &Spanned<RawRoute>, blocks: &[&RawAuth]) {
         let is_cookie = |text: &&Spanned<String>| text.get_ref().starts_with("cookie:");
         if !carriers_of(blocks).any(|carrier| is_cookie(&carrier)) {
