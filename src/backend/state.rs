@@ -247,7 +247,7 @@ impl LinkState {
         Ok(handle)
     }
 
-    /// The task that decides; it is aborted when nobody waits for it any more.
+    /// The task that decides; it is aborted when no client waits for it any more.
     pub(super) fn deciding(&mut self, handle: Handle, task: AbortHandle) {
         match self.entry(handle).filter(|entry| entry.phase == Phase::Asked) {
             Some(entry) => entry.deciding = Some(task),
@@ -828,7 +828,7 @@ impl LinkState {
         entry.writers.drain(..).for_each(Waker::wake);
     }
 
-    /// Closes at once: what waits for the client is given up with the session.
+    /// Closes immediately: what waits for the client is dropped with the session.
     fn close_now(&mut self, index: usize, cause: Cause, code: u16) {
         let entry = &mut self.sessions[index];
         if entry.phase != Phase::Open {

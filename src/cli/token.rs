@@ -10,21 +10,21 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use portcullis::base::time::UnixTime;
 use portcullis::protocol::cause::Cause;
-use portcullis::protocol::revocation::{Hasher, RevocationSet, Revoked};
+use portcullis::protocol::revocation::{Hasher, Revoked};
 use portcullis::protocol::scratch::{TOKEN_MAX, TokenScratch};
 use portcullis::server::files::Machine;
-use portcullis::server::revocation_file;
+use portcullis::server::journal;
 use portcullis::settings::Auth;
 use portcullis::settings::load::{Issuing, Loaded, Outside};
 
 use super::{failed, load};
 
-/// Makes tokens, and looks into them.
+/// Create or inspect tokens.
 #[derive(Subcommand)]
 pub enum Token {
-    /// Make a token that a configuration accepts; it is all that stdout gets.
+    /// Create a token that a configuration accepts; only the token goes to stdout.
     Mint(mint::Mint),
-    /// Show what a token says, and with a configuration whether it would be accepted.
+    /// Show what a token says, and with a configuration whether the gateway would accept it.
     Inspect(Inspect),
 }
 
@@ -96,7 +96,12 @@ fn run_inspect(command: &Inspect) -> Result<ExitCode, ExitCode> {
     let mut scratch = TokenScratch::new();
     let csrf = command.csrf.as_deref().map(str::as_bytes);
     let now = UnixTime::from_seconds(now_s);
-    match block.kind.verify(token.as_bytes(), csrf, now, &mut scratch) {
+    let Some(verifier) = block.kind.verifier() else {
+        return Err(failed(format_args!(
+            "auth {auth:?} asks a backend or an endpoint: only a running gateway can tell"
+        )));
+    };
+    match verifier.verify(token.as_bytes(), csrf, now, &mut scratch) {
         Ok(identity) if revoked.meets(&identity, now) => {
             println!("verdict refused by auth {auth:?}: token_revoked (by the revocations file)");
             Err(ExitCode::FAILURE)
@@ -132,11 +137,11 @@ fn revocations(loaded: &Loaded, now_s: u64) -> Result<Revoked, String> {
         return Ok(Revoked::nothing(hasher));
     };
     let max = loaded.settings.limits.revocations_max as usize;
-    let saved = revocation_file::load(path, max).map_err(|error| {
+    let now = UnixTime::from_seconds(now_s);
+    let (set, _torn) = journal::load(path, hasher, max, now).map_err(|error| {
         format!("cannot tell whether the token is revoked: {}: {error}", path.display())
     })?;
-    let now = UnixTime::from_seconds(now_s);
-    Ok(RevocationSet::restored(hasher, saved.next_id, saved.entries, now).picture())
+    Ok(set.snapshot())
 }
 
 /// The token on stdin, if it is not absurdly long.
@@ -161,7 +166,9 @@ fn find_auth<'l>(loaded: &'l Loaded, name: &str) -> Result<(&'l Auth, &'l Issuin
     };
     let auth = &auths[index];
     if auth.kind.is_external() {
-        return Err(format!("[[auth]] {name:?} asks somebody else, who also makes the tokens"));
+        return Err(format!(
+            "[[auth]] {name:?} is decided outside the gateway, where its tokens are made, too"
+        ));
     }
     Ok((auth, &loaded.issuing[index]))
 }
@@ -169,20 +176,21 @@ fn find_auth<'l>(loaded: &'l Loaded, name: &str) -> Result<(&'l Auth, &'l Issuin
 fn verify(auth: &Auth, token: &str, csrf: Option<&str>, now_s: u64) -> Result<(), Cause> {
     let now = UnixTime::from_seconds(now_s);
     let csrf = csrf.map(str::as_bytes);
-    auth.kind.verify(token.as_bytes(), csrf, now, &mut TokenScratch::new()).map(|_| ())
+    let verifier = auth.kind.verifier().expect("find_auth refuses the rest");
+    verifier.verify(token.as_bytes(), csrf, now, &mut TokenScratch::new()).map(|_| ())
 }
 
-/// A cause for a person at a terminal; the label is what clients and metrics are told.
+/// A cause for a person at a terminal, beside the label that clients and metrics use.
 fn explain(cause: Cause) -> String {
     let why = match cause {
         Cause::TokenMalformed => "it cannot be read; a fault or reason above says why",
         Cause::BadSignature => "none of the keys signed it, or not with the key's algorithm",
-        Cause::TokenExpired => "its time is over",
-        Cause::TokenNotYetValid => "its time has not begun",
+        Cause::TokenExpired => "it has expired",
+        Cause::TokenNotYetValid => "it is not valid yet",
         Cause::TokenForbidden => {
             "it is for another issuer or audience, names no subject, or ends beyond lifetime_max"
         }
-        Cause::TokenMissing => "the session has no subject: nobody has logged in",
+        Cause::TokenMissing => "the session has no subject: the user has not logged in",
         Cause::CsrfMismatch => "the session needs its _csrf_token beside it: --csrf",
         _ => "see docs/configuration.md",
     };

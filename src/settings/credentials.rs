@@ -1,5 +1,6 @@
 //! Secrets, keys and `[[auth]]` blocks.
 
+use std::io::ErrorKind;
 use std::mem::discriminant;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -21,12 +22,13 @@ use crate::protocol::mac::Algorithm;
 use crate::protocol::phoenix_token::{MaxAge, PhoenixOptions, PhoenixVerifier};
 use crate::protocol::plug_crypto::{BASES_MAX, Derivation};
 use crate::protocol::plug_session::{CSRF_NAME, SessionOptions, SessionVerifier};
+use crate::protocol::verifier::{TokenFormat, Verifier};
 
 /// What Plug.Session.COOKIE asks of a `secret_key_base`, in bytes.
 const SECRET_KEY_BASE_MIN: usize = 64;
 
-/// What decides, how to make its tokens, and its fingerprint.
-type Built = (AuthKind, Issuing, [u8; 16]);
+/// What decides, and how to make its tokens.
+type Built = (AuthKind, Issuing);
 
 /// A digest of what a decision depends on beside the token and the clock.
 struct Fingerprint(Sha256);
@@ -46,16 +48,17 @@ impl Fingerprint {
         }
     }
 
-    fn finish(self) -> [u8; 16] {
+    fn finish(self, format: TokenFormat) -> AuthKind {
         let digest = self.0.finalize();
-        std::array::from_fn(|index| digest[index])
+        let fingerprint = std::array::from_fn(|index| digest[index]);
+        AuthKind::Token(Arc::new(Verifier::new(format, fingerprint)))
     }
 }
 
-/// A kind that somebody else decides, who makes its tokens, too. What they decide is not
-/// remembered, so that it needs no fingerprint.
+/// A kind that a backend or endpoint decides, which issues its tokens, too. Its decisions are not
+/// cached, so it needs no fingerprint.
 fn asked(kind: AuthKind) -> Built {
-    (kind, Issuing::Elsewhere, [0; 16])
+    (kind, Issuing::Elsewhere)
 }
 
 fn text(value: &Text) -> Option<String> {
@@ -112,7 +115,15 @@ impl Loader<'_> {
                     true => format!("cannot read the file ({NOT_SHOWN}): {error}"),
                     false => format!("cannot read {}: {error}", path.display()),
                 };
-                let fix = "file names are relative to the configuration file's folder";
+                let fix = match error.kind() {
+                    ErrorKind::NotFound => {
+                        "file names are relative to the configuration file's folder"
+                    }
+                    ErrorKind::PermissionDenied => {
+                        "let the user that runs the gateway read it, and enter its folders"
+                    }
+                    _ => "name a regular file",
+                };
                 self.report.error(name.span(), what, fix);
                 None
             }
@@ -144,7 +155,7 @@ impl Loader<'_> {
         let secret = Secret::new(bytes);
         if secret.len() < SECRET_BYTES_MIN {
             let what = format!(
-                "this secret has {} bytes and can be guessed: {SECRET_BYTES_MIN} are the least",
+                "this secret has {} bytes and can be guessed: at least {SECRET_BYTES_MIN} are required",
                 secret.len()
             );
             self.report.error(at, what, "make one with: openssl rand -hex 32");
@@ -163,7 +174,7 @@ impl Loader<'_> {
         let raw = auth.get_ref();
         let carriers = self.carriers(&raw.carriers);
         // Kinds that are unknown, and keys that are missing, were reported before.
-        let (kind, issuing, fingerprint) = match raw.kind.as_ref()?.get_ref().as_str() {
+        let (kind, issuing) = match raw.kind.as_ref()?.get_ref().as_str() {
             "phoenix" => self.phoenix(auth),
             "plug-session" => self.plug_session(auth),
             "compact" => self.compact(auth),
@@ -172,7 +183,7 @@ impl Loader<'_> {
             _ => self.jwt(auth),
         }?;
         let (name, carriers) = (raw.name.as_ref()?.get_ref().clone(), carriers?);
-        Some((Auth { name, kind, carriers, fingerprint }, issuing))
+        Some((Auth { name, kind, carriers }, issuing))
     }
 
     fn jwt(&mut self, auth: &Spanned<RawAuth>) -> Option<Built> {
@@ -195,8 +206,8 @@ impl Loader<'_> {
         for key in &keys {
             fingerprint.add(&format!("{:?} {:?}", key.id, key.algorithm), key.secret.expose());
         }
-        let kind = AuthKind::Jwt(verifier);
-        Some((kind, Issuing::Jwt { keys, options }, fingerprint.finish()))
+        let kind = fingerprint.finish(TokenFormat::Jwt(verifier));
+        Some((kind, Issuing::Jwt { keys, options }))
     }
 
     fn compact(&mut self, auth: &Spanned<RawAuth>) -> Option<Built> {
@@ -232,8 +243,9 @@ impl Loader<'_> {
         for key in &numbered {
             fingerprint.add(&key.id.to_string(), key.secret.expose());
         }
-        let kind = AuthKind::Compact(CompactVerifier::new(&numbered, options));
-        Some((kind, Issuing::Compact { keys: numbered }, fingerprint.finish()))
+        let verifier = CompactVerifier::new(&numbered, options);
+        let kind = fingerprint.finish(TokenFormat::Compact(verifier));
+        Some((kind, Issuing::Compact { keys: numbered }))
     }
 
     fn phoenix(&mut self, auth: &Spanned<RawAuth>) -> Option<Built> {
@@ -247,8 +259,8 @@ impl Loader<'_> {
         let mut fingerprint = Fingerprint::new("phoenix", &options);
         keys.iter().for_each(|key| fingerprint.add("", key.expose()));
         let issuing = Issuing::Phoenix { keys: keys.clone(), subject: options.subject.clone() };
-        let kind = AuthKind::Phoenix(PhoenixVerifier::new(&keys, options));
-        Some((kind, issuing, fingerprint.finish()))
+        let format = TokenFormat::Phoenix(PhoenixVerifier::new(&keys, options));
+        Some((fingerprint.finish(format), issuing))
     }
 
     fn plug_session(&mut self, auth: &Spanned<RawAuth>) -> Option<Built> {
@@ -273,8 +285,8 @@ impl Loader<'_> {
         let mut fingerprint = Fingerprint::new("plug-session", &options);
         keys.iter().for_each(|key| fingerprint.add("", key.expose()));
         let issuing = Issuing::PlugSession { keys: keys.clone(), subject };
-        let kind = AuthKind::PlugSession(SessionVerifier::new(&keys, options));
-        Some((kind, issuing, fingerprint.finish()))
+        let format = TokenFormat::PlugSession(SessionVerifier::new(&keys, options));
+        Some((fingerprint.finish(format), issuing))
     }
 
     /// The keys derived from every `secret_key_base`.
@@ -402,8 +414,8 @@ impl Loader<'_> {
         (!failed).then_some(carriers)
     }
 
-    /// One request can hold two tokens, and then the first carrier counts. That is dangerous
-    /// where the first comes without anybody's will, or where another server may read the other.
+    /// One request can hold two tokens, and then the first carrier counts. That is dangerous where
+    /// a browser sends the first without the user's will, or where another server may read the other.
     fn check_agreement(&mut self, at: &Spanned<String>, carrier: &Carrier, before: &[Carrier]) {
         let same_sort = |other: &&Carrier| discriminant(*other) == discriminant(carrier);
         let cookie = |other: &&Carrier| matches!(other, Carrier::Cookie(_));
