@@ -114,7 +114,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
 #[derive(Args)]
 struct ConfigFile {
     /// The configuration file [default: /etc/portcullis/portcullis.toml].
-    #[arg(short, long = "config", value_name = "FILE", env = "PORTCULLIS_CONFIG")]
+    #[arg(short = 'c', long = "config", value_name = "FILE", env = "PORTCULLIS_CONFIG")]
     named: Option<PathBuf>,
 }
 

@@ -12,16 +12,23 @@ type Curve = (&'static str, &'static str);
 
 struct Panel {
     title: &'static str,
+    /// What to look for, shown at the panel.
+    description: &'static str,
     unit: &'static str,
     stacked: bool,
     curves: &'static [Curve],
 }
 
 const fn panel(title: &'static str, unit: &'static str, curves: &'static [Curve]) -> Panel {
-    Panel { title, unit, stacked: false, curves }
+    Panel { title, description: "", unit, stacked: false, curves }
 }
 
 impl Panel {
+    const fn about(mut self, description: &'static str) -> Panel {
+        self.description = description;
+        self
+    }
+
     const fn stacked(mut self) -> Panel {
         self.stacked = true;
         self
@@ -62,12 +69,58 @@ macro_rules! rate {
 
 const ROWS: &[Row] = &[
     Row {
+        title: "Overview",
+        panels: &[
+            panel(
+                "Machines up and draining",
+                "short",
+                &[
+                    (now!("portcullis_build_info"), "up"),
+                    (now!("portcullis_draining"), "draining"),
+                ],
+            )
+            .about("Gateways that answer their scrapes."),
+            panel(
+                "Memory pressure",
+                "short",
+                &[(
+                    "max by (instance) (portcullis_memory_rung{instance=~\"$instance\"})",
+                    "{{instance}}",
+                )],
+            )
+            .about(
+                "0 none, 1 new connections are reset, 2 unauthenticated ones too, 3 slow readers \
+                 too.",
+            ),
+            panel(
+                "Certificates: time left",
+                "s",
+                &[(
+                    "min by (instance, listener) (portcullis_certificate_not_after_seconds\
+                     {instance=~\"$instance\"}) - time()",
+                    "{{instance}} {{listener}}",
+                )],
+            )
+            .about("Until the first certificate of each listener expires."),
+            panel(
+                "Uptime",
+                "s",
+                &[(
+                    "time() - max by (instance) (process_start_time_seconds\
+                     {instance=~\"$instance\"})",
+                    "{{instance}}",
+                )],
+            )
+            .about("Since the process started."),
+        ],
+    },
+    Row {
         title: "Connections",
         panels: &[
-            panel("By stage", "short", &[(now!("portcullis_connections" by "stage"), "{{stage}}")])
+            panel("Connections by stage", "short", &[(now!("portcullis_connections" by "stage"), "{{stage}}")]).about("Where connections are between accept and close. Most should be open; many in an early stage mean slow clients or a flood.")
                 .stacked(),
             panel(
-                "Accepts",
+                "New connections",
                 "cps",
                 &[
                     (rate!("portcullis_connections_accepted_total"), "accepted"),
@@ -75,9 +128,9 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_accept_errors_total"), "failed"),
                     (rate!("portcullis_accept_exhausted_total"), "failed, exhausted"),
                 ],
-            ),
+            ).about("Accepted, reset or failed at accept. Anything but accepted should be zero."),
             panel(
-                "Handshakes and tokens",
+                "TLS handshakes, upgrades and tokens",
                 "cps",
                 &[
                     (rate!("portcullis_tls_handshakes_total"), "TLS handshakes"),
@@ -86,32 +139,32 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_tokens_refused_total"), "tokens refused"),
                     (rate!("portcullis_dead_token_hits_total"), "of them from memory"),
                 ],
-            ),
+            ).about("How far new connections come. More tokens refused than accepted points to an expired key or an attack."),
         ],
     },
     Row {
-        title: "Admission",
+        title: "Admission (unauthenticated connections)",
         panels: &[
             panel(
-                "Unauthenticated",
+                "Unauthenticated connections and cap",
                 "short",
                 &[
                     (now!("portcullis_unauthenticated_connections"), "connections"),
                     (now!("portcullis_unauthenticated_connections_max"), "cap"),
                     (now!("portcullis_prefixes" by "table"), "prefixes, {{table}}"),
                 ],
-            ),
+            ).about("At 80 % of the cap early drop begins; at the cap, old connections are evicted."),
             panel(
-                "Oldest unauthenticated",
-                "ms",
+                "Age of the oldest unauthenticated connection",
+                "s",
                 &[(
                     "max by (instance) \
-                     (portcullis_unauthenticated_oldest_milliseconds{instance=~\"$instance\"})",
+                     (portcullis_unauthenticated_oldest_seconds{instance=~\"$instance\"})",
                     "{{instance}}",
                 )],
-            ),
+            ).about("Never above the sum of the deadlines, 10 s by default."),
             panel(
-                "Resets",
+                "Resets under pressure",
                 "cps",
                 &[
                     (rate!("portcullis_early_drops_total" by "reason"), "early drop, {{reason}}"),
@@ -121,65 +174,64 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_memory_closes_total"), "memory, slow readers"),
                     (rate!("portcullis_penalties_total"), "penalties begun"),
                 ],
-            ),
+            ).about("Connections reset to protect the others, by reason. Zero in quiet times."),
             panel(
-                "Memory budget",
+                "Memory, used and budget",
                 "bytes",
                 &[
                     (now!("portcullis_memory_used_bytes"), "used"),
                     (now!("portcullis_memory_budget_bytes"), "budget"),
-                    (now!("portcullis_memory_rung"), "rung"),
                 ],
-            ),
+            ).about("At 85 % of the budget new connections are reset."),
         ],
     },
     Row {
         title: "Closes",
         panels: &[
-            panel("Paced closes", "cps", &[(rate!("portcullis_closes_paced_total"), "paced")]),
-            panel("By cause", "cps", &[(rate!("portcullis_closes_total" by "cause"), "{{cause}}")])
+            panel("Delayed closes", "cps", &[(rate!("portcullis_closes_paced_total"), "paced")]).about("Close frames sent after the dialect's close delay, so that clients do not return immediately."),
+            panel("Closes by cause", "cps", &[(rate!("portcullis_closes_total" by "cause"), "{{cause}}")]).about("Why connections ended. docs/closing.md explains each cause.")
                 .stacked(),
             panel(
-                "By a deadline",
+                "Closes by deadline",
                 "cps",
                 &[(rate!("portcullis_deadline_closes_total" by "stage"), "{{stage}}")],
-            )
+            ).about("Connections that a deadline ended, by stage.")
             .stacked(),
             panel(
-                "Log lines lost",
+                "Close log lines lost",
                 "cps",
                 &[
                     (rate!("portcullis_close_lines_dropped_total"), "beyond the rate limit"),
                     (rate!("portcullis_close_log_dropped_total"), "by the file"),
                 ],
-            ),
+            ).about("Lines beyond limits.close_lines_per_second, and lines that the file could not take."),
         ],
     },
     Row {
-        title: "Life of identities",
+        title: "Revocation and re-authentication",
         panels: &[
             panel(
-                "Revocations held",
+                "Active revocations",
                 "short",
                 &[(now!("portcullis_revocations" by "instance"), "{{instance}}")],
-            ),
+            ).about("The limit is limits.revocations_max."),
             panel(
-                "Revoked, refused, not saved",
+                "Effects and failures of revocations",
                 "cps",
                 &[
                     (rate!("portcullis_revoked_total" by "when"), "client revoked, {{when}}"),
                     (rate!("portcullis_revocations_refused_total"), "revocation refused, no room"),
                     (rate!("portcullis_revocation_save_failures_total"), "save failed"),
                 ],
-            ),
+            ).about("Clients that were revoked; revocations that could not be kept or saved should be zero."),
             panel(
-                "Fresh tokens",
+                "Fresh tokens on open connections",
                 "cps",
                 &[
                     (rate!("portcullis_reauthentications_total" by "result"), "{{result}}"),
                     (rate!("portcullis_expiries_set_total"), "expiry set by a backend"),
                 ],
-            ),
+            ).about("Re-authentications by result, and expiries that backends set."),
         ],
     },
     Row {
@@ -189,31 +241,47 @@ const ROWS: &[Row] = &[
                 "Messages",
                 "cps",
                 &[(rate!("portcullis_messages_total" by "direction"), "{{direction}}")],
-            ),
+            ).about("Whole messages relayed, by direction."),
             panel(
-                "Payload",
+                "Message bytes",
                 "Bps",
                 &[(rate!("portcullis_message_bytes_total" by "direction"), "{{direction}}")],
-            ),
-            panel("Pings", "cps", &[(rate!("portcullis_pings_sent_total"), "sent to clients")]),
+            ).about("Payload bytes relayed, by direction."),
+            panel("Pings to clients", "cps", &[(rate!("portcullis_pings_sent_total"), "sent to clients")]).about("Sent after deadlines.ping_interval without input."),
         ],
     },
     Row {
         title: "Links to backends",
         panels: &[
-            panel("Links", "short", &[(now!("portcullis_links" by "state"), "{{state}}")])
+            panel("Links to backends", "short", &[(now!("portcullis_links" by "state"), "{{state}}")]).about("One for each worker and endpoint. All should be ready.")
                 .stacked(),
             panel(
-                "Round trip of the last ping",
-                "µs",
-                &[(
-                    "sum by (instance) (portcullis_link_rtt_microseconds{instance=~\"$instance\"}) \
-                     / sum by (instance) (portcullis_workers{instance=~\"$instance\"})",
-                    "{{instance}}, mean of its workers",
-                )],
-            ),
+                "Round trip of link pings",
+                "s",
+                &[
+                    (
+                        "histogram_quantile(0.5, sum by (le) (rate(\
+                         portcullis_link_rtt_seconds_bucket{instance=~\"$instance\"}\
+                         [$__rate_interval])))",
+                        "median",
+                    ),
+                    (
+                        "histogram_quantile(0.99, sum by (le) (rate(\
+                         portcullis_link_rtt_seconds_bucket{instance=~\"$instance\"}\
+                         [$__rate_interval])))",
+                        "99th percentile",
+                    ),
+                    (
+                        "sum(rate(portcullis_link_rtt_seconds_sum\
+                         {instance=~\"$instance\"}[$__rate_interval])) \
+                         / sum(rate(portcullis_link_rtt_seconds_count\
+                         {instance=~\"$instance\"}[$__rate_interval]))",
+                        "mean",
+                    ),
+                ],
+            ).about("A rise means that a backend, or the way to it, is slow."),
             panel(
-                "Comings and goings",
+                "Link connects, failures and sessions",
                 "cps",
                 &[
                     (rate!("portcullis_link_connects_total"), "links made"),
@@ -222,86 +290,86 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_link_stale_frames_total"), "stale frames"),
                     (rate!("portcullis_sessions_opened_total"), "sessions opened"),
                 ],
-            ),
+            ).about("Links that connect and fail again and again show a backend that restarts, or a wrong secret."),
         ],
     },
     Row {
-        title: "Verdicts of others",
+        title: "Auth requests to backends and HTTP endpoints",
         panels: &[
             panel(
-                "Verdicts",
+                "Auth requests by outcome",
                 "cps",
                 &[
                     (rate!("portcullis_verdicts_total" by "outcome"), "{{outcome}}"),
                     (rate!("portcullis_verdicts_unasked_total"), "could not be asked"),
                 ],
-            )
+            ).about("Decisions of backends and HTTP endpoints about tokens.")
             .stacked(),
             panel(
-                "Time that they take",
+                "Auth request duration",
                 "s",
                 &[
                     (
                         "histogram_quantile(0.5, sum by (le) (rate(\
-                         portcullis_verdicts_within_total{instance=~\"$instance\"}\
+                         portcullis_verdict_seconds_bucket{instance=~\"$instance\"}\
                          [$__rate_interval])))",
-                        "half within",
+                        "median",
                     ),
                     (
                         "histogram_quantile(0.99, sum by (le) (rate(\
-                         portcullis_verdicts_within_total{instance=~\"$instance\"}\
+                         portcullis_verdict_seconds_bucket{instance=~\"$instance\"}\
                          [$__rate_interval])))",
-                        "99 % within",
+                        "99th percentile",
                     ),
                     (
-                        "sum(rate(portcullis_verdict_microseconds_total\
-                         {instance=~\"$instance\"}[$__rate_interval])) / 1e6 \
-                         / sum(rate(portcullis_verdicts_within_total\
-                         {instance=~\"$instance\",le=\"+Inf\"}[$__rate_interval]))",
+                        "sum(rate(portcullis_verdict_seconds_sum\
+                         {instance=~\"$instance\"}[$__rate_interval])) \
+                         / sum(rate(portcullis_verdict_seconds_count\
+                         {instance=~\"$instance\"}[$__rate_interval]))",
                         "mean",
                     ),
                 ],
-            ),
+            ).about("From an auth request to its answer: median, 99th percentile, mean."),
             panel(
-                "In flight",
+                "Auth requests in flight",
                 "short",
                 &[
                     (now!("portcullis_verdicts_awaited"), "questions out"),
                     (now!("portcullis_verdict_requests_in_flight"), "requests at endpoints"),
                     (now!("portcullis_verdict_circuits" by "state"), "circuits {{state}}"),
                 ],
-            ),
+            ).about("Requests that wait for an answer, and HTTP endpoints by the state of their circuit breaker."),
         ],
     },
     Row {
         title: "Backpressure and buffers",
         panels: &[
             panel(
-                "Clients not read for want of credit",
+                "Clients not read (no credit)",
                 "short",
                 &[(now!("portcullis_reads_paused"), "reads paused")],
-            ),
+            ).about("Clients whose backend does not keep up: the gateway stops reading from them."),
             panel(
-                "Bytes that wait",
+                "Bytes waiting",
                 "bytes",
                 &[
                     (now!("portcullis_stalled_input_bytes"), "from clients, for credit"),
                     (now!("portcullis_queued_bytes"), "to be sent"),
                 ],
-            ),
+            ).about("Input that waits for a backend's credit, and output that waits for readers."),
             panel(
-                "Receive buffers free",
+                "Free receive buffers",
                 "short",
                 &[(now!("portcullis_receive_buffers_free" by "instance"), "{{instance}}")],
-            ),
+            ).about("The lowest worker decides; near zero, receives are delayed."),
             panel(
-                "Starvation",
+                "Operations delayed for lack of buffers",
                 "cps",
                 &[
                     (rate!("portcullis_receive_starved_total"), "receives"),
                     (rate!("portcullis_send_starved_total"), "sends"),
                 ],
-            ),
+            ).about("Zero but for bursts; else raise limits.client_buffers."),
         ],
     },
     Row {
@@ -311,20 +379,20 @@ const ROWS: &[Row] = &[
                 "Workers",
                 "short",
                 &[
-                    (now!("portcullis_workers"), "should run"),
-                    (now!("portcullis_workers_alive"), "turn"),
+                    (now!("portcullis_workers"), "configured"),
+                    (now!("portcullis_workers_alive"), "running"),
                     (now!("portcullis_draining"), "machines that drain"),
                 ],
-            ),
+            ).about("Running should equal configured."),
             panel(
-                "Turns and completions",
+                "Worker loop",
                 "cps",
                 &[
                     (rate!("portcullis_worker_ticks_total"), "turns"),
                     (rate!("portcullis_worker_completions_total"), "completions"),
                     (rate!("portcullis_stale_completions_total"), "stale completions"),
                 ],
-            ),
+            ).about("Iterations and completions; stale completions are harmless."),
             panel(
                 "Panics and reloads",
                 "cps",
@@ -332,36 +400,35 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_worker_panics_total"), "panics"),
                     (rate!("portcullis_reloads_total" by "result"), "reloads {{result}}"),
                 ],
-            ),
+            ).about("A panic is a bug: report it. A refused reload changes nothing."),
         ],
     },
     Row {
         title: "Process",
         panels: &[
             panel(
-                "Processor",
-                "short",
-                &[(rate!("process_cpu_seconds_total" by "instance"), "{{instance}}, cores")],
-            ),
+                "CPU",
+                "percentunit",
+                &[(rate!("process_cpu_seconds_total" by "instance"), "{{instance}}")],
+            ).about("100 % is one core."),
             panel(
                 "Resident memory",
                 "bytes",
                 &[(now!("process_resident_memory_bytes" by "instance"), "{{instance}}")],
-            ),
+            ).about("Memory of the process itself, without the kernel's socket buffers."),
             panel(
-                "Open descriptors",
+                "Open file descriptors",
                 "short",
                 &[(now!("process_open_fds" by "instance"), "{{instance}}, without direct ones")],
-            ),
+            ).about("Plain descriptors only: direct ones belong to the rings."),
             panel(
-                "Age and version",
-                "s",
+                "Version",
+                "short",
                 &[(
-                    "(time() - process_start_time_seconds{instance=~\"$instance\"}) \
-                     * on (instance) group_left (version) portcullis_build_info",
-                    "{{instance}} {{version}}",
+                    "count by (version) (portcullis_build_info{instance=~\"$instance\"})",
+                    "{{version}}",
                 )],
-            ),
+            ).about("Each version that runs."),
         ],
     },
 ];
@@ -389,6 +456,7 @@ fn chart(panel: &Panel, id: usize, position: Value) -> Value {
         "id": id,
         "type": "timeseries",
         "title": panel.title,
+        "description": panel.description,
         "datasource": SOURCE(),
         "gridPos": position,
         "targets": targets.collect::<Vec<_>>(),
@@ -431,7 +499,7 @@ fn dashboard() -> Value {
     json!({
         "uid": "portcullis",
         "title": "Portcullis",
-        "description": "Generated by tests/deploy/dashboard.rs; do not edit.",
+        "description": "A Portcullis WebSocket gateway: clients, authentication, closes, backends, workers. docs/operating.md explains every metric and every alert.",
         "tags": ["portcullis"],
         "schemaVersion": 38,
         "editable": true,
@@ -479,6 +547,8 @@ fn panels_have_titles_of_their_own_and_do_not_overlap() {
             let apart = x + w <= x2 || x2 + w2 <= x || y + h <= y2 || y2 + h2 <= y;
             assert!(apart, "{} over {}", one["title"], other["title"]);
             let titled = one["title"] != other["title"] || one["type"] != other["type"];
+            let described = one["type"] == "row" || one["description"] != "";
+            assert!(described, "{} has no description", one["title"]);
             assert!(titled && one["id"] != other["id"], "{} twice", one["title"]);
         }
     }
