@@ -483,6 +483,11 @@ fn the_rest_of_the_command_line() {
         assert_eq!((code, err.as_str()), (0, ""));
         assert!(out.contains("echo-backend") && out.contains("expires-in"), "{shell}");
     }
+    let (code, _, err) = call(folder.path(), "revoke");
+    assert_eq!(code, 2);
+    assert!(err.contains("--subject") && !err.contains("  --lapses-in"), "whom first: {err}");
+    let (code, _, err) = call(folder.path(), "revoke --subject alice");
+    assert!(code == 2 && err.contains("--lapses-in"), "{err}");
     let (code, _, err) = call(folder.path(), "serve");
     assert_eq!(code, 2);
     assert!(err.contains("unrecognized subcommand 'serve'"), "{err}");

@@ -10,7 +10,7 @@ use portcullis::settings::load::Outside;
 
 use super::failed;
 
-/// Starts a backend that sends every message back.
+/// Run a backend that echoes every message.
 #[derive(Args)]
 #[command(after_help = "\
 It speaks the framed link of docs/link-protocol.md. With --secret-file the gateway's [[backend]]

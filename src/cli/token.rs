@@ -16,10 +16,10 @@ use portcullis::settings::load::{Issuing, Loaded, Outside};
 
 use super::{failed, load};
 
-/// Makes tokens, and looks into them.
+/// Create or inspect tokens.
 #[derive(Subcommand)]
 pub enum Token {
-    /// Make a token that a configuration accepts; it is all that stdout gets.
+    /// Create a token that a configuration accepts; only the token goes to stdout.
     Mint(mint::Mint),
     /// Show what a token says, and with a configuration whether it would be accepted.
     Inspect(Inspect),

@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn the_soft_descriptor_limit_reaches_the_hard_one() {
         let raised = raise_descriptor_limit().unwrap();
-        assert_eq!(raised, limits().unwrap().rlim_max);
+        assert_eq!(raised, limit(libc::RLIMIT_NOFILE).unwrap().rlim_max);
         assert_eq!(descriptor_limit().unwrap(), raised);
     }
 

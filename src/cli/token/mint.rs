@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 use super::super::{ConfigFile, failed, load};
 use super::{explain, find_auth, verify};
 
-/// Makes a token.
+/// Create a token that a configuration accepts; only the token goes to stdout.
 #[derive(Args)]
 #[command(after_help = "\
 It is signed with the first key, or the one that --key names: by its id, or its place from 1 among
@@ -45,7 +45,7 @@ pub struct Mint {
     /// The [[auth]] that the token is for.
     #[arg(long, value_name = "NAME")]
     auth: String,
-    /// Whom the token is about (`sub`).
+    /// Subject of the token (`sub`).
     #[arg(long, value_name = "S")]
     subject: String,
     /// How long it is valid, as in 30s, 5m, 1h.
