@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portcullis::protocol::carrier::Carrier;
-use portcullis::settings::keys::{self, Heat, KEYS, NONE, REQUIRED, SECTIONS, Shape};
+use portcullis::settings::keys::{self, NONE, REQUIRED, Reload, SECTIONS, Shape, schema};
 use portcullis::settings::load::{FileContents, Loaded, Outside, Problem, load};
-use portcullis::settings::reload::cold_changes;
+use portcullis::settings::reload::restart_required;
 use portcullis::settings::units::{format_duration, format_size};
 use portcullis::settings::{
     AuthKind, Descriptors, LogFormat, MessageTypes, PathPattern, Refuse, Settings,
@@ -185,7 +185,7 @@ fn the_full_example_loads_without_a_warning() {
     let loaded = load(&example("portcullis.toml"), Path::new("c/portcullis.toml"), &world());
     let loaded = loaded.unwrap_or_else(|p| panic!("{}", lines(&p).join("\n")));
     assert_eq!(lines(&loaded.warnings), [""; 0]);
-    let Settings { gateway, limits, deadlines, listeners, auths, routes, backends } =
+    let Settings { gateway, limits, deadlines, listeners, auths, routes, backends, .. } =
         loaded.settings;
     assert_eq!((gateway.workers, gateway.log_format), (None, LogFormat::Auto));
     assert_eq!(gateway.descriptors, Descriptors::Auto);
@@ -209,7 +209,7 @@ fn the_full_example_loads_without_a_warning() {
 #[test]
 fn the_full_example_shows_every_key() {
     let text = example("portcullis.toml");
-    for key in KEYS {
+    for key in keys::all() {
         let shown = text.lines().any(|line| {
             let code = line.trim_start().trim_start_matches("# ");
             let starts = |code: &str| {
@@ -218,7 +218,7 @@ fn the_full_example_shows_every_key() {
             };
             starts(code) || code.split(['{', ',']).any(starts)
         });
-        assert!(shown, "config/portcullis.toml does not show {}", key.full_name());
+        assert!(shown, "config/portcullis.toml does not show {}", key.full_name);
     }
 }
 
@@ -1350,7 +1350,7 @@ fn ends(key: &keys::Key) -> Option<[String; 2]> {
 
 #[test]
 fn both_ends_of_every_range_fit_their_fields() {
-    let ranged: Vec<_> = KEYS.iter().filter_map(|key| Some((key, ends(key)?))).collect();
+    let ranged: Vec<_> = keys::all().filter_map(|key| Some((key, ends(key)?))).collect();
     assert!(ranged.len() > 30);
     for (key, [min, max]) in ranged {
         let line = match key.section {
@@ -1380,23 +1380,23 @@ fn every_default_is_as_the_table_says() {
     let absent = settings(BASE);
     let scalar =
         |key: &&keys::Key| ends(key).is_some() && key.section != "auth" && key.default != NONE;
-    for key in KEYS.iter().filter(scalar) {
+    for key in keys::all().filter(scalar) {
         let quoted = !matches!(key.shape, Shape::Count(..));
         let value = if quoted { format!("{:?}", key.default) } else { key.default.to_owned() };
         let line = format!("[{}]", key.section);
         let written = settings(&base_with(&line, &format!("{line}\n{} = {value}", key.name)));
-        assert_eq!(written.limits, absent.limits, "{}", key.full_name());
-        assert_eq!(written.deadlines, absent.deadlines, "{}", key.full_name());
+        assert_eq!(written.limits, absent.limits, "{}", key.full_name);
+        assert_eq!(written.deadlines, absent.deadlines, "{}", key.full_name);
         assert_eq!(written.gateway.workers, absent.gateway.workers);
     }
 }
 
 #[test]
-fn cold_changes_are_named_and_hot_ones_are_not() {
+fn changes_that_require_a_restart_are_named_and_live_ones_are_not() {
     let old = settings(BASE);
-    let changes = |text: &str| cold_changes(&old, &settings(text));
+    let changes = |text: &str| restart_required(&old, &settings(text));
     assert_eq!(changes(BASE), [""; 0]);
-    let hot = [
+    let live = [
         ("[limits]", "[limits]\nconnections_max = 999_999\nmessage_max = \"2MiB\""),
         ("[limits]", "[limits]\nprofile = \"conformance\""),
         ("[deadlines]", "[deadlines]\nidle = \"90s\""),
@@ -1408,13 +1408,13 @@ fn cold_changes_are_named_and_hot_ones_are_not() {
         ("endpoints", "endpoints = [\"127.0.0.1:7000\"]\nsecret_file = \"keys/link\""),
         ("address", "address = \"127.0.0.1:8080\"\nproxy_protocol = { trusted = [\"::1\"] }"),
     ];
-    for (line, replacement) in hot {
+    for (line, replacement) in live {
         assert_eq!(changes(&base_with(line, replacement)), [""; 0], "{replacement}");
     }
     let tls = "address = \"127.0.0.1:8080\"\n\
                tls = { certificate = \"tls/example.com.pem\", key = \"tls/example.com.key\" }";
     let second = "address = \"127.0.0.1:8080\"\n[[listener]]\naddress = \"127.0.0.1:8081\"";
-    let cold = [
+    let restart_for = [
         ("[gateway]", "[gateway]\nworkers = 2", "gateway.workers"),
         ("[gateway]", "[gateway]\ndescriptors = \"plain\"", "gateway.descriptors"),
         ("[gateway]", "[gateway]\nadmin = \"127.0.0.1:1\"", "gateway.admin"),
@@ -1433,15 +1433,15 @@ fn cold_changes_are_named_and_hot_ones_are_not() {
         ("address", "address = \"127.0.0.1:8080\"\ndefer_accept = \"on\"", "listener.defer_accept"),
         ("endpoints", "endpoints = [\"127.0.0.1:7001\"]", "backend.endpoints"),
     ];
-    for (line, replacement, key) in cold {
+    for (line, replacement, key) in restart_for {
         assert_eq!(changes(&base_with(line, replacement)), [key], "{replacement}");
     }
     let renamed = BASE.replace("\"main\"", "\"other\"");
     assert_eq!(changes(&renamed), ["backend.name"]);
-    let cold_keys: Vec<_> = KEYS.iter().filter(|key| key.heat == Heat::Cold).collect();
-    for key in cold_keys.iter().filter(|key| key.full_name() != "backend.kind") {
-        let tried = cold.iter().any(|(_, _, name)| *name == key.full_name());
-        assert!(tried || key.full_name() == "backend.name", "{} is untried", key.full_name());
+    let restart = keys::all().filter(|key| matches!(key.reload, Reload::RestartRequired(_)));
+    for key in restart.filter(|key| key.full_name != "backend.kind") {
+        let tried = restart_for.iter().any(|(_, _, name)| *name == key.full_name);
+        assert!(tried || key.full_name == "backend.name", "{} is untried", key.full_name);
     }
 }
 
@@ -1452,7 +1452,7 @@ fn the_documentation_has_every_key_as_the_table_has_it() {
     let is_row = |line: &&str| line.starts_with("| `");
     let documented: Vec<&str> = document.lines().filter(is_row).collect();
     let mut sections: Vec<&str> = Vec::new();
-    for key in KEYS {
+    for key in keys::all() {
         if !sections.contains(&key.section) {
             sections.push(key.section);
         }
@@ -1470,7 +1470,7 @@ fn the_documentation_has_every_key_as_the_table_has_it() {
     for (section, _) in SECTIONS {
         assert!(document.contains(&format!("[{section}]")), "{section} has no heading");
     }
-    assert!(KEYS.iter().any(|key| key.default == REQUIRED));
+    assert!(keys::all().any(|key| key.default == REQUIRED));
 }
 
 /// `BASE` with another block in place of its `[[auth]]`.
@@ -1554,4 +1554,103 @@ fn blocks_that_ask_somebody_else_are_checked() {
     let found = problems(&text.replace("[[route]]", "[[route]]\nrefuse = \"http\""));
     let expected = "warning: refuse = \"http\" cannot hold where somebody else decides";
     assert!(found.iter().any(|line| line.contains(expected)), "{found:?}");
+}
+
+/// Refuses what an editor would underline.
+struct Schema {
+    schemas: boon::Schemas,
+    index: boon::SchemaIndex,
+}
+
+impl Schema {
+    /// The one in the repository.
+    fn committed() -> Schema {
+        let schema = serde_json::from_str(&example("portcullis.schema.json")).expect("JSON");
+        let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
+        compiler.set_default_draft(boon::Draft::V2020_12);
+        compiler.add_resource("portcullis.schema.json", schema).expect("a resource");
+        let index = compiler.compile("portcullis.schema.json", &mut schemas);
+        Schema { index: index.unwrap_or_else(|error| panic!("{error:#}")), schemas }
+    }
+
+    fn check(&self, text: &str) -> Result<(), String> {
+        let value: serde_json::Value = toml::from_str(text).expect("TOML");
+        self.schemas.validate(&value, self.index).map_err(|error| format!("{error:#}"))
+    }
+}
+
+#[test]
+fn the_committed_schema_is_of_this_table_of_keys() {
+    let remedy = "portcullis schema > config/portcullis.schema.json";
+    assert!(example("portcullis.schema.json") == schema::text(), "outdated; {remedy}");
+    for key in keys::all() {
+        let description = serde_json::to_string(key.meaning).expect("a string");
+        let said = schema::text().contains(description.trim_matches('"'));
+        assert!(said, "{} is not described", key.full_name);
+    }
+}
+
+#[test]
+fn the_schema_takes_what_the_loader_takes() {
+    let schema = Schema::committed();
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("```toml\n").expect("the README shows a configuration");
+    let (of_the_readme, _) = rest.split_once("```").expect("the block ends");
+    let good = [
+        example("portcullis.toml"),
+        example("dev.toml"),
+        of_the_readme.to_owned(),
+        BASE.to_owned(),
+        base_with("[gateway]", "[gateway]\nworkers = 4\nlog = { level = \"debug\" }"),
+        base_with("[limits]", "[limits]\nmemory_max = \"auto\"\nconnections_max = 1_000"),
+        base_with("[deadlines]", "[deadlines]\nlifetime = \"off\""),
+        base_with("origins", "origins = \"any\""),
+        base_with("auth", "auth = [\"app\"]"),
+        base_with("path", "path = \"/ws\"\ncloses = { idle = { code = 4000 } }"),
+        asking("kind = \"backend\"\ncarriers = [\"authorization\"]\ntimeout = \"700ms\""),
+        asking("kind = \"phoenix\"\ncarriers = [\"query:token\"]\nsalt = \"s\""),
+    ];
+    for text in good {
+        schema.check(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    }
+}
+
+#[test]
+fn the_schema_refuses_what_the_loader_refuses() {
+    let schema = Schema::committed();
+    let bad = [
+        base_with("[gateway]", "[gateways]"),
+        base_with("[limits]", "[limits]\nconnections = 5"),
+        base_with("[limits]", "[limits]\nconnections_max = 0"),
+        base_with("[limits]", "[limits]\nconnections_max = \"5\""),
+        base_with("[limits]", "[limits]\nconnections_per_worker = \"many\""),
+        base_with("[limits]", "[limits]\nmessage_max = 65536"),
+        base_with("[limits]", "[limits]\nmessage_max = \"64KB\""),
+        base_with("[limits]", "[limits]\nmemory_max = \"off\""),
+        base_with("[deadlines]", "[deadlines]\nidle = \"60 s\""),
+        base_with("[deadlines]", "[deadlines]\nidle = \"off\""),
+        base_with("[deadlines]", "[deadlines]\nidle = 60"),
+        base_with("address", "defer_accept = \"off\""),
+        base_with("address", "address = \"127.0.0.1:1\"\ntls = { certificate = \"c\" }"),
+        base_with("kind", "kind = \"jwtt\""),
+        base_with("kind", "kind = \"phoenix\""),
+        base_with("kind", "kind = \"jwt\"\nsalt = \"s\""),
+        base_with("kind", "kind = \"backend\""),
+        base_with("carriers", "carriers = \"authorization\""),
+        base_with("keys", "issuer = \"i\""),
+        base_with("keys", "keys = [{ secret = 5 }]"),
+        base_with("origins", "origins = \"*\""),
+        base_with("origins", "origin_absent = \"allow\""),
+        base_with("path", "path = \"/ws\"\nhealth = \"true\""),
+        base_with("path", "path = \"/ws\"\ncloses = { idol = { code = 4000 } }"),
+        base_with("path", "path = \"/ws\"\ncloses = { idle = { code = 999 } }"),
+        base_with("path", "path = \"/ws\"\nreauthenticate = { prefix = \"{x\" }"),
+        base_with("endpoints", "kind = \"link\""),
+        base_with("endpoints", "endpoints = [\"127.0.0.1:7000\"]\nbalance = \"random\""),
+        "[gateway]\n".to_owned(),
+    ];
+    for text in bad {
+        assert!(load_text(&text).is_err(), "the loader takes\n{text}");
+        assert!(schema.check(&text).is_err(), "the schema takes\n{text}");
+    }
 }

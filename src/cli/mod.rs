@@ -17,6 +17,7 @@ mod doctor;
 mod echo_backend;
 mod revoke;
 mod run;
+mod schema;
 mod token;
 
 const EXAMPLES: &str = "\
@@ -56,6 +57,8 @@ enum Command {
     Check(check::Check),
     /// Report what is wrong with this machine: kernel, limits, ports, certificates, backends.
     Doctor(doctor::Doctor),
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema(schema::Schema),
     /// Try it out: start a gateway, a backend and a page, without a configuration.
     Dev(dev::Dev),
     /// Create or inspect tokens.
@@ -96,6 +99,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Run(command) => run::run(&command),
         Command::Check(command) => check::run(&command),
         Command::Doctor(command) => doctor::run(&command),
+        Command::Schema(_) => schema::run(),
         Command::Dev(command) => dev::run(&command),
         Command::Token(command) => token::run(&command),
         Command::Revoke(command) => revoke::run(&command),

@@ -7,7 +7,7 @@ use std::io;
 use io_uring::{Probe as Opcodes, opcode};
 
 use super::buffers::ReceivePool;
-use super::uring::Uring;
+use super::uring::{Permissions, Uring};
 
 /// Operations that the gateway cannot do without.
 const NEEDED: [(&str, u8); 8] = [
@@ -34,6 +34,8 @@ pub enum Step {
     Buffers,
     /// Registering the table of direct descriptors.
     Files,
+    /// Starting the ring, restricted to what the gateway does.
+    Enable,
 }
 
 impl fmt::Display for Step {
@@ -43,6 +45,7 @@ impl fmt::Display for Step {
             Step::Opcodes => "asking io_uring for its operations",
             Step::Buffers => "registering receive buffers with io_uring",
             Step::Files => "registering a descriptor table with io_uring",
+            Step::Enable => "starting the restricted io_uring",
         })
     }
 }
@@ -221,8 +224,8 @@ pub struct Probe {
     pub no_index_array: bool,
     /// Waiting for several completions within a time (6.12).
     pub min_wait: bool,
-    /// Bundles of receives and sends (6.10). Not used.
-    pub bundles: bool,
+    /// The ring refuses operations that the gateway does not use.
+    pub restrictions: bool,
     /// Direct descriptors.
     pub direct_descriptors: bool,
     /// Socket options on direct descriptors, for closing them with a reset (6.7).
@@ -236,7 +239,7 @@ pub struct Probe {
 /// The first thing that the gateway needs and that does not work, with what to do about it.
 pub fn probe() -> Result<Probe, ProbeError> {
     let failed = |step| move |error: io::Error| ProbeError::from_system(step, &error);
-    let ring = Uring::new(64).map_err(failed(Step::Setup))?;
+    let mut ring = Uring::new(64).map_err(failed(Step::Setup))?;
     let submitter = ring.inner().submitter();
     let mut opcodes = Opcodes::new();
     submitter.register_probe(&mut opcodes).map_err(failed(Step::Opcodes))?;
@@ -245,14 +248,16 @@ pub fn probe() -> Result<Probe, ProbeError> {
         return Err(explain(&Facts::gather(Step::Opcodes, None)));
     }
     ReceivePool::try_register(&submitter).map_err(failed(Step::Buffers))?;
-    let parameters = ring.inner().params();
     let direct = submitter.register_files_sparse(8).is_ok();
+    let permissions = if direct { Permissions::Direct } else { Permissions::Plain };
+    ring.enable(permissions).map_err(failed(Step::Enable))?;
+    let parameters = ring.inner().params();
     let kernel = kernel_release();
     Ok(Probe {
         registered_ring: ring.is_registered(),
         no_index_array: ring.has_no_sqarray(),
         min_wait: parameters.is_feature_min_timeout(),
-        bundles: parameters.is_feature_recvsend_bundle(),
+        restrictions: ring.is_restricted(),
         direct_descriptors: direct,
         direct_reset: direct && version(&kernel).is_some_and(|version| version >= (6, 7)),
         kernel,
@@ -261,11 +266,12 @@ pub fn probe() -> Result<Probe, ProbeError> {
 
 impl Probe {
     /// Each feature that the gateway can use, and whether it is there.
-    pub fn features(&self) -> [(&'static str, bool); 5] {
+    pub fn features(&self) -> [(&'static str, bool); 6] {
         [
             ("registered ring descriptor", self.registered_ring),
             ("no index array", self.no_index_array),
             ("min-wait", self.min_wait),
+            ("restricted to the operations in use", self.restrictions),
             ("direct descriptors", self.direct_descriptors),
             ("reset of direct descriptors", self.direct_reset),
         ]
@@ -375,5 +381,6 @@ mod tests {
         let probe = probe().unwrap_or_else(|error| panic!("{error}"));
         assert!(version(&probe.kernel) >= Some(KERNEL_MIN), "{probe:?}");
         assert!(probe.features().iter().any(|(_, present)| *present), "{probe:?}");
+        assert!(probe.restrictions, "{probe:?}");
     }
 }

@@ -40,7 +40,7 @@ pub const PAYLOAD_MAX: usize = 0x00ff_ffff;
 /// Largest payload of a frame before both sides' limits are known, in bytes.
 pub const HANDSHAKE_FRAME_MAX: u32 = 1024;
 /// Shortest key for mutual authentication, in bytes.
-pub const KEY_MIN: usize = 16;
+pub const KEY_MIN: usize = 32;
 /// Longest reason of a CLOSE, in bytes: what fits a WebSocket close frame (RFC 6455 §5.5).
 pub const CLOSE_REASON_MAX: usize = 123;
 /// Longest reason of a REFUSED or GOAWAY, in bytes.

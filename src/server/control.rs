@@ -25,7 +25,8 @@ use crate::base::memory_pressure::MemoryPressure;
 use crate::base::time::UnixTime;
 use crate::linux::process::return_freed_memory;
 use crate::settings::Settings;
-use crate::settings::reload::cold_changes;
+use crate::settings::load::{Problem, Severity};
+use crate::settings::reload::restart_required;
 use crate::worker::mailbox::Report;
 
 /// How often reports are taken in and dead workers looked after.
@@ -135,12 +136,12 @@ pub struct Books {
 }
 
 impl Books {
-    /// Fresh books for a gateway that starts at `now` with the file at `config_path`.
-    pub fn new(config_path: Option<&PathBuf>, now: Instant) -> Books {
+    /// Fresh books for a gateway that starts at `now` with the settings of this hash.
+    pub fn new(settings_hash: u64, now: Instant) -> Books {
         Books {
             reloads_ok: 0,
             reloads_refused: 0,
-            settings_hash: config_path.map_or(0, |path| reload::file_hash(path)),
+            settings_hash,
             settings_loaded: unix_ms() / 1000,
             revocations_refused: 0,
             process: ProcessUse::default(),
@@ -346,9 +347,15 @@ impl Control {
         let Some(path) = self.config_path.clone() else {
             return refuse("the settings of this gateway came from no file");
         };
-        let loaded = files::load_file(&path).map(|loaded| (loaded.settings, loaded.warnings));
-        let cold = |new: &Settings| cold_changes(&self.settings, new);
-        let (settings, warnings) = reload::judge(loaded, cold)?;
+        // Warnings are for a file that takes effect; `check` shows all of a broken one.
+        let errors = |problems: Vec<Problem>| {
+            problems.into_iter().filter(|p| p.severity == Severity::Error).collect()
+        };
+        let loaded = files::load_file(&path)
+            .map(|loaded| (loaded.settings, loaded.warnings))
+            .map_err(errors);
+        let changes = |new: &Settings| restart_required(&self.settings, new);
+        let (settings, warnings) = reload::judge(loaded, changes)?;
         if let Some(logs) = &self.logs
             && let Err(error) = logs.set_level(&settings.gateway.log_level)
         {
@@ -357,7 +364,7 @@ impl Control {
         self.revocations.borrow_mut().set_max(settings.limits.revocations_max as usize);
         self.settings = Arc::new(settings);
         self.supervisor.set_settings(Arc::clone(&self.settings));
-        self.books.settings_hash = reload::file_hash(&path);
+        self.books.settings_hash = self.settings.hash;
         self.books.settings_loaded = unix_ms() / 1000;
         Ok(warnings)
     }

@@ -346,7 +346,7 @@ mod tests {
                 registered_ring: true,
                 no_index_array: false,
                 min_wait: false,
-                bundles: false,
+                restrictions: false,
                 direct_descriptors: present,
                 direct_reset: reset,
             };

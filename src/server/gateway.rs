@@ -228,7 +228,7 @@ impl ControlThread {
         let config_path = self.options.config_path;
         let control = Control {
             supervisor,
-            books: Books::new(config_path.as_ref(), now),
+            books: Books::new(self.settings.hash, now),
             config_path,
             status: Rc::new(RefCell::new(status)),
             exposition: Rc::new(RefCell::new(Exposition::default())),

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::load::{Loader, word};
+use super::load::Loader;
 use super::raw::{List, RawBackend, RawListener};
-use super::{Backend, Balance, DeferAccept, Listener, Network};
+use super::{Backend, Listener, Network};
 use crate::ring::EndpointAddress;
 
 /// Listeners of one gateway.
@@ -62,11 +62,7 @@ impl Loader<'_> {
             let proxy_trusted = proxy.map_or(Some(Vec::new()), |p| self.networks(&p.trusted));
             built.push(match (address, tls, proxy_trusted) {
                 (Some(address), Some(tls), Some(proxy_trusted)) => {
-                    let defer_accept = match word("listener", "defer_accept", &raw.defer_accept) {
-                        "on" => DeferAccept::On,
-                        "off" => DeferAccept::Off,
-                        _ => DeferAccept::Auto,
-                    };
+                    let defer_accept = raw.defer_accept();
                     Some(Listener { address, tls, defer_accept, proxy_trusted })
                 }
                 _ => None,
@@ -137,10 +133,7 @@ impl Loader<'_> {
                         answers there is believed";
             self.report.warning(list.get_ref()[at].span(), what, "set secret_file");
         }
-        let balance = match word("backend", "balance", &raw.balance) {
-            "round-robin" => Balance::RoundRobin,
-            _ => Balance::LeastSessions,
-        };
+        let balance = raw.balance();
         Some(Backend { name: raw.name.as_ref()?.get_ref().clone(), endpoints, balance, secret })
     }
 

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
-use super::load::{Issuing, Loader, count, place, time, trim_newline, word};
+use super::load::{Issuing, Loader, place, trim_newline};
 use super::raw::{List, RawAuth, RawKey, Text};
 use super::units::parse_duration;
 use super::{Auth, AuthKind};
 use crate::base::secret::Secret;
 use crate::protocol::carrier::Carrier;
 use crate::protocol::compact_token::{self, CompactKey, CompactOptions, CompactVerifier};
+use crate::protocol::external_term::TermPath;
 use crate::protocol::jwt::{JwtKey, JwtOptions, JwtVerifier};
 use crate::protocol::mac::Algorithm;
 use crate::protocol::phoenix_token::{MaxAge, PhoenixOptions, PhoenixVerifier};
@@ -171,8 +172,8 @@ impl Loader<'_> {
         let options = JwtOptions {
             issuer: text(&raw.issuer),
             audience: text(&raw.audience),
-            leeway: time("auth", "leeway", &raw.leeway),
-            lifetime_max: time("auth", "lifetime_max", &raw.lifetime_max),
+            leeway: raw.leeway(),
+            lifetime_max: raw.lifetime_max(),
         };
         let verifier = match JwtVerifier::new(keys.clone(), options.clone()) {
             Ok(verifier) => verifier,
@@ -217,10 +218,7 @@ impl Loader<'_> {
             self.report.error(at, what, "write id = \"1\"");
             return None;
         }
-        let options = CompactOptions {
-            leeway: time("auth", "leeway", &raw.leeway),
-            lifetime_max: time("auth", "lifetime_max", &raw.lifetime_max),
-        };
+        let options = CompactOptions { leeway: raw.leeway(), lifetime_max: raw.lifetime_max() };
         let mut fingerprint = Fingerprint::new("compact", &options);
         for key in &numbered {
             fingerprint.add(&key.id.to_string(), key.secret.expose());
@@ -236,7 +234,7 @@ impl Loader<'_> {
             None => MaxAge::Embedded,
             Some(text) => parse_duration(text.get_ref()).map_or(MaxAge::Infinite, MaxAge::Fixed),
         };
-        let options = PhoenixOptions { max_age, subject: text(&raw.subject) };
+        let options = PhoenixOptions { max_age, subject: text(&raw.subject).map(TermPath::from) };
         let mut fingerprint = Fingerprint::new("phoenix", &options);
         keys.iter().for_each(|key| fingerprint.add("", key.expose()));
         let issuing = Issuing::Phoenix { keys: keys.clone(), subject: options.subject.clone() };
@@ -261,7 +259,8 @@ impl Loader<'_> {
             return None;
         }
         let max_age = raw.max_age.as_ref().and_then(|text| parse_duration(text.get_ref()));
-        let csrf = raw.csrf.unwrap_or(true);
+        let csrf = raw.csrf();
+        let subject = TermPath::from(subject);
         let options = SessionOptions { subject: subject.clone(), max_age, csrf };
         let mut fingerprint = Fingerprint::new("plug-session", &options);
         keys.iter().for_each(|key| fingerprint.add("", key.expose()));
@@ -316,9 +315,9 @@ impl Loader<'_> {
             failed = true;
         }
         let derivation = Derivation {
-            iterations: count("auth", "iterations", &raw.iterations) as u32,
-            length: count("auth", "length", &raw.length) as usize,
-            digest: match word("auth", "digest", &raw.digest) {
+            iterations: raw.iterations(),
+            length: raw.length(),
+            digest: match raw.digest() {
                 "sha384" => Algorithm::HS384,
                 "sha512" => Algorithm::HS512,
                 _ => Algorithm::HS256,
@@ -454,7 +453,7 @@ impl Loader<'_> {
             self.report.error(key.span(), "this key has no secret", fix);
         }
         let secret = self.secret(&raw.secret_file, &raw.secret, "secret_file")?;
-        let algorithm = Algorithm::from_name(word("auth.keys", "algorithm", &raw.algorithm))?;
+        let algorithm = Algorithm::from_name(raw.algorithm())?;
         let hash_bytes = match algorithm {
             Algorithm::HS256 => 32,
             Algorithm::HS384 => 48,

@@ -58,6 +58,11 @@ impl<'t> Report<'t> {
         Report { file, text, problems: Vec::new() }
     }
 
+    /// The text that is checked.
+    pub(super) fn text(&self) -> &'t str {
+        self.text
+    }
+
     /// Adds an error at the start of `span` (byte offsets). Its code is `invalid_value` unless
     /// the caller changes it.
     pub(super) fn error(

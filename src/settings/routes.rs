@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use toml::Spanned;
 
-use super::load::{Loader, Names, place, word};
+use super::load::{Loader, Names, place};
 use super::raw::{List, ListOrWord, RawAuth, RawRoute, RawSettings};
-use super::{MessageTypes, PathPattern, ROUTE_AUTHS_MAX, Refuse, Route};
+use super::{PathPattern, ROUTE_AUTHS_MAX, Route};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::origin::OriginPolicy;
 
@@ -76,24 +76,16 @@ impl Loader<'_> {
         Some(Route {
             path: path?,
             origins: origins?,
-            origin_absent_allowed: word("route", "origin_absent", &raw.origin_absent) == "allow",
+            origin_absent_allowed: raw.origin_absent() == "allow",
             auths: auths?,
             backend: backend?,
-            dialect: Dialect::from_name(word("route", "dialect", &raw.dialect)),
+            dialect: Dialect::from_name(raw.dialect()),
             closes: closes?,
-            refuse: match word("route", "refuse", &raw.refuse) {
-                "http" => Refuse::Http,
-                "auto" => Refuse::Auto,
-                _ => Refuse::Explain,
-            },
+            refuse: raw.refuse(),
             subprotocols: subprotocols?,
-            messages: match word("route", "messages", &raw.messages) {
-                "text" => MessageTypes::Text,
-                "binary" => MessageTypes::Binary,
-                _ => MessageTypes::Any,
-            },
+            messages: raw.messages(),
             forward_headers: forward_headers?,
-            health: raw.health.unwrap_or(false),
+            health: raw.health(),
             reauthenticate: reauthenticate?,
         })
     }
@@ -243,8 +235,7 @@ impl Loader<'_> {
             let fix = "list the origins, or take the cookie out of the carriers";
             self.report.error(origins.span(), what, fix);
         }
-        if carriers_of(blocks).all(|carrier| is_cookie(&carrier))
-            && word("route", "origin_absent", &raw.origin_absent) == "allow"
+        if carriers_of(blocks).all(|carrier| is_cookie(&carrier)) && raw.origin_absent() == "allow"
         {
             let what = "origin_absent = \"allow\" where cookies alone authenticate: whoever \
                         obtains a cookie can use it outside a browser, without an Origin";
@@ -265,9 +256,7 @@ impl Loader<'_> {
             ListOrWord::List(list) => list.is_empty(),
             ListOrWord::Word(_) => false,
         };
-        if raw.origins.as_ref().is_some_and(nobody)
-            && word("route", "origin_absent", &raw.origin_absent) == "refuse"
-        {
+        if raw.origins.as_ref().is_some_and(nobody) && raw.origin_absent() == "refuse" {
             let what = "origins = [] and origin_absent = \"refuse\": nobody can use this route";
             let fix = "list origins, or write origin_absent = \"allow\" for programs";
             self.report.warning(place(&raw.origins, &route.span()), what, fix);

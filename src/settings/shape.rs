@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeString, DeTable, DeValue};
 
-use super::keys::{self, AuthKeys, Key, REQUIRED, Shape};
+use super::keys::{self, Key, REQUIRED, Shape};
 use super::problem::{Report, did_you_mean};
 use super::raw::RawSettings;
 use super::units::{parse_duration, parse_size};
@@ -79,7 +79,7 @@ fn check_section(
 fn unknown_section(name: &str, span: Range<usize>, report: &mut Report<'_>) -> bool {
     let sections = keys::SECTIONS.iter().map(|(section, _)| *section);
     let fix = did_you_mean(name, sections).or_else(|| {
-        let key = keys::KEYS.iter().find(|key| key.name == name)?;
+        let key = keys::all().find(|key| key.name == name)?;
         Some(format!("a key of that name belongs in {}", title(key.section)))
     });
     let known = "sections are gateway, limits, deadlines, listener, auth, route and backend";
@@ -95,10 +95,10 @@ fn check_table(
     report: &mut Report<'_>,
 ) {
     report_missing(section, span, table, report);
-    let kind = (section == "auth").then(|| auth_kind(table)).flatten();
+    let kind = kind_of(section, table);
     retain(table, |name, value| match keys::find(section, name.get_ref()) {
-        Some(key) if kind.is_some_and(|kind| !kind.has(key.name)) => {
-            report_other_kind(key, kind.map_or("", |kind| kind.kind), name.span(), report);
+        Some(key) if kind.is_some_and(|kind| !key.is_for(kind)) => {
+            report_other_kind(key, kind.unwrap_or_default(), name.span(), report);
             false
         }
         Some(key) => check_value(key, value, report),
@@ -130,8 +130,8 @@ fn report_missing(
     table: &DeTable<'_>,
     report: &mut Report<'_>,
 ) {
-    let kind = (section == "auth").then(|| auth_kind(table)).flatten();
-    let of_kind = |key: &Key| kind.is_some_and(|kind| kind.required.contains(&key.name));
+    let kind = kind_of(section, table);
+    let of_kind = |key: &Key| kind.is_some_and(|kind| key.required_for.contains(&kind));
     for key in keys::of_section(section) {
         if table.contains_key(key.name) || (key.default != REQUIRED && !of_kind(key)) {
             continue;
@@ -144,21 +144,26 @@ fn report_missing(
             ("route", "origins") => {
                 "list the pages that may connect; [] refuses every page".to_owned()
             }
+            ("auth", "endpoint") => {
+                "kind = \"http\" asks it: endpoint = \"http://127.0.0.1:9000/verify\"".to_owned()
+            }
             _ => wanted(&key.shape),
         };
         report.error(span.clone(), what, &fix).code = "missing_key";
     }
 }
 
-/// The kind that an `[[auth]]` says it is, if there is such a kind.
-fn auth_kind(table: &DeTable<'_>) -> Option<&'static AuthKeys> {
-    let kind = table.get("kind")?.get_ref().as_str()?;
-    keys::AUTH_KINDS.iter().find(|known| known.kind == kind)
+/// The kind that a block says it is, or is by default, if there is such a kind.
+fn kind_of(section: &str, table: &DeTable<'_>) -> Option<&'static str> {
+    let key = keys::find(section, "kind")?;
+    let (Shape::Word(words) | Shape::WordOrLater(words, _)) = key.shape else { return None };
+    let written = table.get("kind").map(|kind| kind.get_ref().as_str());
+    let kind = written.unwrap_or(Some(key.default));
+    words.iter().copied().find(|word| kind == Some(word))
 }
 
 fn report_other_kind(key: &Key, kind: &str, at: Range<usize>, report: &mut Report<'_>) {
-    let kinds = keys::AUTH_KINDS.iter().filter(|kind| kind.has(key.name));
-    let kinds: Vec<_> = kinds.map(|kind| format!("\"{}\"", kind.kind)).collect();
+    let kinds: Vec<_> = key.kinds().map(|kind| format!("\"{kind}\"")).collect();
     let what = format!("\"{}\" means nothing to kind = \"{kind}\"", key.name);
     let fix = format!("it belongs to kind = {}", kinds.join(" and "));
     report.error(at, what, &fix).code = "unknown_key";
@@ -167,7 +172,7 @@ fn report_other_kind(key: &Key, kind: &str, at: Range<usize>, report: &mut Repor
 /// Where a key that is unknown here would be known.
 fn elsewhere(name: &Spanned<DeString<'_>>) -> String {
     let name = name.get_ref().as_ref();
-    match keys::KEYS.iter().find(|key| key.name == name) {
+    match keys::all().find(|key| key.name == name) {
         Some(key) => format!("a key of that name belongs in {}", title(key.section)),
         None => "docs/configuration.md lists every key".to_owned(),
     }

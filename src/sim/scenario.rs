@@ -227,6 +227,7 @@ impl Scenario {
                 self.auth("messages", token_key, vec![Carrier::FirstMessage]),
             ],
             routes: vec![route("/ws", 0, self.pace), route("/first", 1, self.pace)],
+            hash: 0,
             backends: vec![Backend {
                 name: "main".into(),
                 endpoints: self.backends.iter().map(|plan| plan.address.clone()).collect(),

@@ -140,7 +140,7 @@ impl World {
         match &completion.outcome {
             Outcome::Accepted { socket, .. } => self.watch_client(*socket),
             Outcome::Received(buffer) => {
-                bytes = &memory.buffer(buffer.group, buffer.id)[..buffer.length as usize];
+                bytes = &memory.buffer(buffer.group(), buffer.id())[..buffer.length() as usize];
                 let socket = self.watch.socket_of(completion.key.owner);
                 let conn = socket.and_then(|socket| self.kernel.conn_of(socket));
                 let at = conn.and_then(|conn| self.net.conn(conn).token_expires);

@@ -26,9 +26,10 @@ pub(super) fn lines(token: &str, now_s: u64) -> Option<Vec<String>> {
     }
     if let Some(payload) = plug_crypto::unverified_payload(token) {
         let mut room = vec![0; SHOWN_MAX];
-        let term = external_term::read(&payload);
-        let json = term.and_then(|t| external_term::write_json(t, Some(CSRF_NAME), &mut room));
-        let json = json.map_or("(a term that has no JSON)".into(), String::from_utf8_lossy);
+        let mut inflated = Vec::new();
+        let term = external_term::inflated(&payload, &mut inflated).and_then(external_term::read);
+        let json = term.map(|term| external_term::write_json(term, Some(CSRF_NAME), &mut room));
+        let json = json.map_or("(no term that can be read)".into(), String::from_utf8_lossy);
         return Some(vec!["signed by Plug.Crypto".into(), format!("term    {}", pretty(&json))]);
     }
     let compact = compact_token::inspect(token)?;
