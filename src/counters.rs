@@ -100,7 +100,7 @@ metrics! {
     TlsHandshakes, Counter, "portcullis_tls_handshakes_total", "TLS handshakes completed.";
     Upgrades, Counter, "portcullis_upgrades_total", "Requests answered with 101.";
     TokensAccepted, Counter, "portcullis_tokens_accepted_total", "Tokens verified and accepted.";
-    TokensRefused, Counter, "portcullis_tokens_refused_total", "Tokens refused, or missing.";
+    TokensRefused, Counter, "portcullis_tokens_refused_total", "Tokens refused or missing.";
     RevokedRefused, Counter, "portcullis_revoked_total" {"when": "connecting"}, "Clients refused or closed because they were revoked.";
     RevokedClosed, Counter, "portcullis_revoked_total" {"when": "open"}, "Clients refused or closed because they were revoked.";
     ReauthAccepted, Counter, "portcullis_reauthentications_total" {"result": "accepted"}, "Fresh tokens presented on open connections.";

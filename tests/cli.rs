@@ -473,6 +473,83 @@ fn inspect_says_why_a_token_is_refused() {
 }
 
 #[test]
+fn inspect_names_the_rule_that_failed() {
+    let folder = folder(CONFIG);
+    let secret = portcullis::base::secret::Secret::new(SECRET.as_bytes().to_vec());
+    let key = portcullis::protocol::jwt::JwtKey {
+        id: Some("new".into()),
+        algorithm: portcullis::protocol::jwt::Algorithm::HS256,
+        secret,
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let soon = now.expect("after 1970").as_secs() + 3600;
+    let inspect = "token inspect --config c.toml --auth app";
+    let table: [(String, &[&str]); 6] = [
+        (format!(r#"{{"sub":"x","exp":"{soon}"}}"#), &["fault   `exp` is text", "token_malformed"]),
+        (r#"{"sub":"x","iss":"me","aud":"chat"}"#.into(), &["fault   `exp` is missing"]),
+        (
+            format!(r#"{{"exp":{soon},"iss":"you","aud":"mail"}}"#),
+            &[
+                r#"`iss` is "you", and `issuer` is "me""#,
+                r#"`aud` is "mail", and `audience` is "chat""#,
+            ],
+        ),
+        (
+            r#"{"exp":9999999999,"iss":"me","aud":"chat"}"#.into(),
+            &["`exp` is further ahead than lifetime_max, 86400 s, permits"],
+        ),
+        (r#"{"exp":1000,"iss":"me","aud":"chat"}"#.into(), &["it ended: exp     1970-01-01"]),
+        (
+            format!(
+                r#"{{"exp":{soon},"iss":"me","aud":"chat","sub":"ada\u001b","n":1{}}}"#,
+                "0".repeat(100)
+            ),
+            &[
+                "subject ada\\u{1b}",
+                "end     20",
+                "from now)",
+                "\"n\": 10000000000",
+                "verdict accepted",
+            ],
+        ),
+    ];
+    for (claims, parts) in table {
+        let token = portcullis::protocol::jwt::mint(&key, claims.as_bytes());
+        let (_, out, _) = call_with(folder.path(), inspect, &token);
+        parts.iter().for_each(|part| assert!(out.contains(part), "{part} is not in {out}"));
+    }
+    // {"alg":"RS256"} and the same claims.
+    let token = "eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjk5OTk5OTk5OTl9.AAAA";
+    let (code, out, _) = call_with(folder.path(), inspect, token);
+    assert_eq!(code, 1);
+    assert!(out.contains("the algorithm \"RS256\" is not accepted"), "{out}");
+    assert!(out.contains("are for HS256; it is signed with a private key"), "{out}");
+}
+
+#[test]
+fn inspect_knows_what_is_revoked() {
+    use portcullis::base::time::UnixTime;
+    use portcullis::protocol::revocation::{Hasher, Revocation, RevocationSet, Target};
+    let config = format!("[gateway]\nrevocations_file = \"revoked\"\n{CONFIG}");
+    let folder = folder(&config);
+    let mut set = RevocationSet::new(Hasher::new(&[0; 32]));
+    let target = Target::new(Some("eve"), None, None).expect("a target");
+    let lapses = UnixTime::from_seconds(9_999_999_999);
+    set.insert(Revocation { target, lapses }, 10, UnixTime::from_seconds(1)).ok().expect("room");
+    let file = portcullis::server::journal::Snapshot::of(&set).file();
+    std::fs::write(folder.path().join("revoked"), file).expect("written");
+    let inspect = "token inspect --config c.toml --auth app";
+    for (subject, code, verdict) in [("ada", 0, "accepted by"), ("eve", 1, "token_revoked")] {
+        let mint =
+            format!("token mint --config c.toml --auth app --subject {subject} --expires-in 1h");
+        let (_, token, err) = call(folder.path(), &mint);
+        let (got, out, _) = call_with(folder.path(), inspect, &token);
+        assert_eq!(got, code, "{subject}: {out} {err}");
+        assert!(out.contains(verdict), "{out}");
+    }
+}
+
+#[test]
 fn the_rest_of_the_command_line() {
     let folder = folder(CONFIG);
     let version = concat!("portcullis ", env!("CARGO_PKG_VERSION"), "\n");

@@ -33,7 +33,7 @@ pub struct ConnectOptions {
     pub url: String,
     /// Sent as `Authorization: Bearer …`.
     pub token: Option<Secret>,
-    /// Sent as `Origin`, to see what a browser's page would be told.
+    /// Sent as `Origin`, to see the answer to a browser's page.
     pub origin: Option<String>,
     /// Further fields of the request, as `NAME: VALUE`.
     pub headers: Vec<String>,
@@ -61,7 +61,7 @@ pub enum ConnectError {
         /// Which of them.
         what: &'static str,
     },
-    /// Nobody answers there.
+    /// No program answers there.
     #[error("cannot connect to {address}: {source}\n  is the gateway running?")]
     Unreachable {
         /// Host and port.

@@ -217,7 +217,7 @@ function meaning(mine, { code, reason }) {
 
 function advice(mine, { wanted, wait }) {
   if (mine.byUser) return "Nothing to do.";
-  if (!wanted && mine.explained) return "Don't reconnect: the same request would be refused again.";
+  if (!wanted && mine.explained) return "Don't reconnect: it would end the same way.";
   if (!wanted) return "Don't reconnect automatically.";
   if (wait === null) return "Reconnecting may help.";
   return `Reconnecting in ${(wait / 1000).toFixed(1)} s.`;

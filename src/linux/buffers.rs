@@ -21,8 +21,8 @@ pub(super) const BUFFERS_MAX: u16 = 32_768;
 const PUBLISHED_MIN: [u32; 2] = [64, 8];
 /// Publications between two looks at whether fewer would do.
 const REVIEW_INTERVAL: u32 = 1024;
-/// Set in the numbers that the kernel is told for the link pool: a completion says which
-/// buffer was used, but not of which group.
+/// Set in the buffer numbers of the link pool: a completion says which buffer was used, but not
+/// of which group.
 const LINK_BIT: u16 = 0x8000;
 
 /// Where a buffer is.
@@ -140,8 +140,8 @@ impl ReceivePool {
         tail.store(self.tail, Ordering::Release);
     }
 
-    /// Doubles the target as soon as three quarters of it went at once; halves it when not
-    /// even a quarter went for a long time.
+    /// Doubles the target as soon as one burst took three quarters of it; halves it when none
+    /// took even a quarter for a long time.
     fn review(&mut self) {
         if self.published * 4 < self.target && self.publications > 0 {
             self.target = (self.target * 2).min(self.places.len() as u32);

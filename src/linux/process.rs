@@ -1,8 +1,14 @@
 //! What the process may use of the machine: descriptors, memory, cores, randomness.
-#![allow(unsafe_code)] // getrlimit, setrlimit, scheduler affinity, getrandom, adjtimex
+#![allow(unsafe_code)] // geteuid, getrlimit, setrlimit, scheduler affinity, getrandom, adjtimex
 
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// The user that the process acts as.
+pub fn effective_user() -> u32 {
+    // SAFETY: it reads a number of the process and cannot fail.
+    unsafe { libc::geteuid() }
+}
 
 /// The current soft limit on open descriptors (RLIMIT_NOFILE).
 ///
@@ -141,7 +147,7 @@ pub fn page_size() -> u64 {
     u64::try_from(size).unwrap_or(4096)
 }
 
-/// How many threads can run at once: the allowed cores, less when a CPU quota says so.
+/// How many threads can run concurrently: the allowed cores, fewer with a CPU quota.
 pub fn core_count() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -30,7 +30,7 @@ use crate::ring::{
 
 /// The ring's read of its wake-up event.
 const WAKE: u64 = OWN | 1;
-/// The ring's own operations whose cqe nobody needs.
+/// The ring's own operations whose cqe has no reader.
 const UNHEEDED: u64 = OWN | 2;
 /// The shutdown of a direct descriptor, whose number is in the low half.
 const SHUTDOWN: u64 = OWN | 1 << 32;

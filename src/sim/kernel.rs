@@ -36,7 +36,7 @@ pub struct RingSizes {
     pub buffers: [u16; 2],
     /// Send slots, clients and links.
     pub slots: [u16; 2],
-    /// Descriptors that may be open at once.
+    /// Descriptors that may be open concurrently.
     pub descriptors: usize,
     /// Whether a closed descriptor's number is given out again. Without, a use after close is
     /// always seen; with it, confusion of old and new is.
@@ -132,7 +132,7 @@ struct FakeListener {
 pub enum Answer {
     /// The backend with this index listens.
     Listens(usize),
-    /// Nobody does.
+    /// No backend does.
     Refuses,
 }
 

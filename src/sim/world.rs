@@ -101,8 +101,8 @@ impl World {
         self.kernel.open().map(|(_, conn)| conn).filter(is_client).collect()
     }
 
-    /// The worker's thread dies with all that it owned; nobody serves for `nanos` nanoseconds, and
-    /// then its listeners are bound anew, for a ring that is yet to be made.
+    /// The worker's thread dies with all that it owned. For `nanos` nanoseconds no worker serves;
+    /// then its listeners are bound again, for a ring that is yet to be made.
     pub fn lose_worker(&mut self, nanos: u64) {
         self.kernel.end_ring(&mut self.net);
         self.watch.worker_died();

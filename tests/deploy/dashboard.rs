@@ -1,5 +1,5 @@
 //! The Grafana dashboard: a table of panels, from which `deploy/grafana/portcullis.json` is
-//! written. `UPDATE=1 cargo test --test deploy dashboard` writes it anew.
+//! written. `UPDATE=1 cargo test --test deploy dashboard` writes it again.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const FILE: &str = "deploy/grafana/portcullis.json";
 
-/// A curve: what is asked, and what it is called.
+/// A curve: its expression and its legend.
 type Curve = (&'static str, &'static str);
 
 struct Panel {
@@ -137,7 +137,7 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_upgrades_total"), "101 answers"),
                     (rate!("portcullis_tokens_accepted_total"), "tokens accepted"),
                     (rate!("portcullis_tokens_refused_total"), "tokens refused"),
-                    (rate!("portcullis_dead_token_hits_total"), "of them from memory"),
+                    (rate!("portcullis_dead_token_hits_total"), "refused from the cache"),
                 ],
             ).about("How far new connections come. More tokens refused than accepted points to an expired key or an attack."),
         ],
@@ -201,8 +201,8 @@ const ROWS: &[Row] = &[
                 "Close log lines lost",
                 "cps",
                 &[
-                    (rate!("portcullis_close_lines_dropped_total"), "beyond the rate limit"),
-                    (rate!("portcullis_close_log_dropped_total"), "by the file"),
+                    (rate!("portcullis_close_lines_dropped_total"), "above the rate limit"),
+                    (rate!("portcullis_close_log_dropped_total"), "file too slow or not writable"),
                 ],
             ).about("Lines beyond limits.close_lines_per_second, and lines that the file could not take."),
         ],
@@ -301,7 +301,7 @@ const ROWS: &[Row] = &[
                 "cps",
                 &[
                     (rate!("portcullis_verdicts_total" by "outcome"), "{{outcome}}"),
-                    (rate!("portcullis_verdicts_unasked_total"), "could not be asked"),
+                    (rate!("portcullis_verdicts_unasked_total"), "not requested"),
                 ],
             ).about("Decisions of backends and HTTP endpoints about tokens.")
             .stacked(),
@@ -334,7 +334,7 @@ const ROWS: &[Row] = &[
                 "Auth requests in flight",
                 "short",
                 &[
-                    (now!("portcullis_verdicts_awaited"), "questions out"),
+                    (now!("portcullis_verdicts_awaited"), "awaited"),
                     (now!("portcullis_verdict_requests_in_flight"), "requests at endpoints"),
                     (now!("portcullis_verdict_circuits" by "state"), "circuits {{state}}"),
                 ],
@@ -388,7 +388,7 @@ const ROWS: &[Row] = &[
                 "Worker loop",
                 "cps",
                 &[
-                    (rate!("portcullis_worker_ticks_total"), "turns"),
+                    (rate!("portcullis_worker_ticks_total"), "iterations"),
                     (rate!("portcullis_worker_completions_total"), "completions"),
                     (rate!("portcullis_stale_completions_total"), "stale completions"),
                 ],
@@ -534,6 +534,9 @@ fn the_file_is_what_the_table_makes() {
 
 #[test]
 fn panels_have_titles_of_their_own_and_do_not_overlap() {
+    for panel in ROWS.iter().flat_map(|row| row.panels) {
+        assert!(panel.about.len() > 10, "{} has no description", panel.title);
+    }
     let panels = panels();
     let area = |panel: &Value| {
         let at = |key: &str| panel["gridPos"][key].as_u64().expect("a number");
