@@ -535,7 +535,7 @@ fn the_file_is_what_the_table_makes() {
 #[test]
 fn panels_have_titles_of_their_own_and_do_not_overlap() {
     for panel in ROWS.iter().flat_map(|row| row.panels) {
-        assert!(panel.about.len() > 10, "{} has no description", panel.title);
+        assert!(panel.description.len() > 10, "{} has no description", panel.title);
     }
     let panels = panels();
     let area = |panel: &Value| {
