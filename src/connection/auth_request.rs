@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::time::Instant;
-use crate::counters::Metric;
+use crate::counters::{Metric, VERDICT_TIME};
 use crate::protocol::carrier;
 use crate::protocol::cause::Cause;
 use crate::protocol::http_upgrade::{self, FIELDS, Request, UpgradeRequest};
@@ -275,22 +275,8 @@ impl Client {
 
 impl Asked {
     fn count(self, outcome: Metric, ctx: &Context<'_>) {
-        const WITHIN: [(Metric, u64); 5] = [
-            (Metric::VerdictWithin5Ms, 5),
-            (Metric::VerdictWithin25Ms, 25),
-            (Metric::VerdictWithin100Ms, 100),
-            (Metric::VerdictWithin500Ms, 500),
-            (Metric::VerdictWithin2S, 2000),
-        ];
         ctx.counters.increment(outcome);
-        let took = ctx.now.instant.since(self.since);
-        for (metric, millis) in WITHIN {
-            if took <= Duration::from_millis(millis) {
-                ctx.counters.increment(metric);
-            }
-        }
-        ctx.counters.increment(Metric::VerdictWithinAny);
-        ctx.counters.add(Metric::VerdictMicros, took.as_micros() as u64);
+        ctx.counters.observe(VERDICT_TIME, ctx.now.instant.since(self.since));
     }
 }
 
