@@ -33,8 +33,8 @@ pub enum Token {
 #[command(after_help = "\
 Without --config nothing is verified: the claims are what the token says about itself. With it the
 exit code is 0 only if the [[auth]] block accepts the token now and the configuration's revocations
-file does not revoke it. Revocations that a gateway holds without a file are not seen. The signature is never shown. Other users of the machine can see a token on the
-command line, but not on stdin.
+file does not revoke it. Revocations that a gateway holds without a file are not seen. The signature
+is never shown. Other users of the machine can see a token on the command line, but not on stdin.
 
 Examples:
   portcullis token inspect < token.txt
@@ -96,7 +96,8 @@ fn run_inspect(command: &Inspect) -> Result<ExitCode, ExitCode> {
     let mut scratch = TokenScratch::new();
     let csrf = command.csrf.as_deref().map(str::as_bytes);
     let now = UnixTime::from_seconds(now_s);
-    match block.kind.verify(token.as_bytes(), csrf, now, &mut scratch) {
+    let verifier = block.kind.verifier().expect("find_auth refuses the rest");
+    match verifier.verify(token.as_bytes(), csrf, now, &mut scratch) {
         Ok(identity) if revoked.meets(&identity, now) => {
             println!("verdict refused by auth {auth:?}: token_revoked (by the revocations file)");
             Err(ExitCode::FAILURE)
