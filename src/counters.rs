@@ -124,8 +124,8 @@ metrics! {
     LinkConnects, Counter, "portcullis_link_connects_total", "Links that finished their handshake.";
     LinkFailures, Counter, "portcullis_link_failures_total", "Link attempts that failed, and links that were lost.";
     LinkStaleFrames, Counter, "portcullis_link_stale_frames_total", "Link frames for a session that is not open.";
-    LinkViolations, Counter, "portcullis_link_violations_total", "Links dropped because the backend broke the link protocol.";
-    LinkRttMicros, Gauge, "portcullis_link_rtt_microseconds", "Round trip of the last link ping, in microseconds.";
+    LinkViolations, Counter, "portcullis_link_violations_total", "Links dropped because the backend broke the protocol.";
+    LinkRttMicros, Peak, "portcullis_link_rtt_microseconds", "Round trip of the last link ping, in microseconds: the longest of all workers.";
     SessionsOpened, Counter, "portcullis_sessions_opened_total", "Sessions opened on links.";
     LogLinesDropped, Counter, "portcullis_close_lines_dropped_total", "Close lines dropped by the log's rate limit.";
     Ticks, Counter, "portcullis_worker_ticks_total", "Iterations of the worker loop.";

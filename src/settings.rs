@@ -128,6 +128,8 @@ pub struct Gateway {
     pub admin: Option<SocketAddr>,
     /// Bearer token that the admin API asks for; required when `admin` is not loopback.
     pub admin_token: Option<Secret>,
+    /// The unix socket of the admin API.
+    pub admin_socket: Option<std::path::PathBuf>,
     /// Shape of log lines.
     pub log_format: LogFormat,
     /// A `tracing` filter, as in `info` or `portcullis=debug`.

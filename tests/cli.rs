@@ -531,7 +531,7 @@ fn inspect_knows_what_is_revoked() {
     let target = Target::new(Some("eve"), None, None).expect("a target");
     let lapses = UnixTime::from_seconds(9_999_999_999);
     set.insert(Revocation { target, lapses }, 10, UnixTime::from_seconds(1)).ok().expect("room");
-    let file = portcullis::server::revocation_file::format(&set);
+    let file = portcullis::server::journal::Snapshot::of(&set).file();
     std::fs::write(folder.path().join("revoked"), file).expect("written");
     let inspect = "token inspect --config c.toml --auth app";
     for (subject, code, verdict) in [("ada", 0, "accepted by"), ("eve", 1, "token_revoked")] {

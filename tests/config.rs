@@ -1543,6 +1543,7 @@ fn changes_that_require_a_restart_are_named_and_live_ones_are_not() {
         ("[gateway]", "[gateway]\ndescriptors = \"plain\"", "gateway.descriptors"),
         ("[gateway]", "[gateway]\nadmin = \"127.0.0.1:1\"", "gateway.admin"),
         ("[gateway]", "[gateway]\nadmin_token_file = \"keys/admin\"", "gateway.admin_token_file"),
+        ("[gateway]", "[gateway]\nadmin_socket = \"admin.sock\"", "gateway.admin_socket"),
         ("[gateway]", "[gateway]\nlog = { format = \"json\" }", "gateway.log.format"),
         ("[gateway]", "[gateway]\nclose_log = \"closes.json\"", "gateway.close_log"),
         ("[gateway]", "[gateway]\nrevocations_file = \"r\"", "gateway.revocations_file"),

@@ -9,15 +9,20 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use portcullis::server::files::load_file;
 use portcullis::settings::load::Loaded;
 
+mod admin_client;
 mod as_run;
 mod check;
 mod connect;
 mod dev;
 mod doctor;
+mod drain;
 mod echo_backend;
+mod health;
+mod reload;
 mod revoke;
 mod run;
 mod schema;
+mod status;
 mod token;
 
 const EXAMPLES: &str = "\
@@ -66,6 +71,14 @@ enum Command {
     Token(token::Token),
     /// Revoke tokens: close their connections and refuse them from now on.
     Revoke(revoke::Revoke),
+    /// Show what a running gateway does.
+    Status(status::Status),
+    /// Have a running gateway read its configuration again.
+    Reload(reload::Reload),
+    /// Have a running gateway close its clients, then end.
+    Drain(drain::Drain),
+    /// Exit 0 if a running gateway does its work.
+    Health(health::Health),
     /// Talk to a gateway from a terminal.
     Connect(connect::Connect),
     /// Run a backend that echoes every message.
@@ -103,6 +116,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Dev(command) => dev::run(&command),
         Command::Token(command) => token::run(&command),
         Command::Revoke(command) => revoke::run(&command),
+        Command::Status(command) => status::run(&command),
+        Command::Reload(command) => reload::run(&command),
+        Command::Drain(command) => drain::run(&command),
+        Command::Health(command) => health::run(&command),
         Command::Connect(command) => connect::run(command),
         Command::EchoBackend(command) => echo_backend::run(&command),
         Command::Completions(command) => {
@@ -118,7 +135,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
 #[derive(Args)]
 struct ConfigFile {
     /// The configuration file [default: /etc/portcullis/portcullis.toml].
-    #[arg(short, long = "config", value_name = "FILE", env = "PORTCULLIS_CONFIG")]
+    #[arg(short = 'c', long = "config", value_name = "FILE", env = "PORTCULLIS_CONFIG")]
     named: Option<PathBuf>,
 }
 
@@ -205,6 +222,16 @@ mod tests {
             ("revoke --config c --list --subject a", false),
             ("revoke --config c --undo 7", true),
             ("revoke --config c --undo 7 --list", false),
+            ("status --config c", true),
+            ("status --url http://127.0.0.1:9464", true),
+            ("status --url http://127.0.0.1:9464 --token-file t", true),
+            ("status --config c --url http://127.0.0.1:9464", false),
+            ("status --config c --token-file t", false),
+            ("status", false),
+            ("reload --config c", true),
+            ("drain --config c", true),
+            ("health --config c", true),
+            ("health --config c --ready", true),
             ("completions zsh", true),
             ("completions ksh", false),
             ("", false),

@@ -10,10 +10,10 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use portcullis::base::time::UnixTime;
 use portcullis::protocol::cause::Cause;
-use portcullis::protocol::revocation::{Hasher, RevocationSet, Revoked};
+use portcullis::protocol::revocation::{Hasher, Revoked};
 use portcullis::protocol::scratch::{TOKEN_MAX, TokenScratch};
 use portcullis::server::files::Machine;
-use portcullis::server::revocation_file;
+use portcullis::server::journal;
 use portcullis::settings::Auth;
 use portcullis::settings::load::{Issuing, Loaded, Outside};
 
@@ -96,7 +96,11 @@ fn run_inspect(command: &Inspect) -> Result<ExitCode, ExitCode> {
     let mut scratch = TokenScratch::new();
     let csrf = command.csrf.as_deref().map(str::as_bytes);
     let now = UnixTime::from_seconds(now_s);
-    let verifier = block.kind.verifier().expect("find_auth refuses the rest");
+    let Some(verifier) = block.kind.verifier() else {
+        return Err(failed(format_args!(
+            "auth {auth:?} asks a backend or an endpoint: only a running gateway can tell"
+        )));
+    };
     match verifier.verify(token.as_bytes(), csrf, now, &mut scratch) {
         Ok(identity) if revoked.meets(&identity, now) => {
             println!("verdict refused by auth {auth:?}: token_revoked (by the revocations file)");
@@ -133,11 +137,11 @@ fn revocations(loaded: &Loaded, now_s: u64) -> Result<Revoked, String> {
         return Ok(Revoked::nothing(hasher));
     };
     let max = loaded.settings.limits.revocations_max as usize;
-    let saved = revocation_file::load(path, max).map_err(|error| {
+    let now = UnixTime::from_seconds(now_s);
+    let (set, _torn) = journal::load(path, hasher, max, now).map_err(|error| {
         format!("cannot tell whether the token is revoked: {}: {error}", path.display())
     })?;
-    let now = UnixTime::from_seconds(now_s);
-    Ok(RevocationSet::restored(hasher, saved.next_id, saved.entries, now).picture())
+    Ok(set.snapshot())
 }
 
 /// The token on stdin, if it is not absurdly long.

@@ -60,9 +60,12 @@ const HEADERS_WITHHELD: &[&str] = &[
     "upgrade",
     "x-forwarded-for",
     "x-forwarded-host",
+    "x-forwarded-method",
     "x-forwarded-proto",
+    "x-forwarded-uri",
     "x-original-method",
     "x-original-uri",
+    "x-original-url",
 ];
 
 impl Loader<'_> {

@@ -267,6 +267,7 @@ impl Loader<'_> {
             descriptors: raw.descriptors(),
             admin,
             admin_token,
+            admin_socket: path(&raw.admin_socket),
             log_format: log.format(),
             log_level: log.level().to_owned(),
             close_log: path(&raw.close_log),

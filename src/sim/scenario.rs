@@ -211,6 +211,7 @@ impl Scenario {
                 admin_token: None,
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
+                admin_socket: None,
                 close_log: None,
                 revocations_file: None,
                 descriptors: Descriptors::Auto,

@@ -51,8 +51,13 @@ sections! {
             "Address of metrics, health, the live page and the admin API.";
         admin_token_file: Text(SECRET_FILE) = NONE,
             RestartRequired(|a, b| same_secret(&a.gateway.admin_token, &b.gateway.admin_token)),
-            "Bearer token that the admin API requires, at least 32 bytes. Required when `admin` \
-             is not a loopback address.";
+            "Bearer token that the admin API requires, at least 32 bytes. Required when `admin` is \
+             not a loopback address.";
+        admin_socket: Text(PATH) = NONE,
+            RestartRequired(|a, b| a.gateway.admin_socket == b.gateway.admin_socket),
+            "Unix socket of the admin API, for root and the gateway's own user; made with mode \
+             0600. The command line uses it. Without `admin_token_file`, changes are accepted here \
+             alone.";
         log: Table(RawLog) = NONE, Live,
             "How the log is written.";
         close_log: Text(PATH) = NONE,
