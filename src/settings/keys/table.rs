@@ -276,11 +276,11 @@ sections! {
              its own, usually a day. `plug-session`: how long a connection may live, since the \
              cookie carries no time; absent or `\"off\"`: no limit.";
         subject: Path("name") = NONE, Live for ["phoenix"] required for ["plug-session"],
-            "`phoenix`: where the subject stands in signed data that is no integer or text: the \
+            "`phoenix`: where the subject is in signed data that is not an integer or text: the \
              name of a member of a map or keyword list, or a path, as in `[\"user\", \"id\"]` or \
-             `[1]`, in which numbers count the elements of tuples and lists from 0. \
-             `plug-session`: the same in the session, required; the gateway asks the route's next \
-             `[[auth]]` about a session without it.";
+             `[1]`; numbers count the elements of tuples and lists from 0. `plug-session`: the \
+             same in the session, required; a session without it falls through to the route's \
+             next `[[auth]]`.";
         csrf: Flag() as bool = "true", Live for ["plug-session"],
             "`plug-session`: whether the query must carry the session's masked `_csrf_token`, as \
              LiveView's client sends it.";
