@@ -659,12 +659,28 @@ impl Client {
         cx: &Surroundings<'_>,
         output: &mut Output,
     ) {
-        refusal.write(&mut output.answers);
+        self.refuse_http_with(refusal, &[], cx, output);
+    }
+
+    /// `detail` goes behind the sentence of the answer: it must be fit to show.
+    pub(super) fn refuse_http_with(
+        &mut self,
+        refusal: HttpRefusal,
+        detail: &[&str],
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) {
+        refusal.write_with(detail, &mut output.answers);
         self.end_over_http(refusal.cause(), cx);
     }
 
-    pub(super) fn answer_health(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
-        http_upgrade::write_ok_health(&mut output.answers);
+    pub(super) fn answer_health(
+        &mut self,
+        is_head: bool,
+        cx: &Surroundings<'_>,
+        output: &mut Output,
+    ) {
+        http_upgrade::write_ok_health(&mut output.answers, is_head);
         self.end_over_http(Cause::HealthCheck, cx);
     }
 

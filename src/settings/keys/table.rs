@@ -964,7 +964,8 @@ pub const KEYS: &[Key] = &[
         "health",
         Shape::Flag,
         "false",
-        "Answer a plain GET on this path with 200, for load balancers, instead of 426.",
+        "Answer a GET or HEAD that asks for no WebSocket with 200, for load balancers, instead of \
+         426 or 405; HTTP/1.0 without `Host` too.",
     ),
     hot(
         "route",
