@@ -10,7 +10,6 @@ use portcullis::protocol::cause::Cause;
 use portcullis::protocol::compact_token::{
     self, CompactKey, CompactOptions, CompactVerifier, Fields,
 };
-use portcullis::protocol::dead_tokens::DeadTokens;
 use portcullis::protocol::http_upgrade::{self, HeadLimits, HeadScanner, NO_FIELDS};
 use portcullis::protocol::jwt::{self, Algorithm, JwtKey, JwtOptions, JwtVerifier, TokenScratch};
 use portcullis::protocol::link::{LinkReader, SessionId, data_flags, encode_data};
@@ -18,6 +17,7 @@ use portcullis::protocol::mask::apply_mask;
 use portcullis::protocol::phoenix_token::{self, MaxAge, PhoenixOptions, PhoenixVerifier};
 use portcullis::protocol::plug_crypto::Derivation;
 use portcullis::protocol::plug_session::{self, Minted, SessionOptions, SessionVerifier};
+use portcullis::protocol::rejected_tokens::RejectedTokenCache;
 use portcullis::protocol::utf8::Utf8Validator;
 use portcullis::protocol::websocket::{FrameLimits, FrameReader, OpCode, Side, write_header};
 use serde_json::json;
@@ -76,7 +76,7 @@ fn tokens(c: &mut Criterion) {
     pair("compact", [compact.as_bytes(), &forge(&compact)], &mut |token| {
         verifier.verify(token, now, &mut scratch).is_ok()
     });
-    let mut dead = DeadTokens::new(65_536, [7; 16]);
+    let mut dead = RejectedTokenCache::new(65_536, [7; 16]);
     let replayed = dead.key(&[1; 16], &forged).expect("it is on");
     dead.insert(replayed, Cause::BadSignature);
     group.bench_function(format!("dead token of {} bytes, replayed", forged.len()), |b| {

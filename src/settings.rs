@@ -8,6 +8,7 @@ pub mod admission;
 mod backends;
 mod closes;
 mod credentials;
+mod external_auth;
 pub mod keys;
 pub mod load;
 pub mod problem;
@@ -18,7 +19,6 @@ mod routes;
 mod shape;
 mod tls;
 pub mod units;
-mod verdicts;
 
 pub use reauthenticate::PREFIX_MAX;
 
@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use verdicts::HttpVerdicts;
+pub use external_auth::HttpAuth;
 
 use crate::base::secret::Secret;
 use crate::base::time::UnixTime;
@@ -181,7 +181,7 @@ pub struct Deadlines {
     pub tls_handshake: Duration,
     /// From the end of the TLS handshake, or accept, to a whole request head.
     pub request_head: Duration,
-    /// From the 101 to a verdict.
+    /// From the 101 to a decision.
     pub authenticate: Duration,
     /// From our close frame to the client's.
     pub linger: Duration,
@@ -271,7 +271,7 @@ pub struct Auth {
     pub kind: AuthKind,
     /// Where tokens are looked for, in this order.
     pub carriers: Vec<Carrier>,
-    /// A digest of all that a verdict depends on beside the token and the clock: keys and
+    /// A digest of all that a decision depends on beside the token and the clock: keys and
     /// options. Verdicts are remembered under it, so that none outlives a change of them.
     pub fingerprint: [u8; 16],
 }
@@ -294,7 +294,7 @@ pub enum AuthKind {
     /// The route's backend, over its link, within this time.
     Backend(Duration),
     /// An HTTP endpoint.
-    Http(std::sync::Arc<HttpVerdicts>),
+    Http(std::sync::Arc<HttpAuth>),
     /// JSON Web Tokens with an HMAC.
     Jwt(JwtVerifier),
     /// Tokens of Phoenix.Token.

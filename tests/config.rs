@@ -1073,7 +1073,7 @@ fn kinds_of_tokens_have_their_own_keys() {
     }
 }
 
-/// What remembers verdicts goes by it: whatever changes one must change it.
+/// What remembers decisions goes by it: whatever changes one must change it.
 #[test]
 fn fingerprints_follow_keys_and_options() {
     let file = "secret_key_base_file = \"env:PORTCULLIS_OLD_KEY\"\n";

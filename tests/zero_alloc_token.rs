@@ -13,13 +13,13 @@ use portcullis::protocol::cause::Cause;
 use portcullis::protocol::compact_token::{
     self, CompactKey, CompactOptions, CompactVerifier, Fields,
 };
-use portcullis::protocol::dead_tokens::DeadTokens;
 use portcullis::protocol::http_upgrade::{HeadLimits, HeadScanner, NO_FIELDS, Request, parse};
 use portcullis::protocol::jwt::{self, Algorithm, JwtKey, JwtOptions, JwtVerifier, TokenScratch};
 use portcullis::protocol::origin::OriginPolicy;
 use portcullis::protocol::phoenix_token::{self, MaxAge, PhoenixOptions, PhoenixVerifier};
 use portcullis::protocol::plug_crypto::Derivation;
 use portcullis::protocol::plug_session::{self, SessionOptions, SessionVerifier};
+use portcullis::protocol::rejected_tokens::RejectedTokenCache;
 use serde_json::{Value, json};
 
 fn key(id: &str, algorithm: Algorithm) -> JwtKey {
@@ -200,7 +200,7 @@ fn compact_tokens_allocate_nothing() {
 
 #[test]
 fn dead_tokens_allocate_nothing() {
-    let mut dead = DeadTokens::new(64, [7; 16]);
+    let mut dead = RejectedTokenCache::new(64, [7; 16]);
     let now = UnixTime::from_seconds(1_700_000_000);
     for number in 0..1000_u32 {
         let token = number.to_be_bytes();

@@ -29,7 +29,7 @@ pub enum Stage {
     /// The request is sent, the answer is awaited.
     Upgrading,
     /// Upgraded; a first message from the server is awaited.
-    Greeting,
+    FirstMessageInfo,
     /// Open.
     Open,
     /// A close frame came or failed us; the end of TCP is awaited.
@@ -391,8 +391,8 @@ impl Connection {
                 });
             }
         }
-        let greeting = context.plan.target.await_message && self.junk.is_none();
-        self.stage = if greeting { Stage::Greeting } else { Stage::Open };
+        let first_message = context.plan.target.await_message && self.junk.is_none();
+        self.stage = if first_message { Stage::FirstMessageInfo } else { Stage::Open };
         Ok(Some(end - before))
     }
 
@@ -438,19 +438,19 @@ impl Connection {
         context: &mut Context,
     ) -> Result<(), Cow<'static, str>> {
         if let Behaviour::FanIn { batch, .. } = context.plan.behaviour
-            && self.stage != Stage::Greeting
+            && self.stage != Stage::FirstMessageInfo
         {
             self.receive_count(bytes, whole, batch, context);
             return Ok(());
         }
         let Behaviour::Echo { size, rate, .. } = context.plan.behaviour else {
             self.note_sample(bytes, context);
-            if whole && self.stage == Stage::Greeting {
+            if whole && self.stage == Stage::FirstMessageInfo {
                 self.stage = Stage::Open;
             }
             return Ok(());
         };
-        if self.stage == Stage::Greeting {
+        if self.stage == Stage::FirstMessageInfo {
             if whole {
                 self.stage = Stage::Open;
             }

@@ -18,7 +18,7 @@ use crate::report::{Report, bytes};
 use crate::sockets::SocketWatch;
 use crate::stats::{Stats, Totals};
 use crate::target::{HelloArgs, Target, TargetArgs};
-use crate::told::Told;
+use crate::told::CloseDetails;
 use crate::{kernel, wire};
 
 const HONEST: u8 = 1;
@@ -105,7 +105,7 @@ struct Watch {
     left: usize,
     /// The longest time between two looks.
     pause: Duration,
-    told: Option<Told>,
+    told: Option<CloseDetails>,
 }
 
 /// Runs the scenario and reports.
@@ -132,7 +132,7 @@ pub fn measure(args: &FloodArgs) -> Result<(Report, bool), String> {
     let junk = junk(args)?;
     let pids = &args.load.server_pids;
     CpuSample::take(pids)?;
-    let told = args.metrics.as_deref().map(Told::begin).transpose()?;
+    let told = args.metrics.as_deref().map(CloseDetails::begin).transpose()?;
     let memory_before = measure::resident(pids);
     let mut watch = Watch { memory_before, told, ..Watch::default() };
 

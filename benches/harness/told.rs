@@ -29,7 +29,7 @@ const COUNTERS: [&str; 12] = [
 ];
 
 /// Readings of one gateway.
-pub struct Told {
+pub struct CloseDetails {
     address: String,
     before: Vec<(String, f64)>,
     after: Vec<(String, f64)>,
@@ -37,17 +37,17 @@ pub struct Told {
     most: f64,
 }
 
-impl Told {
+impl CloseDetails {
     /// The first reading.
     ///
     /// # Errors
     /// When there is no exposition at `address`.
-    pub fn begin(address: &str) -> Result<Told, String> {
+    pub fn begin(address: &str) -> Result<CloseDetails, String> {
         let before = read(address)
             .filter(|series| !series.is_empty())
             .ok_or_else(|| format!("--metrics {address}: no answer to GET /metrics"))?;
         let after = before.clone();
-        Ok(Told { address: address.to_owned(), before, after, oldest: 0.0, most: 0.0 })
+        Ok(CloseDetails { address: address.to_owned(), before, after, oldest: 0.0, most: 0.0 })
     }
 
     /// Reads again. A gateway too busy to answer is asked the next time.

@@ -255,7 +255,7 @@ impl<'a> Worker<'a> {
             let stage = connection.stage;
             let waiting = matches!(
                 stage,
-                Stage::Connecting | Stage::Tls | Stage::Upgrading | Stage::Greeting
+                Stage::Connecting | Stage::Tls | Stage::Upgrading | Stage::FirstMessageInfo
             );
             if waiting && connection.number == number {
                 if deadline > now {

@@ -16,8 +16,8 @@ use crate::base::time::UnixTime;
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{
     Close, Closer, Credit, Expire, Frame, GoAway, HEADER_BYTES, Kind, Limits, LinkError,
-    PieceOrder, Ping, Pong, Reauth, ReceiveWindow, STRAY_FRAMES_MAX, SendCredit, SessionId,
-    data_cost, data_flags, encode_data, features,
+    PieceOrder, Ping, Pong, Reauth, ReceiveWindow, SendCredit, SessionId,
+    UNKNOWN_SESSION_FRAMES_MAX, data_cost, data_flags, encode_data, features,
 };
 use crate::protocol::revocation::Revocation;
 
@@ -129,7 +129,7 @@ pub(super) struct LinkState {
     assembling: usize,
     /// Sessions that wait for link credit or room, in turn.
     blocked: VecDeque<Handle>,
-    strays: u32,
+    unknown_session_frames: u32,
     /// Sessions that were accepted, on their way to the author.
     accepted: VecDeque<(Handle, SessionId, Identity)>,
     /// Encoded frames that the link's task has not taken yet.
@@ -162,7 +162,7 @@ impl LinkState {
             queued: 0,
             assembling: 0,
             blocked: VecDeque::new(),
-            strays: 0,
+            unknown_session_frames: 0,
             accepted: VecDeque::new(),
             out: Vec::new(),
             unsent: 0,
@@ -650,8 +650,12 @@ impl LinkState {
     }
 
     fn stray(&mut self) -> Result<(), LinkError> {
-        self.strays += 1;
-        if self.strays > STRAY_FRAMES_MAX { Err(LinkError::TooManyStrays) } else { Ok(()) }
+        self.unknown_session_frames += 1;
+        if self.unknown_session_frames > UNKNOWN_SESSION_FRAMES_MAX {
+            Err(LinkError::TooManyStrays)
+        } else {
+            Ok(())
+        }
     }
 
     /// Sends as much of the session's messages as credit and room allow, then its CLOSE.

@@ -2,7 +2,7 @@
 
 pub mod byte_queue;
 pub mod circuit;
-pub mod memory_ladder;
+pub mod memory_pressure;
 pub mod penalties;
 pub mod prefix;
 pub mod random;

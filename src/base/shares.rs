@@ -55,7 +55,7 @@ struct Entry {
 
 /// The connections of one prefix. Each is in one of the two lists.
 #[derive(Debug)]
-struct Crowd {
+struct PrefixGroup {
     prefix: Prefix,
     count: u32,
     waiting: List,
@@ -84,20 +84,20 @@ pub enum Victim {
 
 /// The connections that have not authenticated.
 #[derive(Debug)]
-pub struct Shares {
+pub struct UnauthenticatedIndex {
     entries: Slab<Entry>,
     /// By the owner's slot: a connection need not know its place here.
     places: BTreeMap<u32, u32>,
     by_age: List,
     refused: List,
-    crowds: Slab<Crowd>,
+    crowds: Slab<PrefixGroup>,
     by_prefix: BTreeMap<Prefix, u32>,
     rankings: [Ranking; Level::COUNT],
 }
 
-impl Default for Shares {
+impl Default for UnauthenticatedIndex {
     fn default() -> Self {
-        Shares {
+        UnauthenticatedIndex {
             entries: Slab::new(),
             places: BTreeMap::new(),
             by_age: EMPTY,
@@ -109,7 +109,7 @@ impl Default for Shares {
     }
 }
 
-impl Shares {
+impl UnauthenticatedIndex {
     /// Number of connections.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -210,7 +210,7 @@ impl Shares {
 
     /// The crowd with the highest load, if any has more than one connection for each address
     /// that it may count as. Of equals, the narrower, and the longest at its count.
-    fn heaviest(&self) -> Option<&Crowd> {
+    fn heaviest(&self) -> Option<&PrefixGroup> {
         const LEVELS: [Level; Level::COUNT] =
             [Level::Ipv4, Level::Ipv6Of64, Level::Ipv6Of56, Level::Ipv6Of48];
         let mut most = SCALE;
@@ -233,7 +233,7 @@ impl Shares {
         for (index, prefix) in prefixes.iter().enumerate() {
             let crowd = *self.by_prefix.entry(prefix).or_insert_with(|| {
                 let empty =
-                    Crowd { prefix, count: 0, waiting: EMPTY, refused: EMPTY, links: LOOSE };
+                    PrefixGroup { prefix, count: 0, waiting: EMPTY, refused: EMPTY, links: LOOSE };
                 self.crowds.insert(empty) as u32
             });
             let entry = &mut self.entries[place as usize];
@@ -266,7 +266,7 @@ impl Shares {
 
     /// Moves a crowd to the crowds of its new count, which is one more or less than the old.
     fn set_count(&mut self, crowd: u32, count: u32) {
-        let Crowd { prefix, count: earlier, .. } = self.crowds[crowd as usize];
+        let PrefixGroup { prefix, count: earlier, .. } = self.crowds[crowd as usize];
         let ranking = &mut self.rankings[prefix.level() as usize];
         if earlier > 0 {
             unlink(&mut self.crowds, 0, &mut ranking.by_count[earlier as usize], crowd);
@@ -296,7 +296,7 @@ impl Linked for Entry {
     }
 }
 
-impl Linked for Crowd {
+impl Linked for PrefixGroup {
     fn links(&mut self, _: usize) -> &mut Links {
         &mut self.links
     }
@@ -413,7 +413,7 @@ mod tests {
         }
     }
 
-    fn check(shares: &Shares, slow: &Slow) {
+    fn check(shares: &UnauthenticatedIndex, slow: &Slow) {
         assert_eq!(shares.len(), slow.all.len());
         assert_eq!(shares.prefixes(), slow.every_prefix().len());
         let first = slow.all.first().map(|known| (known.owner, known.since));
@@ -434,7 +434,7 @@ mod tests {
         fn equals_counting_everything_again(
             steps in proptest::collection::vec((0u8..10, any::<u16>()), 1..200),
         ) {
-            let (mut shares, mut slow) = (Shares::default(), Slow::default());
+            let (mut shares, mut slow) = (UnauthenticatedIndex::default(), Slow::default());
             for (number, (what, pick)) in steps.iter().enumerate() {
                 let at = usize::from(*pick) % slow.all.len().max(1);
                 let chosen = slow.all.get(at).map(|known| known.owner);
@@ -476,7 +476,7 @@ mod tests {
 
     #[test]
     fn a_key_of_an_earlier_connection_names_nothing() {
-        let mut shares = Shares::default();
+        let mut shares = UnauthenticatedIndex::default();
         let prefixes = Prefixes::of(address(3));
         shares.add(Key { slot: 1, generation: 2 }, &prefixes, Instant::from_nanos(0));
         let stale = Key { slot: 1, generation: 1 };
@@ -488,6 +488,6 @@ mod tests {
     #[test]
     fn entries_are_small() {
         assert!(size_of::<Entry>() <= 80, "{}", size_of::<Entry>());
-        assert!(size_of::<Crowd>() <= 48, "{}", size_of::<Crowd>());
+        assert!(size_of::<PrefixGroup>() <= 48, "{}", size_of::<PrefixGroup>());
     }
 }

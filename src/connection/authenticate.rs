@@ -9,11 +9,11 @@ use std::borrow::Cow;
 use crate::base::time::UnixTime;
 use crate::protocol::carrier::{self, Carrier, CarrierScratch, Found};
 use crate::protocol::cause::Cause;
-use crate::protocol::dead_tokens::DeadTokens;
 use crate::protocol::http_upgrade::UpgradeRequest;
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{Credential, CredentialCarrier};
 use crate::protocol::plug_session::{CSRF_NAME, MASKED_BYTES};
+use crate::protocol::rejected_tokens::RejectedTokenCache;
 use crate::protocol::scratch::TokenScratch;
 use crate::settings::{Auth, AuthKind, ROUTE_AUTHS_MAX, Reauthenticate, Route, Settings};
 
@@ -22,7 +22,7 @@ pub struct Scratch {
     /// Room to decode tokens in: one for each block of a route, because the identity borrows
     /// from it.
     blocks: Box<[BlockScratch; ROUTE_AUTHS_MAX]>,
-    dead: DeadTokens,
+    dead: RejectedTokenCache,
     /// Tokens that [`Scratch::take_dead_hits`] has not told of yet.
     dead_hits: u64,
 }
@@ -35,13 +35,13 @@ struct BlockScratch {
 
 impl Default for Scratch {
     fn default() -> Self {
-        Scratch::new(DeadTokens::new(0, [0; 16]))
+        Scratch::new(RejectedTokenCache::new(0, [0; 16]))
     }
 }
 
 impl Scratch {
     /// Allocates the buffers. `dead` remembers what was refused for good.
-    pub fn new(dead: DeadTokens) -> Self {
+    pub fn new(dead: RejectedTokenCache) -> Self {
         let blocks = Box::new(std::array::from_fn(|_| BlockScratch::default()));
         Scratch { blocks, dead, dead_hits: 0 }
     }
@@ -58,7 +58,7 @@ impl Scratch {
 }
 
 /// What a request is worth.
-pub enum Verdict<'s> {
+pub enum Decision<'s> {
     /// The token is good, or none is needed.
     Accepted(VerifiedIdentity<'s>),
     /// No token yet, but the first message may bring it.
@@ -77,9 +77,9 @@ pub fn by_request<'s>(
     request: &UpgradeRequest<'_, '_>,
     now: UnixTime,
     scratch: &'s mut Scratch,
-) -> Verdict<'s> {
+) -> Decision<'s> {
     if route.auths.is_empty() {
-        return Verdict::Accepted(VerifiedIdentity::anonymous());
+        return Decision::Accepted(VerifiedIdentity::anonymous());
     }
     let Scratch { blocks, dead, dead_hits } = scratch;
     let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
@@ -89,8 +89,8 @@ pub fn by_request<'s>(
         if auth.kind.is_external() {
             match each_credential(auth, request, desk.token_max, carried, |_| {}) {
                 Ok(0) => continue,
-                Ok(_) => return Verdict::Ask(index),
-                Err(cause) => return Verdict::Refused(cause),
+                Ok(_) => return Decision::Ask(index),
+                Err(cause) => return Decision::Refused(cause),
             }
         }
         let found = match carrier::find(&auth.carriers, request, carried) {
@@ -98,28 +98,28 @@ pub fn by_request<'s>(
             Ok(None) => continue,
             // Two tokens, or a broken carrier: whoever reads on might read another token than
             // the server behind us.
-            Err(cause) => return Verdict::Refused(cause),
+            Err(cause) => return Decision::Refused(cause),
         };
         // A browser sends cookies whoever wrote the page, so a cookie counts only beside an
         // Origin, which the route has checked by now.
-        let verdict = if is_cookie(auth, &found) && request.origin().is_none() {
+        let decision = if is_cookie(auth, &found) && request.origin().is_none() {
             Err(Cause::ForbiddenOrigin)
         } else {
             let mut csrf = [0; MASKED_BYTES];
             let csrf = csrf_parameter(auth, request, &mut csrf);
             desk.verify(auth, found.token(), csrf, claims)
         };
-        match verdict {
-            Ok(identity) => return Verdict::Accepted(identity),
-            Err(cause) if gives_way(cause) => refused = first_telling(refused, cause),
-            Err(cause) => return Verdict::Refused(cause),
+        match decision {
+            Ok(identity) => return Decision::Accepted(identity),
+            Err(cause) if falls_through(cause) => refused = first_telling(refused, cause),
+            Err(cause) => return Decision::Refused(cause),
         }
     }
     let may_come = |auth: &Auth| auth.carriers.iter().any(Carrier::is_first_message);
     if refused == Cause::TokenMissing && settings.auths_of(route).any(may_come) {
-        return Verdict::AwaitFirstMessage;
+        return Decision::AwaitFirstMessage;
     }
-    Verdict::Refused(refused)
+    Decision::Refused(refused)
 }
 
 /// Judges the token in a client's first message.
@@ -129,7 +129,7 @@ pub fn by_first_message<'s>(
     message: &[u8],
     now: UnixTime,
     scratch: &'s mut Scratch,
-) -> Verdict<'s> {
+) -> Decision<'s> {
     let Scratch { blocks, dead, dead_hits } = scratch;
     let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
     let mut refused = Cause::TokenMissing;
@@ -140,7 +140,7 @@ pub fn by_first_message<'s>(
                 refused = first_telling(refused, Cause::TokenMalformed);
                 continue;
             }
-            Ok(_) if auth.kind.is_external() => return Verdict::Ask(index),
+            Ok(_) if auth.kind.is_external() => return Decision::Ask(index),
             Ok((_, token)) => token,
             Err(cause) => {
                 refused = first_telling(refused, cause);
@@ -148,12 +148,12 @@ pub fn by_first_message<'s>(
             }
         };
         match desk.verify(auth, token, None, claims) {
-            Ok(identity) => return Verdict::Accepted(identity),
-            Err(cause) if gives_way(cause) => refused = first_telling(refused, cause),
-            Err(cause) => return Verdict::Refused(cause),
+            Ok(identity) => return Decision::Accepted(identity),
+            Err(cause) if falls_through(cause) => refused = first_telling(refused, cause),
+            Err(cause) => return Decision::Refused(cause),
         }
     }
-    Verdict::Refused(refused)
+    Decision::Refused(refused)
 }
 
 /// Judges the token in a message with which an open client renews its identity.
@@ -163,7 +163,7 @@ pub fn by_open_client<'s>(
     message: &[u8],
     now: UnixTime,
     scratch: &'s mut Scratch,
-) -> Verdict<'s> {
+) -> Decision<'s> {
     let Scratch { blocks, dead, dead_hits } = scratch;
     let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
     // The blocks that the client dealt with before: a reload may have taken some away, and the
@@ -178,17 +178,17 @@ pub fn by_open_client<'s>(
         let token = match carrier::first_message_token(&form.token, message, carried) {
             Ok(token) => token,
             // The same for every block.
-            Err(cause) => return Verdict::Refused(cause),
+            Err(cause) => return Decision::Refused(cause),
         };
         match desk.verify(auth, token, None, claims) {
-            Ok(identity) => return Verdict::Accepted(identity),
-            Err(cause) if gives_way(cause) => {
+            Ok(identity) => return Decision::Accepted(identity),
+            Err(cause) if falls_through(cause) => {
                 refused = if refused == Cause::GoingAway { cause } else { refused };
             }
-            Err(cause) => return Verdict::Refused(cause),
+            Err(cause) => return Decision::Refused(cause),
         }
     }
-    Verdict::Refused(refused)
+    Decision::Refused(refused)
 }
 
 /// The route's blocks with their indices.
@@ -264,7 +264,7 @@ fn credential_name(carrier: &Carrier) -> Cow<'_, str> {
 }
 
 /// Whether a block has not signed the token at all, so that the next one may have.
-fn gives_way(cause: Cause) -> bool {
+fn falls_through(cause: Cause) -> bool {
     matches!(cause, Cause::TokenMissing | Cause::TokenMalformed | Cause::BadSignature)
 }
 
@@ -310,7 +310,7 @@ fn csrf_parameter<'o>(
 struct Desk<'d> {
     token_max: u16,
     now: UnixTime,
-    dead: &'d mut DeadTokens,
+    dead: &'d mut RejectedTokenCache,
     dead_hits: &'d mut u64,
 }
 
@@ -330,10 +330,10 @@ impl Desk<'_> {
             *self.dead_hits += 1;
             return Err(cause);
         }
-        let verdict = auth.kind.verify(token, csrf, self.now, scratch);
-        if let (Some(key), Err(cause)) = (key, &verdict) {
+        let decision = auth.kind.verify(token, csrf, self.now, scratch);
+        if let (Some(key), Err(cause)) = (key, &decision) {
             self.dead.insert(key, *cause);
         }
-        verdict
+        decision
     }
 }

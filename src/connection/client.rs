@@ -2,7 +2,7 @@
 //!
 //! The transport (TLS) lies below and the worker above. After every call the worker sends what
 //! is in [`Output::answers`], acts on the [`Step`], and looks at [`Client::is_open`],
-//! [`Client::disposition`] and [`Client::next_deadline`].
+//! [`Client::socket_action`] and [`Client::next_deadline`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -15,18 +15,18 @@ use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::http_upgrade::{self, HttpRefusal};
 use crate::protocol::identity::VerifiedIdentity;
-use crate::protocol::revocation::Mark;
+use crate::protocol::revocation::IdentityFingerprint;
 use crate::protocol::websocket::{
     self, ControlPayload, DataKind, FrameLimits, FrameReader, HeaderBytes, OpCode, Side,
 };
 use crate::settings::{MessageTypes, Route, Settings};
 
-use super::aside::Aside;
-use super::closing::{Told, write_close};
+use super::auth_request::Question;
+use super::closing::{CloseDetails, write_close};
 use super::deadlines;
+use super::rare_state::RareState;
 use super::stage::{ClosedBy, Stage};
-use super::verdict::Question;
-use super::{Output, Surroundings};
+use super::{Context, Output};
 
 /// What a call to [`Client::receive`] came to. Bytes that were not consumed come again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub enum Step {
 
 /// What the worker is to do with the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposition {
+pub enum SocketAction {
     /// Keep it.
     Stay,
     /// Send FIN once everything queued is sent, then wait for the client's end or the deadline.
@@ -88,7 +88,7 @@ pub enum Disposition {
 
 /// What whoever refused a client wants it to be told beyond the cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Advice<'a> {
+pub struct RejectHint<'a> {
     /// When to come back, instead of the dialect's own time; of no effect where the client
     /// should not come back at all.
     pub retry_after: Option<Duration>,
@@ -113,10 +113,10 @@ pub struct End {
 /// The state machine of one client.
 ///
 /// Invariants: `stage == Open` exactly while a session may exist; `end.is_some()` exactly in
-/// `Refused` and `Closing`, or when the disposition is `CloseNow`.
+/// `Refused` and `Closing`, or when the socket_action is `CloseNow`.
 pub struct Client {
     pub(super) stage: Stage,
-    pub(super) disposition: Disposition,
+    pub(super) socket_action: SocketAction,
     dialect: Option<Dialect>,
     pub(super) pings: Pings,
     pub(super) output_pending: bool,
@@ -127,7 +127,7 @@ pub struct Client {
     tls: bool,
     /// The client has been sent the beginning of a message, but not its end.
     pub(super) to_client_unfinished: bool,
-    pub(super) farewell: Farewell,
+    pub(super) close_progress: CloseProgress,
     pub(super) close_scheduled: Cause,
     pub(super) messages: MessageTypes,
     route: u16,
@@ -144,20 +144,20 @@ pub struct Client {
     controls: TokenBucket,
     reader: FrameReader,
     /// What most connections do not have most of the time.
-    pub(super) aside: Option<Box<Aside>>,
+    pub(super) rare_state: Option<Box<RareState>>,
     peer: PackedAddress,
-    mark: Mark,
+    mark: IdentityFingerprint,
 }
 
 /// How far the end of a connection is, in `Refused` and `Closing`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Farewell {
+pub(super) enum CloseProgress {
     /// All is said, and perhaps queued. Also before there is anything to say.
-    Said,
+    Idle,
     /// The close frame is still to come, at `close_at`.
-    Waits,
+    Delayed,
     /// In `Closing`: everything up to our close frame was sent once.
-    Lingers,
+    Lingering,
 }
 
 /// What is known of pings, in one byte: there is one for each connection.
@@ -192,13 +192,13 @@ const NO_ROUTE: u16 = u16::MAX;
 
 impl Client {
     /// A connection just accepted. `jitter` is a random number; it spreads lifetimes.
-    pub fn new(peer: Option<SocketAddr>, tls: bool, jitter: u32, cx: &Surroundings<'_>) -> Self {
-        let now = cx.now.instant;
+    pub fn new(peer: Option<SocketAddr>, tls: bool, jitter: u32, ctx: &Context<'_>) -> Self {
+        let now = ctx.now.instant;
         let stage = if tls { Stage::TlsHandshake } else { Stage::RequestHead };
-        cx.counters.increment(gauge(stage));
+        ctx.counters.increment(gauge(stage));
         Client {
             stage,
-            disposition: Disposition::Stay,
+            socket_action: SocketAction::Stay,
             dialect: None,
             pings: Pings::default(),
             output_pending: false,
@@ -206,7 +206,7 @@ impl Client {
             failed: false,
             tls,
             to_client_unfinished: false,
-            farewell: Farewell::Said,
+            close_progress: CloseProgress::Idle,
             close_scheduled: Cause::Lifetime,
             messages: MessageTypes::Any,
             route: NO_ROUTE,
@@ -216,14 +216,14 @@ impl Client {
             received: now.into(),
             progressed: now.into(),
             expires: Instant::NEVER.into(),
-            close_at: deadlines::lifetime_end(now, cx.settings.deadlines.lifetime, jitter).into(),
+            close_at: deadlines::lifetime_end(now, ctx.settings.deadlines.lifetime, jitter).into(),
             backend_message_max: u32::MAX,
             frames: TokenBucket::full(now),
             controls: TokenBucket::full(now),
             reader: FrameReader::new(Side::Server),
-            aside: None,
+            rare_state: None,
             peer: PackedAddress::pack(peer),
-            mark: Mark::ANONYMOUS,
+            mark: IdentityFingerprint::ANONYMOUS,
         }
     }
 
@@ -262,8 +262,8 @@ impl Client {
     }
 
     /// What the worker is to do with the connection.
-    pub fn disposition(&self) -> Disposition {
-        self.disposition
+    pub fn socket_action(&self) -> SocketAction {
+        self.socket_action
     }
 
     /// How the connection ended, once it has.
@@ -297,10 +297,10 @@ impl Client {
     }
 
     /// The TLS handshake is done: the request head may come.
-    pub fn handshake_finished(&mut self, cx: &Surroundings<'_>) {
+    pub fn handshake_finished(&mut self, ctx: &Context<'_>) {
         if self.stage == Stage::TlsHandshake {
-            cx.counters.increment(Metric::TlsHandshakes);
-            self.enter(Stage::RequestHead, cx);
+            ctx.counters.increment(Metric::TlsHandshakes);
+            self.enter(Stage::RequestHead, ctx);
         }
     }
 
@@ -310,83 +310,83 @@ impl Client {
         &mut self,
         input: &mut [u8],
         allowance: usize,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> (usize, Step) {
         if input.is_empty() {
             return (0, Step::NeedMore);
         }
-        self.received = cx.now.instant.into();
+        self.received = ctx.now.instant.into();
         self.pings.set_sent(false);
         match self.stage {
             Stage::TlsHandshake => unreachable!("plaintext before the handshake is finished"),
-            Stage::RequestHead => (input.len(), self.receive_head(input, cx, output)),
+            Stage::RequestHead => (input.len(), self.receive_head(input, ctx, output)),
             Stage::Authenticating => {
-                debug_assert!(!self.awaits_verdict(), "input before the verdict");
-                let (used, step) = self.receive_frames(input, usize::MAX, cx, output);
-                (used, self.take_first_message(step, input, cx, output))
+                debug_assert!(!self.awaits_decision(), "input before the verdict");
+                let (used, step) = self.receive_frames(input, usize::MAX, ctx, output);
+                (used, self.take_first_message(step, input, ctx, output))
             }
             Stage::Open => match self.take_renewal() {
-                None => self.receive_frames(input, allowance, cx, output),
-                Some(renewal) => self.receive_sifted(renewal, input, allowance, cx, output),
+                None => self.receive_frames(input, allowance, ctx, output),
+                Some(renewal) => self.receive_sifted(renewal, input, allowance, ctx, output),
             },
-            Stage::Refused | Stage::Closing => self.receive_after_close(input, cx, output),
+            Stage::Refused | Stage::Closing => self.receive_after_close(input, ctx, output),
         }
     }
 
     /// The client's connection ended, and nothing reaches it any more.
-    pub fn peer_gone(&mut self, cx: &Surroundings<'_>) {
+    pub fn peer_gone(&mut self, ctx: &Context<'_>) {
         if self.end.is_none() {
             let cause = match self.stage {
                 Stage::TlsHandshake => Cause::TlsFailed,
                 _ => Cause::ClientGone,
             };
             self.conclude(cause, ClosedBy::Client, None);
-            self.enter(Stage::Closing, cx);
+            self.enter(Stage::Closing, ctx);
         }
-        self.dispose(Disposition::CloseNow { reset: false });
+        self.dispose(SocketAction::CloseNow { reset: false });
     }
 
     /// The client will send nothing more, but may still read: an answer that is queued goes out
     /// first. A session does not live on half a connection.
-    pub fn peer_finished(&mut self, cx: &Surroundings<'_>) {
+    pub fn peer_finished(&mut self, ctx: &Context<'_>) {
         if self.end.is_some() && self.output_pending {
-            self.dispose(Disposition::CloseWhenFlushed);
+            self.dispose(SocketAction::CloseWhenFlushed);
         } else {
-            self.peer_gone(cx);
+            self.peer_gone(ctx);
         }
     }
 
     /// TLS failed. An alert may be queued; it is sent as far as that goes at once.
-    pub fn tls_failed(&mut self, cx: &Surroundings<'_>) {
+    pub fn tls_failed(&mut self, ctx: &Context<'_>) {
         if self.end.is_none() {
             self.conclude(Cause::TlsFailed, ClosedBy::Gateway, None);
             let stage = if self.is_open() { Stage::Closing } else { Stage::Refused };
-            self.enter(stage, cx);
+            self.enter(stage, ctx);
         }
-        self.dispose(Disposition::ShutdownWhenFlushed);
+        self.dispose(SocketAction::ShutdownWhenFlushed);
     }
 
     /// Ends the connection for `cause`, telling the client as its stage allows.
-    pub fn close(&mut self, cause: Cause, cx: &Surroundings<'_>, output: &mut Output) {
+    pub fn close(&mut self, cause: Cause, ctx: &Context<'_>, output: &mut Output) {
         match self.stage {
-            Stage::TlsHandshake | Stage::RequestHead => self.drop_silently(cause, cx),
-            Stage::Authenticating => self.refuse_in_dialect(cause, cx, output),
+            Stage::TlsHandshake | Stage::RequestHead => self.drop_silently(cause, ctx),
+            Stage::Authenticating => self.refuse_in_dialect(cause, ctx, output),
             Stage::Open => {
-                self.explain_and_close(cause, &Told::default(), Stage::Closing, cx, output)
+                self.explain_and_close(cause, &CloseDetails::default(), Stage::Closing, ctx, output)
             }
             // Whoever was told already is not kept waiting.
-            Stage::Refused | Stage::Closing if self.is_paced() => self.end_pace(cx, output),
+            Stage::Refused | Stage::Closing if self.is_paced() => self.end_pace(ctx, output),
             Stage::Refused | Stage::Closing => {}
         }
     }
 
     /// Refuses an open client whose session could not be opened: as [`close`](Self::close), but
     /// with the explanation that a refused client gets.
-    pub fn refuse(&mut self, cause: Cause, cx: &Surroundings<'_>, output: &mut Output) {
+    pub fn refuse(&mut self, cause: Cause, ctx: &Context<'_>, output: &mut Output) {
         match self.stage {
-            Stage::Authenticating | Stage::Open => self.refuse_in_dialect(cause, cx, output),
-            _ => self.close(cause, cx, output),
+            Stage::Authenticating | Stage::Open => self.refuse_in_dialect(cause, ctx, output),
+            _ => self.close(cause, ctx, output),
         }
     }
 
@@ -395,17 +395,17 @@ impl Client {
         &mut self,
         code: u16,
         reason: &str,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) {
         if self.stage != Stage::Open {
             return;
         }
-        let unsaid = self.answer(Cause::BackendClosed, cx.settings).code;
+        let unsaid = self.answer(Cause::BackendClosed, ctx.settings).code;
         let code = if websocket::is_sendable_close_code(code) { code } else { unsaid };
         write_close(code, reason, output);
         self.conclude(Cause::BackendClosed, ClosedBy::Backend, Some(code));
-        self.enter(Stage::Closing, cx);
+        self.enter(Stage::Closing, ctx);
     }
 
     /// The session's backend takes messages up to this: a larger one would cost all its clients
@@ -415,12 +415,12 @@ impl Client {
     }
 
     /// Ends the connection without a word.
-    pub fn drop_silently(&mut self, cause: Cause, cx: &Surroundings<'_>) {
+    pub fn drop_silently(&mut self, cause: Cause, ctx: &Context<'_>) {
         if self.end.is_none() {
             self.conclude(cause, ClosedBy::Gateway, None);
-            self.enter(Stage::Closing, cx);
+            self.enter(Stage::Closing, ctx);
         }
-        self.dispose(Disposition::CloseNow { reset: true });
+        self.dispose(SocketAction::CloseNow { reset: true });
     }
 
     /// Closes the connection for `cause` at `at`, unless it ends earlier.
@@ -449,40 +449,40 @@ impl Client {
 
     /// FIN was sent after the last answer.
     pub fn shut_down(&mut self) {
-        self.dispose(Disposition::AwaitEnd);
+        self.dispose(SocketAction::AwaitEnd);
     }
 
     /// Output was queued for the client where none was.
-    pub fn output_queued(&mut self, cx: &Surroundings<'_>) {
+    pub fn output_queued(&mut self, ctx: &Context<'_>) {
         if !self.output_pending {
             self.output_pending = true;
-            self.progressed = cx.now.instant.into();
+            self.progressed = ctx.now.instant.into();
         }
     }
 
     /// Some output was sent. With `flushed`, nothing is left.
-    pub fn output_sent(&mut self, flushed: bool, cx: &Surroundings<'_>, output: &mut Output) {
-        self.progressed = cx.now.instant.into();
+    pub fn output_sent(&mut self, flushed: bool, ctx: &Context<'_>, output: &mut Output) {
+        self.progressed = ctx.now.instant.into();
         if !flushed {
             return;
         }
         self.output_pending = false;
         self.pongs_unsent = 0;
-        if self.stage == Stage::Closing && self.farewell == Farewell::Said {
+        if self.stage == Stage::Closing && self.close_progress == CloseProgress::Idle {
             // The linger counts from when the close frame left, not from when it was queued
             // behind messages that an authenticated client was still owed. It does so once:
             // what TLS adds later, a key update for instance, is not worth waiting for.
-            self.farewell = Farewell::Lingers;
-            self.stage_since = cx.now.instant.into();
+            self.close_progress = CloseProgress::Lingering;
+            self.stage_since = ctx.now.instant.into();
         }
-        if self.aside.is_none() {
+        if self.rare_state.is_none() {
             return;
         }
         if let Some(payload) = self.take_pong() {
             self.write_pong(&payload, output);
         }
         if let Some(mut renewal) = self.take_renewal() {
-            self.answer_renewal(&mut renewal, cx, output);
+            self.answer_renewal(&mut renewal, ctx, output);
             self.set_renewal(renewal);
         }
     }
@@ -491,20 +491,20 @@ impl Client {
         &mut self,
         input: &mut [u8],
         allowance: usize,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> (usize, Step) {
-        let limits = self.frame_limits(cx.settings);
+        let limits = self.frame_limits(ctx.settings);
         let (used, step) = match self.reader.next(input, allowance, &limits) {
             Ok(found) => found,
             Err(error) => {
-                self.fail(error.cause(), cx, output);
+                self.fail(error.cause(), ctx, output);
                 return (input.len(), Step::Handled);
             }
         };
-        if !self.within_budgets(cx) {
+        if !self.within_budgets(ctx) {
             // What follows comes again: the client's close may be in it.
-            self.close(Cause::RateLimited, cx, output);
+            self.close(Cause::RateLimited, ctx, output);
             return (used, Step::Handled);
         }
         let step = match step {
@@ -514,12 +514,12 @@ impl Client {
                 Step::Data { range, kind, first, last }
             }
             websocket::Step::Ping(payload) => {
-                self.pong(&payload, cx.settings.limits.pongs_unsent_max, output);
+                self.pong(&payload, ctx.settings.limits.pongs_unsent_max, output);
                 Step::Handled
             }
             websocket::Step::Pong(_) => Step::Handled,
             websocket::Step::Close { code, reason } => {
-                self.closed_by_client(code, reason.as_slice(), cx, output);
+                self.closed_by_client(code, reason.as_slice(), ctx, output);
                 Step::Handled
             }
         };
@@ -529,21 +529,21 @@ impl Client {
     /// RFC 6455 §7.1.7: after a broken frame nothing more is read, not even a close, so FIN
     /// follows our close frame at once. Where the settings say so, that waits for what the
     /// backend has under way for this client.
-    fn fail(&mut self, cause: Cause, cx: &Surroundings<'_>, output: &mut Output) {
+    fn fail(&mut self, cause: Cause, ctx: &Context<'_>, output: &mut Output) {
         self.failed = true;
-        let grace = cx.settings.deadlines.failure_grace;
+        let grace = ctx.settings.deadlines.failure_grace;
         if self.is_open() && !grace.is_zero() {
-            self.schedule_close(cx.now.instant + grace, cause);
+            self.schedule_close(ctx.now.instant + grace, cause);
         } else {
-            self.close(cause, cx, output);
+            self.close(cause, ctx, output);
         }
     }
 
-    /// Sets the disposition. `CloseNow` is the last word: what is queued may be cut short by
+    /// Sets the socket_action. `CloseNow` is the last word: what is queued may be cut short by
     /// then, and must not be sent as if it were whole.
-    pub(super) fn dispose(&mut self, disposition: Disposition) {
-        if !matches!(self.disposition, Disposition::CloseNow { .. }) {
-            self.disposition = disposition;
+    pub(super) fn dispose(&mut self, socket_action: SocketAction) {
+        if !matches!(self.socket_action, SocketAction::CloseNow { .. }) {
+            self.socket_action = socket_action;
         }
     }
 
@@ -552,7 +552,7 @@ impl Client {
         &mut self,
         code: Option<u16>,
         reason: &[u8],
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) {
         output.reason.clear();
@@ -564,8 +564,8 @@ impl Client {
         self.conclude(Cause::ClientClosed, ClosedBy::Client, code);
         // Who never authenticated stays under the cap and the deadlines of those.
         let stage = if self.is_open() { Stage::Closing } else { Stage::Refused };
-        self.enter(stage, cx);
-        self.disposition = Disposition::CloseWhenFlushed;
+        self.enter(stage, ctx);
+        self.socket_action = SocketAction::CloseWhenFlushed;
     }
 
     /// After our close frame only the client's matters; all else is thrown away. While ours is
@@ -573,56 +573,56 @@ impl Client {
     fn receive_after_close(
         &mut self,
         input: &mut [u8],
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> (usize, Step) {
-        if self.disposition != Disposition::Stay {
+        if self.socket_action != SocketAction::Stay {
             return (input.len(), Step::Handled);
         }
-        let limits = self.frame_limits(cx.settings);
+        let limits = self.frame_limits(ctx.settings);
         match self.reader.next(input, usize::MAX, &limits) {
             Ok((_, websocket::Step::Close { .. })) => {
                 if self.is_paced() {
-                    self.end_pace(cx, output);
+                    self.end_pace(ctx, output);
                 }
-                self.disposition = Disposition::CloseWhenFlushed;
+                self.socket_action = SocketAction::CloseWhenFlushed;
                 (input.len(), Step::Handled)
             }
             // It has been told to wait, and does not.
-            Ok(_) if self.is_paced() && !self.within_budgets(cx) => {
-                self.dispose(Disposition::CloseNow { reset: true });
+            Ok(_) if self.is_paced() && !self.within_budgets(ctx) => {
+                self.dispose(SocketAction::CloseNow { reset: true });
                 (input.len(), Step::Handled)
             }
             Ok((used, websocket::Step::NeedMore)) => (used, Step::NeedMore),
             Ok((used, _)) => (used, Step::Handled),
             Err(_) if self.is_paced() => (input.len(), Step::Handled),
             Err(_) => {
-                self.disposition = Disposition::CloseWhenFlushed;
+                self.socket_action = SocketAction::CloseWhenFlushed;
                 (input.len(), Step::Handled)
             }
         }
     }
 
-    fn within_budgets(&mut self, cx: &Surroundings<'_>) -> bool {
-        let limits = &cx.settings.limits;
-        let now = cx.now.instant;
+    fn within_budgets(&mut self, ctx: &Context<'_>) -> bool {
+        let limits = &ctx.settings.limits;
+        let now = ctx.now.instant;
         let frames = self.reader.frames_seen();
         let controls = self.reader.controls_seen();
         (frames == 0
             || self.frames.take(frames, limits.frames_per_second, limits.frames_burst, now))
-            && (controls == 0 || self.take_controls(controls, cx))
+            && (controls == 0 || self.take_controls(controls, ctx))
     }
 
-    fn take_controls(&mut self, count: u32, cx: &Surroundings<'_>) -> bool {
-        let limits = &cx.settings.limits;
+    fn take_controls(&mut self, count: u32, ctx: &Context<'_>) -> bool {
+        let limits = &ctx.settings.limits;
         let (rate, burst) = (limits.controls_per_second, limits.controls_burst);
-        self.controls.take(count, rate, burst, cx.now.instant)
+        self.controls.take(count, rate, burst, ctx.now.instant)
     }
 
     /// Takes what something dear costs from the budget of control frames: all of a burst, where
     /// that is less.
-    pub(super) fn afford_controls(&mut self, cost: u32, cx: &Surroundings<'_>) -> bool {
-        self.take_controls(cost.min(cx.settings.limits.controls_burst), cx)
+    pub(super) fn afford_controls(&mut self, cost: u32, ctx: &Context<'_>) -> bool {
+        self.take_controls(cost.min(ctx.settings.limits.controls_burst), ctx)
     }
 
     fn frame_limits(&self, settings: &Settings) -> FrameLimits {
@@ -656,10 +656,10 @@ impl Client {
     pub(super) fn refuse_http(
         &mut self,
         refusal: HttpRefusal,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        self.refuse_http_with(refusal, &[], cx, output);
+        self.refuse_http_with(refusal, &[], ctx, output);
     }
 
     /// `detail` goes behind the sentence of the answer: it must be fit to show.
@@ -667,28 +667,23 @@ impl Client {
         &mut self,
         refusal: HttpRefusal,
         detail: &[&str],
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) {
         refusal.write_with(detail, &mut output.answers);
-        self.end_over_http(refusal.cause(), cx);
+        self.end_over_http(refusal.cause(), ctx);
     }
 
-    pub(super) fn answer_health(
-        &mut self,
-        is_head: bool,
-        cx: &Surroundings<'_>,
-        output: &mut Output,
-    ) {
+    pub(super) fn answer_health(&mut self, is_head: bool, ctx: &Context<'_>, output: &mut Output) {
         http_upgrade::write_ok_health(&mut output.answers, is_head);
-        self.end_over_http(Cause::HealthCheck, cx);
+        self.end_over_http(Cause::HealthCheck, ctx);
     }
 
     /// An HTTP answer was the last word: FIN follows it.
-    fn end_over_http(&mut self, cause: Cause, cx: &Surroundings<'_>) {
+    fn end_over_http(&mut self, cause: Cause, ctx: &Context<'_>) {
         self.conclude(cause, ClosedBy::Gateway, None);
-        self.enter(Stage::Refused, cx);
-        self.disposition = Disposition::ShutdownWhenFlushed;
+        self.enter(Stage::Refused, ctx);
+        self.socket_action = SocketAction::ShutdownWhenFlushed;
     }
 
     /// Keeps what later frames need of the route: a reload may move or remove it.
@@ -708,43 +703,43 @@ impl Client {
 
     /// When the identity is over, as the wall clock says now. From here on the monotonic clock
     /// counts: a step of the wall clock neither lengthens the connection nor cuts it short.
-    pub fn set_expiry(&mut self, expires: UnixTime, cx: &Surroundings<'_>) {
-        let left = expires.as_millis().saturating_sub(cx.now.unix.as_millis());
-        let grace = cx.settings.deadlines.expiry_grace;
-        self.expires = (cx.now.instant + Duration::from_millis(left) + grace).into();
+    pub fn set_expiry(&mut self, expires: UnixTime, ctx: &Context<'_>) {
+        let left = expires.as_millis().saturating_sub(ctx.now.unix.as_millis());
+        let grace = ctx.settings.deadlines.expiry_grace;
+        self.expires = (ctx.now.instant + Duration::from_millis(left) + grace).into();
     }
 
     /// Keeps what is asked of the identity later: when it is over, and what revocations and
     /// fresh tokens are compared with.
-    pub(super) fn set_identity(&mut self, identity: &VerifiedIdentity<'_>, cx: &Surroundings<'_>) {
-        self.mark = cx.revoked.mark(identity);
-        match identity.ends(cx.now.unix) {
-            Some(end) => self.set_expiry(end, cx),
+    pub(super) fn set_identity(&mut self, identity: &VerifiedIdentity<'_>, ctx: &Context<'_>) {
+        self.mark = ctx.revoked.mark(identity);
+        match identity.ends(ctx.now.unix) {
+            Some(end) => self.set_expiry(end, ctx),
             None => self.expires = Instant::NEVER.into(),
         }
     }
 
     /// What revocations are compared with; of no use before the client is open.
-    pub fn mark(&self) -> Mark {
+    pub fn mark(&self) -> IdentityFingerprint {
         self.mark
     }
 
-    pub(super) fn enter(&mut self, stage: Stage, cx: &Surroundings<'_>) {
+    pub(super) fn enter(&mut self, stage: Stage, ctx: &Context<'_>) {
         if stage != self.stage {
-            cx.counters.decrement(gauge(self.stage));
-            cx.counters.increment(gauge(stage));
+            ctx.counters.decrement(gauge(self.stage));
+            ctx.counters.increment(gauge(stage));
         }
         self.stage = stage;
-        self.stage_since = cx.now.instant.into();
+        self.stage_since = ctx.now.instant.into();
         if matches!(stage, Stage::Open | Stage::Refused | Stage::Closing) {
-            self.question_over(cx);
+            self.question_over(ctx);
             self.take_pending();
-            self.drop_empty_aside();
+            self.drop_empty_rare_state();
         }
         if matches!(stage, Stage::Refused | Stage::Closing) {
-            self.aside = None;
+            self.rare_state = None;
             if self.failed && !self.is_paced() {
-                self.dispose(Disposition::ShutdownWhenFlushed);
+                self.dispose(SocketAction::ShutdownWhenFlushed);
             }
         }
     }
@@ -763,8 +758,8 @@ impl Client {
     }
 
     /// The connection leaves the worker: its gauge goes down.
-    pub fn leave(&self, cx: &Surroundings<'_>) {
-        cx.counters.decrement(gauge(self.stage));
+    pub fn leave(&self, ctx: &Context<'_>) {
+        ctx.counters.decrement(gauge(self.stage));
     }
 }
 

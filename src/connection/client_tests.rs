@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::base::secret::Secret;
 use crate::base::time::{Now, UnixTime};
-use crate::connection::authenticate::{self, Verdict};
+use crate::connection::authenticate::{self, Decision};
 use crate::counters::Counters;
 use crate::protocol::jwt::{self, Algorithm, JwtKey};
 use crate::protocol::link::{self, Open};
@@ -188,14 +188,9 @@ impl World {
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
         let set = RevocationSet::new(Hasher::new(&[7; 32]));
         let revoked = set.picture();
-        let cx = Surroundings {
-            now,
-            settings: &settings,
-            counters: &counters,
-            jitter: 0,
-            revoked: &revoked,
-        };
-        let client = Client::new(None, tls, jitter, &cx);
+        let ctx =
+            Context { now, settings: &settings, counters: &counters, jitter: 0, revoked: &revoked };
+        let client = Client::new(None, tls, jitter, &ctx);
         let mut world = World {
             client,
             settings,
@@ -229,7 +224,7 @@ impl World {
             Stage::Refused => world.feed(&head("/ws", &bearer(&token(APP, -3600)))),
             Stage::Closing => {
                 world = World::at(Stage::Open);
-                world.call(|client, cx, output| client.close(Cause::GoingAway, cx, output));
+                world.call(|client, ctx, output| client.close(Cause::GoingAway, ctx, output));
             }
         }
         assert_eq!(world.client.stage(), stage);
@@ -238,30 +233,24 @@ impl World {
     }
 
     /// Calls the machine, then queues and (perhaps) sends what it says, as the worker does.
-    fn call<T>(
-        &mut self,
-        call: impl FnOnce(&mut Client, &Surroundings<'_>, &mut Output) -> T,
-    ) -> T {
+    fn call<T>(&mut self, call: impl FnOnce(&mut Client, &Context<'_>, &mut Output) -> T) -> T {
         let result = self.checked(call);
         while !self.output.answers.is_empty() {
             self.listen();
-            self.checked(|client, cx, _| client.output_queued(cx));
+            self.checked(|client, ctx, _| client.output_queued(ctx));
             if self.flushes {
-                self.checked(|client, cx, output| client.output_sent(true, cx, output));
+                self.checked(|client, ctx, output| client.output_sent(true, ctx, output));
             }
         }
         result
     }
 
     /// Calls the machine and checks everything.
-    fn checked<T>(
-        &mut self,
-        call: impl FnOnce(&mut Client, &Surroundings<'_>, &mut Output) -> T,
-    ) -> T {
+    fn checked<T>(&mut self, call: impl FnOnce(&mut Client, &Context<'_>, &mut Output) -> T) -> T {
         let due = self.due();
         let (now, settings, counters) = (self.now, &self.settings, &self.counters);
-        let cx = Surroundings { now, settings, counters, jitter: 0, revoked: &self.revoked };
-        let result = call(&mut self.client, &cx, &mut self.output);
+        let ctx = Context { now, settings, counters, jitter: 0, revoked: &self.revoked };
+        let result = call(&mut self.client, &ctx, &mut self.output);
         let next = self.client.next_deadline(&self.settings);
         // Who is refused with no time left is due at once.
         let late = self.client.stage() == Stage::Refused
@@ -285,10 +274,10 @@ impl World {
         assert_eq!(client.end().is_some(), ended, "{:?}", client.stage());
         assert!(self.end.is_none() || self.end == client.end(), "the end changed");
         self.end = client.end();
-        let over = matches!(client.disposition(), Disposition::CloseNow { .. });
-        assert!(over || !self.over, "CloseNow became {:?}", client.disposition());
+        let over = matches!(client.socket_action(), SocketAction::CloseNow { .. });
+        assert!(over || !self.over, "CloseNow became {:?}", client.socket_action());
         self.over = over;
-        assert!(ended || client.disposition() == Disposition::Stay);
+        assert!(ended || client.socket_action() == SocketAction::Stay);
         assert!(client.pending().is_none() || !ended);
         if client.is_open() {
             self.was_open = true;
@@ -362,11 +351,12 @@ impl World {
     fn feed_with(&mut self, bytes: &[u8], allowance: usize) -> usize {
         let mut bytes = bytes.to_vec();
         let mut used = 0;
-        while used < bytes.len() && self.client.disposition() == Disposition::Stay {
+        while used < bytes.len() && self.client.socket_action() == SocketAction::Stay {
             let before = (self.client.stage(), self.client.next_deadline(&self.settings));
             let input = &mut bytes[used..];
             let given = if self.client.is_open() { allowance } else { usize::MAX };
-            let (count, step) = self.call(|client, cx, out| client.receive(input, given, cx, out));
+            let (count, step) =
+                self.call(|client, ctx, out| client.receive(input, given, ctx, out));
             assert!(count <= input.len());
             if before.0 < Stage::Open && self.client.stage() == before.0 {
                 assert!(self.client.next_deadline(&self.settings) <= before.1, "extended");
@@ -408,7 +398,7 @@ impl World {
     }
 
     fn handle_deadline(&mut self) {
-        self.call(|client, cx, output| client.handle_deadline(cx, output));
+        self.call(|client, ctx, output| client.handle_deadline(ctx, output));
     }
 
     /// The next deadline, from the start.
@@ -419,15 +409,15 @@ impl World {
 
     /// Everything that can be seen of the client, in a line.
     fn summary(&self) -> String {
-        let disposition = match self.client.disposition() {
-            Disposition::Stay => "stay",
-            Disposition::ShutdownWhenFlushed => "shutdown",
-            Disposition::AwaitEnd => "await",
-            Disposition::CloseWhenFlushed => "flush",
-            Disposition::CloseNow { reset: true } => "reset",
-            Disposition::CloseNow { reset: false } => "gone",
+        let socket_action = match self.client.socket_action() {
+            SocketAction::Stay => "stay",
+            SocketAction::ShutdownWhenFlushed => "shutdown",
+            SocketAction::AwaitEnd => "await",
+            SocketAction::CloseWhenFlushed => "flush",
+            SocketAction::CloseNow { reset: true } => "reset",
+            SocketAction::CloseNow { reset: false } => "gone",
         };
-        let mut line = format!("{} {disposition}", self.client.stage().label());
+        let mut line = format!("{} {socket_action}", self.client.stage().label());
         if let Some(End { cause, by, code, stage }) = self.client.end() {
             line += &format!(" <- {} {by:?} {}", cause.label(), stage.label());
             line += &code.map_or(String::new(), |code| format!(" {code}"));
@@ -509,19 +499,19 @@ impl World {
             Event::PingFrame => self.feed(&frame(PING, b"you")),
             Event::CloseFrame => self.feed(&frame(CLOSE, b"\x0f\xa0bye")),
             Event::Garbage => self.feed(b"\xff\x00\xff\x00"),
-            Event::PeerGone => self.call(|client, cx, _| client.peer_gone(cx)),
-            Event::PeerFinished => self.call(|client, cx, _| client.peer_finished(cx)),
-            Event::TlsFailed => self.call(|client, cx, _| client.tls_failed(cx)),
-            Event::HandshakeFinished => self.call(|client, cx, _| client.handshake_finished(cx)),
-            Event::Close => self.call(|client, cx, out| client.close(Cause::Internal, cx, out)),
+            Event::PeerGone => self.call(|client, ctx, _| client.peer_gone(ctx)),
+            Event::PeerFinished => self.call(|client, ctx, _| client.peer_finished(ctx)),
+            Event::TlsFailed => self.call(|client, ctx, _| client.tls_failed(ctx)),
+            Event::HandshakeFinished => self.call(|client, ctx, _| client.handshake_finished(ctx)),
+            Event::Close => self.call(|client, ctx, out| client.close(Cause::Internal, ctx, out)),
             Event::Refuse => {
-                self.call(|client, cx, out| client.refuse(Cause::OverCapacity, cx, out));
+                self.call(|client, ctx, out| client.refuse(Cause::OverCapacity, ctx, out));
             }
             Event::CloseByBackend => {
-                self.call(|client, cx, out| client.close_by_backend(4000, "done", cx, out));
+                self.call(|client, ctx, out| client.close_by_backend(4000, "done", ctx, out));
             }
             Event::DropSilently => {
-                self.call(|client, cx, _| client.drop_silently(Cause::SlowConsumer, cx));
+                self.call(|client, ctx, _| client.drop_silently(Cause::SlowConsumer, ctx));
             }
             Event::ScheduleClose => {
                 let at = self.now.instant + Duration::from_millis(500);
@@ -538,9 +528,9 @@ impl World {
                 }
             }
             Event::OutputSent => {
-                self.call(|client, cx, _| client.output_queued(cx));
-                self.call(|client, cx, out| client.output_sent(false, cx, out));
-                self.call(|client, cx, out| client.output_sent(true, cx, out));
+                self.call(|client, ctx, _| client.output_queued(ctx));
+                self.call(|client, ctx, out| client.output_sent(false, ctx, out));
+                self.call(|client, ctx, out| client.output_sent(true, ctx, out));
             }
             Event::DeadlineEarly => self.advance_to_deadline(-1),
             Event::DeadlineExact => self.advance_to_deadline(0),
@@ -557,7 +547,7 @@ impl World {
     }
 }
 
-/// Every event in every stage: the stage after it, the disposition, `<-` the end, and `:` what the
+/// Every event in every stage: the stage after it, the socket_action, `<-` the end, and `:` what the
 /// client is told. `=` is no change at all; plaintext cannot come inside the TLS handshake.
 const TABLE: [(Event, [&str; 6]); 23] = [
     (
@@ -841,7 +831,7 @@ impl World {
     }
 
     fn sent(&mut self, flushed: bool) {
-        self.call(|client, cx, output| client.output_sent(flushed, cx, output));
+        self.call(|client, ctx, output| client.output_sent(flushed, ctx, output));
     }
 }
 
@@ -875,7 +865,7 @@ fn no_byte_extends_a_deadline_before_authentication() {
     world.happen(Event::PingFrame);
     assert_eq!(world.next(), Some(ms(9_999)));
     world.expect(ms(9_999), Some(Metric::DeadlineLinger));
-    assert_eq!(world.client.disposition(), Disposition::CloseNow { reset: true });
+    assert_eq!(world.client.socket_action(), SocketAction::CloseNow { reset: true });
 }
 
 #[test]
@@ -910,7 +900,7 @@ fn a_refused_client_leaves_by_the_sum_of_all_stages() {
     world.until(ms(12_000));
     assert_eq!(world.client.stage(), Stage::Refused);
     world.until(ms(12_000));
-    assert_eq!(world.client.disposition(), Disposition::CloseNow { reset: true });
+    assert_eq!(world.client.socket_action(), SocketAction::CloseNow { reset: true });
 }
 
 #[test]
@@ -921,7 +911,7 @@ fn a_client_that_never_authenticated_cannot_hold_its_close() {
     world.happen(Event::CloseFrame);
     // Nothing of the answer is sent: a linger, not a write stall, ends it.
     world.expect(ms(5_900), Some(Metric::DeadlineLinger));
-    assert_eq!(world.client.disposition(), Disposition::CloseNow { reset: true });
+    assert_eq!(world.client.socket_action(), SocketAction::CloseNow { reset: true });
 }
 
 #[test]
@@ -951,7 +941,7 @@ fn a_client_that_does_not_read_is_dropped() {
     assert_eq!(world.next(), Some(ms(15_000)));
     // More output is no progress.
     world.pass(ms(9_000));
-    world.call(|client, cx, _| client.output_queued(cx));
+    world.call(|client, ctx, _| client.output_queued(ctx));
     assert_eq!(world.next(), Some(ms(15_000)));
     world.expect(ms(15_000), Some(Metric::DeadlineWrite));
     assert_eq!(world.summary(), "closing reset <- slow_consumer Gateway open: pong you");
@@ -959,17 +949,17 @@ fn a_client_that_does_not_read_is_dropped() {
 
 #[test]
 fn a_close_behind_much_output_lingers_from_when_it_was_sent() {
-    for (event, disposition) in [
-        (Event::Close, Disposition::Stay),
-        (Event::Garbage, Disposition::ShutdownWhenFlushed),
-        (Event::CloseFrame, Disposition::CloseWhenFlushed),
+    for (event, socket_action) in [
+        (Event::Close, SocketAction::Stay),
+        (Event::Garbage, SocketAction::ShutdownWhenFlushed),
+        (Event::CloseFrame, SocketAction::CloseWhenFlushed),
     ] {
         let mut world = World::at(Stage::Open);
         world.flushes = false;
-        world.call(|client, cx, _| client.output_queued(cx));
+        world.call(|client, ctx, _| client.output_queued(ctx));
         world.pass(ms(5_000));
         world.happen(event);
-        assert_eq!(world.client.disposition(), disposition);
+        assert_eq!(world.client.socket_action(), socket_action);
         assert_eq!(world.next(), Some(ms(10_000)), "a write stall");
         world.pass(ms(4_000));
         world.sent(false);
@@ -979,7 +969,7 @@ fn a_close_behind_much_output_lingers_from_when_it_was_sent() {
         assert_eq!(world.next(), Some(ms(14_000)), "{event:?}");
         // What TLS says after that (key updates, its own goodbye) is no reason to stay.
         world.pass(ms(500));
-        world.call(|client, cx, _| client.output_queued(cx));
+        world.call(|client, ctx, _| client.output_queued(ctx));
         assert_eq!(world.next(), Some(ms(14_000)));
         world.sent(true);
         world.expect(ms(14_000), Some(Metric::DeadlineLinger));
@@ -1298,10 +1288,10 @@ fn several_blocks_on_one_route() {
             let route = &settings.routes[0];
             let found = authenticate::by_request(&settings, route, &request, now, &mut scratch);
             let found = match found {
-                Verdict::Accepted(identity) => Ok(identity.subject().to_owned()),
-                Verdict::Ask(_) => panic!("these blocks ask nobody"),
-                Verdict::AwaitFirstMessage => Err(None),
-                Verdict::Refused(cause) => Err(Some(cause)),
+                Decision::Accepted(identity) => Ok(identity.subject().to_owned()),
+                Decision::Ask(_) => panic!("these blocks ask nobody"),
+                Decision::AwaitFirstMessage => Err(None),
+                Decision::Refused(cause) => Err(Some(cause)),
             };
             assert_eq!(&found, expected, "{lines}");
         }
@@ -1398,13 +1388,13 @@ fn closes_without_an_explanation() {
 fn backends_close_with_codes_that_may_be_sent() {
     for (code, sent) in [(1000, 1000), (4999, 4999), (1005, 1000), (1006, 1000), (0, 1000)] {
         let mut world = World::at(Stage::Open);
-        world.call(|client, cx, out| client.close_by_backend(code, "why", cx, out));
+        world.call(|client, ctx, out| client.close_by_backend(code, "why", ctx, out));
         assert_eq!(world.told, [format!("close {sent} why")]);
         assert_eq!(world.client.end().unwrap().code, Some(sent));
     }
     let mut world = World::at(Stage::Open);
     let reason = "ä".repeat(100);
-    world.call(|client, cx, out| client.close_by_backend(4000, &reason, cx, out));
+    world.call(|client, ctx, out| client.close_by_backend(4000, &reason, ctx, out));
     assert_eq!(world.told, [format!("close 4000 {}", "ä".repeat(61))]);
 }
 
@@ -1552,7 +1542,7 @@ impl World {
         while let (false, Some((cut, allowance))) = (rest.is_empty(), cuts.next()) {
             let count = rest.len().min(usize::from(*cut));
             let left = self.feed_with(&rest[..count], usize::from(*allowance));
-            let stopped = self.client.disposition() != Disposition::Stay;
+            let stopped = self.client.socket_action() != SocketAction::Stay;
             rest = if stopped { &[] } else { &rest[count - left..] };
         }
     }
@@ -1678,7 +1668,7 @@ fn a_client_refused_with_no_time_left_ends_at_the_next_look() {
     world.happen(Event::Refuse);
     assert!(world.due());
     world.handle_deadline();
-    assert_eq!(world.client.disposition(), Disposition::CloseNow { reset: true });
+    assert_eq!(world.client.socket_action(), SocketAction::CloseNow { reset: true });
 }
 
 impl World {
@@ -1747,14 +1737,14 @@ proptest! {
         world.flushes = false;
         world.pass_promptly(ms(10 * 60_000));
         assert!(world.over, "{}", world.summary());
-        let cx = Surroundings {
+        let ctx = Context {
             now: world.now,
             settings: &world.settings,
             counters: &world.counters,
             jitter: 0,
             revoked: &world.revoked,
         };
-        world.client.leave(&cx);
+        world.client.leave(&ctx);
         assert!(STAGES.iter().all(|stage| world.counters.value(gauge(*stage)) == 0));
     }
 }

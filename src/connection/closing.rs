@@ -13,23 +13,23 @@ use crate::protocol::dialect::{Answer, Dialect};
 use crate::protocol::websocket::{self, OpCode};
 use crate::settings::{MessageTypes, Settings};
 
-use super::client::{Advice, Client, Disposition, Farewell, write_frame};
+use super::client::{Client, CloseProgress, RejectHint, SocketAction, write_frame};
 use super::stage::{ClosedBy, Stage};
-use super::{Output, Surroundings};
+use super::{Context, Output};
 
 /// What goes with a close beyond its cause.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Told<'a> {
+pub(super) struct CloseDetails<'a> {
     /// The client's command that is answered, if it was one.
     pub(super) command: Option<u32>,
     /// What whoever refused the client wants it to be told.
-    pub(super) advice: Advice<'a>,
+    pub(super) advice: RejectHint<'a>,
 }
 
 impl Client {
     /// Whether the close frame is still to come, at [`next_deadline`](Self::next_deadline).
     pub fn is_paced(&self) -> bool {
-        self.farewell == Farewell::Waits
+        self.close_progress == CloseProgress::Delayed
     }
 
     /// A reload moved the client's route; `None` took it away.
@@ -52,26 +52,26 @@ impl Client {
     pub(super) fn explain_and_close(
         &mut self,
         cause: Cause,
-        told: &Told<'_>,
+        told: &CloseDetails<'_>,
         stage: Stage,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        let mut answer = self.answer(cause, cx.settings);
+        let mut answer = self.answer(cause, ctx.settings);
         if answer.reconnect && told.advice.retry_after.is_some() {
             answer.retry_after = told.advice.retry_after;
         }
         self.write_explanation(&answer, told.command, output);
         self.conclude(cause, ClosedBy::Gateway, Some(answer.code));
-        let due = self.pace_end(answer.pace, stage, cx);
-        let waits = due > cx.now.instant;
-        self.farewell = if waits { Farewell::Waits } else { Farewell::Said };
-        self.enter(stage, cx);
+        let due = self.pace_end(answer.pace, stage, ctx);
+        let waits = due > ctx.now.instant;
+        self.close_progress = if waits { CloseProgress::Delayed } else { CloseProgress::Idle };
+        self.enter(stage, ctx);
         if !waits {
             let own = told.advice.message;
             write_close(answer.code, if own.is_empty() { answer.reason } else { own }, output);
         } else {
-            cx.counters.increment(Metric::ClosesPaced);
+            ctx.counters.increment(Metric::ClosesPaced);
             self.close_at = due.into();
         }
     }
@@ -80,33 +80,33 @@ impl Client {
     pub(super) fn refuse_in_dialect(
         &mut self,
         cause: Cause,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        self.refuse_told(cause, &Told::default(), cx, output);
+        self.refuse_told(cause, &CloseDetails::default(), ctx, output);
     }
 
     pub(super) fn refuse_told(
         &mut self,
         cause: Cause,
-        told: &Told<'_>,
-        cx: &Surroundings<'_>,
+        told: &CloseDetails<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) {
         output.rest.clear();
-        self.explain_and_close(cause, told, Stage::Refused, cx, output);
+        self.explain_and_close(cause, told, Stage::Refused, ctx, output);
     }
 
     /// The close frame has waited long enough. A reload may have given it other words.
-    pub(super) fn end_pace(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
-        self.farewell = Farewell::Said;
+    pub(super) fn end_pace(&mut self, ctx: &Context<'_>, output: &mut Output) {
+        self.close_progress = CloseProgress::Idle;
         let Some(cause) = self.end().map(|end| end.cause) else { return };
-        let answer = self.answer(cause, cx.settings);
+        let answer = self.answer(cause, ctx.settings);
         write_close(answer.code, answer.reason, output);
         self.set_close_code(answer.code);
-        self.stage_since = cx.now.instant.into();
+        self.stage_since = ctx.now.instant.into();
         if self.failed {
-            self.dispose(Disposition::ShutdownWhenFlushed);
+            self.dispose(SocketAction::ShutdownWhenFlushed);
         }
     }
 
@@ -131,14 +131,14 @@ impl Client {
 
     /// When a close frame that waits for `pace` is due. Who is not authenticated must be gone
     /// when all stages together are over, linger included, so the pace is cut for it.
-    fn pace_end(&self, pace: Duration, stage: Stage, cx: &Surroundings<'_>) -> Instant {
-        let now = cx.now.instant;
-        let share = f64::from(self.spread(cx.jitter)) / f64::from(u32::MAX);
+    fn pace_end(&self, pace: Duration, stage: Stage, ctx: &Context<'_>) -> Instant {
+        let now = ctx.now.instant;
+        let share = f64::from(self.spread(ctx.jitter)) / f64::from(u32::MAX);
         let due = now + pace + (pace / 2).mul_f64(share);
         if pace.is_zero() || stage != Stage::Refused {
             return due;
         }
-        let deadlines = &cx.settings.deadlines;
+        let deadlines = &ctx.settings.deadlines;
         let left = self.refused_at_latest(deadlines).since(now).saturating_sub(deadlines.linger);
         due.min(now + left)
     }

@@ -85,7 +85,7 @@ fn wait(world: &mut World) -> Duration {
 }
 
 fn close(world: &mut World, cause: Cause) {
-    world.call(|client, cx, output| client.close(cause, cx, output));
+    world.call(|client, ctx, output| client.close(cause, ctx, output));
 }
 
 #[test]
@@ -113,11 +113,11 @@ fn paces_are_spread() {
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
         let revoked = RevocationSet::new(Hasher::new(&[7; 32])).picture();
         let revoked = &revoked;
-        let cx = Surroundings { now, settings: &settings, counters: &counters, jitter, revoked };
+        let ctx = Context { now, settings: &settings, counters: &counters, jitter, revoked };
         let peer = SocketAddr::from(([192, 0, 2, 1], port));
-        let mut client = Client::new(Some(peer), false, 0, &cx);
+        let mut client = Client::new(Some(peer), false, 0, &ctx);
         let mut request = head("/phoenix/websocket?vsn=2.0.0", "");
-        client.receive(&mut request, usize::MAX, &cx, &mut Output::default());
+        client.receive(&mut request, usize::MAX, &ctx, &mut Output::default());
         client.next_deadline(&settings).since(START)
     };
     // Of one turn, and of many.
@@ -308,14 +308,14 @@ fn a_reload_changes_what_a_waiting_close_says() {
     world.pass(due.since(START));
     // The end is told with the code that went out; `check` would not have it change.
     world.end = None;
-    let cx = Surroundings {
+    let ctx = Context {
         now: world.now,
         settings: &world.settings,
         counters: &world.counters,
         jitter: 0,
         revoked: &world.revoked,
     };
-    world.client.handle_deadline(&cx, &mut world.output);
+    world.client.handle_deadline(&ctx, &mut world.output);
     world.listen();
     assert_eq!(world.told[2..], [r#"close 4998 sign in "again""#]);
     assert_eq!(world.client.end().and_then(|end| end.code), Some(4998));
@@ -352,7 +352,7 @@ fn connection_init_is_acknowledged_once_there_is_a_session() {
     let world = graphql(&init);
     assert!(world.client.is_open());
     assert_eq!(world.told, ["101"], "not before");
-    assert_eq!(world.output.welcome, b"\x81\x19{\"type\":\"connection_ack\"}");
+    assert_eq!(world.output.connect_ack, b"\x81\x19{\"type\":\"connection_ack\"}");
     assert!(world.output.rest.is_empty());
 }
 
@@ -386,7 +386,7 @@ fn the_handshake_is_the_dialects() {
     world.feed(&head("/graphql", ""));
     world
         .feed(&frame(TEXT, format!(r#"{{"payload":{{"token":"{}"}}}}"#, token(APP, 9)).as_bytes()));
-    assert!(world.client.is_open() && world.output.welcome.is_empty());
+    assert!(world.client.is_open() && world.output.connect_ack.is_empty());
 }
 
 fn connect(token: &str) -> String {
@@ -405,8 +405,8 @@ fn connect_is_answered_and_the_rest_is_the_backends() {
     let rest = "{\"subscribe\":{\"channel\":\"news\"},\"id\":2}";
     let world = centrifuge(&format!("{}\n{rest}", connect(&token(APP, 3600))));
     assert!(world.client.is_open());
-    let welcome = &world.output.welcome;
-    let reply: serde_json::Value = serde_json::from_slice(&welcome[2..]).unwrap();
+    let connect_ack = &world.output.connect_ack;
+    let reply: serde_json::Value = serde_json::from_slice(&connect_ack[2..]).unwrap();
     assert_eq!(reply["id"], 1);
     let connect = &reply["connect"];
     assert_eq!(connect["ping"], 25);
@@ -416,7 +416,7 @@ fn connect_is_answered_and_the_rest_is_the_backends() {
     // What is left over reads as a frame of the client's own.
     let mut bytes = world.output.rest.clone();
     let mut world = world;
-    let cx = Surroundings {
+    let ctx = Context {
         now: world.now,
         settings: &world.settings,
         counters: &world.counters,
@@ -424,7 +424,7 @@ fn connect_is_answered_and_the_rest_is_the_backends() {
         revoked: &world.revoked,
     };
     let mut output = Output::default();
-    let (used, step) = world.client.receive(&mut bytes, usize::MAX, &cx, &mut output);
+    let (used, step) = world.client.receive(&mut bytes, usize::MAX, &ctx, &mut output);
     let Step::Data { range, kind: DataKind::Text, first: true, last: true } = step else {
         panic!("{step:?}")
     };

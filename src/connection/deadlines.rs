@@ -11,9 +11,9 @@ use crate::protocol::http_upgrade::HttpRefusal;
 use crate::protocol::websocket::OpCode;
 use crate::settings::{Deadlines, Settings};
 
-use super::client::{Client, Disposition, Farewell, write_frame};
+use super::client::{Client, CloseProgress, SocketAction, write_frame};
 use super::stage::Stage;
-use super::{Output, Surroundings};
+use super::{Context, Output};
 
 /// What a client that used up every stage still gets to read its refusal.
 const REFUSED_GRACE: Duration = Duration::from_millis(100);
@@ -26,15 +26,17 @@ impl Client {
             Stage::TlsHandshake => self.stage_since + deadlines.tls_handshake,
             Stage::RequestHead => self.stage_since + deadlines.request_head,
             Stage::Authenticating => {
-                let verdict = self.asked().map_or(Instant::NEVER, |asked| asked.until);
-                verdict.min(self.stage_since + deadlines.authenticate)
+                let decision = self.asked().map_or(Instant::NEVER, |asked| asked.until);
+                decision.min(self.stage_since + deadlines.authenticate)
             }
             Stage::Refused if self.is_paced() => {
                 return self.close_at.instant().min(self.refused_at_latest(deadlines));
             }
             Stage::Refused => return self.refused_until(deadlines),
             Stage::Closing if self.is_paced() => self.close_at.instant(),
-            Stage::Closing if self.output_pending && self.farewell != Farewell::Lingers => {
+            Stage::Closing
+                if self.output_pending && self.close_progress != CloseProgress::Lingering =>
+            {
                 return self.progressed + deadlines.write_stall;
             }
             Stage::Closing => return self.stage_since + deadlines.linger,
@@ -52,77 +54,79 @@ impl Client {
         stage.min(stalled).min(self.close_at.instant())
     }
 
-    /// Does what is due at `cx.now`; nothing when nothing is.
-    pub fn handle_deadline(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
-        let now = cx.now.instant;
-        if now < self.next_deadline(cx.settings) {
+    /// Does what is due at `ctx.now`; nothing when nothing is.
+    pub fn handle_deadline(&mut self, ctx: &Context<'_>, output: &mut Output) {
+        let now = ctx.now.instant;
+        if now < self.next_deadline(ctx.settings) {
             return;
         }
-        let deadlines = &cx.settings.deadlines;
+        let deadlines = &ctx.settings.deadlines;
         match self.stage {
             Stage::Refused | Stage::Closing
                 if self.is_paced() && !self.is_stalled(deadlines, now) =>
             {
-                self.end_pace(cx, output);
+                self.end_pace(ctx, output);
             }
             Stage::Refused | Stage::Closing => {
-                let stalled = self.output_pending && self.farewell != Farewell::Lingers;
+                let stalled =
+                    self.output_pending && self.close_progress != CloseProgress::Lingering;
                 let metric = if stalled && self.stage == Stage::Closing {
                     Metric::DeadlineWrite
                 } else {
                     Metric::DeadlineLinger
                 };
-                cx.counters.increment(metric);
-                self.dispose(Disposition::CloseNow { reset: true });
+                ctx.counters.increment(metric);
+                self.dispose(SocketAction::CloseNow { reset: true });
             }
             _ if self.close_at.instant() <= now => {
                 self.close_at = Instant::NEVER.into();
-                self.close(self.close_scheduled, cx, output);
+                self.close(self.close_scheduled, ctx, output);
             }
             Stage::TlsHandshake => {
-                cx.counters.increment(Metric::DeadlineTls);
-                self.drop_silently(Cause::HandshakeTimedOut, cx);
+                ctx.counters.increment(Metric::DeadlineTls);
+                self.drop_silently(Cause::HandshakeTimedOut, ctx);
             }
             Stage::RequestHead => {
-                cx.counters.increment(Metric::DeadlineHead);
+                ctx.counters.increment(Metric::DeadlineHead);
                 if self.pending().is_some() {
-                    self.refuse_http(HttpRefusal::HeadTimedOut, cx, output);
+                    self.refuse_http(HttpRefusal::HeadTimedOut, ctx, output);
                 } else {
-                    self.drop_silently(Cause::HandshakeTimedOut, cx);
+                    self.drop_silently(Cause::HandshakeTimedOut, ctx);
                 }
             }
             _ if self.output_pending && self.progressed + deadlines.write_stall <= now => {
-                cx.counters.increment(Metric::DeadlineWrite);
-                self.drop_silently(Cause::SlowConsumer, cx);
+                ctx.counters.increment(Metric::DeadlineWrite);
+                self.drop_silently(Cause::SlowConsumer, ctx);
             }
             Stage::Authenticating if self.stage_since + deadlines.authenticate > now => {
-                cx.counters.increment(Metric::DeadlineVerdict);
-                self.close(Cause::BackendUnavailable, cx, output);
+                ctx.counters.increment(Metric::DeadlineVerdict);
+                self.close(Cause::BackendUnavailable, ctx, output);
             }
             Stage::Authenticating => {
-                cx.counters.increment(Metric::DeadlineAuthenticate);
-                self.close(Cause::AuthenticationTimedOut, cx, output);
+                ctx.counters.increment(Metric::DeadlineAuthenticate);
+                self.close(Cause::AuthenticationTimedOut, ctx, output);
             }
-            Stage::Open => self.handle_open_deadline(cx, output),
+            Stage::Open => self.handle_open_deadline(ctx, output),
         }
     }
 
-    fn handle_open_deadline(&mut self, cx: &Surroundings<'_>, output: &mut Output) {
-        let now = cx.now.instant;
-        let renewal = self.renewal().map(|it| it.deadline(&cx.settings.deadlines));
+    fn handle_open_deadline(&mut self, ctx: &Context<'_>, output: &mut Output) {
+        let now = ctx.now.instant;
+        let renewal = self.renewal().map(|it| it.deadline(&ctx.settings.deadlines));
         if renewal.is_some_and(|deadline| deadline <= now) {
-            cx.counters.increment(Metric::DeadlineAuthenticate);
-            self.close(Cause::AuthenticationTimedOut, cx, output);
+            ctx.counters.increment(Metric::DeadlineAuthenticate);
+            self.close(Cause::AuthenticationTimedOut, ctx, output);
         } else if self.expires.instant() <= now {
-            cx.counters.increment(Metric::DeadlineExpiry);
-            self.close(Cause::TokenExpired, cx, output);
-        } else if self.received + cx.settings.deadlines.idle <= now {
-            cx.counters.increment(Metric::DeadlineIdle);
-            self.close(Cause::Idle, cx, output);
+            ctx.counters.increment(Metric::DeadlineExpiry);
+            self.close(Cause::TokenExpired, ctx, output);
+        } else if self.received + ctx.settings.deadlines.idle <= now {
+            ctx.counters.increment(Metric::DeadlineIdle);
+            self.close(Cause::Idle, ctx, output);
         } else {
-            if self.received + cx.settings.deadlines.ping_interval <= now && !self.pings.is_sent() {
+            if self.received + ctx.settings.deadlines.ping_interval <= now && !self.pings.is_sent()
+            {
                 self.pings.set_sent(true);
-                cx.counters.increment(Metric::PingsSent);
+                ctx.counters.increment(Metric::PingsSent);
                 write_frame(OpCode::Ping, &[], &mut output.answers);
             }
             if self.pings.are_promised() && !self.to_client_unfinished {

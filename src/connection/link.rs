@@ -12,8 +12,8 @@ use crate::counters::{Counters, Metric};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{
     self, Accept, Challenge, Close, Closer, Credit, Expire, GoAway, Hello, Kind, LinkError,
-    LinkReader, PieceOrder, Ping, Pong, Proof, ReceiveWindow, Refused, Reject, STRAY_FRAMES_MAX,
-    SendCredit, SessionId, data_cost, data_flags, encode_data, features,
+    LinkReader, PieceOrder, Ping, Pong, Proof, ReceiveWindow, Refused, Reject, SendCredit,
+    SessionId, UNKNOWN_SESSION_FRAMES_MAX, data_cost, data_flags, encode_data, features,
 };
 use crate::protocol::revocation::Revocation;
 use crate::protocol::utf8::Utf8Validator;
@@ -84,7 +84,7 @@ pub enum Event<'a> {
         /// Whose session it is.
         client: Key,
         /// Who it is.
-        identity: Vouched<'a>,
+        identity: Redacted<'a>,
     },
     /// The backend turns an asked client away. The session is over.
     Rejected {
@@ -93,7 +93,7 @@ pub enum Event<'a> {
         /// Why.
         reject: Reject<'a>,
     },
-    /// The backend closed the session of an asked client without a verdict.
+    /// The backend closed the session of an asked client without a decision.
     Declined {
         /// Whose session it was.
         client: Key,
@@ -110,9 +110,9 @@ pub enum Event<'a> {
 }
 
 /// An identity whose `Debug` says nothing of it.
-pub struct Vouched<'a>(pub VerifiedIdentity<'a>);
+pub struct Redacted<'a>(pub VerifiedIdentity<'a>);
 
-impl fmt::Debug for Vouched<'_> {
+impl fmt::Debug for Redacted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Vouched")
     }
@@ -185,7 +185,7 @@ struct Session {
     message_bytes: u32,
     /// Checks the backend's unfinished text.
     text: Utf8Validator,
-    /// We have sent AUTH, and no verdict has come: nothing but that may pass.
+    /// We have sent AUTH, and no decision has come: nothing but that may pass.
     asked: bool,
     /// We have sent CLOSE.
     closed: bool,
@@ -194,7 +194,7 @@ struct Session {
 }
 
 impl Session {
-    /// Between AUTH and the verdict a backend has nothing else to say.
+    /// Between AUTH and the decision a backend has nothing else to say.
     fn expect_open(&self, kind: Kind) -> Result<(), LinkError> {
         if self.asked { Err(LinkError::WrongState { kind }) } else { Ok(()) }
     }
@@ -224,7 +224,7 @@ pub struct Link {
     ours: link::Limits,
     /// What both sides can do; 0 until the handshake said so.
     features: u64,
-    strays: u32,
+    unknown_session_frames: u32,
     waiting: Vec<Key>,
     output: Vec<u8>,
     sent: usize,
@@ -259,7 +259,7 @@ impl Link {
             peer: link::Limits::default(),
             ours,
             features: 0,
-            strays: 0,
+            unknown_session_frames: 0,
             waiting: Vec::new(),
             output: Vec::new(),
             sent: 0,
@@ -396,7 +396,7 @@ impl Link {
         self.sent = 0;
         self.waiting.clear();
         self.open_sessions = 0;
-        self.strays = 0;
+        self.unknown_session_frames = 0;
         self.pinged = None;
     }
 
@@ -420,7 +420,7 @@ impl Link {
         self.begin(client, open, false)
     }
 
-    /// Opens a session halfway: `auth` is a whole AUTH frame, and the backend's verdict opens
+    /// Opens a session halfway: `auth` is a whole AUTH frame, and the backend's decision opens
     /// the session or ends it. `None` as for [`open`](Self::open).
     pub fn ask(&mut self, client: Key, auth: &mut [u8]) -> Option<SessionId> {
         debug_assert!(self.takes_questions());
@@ -599,7 +599,7 @@ impl Link {
             open_sessions: &mut self.open_sessions,
             credit: &mut self.credit,
             window: &mut self.window,
-            strays: &mut self.strays,
+            unknown_session_frames: &mut self.unknown_session_frames,
             output: &mut self.output,
             counters,
             message_max: self.ours.message_max,
@@ -649,7 +649,7 @@ struct Table<'t> {
     open_sessions: &'t mut u32,
     credit: &'t mut SendCredit,
     window: &'t mut ReceiveWindow,
-    strays: &'t mut u32,
+    unknown_session_frames: &'t mut u32,
     output: &'t mut Vec<u8>,
     counters: &'t Counters,
     message_max: u32,
@@ -748,11 +748,11 @@ impl Table<'_> {
             return Err(LinkError::WrongState { kind: Kind::Accept });
         }
         session.asked = false;
-        // It may have crossed our CLOSE: the client has left, or the verdict came too late.
+        // It may have crossed our CLOSE: the client has left, or the decision came too late.
         if session.closed {
             return Ok(Event::Routine);
         }
-        Ok(Event::Accepted { client: session.client, identity: Vouched(identity) })
+        Ok(Event::Accepted { client: session.client, identity: Redacted(identity) })
     }
 
     /// REJECT is the backend's CLOSE for a session that it was asked about.
@@ -783,8 +783,8 @@ impl Table<'_> {
     /// backend is wrong; a few are forgiven.
     fn stray<'a>(&mut self) -> Result<Event<'a>, LinkError> {
         self.counters.increment(Metric::LinkStaleFrames);
-        *self.strays += 1;
-        if *self.strays > STRAY_FRAMES_MAX {
+        *self.unknown_session_frames += 1;
+        if *self.unknown_session_frames > UNKNOWN_SESSION_FRAMES_MAX {
             Err(LinkError::TooManyStrays)
         } else {
             Ok(Event::Routine)

@@ -239,7 +239,7 @@ fn a_backends_close_is_answered() {
 fn strays_are_forgiven_a_few_times() {
     let mut pair = Pair::ready(1 << 20, 1 << 20);
     let nobody = SessionId::new(99, 0);
-    for _ in 0..STRAY_FRAMES_MAX {
+    for _ in 0..UNKNOWN_SESSION_FRAMES_MAX {
         pair.say(|out| encode_data(nobody, data_flags::WHOLE, b"", out));
     }
     let last = pair.try_say(|out| encode_data(nobody, data_flags::WHOLE, b"", out));
@@ -339,7 +339,7 @@ fn expiries_and_revocations_come_in() {
     pair.link.close(id, &close(Closer::Gateway, 1000, ""));
     assert_eq!(pair.say(|out| Expire { expires }.encode(id, out)), ["Routine"]);
     let stray = SessionId::new(99, 1);
-    for _ in 0..STRAY_FRAMES_MAX {
+    for _ in 0..UNKNOWN_SESSION_FRAMES_MAX {
         assert_eq!(pair.say(|out| Expire { expires }.encode(stray, out)), ["Routine"]);
     }
     let last = pair.try_say(|out| Expire { expires }.encode(stray, out));

@@ -1,18 +1,18 @@
 //! L3: state machines of one connection each, sans-IO: input and time go in, answers and steps
 //! come out. They read no clock, draw no randomness and touch no socket.
 
-mod aside;
+pub mod auth_request;
 pub mod authenticate;
 pub mod client;
 mod closing;
 mod deadlines;
-mod greeting;
+mod first_message;
 pub mod link;
+mod rare_state;
 mod reauthenticate;
 pub mod stage;
 pub mod transport;
 mod upgrade;
-pub mod verdict;
 
 use crate::base::time::Now;
 use crate::counters::Counters;
@@ -21,7 +21,7 @@ use crate::settings::Settings;
 
 /// What a machine may look at while it works.
 #[derive(Clone, Copy)]
-pub struct Surroundings<'a> {
+pub struct Context<'a> {
     /// Both clocks.
     pub now: Now,
     /// The settings in force.
@@ -46,7 +46,7 @@ pub struct Output {
     /// [`client::Step::Ask`].
     pub open: Vec<u8>,
     /// What an HTTP endpoint is to be asked, after [`client::Step::Ask`].
-    pub inquiry: Option<verdict::Inquiry>,
+    pub http_request: Option<auth_request::HttpAuthRequest>,
     /// The client's close reason (UTF-8, at most 123 bytes), after
     /// its close frame.
     pub reason: Vec<u8>,
@@ -55,7 +55,7 @@ pub struct Output {
     /// Room to write the path in that goes with OPEN.
     pub path: Vec<u8>,
     /// What greets the client once its session is open, after [`client::Step::Authenticated`].
-    pub welcome: Vec<u8>,
+    pub connect_ack: Vec<u8>,
     /// What came with the token and is the backend's, as a frame of the client's, after
     /// [`client::Step::Authenticated`].
     pub rest: Vec<u8>,

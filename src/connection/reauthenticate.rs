@@ -17,9 +17,9 @@ use crate::protocol::link::{self, Reauth, SessionId};
 use crate::protocol::websocket::{DataKind, OpCode};
 use crate::settings::{Deadlines, Reauthenticate};
 
-use super::authenticate::{self, Verdict};
+use super::authenticate::{self, Decision};
 use super::client::{Client, Step, write_frame};
-use super::{Output, Surroundings};
+use super::{Context, Output};
 
 /// What one fresh token takes from the budget of control frames: it costs a MAC or several, and a
 /// frame to the backend.
@@ -71,7 +71,7 @@ impl Client {
         mut renewal: Box<Renewal>,
         input: &mut [u8],
         allowance: usize,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> (usize, Step) {
         let left = match renewal.is_ours() {
@@ -80,12 +80,12 @@ impl Client {
         };
         let (used, step) = match left {
             0 => (0, Step::Blocked),
-            left => self.receive_frames(input, left, cx, output),
+            left => self.receive_frames(input, left, ctx, output),
         };
         let step = match step {
             Step::Data { range, kind, first, last } => {
                 let piece = &input[range.clone()];
-                let sifted = self.sift(&mut renewal, piece, (kind, first, last), cx, output);
+                let sifted = self.sift(&mut renewal, piece, (kind, first, last), ctx, output);
                 sifted.unwrap_or(Step::Data { range, kind, first, last })
             }
             step => step,
@@ -102,7 +102,7 @@ impl Client {
         renewal: &mut Renewal,
         piece: &[u8],
         (kind, first, last): (DataKind, bool, bool),
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> Option<Step> {
         let prefix = renewal.form.prefix.as_bytes();
@@ -112,13 +112,13 @@ impl Client {
             }
             if last {
                 let ours = piece.len() >= prefix.len();
-                return ours.then(|| self.reauthenticate(renewal, piece, cx, output));
+                return ours.then(|| self.reauthenticate(renewal, piece, ctx, output));
             }
-            renewal.held = Some(Held { bytes: Vec::new(), since: cx.now.instant });
+            renewal.held = Some(Held { bytes: Vec::new(), since: ctx.now.instant });
         }
         let mut held = renewal.held.take()?;
-        if held.bytes.len() + piece.len() > cx.settings.limits.first_message_max as usize {
-            return Some(self.refuse_token(Cause::TokenMalformed, cx, output));
+        if held.bytes.len() + piece.len() > ctx.settings.limits.first_message_max as usize {
+            return Some(self.refuse_token(Cause::TokenMalformed, ctx, output));
         }
         held.bytes.extend_from_slice(piece);
         if !begins_alike(prefix, &held.bytes) || (last && held.bytes.len() < prefix.len()) {
@@ -126,7 +126,7 @@ impl Client {
             return Some(Step::Released { kind, last });
         }
         if last {
-            return Some(self.reauthenticate(renewal, &held.bytes, cx, output));
+            return Some(self.reauthenticate(renewal, &held.bytes, ctx, output));
         }
         renewal.held = Some(held);
         Some(Step::Handled)
@@ -137,49 +137,49 @@ impl Client {
         &mut self,
         renewal: &mut Renewal,
         message: &[u8],
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
-        if !self.afford_controls(COST, cx) {
-            self.close(Cause::RateLimited, cx, output);
+        if !self.afford_controls(COST, ctx) {
+            self.close(Cause::RateLimited, ctx, output);
             return Step::Handled;
         }
         let Output { open, tokens, .. } = output;
-        let (settings, unix) = (cx.settings, cx.now.unix);
-        let verdict = authenticate::by_open_client(settings, &renewal.form, message, unix, tokens);
-        let cause = match verdict {
-            Verdict::Accepted(identity) => match self.renew(&identity, cx, open) {
+        let (settings, unix) = (ctx.settings, ctx.now.unix);
+        let decision = authenticate::by_open_client(settings, &renewal.form, message, unix, tokens);
+        let cause = match decision {
+            Decision::Accepted(identity) => match self.renew(&identity, ctx, open) {
                 Ok(()) => {
-                    cx.counters.increment(Metric::ReauthAccepted);
+                    ctx.counters.increment(Metric::ReauthAccepted);
                     renewal.answer_owed = true;
                     renewal.command = centrifuge::refresh(message);
-                    self.answer_renewal(renewal, cx, output);
+                    self.answer_renewal(renewal, ctx, output);
                     return Step::Reauthenticated;
                 }
                 Err(cause) => cause,
             },
-            Verdict::AwaitFirstMessage | Verdict::Ask(_) => Cause::TokenMissing,
-            Verdict::Refused(cause) => cause,
+            Decision::AwaitFirstMessage | Decision::Ask(_) => Cause::TokenMissing,
+            Decision::Refused(cause) => cause,
         };
-        self.refuse_token(cause, cx, output)
+        self.refuse_token(cause, ctx, output)
     }
 
     /// Puts a verified identity in the place of the one before, if it is the same subject's.
     fn renew(
         &mut self,
         identity: &VerifiedIdentity<'_>,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         frame: &mut Vec<u8>,
     ) -> Result<(), Cause> {
-        let mark = cx.revoked.mark(identity);
-        if cx.revoked.holds(mark, cx.now.unix) {
-            cx.counters.increment(Metric::RevokedRefused);
+        let mark = ctx.revoked.mark(identity);
+        if ctx.revoked.holds(mark, ctx.now.unix) {
+            ctx.counters.increment(Metric::RevokedRefused);
             return Err(Cause::TokenRevoked);
         }
         if !self.mark().same_subject(mark) {
             return Err(Cause::TokenForbidden);
         }
-        self.set_identity(identity, cx);
+        self.set_identity(identity, ctx);
         frame.clear();
         let reauth = Reauth {
             subject: Some(identity.subject()),
@@ -195,9 +195,9 @@ impl Client {
 
     /// A token that is not good ends the connection: whoever presents one has no better, and
     /// where trying again may help, the answer says so.
-    fn refuse_token(&mut self, cause: Cause, cx: &Surroundings<'_>, output: &mut Output) -> Step {
-        cx.counters.increment(Metric::ReauthRefused);
-        self.close(cause, cx, output);
+    fn refuse_token(&mut self, cause: Cause, ctx: &Context<'_>, output: &mut Output) -> Step {
+        ctx.counters.increment(Metric::ReauthRefused);
+        self.close(cause, ctx, output);
         Step::Handled
     }
 
@@ -206,7 +206,7 @@ impl Client {
     pub(super) fn answer_renewal(
         &self,
         renewal: &mut Renewal,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) {
         if !renewal.answer_owed || self.to_client_unfinished {
@@ -214,7 +214,7 @@ impl Client {
         }
         renewal.answer_owed = false;
         let expires = self.expires.instant();
-        let left = (expires != Instant::NEVER).then(|| expires.since(cx.now.instant));
+        let left = (expires != Instant::NEVER).then(|| expires.since(ctx.now.instant));
         match (self.dialect().unwrap_or(Dialect::Plain), renewal.command) {
             (Dialect::Plain, _) => {}
             (Dialect::Centrifuge, Some(command)) => {

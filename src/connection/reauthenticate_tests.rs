@@ -234,7 +234,7 @@ fn the_answer_waits_for_the_end_of_a_message() {
     world.feed(&frame(TEXT, &message(&token(APP, 900))));
     assert_eq!((world.told.len(), world.renewed.len()), (0, 1));
     piece(&mut world, false, true);
-    world.call(|client, cx, output| client.output_sent(true, cx, output));
+    world.call(|client, ctx, output| client.output_sent(true, ctx, output));
     assert_eq!(world.told, ["text authenticated"]);
 }
 
@@ -273,7 +273,7 @@ fn a_backend_sets_the_end() {
     let mut world = live();
     for (at, expected) in [(900, 900), (5, 5), (-5, 0)] {
         let expires = UnixTime::from_seconds((UNIX as i64 + at) as u64);
-        world.call(|client, cx, _| client.set_expiry(expires, cx));
+        world.call(|client, ctx, _| client.set_expiry(expires, ctx));
         assert_eq!(end(&world), expected);
     }
     world.handle_deadline();

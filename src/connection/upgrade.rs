@@ -12,14 +12,14 @@ use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{self, Open, OpenHeaders, SessionId};
 use crate::settings::{PathPattern, Refuse, Route, Settings};
 
-use super::authenticate::{self, Scratch, Verdict};
+use super::auth_request::Asked;
+use super::authenticate::{self, Decision, Scratch};
 use super::client::{Client, Step};
-use super::closing::Told;
-use super::greeting::Greeting;
+use super::closing::CloseDetails;
+use super::first_message::FirstMessageInfo;
 use super::reauthenticate::Renewal;
 use super::stage::Stage;
-use super::verdict::Asked;
-use super::{Output, Surroundings};
+use super::{Context, Output};
 
 /// Longest offered subprotocol that a refused client is answered with although the route does not
 /// list it: a longer one may be a token.
@@ -36,8 +36,8 @@ pub(super) struct PendingRequest {
     /// The question that is out about this client, if one is.
     pub(super) asked: Option<Asked>,
     /// How the client is greeted if it is let in.
-    pub(super) greeting: Greeting,
-    /// Names of the route's `[[auth]]` blocks, which asked for the first message or a verdict.
+    pub(super) first_message: FirstMessageInfo,
+    /// Names of the route's `[[auth]]` blocks, which asked for the first message or a decision.
     auths: Vec<String>,
     /// The subprotocol that the 101 named.
     subprotocol: Option<String>,
@@ -48,14 +48,14 @@ impl Client {
     pub(super) fn receive_head(
         &mut self,
         input: &[u8],
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
-        let limits = head_limits(cx.settings);
+        let limits = head_limits(ctx.settings);
         let pending = self.take_pending();
         let mut scanner = pending.as_ref().map_or(HeadScanner::default(), |p| p.scanner);
         match scanner.push(input, &limits) {
-            Err(refusal) => self.refuse_http(refusal, cx, output),
+            Err(refusal) => self.refuse_http(refusal, ctx, output),
             Ok(None) => {
                 let mut kept = pending.unwrap_or_default();
                 kept.scanner = scanner;
@@ -67,10 +67,10 @@ impl Client {
                 let (last, early) = input.split_at(end);
                 let early = !early.is_empty();
                 let Some(mut pending) = pending else {
-                    return self.decide(last, early, cx, output);
+                    return self.decide(last, early, ctx, output);
                 };
                 pending.head.extend_from_slice(last);
-                return self.decide(&pending.head, early, cx, output);
+                return self.decide(&pending.head, early, ctx, output);
             }
         }
         Step::Handled
@@ -81,7 +81,7 @@ impl Client {
         &mut self,
         step: Step,
         input: &[u8],
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
         let Step::Data { range, last, .. } = step else { return step };
@@ -90,57 +90,51 @@ impl Client {
         };
         pending.message.extend_from_slice(&input[range]);
         if last {
-            return self.decide_first_message(pending, cx, output);
+            return self.decide_first_message(pending, ctx, output);
         }
         self.set_pending(pending);
         Step::Handled
     }
 
     /// Decides on a whole request head; bytes may have come `early`, right behind it.
-    fn decide(
-        &mut self,
-        head: &[u8],
-        early: bool,
-        cx: &Surroundings<'_>,
-        output: &mut Output,
-    ) -> Step {
+    fn decide(&mut self, head: &[u8], early: bool, ctx: &Context<'_>, output: &mut Output) -> Step {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
-        let request = match http_upgrade::parse(head, &mut fields, &head_limits(cx.settings)) {
+        let request = match http_upgrade::parse(head, &mut fields, &head_limits(ctx.settings)) {
             Ok(Request::Upgrade(request)) => request,
             Ok(Request::Plain(request)) => {
-                self.answer_plain(&request, cx, output);
+                self.answer_plain(&request, ctx, output);
                 return Step::Handled;
             }
             Err(refusal @ HttpRefusal::HostDiffers) => {
                 let (target, host) = http_upgrade::differing_hosts(head).unwrap_or_default();
                 let detail = [": \"", target, "\" and \"", host, "\"."];
-                self.refuse_http_with(refusal, &detail, cx, output);
+                self.refuse_http_with(refusal, &detail, ctx, output);
                 return Step::Handled;
             }
             Err(refusal) => {
-                self.refuse_http(refusal, cx, output);
+                self.refuse_http(refusal, ctx, output);
                 return Step::Handled;
             }
         };
-        let Some(index) = cx.settings.route_for(request.path()) else {
-            self.refuse_http(not_found(cx.settings, request.path()), cx, output);
+        let Some(index) = ctx.settings.route_for(request.path()) else {
+            self.refuse_http(not_found(ctx.settings, request.path()), ctx, output);
             return Step::Handled;
         };
-        let route = &cx.settings.routes[usize::from(index)];
+        let route = &ctx.settings.routes[usize::from(index)];
         self.set_route(index, route);
         self.set_dialect(dialect(route, &request));
         if !origin_allowed(route, &request) {
-            self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), cx, output);
+            self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), ctx, output);
             return Step::Handled;
         }
         // Nothing may follow the head before our 101: what a client sends blindly could be
         // meant for the server behind a proxy that does not look. Asked last, so that a request
         // that is refused anyway gets the same answer in whatever pieces it comes.
         if early {
-            self.refuse_http(HttpRefusal::EarlyBytes, cx, output);
+            self.refuse_http(HttpRefusal::EarlyBytes, ctx, output);
             return Step::Handled;
         }
-        self.authenticate(head, &request, route, cx, output)
+        self.authenticate(head, &request, route, ctx, output)
     }
 
     fn authenticate(
@@ -148,37 +142,37 @@ impl Client {
         head: &[u8],
         request: &UpgradeRequest<'_, '_>,
         route: &Route,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
         let Output { answers, open, path, tokens, .. } = output;
-        let verdict = authenticate::by_request(cx.settings, route, request, cx.now.unix, tokens);
-        match unless_revoked(verdict, cx) {
-            Verdict::Accepted(identity) => {
-                switch_protocols(request, route, cx, answers);
-                self.open(&identity, request, route, cx, (open, path));
+        let decision = authenticate::by_request(ctx.settings, route, request, ctx.now.unix, tokens);
+        match unless_revoked(decision, ctx) {
+            Decision::Accepted(identity) => {
+                switch_protocols(request, route, ctx, answers);
+                self.open(&identity, request, route, ctx, (open, path));
                 Step::Authenticated { backend: route.backend }
             }
-            Verdict::AwaitFirstMessage => {
-                switch_protocols(request, route, cx, answers);
-                self.set_pending(pending_request(head, request, route, cx));
-                self.enter(Stage::Authenticating, cx);
+            Decision::AwaitFirstMessage => {
+                switch_protocols(request, route, ctx, answers);
+                self.set_pending(pending_request(head, request, route, ctx));
+                self.enter(Stage::Authenticating, ctx);
                 Step::Handled
             }
-            Verdict::Ask(auth) => {
-                switch_protocols(request, route, cx, answers);
-                self.enter(Stage::Authenticating, cx);
-                self.ask(auth, pending_request(head, request, route, cx), cx, output)
+            Decision::Ask(auth) => {
+                switch_protocols(request, route, ctx, answers);
+                self.enter(Stage::Authenticating, ctx);
+                self.ask(auth, pending_request(head, request, route, ctx), ctx, output)
             }
-            Verdict::Refused(cause) => {
-                count_refusal(cx, tokens);
+            Decision::Refused(cause) => {
+                count_refusal(ctx, tokens);
                 if explains(route, request) {
-                    cx.counters.increment(Metric::Upgrades);
+                    ctx.counters.increment(Metric::Upgrades);
                     let subprotocol = refusal_subprotocol(request, route);
                     http_upgrade::write_switching_protocols(answers, request.key(), subprotocol);
-                    self.refuse_in_dialect(cause, cx, output);
+                    self.refuse_in_dialect(cause, ctx, output);
                 } else {
-                    self.refuse_http(HttpRefusal::for_cause(cause), cx, output);
+                    self.refuse_http(HttpRefusal::for_cause(cause), ctx, output);
                 }
                 Step::Handled
             }
@@ -188,45 +182,50 @@ impl Client {
     fn decide_first_message(
         &mut self,
         mut pending: Box<PendingRequest>,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
-        let taken = self.take_apart(&mut pending.message, cx.settings, output);
-        pending.greeting = taken.unwrap_or_default();
+        let taken = self.split_first_message(&mut pending.message, ctx.settings, output);
+        pending.first_message = taken.unwrap_or_default();
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
-        let parsed = http_upgrade::parse(&pending.head, &mut fields, &head_limits(cx.settings));
+        let parsed = http_upgrade::parse(&pending.head, &mut fields, &head_limits(ctx.settings));
         let Ok(Request::Upgrade(request)) = parsed else {
-            self.refuse_in_dialect(Cause::ForbiddenRoute, cx, output);
+            self.refuse_in_dialect(Cause::ForbiddenRoute, ctx, output);
             return Step::Handled;
         };
-        let index = match still_valid(&pending, &request, cx.settings) {
+        let index = match still_valid(&pending, &request, ctx.settings) {
             Ok(index) => index,
             Err(cause) => {
-                self.refuse_in_dialect(cause, cx, output);
+                self.refuse_in_dialect(cause, ctx, output);
                 return Step::Handled;
             }
         };
-        let route = &cx.settings.routes[usize::from(index)];
+        let route = &ctx.settings.routes[usize::from(index)];
         self.set_route(index, route);
-        let PendingRequest { message, greeting, .. } = &*pending;
-        let (unix, scratch) = (cx.now.unix, &mut output.tokens);
-        let verdict = match taken {
-            Err(cause) => Verdict::Refused(cause),
-            Ok(_) => authenticate::by_first_message(cx.settings, route, message, unix, scratch),
+        let PendingRequest { message, first_message, .. } = &*pending;
+        let (unix, scratch) = (ctx.now.unix, &mut output.tokens);
+        let decision = match taken {
+            Err(cause) => Decision::Refused(cause),
+            Ok(_) => authenticate::by_first_message(ctx.settings, route, message, unix, scratch),
         };
-        let cause = match unless_revoked(verdict, cx) {
-            Verdict::Accepted(identity) => {
+        let cause = match unless_revoked(decision, ctx) {
+            Decision::Accepted(identity) => {
                 let expires = identity.expires();
-                self.open(&identity, &request, route, cx, (&mut output.open, &mut output.path));
-                self.greet(*greeting, expires, cx, output);
+                self.open(&identity, &request, route, ctx, (&mut output.open, &mut output.path));
+                self.greet(*first_message, expires, ctx, output);
                 return Step::Authenticated { backend: route.backend };
             }
-            Verdict::Ask(auth) => return self.ask(auth, pending, cx, output),
-            Verdict::AwaitFirstMessage => Cause::TokenMissing,
-            Verdict::Refused(cause) => cause,
+            Decision::Ask(auth) => return self.ask(auth, pending, ctx, output),
+            Decision::AwaitFirstMessage => Cause::TokenMissing,
+            Decision::Refused(cause) => cause,
         };
-        count_refusal(cx, &mut output.tokens);
-        self.refuse_told(cause, &Told { command: greeting.command, ..Told::default() }, cx, output);
+        count_refusal(ctx, &mut output.tokens);
+        self.refuse_told(
+            cause,
+            &CloseDetails { command: first_message.command, ..CloseDetails::default() },
+            ctx,
+            output,
+        );
         Step::Handled
     }
 
@@ -236,18 +235,18 @@ impl Client {
         identity: &VerifiedIdentity<'_>,
         request: &UpgradeRequest<'_, '_>,
         route: &Route,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         (open, path): (&mut Vec<u8>, &mut Vec<u8>),
     ) {
-        cx.counters.increment(Metric::TokensAccepted);
-        self.set_identity(identity, cx);
+        ctx.counters.increment(Metric::TokensAccepted);
+        self.set_identity(identity, ctx);
         if let Some(form) = &route.reauthenticate {
             self.set_renewal(Renewal::new(form));
         }
         open.clear();
         // The session is filled in once there is one. All fields together are bounded by
         // `head_max` and `token_max`, far below what a frame can hold.
-        let fits = self.with_open(request, route, cx, path, |asked_for| {
+        let fits = self.with_open(request, route, ctx, path, |asked_for| {
             let frame = Open {
                 subject: Some(identity.subject()).filter(|subject| !subject.is_empty()),
                 token_id: identity.token_id(),
@@ -258,7 +257,7 @@ impl Client {
             frame.encode(SessionId::new(0, 0), link::PAYLOAD_MAX as u32, open)
         });
         assert!(fits, "a request head over the size of a frame");
-        self.enter(Stage::Open, cx);
+        self.enter(Stage::Open, ctx);
     }
 
     /// Hands out what the client asked for, without its identity.
@@ -266,12 +265,12 @@ impl Client {
         &self,
         request: &UpgradeRequest<'_, '_>,
         route: &Route,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         path: &mut Vec<u8>,
         take: impl FnOnce(&Open<'_>) -> T,
     ) -> T {
         path.clear();
-        let secrets = cx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
+        let secrets = ctx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
         carrier::redacted_path_and_query(request, secrets, path);
         // A request target is ASCII, or it would have been refused.
         let path = std::str::from_utf8(path).unwrap_or_default();
@@ -287,18 +286,13 @@ impl Client {
         })
     }
 
-    fn answer_plain(
-        &mut self,
-        request: &PlainRequest<'_>,
-        cx: &Surroundings<'_>,
-        output: &mut Output,
-    ) {
-        match cx.settings.route_for(request.path) {
-            None => self.refuse_http(not_found(cx.settings, request.path), cx, output),
-            Some(index) if cx.settings.routes[usize::from(index)].health => {
-                self.answer_health(request.is_head, cx, output);
+    fn answer_plain(&mut self, request: &PlainRequest<'_>, ctx: &Context<'_>, output: &mut Output) {
+        match ctx.settings.route_for(request.path) {
+            None => self.refuse_http(not_found(ctx.settings, request.path), ctx, output),
+            Some(index) if ctx.settings.routes[usize::from(index)].health => {
+                self.answer_health(request.is_head, ctx, output);
             }
-            Some(_) => self.refuse_http(request.refusal, cx, output),
+            Some(_) => self.refuse_http(request.refusal, ctx, output),
         }
     }
 }
@@ -318,10 +312,10 @@ fn not_found(settings: &Settings, path: &str) -> HttpRefusal {
     }
 }
 
-fn count_refusal(cx: &Surroundings<'_>, tokens: &mut Scratch) {
-    cx.counters.increment(Metric::TokensRefused);
+fn count_refusal(ctx: &Context<'_>, tokens: &mut Scratch) {
+    ctx.counters.increment(Metric::TokensRefused);
     // With those of requests that another block accepted in the meantime.
-    cx.counters.add(Metric::DeadTokenHits, tokens.take_dead_hits());
+    ctx.counters.add(Metric::DeadTokenHits, tokens.take_dead_hits());
 }
 
 /// The request's headers that the route forwards, in `pairs`. There is room for all fields of any
@@ -346,11 +340,11 @@ fn pending_request(
     head: &[u8],
     request: &UpgradeRequest<'_, '_>,
     route: &Route,
-    cx: &Surroundings<'_>,
+    ctx: &Context<'_>,
 ) -> Box<PendingRequest> {
     Box::new(PendingRequest {
         head: head.to_vec(),
-        auths: cx.settings.auths_of(route).map(|auth| auth.name.clone()).collect(),
+        auths: ctx.settings.auths_of(route).map(|auth| auth.name.clone()).collect(),
         subprotocol: subprotocol(request, route).map(str::to_owned),
         ..Default::default()
     })
@@ -359,14 +353,14 @@ fn pending_request(
 /// Hands out a request that was kept, and its route; `None` when it no longer has one.
 pub(super) fn with_request<T>(
     head: &[u8],
-    cx: &Surroundings<'_>,
+    ctx: &Context<'_>,
     take: impl FnOnce(&UpgradeRequest<'_, '_>, &Route) -> T,
 ) -> Option<T> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
-    let parsed = http_upgrade::parse(head, &mut fields, &head_limits(cx.settings));
+    let parsed = http_upgrade::parse(head, &mut fields, &head_limits(ctx.settings));
     let Ok(Request::Upgrade(request)) = parsed else { return None };
-    let index = cx.settings.route_for(request.path())?;
-    Some(take(&request, &cx.settings.routes[usize::from(index)]))
+    let index = ctx.settings.route_for(request.path())?;
+    Some(take(&request, &ctx.settings.routes[usize::from(index)]))
 }
 
 pub(super) fn head_limits(settings: &Settings) -> HeadLimits {
@@ -419,10 +413,10 @@ fn explains(route: &Route, request: &UpgradeRequest<'_, '_>) -> bool {
 fn switch_protocols(
     request: &UpgradeRequest<'_, '_>,
     route: &Route,
-    cx: &Surroundings<'_>,
+    ctx: &Context<'_>,
     answers: &mut Vec<u8>,
 ) {
-    cx.counters.increment(Metric::Upgrades);
+    ctx.counters.increment(Metric::Upgrades);
     http_upgrade::write_switching_protocols(answers, request.key(), subprotocol(request, route));
 }
 
@@ -459,13 +453,13 @@ fn dialect(route: &Route, request: &UpgradeRequest<'_, '_>) -> Dialect {
     route.dialect.unwrap_or_else(detect)
 }
 
-/// The verdict, but no acceptance of a revoked identity.
-fn unless_revoked<'s>(verdict: Verdict<'s>, cx: &Surroundings<'_>) -> Verdict<'s> {
-    match verdict {
-        Verdict::Accepted(identity) if cx.revoked.meets(&identity, cx.now.unix) => {
-            cx.counters.increment(Metric::RevokedRefused);
-            Verdict::Refused(Cause::TokenRevoked)
+/// The decision, but no acceptance of a revoked identity.
+fn unless_revoked<'s>(decision: Decision<'s>, ctx: &Context<'_>) -> Decision<'s> {
+    match decision {
+        Decision::Accepted(identity) if ctx.revoked.meets(&identity, ctx.now.unix) => {
+            ctx.counters.increment(Metric::RevokedRefused);
+            Decision::Refused(Cause::TokenRevoked)
         }
-        verdict => verdict,
+        decision => decision,
     }
 }

@@ -1,5 +1,5 @@
 //! The start-up probe: makes a ring exactly as the workers will, and when that fails says why
-//! and how to mend it.
+//! and how to remedy it.
 
 use std::fmt;
 use std::io;
@@ -49,11 +49,11 @@ impl fmt::Display for Step {
 
 /// Why io_uring cannot be used: what failed, the likely cause, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what}\n  likely cause: {cause}\n  what to do: {mend}")]
+#[error("{what}\n  likely cause: {cause}\n  what to do: {remedy}")]
 pub struct ProbeError {
     what: String,
     cause: String,
-    mend: String,
+    remedy: String,
 }
 
 /// What is known about the system when the kernel refuses.
@@ -108,8 +108,8 @@ pub fn explain(facts: &Facts) -> ProbeError {
         }
         None => format!("{}: some are missing", facts.step),
     };
-    let (cause, mend) = diagnose(facts);
-    ProbeError { what, cause, mend }
+    let (cause, remedy) = diagnose(facts);
+    ProbeError { what, cause, remedy }
 }
 
 fn diagnose(facts: &Facts) -> (String, String) {
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn each_refusal_names_its_cause_and_mend() {
         let on = |errno| facts(errno);
-        for (facts, cause, mend) in [
+        for (facts, cause, remedy) in [
             (Facts { disabled: Some(2), ..on(libc::EPERM) }, "io_uring_disabled is 2", "sysctl -w"),
             (
                 Facts { disabled: Some(2), seccomp: true, ..on(libc::EPERM) },
@@ -335,7 +335,7 @@ mod tests {
         ] {
             let error = explain(&facts);
             assert!(error.cause.contains(cause), "{facts:?}: {error}");
-            assert!(error.mend.contains(mend), "{facts:?}: {error}");
+            assert!(error.remedy.contains(remedy), "{facts:?}: {error}");
         }
     }
 

@@ -19,7 +19,7 @@ use super::probe::{ProbeError, Step};
 use super::process;
 use super::slots::SlotPool;
 use super::sockets::{self, SocketTable, Target};
-use super::uring::{Answer, OWN, Uring};
+use super::uring::{Cqe, OWN, Uring};
 pub use super::waker::Waker;
 use crate::base::time::{Instant, Now};
 use crate::ring::{
@@ -30,7 +30,7 @@ use crate::ring::{
 
 /// The ring's read of its wake-up event.
 const WAKE: u64 = OWN | 1;
-/// The ring's own operations whose answer nobody needs.
+/// The ring's own operations whose cqe nobody needs.
 const UNHEEDED: u64 = OWN | 2;
 /// The shutdown of a direct descriptor, whose number is in the low half.
 const SHUTDOWN: u64 = OWN | 1 << 32;
@@ -126,7 +126,7 @@ impl LinuxRing {
     ///
     /// # Errors
     /// When an option is out of range, when the kernel refuses io_uring or a feature (the
-    /// error says how to mend it), or when memory or descriptors run out.
+    /// error says how to remedy it), or when memory or descriptors run out.
     pub fn new(options: RingOptions) -> Result<(LinuxRing, Waker), RingError> {
         check(&options)?;
         let memory = Memory::new(&options)?;
@@ -180,7 +180,7 @@ impl LinuxRing {
 
     fn push_as(&mut self, user_data: u64, entry: squeue::Entry) {
         // SAFETY: entries name memory of `self.memory` alone (or of statics), whose pieces are
-        // marked as in flight until the last answer, and which `drop` keeps while operations
+        // marked as in flight until the last cqe, and which `drop` keeps while operations
         // may be running.
         unsafe { self.uring.push(entry.user_data(user_data)) };
     }
@@ -326,31 +326,31 @@ impl LinuxRing {
         self.waker_armed = true;
     }
 
-    fn translate(&mut self, answer: Answer) -> Option<Completion> {
-        if answer.user_data >= OWN {
-            self.waker_armed &= answer.user_data != WAKE;
-            if answer.user_data & SHUTDOWN == SHUTDOWN {
-                self.shut_down(answer.user_data as u32);
+    fn translate(&mut self, cqe: Cqe) -> Option<Completion> {
+        if cqe.user_data >= OWN {
+            self.waker_armed &= cqe.user_data != WAKE;
+            if cqe.user_data & SHUTDOWN == SHUTDOWN {
+                self.shut_down(cqe.user_data as u32);
             }
             return None;
         }
-        if answer.user_data >> 56 == OpKind::Send as u64 {
-            return Some(self.sent(answer));
+        if cqe.user_data >> 56 == OpKind::Send as u64 {
+            return Some(self.sent(cqe));
         }
-        let key = OpKey::from_bits(answer.user_data).expect("an answer to nobody's operation");
-        let errno = -answer.result;
+        let key = OpKey::from_bits(cqe.user_data).expect("an answer to nobody's operation");
+        let errno = -cqe.result;
         let outcome = match key.kind {
-            OpKind::Accept => self.accepted(key, answer.result),
-            OpKind::Receive => self.filled(answer),
-            OpKind::Connect => self.connected(key, answer.result),
-            OpKind::Poll if answer.result >= 0 => Outcome::Readable,
-            OpKind::Close if answer.result >= 0 => Outcome::Closed,
-            // Too late to cancel is an answer too: the target ends by itself.
-            OpKind::Cancel if answer.result >= 0 || errno == libc::EALREADY => Outcome::CancelDone,
+            OpKind::Accept => self.accepted(key, cqe.result),
+            OpKind::Receive => self.filled(cqe),
+            OpKind::Connect => self.connected(key, cqe.result),
+            OpKind::Poll if cqe.result >= 0 => Outcome::Readable,
+            OpKind::Close if cqe.result >= 0 => Outcome::Closed,
+            // Too late to cancel is an cqe too: the target ends by itself.
+            OpKind::Cancel if cqe.result >= 0 || errno == libc::EALREADY => Outcome::CancelDone,
             OpKind::Cancel if errno == libc::ENOENT => Outcome::Failed(Failure::NotFound),
             _ => Outcome::Failed(transfer_failure(errno)),
         };
-        Some(Completion { key, outcome, more: answer.more() })
+        Some(Completion { key, outcome, more: cqe.more() })
     }
 
     fn accepted(&mut self, key: OpKey, result: i32) -> Outcome {
@@ -367,11 +367,11 @@ impl LinuxRing {
         Outcome::Failed(if stopped { Failure::Cancelled } else { open_failure(-result) })
     }
 
-    fn filled(&mut self, answer: Answer) -> Outcome {
-        let buffer = answer.buffer().map(buffers::split);
-        match (answer.result, buffer) {
+    fn filled(&mut self, cqe: Cqe) -> Outcome {
+        let buffer = cqe.buffer().map(buffers::split);
+        match (cqe.result, buffer) {
             (1.., Some((group, id))) => {
-                let length = answer.result as u32;
+                let length = cqe.result as u32;
                 Outcome::Received(self.memory.buffers(group).take(id, length))
             }
             (1.., None) => panic!("bytes were received into no buffer"),
@@ -388,13 +388,13 @@ impl LinuxRing {
         }
     }
 
-    fn sent(&mut self, answer: Answer) -> Completion {
-        let group = match answer.user_data & SEND_LINK_BIT {
+    fn sent(&mut self, cqe: Cqe) -> Completion {
+        let group = match cqe.user_data & SEND_LINK_BIT {
             0 => BufferGroup::Client,
             _ => BufferGroup::Link,
         };
-        let (key, slot) = self.memory.slots(group).land(answer.user_data as u16);
-        let result = u32::try_from(answer.result).map_err(|_| match -answer.result {
+        let (key, slot) = self.memory.slots(group).land(cqe.user_data as u16);
+        let result = u32::try_from(cqe.result).map_err(|_| match -cqe.result {
             libc::ENOBUFS => Failure::Exhausted,
             errno => transfer_failure(errno),
         });
@@ -463,8 +463,8 @@ impl Ring for LinuxRing {
             return Some(early);
         }
         loop {
-            let answer = self.uring.next_answer()?;
-            if let Some(completion) = self.translate(answer) {
+            let cqe = self.uring.next_cqe()?;
+            if let Some(completion) = self.translate(cqe) {
                 return Some(completion);
             }
         }
@@ -522,10 +522,10 @@ impl Drop for LinuxRing {
         self.listeners.clear();
         let direct = self.descriptors == DescriptorMode::Direct;
         let mut accepted = Vec::new();
-        let drained = self.uring.drain(DRAIN_PATIENCE, |answer| {
-            let kind = OpKey::from_bits(answer.user_data).map(|key| key.kind);
-            if kind == Some(OpKind::Accept) && answer.result >= 0 && !direct {
-                accepted.push(answer.result);
+        let drained = self.uring.drain(DRAIN_PATIENCE, |cqe| {
+            let kind = OpKey::from_bits(cqe.user_data).map(|key| key.kind);
+            if kind == Some(OpKind::Accept) && cqe.result >= 0 && !direct {
+                accepted.push(cqe.result);
             }
         });
         for descriptor in accepted {
@@ -540,7 +540,7 @@ impl Drop for LinuxRing {
         // SAFETY: neither field is used after this; the ring goes first.
         unsafe { ManuallyDrop::drop(&mut self.uring) };
         if drained {
-            // SAFETY: every operation has given its last answer and the ring is closed, so
+            // SAFETY: every operation has given its last cqe and the ring is closed, so
             // the kernel no longer uses this memory.
             unsafe { ManuallyDrop::drop(&mut self.memory) };
         } else {

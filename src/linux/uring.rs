@@ -24,14 +24,14 @@ const COMPLETION_ENTRIES_MAX: u32 = 65_536;
 
 /// What the kernel said of an operation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answer {
+pub(super) struct Cqe {
     pub(super) user_data: u64,
     pub(super) result: i32,
     pub(super) flags: u32,
 }
 
-impl Answer {
-    /// Whether the operation will answer again.
+impl Cqe {
+    /// Whether the operation will cqe again.
     pub(super) fn more(&self) -> bool {
         cqueue::more(self.flags)
     }
@@ -48,7 +48,7 @@ pub(super) struct Uring {
     /// Index of our descriptor in the kernel's table of this thread.
     registered: Option<u32>,
     no_sqarray: bool,
-    /// Operations that have yet to give their last answer.
+    /// Operations that have yet to give their last cqe.
     in_flight: u64,
     /// Entries that found the submission queue full and the kernel unable to take them.
     backlog: VecDeque<squeue::Entry>,
@@ -106,7 +106,7 @@ impl Uring {
     ///
     /// # Safety
     /// Memory that the entry names must stay valid, and untouched by us where the kernel
-    /// writes, until the operation's last answer.
+    /// writes, until the operation's last cqe.
     pub(super) unsafe fn push(&mut self, entry: squeue::Entry) {
         self.in_flight += 1;
         if self.backlog.is_empty() {
@@ -124,23 +124,23 @@ impl Uring {
         self.backlog.push_back(entry);
     }
 
-    /// Whether an answer can be had without a system call.
+    /// Whether an cqe can be had without a system call.
     pub(super) fn has_answers(&mut self) -> bool {
         !self.ring.completion().is_empty()
     }
 
-    /// The next answer in the kernel's order.
-    pub(super) fn next_answer(&mut self) -> Option<Answer> {
+    /// The next cqe in the kernel's order.
+    pub(super) fn next_cqe(&mut self) -> Option<Cqe> {
         let entry = self.ring.completion().next()?;
-        let answer =
-            Answer { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() };
-        if !answer.more() {
+        let cqe =
+            Cqe { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() };
+        if !cqe.more() {
             self.in_flight -= 1;
         }
-        Some(answer)
+        Some(cqe)
     }
 
-    /// Submits everything and runs the kernel's deferred work; waits for an answer up to
+    /// Submits everything and runs the kernel's deferred work; waits for an cqe up to
     /// `wait`, or not at all.
     ///
     /// # Errors
@@ -148,7 +148,7 @@ impl Uring {
     /// lost answers.
     pub(super) fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
         while let Some(entry) = self.backlog.pop_front() {
-            // SAFETY: whoever pushed the entry vouched for its memory until its last answer.
+            // SAFETY: whoever pushed the entry vouched for its memory until its last cqe.
             if unsafe { self.ring.submission().push(&entry) }.is_err() {
                 self.backlog.push_front(entry);
                 break;
@@ -205,15 +205,15 @@ impl Uring {
     }
 
     /// Cancels everything, and waits up to `patience` until every operation has given its last
-    /// answer; `note` sees the answers. Returns whether all have.
-    pub(super) fn drain(&mut self, patience: Duration, mut note: impl FnMut(Answer)) -> bool {
+    /// cqe; `note` sees the answers. Returns whether all have.
+    pub(super) fn drain(&mut self, patience: Duration, mut note: impl FnMut(Cqe)) -> bool {
         let deadline = std::time::Instant::now() + patience;
         let all = opcode::AsyncCancel2::new(types::CancelBuilder::any().all()).build();
         // SAFETY: the entry names no memory.
         unsafe { self.push(all.user_data(OWN)) };
         loop {
-            while let Some(answer) = self.next_answer() {
-                note(answer);
+            while let Some(cqe) = self.next_cqe() {
+                note(cqe);
             }
             let left = deadline.saturating_duration_since(std::time::Instant::now());
             if self.in_flight == 0 || left.is_zero() {

@@ -48,7 +48,7 @@ causes! {
     ForbiddenOrigin = "forbidden_origin",
     /// The identity may not use this route.
     ForbiddenRoute = "forbidden_route",
-    /// No verdict before the deadline.
+    /// No decision before the deadline.
     AuthenticationTimedOut = "authentication_timed_out",
     /// The gateway has no room.
     OverCapacity = "over_capacity",

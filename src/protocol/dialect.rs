@@ -88,7 +88,7 @@ pub struct FirstMessage<'m> {
 
 /// What a client is told that was let in by its first message.
 #[derive(Clone, Copy, Debug)]
-pub struct Welcome {
+pub struct ConnectAck {
     /// The command that is answered.
     pub command: Option<u32>,
     /// A name for the connection, not a secret.
@@ -196,10 +196,10 @@ impl Dialect {
 
     /// Appends the message that answers a first message whose token was good; nothing where the
     /// dialect has none.
-    pub fn write_welcome(self, welcome: &Welcome, out: &mut Vec<u8>) {
+    pub fn write_welcome(self, connect_ack: &ConnectAck, out: &mut Vec<u8>) {
         match self {
             Dialect::Graphql => out.extend_from_slice(graphql::ACKNOWLEDGED.as_bytes()),
-            Dialect::Centrifuge => centrifuge::write_connected(welcome, out),
+            Dialect::Centrifuge => centrifuge::write_connected(connect_ack, out),
             Dialect::Plain | Dialect::Phoenix | Dialect::Pusher => {}
         }
     }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use crate::base::time::UnixTime;
 
-/// Longest subject or token id that a verdict from outside may name, in bytes.
+/// Longest subject or token id that a decision from outside may name, in bytes.
 pub const IDENTITY_TEXT_MAX: usize = 1024;
-/// Most claims that a verdict from outside may bring, in bytes.
+/// Most claims that a decision from outside may bring, in bytes.
 pub const CLAIMS_MAX: usize = 8 * 1024;
 
-/// Who a client is, as verified. Only token verification (or a backend's verdict) in this layer
+/// Who a client is, as verified. Only token verification (or a backend's decision) in this layer
 /// can make one, so whoever holds one need not ask again. It has no `Debug`: claims are private.
 #[derive(Clone, Copy)]
 pub struct VerifiedIdentity<'a> {
@@ -84,7 +84,7 @@ impl<'a> VerifiedIdentity<'a> {
     }
 
     /// The claims: JSON, as signed in a JWT or rendered from Erlang's terms; whatever its issuer
-    /// put into a compact token. Empty for anonymous clients; compact tokens and verdicts from
+    /// put into a compact token. Empty for anonymous clients; compact tokens and decisions from
     /// outside may come without any, too.
     pub const fn claims(&self) -> &'a [u8] {
         self.claims

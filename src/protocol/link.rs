@@ -12,6 +12,7 @@
 //! Nothing here does I/O, reads a clock or keeps a connection's state; [`flow`] holds the
 //! arithmetic of credit, and [`reader`] cuts a byte stream into frames.
 
+pub mod decision;
 pub mod flow;
 pub mod handshake;
 pub mod life;
@@ -19,14 +20,13 @@ pub mod reader;
 pub mod session;
 #[cfg(test)]
 mod tests;
-pub mod verdict;
 
+pub use decision::{Accept, Auth, Credential, CredentialCarrier, Reject};
 pub use flow::{PieceOrder, ReceiveWindow, SendCredit, data_cost};
 pub use handshake::{Challenge, Hello, Limits, Proof, Ready, RefusalCode, Refused};
 pub use life::{Expire, Reauth};
 pub use reader::LinkReader;
 pub use session::{Close, Closer, Credit, GoAway, Open, OpenHeaders, Ping, Pong};
-pub use verdict::{Accept, Auth, Credential, CredentialCarrier, Reject};
 
 use crate::base::slab::Key;
 use crate::protocol::revocation::NAME_MAX;
@@ -50,7 +50,7 @@ const REVOKE_MAX: usize = 2 * (8 + 2 * (3 + NAME_MAX) + 11);
 /// Longest label of a cause in a CLOSE, in bytes.
 pub const LABEL_MAX: usize = 32;
 /// Frames for sessions that do not exist, in one link's life, before the link is dropped.
-pub const STRAY_FRAMES_MAX: u32 = 16;
+pub const UNKNOWN_SESSION_FRAMES_MAX: u32 = 16;
 
 /// A session on one link: allocated by the gateway, unique while the link lives.
 ///
@@ -152,7 +152,7 @@ kinds! {
     /// With [`features::VERDICTS`]. Backend: this is who it is; the session is open.
     Accept = 0x31, Session, 4, PAYLOAD_MAX;
     /// With [`features::VERDICTS`]. Backend: no, and why; its last frame for this session.
-    Reject = 0x32, Session, verdict::REJECT_BYTES.0, verdict::REJECT_BYTES.1;
+    Reject = 0x32, Session, decision::REJECT_BYTES.0, decision::REJECT_BYTES.1;
     /// With [`features::REAUTHENTICATION`]. Gateway: a fresh token was verified.
     Reauth = 0x33, Session, 0, PAYLOAD_MAX;
     /// With [`features::REAUTHENTICATION`]. Backend: the session's new expiry.

@@ -31,7 +31,7 @@ impl OriginPolicy {
     /// below (one or more labels, not `example.com` itself), or `any` alone.
     ///
     /// # Errors
-    /// The index of the first wrong entry, and what is wrong with it and how to mend it.
+    /// The index of the first wrong entry, and what is wrong with it and how to remedy it.
     pub fn parse_list(list: &[String]) -> Result<OriginPolicy, (usize, String)> {
         let mut entries = Vec::with_capacity(list.len());
         for (index, text) in list.iter().enumerate() {

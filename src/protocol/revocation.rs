@@ -1,7 +1,7 @@
 //! Revoked identities: what an entry voids, the bounded set of entries, and the form in which
 //! workers ask whether an identity is revoked.
 //!
-//! A connection keeps no name, only its [`Mark`]: keyed hashes of its subject and its token's id,
+//! A connection keeps no name, only its [`IdentityFingerprint`]: keyed hashes of its subject and its token's id,
 //! and when the token was made. The key is drawn once for a process, so nobody outside can make
 //! two names meet; by chance two do once in 2^64 pairs.
 
@@ -130,15 +130,15 @@ impl Hasher {
     }
 
     /// What a connection keeps of a verified identity.
-    pub fn mark(&self, identity: &VerifiedIdentity<'_>) -> Mark {
+    pub fn mark(&self, identity: &VerifiedIdentity<'_>) -> IdentityFingerprint {
         if identity.is_anonymous() {
-            return Mark::ANONYMOUS;
+            return IdentityFingerprint::ANONYMOUS;
         }
         let subject = identity.subject();
         let hash = |kind, name: Option<&str>| name.map_or(NOBODY, |name| self.hash(kind, name));
         // A token that does not say when it was made counts as older than any instant.
         let issued = identity.issued_at().map_or(0, UnixTime::as_seconds);
-        Mark {
+        IdentityFingerprint {
             subject: hash(Kind::Subject, Some(subject).filter(|name| !name.is_empty())),
             token_id: hash(Kind::TokenId, identity.token_id().filter(|id| !id.is_empty())),
             issued: u32::try_from(issued).map_or(NEVER - 1, |issued| issued.min(NEVER - 1)),
@@ -163,20 +163,21 @@ const NEVER: u32 = u32::MAX;
 /// What a connection keeps of its identity, in 20 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, packed(4))]
-pub struct Mark {
+pub struct IdentityFingerprint {
     subject: u64,
     token_id: u64,
     /// Seconds since 1970; `issued < NEVER` but for anonymous clients.
     issued: u32,
 }
 
-impl Mark {
+impl IdentityFingerprint {
     /// Of a client that nobody vouched for: no entry meets it.
-    pub const ANONYMOUS: Mark = Mark { subject: NOBODY, token_id: NOBODY, issued: NEVER };
+    pub const ANONYMOUS: IdentityFingerprint =
+        IdentityFingerprint { subject: NOBODY, token_id: NOBODY, issued: NEVER };
 
     /// Whether both belong to the same subject. Tokens without a subject have no owner who could
     /// renew them.
-    pub fn same_subject(self, other: Mark) -> bool {
+    pub fn same_subject(self, other: IdentityFingerprint) -> bool {
         let (ours, theirs) = (self.subject, other.subject);
         ours != NOBODY && ours == theirs
     }
@@ -221,7 +222,7 @@ impl Revoked {
     }
 
     /// What a connection keeps of an identity.
-    pub fn mark(&self, identity: &VerifiedIdentity<'_>) -> Mark {
+    pub fn mark(&self, identity: &VerifiedIdentity<'_>) -> IdentityFingerprint {
         self.hasher.mark(identity)
     }
 
@@ -231,7 +232,7 @@ impl Revoked {
     }
 
     /// Whether a connection with this mark must not be, at `now`.
-    pub fn holds(&self, mark: Mark, now: UnixTime) -> bool {
+    pub fn holds(&self, mark: IdentityFingerprint, now: UnixTime) -> bool {
         if self.rows.is_empty() {
             return false;
         }

@@ -77,27 +77,27 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq)]
-    enum Verdict {
+    enum Decision {
         Invalid,
         Complete,
         Incomplete,
     }
 
-    fn validate<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Verdict {
+    fn validate<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Decision {
         let mut validator = Utf8Validator::default();
         for piece in pieces {
             if validator.push(piece).is_err() {
-                return Verdict::Invalid;
+                return Decision::Invalid;
             }
         }
-        if validator.is_complete() { Verdict::Complete } else { Verdict::Incomplete }
+        if validator.is_complete() { Decision::Complete } else { Decision::Incomplete }
     }
 
-    fn standard(bytes: &[u8]) -> Verdict {
+    fn standard(bytes: &[u8]) -> Decision {
         match std::str::from_utf8(bytes) {
-            Ok(_) => Verdict::Complete,
-            Err(error) if error.error_len().is_some() => Verdict::Invalid,
-            Err(_) => Verdict::Incomplete,
+            Ok(_) => Decision::Complete,
+            Err(error) if error.error_len().is_some() => Decision::Invalid,
+            Err(_) => Decision::Incomplete,
         }
     }
 

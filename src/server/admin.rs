@@ -228,7 +228,7 @@ impl Admin {
     }
 
     async fn act(&self, action: Action) -> Answer {
-        let verdict = |result: Result<(), String>| match result {
+        let decision = |result: Result<(), String>| match result {
             Ok(()) => Answer::text(Status::Ok, "ok"),
             Err(why) => Answer::text(Status::Unavailable, why),
         };
@@ -239,8 +239,8 @@ impl Admin {
                 body: self.exposition.borrow().render().into_bytes(),
                 fields: String::new(),
             },
-            Action::Health => verdict(self.status.borrow().health()),
-            Action::Ready => verdict(self.status.borrow().readiness()),
+            Action::Health => decision(self.status.borrow().health()),
+            Action::Ready => decision(self.status.borrow().readiness()),
             Action::Live => json_answer(Status::Ok, &self.status.borrow().live(Instant::now())),
             Action::Asset(index) => {
                 let asset = &self.page.assets[index];

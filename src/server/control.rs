@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
 
+use super::auth_client::AuthNumbers;
 use super::close_log::CloseLog;
 use super::exposition::{self, CIRCUITS, ControlNumbers, Exposition};
 use super::files;
@@ -19,9 +20,8 @@ use super::process::{self, ProcessUse};
 use super::reload::{self, ReloadOutcome};
 use super::revocations::Keeper;
 use super::status::{Phase, Status};
-use super::verdicts::VerdictNumbers;
 use super::workers::Supervisor;
-use crate::base::memory_ladder::Rung;
+use crate::base::memory_pressure::MemoryPressure;
 use crate::base::time::UnixTime;
 use crate::linux::process::return_freed_memory;
 use crate::settings::Settings;
@@ -272,7 +272,7 @@ impl Control {
         let mut status = self.status.borrow_mut();
         status.workers = self.supervisor.status(now);
         status.take_sums(exposition::sums(self.supervisor.counters()), elapsed);
-        let verdicts = self.supervisor.verdicts();
+        let decisions = self.supervisor.decisions();
         let numbers = ControlNumbers {
             workers: status.workers.len() as u64,
             workers_alive: status.workers_alive() as u64,
@@ -286,30 +286,30 @@ impl Control {
             revocations_refused: refused,
             revocation_save_failures: revocations.save_failures(),
             draining: status.phase == Phase::Draining,
-            memory_rung: self.memory.rung() as u64,
+            memory_rung: self.memory.pressure() as u64,
             memory_used: self.memory.used(),
             memory_budget: self.memory.budget(),
-            verdict_requests: verdicts.map_or(0, VerdictNumbers::in_flight),
-            circuits: CIRCUITS.map(|state| verdicts.map_or(0, |v| v.circuits(state))),
+            verdict_requests: decisions.map_or(0, AuthNumbers::in_flight),
+            circuits: CIRCUITS.map(|state| decisions.map_or(0, |v| v.circuits(state))),
             process: books.process,
         };
         self.exposition.borrow_mut().publish(self.supervisor.counters(), &numbers);
     }
 
     fn look_at_memory(&mut self) {
-        let before = self.memory.rung();
-        let rung = self.memory.look();
-        if rung != Rung::Clear {
+        let before = self.memory.pressure();
+        let pressure = self.memory.look();
+        if pressure != MemoryPressure::Clear {
             // Otherwise what clients held stays resident after they gave it up, and nobody is
             // let in for ever.
             return_freed_memory();
         }
-        if rung != before {
+        if pressure != before {
             let (used, budget) = (self.memory.used(), self.memory.budget());
-            tracing::warn!(?rung, ?before, used, budget, "memory use has reached another rung");
+            tracing::warn!(?pressure, ?before, used, budget, "memory use has reached another rung");
         }
-        self.status.borrow_mut().memory_short = rung != Rung::Clear;
-        self.supervisor.set_rung(rung);
+        self.status.borrow_mut().memory_short = pressure != MemoryPressure::Clear;
+        self.supervisor.set_pressure(pressure);
     }
 
     fn reload(&mut self) -> ReloadOutcome {

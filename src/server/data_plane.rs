@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::auth_client::{AuthNumbers, AuthService};
 use super::error::RunError;
 use super::memory::total_memory;
-use super::verdicts::{VerdictNumbers, VerdictService};
 use super::workers::{DataPlane, Launched, Seat};
 use crate::base::random::Random;
 use crate::linux::listener::{ListenerSocket, listen};
@@ -60,7 +60,7 @@ pub struct LinuxDataPlane {
     /// The listeners of each worker's first life, bound at the start so that their errors are
     /// the start's.
     first: Mutex<Vec<Option<Vec<ListenerSocket>>>>,
-    verdicts: VerdictService,
+    decisions: AuthService,
 }
 
 /// Sockets that each of `workers` may have. With direct descriptors, `descriptor_limit` bounds
@@ -146,7 +146,7 @@ impl LinuxDataPlane {
             instance,
             epoch: since.as_millis() as u64,
             first: Mutex::new(first),
-            verdicts: VerdictService::default(),
+            decisions: AuthService::default(),
         })
     }
 
@@ -179,11 +179,11 @@ impl LinuxDataPlane {
 
 impl DataPlane for LinuxDataPlane {
     fn prepare(&self, settings: &Settings) -> std::io::Result<()> {
-        self.verdicts.ensure(settings)
+        self.decisions.ensure(settings)
     }
 
-    fn verdicts(&self) -> Option<&VerdictNumbers> {
-        Some(self.verdicts.numbers())
+    fn decisions(&self) -> Option<&AuthNumbers> {
+        Some(self.decisions.numbers())
     }
 
     fn launch(&self, seat: Seat) -> Result<Launched, String> {
@@ -214,7 +214,7 @@ impl DataPlane for LinuxDataPlane {
         };
         let Seat { settings, counters, mailbox, .. } = seat;
         let verdicts_waker = waker.clone();
-        let mailbox = mailbox.with_verdicts(self.verdicts.port(move || verdicts_waker.wake()));
+        let mailbox = mailbox.with_auth_client(self.decisions.port(move || verdicts_waker.wake()));
         let random = Random::from_seed(seed);
         let mut worker = Worker::new(ring, settings, counters, mailbox, random, worker_options);
         let body = Box::new(move || matches!(worker.tick(), Turn::Continue));

@@ -23,7 +23,7 @@ pub enum RunError {
     /// The kernel, or whatever guards it, does not let the gateway use io_uring.
     #[error("io_uring cannot be used here: {reason}")]
     Ring {
-        /// The probe's account: cause and mend included.
+        /// The probe's account: cause and remedy included.
         reason: String,
     },
     /// The control thread's own io_uring runtime could not be made.
@@ -117,7 +117,7 @@ pub enum RunError {
 /// What to tell someone who could not bind.
 fn bind_advice(error: &io::Error, address: SocketAddr) -> String {
     let port = address.port();
-    let (cause, mend) = match error.kind() {
+    let (cause, remedy) = match error.kind() {
         io::ErrorKind::AddrInUse => (
             "another process (perhaps another gateway) listens there".to_owned(),
             format!("find it with `ss -ltnp 'sport = :{port}'` and stop it, or change the address"),
@@ -139,7 +139,7 @@ fn bind_advice(error: &io::Error, address: SocketAddr) -> String {
             "check the address and the limits on open files".to_owned(),
         ),
     };
-    format!("  likely cause: {cause}\n  what to do: {mend}")
+    format!("  likely cause: {cause}\n  what to do: {remedy}")
 }
 
 /// The likely cause, and what to do. Starting all the same would let the revoked in again.
@@ -172,14 +172,14 @@ mod tests {
             (io::ErrorKind::PermissionDenied, "0.0.0.0:8443", "security module", "audit log"),
             (io::ErrorKind::AddrNotAvailable, "192.0.2.1:80", "192.0.2.1", "ip address"),
         ];
-        for (kind, address, cause, mend) in table {
+        for (kind, address, cause, remedy) in table {
             let error = RunError::Bind {
                 what: "listener 0".into(),
                 address: address.parse().unwrap(),
                 source: io::Error::from(kind),
             };
             let text = error.to_string();
-            for part in [address, "listener 0", cause, mend] {
+            for part in [address, "listener 0", cause, remedy] {
                 assert!(text.contains(part), "{text:?} lacks {part:?}");
             }
         }

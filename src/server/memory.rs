@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::base::memory_ladder::Rung;
+use crate::base::memory_pressure::MemoryPressure;
 use crate::linux::process::{self, MemoryTotal};
 use crate::settings::Limits;
 
@@ -20,7 +20,7 @@ pub struct MemoryWatch {
     /// The folder of the control group whose limit is the budget.
     group: Option<PathBuf>,
     used: u64,
-    rung: Rung,
+    pressure: MemoryPressure,
 }
 
 impl MemoryWatch {
@@ -30,19 +30,24 @@ impl MemoryWatch {
             Some(bytes) => MemoryTotal { bytes, group: None },
             None => total_memory(),
         };
-        MemoryWatch { budget: total.bytes, group: total.group, used: 0, rung: Rung::Clear }
+        MemoryWatch {
+            budget: total.bytes,
+            group: total.group,
+            used: 0,
+            pressure: MemoryPressure::Clear,
+        }
     }
 
-    /// Measures; says which rung holds from now on.
-    pub fn look(&mut self) -> Rung {
+    /// Measures; says which pressure holds from now on.
+    pub fn look(&mut self) -> MemoryPressure {
         let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
         let resident = parse_resident(&text("/proc/self/statm".into()), process::page_size());
         let group = self.group.as_ref().map_or(0, |folder| {
             parse_group(&text(folder.join("memory.current")), &text(folder.join("memory.stat")))
         });
         self.used = resident.max(group);
-        self.rung = self.rung.next(self.used, self.budget);
-        self.rung
+        self.pressure = self.pressure.next(self.used, self.budget);
+        self.pressure
     }
 
     /// Bytes that were used at the last look.
@@ -55,9 +60,9 @@ impl MemoryWatch {
         self.budget
     }
 
-    /// The rung that holds.
-    pub fn rung(&self) -> Rung {
-        self.rung
+    /// The pressure that holds.
+    pub fn pressure(&self) -> MemoryPressure {
+        self.pressure
     }
 }
 
@@ -97,9 +102,9 @@ mod tests {
         let mut limits = super::super::testing::settings().limits;
         limits.memory_max = Some(1 << 45);
         let mut watch = MemoryWatch::new(&limits);
-        assert_eq!(watch.look(), Rung::Clear);
+        assert_eq!(watch.look(), MemoryPressure::Clear);
         assert!(watch.used() > 1 << 20, "{watch:?}");
         limits.memory_max = Some(1 << 20);
-        assert_eq!(MemoryWatch::new(&limits).look(), Rung::CloseSlowReaders);
+        assert_eq!(MemoryWatch::new(&limits).look(), MemoryPressure::CloseSlowReaders);
     }
 }

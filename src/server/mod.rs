@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod admin_http;
 pub mod admin_revocations;
+pub mod auth_client;
 pub mod close_log;
 pub mod control;
 pub mod data_plane;
@@ -20,7 +21,6 @@ pub mod reload;
 pub mod revocation_file;
 pub mod revocations;
 pub mod status;
-pub mod verdicts;
 pub mod workers;
 
 #[cfg(test)]

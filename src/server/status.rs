@@ -18,7 +18,7 @@ pub enum Phase {
     Starting,
     /// Serving.
     Serving,
-    /// Told to stop; clients are being closed.
+    /// CloseDetails to stop; clients are being closed.
     Draining,
     /// About to exit.
     Stopping,

@@ -10,9 +10,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::auth_client::AuthNumbers;
 use super::panics;
-use super::verdicts::VerdictNumbers;
-use crate::base::memory_ladder::Rung;
+use crate::base::memory_pressure::MemoryPressure;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::revocation::Revoked;
@@ -57,7 +57,7 @@ pub trait DataPlane: Send + Sync {
     }
 
     /// What the service that asks HTTP endpoints does at the moment, if there is one.
-    fn verdicts(&self) -> Option<&VerdictNumbers> {
+    fn decisions(&self) -> Option<&AuthNumbers> {
         None
     }
 
@@ -148,7 +148,7 @@ pub struct Supervisor {
     events_in: Sender<Event>,
     events: Receiver<Event>,
     orders: Orders,
-    rung: Rung,
+    pressure: MemoryPressure,
     panics: u64,
 }
 
@@ -176,8 +176,18 @@ impl Supervisor {
             order_owed: false,
         };
         let slots = (0..workers).map(slot).collect();
-        let (orders, rung) = (Orders::Serve, Rung::Clear);
-        Supervisor { plane, settings, revoked, slots, events_in, events, orders, rung, panics: 0 }
+        let (orders, pressure) = (Orders::Serve, MemoryPressure::Clear);
+        Supervisor {
+            plane,
+            settings,
+            revoked,
+            slots,
+            events_in,
+            events,
+            orders,
+            pressure,
+            panics: 0,
+        }
     }
 
     /// Starts every worker and waits until all are up, at most `patience`.
@@ -256,8 +266,10 @@ impl Supervisor {
 
     /// Tells every worker how short memory is: when that changed, and again and again while
     /// it is short: there is free memory to give back.
-    pub fn set_rung(&mut self, rung: Rung) {
-        if rung == std::mem::replace(&mut self.rung, rung) && rung == Rung::Clear {
+    pub fn set_pressure(&mut self, pressure: MemoryPressure) {
+        if pressure == std::mem::replace(&mut self.pressure, pressure)
+            && pressure == MemoryPressure::Clear
+        {
             return;
         }
         for index in 0..self.slots.len() {
@@ -300,8 +312,8 @@ impl Supervisor {
     }
 
     /// What the service that asks HTTP endpoints does at the moment, if there is one.
-    pub fn verdicts(&self) -> Option<&VerdictNumbers> {
-        self.plane.verdicts()
+    pub fn decisions(&self) -> Option<&AuthNumbers> {
+        self.plane.decisions()
     }
 
     /// How each worker does.
@@ -331,7 +343,7 @@ impl Supervisor {
             slot.revoked_owed = !slot.command(Command::Revoked(Arc::clone(&self.revoked)));
         }
         if slot.rung_owed {
-            slot.rung_owed = !slot.command(Command::Memory(self.rung));
+            slot.rung_owed = !slot.command(Command::Memory(self.pressure));
         }
         if slot.order_owed {
             let command = match self.orders {
@@ -427,7 +439,7 @@ impl Supervisor {
         slot.state = State::Running { mailbox, wake: None, thread, since: now };
         slot.settings_owed = false;
         slot.revoked_owed = false;
-        slot.rung_owed = self.rung != Rung::Clear;
+        slot.rung_owed = self.pressure != MemoryPressure::Clear;
         slot.order_owed = false;
         slot.beat_at = now;
         Ok(())
@@ -590,8 +602,8 @@ mod tests {
                         seat.counters.set(Metric::QueuedBytes, new.limits.message_max.into());
                         true
                     }
-                    Some(Command::Memory(rung)) => {
-                        seat.counters.set(Metric::BuffersFree, rung as u64);
+                    Some(Command::Memory(pressure)) => {
+                        seat.counters.set(Metric::BuffersFree, pressure as u64);
                         seat.counters.increment(Metric::Ticks);
                         true
                     }
@@ -693,20 +705,20 @@ mod tests {
     fn a_rung_is_told_again_and_again_while_memory_is_short() {
         let (mut supervisor, _plane) = started(&[Life::Obey], 2);
         let mut reports = Vec::new();
-        // rung -> how often each worker was told of one
+        // pressure -> how often each worker was told of one
         let mut told = 0;
-        for (rung, times) in [
-            (Rung::Clear, 0),
-            (Rung::StopAccepting, 1),
-            (Rung::StopAccepting, 1),
-            (Rung::CloseSlowReaders, 1),
-            (Rung::CloseSlowReaders, 1),
-            (Rung::Clear, 1),
+        for (pressure, times) in [
+            (MemoryPressure::Clear, 0),
+            (MemoryPressure::StopAccepting, 1),
+            (MemoryPressure::StopAccepting, 1),
+            (MemoryPressure::CloseSlowReaders, 1),
+            (MemoryPressure::CloseSlowReaders, 1),
+            (MemoryPressure::Clear, 1),
         ] {
             told += times;
-            supervisor.set_rung(rung);
+            supervisor.set_pressure(pressure);
             poll_until(&mut supervisor, &mut reports, |s| {
-                let reached = |c: &Counters| c.value(Metric::BuffersFree) == rung as u64;
+                let reached = |c: &Counters| c.value(Metric::BuffersFree) == pressure as u64;
                 s.counters().all(|c| reached(c) && c.value(Metric::Ticks) == told)
             });
         }

@@ -27,7 +27,7 @@ const SECRET_KEY_BASE_MIN: usize = 64;
 /// What decides, how to make its tokens, and its fingerprint.
 type Built = (AuthKind, Issuing, [u8; 16]);
 
-/// A digest of what a verdict depends on beside the token and the clock.
+/// A digest of what a decision depends on beside the token and the clock.
 struct Fingerprint(Sha256);
 
 impl Fingerprint {
@@ -157,8 +157,8 @@ impl Loader<'_> {
             "phoenix" => self.phoenix(auth),
             "plug-session" => self.plug_session(auth),
             "compact" => self.compact(auth),
-            "backend" => Some(asked(AuthKind::Backend(self.backend_verdicts(auth)))),
-            "http" => self.http_verdicts(auth).map(|http| asked(AuthKind::Http(Arc::new(http)))),
+            "backend" => Some(asked(AuthKind::Backend(self.backend_auth(auth)))),
+            "http" => self.http_auth(auth).map(|http| asked(AuthKind::Http(Arc::new(http)))),
             _ => self.jwt(auth),
         }?;
         let (name, carriers) = (raw.name.as_ref()?.get_ref().clone(), carriers?);

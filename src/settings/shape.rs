@@ -186,7 +186,7 @@ pub(super) fn title(section: &str) -> String {
 /// Whether a value has the shape that its key asks for; reports it otherwise.
 fn check_value(key: &Key, value: &mut Spanned<DeValue<'_>>, report: &mut Report<'_>) -> bool {
     let span = value.span();
-    let verdict = match key.shape {
+    let decision = match key.shape {
         Shape::Table(section) => match value.get_mut() {
             DeValue::Table(table) => {
                 check_table(section, span.clone(), table, report);
@@ -221,7 +221,7 @@ fn check_value(key: &Key, value: &mut Spanned<DeValue<'_>>, report: &mut Report<
         Shape::Flag => value.get_ref().is_bool().then_some(()).ok_or_else(String::new),
         _ => check_scalar(key, value.get_ref()),
     };
-    let Err(fix) = verdict else { return true };
+    let Err(fix) = decision else { return true };
     let is = match value.get_ref() {
         _ if matches!(key.name, "secret" | "secret_key_base") => "not text".to_owned(),
         value => shown(value),

@@ -442,7 +442,7 @@ impl Link {
         Ok(())
     }
 
-    /// Writes the verdicts that are due; answers when more will be.
+    /// Writes the decisions that are due; answers when more will be.
     fn decide_due(&mut self, net: &mut Net, plan: &BackendPlan) -> Option<u64> {
         let due: Vec<SessionId> =
             self.asked.iter().filter(|(_, a)| a.due <= net.now).map(|(id, _)| *id).collect();

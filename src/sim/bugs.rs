@@ -60,7 +60,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    /// Whether it is the worker that is careless, as seen at the seam of the ring.
+    /// Whether it is the worker that is faulty_ring, as seen at the seam of the ring.
     pub fn is_careless(self) -> bool {
         use Bug::*;
         match self {

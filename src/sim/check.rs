@@ -2,7 +2,7 @@
 //!
 //! The rules of descriptors, operations and buffers are checked by the fake kernel as they are
 //! used; order, duplicates and losses by clients and backends as they read. This file keeps the
-//! verdict, and what must be known on both sides of the gateway: who presented a valid token.
+//! decision, and what must be known on both sides of the gateway: who presented a valid token.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -73,8 +73,8 @@ struct Watched {
     owner: Option<Key>,
     stage: Stage,
     since: u64,
-    /// How long a verdict may take, where somebody else decides.
-    verdict: Option<Duration>,
+    /// How long a decision may take, where somebody else decides.
+    decision: Option<Duration>,
     /// When the upgrade was answered.
     upgraded: u64,
     accepted: u64,
@@ -109,8 +109,8 @@ pub struct Watch {
     /// No send slot was free in this turn.
     denied: bool,
     drain_ends: Option<u64>,
-    /// How long a verdict may take, where somebody else decides.
-    verdict: Option<Duration>,
+    /// How long a decision may take, where somebody else decides.
+    decision: Option<Duration>,
     /// When the worker was last told other deadlines.
     changed: u64,
     /// A close frame that did not wait for as long as it should.
@@ -127,7 +127,7 @@ impl Watch {
 
     /// Somebody else decides on every client, within this time.
     pub fn set_verdict(&mut self, timeout: Duration) {
-        self.verdict = Some(timeout);
+        self.decision = Some(timeout);
     }
 
     /// The worker is gone, and its connections with it.
@@ -162,7 +162,7 @@ impl Watch {
             owner: None,
             stage: if facts.is_tls { Stage::SilentTls } else { Stage::Head },
             since: now,
-            verdict: self.verdict,
+            decision: self.decision,
             upgraded: now,
             accepted: now,
             received: now,
@@ -239,10 +239,10 @@ impl Watch {
                     watched.received = now;
                 }
                 watched.receiving = true;
-                // What the client sends is read again once there is a verdict.
+                // What the client sends is read again once there is a decision.
                 let reads = !matches!(op, Op::PollHangup { .. });
                 if watched.stage == Stage::Asking && reads {
-                    // When its token runs out depends on the wall clock at the verdict.
+                    // When its token runs out depends on the wall clock at the decision.
                     match watched.facts.is_valid {
                         true => watched.open(None, now),
                         false => watched.enter(Stage::Refused, now),
@@ -372,7 +372,7 @@ impl Watched {
     /// Without a receive in flight, input may wait for credit, and whether the client has been
     /// heard since cannot be seen. An end would have led to a close by now.
     fn note_pause(&mut self, now: u64, denied: bool, ping_interval: Duration) {
-        // Whoever awaits a verdict is watched for its end. Who is not has been accepted, and its
+        // Whoever awaits a decision is watched for its end. Who is not has been accepted, and its
         // input, which may have come before, waits for credit.
         let unwatched = !self.receiving && self.cancels == 0 && self.ending == Ending::No;
         if self.stage == Stage::Asking && self.facts.is_valid && unwatched {
@@ -418,8 +418,8 @@ impl Watched {
                 [("authenticate", until, false), lifetime, drain, stall, drain]
             }
             Stage::Asking => {
-                let verdict = since(self.since, self.verdict.unwrap_or_default());
-                let until = verdict.min(since(self.upgraded, deadlines.authenticate));
+                let decision = since(self.since, self.decision.unwrap_or_default());
+                let until = decision.min(since(self.upgraded, deadlines.authenticate));
                 [("verdict", until, false), lifetime, drain, stall, drain]
             }
             Stage::Open => {
@@ -510,7 +510,7 @@ impl Watched {
             self.upgraded = now;
             match self.facts {
                 Facts { first_message: true, .. } => self.enter(Stage::Authenticating, now),
-                _ if self.verdict.is_some() => self.enter(Stage::Asking, now),
+                _ if self.decision.is_some() => self.enter(Stage::Asking, now),
                 Facts { is_valid: true, .. } => self.open(expires, now),
                 _ => self.enter(Stage::Refused, now),
             }
@@ -519,7 +519,7 @@ impl Watched {
             let mut decided = false;
             self.input.scan(bytes, |opcode, fin| decided |= fin && opcode < CLOSE);
             match decided {
-                true if self.verdict.is_some() => self.enter(Stage::Asking, now),
+                true if self.decision.is_some() => self.enter(Stage::Asking, now),
                 true if self.facts.is_valid => self.open(expires, now),
                 true => self.enter(Stage::Refused, now),
                 false => {}

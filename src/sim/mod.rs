@@ -4,12 +4,12 @@
 
 pub mod backend;
 pub mod bugs;
-mod careless;
 pub mod check;
 pub mod client;
 pub mod deadlines;
 pub mod fake_ring;
 pub mod faults;
+mod faulty_ring;
 pub mod flood;
 pub mod frames;
 pub mod keep;

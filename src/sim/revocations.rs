@@ -17,7 +17,7 @@ const ISSUED_BEFORE: u64 = 5000;
 
 /// One revocation that the worker was told of.
 #[derive(Debug)]
-struct Told {
+struct CloseDetails {
     revocation: Revocation,
     turn: u64,
     /// What the wall clock was off by then: once it has jumped, it says something else.
@@ -28,7 +28,7 @@ struct Told {
 /// The control thread's side.
 pub struct Revocations {
     set: RevocationSet,
-    told: Vec<Told>,
+    told: Vec<CloseDetails>,
     /// A planted bug: every second one is not told to the worker.
     forgets: bool,
     taken: u64,
@@ -60,7 +60,7 @@ impl Revocations {
             return None;
         }
         let wall_offset = world.net.wall_offset;
-        self.told.push(Told { revocation, turn, wall_offset, wall_millis });
+        self.told.push(CloseDetails { revocation, turn, wall_offset, wall_millis });
         self.taken += 1;
         (!self.forgets || self.taken.is_multiple_of(2)).then(|| self.picture())
     }
@@ -97,7 +97,7 @@ impl Revocations {
 
 /// Whether the entry means the client for sure. Tokens are presented at other times than they
 /// are made for, so those near an instant are left out.
-fn means(told: &Told, author: Author) -> bool {
+fn means(told: &CloseDetails, author: Author) -> bool {
     let subject = author.subject();
     // The youngest token that anybody can have had then.
     let surely_older =

@@ -29,7 +29,7 @@ use crate::settings::{
 /// How messages begin that bring a fresh token.
 pub const REAUTHENTICATE: &str = r#"{"type":"authenticate","#;
 
-/// How long a verdict may take where backends decide.
+/// How long a decision may take where backends decide.
 pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What one run looks like.

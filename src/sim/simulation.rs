@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use super::backend::{Backend, revocation};
 use super::bugs::Bug;
-use super::careless::Careless;
 use super::client::Client;
 use super::deadlines::Watch;
 use super::fake_ring::FakeRing;
 use super::faults::{Fault, Faults};
+use super::faulty_ring::Careless;
 use super::keep::Keep;
 use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};

@@ -11,10 +11,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::base::memory_ladder::Rung;
+use crate::base::memory_pressure::MemoryPressure;
 use crate::base::penalties::{Penalties, PenaltyRule};
 use crate::base::prefix::Prefixes;
-use crate::base::shares::{Shares, Victim};
+use crate::base::shares::{UnauthenticatedIndex, Victim};
 use crate::base::slab::Key;
 use crate::base::time::Instant;
 use crate::base::token_bucket::TokenBucket;
@@ -24,7 +24,7 @@ use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::settings::Limits;
 
-use super::{Core, surroundings};
+use super::{Core, context};
 
 /// TLS handshakes of one worker in a second, where the settings name no number: about half of
 /// what a core does when each of them is a full one with an ECDSA key.
@@ -88,7 +88,7 @@ impl Allowance {
 
 /// What becomes of a connection that was just accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum Decision {
     Admit,
     /// This one has to go first.
     AdmitInPlaceOf(Victim),
@@ -98,10 +98,10 @@ enum Verdict {
 /// What a worker knows of those who have not authenticated.
 pub(super) struct Admission {
     pub(super) allowance: Allowance,
-    shares: Shares,
+    shares: UnauthenticatedIndex,
     penalties: Penalties,
     handshakes: TokenBucket,
-    pub(super) rung: Rung,
+    pub(super) pressure: MemoryPressure,
     /// Slots up to here were looked at for slow readers, while there is a search.
     pub(super) sweep: Option<u32>,
 }
@@ -110,10 +110,10 @@ impl Admission {
     pub(super) fn new(allowance: Allowance, now: Instant) -> Self {
         Admission {
             allowance,
-            shares: Shares::default(),
+            shares: UnauthenticatedIndex::default(),
             penalties: Penalties::default(),
             handshakes: TokenBucket::full(now),
-            rung: Rung::Clear,
+            pressure: MemoryPressure::Clear,
             sweep: None,
         }
     }
@@ -128,21 +128,21 @@ impl Admission {
     }
 
     /// Judges a connection at its accept. `draw` is a random number below [`DRAWS`].
-    fn judge(&self, of: &Prefixes, connections: usize, draw: u64, now: Instant) -> Verdict {
-        if self.rung >= Rung::StopAccepting {
-            return Verdict::Drop(Metric::MemoryRefusals);
+    fn judge(&self, of: &Prefixes, connections: usize, draw: u64, now: Instant) -> Decision {
+        if self.pressure >= MemoryPressure::StopAccepting {
+            return Decision::Drop(Metric::MemoryRefusals);
         }
         if connections >= self.allowance.connections_max as usize {
-            return Verdict::Drop(Metric::AcceptRefused);
+            return Decision::Drop(Metric::AcceptRefused);
         }
         if let Some(metric) = self.early_drop(of, draw, now) {
-            return Verdict::Drop(metric);
+            return Decision::Drop(metric);
         }
         if self.unauthenticated() < self.allowance.unauthenticated_max {
-            return Verdict::Admit;
+            return Decision::Admit;
         }
         let victim = self.shares.victim();
-        victim.map_or(Verdict::Drop(Metric::AcceptRefused), Verdict::AdmitInPlaceOf)
+        victim.map_or(Decision::Drop(Metric::AcceptRefused), Decision::AdmitInPlaceOf)
     }
 
     /// Random early drop, as sshd's MaxStartups, of those who have their share already; and
@@ -187,12 +187,12 @@ impl Core {
         let draw = self.random.below(DRAWS);
         let connections = self.connections.len();
         match self.admission.judge(&of, connections, draw, self.now.instant) {
-            Verdict::Admit => true,
-            Verdict::AdmitInPlaceOf(victim) => {
+            Decision::Admit => true,
+            Decision::AdmitInPlaceOf(victim) => {
                 self.evict(victim);
                 true
             }
-            Verdict::Drop(metric) => {
+            Decision::Drop(metric) => {
                 self.counters.increment(metric);
                 if metric == Metric::AcceptRefused
                     && let Some(lingering) = self.admission.shares.first_refused()
@@ -221,7 +221,7 @@ impl Core {
         connection.client.set_peer(peer);
         if let Some(metric) = dropped {
             self.counters.increment(metric);
-            connection.client.drop_silently(Cause::OverCapacity, &surroundings!(self));
+            connection.client.drop_silently(Cause::OverCapacity, &context!(self));
         }
         dropped.is_none()
     }
@@ -234,7 +234,7 @@ impl Core {
             return true;
         }
         self.counters.increment(Metric::TlsRateRefusals);
-        connection.client.drop_silently(Cause::OverCapacity, &surroundings!(self));
+        connection.client.drop_silently(Cause::OverCapacity, &context!(self));
         false
     }
 
@@ -277,7 +277,7 @@ impl Core {
         self.counters.increment(metric);
         if let Some(connection) = self.connections.entry_mut(owner) {
             assert!(connection.client.is_unauthenticated(), "an authenticated client gives way");
-            connection.client.drop_silently(Cause::OverCapacity, &surroundings!(self));
+            connection.client.drop_silently(Cause::OverCapacity, &context!(self));
         }
         self.settle(owner);
     }

@@ -92,20 +92,21 @@ fn who_is_dropped_early() {
 
 #[test]
 fn a_penalty_counts_under_pressure_only() {
-    for (total, expected) in [(79, Verdict::Admit), (80, Verdict::Drop(Metric::EarlyDropPenalty))] {
+    for (total, expected) in [(79, Decision::Admit), (80, Decision::Drop(Metric::EarlyDropPenalty))]
+    {
         let mut admission = crowd(HEAVY, 0, total);
         let rule = allowance().penalty;
         for _ in 0..6 {
             admission.penalties.failed(&of(OTHER), &rule, at(0));
         }
         assert_eq!(admission.judge(&of(OTHER), 0, DRAWS - 1, at(0)), expected);
-        assert_eq!(admission.judge(&of(OTHER), 0, DRAWS - 1, at(1001)), Verdict::Admit, "faded");
+        assert_eq!(admission.judge(&of(OTHER), 0, DRAWS - 1, at(1001)), Decision::Admit, "faded");
     }
 }
 
 #[test]
 fn what_becomes_of_a_newcomer() {
-    use Verdict::*;
+    use Decision::*;
     let key = |slot| Key { slot, generation: 0 };
     let judge =
         |admission: &Admission, connections| admission.judge(&of(OTHER), connections, 0, at(0));
@@ -122,7 +123,7 @@ fn what_becomes_of_a_newcomer() {
     assert_eq!(judge(&heavy, 100), AdmitInPlaceOf(Victim::Oldest(key(0))), "of the heaviest");
     heavy.shares.refuse(key(5));
     assert_eq!(judge(&heavy, 100), AdmitInPlaceOf(Victim::Refused(key(5))));
-    heavy.rung = Rung::StopAccepting;
+    heavy.pressure = MemoryPressure::StopAccepting;
     assert_eq!(judge(&heavy, 100), Drop(Metric::MemoryRefusals));
     let mut none = Admission::new(Allowance { unauthenticated_max: 0, ..allowance() }, at(0));
     none.allowance.early_drop_start = 0;

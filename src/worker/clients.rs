@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::base::byte_queue::ByteQueue;
 use crate::base::slab::Key;
-use crate::connection::client::{Client, Disposition, Step};
+use crate::connection::client::{Client, SocketAction, Step};
 use crate::connection::stage::Stage;
 use crate::connection::transport::Transport;
 use crate::counters::{Counters, Metric};
@@ -17,10 +17,10 @@ use crate::protocol::proxy_header;
 use crate::protocol::websocket::DataKind;
 use crate::ring::{BufferGroup, Failure, Socket};
 
+use super::auth_requests::Asking;
 use super::links::LinkTable;
 use super::sockets::{ReceiveEnd, SocketLife};
-use super::verdicts::Asking;
-use super::{Core, surroundings};
+use super::{Core, context};
 
 /// How often send slots are taken from stalled clients, when there are none.
 const RELIEF_EVERY: Duration = Duration::from_millis(100);
@@ -63,14 +63,14 @@ enum Waiting {
     Plaintext(Stash),
 }
 
-/// Plaintext that waits, for credit or for a verdict. While there is some, later input queues
-/// behind it. Invariant: there is a stash only while it is not empty, or a verdict is awaited.
+/// Plaintext that waits, for credit or for a decision. While there is some, later input queues
+/// behind it. Invariant: there is a stash only while it is not empty, or a decision is awaited.
 #[derive(Default)]
 pub(super) struct Stash {
     pub(super) queue: ByteQueue,
     /// How much of it is accounted for as that of an unauthenticated client.
     pub(super) early: u32,
-    /// Whose verdict the client awaits.
+    /// Whose decision the client awaits.
     pub(super) asking: Asking,
 }
 
@@ -102,7 +102,7 @@ impl Connection {
         self.waiting = None;
     }
 
-    /// Whose verdict it awaits.
+    /// Whose decision it awaits.
     pub(super) fn asking(&self) -> Asking {
         self.stash().map_or(Asking::NOBODY, |stash| stash.asking)
     }
@@ -133,7 +133,7 @@ impl Core {
         };
         let jitter = self.random.number() as u32;
         let tls = !transport.is_plain();
-        let client = Client::new(peer, tls, jitter, &surroundings!(self));
+        let client = Client::new(peer, tls, jitter, &context!(self));
         let key = self.connections.insert(Connection {
             life: SocketLife::new(socket, BufferGroup::Client),
             client,
@@ -199,7 +199,7 @@ impl Core {
                     self.transport_input(owner, &mut gathered[used..]);
                 }
             }
-            Err(_) => connection.client.drop_silently(Cause::BadRequest, &surroundings!(self)),
+            Err(_) => connection.client.drop_silently(Cause::BadRequest, &context!(self)),
         }
     }
 
@@ -223,12 +223,12 @@ impl Core {
         let result = connection.transport.receive(bytes, &mut plaintext, &mut self.ciphertext);
         self.queue_ciphertext(owner);
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let cx = surroundings!(self);
+        let ctx = context!(self);
         match result {
-            Err(_) => connection.client.tls_failed(&cx),
+            Err(_) => connection.client.tls_failed(&ctx),
             Ok(received) => {
                 if received.handshake_finished_now {
-                    connection.client.handshake_finished(&cx);
+                    connection.client.handshake_finished(&ctx);
                 }
                 if !plaintext.is_empty() {
                     self.plain_input(owner, &mut plaintext);
@@ -259,10 +259,10 @@ impl Core {
         let mut used = 0;
         while used < bytes.len() {
             let Some(connection) = self.connections.entry_mut(owner) else { return bytes.len() };
-            if !matches!(connection.client.disposition(), Disposition::Stay) {
+            if !matches!(connection.client.socket_action(), SocketAction::Stay) {
                 return bytes.len();
             }
-            if connection.client.awaits_verdict() {
+            if connection.client.awaits_decision() {
                 return used;
             }
             let allowance = match connection.session {
@@ -274,9 +274,9 @@ impl Core {
                 connection.blocked = true;
                 return used;
             };
-            let cx = surroundings!(self);
+            let ctx = context!(self);
             let input = &mut bytes[used..];
-            let (count, step) = connection.client.receive(input, allowance, &cx, &mut self.output);
+            let (count, step) = connection.client.receive(input, allowance, &ctx, &mut self.output);
             match step {
                 Step::NeedMore | Step::Handled => {}
                 Step::Blocked => {
@@ -346,12 +346,12 @@ impl Core {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let Some((link, id)) = connection.session else { return };
         if !self.links.entry(link).link.reauthenticated(id, &mut self.output.open) {
-            let cx = surroundings!(self);
-            connection.client.close(Cause::BackendUnavailable, &cx, &mut self.output);
+            let ctx = context!(self);
+            connection.client.close(Cause::BackendUnavailable, &ctx, &mut self.output);
         }
     }
 
-    /// Keeps input until the backend gives credit, or a verdict. When the room for that is used
+    /// Keeps input until the backend gives credit, or a decision. When the room for that is used
     /// up, the connection ends: nothing is lost silently.
     fn stash(&mut self, owner: Key, bytes: &[u8]) {
         let room = self.count_early(owner, bytes.len());
@@ -362,8 +362,8 @@ impl Core {
             pushed.map_err(|_| Cause::BackendUnavailable)
         };
         if let Err(cause) = room.and_then(push) {
-            let cx = surroundings!(self);
-            connection.client.close(cause, &cx, &mut self.output);
+            let ctx = context!(self);
+            connection.client.close(cause, &ctx, &mut self.output);
             self.send_answers(owner);
         }
     }
@@ -417,13 +417,13 @@ impl Core {
             fits = connection.transport.send(parts, &mut self.ciphertext).is_ok()
                 && connection.out.push(&mut self.queues, &self.ciphertext).is_ok();
         }
-        let cx = surroundings!(self);
+        let ctx = context!(self);
         if fits {
-            connection.client.output_queued(&cx);
+            connection.client.output_queued(&ctx);
         } else {
             // The worker's room for slow readers is used up. What is queued is cut short, so
             // the connection cannot go on.
-            connection.client.drop_silently(Cause::SlowConsumer, &cx);
+            connection.client.drop_silently(Cause::SlowConsumer, &ctx);
         }
     }
 
@@ -433,10 +433,10 @@ impl Core {
         if self.ciphertext.is_empty() {
             return;
         }
-        let cx = surroundings!(self);
+        let ctx = context!(self);
         match connection.out.push(&mut self.queues, &self.ciphertext) {
-            Ok(()) => connection.client.output_queued(&cx),
-            Err(_) => connection.client.drop_silently(Cause::OverCapacity, &cx),
+            Ok(()) => connection.client.output_queued(&ctx),
+            Err(_) => connection.client.drop_silently(Cause::OverCapacity, &ctx),
         }
     }
 
@@ -444,8 +444,8 @@ impl Core {
     pub(super) fn send_progressed(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let unsent = connection.unsent();
-        let cx = surroundings!(self);
-        connection.client.output_sent(unsent == 0, &cx, &mut self.output);
+        let ctx = context!(self);
+        connection.client.output_sent(unsent == 0, &ctx, &mut self.output);
         // What the backend sent is a part of what is queued, so whatever it is owed beyond the
         // unsent bytes has reached the kernel.
         let delivered = connection.owed.saturating_sub(unsent as u32);
@@ -482,7 +482,7 @@ impl Core {
 
     fn peer_finished(&mut self, owner: Key) {
         if let Some(connection) = self.connections.entry_mut(owner) {
-            connection.client.peer_finished(&surroundings!(self));
+            connection.client.peer_finished(&context!(self));
         }
     }
 
@@ -503,7 +503,7 @@ impl Core {
         let slow: Vec<Key> = slow.into_iter().take(RELIEF_MAX).map(|(key, _)| key).collect();
         for key in slow {
             if let Some(connection) = self.connections.entry_mut(key) {
-                connection.client.drop_silently(Cause::SlowConsumer, &surroundings!(self));
+                connection.client.drop_silently(Cause::SlowConsumer, &context!(self));
             }
             self.settle(key);
         }
@@ -511,17 +511,17 @@ impl Core {
 
     fn peer_gone(&mut self, owner: Key) {
         if let Some(connection) = self.connections.entry_mut(owner) {
-            connection.client.peer_gone(&surroundings!(self));
+            connection.client.peer_gone(&context!(self));
         }
     }
 
     pub(super) fn client_deadline(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let cx = surroundings!(self);
-        connection.client.handle_deadline(&cx, &mut self.output);
+        let ctx = context!(self);
+        connection.client.handle_deadline(&ctx, &mut self.output);
         // Whoever was silent for a ping interval waits without a receive from now on.
-        let silence = cx.now.instant.since(connection.client.received());
-        if connection.client.is_open() && silence >= cx.settings.deadlines.ping_interval {
+        let silence = ctx.now.instant.since(connection.client.received());
+        if connection.client.is_open() && silence >= ctx.settings.deadlines.ping_interval {
             connection.cold = true;
         }
         self.send_answers(owner);

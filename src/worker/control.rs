@@ -10,7 +10,7 @@ use crate::settings::Settings;
 
 use super::admission::Allowance;
 use super::mailbox::{Command, Report};
-use super::{Core, WorkerOptions, surroundings};
+use super::{Core, WorkerOptions, context};
 
 /// How long after the drain's window the last bytes and closes may take.
 const DRAIN_REST: Duration = Duration::from_secs(2);
@@ -58,7 +58,7 @@ impl Core {
         while let Some(command) = self.mailbox.command() {
             match command {
                 Command::Settings(settings) => self.take_settings(settings),
-                Command::Memory(rung) => self.set_rung(rung),
+                Command::Memory(pressure) => self.set_pressure(pressure),
                 Command::Drain { window } => self.begin_drain(window),
                 Command::Revoked(revoked) => self.take_revoked(revoked),
                 Command::Stop => self.stopped = true,
@@ -142,8 +142,8 @@ impl Core {
     fn close_everyone(&mut self) {
         for key in self.every_connection() {
             if let Some(connection) = self.connections.entry_mut(key) {
-                let cx = surroundings!(self);
-                connection.client.close(Cause::GoingAway, &cx, &mut self.output);
+                let ctx = context!(self);
+                connection.client.close(Cause::GoingAway, &ctx, &mut self.output);
                 self.send_answers(key);
             }
             self.settle(key);
@@ -153,7 +153,7 @@ impl Core {
     fn drop_everyone(&mut self) {
         for key in self.every_connection() {
             if let Some(connection) = self.connections.entry_mut(key) {
-                connection.client.drop_silently(Cause::GoingAway, &surroundings!(self));
+                connection.client.drop_silently(Cause::GoingAway, &context!(self));
             }
             self.settle(key);
         }

@@ -16,7 +16,7 @@ use crate::settings::{Balance, Deadlines, Settings};
 
 use super::mailbox::Report;
 use super::sockets::{ReceiveEnd, SocketLife};
-use super::{Core, Worker, WorkerOptions, surroundings};
+use super::{Core, Worker, WorkerOptions, context};
 
 /// Keys with a slot from here on belong to links, those below to connections.
 pub(super) const LINK_SLOT_BASE: u32 = 0x8000_0000;
@@ -198,14 +198,14 @@ impl Core {
         if let Some((link, _)) = opened {
             connection.client.session_opened(self.links.entry(link).link.message_max());
             self.counters.increment(Metric::SessionsOpened);
-            self.output.answers.append(&mut self.output.welcome);
+            self.output.answers.append(&mut self.output.connect_ack);
             self.send_answers(owner);
         } else {
-            self.output.welcome.clear();
+            self.output.connect_ack.clear();
             self.output.rest.clear();
             let cause =
                 if self.drain.is_some() { Cause::GoingAway } else { Cause::BackendUnavailable };
-            connection.client.refuse(cause, &surroundings!(self), &mut self.output);
+            connection.client.refuse(cause, &context!(self), &mut self.output);
             self.send_answers(owner);
         }
     }
@@ -336,8 +336,8 @@ impl Core {
             }
             Event::InvalidText { client } => {
                 let Some(connection) = self.connections.entry_mut(client) else { return };
-                let cx = surroundings!(self);
-                connection.client.close(Cause::InvalidUtf8, &cx, &mut self.output);
+                let ctx = context!(self);
+                connection.client.close(Cause::InvalidUtf8, &ctx, &mut self.output);
                 self.send_answers(client);
                 self.touch(client);
             }
@@ -345,15 +345,15 @@ impl Core {
                 let Some(connection) = self.connections.entry_mut(client) else { return };
                 connection.session = None;
                 let code = if code == 0 { 1000 } else { code };
-                let cx = surroundings!(self);
-                connection.client.close_by_backend(code, reason, &cx, &mut self.output);
+                let ctx = context!(self);
+                connection.client.close_by_backend(code, reason, &ctx, &mut self.output);
                 self.send_answers(client);
                 self.touch(client);
             }
             Event::Expire { client, expires } => {
                 let Some(connection) = self.connections.entry_mut(client) else { return };
                 self.counters.increment(Metric::ExpirySet);
-                connection.client.set_expiry(expires, &surroundings!(self));
+                connection.client.set_expiry(expires, &context!(self));
                 self.touch(client);
             }
             Event::Revoke(revocation) => self.revoke(index, revocation),

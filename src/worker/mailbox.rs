@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-use crate::base::memory_ladder::Rung;
+use crate::base::memory_pressure::MemoryPressure;
 pub use crate::connection::stage::{ClosedBy, Stage};
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::revocation::{Revocation, Revoked};
 use crate::settings::Settings;
 
-use super::verdicts::{NoVerdicts, VerdictPort};
+use super::auth_requests::{AuthClient, NoAuthClient};
 
 /// Commands that may wait for one worker.
 pub const COMMANDS_MAX: usize = 64;
@@ -25,7 +25,7 @@ pub enum Command {
     /// Use these settings from the next tick on.
     Settings(Arc<Settings>),
     /// How short memory is.
-    Memory(Rung),
+    Memory(MemoryPressure),
     /// Stop accepting, close every client with "going away" spread over `window`, then stop.
     Drain {
         /// Over how long the closes are spread.
@@ -100,7 +100,7 @@ pub struct CloseRecord {
 pub struct WorkerMailbox {
     commands: Receiver<Command>,
     reports: SyncSender<Report>,
-    verdicts: Box<dyn VerdictPort>,
+    decisions: Box<dyn AuthClient>,
 }
 
 /// The control thread's end of both mailboxes.
@@ -115,19 +115,23 @@ pub fn mailboxes() -> (ControlMailbox, WorkerMailbox) {
     let (report_in, report_out) = sync_channel(REPORTS_MAX);
     (
         ControlMailbox { commands: command_in, reports: report_out },
-        WorkerMailbox { commands: command_out, reports: report_in, verdicts: Box::new(NoVerdicts) },
+        WorkerMailbox {
+            commands: command_out,
+            reports: report_in,
+            decisions: Box::new(NoAuthClient),
+        },
     )
 }
 
 impl WorkerMailbox {
     /// The same mailbox with a way to the HTTP service that decides on clients.
-    pub fn with_verdicts(self, verdicts: Box<dyn VerdictPort>) -> Self {
-        WorkerMailbox { verdicts, ..self }
+    pub fn with_auth_client(self, decisions: Box<dyn AuthClient>) -> Self {
+        WorkerMailbox { decisions, ..self }
     }
 
     /// The way to the HTTP service.
-    pub fn verdicts(&mut self) -> &mut dyn VerdictPort {
-        &mut *self.verdicts
+    pub fn decisions(&mut self) -> &mut dyn AuthClient {
+        &mut *self.decisions
     }
 
     /// The next command, if one waits.

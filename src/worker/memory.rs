@@ -1,14 +1,14 @@
 //! What a worker gives up as memory runs short. The control thread measures, and says which
-//! rung of the ladder holds.
+//! pressure of the ladder holds.
 
 use std::time::Duration;
 
-use crate::base::memory_ladder::Rung;
+use crate::base::memory_pressure::MemoryPressure;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 
 use super::clients::Connection;
-use super::{Core, surroundings};
+use super::{Core, context};
 
 /// Connections that are shed in one turn.
 const SHED_PER_TICK: usize = 256;
@@ -18,13 +18,13 @@ const SWEEP_PER_TICK: u32 = 4096;
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 impl Core {
-    /// The control thread measured, and this rung holds from now on. While memory is short it
-    /// says so every time; each time free memory is given back, and on the last rung all
+    /// The control thread measured, and this pressure holds from now on. While memory is short it
+    /// says so every time; each time free memory is given back, and on the last pressure all
     /// connections are looked at once.
-    pub(super) fn set_rung(&mut self, rung: Rung) {
-        self.admission.rung = rung;
-        self.admission.sweep = (rung == Rung::CloseSlowReaders).then_some(0);
-        if rung != Rung::Clear {
+    pub(super) fn set_pressure(&mut self, pressure: MemoryPressure) {
+        self.admission.pressure = pressure;
+        self.admission.sweep = (pressure == MemoryPressure::CloseSlowReaders).then_some(0);
+        if pressure != MemoryPressure::Clear {
             self.queues.release_free();
             self.stashes.release_free();
         }
@@ -32,13 +32,13 @@ impl Core {
 
     /// Whether there is something to give up in the next turn already.
     pub(super) fn has_memory_to_give(&self) -> bool {
-        let sheds = self.admission.rung >= Rung::ShedUnauthenticated;
+        let sheds = self.admission.pressure >= MemoryPressure::ShedUnauthenticated;
         self.admission.sweep.is_some() || (sheds && self.admission.holds_any())
     }
 
-    /// Gives up a turn's part of what the rung says.
+    /// Gives up a turn's part of what the pressure says.
     pub(super) fn give_up_memory(&mut self) {
-        if self.admission.rung >= Rung::ShedUnauthenticated {
+        if self.admission.pressure >= MemoryPressure::ShedUnauthenticated {
             self.evict_some(SHED_PER_TICK);
         }
         if let Some(from) = self.admission.sweep {
@@ -63,7 +63,7 @@ impl Core {
             return;
         }
         self.counters.increment(Metric::MemoryCloses);
-        connection.client.drop_silently(Cause::SlowConsumer, &surroundings!(self));
+        connection.client.drop_silently(Cause::SlowConsumer, &context!(self));
         self.settle(owner);
     }
 }

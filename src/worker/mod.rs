@@ -7,6 +7,7 @@
 
 mod accept;
 pub mod admission;
+pub mod auth_requests;
 mod clients;
 mod control;
 mod links;
@@ -15,7 +16,6 @@ mod memory;
 mod revocations;
 mod settle;
 pub mod sockets;
-pub mod verdicts;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ use crate::base::wheel::Wheel;
 use crate::connection::Output;
 use crate::connection::authenticate::Scratch;
 use crate::counters::{Counters, Metric};
-use crate::protocol::dead_tokens::DeadTokens;
+use crate::protocol::rejected_tokens::RejectedTokenCache;
 use crate::protocol::revocation::{Hasher, Revocation, Revoked};
 use crate::ring::{
     BufferGroup, Completion, ENTER_WAIT_MAX, Failure, OpKey, OpKind, Outcome, ReceivedBuffer, Ring,
@@ -112,7 +112,7 @@ struct Core {
     queues: BytePool,
     /// Input that waits for a backend's credit.
     stashes: BytePool,
-    /// How much of that is input of clients that await a verdict.
+    /// How much of that is input of clients that await a decision.
     early_input: usize,
     /// Questions that are out, and the number of the latest to the HTTP service.
     questions: u32,
@@ -143,9 +143,9 @@ struct Core {
 }
 
 /// What a machine may look at; borrows two fields of the core, so that others can change.
-macro_rules! surroundings {
+macro_rules! context {
     ($core:expr) => {
-        crate::connection::Surroundings {
+        crate::connection::Context {
             now: $core.now,
             settings: &$core.settings,
             counters: &$core.counters,
@@ -154,7 +154,7 @@ macro_rules! surroundings {
         }
     };
 }
-pub(crate) use surroundings;
+pub(crate) use context;
 
 impl<R: Ring> Worker<R> {
     /// A worker on its ring. It accepts from the first [`tick`](Self::tick) on.
@@ -170,7 +170,7 @@ impl<R: Ring> Worker<R> {
         let now = ring.now();
         let mut dead_key = [0; 16];
         random.fill(&mut dead_key);
-        let dead = DeadTokens::new(settings.limits.dead_tokens_max, dead_key);
+        let dead = RejectedTokenCache::new(settings.limits.dead_tokens_max, dead_key);
         let links = LinkTable::new(&settings, &options, now.instant, &mut random);
         for (number, address) in links.addresses(&settings) {
             ring.set_endpoint(number, address);
@@ -242,7 +242,7 @@ impl<R: Ring> Worker<R> {
         core.jitter = core.random.number() as u32;
         core.handshakes = 0;
         core.handle_commands();
-        core.take_verdicts();
+        core.take_decisions();
         core.handle_timers();
         core.give_up_memory();
         core.sweep_revoked();

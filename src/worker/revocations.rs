@@ -11,7 +11,7 @@ use crate::protocol::cause::Cause;
 use crate::protocol::revocation::{Revocation, Revoked};
 
 use super::mailbox::Report;
-use super::{Core, surroundings};
+use super::{Core, context};
 
 /// Slots looked at in one turn, so that nobody waits long for a worker that sweeps. Even with a
 /// million connections a sweep is over within 123 turns.
@@ -52,7 +52,7 @@ impl Core {
                 continue;
             }
             self.counters.increment(Metric::RevokedClosed);
-            client.close(Cause::TokenRevoked, &surroundings!(self), &mut self.output);
+            client.close(Cause::TokenRevoked, &context!(self), &mut self.output);
             self.send_answers(key);
             self.settle(key);
         }

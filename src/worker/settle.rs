@@ -3,16 +3,16 @@
 
 use crate::base::slab::Key;
 use crate::base::time::Instant;
-use crate::connection::client::Disposition;
+use crate::connection::client::SocketAction;
 use crate::connection::stage::ClosedBy;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{Close, Closer};
 
+use super::auth_requests::Asking;
 use super::mailbox::{CloseRecord, Report};
 use super::sockets::Reading;
-use super::verdicts::Asking;
-use super::{Core, surroundings};
+use super::{Core, context};
 
 impl Core {
     /// Brings everything about a connection in line with its client's machine: session, caps,
@@ -20,12 +20,12 @@ impl Core {
     pub(super) fn settle(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         connection.touched = false;
-        let in_session = connection.client.is_open() || connection.client.awaits_verdict();
+        let in_session = connection.client.is_open() || connection.client.awaits_decision();
         if !in_session && connection.session.is_some() {
             self.end_session(owner);
         }
         let Some(connection) = self.connections.entry(owner) else { return };
-        if connection.asking() != Asking::NOBODY && !connection.client.awaits_verdict() {
+        if connection.asking() != Asking::NOBODY && !connection.client.awaits_decision() {
             self.stop_asking(owner);
         }
         let Some(connection) = self.connections.entry_mut(owner) else { return };
@@ -88,10 +88,10 @@ impl Core {
             return;
         }
         let flushed = connection.unsent() == 0;
-        match connection.client.disposition() {
-            Disposition::Stay | Disposition::AwaitEnd => {}
-            Disposition::CloseNow { reset } => connection.life.end(reset),
-            Disposition::CloseWhenFlushed | Disposition::ShutdownWhenFlushed if !flushed => {}
+        match connection.client.socket_action() {
+            SocketAction::Stay | SocketAction::AwaitEnd => {}
+            SocketAction::CloseNow { reset } => connection.life.end(reset),
+            SocketAction::CloseWhenFlushed | SocketAction::ShutdownWhenFlushed if !flushed => {}
             _ if !connection.shut_down && !connection.transport.is_plain() => {
                 // TLS says goodbye too (RFC 8446 §6.1), then this is looked at again.
                 connection.shut_down = true;
@@ -110,13 +110,13 @@ impl Core {
     /// Everything queued is sent, and so the connection ends as its machine wants.
     fn end_flushed(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        match connection.client.disposition() {
-            Disposition::CloseWhenFlushed => connection.life.end(false),
-            Disposition::ShutdownWhenFlushed => {
+        match connection.client.socket_action() {
+            SocketAction::CloseWhenFlushed => connection.life.end(false),
+            SocketAction::ShutdownWhenFlushed => {
                 self.shutdowns.push(connection.life.socket());
                 connection.client.shut_down();
             }
-            Disposition::Stay | Disposition::AwaitEnd | Disposition::CloseNow { .. } => {}
+            SocketAction::Stay | SocketAction::AwaitEnd | SocketAction::CloseNow { .. } => {}
         }
     }
 
@@ -156,7 +156,7 @@ impl Core {
         }
         let client = &connection.client;
         let Some(end) = client.end() else { unreachable!("a connection that is over has an end") };
-        client.leave(&surroundings!(self));
+        client.leave(&context!(self));
         self.counters.closed(end.cause);
         let now = self.now.instant;
         let record = CloseRecord {

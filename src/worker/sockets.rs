@@ -20,7 +20,7 @@ pub enum Reading {
     Cold,
     /// Not at all: its backend gives no credit.
     Paused,
-    /// Not at all, but its end must be noticed: it awaits a verdict.
+    /// Not at all, but its end must be noticed: it awaits a decision.
     Watched,
 }
 

@@ -164,7 +164,7 @@ fn without_memory_nobody_new_comes_in() {
     let ballast = std::hint::black_box(vec![1_u8; 32 << 20]);
     let config = Config::to(backend.address()).limits("memory_max = \"16MiB\"");
     let gateway = Gateway::start(&config);
-    gateway.wait_metric("portcullis_memory_rung", |rung| rung == 3);
+    gateway.wait_metric("portcullis_memory_rung", |pressure| pressure == 3);
     assert_eq!(gateway.get("/readyz"), (503, "memory is short\n".into()));
     assert_eq!(gateway.get("/healthz").0, 200, "a restart would not help");
     let mut client = Client::connect(gateway.address());

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use portcullis::backend::{EndedBy, Limits};
 use portcullis::base::secret::Secret;
-use portcullis::protocol::link::{Close, Kind, STRAY_FRAMES_MAX, SessionId, data_cost, data_flags};
+use portcullis::protocol::link::{
+    Close, Kind, SessionId, UNKNOWN_SESSION_FRAMES_MAX, data_cost, data_flags,
+};
 
 use crate::support::{
     Backend, Choices, Client, Config, End, Gateway, Opcode, RawBackend, RawLink, assert_took,
@@ -326,11 +328,12 @@ fn a_hostile_backend_loses_its_link_and_nothing_else() {
         ("data for the link", |_| raw(1, Kind::Data as u8, 6, SessionId::LINK, b"x")),
         ("strays", |id| {
             let nobody = SessionId { slot: id.slot + 1000, ..id };
-            raw(1, Kind::Data as u8, 6, nobody, b"x").repeat(STRAY_FRAMES_MAX as usize + 1)
+            raw(1, Kind::Data as u8, 6, nobody, b"x")
+                .repeat(UNKNOWN_SESSION_FRAMES_MAX as usize + 1)
         }),
         ("an old generation", |id| {
             let old = SessionId { generation: id.generation.wrapping_sub(1) & 0xff_ffff, ..id };
-            raw(1, Kind::Data as u8, 6, old, b"x").repeat(STRAY_FRAMES_MAX as usize + 1)
+            raw(1, Kind::Data as u8, 6, old, b"x").repeat(UNKNOWN_SESSION_FRAMES_MAX as usize + 1)
         }),
         ("over the session's credit", |id| {
             raw(3000, Kind::Data as u8, 6, id, &[0; 3000]).repeat(3)
@@ -393,7 +396,7 @@ fn a_few_stray_frames_are_forgiven_and_touch_no_session() {
     let (gateway, mut link, mut client, session) =
         by_hand(&backend, Config::to(&backend.address()));
     let stranger = SessionId { slot: session.slot + 1, ..session };
-    for _ in 0..STRAY_FRAMES_MAX {
+    for _ in 0..UNKNOWN_SESSION_FRAMES_MAX {
         link.text(stranger, "not yours");
     }
     link.close(stranger, 4000, "nor this");
@@ -401,7 +404,7 @@ fn a_few_stray_frames_are_forgiven_and_touch_no_session() {
     assert!(link.is_dropped());
     client.expect(Opcode::Text, UNAVAILABLE.as_bytes());
     gateway.wait_metric("portcullis_link_stale_frames_total", |count| {
-        count == u64::from(STRAY_FRAMES_MAX) + 1
+        count == u64::from(UNKNOWN_SESSION_FRAMES_MAX) + 1
     });
 }
 

@@ -113,7 +113,7 @@ const RUNS: &[Run] = &[
     Run { log: "format = \"json\", level = \"trace\"", close_log: false, panics: true },
 ];
 
-/// What endpoints of `kind = "http"` answer in turn: verdicts good and bad, all of them with
+/// What endpoints of `kind = "http"` answer in turn: decisions good and bad, all of them with
 /// secrets in places where they do not belong.
 const VERDICTS: &[&str] = &[
     "200 OK\r\nX-Auth-Subject: canarysubject\r\nX-Auth-Claims: canaryverdict-claims",
@@ -293,8 +293,8 @@ fn plant(child: &Child, token: &str, good: &str) -> String {
     let fresh = format!(r#"{{"type":"authenticate","token":"{token}"}}"#);
     answers += &tell(child, "/live", &format!("Authorization: Bearer {good}\r\n"), Some(&fresh));
     answers += &tell(child, "/decided", &format!("Authorization: Bearer {token}\r\n"), None);
-    for verdict in ["accept canarysubject", "busy", "never"] {
-        answers += &tell(child, "/decided", "", Some(&format!("{verdict} {token}")));
+    for decision in ["accept canarysubject", "busy", "never"] {
+        answers += &tell(child, "/decided", "", Some(&format!("{decision} {token}")));
     }
     // As a message to a backend that closes over it, and as a broken frame.
     let mut client = Client::connect(child.address);

@@ -62,7 +62,7 @@ fn a_request_head_has_its_deadline() {
             assert_took("a dripped head", begun, millis(400));
         });
         tests.spawn(|| {
-            // Told off, it neither reads nor closes, and is reset.
+            // CloseDetails off, it neither reads nor closes, and is reset.
             let begun = Instant::now();
             let mut client = Client::connect(address);
             client.write(b"POST / HTTP/1.1\r\n\r\n");

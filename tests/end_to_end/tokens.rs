@@ -288,7 +288,7 @@ fn a_first_message_may_be_fragmented_and_pinged_around_but_not_too_large() {
     client.expect(Opcode::Pong, b"b");
     client.send(true, Opcode::Continuation, &good.as_bytes()[20..]);
     client.echo("in");
-    // Nothing of what came before the verdict is forwarded.
+    // Nothing of what came before the decision is forwarded.
     let seen = backend.seen();
     let [Event::Open(identity), Event::Message(message)] = &seen[..] else { panic!("{seen:?}") };
     assert_eq!((identity.subject.as_deref(), message.as_text()), (Some("ada"), Some("in")));

@@ -134,7 +134,7 @@ pub fn one_of_two_stopped() -> Outcome {
 }
 
 /// Ten sessions, half of them on each; one backend fails.
-fn one_of_two(fail: fn(&mut Process), mend: fn(&mut Process)) -> Outcome {
+fn one_of_two(fail: fn(&mut Process), remedy: fn(&mut Process)) -> Outcome {
     let (mut first, second) = (Process::start(&address()), Process::start(&address()));
     let endpoints = [first.address.as_str(), second.address.as_str()];
     let world = World::start(watchful(config(&endpoints)), "", 2);
@@ -172,7 +172,7 @@ fn one_of_two(fail: fn(&mut Process), mend: fn(&mut Process)) -> Outcome {
         Client::open(world.child.address, "/ws", "").echo("hello");
     }
     assert_eq!(second.count("ended Link"), 0);
-    mend(&mut first);
+    remedy(&mut first);
     world.assert_recovered(2);
     rows.truncate(1);
     let saw = "goes on".into();

@@ -68,7 +68,7 @@ impl Network {
         run(&format!("ip -n {} link set {} down", self.name, self.inside)).expect("cut");
     }
 
-    fn mend(&self) {
+    fn remedy(&self) {
         run(&format!("ip -n {} link set {} up", self.name, self.inside)).expect("mended");
     }
 
@@ -156,7 +156,7 @@ pub fn cut_off() -> Outcome {
     let rows = stages::ends(following, since, Duration::from_millis(6500));
     assert_rows("backend_cut_off", &rows, LINK_LOST);
     world.assert_closes(LINK_LOST_CLOSES);
-    network.mend();
+    network.remedy();
     world.assert_recovered(1);
     Outcome::Ran(rows)
 }
@@ -175,7 +175,7 @@ pub fn cut_off_briefly() -> Outcome {
     let count = 200;
     (0..count).for_each(|number| busy.text(&format!("message {number}")));
     std::thread::sleep(Duration::from_secs(2));
-    network.mend();
+    network.remedy();
     for number in 0..count {
         busy.expect(Opcode::Text, format!("message {number}").as_bytes());
     }

@@ -13,7 +13,7 @@ use crate::world::{World, config};
 
 const RUNG: &str = "portcullis_memory_rung";
 /// Percent of its budget that the gateway needs when it serves nobody. The test's clients and
-/// what they make it touch for the first time are some 9 more: below 80, where a rung ends, and with
+/// what they make it touch for the first time are some 9 more: below 80, where a pressure ends, and with
 /// the quarter that may wait for clients above 95, where the last one begins.
 const AT_REST: u64 = 64;
 /// Slow readers at most.
@@ -100,7 +100,7 @@ fn at_rest(backend: &Process) -> u64 {
     world.wait_metric("portcullis_memory_used_bytes", |bytes| bytes > 0)
 }
 
-/// Slow readers fill the memory, one after the other, up to the last rung. A quarter of the
+/// Slow readers fill the memory, one after the other, up to the last pressure. A quarter of the
 /// budget may be bytes that wait for clients.
 fn climb(backend: &Process, group: &Group, limits: &str, how: &str) -> Outcome {
     let world = World::start(settings(backend, limits), &group.enter(), 1);
@@ -119,7 +119,7 @@ fn climb(backend: &Process, group: &Group, limits: &str, how: &str) -> Outcome {
     let mut refused = false;
     let mut shed = false;
     while highest < 3 {
-        // One at a time, as the gateway looks once a second: no rung is to be left out.
+        // One at a time, as the gateway looks once a second: no pressure is to be left out.
         assert!(flooding < SLOW, "{flooding} are not enough:\n{}", memory(&world));
         slow[flooding].text("flood 100 60000");
         flooding += 1;
@@ -140,7 +140,7 @@ fn climb(backend: &Process, group: &Group, limits: &str, how: &str) -> Outcome {
     let closed = world.wait_metric("portcullis_memory_closes_total", |count| count > 0);
     assert!(closed as usize <= flooding, "only those who did not read are closed");
     honest.iter_mut().for_each(|client| client.echo("undisturbed"));
-    // What they held comes back, and with it everybody is welcome again.
+    // What they held comes back, and with it everybody is connect_ack again.
     let begun = Instant::now();
     while world.metric(RUNG) > 0 || world.child.get("/readyz").0 != 200 {
         assert!(begun.elapsed() < PATIENCE, "memory stays short:\n{}", memory(&world));

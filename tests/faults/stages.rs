@@ -38,7 +38,7 @@ pub fn one_of_each(world: &World, hold: Duration) -> Vec<Watched> {
     let mut busy = Client::open(address, "/ws", "");
     busy.text(&format!("sleep {}", hold.as_millis()));
     (0..IN_FLIGHT).for_each(|number| busy.text(&format!("message {number}")));
-    let verdict = Client::open(address, "/judged", "X-Token: slow_60000_accept_ada\r\n");
+    let decision = Client::open(address, "/judged", "X-Token: slow_60000_accept_ada\r\n");
     let mut closed = Client::open(address, "/ws", "");
     closed.text("close 4000 bye");
     assert_eq!(closed.close_frame(), (Some(4000), "bye".into()));
@@ -58,7 +58,7 @@ pub fn one_of_each(world: &World, hold: Duration) -> Vec<Watched> {
         Watched { upgraded: false, ..new(SILENT, silent) },
         Watched { upgraded: false, ..new(HALF_HEAD, half) },
         new(FIRST, first),
-        new(VERDICT, verdict),
+        new(VERDICT, decision),
         new(IDLE, idle),
         Watched { sent: IN_FLIGHT, ..new(BUSY, busy) },
         Watched { answers: false, ..new(CLOSED, closed) },

@@ -235,7 +235,7 @@ macro_rules! tests {
 }
 
 tests! {
-    base64url carrier client compact config dialect first_message frames head http_verdict json jwt
+    base64url carrier client compact config dialect first_message frames head http_decision json jwt
     link link_payload link_reader mask origin phoenix proxy reauthenticate revocation_file session
     term tls tls_garbage utf8
 }

@@ -14,13 +14,13 @@ const THREADS: usize = 8;
 const SOURCES: usize = 200;
 
 /// Sockets that stay open until they are dropped.
-pub struct Crowd {
+pub struct PrefixGroup {
     _sockets: Vec<TcpStream>,
 }
 
-impl Crowd {
+impl PrefixGroup {
     /// Opens `count` sockets, each as `open` says for its number.
-    pub fn open(count: usize, open: impl Fn(usize) -> io::Result<TcpStream> + Sync) -> Crowd {
+    pub fn open(count: usize, open: impl Fn(usize) -> io::Result<TcpStream> + Sync) -> PrefixGroup {
         let sockets = Mutex::new(Vec::with_capacity(count));
         scope(|threads| {
             for thread in 0..THREADS {
@@ -33,7 +33,7 @@ impl Crowd {
                 });
             }
         });
-        Crowd { _sockets: sockets.into_inner().expect("not poisoned") }
+        PrefixGroup { _sockets: sockets.into_inner().expect("not poisoned") }
     }
 }
 

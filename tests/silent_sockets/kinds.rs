@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use crate::crowd::{Crowd, Shape, connect, say, upgraded};
+use crate::crowd::{PrefixGroup, Shape, connect, say, upgraded};
 use crate::support::{masked, request, token};
 use crate::world::World;
 
@@ -80,36 +80,36 @@ impl Kind {
     }
 
     /// Opens so many, and has each say what it says.
-    pub fn open(self, world: &World, count: usize) -> Crowd {
+    pub fn open(self, world: &World, count: usize) -> PrefixGroup {
         let (plain, tls) = (world.plain, world.tls);
         match self {
-            Kind::Connected => Crowd::open(count, |number| {
+            Kind::Connected => PrefixGroup::open(count, |number| {
                 connect([plain, tls][number % 2], number, Shape::default())
             }),
             Kind::MidTls => {
                 let hello = world.client_hello();
                 let parts = [&hello[..hello.len() / 2], &hello[..]];
-                Crowd::open(count, |number| say(tls, number, parts[number % 2]))
+                PrefixGroup::open(count, |number| say(tls, number, parts[number % 2]))
             }
             Kind::HalfHead => {
                 let head = request("/first", "");
                 let half = &head.as_bytes()[..head.len() / 2];
-                Crowd::open(count, |number| say(plain, number, half))
+                PrefixGroup::open(count, |number| say(plain, number, half))
             }
             Kind::Upgraded => {
                 let head = request("/first", "");
-                Crowd::open(count, |number| upgraded(say(plain, number, head.as_bytes())?))
+                PrefixGroup::open(count, |number| upgraded(say(plain, number, head.as_bytes())?))
             }
             Kind::Refused => {
                 let fields = format!("X-Token: {}\r\n", token("forged"));
                 let head = request("/header", &fields);
-                Crowd::open(count, |number| upgraded(say(plain, number, head.as_bytes())?))
+                PrefixGroup::open(count, |number| upgraded(say(plain, number, head.as_bytes())?))
             }
             Kind::SlowReader => {
                 let fields = format!("X-Token: {}\r\n", token("good"));
                 let head = request("/header", &fields);
                 let flood = masked(0x81, b"flood");
-                Crowd::open(count, |number| {
+                PrefixGroup::open(count, |number| {
                     // Small, so that 15,000 full ones do not fill the kernel's memory for TCP.
                     let shape = Shape { small: Some((4096, 536)) };
                     let mut stream = connect(plain, number, shape)?;

@@ -39,7 +39,7 @@ pub struct Results {
     pub complete: bool,
     /// What was measured, in order.
     pub cases: Vec<Case>,
-    /// Peers that could not be measured at all, and how to mend that.
+    /// Peers that could not be measured at all, and how to remedy that.
     pub missing: Vec<Missing>,
 }
 

@@ -7,7 +7,7 @@ use super::Summary;
 
 const WIDTH: u32 = 860;
 const FONT: &str = "sans-serif";
-/// Told apart by people who do not tell red from green (Okabe and Ito).
+/// CloseDetails apart by people who do not tell red from green (Okabe and Ito).
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),

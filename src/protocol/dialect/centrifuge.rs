@@ -5,7 +5,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use super::{Answer, FirstMessage, Welcome};
+use super::{Answer, ConnectAck, FirstMessage};
 use crate::protocol::cause::Cause;
 use crate::protocol::compact_json::{self, MEMBERS_MAX, Object, Value};
 
@@ -46,8 +46,8 @@ fn command<'t>(line: &'t [u8], name: &str) -> Option<(u32, Object<'t>)> {
 }
 
 /// Appends the reply to an accepted `connect`.
-pub(super) fn write_connected(welcome: &Welcome, out: &mut Vec<u8>) {
-    let Welcome { command, client, expires_in, ping_interval } = welcome;
+pub(super) fn write_connected(connect_ack: &ConnectAck, out: &mut Vec<u8>) {
+    let ConnectAck { command, client, expires_in, ping_interval } = connect_ack;
     let id = command.unwrap_or(0);
     let ping = ping_interval.as_secs().max(1);
     // Writing to a Vec cannot fail.
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn replies_are_exact() {
-        let welcome = |seconds: Option<u64>| Welcome {
+        let connect_ack = |seconds: Option<u64>| ConnectAck {
             command: Some(1),
             client: 0xab,
             expires_in: seconds.map(Duration::from_secs),
@@ -161,7 +161,7 @@ mod tests {
         let ttls = [(3600, 3570), (40, 30), (4, 3), (1, 1), (0, 1)];
         for (left, ttl) in ttls {
             assert_eq!(
-                text(|out| write_connected(&welcome(Some(left)), out)),
+                text(|out| write_connected(&connect_ack(Some(left)), out)),
                 format!(
                     r#"{{"id":1,"connect":{{"client":"{client}","ping":25,"expires":true,"ttl":{ttl}}}}}"#
                 )
@@ -172,7 +172,7 @@ mod tests {
             );
         }
         assert_eq!(
-            text(|out| write_connected(&welcome(None), out)),
+            text(|out| write_connected(&connect_ack(None), out)),
             format!(r#"{{"id":1,"connect":{{"client":"{client}","ping":25}}}}"#)
         );
         assert_eq!(text(|out| write_refreshed(9, None, out)), r#"{"id":9,"refresh":{}}"#);

@@ -225,8 +225,8 @@ fn closing_page_is_up_to_date() {
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(path, page()).unwrap();
     }
-    let mend = "run UPDATE_DOCS=1 cargo test --lib closing_page";
-    assert!(std::fs::read_to_string(path).unwrap_or_default() == page(), "{mend}");
+    let remedy = "run UPDATE_DOCS=1 cargo test --lib closing_page";
+    assert!(std::fs::read_to_string(path).unwrap_or_default() == page(), "{remedy}");
 }
 
 /// What is printed must be what is sent.

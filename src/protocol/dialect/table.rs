@@ -113,7 +113,7 @@ const TABLE: [Row; Cause::ALL.len()] = {
     (SlowConsumer,     [again(4429, 5000).mute(), again(4429, 5000).mute(), again(1013, 1000).mute(), again(4100, 1000).mute(), again(3008, 500).mute()]),
     // Nobody answers pings: the close frame is a courtesy.
     (Idle,             [again(4408, 1000).mute(), again(4408, 1000).mute(), again(1001, 1000).mute(), again(4201, 0).mute(), again(3012, 500).mute()]),
-    // Each connection is closed once for these two, spread over time already, and is welcome
+    // Each connection is closed once for these two, spread over time already, and is connect_ack
     // at once: a pace would only be time without service.
     (Lifetime,         [again(1012, 1000),      again(1012, 1000), again(1012, 1000).mute(), again(4200, 0),       again(3011, 500).mute()]),
     (GoingAway,        [again(1001, 1000),      again(1001, 1000), again(1001, 1000).mute(), again(4200, 0),       again(3001, 500).mute()]),

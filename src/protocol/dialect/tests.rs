@@ -223,8 +223,8 @@ fn a_route_has_the_last_word() {
     let answer = overrides.answer(Dialect::Plain, Cause::OverCapacity);
     assert_eq!((answer.reconnect, answer.retry_after), (false, None));
 
-    let welcome = Override { reconnect: Some(true), ..Override::default() };
-    let overrides = Overrides(vec![(Cause::TokenExpired, welcome)]);
+    let connect_ack = Override { reconnect: Some(true), ..Override::default() };
+    let overrides = Overrides(vec![(Cause::TokenExpired, connect_ack)]);
     let answer = overrides.answer(Dialect::Plain, Cause::TokenExpired);
     assert_eq!((answer.reconnect, answer.retry_after), (true, Some(Duration::from_secs(1))));
 }

@@ -27,7 +27,7 @@ fn plain() -> JwtVerifier {
 }
 
 /// `Ok` is `subject/token id/expires`.
-fn verdict(verifier: &JwtVerifier, token: &str) -> Result<String, Cause> {
+fn decision(verifier: &JwtVerifier, token: &str) -> Result<String, Cause> {
     verdict_at(verifier, token, UnixTime::from_seconds(NOW))
 }
 
@@ -72,7 +72,7 @@ fn rfc_7515_a_1_is_accepted_in_its_time() {
     assert_eq!(at(1_300_819_379), Ok("/None/Some(1300819380)".into()));
     assert_eq!(at(1_300_819_389), Ok("/None/Some(1300819380)".into()));
     assert_eq!(at(1_300_819_390), Err(Cause::TokenExpired));
-    assert_eq!(verdict(&plain(), token), Err(Cause::BadSignature));
+    assert_eq!(decision(&plain(), token), Err(Cause::BadSignature));
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn minted_tokens_are_accepted_and_can_be_inspected() {
     for key in keys() {
         let token = mint(&key, claims);
         let expected = Ok("u-1/Some(\"t-1\")/Some(1700000001)".into());
-        assert_eq!(verdict(&plain(), &token), expected, "{token}");
+        assert_eq!(decision(&plain(), &token), expected, "{token}");
         let inspection = inspect(token.as_bytes()).unwrap();
         assert_eq!(inspection.unverified_claims.as_bytes(), claims);
         assert!(inspection.unverified_header.contains(key.algorithm.name()));
@@ -96,13 +96,13 @@ fn minted_tokens_are_accepted_and_can_be_inspected() {
             assert!(plain().verify(&bytes, now, &mut scratch).is_err(), "{at}");
         }
         for end in 0..token.len() {
-            assert!(verdict(&plain(), &token[..end]).is_err(), "{end}");
+            assert!(decision(&plain(), &token[..end]).is_err(), "{end}");
         }
     }
     let odd = JwtKey { id: Some("a\"\\\u{e9}".into()), ..keys().remove(0) };
     let token = mint(&odd, claims);
     let verifier = JwtVerifier::new(vec![odd], JwtOptions::default()).unwrap();
-    assert!(verdict(&verifier, &token).is_ok());
+    assert!(decision(&verifier, &token).is_ok());
     assert_eq!(inspect(b"a.b"), Err(Cause::TokenMalformed));
     assert_eq!(inspect(b"e30.W10.AA"), Err(Cause::TokenMalformed));
     assert_eq!(inspect(b"e30.e30.").map(|seen| seen.mac_length), Ok(0));
@@ -165,13 +165,13 @@ fn headers_are_judged_exactly() {
     for (algorithm, fill, header, expected) in table {
         let token = forge(*algorithm, *fill, header, claims);
         let expected = expected.map(str::to_owned);
-        assert_eq!(verdict(&plain(), &token), expected, "{header}");
+        assert_eq!(decision(&plain(), &token), expected, "{header}");
     }
     let wide: String = (0..16).map(|n| format!(r#","x{n}":0"#)).collect();
     let wide = format!(r#"{{"alg":"HS256"{wide}}}"#);
-    assert_eq!(verdict(&plain(), &forge(HS256, 1, &wide, claims)), Err(Cause::TokenMalformed));
+    assert_eq!(decision(&plain(), &forge(HS256, 1, &wide, claims)), Err(Cause::TokenMalformed));
     let long = format!(r#"{{"alg":"HS256","x":"{}"}}"#, "x".repeat(HEADER_MAX));
-    assert_eq!(verdict(&plain(), &forge(HS256, 1, &long, claims)), Err(Cause::TokenMalformed));
+    assert_eq!(decision(&plain(), &forge(HS256, 1, &long, claims)), Err(Cause::TokenMalformed));
 }
 
 #[test]
@@ -246,12 +246,12 @@ fn claims_are_judged_exactly_and_only_after_the_mac() {
         let shown = claims.escape_ascii();
         let expected = expected.map(str::to_owned);
         assert_eq!(
-            verdict(&plain(), &forge(Algorithm::HS256, 1, header, claims)),
+            decision(&plain(), &forge(Algorithm::HS256, 1, header, claims)),
             expected,
             "{shown}"
         );
         let forged = forge(Algorithm::HS256, 9, header, claims);
-        assert_eq!(verdict(&plain(), &forged), Err(Cause::BadSignature), "{shown}");
+        assert_eq!(decision(&plain(), &forged), Err(Cause::BadSignature), "{shown}");
     }
 }
 
@@ -297,7 +297,7 @@ fn token_texts_are_judged_exactly() {
     ];
     for (text, cause) in table {
         // A truncated or cased MAC may have spare bits; either refusal is then right.
-        let got = verdict(&plain(), text).unwrap_err();
+        let got = decision(&plain(), text).unwrap_err();
         let either = text.contains(&mac.to_uppercase()) || text.ends_with(&mac[..42]);
         assert!(got == *cause || (either && got != Cause::TokenExpired), "{text}: {got:?}");
     }
@@ -306,8 +306,8 @@ fn token_texts_are_judged_exactly() {
         mint(&keys()[0], claims.as_bytes())
     };
     let largest = (0..CLAIMS_MAX).rev().find(|&length| fill(length).len() <= TOKEN_MAX).unwrap();
-    assert!(verdict(&plain(), &fill(largest)).is_ok());
-    assert_eq!(verdict(&plain(), &fill(largest + 1)), Err(Cause::TokenMalformed));
+    assert!(decision(&plain(), &fill(largest)).is_ok());
+    assert_eq!(decision(&plain(), &fill(largest + 1)), Err(Cause::TokenMalformed));
 }
 
 /// The shapes of Project Wycheproof's JWS vectors for HMAC keys, with tokens of our own: its file
@@ -374,7 +374,7 @@ fn shapes_of_published_jws_vectors() {
         ("? in the payload", format!("{header}.{}.{mac}", inside(&claims, "?")), false),
     ];
     for (name, text, accepted) in table {
-        assert_eq!(verdict(&plain(), &text).is_ok(), accepted, "{name}: {text}");
+        assert_eq!(decision(&plain(), &text).is_ok(), accepted, "{name}: {text}");
     }
 }
 
@@ -413,7 +413,7 @@ fn parties_and_leeway_are_honoured() {
     ];
     for (claims, expected) in table {
         let token = mint(&keys()[0], format!("{{{claims}}}").as_bytes());
-        assert_eq!(verdict(&verifier, &token).map(|_| ()), *expected, "{claims}");
+        assert_eq!(decision(&verifier, &token).map(|_| ()), *expected, "{claims}");
     }
 }
 

@@ -360,7 +360,7 @@ macro_rules! refusals {
                 match code { $( $code => RefusalCode::$name, )* _ => RefusalCode::Other(code) }
             }
 
-            /// What is wrong and how to mend it: the text that goes out as the reason.
+            /// What is wrong and how to remedy it: the text that goes out as the reason.
             pub const fn hint(self) -> &'static str {
                 match self {
                     $( RefusalCode::$name => $hint, )*

@@ -24,9 +24,9 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Subject, claims and end, or the cause.
-type Verdict = Result<(String, String, Option<u64>), Cause>;
+type Decision = Result<(String, String, Option<u64>), Cause>;
 
-fn verdict(verifier: &PhoenixVerifier, token: &str, now_ms: u64) -> Verdict {
+fn decision(verifier: &PhoenixVerifier, token: &str, now_ms: u64) -> Decision {
     let mut scratch = TokenScratch::new();
     let identity =
         verifier.verify(token.as_bytes(), UnixTime::from_millis(now_ms), &mut scratch)?;
@@ -56,7 +56,7 @@ fn vectors_of_erlang() {
         let subject = data.as_str().map_or_else(|| data.to_string(), str::to_owned);
         let expires = Some(signed + max_age_s * 1000);
         let expected = Ok((subject, data.to_string(), expires));
-        assert_eq!(verdict(&verifier, token, signed), expected);
+        assert_eq!(decision(&verifier, token, signed), expected);
         assert_eq!(mint(&key, data, UnixTime::from_millis(signed), max_age_s), token);
         if let Some(offer) = row["phoenix_js_subprotocol"].as_str() {
             let text = offer.strip_prefix("base64url.bearer.phx.").unwrap();
@@ -94,10 +94,10 @@ fn vectors_of_plug() {
             None => Err(Cause::TokenExpired),
         };
         let now = AT_MS + 1000;
-        assert_eq!(verdict(&verifier, token, now), expected, "{name}");
+        assert_eq!(decision(&verifier, token, now), expected, "{name}");
         if let Some(expires) = row["expires_ms"].as_u64() {
-            assert_eq!(verdict(&verifier, token, expires), expected, "{name}");
-            let late = verdict(&verifier, token, expires + 1);
+            assert_eq!(decision(&verifier, token, expires), expected, "{name}");
+            let late = decision(&verifier, token, expires + 1);
             assert_eq!(late, Err(Cause::TokenExpired), "{name}");
         }
     }
@@ -133,7 +133,7 @@ fn ages_are_judged_as_plug_does() {
     for (max_age, embedded, after, expected) in table {
         let (verifier, key) = fixture(*max_age, None);
         let token = mint(&key, &json!(7), UnixTime::from_millis(AT_MS), *embedded);
-        let got = verdict(&verifier, &token, AT_MS.checked_add_signed(*after).unwrap());
+        let got = decision(&verifier, &token, AT_MS.checked_add_signed(*after).unwrap());
         let expires = got.map(|(_, _, expires)| expires.map(|at| at as i64 - AT_MS as i64));
         assert_eq!(expires, *expected, "{max_age:?} {embedded} {after}");
     }
@@ -164,7 +164,7 @@ fn subjects_come_from_the_data() {
     for (subject, data, expected) in table {
         let (verifier, key) = fixture(MaxAge::Embedded, subject);
         let token = mint(&key, &data, UnixTime::from_millis(AT_MS), 60);
-        let got = verdict(&verifier, &token, AT_MS);
+        let got = decision(&verifier, &token, AT_MS);
         let got = got.map(|(subject, _, _)| subject);
         assert_eq!(got.as_deref().map_err(|c| *c), expected.ok_or(Cause::TokenForbidden), "{data}");
     }
@@ -194,7 +194,7 @@ fn odd_terms_are_malformed() {
         b"\x83h\x03t\x00\x00\x00\x01ja\x01a\x01w\x08infinity",
     ];
     for payload in table {
-        let cause = verdict(&verifier, &signed(payload), 5_000_000).unwrap_err();
+        let cause = decision(&verifier, &signed(payload), 5_000_000).unwrap_err();
         let expected = match payload.last() {
             Some(b'y') if payload.contains(&b't') => Cause::TokenForbidden,
             _ => Cause::TokenMalformed,
@@ -204,7 +204,7 @@ fn odd_terms_are_malformed() {
         assert_eq!(cause, if at_last { expected } else { Cause::TokenMalformed }, "{text}");
     }
     let endless = signed(b"\x83h\x03a\x07a\x01w\x08infinity");
-    assert_eq!(verdict(&verifier, &endless, 0), Ok(("7".into(), "7".into(), None)));
+    assert_eq!(decision(&verifier, &endless, 0), Ok(("7".into(), "7".into(), None)));
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn messages_are_read_exactly() {
         (format!("{name}.{}.{mac}", "A".repeat(4096)), Some(Bad)),
     ];
     for (token, expected) in table {
-        assert_eq!(verdict(&verifier, &token, AT_MS).err(), expected, "{token}");
+        assert_eq!(decision(&verifier, &token, AT_MS).err(), expected, "{token}");
     }
 }
 
@@ -249,6 +249,6 @@ fn keys_rotate_with_overlap() {
     let verifier = PhoenixVerifier::new(&keys[..2], options(MaxAge::Embedded, None));
     for (key, accepted) in keys.iter().zip([true, true, false]) {
         let token = mint(key, &json!(7), UnixTime::from_millis(AT_MS), 60);
-        assert_eq!(verdict(&verifier, &token, AT_MS).is_ok(), accepted);
+        assert_eq!(decision(&verifier, &token, AT_MS).is_ok(), accepted);
     }
 }

@@ -10,7 +10,7 @@ fn options(csrf: bool) -> SessionOptions {
 }
 
 /// Subject and claims, or the cause.
-fn verdict(
+fn decision(
     verifier: &SessionVerifier,
     cookie: &str,
     csrf: Option<&str>,
@@ -42,12 +42,12 @@ fn vectors_of_plug() {
         };
         // Each page of a session has a mask of its own.
         for page in [0, 1] {
-            assert_eq!(verdict(&verifier, cookie, Some(&masked(row, page))), expected, "{row}");
+            assert_eq!(decision(&verifier, cookie, Some(&masked(row, page))), expected, "{row}");
         }
         if expected.is_ok() {
             let other = masked(&rows[(index + 1) % rows.len()], 0);
             for csrf in [None, Some(other.as_str())] {
-                assert_eq!(verdict(&verifier, cookie, csrf), Err(Cause::CsrfMismatch), "{row}");
+                assert_eq!(decision(&verifier, cookie, csrf), Err(Cause::CsrfMismatch), "{row}");
             }
         }
     }
@@ -83,10 +83,10 @@ fn the_parameter_must_unmask_to_the_sessions_token() {
     ];
     for (csrf, accepted) in table {
         let expected = if accepted { None } else { Some(Cause::CsrfMismatch) };
-        assert_eq!(verdict(&verifier, &cookie, csrf.as_deref()).err(), expected, "{csrf:?}");
+        assert_eq!(decision(&verifier, &cookie, csrf.as_deref()).err(), expected, "{csrf:?}");
     }
     let (lenient, _) = fixture(false);
-    assert_eq!(verdict(&lenient, &cookie, None), Ok(("7".into(), "{\"user_id\":7}".into())));
+    assert_eq!(decision(&lenient, &cookie, None), Ok(("7".into(), "{\"user_id\":7}".into())));
 }
 
 #[test]
@@ -113,11 +113,11 @@ fn sessions_without_subject_or_csrf_token() {
     ];
     for (session, expected) in table {
         let shown = session.to_string();
-        assert_eq!(verdict(&verifier, &signed(session), Some(&csrf)), Err(expected), "{shown}");
+        assert_eq!(decision(&verifier, &signed(session), Some(&csrf)), Err(expected), "{shown}");
     }
     let stranger = Derivation::default().derive(&Secret::new(b"base".to_vec()), b"other");
     let Minted { cookie, csrf } = mint(&stranger, json!({"user_id": 7}), &[9; 36]);
-    assert_eq!(verdict(&verifier, &cookie, Some(&csrf)), Err(Cause::BadSignature));
+    assert_eq!(decision(&verifier, &cookie, Some(&csrf)), Err(Cause::BadSignature));
 }
 
 /// The cookie carries no time, so only the connection's age can be bounded.

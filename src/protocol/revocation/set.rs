@@ -195,7 +195,7 @@ fn is_superset(wide: &Revocation, narrow: &Revocation) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::Mark;
+    use super::super::IdentityFingerprint;
     use super::*;
     use crate::protocol::identity::VerifiedIdentity;
 
@@ -271,8 +271,8 @@ mod tests {
             assert_eq!(picture.holds(mark, at(999)), revoked, "{name} {id:?} {issued:?}");
             assert!(!picture.holds(mark, at(1000)), "all has lapsed");
         }
-        assert!(!picture.holds(Mark::ANONYMOUS, at(1)));
-        assert_eq!(picture.mark(&VerifiedIdentity::anonymous()), Mark::ANONYMOUS);
+        assert!(!picture.holds(IdentityFingerprint::ANONYMOUS, at(1)));
+        assert_eq!(picture.mark(&VerifiedIdentity::anonymous()), IdentityFingerprint::ANONYMOUS);
     }
 
     #[test]

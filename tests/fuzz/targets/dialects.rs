@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis::protocol::cause::Cause;
 use portcullis::protocol::compact_json::{self, MEMBERS_MAX};
-use portcullis::protocol::dialect::{Dialect, Override, Overrides, Welcome, centrifuge};
+use portcullis::protocol::dialect::{ConnectAck, Dialect, Override, Overrides, centrifuge};
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
@@ -119,7 +119,7 @@ fn explain(words: &str, choice: u8) {
         assert_eq!(reason.as_str(), Some(words));
     }
     let number = words.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31) + u64::from(byte));
-    let welcome = Welcome {
+    let connect_ack = ConnectAck {
         command: Some(number as u32),
         client: u128::from(number) << 40,
         expires_in: (choice & 1 == 1).then(|| Duration::from_millis(number >> 8)),
@@ -127,10 +127,10 @@ fn explain(words: &str, choice: u8) {
     };
     for dialect in [Dialect::Graphql, Dialect::Centrifuge] {
         let mut out = Vec::new();
-        dialect.write_welcome(&welcome, &mut out);
+        dialect.write_welcome(&connect_ack, &mut out);
         serde_json::from_slice::<Value>(&out).expect("JSON");
     }
     let mut out = Vec::new();
-    centrifuge::write_refreshed(number as u32, welcome.expires_in, &mut out);
+    centrifuge::write_refreshed(number as u32, connect_ack.expires_in, &mut out);
     serde_json::from_slice::<Value>(&out).expect("JSON");
 }

@@ -7,9 +7,9 @@ use std::sync::{Arc, LazyLock};
 use portcullis::base::random::Random;
 use portcullis::base::secret::Secret;
 use portcullis::base::time::{Instant, Now, UnixTime};
-use portcullis::connection::client::{Client, Disposition, Step};
+use portcullis::connection::client::{Client, SocketAction, Step};
 use portcullis::connection::transport::Transport;
-use portcullis::connection::{Output, Surroundings};
+use portcullis::connection::{Context, Output};
 use portcullis::counters::Counters;
 use portcullis::protocol::jwt::{Algorithm, JwtKey, mint};
 use portcullis::protocol::revocation::{Hasher, Revoked};
@@ -139,14 +139,9 @@ fn live<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Life {
     let counters = Counters::default();
     let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
     let revoked = Revoked::nothing(Hasher::new(&[0; 32]));
-    let cx = Surroundings {
-        now,
-        settings: &SETTINGS,
-        counters: &counters,
-        revoked: &revoked,
-        jitter: 0,
-    };
-    let mut client = Client::new(None, false, 0, &cx);
+    let ctx =
+        Context { now, settings: &SETTINGS, counters: &counters, revoked: &revoked, jitter: 0 };
+    let mut client = Client::new(None, false, 0, &ctx);
     let mut output = Output::default();
     let mut life =
         Life { answers: Vec::new(), messages: Vec::new(), opened: Vec::new(), end: String::new() };
@@ -154,9 +149,9 @@ fn live<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Life {
     for piece in pieces {
         let mut bytes = piece.to_vec();
         let mut used = 0;
-        while used < bytes.len() && client.disposition() == Disposition::Stay {
+        while used < bytes.len() && client.socket_action() == SocketAction::Stay {
             let input = &mut bytes[used..];
-            let (count, step) = client.receive(input, usize::MAX, &cx, &mut output);
+            let (count, step) = client.receive(input, usize::MAX, &ctx, &mut output);
             match step {
                 Step::NeedMore => assert_eq!(count, input.len()),
                 Step::Handled => {}
@@ -176,16 +171,16 @@ fn live<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Life {
             used += count;
             while !output.answers.is_empty() {
                 life.answers.append(&mut output.answers);
-                client.output_queued(&cx);
-                client.output_sent(true, &cx, &mut output);
+                client.output_queued(&ctx);
+                client.output_sent(true, &ctx, &mut output);
             }
         }
     }
-    let (stage, disposition, end) = (client.stage(), client.disposition(), client.end());
+    let (stage, socket_action, end) = (client.stage(), client.socket_action(), client.end());
     let next = client.next_deadline(&SETTINGS);
     assert!(next >= START, "a deadline in the past");
-    life.end = format!("{stage:?} {disposition:?} {end:?}");
-    client.leave(&cx);
+    life.end = format!("{stage:?} {socket_action:?} {end:?}");
+    client.leave(&ctx);
     life
 }
 

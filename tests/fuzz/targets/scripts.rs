@@ -1,4 +1,4 @@
-//! The machine of a client that is written as a script of frames: its first message, the verdict
+//! The machine of a client that is written as a script of frames: its first message, the decision
 //! of another, and fresh tokens later. Any pieces, and any credit, come to the same.
 
 use std::sync::LazyLock;
@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use portcullis::base::random::Random;
 use portcullis::base::secret::Secret;
 use portcullis::base::time::{Now, UnixTime};
-use portcullis::connection::client::{Advice, Client, Disposition, Step};
-use portcullis::connection::{Output, Surroundings};
+use portcullis::connection::client::{Client, RejectHint, SocketAction, Step};
+use portcullis::connection::{Context, Output};
 use portcullis::counters::Counters;
 use portcullis::protocol::cause::Cause;
 use portcullis::protocol::jwt::{Algorithm, JwtKey, mint};
@@ -124,7 +124,7 @@ struct Life {
 }
 
 /// A client that must say who it is in its first message, or of whom somebody else is asked. The
-/// first byte chooses the route and the verdict.
+/// first byte chooses the route and the decision.
 pub fn first_message(data: &[u8]) {
     let Some((choice, data)) = data.split_first() else { return };
     let said = [Said::Yes, Said::No, Said::Nothing][usize::from(choice / 4) % 3];
@@ -232,8 +232,8 @@ fn live<'a>(
     let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
     let revoked = Revoked::nothing(Hasher::new(&[0; 32]));
     let settings = &*SETTINGS;
-    let cx = Surroundings { now, settings, counters: &counters, revoked: &revoked, jitter: 0 };
-    let mut client = Client::new(None, false, 0, &cx);
+    let ctx = Context { now, settings, counters: &counters, revoked: &revoked, jitter: 0 };
+    let mut client = Client::new(None, false, 0, &ctx);
     let mut output = Output::default();
     let mut life = Life { answers: Vec::new(), events: Vec::new(), end: String::new() };
     let mut message: Option<Vec<u8>> = None;
@@ -241,12 +241,12 @@ fn live<'a>(
         let mut bytes = piece.to_vec();
         let mut used = 0;
         let mut allowance = usize::MAX;
-        while used < bytes.len() && client.disposition() == Disposition::Stay {
+        while used < bytes.len() && client.socket_action() == SocketAction::Stay {
             allowance = match &mut credit {
                 Some(random) if allowance == usize::MAX => 1 + random.below(40) as usize,
                 _ => allowance,
             };
-            let (count, step) = client.receive(&mut bytes[used..], allowance, &cx, &mut output);
+            let (count, step) = client.receive(&mut bytes[used..], allowance, &ctx, &mut output);
             let input = &bytes[used..used + count];
             // More comes, until what is held back and one byte of what follows fit.
             allowance = match step {
@@ -268,21 +268,21 @@ fn live<'a>(
                 Step::Authenticated { .. } => opened(&mut life, &output),
                 Step::Ask(_) => {
                     life.events.push(("asked", output.open.clone()));
-                    verdict(said, &mut client, &cx, &mut output, &mut life);
+                    decision(said, &mut client, &ctx, &mut output, &mut life);
                 }
             }
             used += count;
             while !output.answers.is_empty() {
                 life.answers.append(&mut output.answers);
-                client.output_queued(&cx);
-                client.output_sent(true, &cx, &mut output);
+                client.output_queued(&ctx);
+                client.output_sent(true, &ctx, &mut output);
             }
         }
     }
-    let (stage, disposition, end) = (client.stage(), client.disposition(), client.end());
+    let (stage, socket_action, end) = (client.stage(), client.socket_action(), client.end());
     assert!(client.next_deadline(settings) >= START, "a deadline in the past");
-    life.end = format!("{stage:?} {disposition:?} {end:?}");
-    client.leave(&cx);
+    life.end = format!("{stage:?} {socket_action:?} {end:?}");
+    client.leave(&ctx);
     life
 }
 
@@ -303,14 +303,14 @@ fn relay(
 
 fn opened(life: &mut Life, output: &Output) {
     life.events.push(("opened", output.open.clone()));
-    life.events.push(("welcome", output.welcome.clone()));
+    life.events.push(("welcome", output.connect_ack.clone()));
     life.events.push(("rest", output.rest.clone()));
 }
 
-fn verdict(
+fn decision(
     said: Said,
     client: &mut Client,
-    cx: &Surroundings<'_>,
+    ctx: &Context<'_>,
     output: &mut Output,
     life: &mut Life,
 ) {
@@ -322,12 +322,12 @@ fn verdict(
             let mut frame = Vec::new();
             assert!(accept.encode(SessionId::new(0, 0), &mut frame));
             let identity = Accept::decode(&frame[HEADER_BYTES..]).expect("our own frame");
-            match client.accept(&identity, cx, output) {
+            match client.accept(&identity, ctx, output) {
                 Step::Authenticated { .. } => opened(life, output),
                 step => assert!(matches!(step, Step::Handled)),
             }
         }
-        Said::No => client.reject(Reject::CAUSES[2], &Advice::default(), cx, output),
-        Said::Nothing => client.unasked(Cause::BackendUnavailable, cx, output),
+        Said::No => client.reject(Reject::CAUSES[2], &RejectHint::default(), ctx, output),
+        Said::Nothing => client.unasked(Cause::BackendUnavailable, ctx, output),
     }
 }

@@ -2,7 +2,7 @@
 //! of revocations.
 
 use portcullis::base::time::UnixTime;
-use portcullis::protocol::http_verdict::{HttpVerdict, VerdictHeaders, judge};
+use portcullis::protocol::http_decision::{DecisionHeaders, HttpDecision, judge};
 use portcullis::protocol::identity::{CLAIMS_MAX, IDENTITY_TEXT_MAX};
 use portcullis::protocol::revocation::{Entry, Hasher, Revocation, RevocationSet, Target};
 use portcullis::server::revocation_file::{format, parse};
@@ -11,10 +11,10 @@ use sha2::{Digest as _, Sha256};
 
 /// The status is the first two bytes, the rest are fields, one a line. What is accepted is exactly
 /// what another reading of the fields says; everything else is refused or undecided.
-pub fn http_verdict(data: &[u8]) {
+pub fn http_decision(data: &[u8]) {
     let Some((status, rest)) = data.split_first_chunk::<2>() else { return };
     let status = u16::from_be_bytes(*status) % 1000;
-    let names = VerdictHeaders {
+    let names = DecisionHeaders {
         subject: "s".into(),
         token_id: "t".into(),
         expires: "e".into(),
@@ -31,7 +31,7 @@ pub fn http_verdict(data: &[u8]) {
         .collect();
     let allowed = allowed(status, &fields);
     match judge(status, &fields, &names) {
-        HttpVerdict::Accepted(voucher) => {
+        HttpDecision::Accepted(voucher) => {
             let identity = voucher.identity();
             let said = [
                 Some(identity.subject().to_owned()),
@@ -43,14 +43,14 @@ pub fn http_verdict(data: &[u8]) {
             ];
             assert_eq!(Some(said), allowed);
         }
-        HttpVerdict::Refused(cause) => {
+        HttpDecision::Refused(cause) => {
             assert!(status == 401 || status == 403);
             let reason = only(&fields, "r").expect("at most one");
             assert!(reason.is_empty() || reason == cause.label());
             assert_eq!(only(&fields, "s").as_deref(), Some(""));
             assert_eq!(allowed, None);
         }
-        HttpVerdict::Undecided(_) => assert_eq!(allowed, None),
+        HttpDecision::Undecided(_) => assert_eq!(allowed, None),
     }
 }
 

@@ -1,8 +1,8 @@
-//! While somebody else decides: the question, the wait, and the verdict.
+//! While somebody else decides: the question, the wait, and the decision.
 //!
 //! The 101 has gone out, and the client waits in [`Stage::Authenticating`](super::stage::Stage). What it sends
-//! meanwhile waits, too: the worker reads no more of it until the verdict. Only
-//! [`Client::accept`] opens it, with the identity that the verdict named.
+//! meanwhile waits, too: the worker reads no more of it until the decision. Only
+//! [`Client::accept`] opens it, with the identity that the decision named.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::protocol::cause::Cause;
 use crate::protocol::http_upgrade::{self, FIELDS, Request, UpgradeRequest};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{Auth as AuthFrame, Credential, CredentialCarrier, Open, SessionId};
-use crate::settings::{Auth, AuthKind, HttpVerdicts, Route};
+use crate::settings::{Auth, AuthKind, HttpAuth, Route};
 
 use super::authenticate::{each_credential, message_credential};
-use super::client::{Advice, Client, Step};
-use super::closing::Told;
+use super::client::{Client, RejectHint, Step};
+use super::closing::CloseDetails;
 use super::upgrade::{PendingRequest, head_limits, still_valid, with_request};
-use super::{Output, Surroundings};
+use super::{Context, Output};
 
 /// How much later than the HTTP service the client's own machine gives a question up: the
 /// service keeps the time itself, so that it learns of slow endpoints, and says so first.
@@ -31,14 +31,14 @@ const HTTP_GRACE: Duration = Duration::from_millis(500);
 pub enum Question {
     /// The backend with this index, by the AUTH frame in [`Output::open`].
     Backend(u16),
-    /// An HTTP endpoint, by the [`Output::inquiry`].
+    /// An HTTP endpoint, by the [`Output::http_request`].
     Http,
 }
 
 /// A question to an HTTP endpoint. It has no `Debug`: its fields carry tokens.
-pub struct Inquiry {
+pub struct HttpAuthRequest {
     /// Who is asked, and how.
-    pub endpoint: Arc<HttpVerdicts>,
+    pub endpoint: Arc<HttpAuth>,
     /// Names and values of the request's fields; the names are lower case.
     pub fields: Vec<(String, Vec<u8>)>,
     /// After this the answer is of no use.
@@ -55,7 +55,7 @@ pub(super) struct Asked {
 
 impl Client {
     /// Whether a question about this client is out.
-    pub fn awaits_verdict(&self) -> bool {
+    pub fn awaits_decision(&self) -> bool {
         self.asked().is_some()
     }
 
@@ -69,10 +69,10 @@ impl Client {
         &mut self,
         index: u16,
         mut pending: Box<PendingRequest>,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
-        let auth = &cx.settings.auths[usize::from(index)];
+        let auth = &ctx.settings.auths[usize::from(index)];
         let (timeout, is_backend) = match &auth.kind {
             AuthKind::Backend(timeout) => (*timeout, true),
             AuthKind::Http(endpoint) => (endpoint.timeout + HTTP_GRACE, false),
@@ -81,16 +81,17 @@ impl Client {
             | AuthKind::PlugSession(_)
             | AuthKind::Compact(_) => unreachable!("the gateway judges these kinds itself"),
         };
-        let composed = with_request(&pending.head, cx, |request, route| {
+        let composed = with_request(&pending.head, ctx, |request, route| {
             let message = Some(pending.message.as_slice()).filter(|message| !message.is_empty());
             if is_backend {
-                self.compose_auth(auth, request, route, message, cx, output)?;
+                self.compose_auth(auth, request, route, message, ctx, output)?;
                 return Some(Question::Backend(route.backend));
             }
-            output.inquiry = Some(self.compose_inquiry(auth, request, route, message, cx, output)?);
+            output.http_request =
+                Some(self.compose_inquiry(auth, request, route, message, ctx, output)?);
             Some(Question::Http)
         });
-        let since = cx.now.instant;
+        let since = ctx.now.instant;
         match composed {
             Some(Some(question)) => {
                 pending.message = Vec::new();
@@ -99,46 +100,46 @@ impl Client {
                 Step::Ask(question)
             }
             _ => {
-                cx.counters.increment(Metric::TokensRefused);
-                self.refuse_in_dialect(Cause::TokenMalformed, cx, output);
+                ctx.counters.increment(Metric::TokensRefused);
+                self.refuse_in_dialect(Cause::TokenMalformed, ctx, output);
                 Step::Handled
             }
         }
     }
 
-    /// The verdict: this is who the client is. What it asked for is looked at anew, because the
+    /// The decision: this is who the client is. What it asked for is looked at anew, because the
     /// settings may have changed; the caller compares the backend of
     /// [`Step::Authenticated`] with the one that decided, if one did.
     pub fn accept(
         &mut self,
         identity: &VerifiedIdentity<'_>,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
         let Some((pending, asked)) = self.take_asked() else { return Step::Handled };
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
-        let parsed = http_upgrade::parse(&pending.head, &mut fields, &head_limits(cx.settings));
+        let parsed = http_upgrade::parse(&pending.head, &mut fields, &head_limits(ctx.settings));
         let checked = match parsed {
             // Accepted, but over already: it cannot be both.
-            _ if identity.expires().is_some_and(|end| end <= cx.now.unix) => {
+            _ if identity.expires().is_some_and(|end| end <= ctx.now.unix) => {
                 Err(Cause::BackendUnavailable)
             }
-            _ if cx.revoked.meets(identity, cx.now.unix) => {
-                cx.counters.increment(Metric::RevokedRefused);
+            _ if ctx.revoked.meets(identity, ctx.now.unix) => {
+                ctx.counters.increment(Metric::RevokedRefused);
                 Err(Cause::TokenRevoked)
             }
             Ok(Request::Upgrade(request)) => {
-                still_valid(&pending, &request, cx.settings).map(|index| (index, request))
+                still_valid(&pending, &request, ctx.settings).map(|index| (index, request))
             }
             _ => Err(Cause::ForbiddenRoute),
         };
         match checked {
             Ok((index, request)) => {
-                asked.count(Metric::VerdictsAccepted, cx);
-                let route = &cx.settings.routes[usize::from(index)];
+                asked.count(Metric::VerdictsAccepted, ctx);
+                let route = &ctx.settings.routes[usize::from(index)];
                 self.set_route(index, route);
-                self.open(identity, &request, route, cx, (&mut output.open, &mut output.path));
-                self.greet(pending.greeting, identity.expires(), cx, output);
+                self.open(identity, &request, route, ctx, (&mut output.open, &mut output.path));
+                self.greet(pending.first_message, identity.expires(), ctx, output);
                 Step::Authenticated { backend: route.backend }
             }
             Err(cause) => {
@@ -148,37 +149,37 @@ impl Client {
                 } else {
                     Metric::VerdictsAccepted
                 };
-                asked.count(outcome, cx);
-                self.refuse_in_dialect(cause, cx, output);
+                asked.count(outcome, ctx);
+                self.refuse_in_dialect(cause, ctx, output);
                 Step::Handled
             }
         }
     }
 
-    /// The verdict: no, or none at all ([`Cause::BackendUnavailable`]).
+    /// The decision: no, or none at all ([`Cause::BackendUnavailable`]).
     pub fn reject(
         &mut self,
         cause: Cause,
-        advice: &Advice<'_>,
-        cx: &Surroundings<'_>,
+        advice: &RejectHint<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) {
         let Some((pending, asked)) = self.take_asked() else { return };
         if cause == Cause::BackendUnavailable {
-            asked.count(Metric::VerdictsUnavailable, cx);
+            asked.count(Metric::VerdictsUnavailable, ctx);
         } else {
-            asked.count(Metric::VerdictsRefused, cx);
-            cx.counters.increment(Metric::TokensRefused);
+            asked.count(Metric::VerdictsRefused, ctx);
+            ctx.counters.increment(Metric::TokensRefused);
         }
-        let told = Told { command: pending.greeting.command, advice: *advice };
-        self.refuse_told(cause, &told, cx, output);
+        let told = CloseDetails { command: pending.first_message.command, advice: *advice };
+        self.refuse_told(cause, &told, ctx, output);
     }
 
     /// The question could not be put.
-    pub fn unasked(&mut self, cause: Cause, cx: &Surroundings<'_>, output: &mut Output) {
+    pub fn unasked(&mut self, cause: Cause, ctx: &Context<'_>, output: &mut Output) {
         if self.take_asked().is_some() {
-            cx.counters.increment(Metric::VerdictsUnasked);
-            self.refuse_in_dialect(cause, cx, output);
+            ctx.counters.increment(Metric::VerdictsUnasked);
+            self.refuse_in_dialect(cause, ctx, output);
         }
     }
 
@@ -188,14 +189,14 @@ impl Client {
     }
 
     /// The client leaves the stage with its question still out: counts what became of it.
-    pub(super) fn question_over(&self, cx: &Surroundings<'_>) {
+    pub(super) fn question_over(&self, ctx: &Context<'_>) {
         let Some(asked) = self.asked() else { return };
         let outcome = match self.end().map(|end| end.cause) {
             Some(Cause::BackendUnavailable) => Metric::VerdictsUnavailable,
             Some(Cause::AuthenticationTimedOut) => Metric::VerdictsTimedOut,
             _ => Metric::VerdictsWithdrawn,
         };
-        asked.count(outcome, cx);
+        asked.count(outcome, ctx);
     }
 
     /// Leaves an AUTH frame in `output.open`; `None` when a credential cannot be told.
@@ -205,12 +206,12 @@ impl Client {
         request: &UpgradeRequest<'_, '_>,
         route: &Route,
         message: Option<&[u8]>,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> Option<()> {
         let Output { open: frame, path, tokens, .. } = output;
         frame.clear();
-        let fits = self.with_open(request, route, cx, path, |open: &Open<'_>| {
+        let fits = self.with_open(request, route, ctx, path, |open: &Open<'_>| {
             AuthFrame::encode(open, SessionId::new(0, 0), frame)
         });
         assert!(fits, "a request head over the size of a frame");
@@ -220,7 +221,7 @@ impl Client {
         let found = match message {
             Some(message) => message_credential(auth, message, scratch, append),
             None => {
-                let token_max = cx.settings.limits.token_max;
+                let token_max = ctx.settings.limits.token_max;
                 each_credential(auth, request, token_max, scratch, append).is_ok_and(|n| n > 0)
             }
         };
@@ -234,9 +235,9 @@ impl Client {
         request: &UpgradeRequest<'_, '_>,
         route: &Route,
         message: Option<&[u8]>,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
-    ) -> Option<Inquiry> {
+    ) -> Option<HttpAuthRequest> {
         let AuthKind::Http(endpoint) = &auth.kind else { return None };
         let mut fields = Fields::default();
         let scratch = output.tokens.carried();
@@ -244,7 +245,7 @@ impl Client {
         let found = match message {
             Some(message) => message_credential(auth, message, scratch, put),
             None => {
-                let token_max = cx.settings.limits.token_max;
+                let token_max = ctx.settings.limits.token_max;
                 each_credential(auth, request, token_max, scratch, put).is_ok_and(|n| n > 0)
             }
         };
@@ -252,7 +253,7 @@ impl Client {
             return None;
         }
         output.path.clear();
-        let secrets = cx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
+        let secrets = ctx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
         carrier::redacted_path_and_query(request, secrets, &mut output.path);
         fields.put("x-original-uri", &output.path);
         fields.put("x-original-method", b"GET");
@@ -271,12 +272,12 @@ impl Client {
             }
         }
         let (endpoint, timeout) = (Arc::clone(endpoint), endpoint.timeout);
-        Some(Inquiry { endpoint, fields: fields.finish(), timeout })
+        Some(HttpAuthRequest { endpoint, fields: fields.finish(), timeout })
     }
 }
 
 impl Asked {
-    fn count(self, outcome: Metric, cx: &Surroundings<'_>) {
+    fn count(self, outcome: Metric, ctx: &Context<'_>) {
         const WITHIN: [(Metric, u64); 5] = [
             (Metric::VerdictWithin5Ms, 5),
             (Metric::VerdictWithin25Ms, 25),
@@ -284,15 +285,15 @@ impl Asked {
             (Metric::VerdictWithin500Ms, 500),
             (Metric::VerdictWithin2S, 2000),
         ];
-        cx.counters.increment(outcome);
-        let took = cx.now.instant.since(self.since);
+        ctx.counters.increment(outcome);
+        let took = ctx.now.instant.since(self.since);
         for (metric, millis) in WITHIN {
             if took <= Duration::from_millis(millis) {
-                cx.counters.increment(metric);
+                ctx.counters.increment(metric);
             }
         }
-        cx.counters.increment(Metric::VerdictWithinAny);
-        cx.counters.add(Metric::VerdictMicros, took.as_micros() as u64);
+        ctx.counters.increment(Metric::VerdictWithinAny);
+        ctx.counters.add(Metric::VerdictMicros, took.as_micros() as u64);
     }
 }
 
@@ -345,5 +346,5 @@ impl Fields {
 }
 
 #[cfg(test)]
-#[path = "verdict_tests.rs"]
+#[path = "auth_request_tests.rs"]
 mod tests;

@@ -15,17 +15,17 @@ use super::load::{Defaults, Loader, place, time, word};
 use super::raw::{List, RawAuth, RawRoute, RawVerdictHeaders, Text};
 use super::units::format_duration;
 use crate::base::circuit::CircuitLimits;
-use crate::protocol::http_verdict::VerdictHeaders;
+use crate::protocol::http_decision::DecisionHeaders;
 
 /// An HTTP endpoint that decides who a client is. Every load of the settings makes a new one,
 /// with connections and a circuit of its own.
 #[derive(Clone)]
-pub struct HttpVerdicts {
+pub struct HttpAuth {
     /// Name of the `[[auth]]`.
     pub name: String,
     /// `http://` or `https://` with a host.
     pub endpoint: Uri,
-    /// How long a verdict may take.
+    /// How long a decision may take.
     pub timeout: Duration,
     /// Requests at the endpoint at one time, of all workers together.
     pub in_flight_max: u32,
@@ -36,7 +36,7 @@ pub struct HttpVerdicts {
     /// Request fields (lower case) that go along.
     pub headers: Vec<String>,
     /// Response fields that are looked at.
-    pub identity: VerdictHeaders,
+    pub identity: DecisionHeaders,
     /// Whose certificates an `https://` endpoint may show; `None` is the system's.
     pub roots: Option<Arc<RootCertStore>>,
     /// When the endpoint is left alone.
@@ -65,13 +65,13 @@ const HEADERS_WITHHELD: &[&str] = &[
 ];
 
 impl Loader<'_> {
-    /// How long a verdict of `kind = "backend"` may take.
-    pub(super) fn backend_verdicts(&mut self, auth: &Spanned<RawAuth>) -> Duration {
+    /// How long a decision of `kind = "backend"` may take.
+    pub(super) fn backend_auth(&mut self, auth: &Spanned<RawAuth>) -> Duration {
         time("auth", "timeout", &auth.get_ref().timeout)
     }
 
     /// A block of `kind = "http"`; `None` when it cannot be used.
-    pub(super) fn http_verdicts(&mut self, auth: &Spanned<RawAuth>) -> Option<HttpVerdicts> {
+    pub(super) fn http_auth(&mut self, auth: &Spanned<RawAuth>) -> Option<HttpAuth> {
         let raw = auth.get_ref();
         let defaults = Defaults { section: "auth", conformance: false };
         let endpoint = self.http_endpoint(auth);
@@ -99,7 +99,7 @@ impl Loader<'_> {
             None => None,
             Some(roots) => Some(Arc::new(roots?)),
         };
-        Some(HttpVerdicts {
+        Some(HttpAuth {
             name,
             endpoint: endpoint?,
             timeout: time("auth", "timeout", &raw.timeout),
@@ -113,7 +113,7 @@ impl Loader<'_> {
         })
     }
 
-    /// Deadlines between which a verdict must fit.
+    /// Deadlines between which a decision must fit.
     pub(super) fn check_timeouts(&mut self, raw: &[Spanned<RawAuth>], authenticate: Duration) {
         for auth in raw {
             let block = auth.get_ref();
@@ -121,7 +121,7 @@ impl Loader<'_> {
             if is_external(block) && timeout >= authenticate {
                 let what = format!(
                     "timeout = {} is not below deadlines.authenticate = {}, which ends first: \
-                     clients of a slow verdict are told that they were slow",
+                     clients of a slow decision are told that they were slow",
                     format_duration(timeout),
                     format_duration(authenticate)
                 );
@@ -130,7 +130,7 @@ impl Loader<'_> {
         }
     }
 
-    /// A verdict comes after the 101, when HTTP has nothing more to say.
+    /// A decision comes after the 101, when HTTP has nothing more to say.
     pub(super) fn check_refuse(&mut self, route: &Spanned<RawRoute>, blocks: &[&RawAuth]) {
         let raw = route.get_ref();
         let refuse = word("route", "refuse", &raw.refuse);
@@ -183,7 +183,7 @@ impl Loader<'_> {
         }
     }
 
-    fn identity_headers(&mut self, raw: Option<&RawVerdictHeaders>) -> Option<VerdictHeaders> {
+    fn identity_headers(&mut self, raw: Option<&RawVerdictHeaders>) -> Option<DecisionHeaders> {
         let absent = RawVerdictHeaders::default();
         let raw = raw.unwrap_or(&absent);
         let mut names: Vec<String> = Vec::new();
@@ -215,7 +215,7 @@ impl Loader<'_> {
         let issued_at = name("issued_at", &raw.issued_at);
         let claims = name("claims", &raw.claims);
         let reason = name("reason", &raw.reason);
-        Some(VerdictHeaders {
+        Some(DecisionHeaders {
             subject: subject?,
             token_id: token_id?,
             expires: expires?,

@@ -1,4 +1,4 @@
-//! The client's machine while somebody else decides: every verdict, every deadline, every event
+//! The client's machine while somebody else decides: every decision, every deadline, every event
 //! between, and changes of the settings.
 
 use std::io;
@@ -6,10 +6,10 @@ use std::path::Path;
 
 use super::*;
 use crate::base::time::{Now, UnixTime};
-use crate::connection::client::Disposition;
+use crate::connection::client::SocketAction;
 use crate::connection::stage::Stage;
 use crate::counters::Counters;
-use crate::protocol::http_verdict::{HttpVerdict, VerdictHeaders, judge};
+use crate::protocol::http_decision::{DecisionHeaders, HttpDecision, judge};
 use crate::protocol::link::{Accept, HEADER_BYTES, Kind};
 use crate::protocol::mask::apply_mask;
 use crate::protocol::revocation::{Hasher, Revoked};
@@ -84,26 +84,21 @@ impl World {
         let (settings, counters) = (settings(BLOCKS), Counters::default());
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
         let revoked = Revoked::nothing(Hasher::new(&[7; 32]));
-        let cx = Surroundings {
-            now,
-            settings: &settings,
-            counters: &counters,
-            revoked: &revoked,
-            jitter: 0,
-        };
-        let client = Client::new(Some("203.0.113.9:5000".parse().unwrap()), false, 0, &cx);
+        let ctx =
+            Context { now, settings: &settings, counters: &counters, revoked: &revoked, jitter: 0 };
+        let client = Client::new(Some("203.0.113.9:5000".parse().unwrap()), false, 0, &ctx);
         World { client, settings, counters, now, output: Output::default(), revoked }
     }
 
     /// Calls the client; answers what it sent after that, as text.
     fn call<T>(
         &mut self,
-        call: impl FnOnce(&mut Client, &Surroundings<'_>, &mut Output) -> T,
+        call: impl FnOnce(&mut Client, &Context<'_>, &mut Output) -> T,
     ) -> (T, String) {
         let World { client, settings, counters, now, output, revoked } = self;
         output.answers.clear();
-        let cx = Surroundings { now: *now, settings, counters, revoked, jitter: 0 };
-        let answer = call(client, &cx, output);
+        let ctx = Context { now: *now, settings, counters, revoked, jitter: 0 };
+        let answer = call(client, &ctx, output);
         (answer, String::from_utf8_lossy(&output.answers).into_owned())
     }
 
@@ -114,7 +109,7 @@ impl World {
              {fields}\r\n"
         );
         let mut head = head.into_bytes();
-        self.call(|client, cx, out| client.receive(&mut head, usize::MAX, cx, out).1).0
+        self.call(|client, ctx, out| client.receive(&mut head, usize::MAX, ctx, out).1).0
     }
 
     fn accept(&mut self, subject: &str, expires: Option<u64>) -> (Step, String) {
@@ -123,7 +118,7 @@ impl World {
         let accept = Accept { subject, token_id: None, issued_at: None, expires, claims: b"c" };
         assert!(accept.encode(SessionId::new(0, 0), &mut frame));
         let identity = Accept::decode(&frame[HEADER_BYTES..]).expect("whole");
-        self.call(|client, cx, out| client.accept(&identity, cx, out))
+        self.call(|client, ctx, out| client.accept(&identity, ctx, out))
     }
 
     fn value(&self, metric: Metric) -> u64 {
@@ -169,7 +164,7 @@ fn a_question_carries_what_the_client_showed_and_no_token_elsewhere() {
         assert_eq!(shown, *expected);
         assert_eq!(auth.open.path, "/ask?a=1");
         assert_eq!(auth.open.remote, world.client.peer());
-        assert!(world.client.awaits_verdict() && world.client.stage() == Stage::Authenticating);
+        assert!(world.client.awaits_decision() && world.client.stage() == Stage::Authenticating);
     }
     let mut world = World::new();
     assert_eq!(world.ask("/ask", "Cookie: s=c\r\n"), Step::Handled);
@@ -191,10 +186,11 @@ fn what_no_header_field_can_carry_is_malformed() {
         assert_eq!(step == Step::Handled, refused, "{target}");
         if refused {
             assert_eq!(world.client.end().unwrap().cause, Cause::TokenMalformed, "{target}");
-            assert!(world.output.inquiry.is_none());
+            assert!(world.output.http_request.is_none());
         } else {
-            let inquiry = world.output.inquiry.take().expect("a question");
-            let fields: Vec<&str> = inquiry.fields.iter().map(|(name, _)| name.as_str()).collect();
+            let http_request = world.output.http_request.take().expect("a question");
+            let fields: Vec<&str> =
+                http_request.fields.iter().map(|(name, _)| name.as_str()).collect();
             assert_eq!(fields[0], "authorization");
             assert!(!fields.contains(&"origin") && !fields.contains(&"cookie"));
         }
@@ -205,9 +201,9 @@ fn what_no_header_field_can_carry_is_malformed() {
 fn a_first_message_is_asked_about_once_it_is_whole() {
     let mut world = World::new();
     assert_eq!(world.ask("/ask", ""), Step::Handled);
-    assert!(!world.client.awaits_verdict());
+    assert!(!world.client.awaits_decision());
     let mut frame = message("sesame");
-    let step = world.call(|client, cx, out| client.receive(&mut frame, 0, cx, out).1).0;
+    let step = world.call(|client, ctx, out| client.receive(&mut frame, 0, ctx, out).1).0;
     assert_eq!(step, Step::Ask(Question::Backend(0)));
     let auth = AuthFrame::decode(&world.output.open[HEADER_BYTES..]).expect("a good AUTH");
     let credential = auth.credentials().next().expect("one");
@@ -222,7 +218,7 @@ fn only_a_verdict_opens() {
     world.pass(30);
     let (step, told) = world.accept("ada", Some(UNIX + 60));
     assert_eq!((step, told.as_str()), (Step::Authenticated { backend: 0 }, ""));
-    assert!(world.client.is_open() && !world.client.awaits_verdict());
+    assert!(world.client.is_open() && !world.client.awaits_decision());
     let open = Open::decode(&world.output.open[HEADER_BYTES..]).expect("a good OPEN");
     assert_eq!((open.subject, open.claims), (Some("ada"), &b"c"[..]));
     let end = world.client.next_deadline(&world.settings);
@@ -265,10 +261,10 @@ fn deadlines_end_the_wait() {
         let mut world = World::new();
         world.ask(path, "Authorization: Bearer t\r\n");
         world.pass(millis - 1);
-        world.call(|client, cx, out| client.handle_deadline(cx, out));
-        assert!(world.client.awaits_verdict(), "{path}: not yet");
+        world.call(|client, ctx, out| client.handle_deadline(ctx, out));
+        assert!(world.client.awaits_decision(), "{path}: not yet");
         world.pass(1);
-        world.call(|client, cx, out| client.handle_deadline(cx, out));
+        world.call(|client, ctx, out| client.handle_deadline(ctx, out));
         assert_eq!(world.client.end().unwrap().cause, cause, "{path}");
         assert_eq!((world.value(metric), world.value(Metric::DeadlineVerdict)), (1, 1));
         assert_eq!(world.accept("ada", None).0, Step::Handled, "too late");
@@ -278,34 +274,34 @@ fn deadlines_end_the_wait() {
     world.settings.deadlines.authenticate = Duration::from_millis(700);
     world.ask("/ask", "Authorization: Bearer t\r\n");
     world.pass(700);
-    world.call(|client, cx, out| client.handle_deadline(cx, out));
+    world.call(|client, ctx, out| client.handle_deadline(ctx, out));
     assert_eq!(world.client.end().unwrap().cause, Cause::AuthenticationTimedOut);
     assert_eq!(world.value(Metric::VerdictsTimedOut), 1);
 }
 
 #[test]
 fn who_leaves_or_is_closed_meanwhile_is_not_opened() {
-    type Event = fn(&mut Client, &Surroundings<'_>, &mut Output);
+    type Event = fn(&mut Client, &Context<'_>, &mut Output);
     let events: [(&str, Event); 5] = [
-        ("gone", |client, cx, _| client.peer_gone(cx)),
-        ("finished", |client, cx, _| client.peer_finished(cx)),
-        ("drained", |client, cx, out| client.close(Cause::GoingAway, cx, out)),
-        ("dropped", |client, cx, _| client.drop_silently(Cause::OverCapacity, cx)),
-        ("unasked", |client, cx, out| client.unasked(Cause::BackendUnavailable, cx, out)),
+        ("gone", |client, ctx, _| client.peer_gone(ctx)),
+        ("finished", |client, ctx, _| client.peer_finished(ctx)),
+        ("drained", |client, ctx, out| client.close(Cause::GoingAway, ctx, out)),
+        ("dropped", |client, ctx, _| client.drop_silently(Cause::OverCapacity, ctx)),
+        ("unasked", |client, ctx, out| client.unasked(Cause::BackendUnavailable, ctx, out)),
     ];
     for (name, event) in events {
         let mut world = World::new();
         world.ask("/ask", "Authorization: Bearer t\r\n");
         world.call(event);
-        assert!(!world.client.awaits_verdict(), "{name}");
+        assert!(!world.client.awaits_decision(), "{name}");
         assert_eq!(world.accept("ada", None).0, Step::Handled, "{name}");
-        world.call(|client, cx, out| {
-            client.reject(Cause::TokenExpired, &Advice::default(), cx, out);
+        world.call(|client, ctx, out| {
+            client.reject(Cause::TokenExpired, &RejectHint::default(), ctx, out);
         });
         assert!(!world.client.is_open() && world.client.end().is_some(), "{name}");
         let counted = world.value(Metric::VerdictsWithdrawn) + world.value(Metric::VerdictsUnasked);
         assert_eq!(counted, 1, "{name}");
-        let ends = matches!(world.client.disposition(), Disposition::CloseNow { .. });
+        let ends = matches!(world.client.socket_action(), SocketAction::CloseNow { .. });
         assert_eq!(ends, matches!(name, "gone" | "finished" | "dropped"), "{name}");
     }
 }
@@ -322,8 +318,8 @@ fn rejections_are_told_with_their_advice() {
     for (cause, retry_after, message, expected) in table {
         let mut world = World::new();
         world.ask("/ask", "Authorization: Bearer t\r\n");
-        let advice = Advice { retry_after, message };
-        let ((), told) = world.call(|client, cx, out| client.reject(cause, &advice, cx, out));
+        let advice = RejectHint { retry_after, message };
+        let ((), told) = world.call(|client, ctx, out| client.reject(cause, &advice, ctx, out));
         assert!(told.contains(expected), "{cause:?}: {told}");
         assert_eq!(world.client.stage(), Stage::Refused);
         assert_eq!(world.value(Metric::VerdictsRefused), 1);
@@ -357,7 +353,7 @@ fn a_reload_meanwhile_keeps_the_question_or_sends_the_client_back() {
 
 #[test]
 fn an_endpoints_voucher_opens_with_what_it_says() {
-    let names = VerdictHeaders {
+    let names = DecisionHeaders {
         subject: "s".into(),
         token_id: "t".into(),
         expires: "e".into(),
@@ -365,12 +361,12 @@ fn an_endpoints_voucher_opens_with_what_it_says() {
         claims: "c".into(),
         reason: "r".into(),
     };
-    let HttpVerdict::Accepted(voucher) = judge(200, &[("s", b"ada"), ("t", b"t1")], &names) else {
+    let HttpDecision::Accepted(voucher) = judge(200, &[("s", b"ada"), ("t", b"t1")], &names) else {
         panic!("accepted")
     };
     let mut world = World::new();
     assert_eq!(world.ask("/web", "X-Key: k\r\n"), Step::Ask(Question::Http));
-    let step = world.call(|client, cx, out| client.accept(&voucher.identity(), cx, out)).0;
+    let step = world.call(|client, ctx, out| client.accept(&voucher.identity(), ctx, out)).0;
     assert_eq!(step, Step::Authenticated { backend: 0 });
     let open = Open::decode(&world.output.open[HEADER_BYTES..]).expect("a good OPEN");
     assert_eq!((open.subject, open.token_id), (Some("ada"), Some("t1")));

@@ -1,4 +1,4 @@
-//! A ring between a sound worker and the fake one that makes the worker look careless: it
+//! A ring between a sound worker and the fake one that makes the worker look faulty_ring: it
 //! forgets, repeats and garbles what the worker asks for, as a wrong change to it would.
 
 use std::collections::BTreeMap;

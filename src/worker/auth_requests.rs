@@ -1,26 +1,26 @@
 //! Questions about clients that somebody else decides: put to a backend's link or to the HTTP
-//! service, kept in number, withdrawn when their client leaves, and their verdicts.
+//! service, kept in number, withdrawn when their client leaves, and their decisions.
 
 use crate::base::byte_queue::CHUNK_BYTES;
 use crate::base::slab::Key;
-use crate::connection::client::{Advice, Step};
-use crate::connection::verdict::{Inquiry, Question};
+use crate::connection::auth_request::{HttpAuthRequest, Question};
+use crate::connection::client::{RejectHint, Step};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
-use crate::protocol::http_verdict::HttpVerdict;
+use crate::protocol::http_decision::HttpDecision;
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::Reject;
 
-use super::{Core, surroundings};
+use super::{Core, context};
 
 /// One part in this many of `limits.stalled_input_max` may be input of clients that await a
-/// verdict: they cannot take the room of those that are authenticated.
+/// decision: they cannot take the room of those that are authenticated.
 const EARLY_PARTS: u64 = 4;
 
-/// Names a question to the HTTP service. The number keeps a late verdict from being taken for
+/// Names a question to the HTTP service. The number keeps a late decision from being taken for
 /// that of a later question about the same connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket {
+pub struct AuthRequestId {
     /// The connection.
     pub owner: Key,
     /// Which of the worker's questions it is.
@@ -28,28 +28,28 @@ pub struct Ticket {
 }
 
 /// A worker's way to the HTTP service. It never blocks.
-pub trait VerdictPort: Send {
+pub trait AuthClient: Send {
     /// Hands a question over; false when there is no room, or no service.
-    fn ask(&mut self, ticket: Ticket, inquiry: Inquiry) -> bool;
+    fn ask(&mut self, ticket: AuthRequestId, http_request: HttpAuthRequest) -> bool;
 
-    /// The verdict on this question is no longer wanted; it may come all the same.
-    fn withdraw(&mut self, ticket: Ticket);
+    /// The decision on this question is no longer wanted; it may come all the same.
+    fn withdraw(&mut self, ticket: AuthRequestId);
 
-    /// The next verdict, if one has come.
-    fn verdict(&mut self) -> Option<(Ticket, HttpVerdict)>;
+    /// The next decision, if one has come.
+    fn decision(&mut self) -> Option<(AuthRequestId, HttpDecision)>;
 }
 
 /// Where there is no HTTP service: nobody decides.
-pub struct NoVerdicts;
+pub struct NoAuthClient;
 
-impl VerdictPort for NoVerdicts {
-    fn ask(&mut self, _: Ticket, _: Inquiry) -> bool {
+impl AuthClient for NoAuthClient {
+    fn ask(&mut self, _: AuthRequestId, _: HttpAuthRequest) -> bool {
         false
     }
 
-    fn withdraw(&mut self, _: Ticket) {}
+    fn withdraw(&mut self, _: AuthRequestId) {}
 
-    fn verdict(&mut self) -> Option<(Ticket, HttpVerdict)> {
+    fn decision(&mut self) -> Option<(AuthRequestId, HttpDecision)> {
         None
     }
 }
@@ -67,7 +67,7 @@ impl Asking {
 
 impl Core {
     /// Puts the question that the client's machine left in the output, or refuses the client.
-    /// Until the verdict nothing of the client's input is looked at.
+    /// Until the decision nothing of the client's input is looked at.
     pub(super) fn ask(&mut self, owner: Key, question: Question) {
         let room = self.questions < self.settings.limits.verdicts_max && self.drain.is_none();
         let asking = match question {
@@ -75,7 +75,7 @@ impl Core {
             Question::Http if room => self.ask_http(owner),
             _ => None,
         };
-        self.output.inquiry = None;
+        self.output.http_request = None;
         let draining = self.drain.is_some();
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         match asking {
@@ -87,7 +87,7 @@ impl Core {
             }
             None => {
                 let cause = if draining { Cause::GoingAway } else { Cause::BackendUnavailable };
-                connection.client.unasked(cause, &surroundings!(self), &mut self.output);
+                connection.client.unasked(cause, &context!(self), &mut self.output);
                 self.send_answers(owner);
             }
         }
@@ -102,11 +102,11 @@ impl Core {
     }
 
     fn ask_http(&mut self, owner: Key) -> Option<Asking> {
-        let inquiry = self.output.inquiry.take()?;
+        let http_request = self.output.http_request.take()?;
         // 0 and the greatest number mean something else.
         self.question_number = self.question_number % (u32::MAX - 1) + 1;
-        let ticket = Ticket { owner, number: self.question_number };
-        self.mailbox.verdicts().ask(ticket, inquiry).then_some(Asking(ticket.number))
+        let ticket = AuthRequestId { owner, number: self.question_number };
+        self.mailbox.decisions().ask(ticket, http_request).then_some(Asking(ticket.number))
     }
 
     /// A connection's question is over, whatever became of it.
@@ -122,40 +122,40 @@ impl Core {
             connection.drop_stash();
         }
         if asking != Asking::BACKEND {
-            self.mailbox.verdicts().withdraw(Ticket { owner, number: asking.0 });
+            self.mailbox.decisions().withdraw(AuthRequestId { owner, number: asking.0 });
         }
         self.questions -= 1;
         self.counters.set(Metric::VerdictsAwaited, u64::from(self.questions));
     }
 
-    /// Acts on the verdicts that the HTTP service has sent.
-    pub(super) fn take_verdicts(&mut self) {
-        while let Some((ticket, verdict)) = self.mailbox.verdicts().verdict() {
+    /// Acts on the decisions that the HTTP service has sent.
+    pub(super) fn take_decisions(&mut self) {
+        while let Some((ticket, decision)) = self.mailbox.decisions().decision() {
             let Some(connection) = self.connections.entry(ticket.owner) else { continue };
             if connection.asking() == Asking(ticket.number) {
-                self.http_verdict(ticket.owner, &verdict);
+                self.http_decision(ticket.owner, &decision);
             }
         }
     }
 
-    fn http_verdict(&mut self, owner: Key, verdict: &HttpVerdict) {
+    fn http_decision(&mut self, owner: Key, decision: &HttpDecision) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let cx = surroundings!(self);
-        match verdict {
-            HttpVerdict::Accepted(voucher) => {
+        let ctx = context!(self);
+        match decision {
+            HttpDecision::Accepted(voucher) => {
                 let identity = voucher.identity();
-                let step = connection.client.accept(&identity, &cx, &mut self.output);
+                let step = connection.client.accept(&identity, &ctx, &mut self.output);
                 self.send_answers(owner);
                 if let Step::Authenticated { backend } = step {
                     self.open_session(owner, backend);
                 }
             }
-            HttpVerdict::Refused(cause) => self.rejected(owner, *cause, &Advice::default()),
-            HttpVerdict::Undecided(_) => {
-                self.rejected(owner, Cause::BackendUnavailable, &Advice::default());
+            HttpDecision::Refused(cause) => self.rejected(owner, *cause, &RejectHint::default()),
+            HttpDecision::Undecided(_) => {
+                self.rejected(owner, Cause::BackendUnavailable, &RejectHint::default());
             }
         }
-        self.verdict_taken(owner);
+        self.decision_taken(owner);
     }
 
     /// A backend says who a client is: the session that was halfway open is open.
@@ -166,24 +166,24 @@ impl Core {
         identity: &VerifiedIdentity<'_>,
     ) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let cx = surroundings!(self);
-        match connection.client.accept(identity, &cx, &mut self.output) {
+        let ctx = context!(self);
+        match connection.client.accept(identity, &ctx, &mut self.output) {
             Step::Authenticated { backend: now } if now == backend => {
                 if let Some((link, _)) = connection.session {
                     let message_max = self.links.entry(link).link.message_max();
                     connection.client.session_opened(message_max);
                     self.counters.increment(Metric::SessionsOpened);
-                    self.output.answers.append(&mut self.output.welcome);
+                    self.output.answers.append(&mut self.output.connect_ack);
                 }
             }
-            // A reload gave the route to another backend, which this verdict does not bind.
+            // A reload gave the route to another backend, which this decision does not bind.
             Step::Authenticated { .. } => {
-                connection.client.refuse(Cause::GoingAway, &cx, &mut self.output);
+                connection.client.refuse(Cause::GoingAway, &ctx, &mut self.output);
             }
             _ => {}
         }
         self.send_answers(owner);
-        self.verdict_taken(owner);
+        self.decision_taken(owner);
     }
 
     /// A backend turns a client away.
@@ -193,25 +193,25 @@ impl Core {
         }
         let wait = u64::from(reject.retry_after_ms);
         let retry_after = (wait > 0).then(|| std::time::Duration::from_millis(wait));
-        let advice = Advice { retry_after, message: reject.message };
+        let advice = RejectHint { retry_after, message: reject.message };
         self.rejected(owner, reject.cause, &advice);
-        self.verdict_taken(owner);
+        self.decision_taken(owner);
     }
 
-    fn rejected(&mut self, owner: Key, cause: Cause, advice: &Advice<'_>) {
+    fn rejected(&mut self, owner: Key, cause: Cause, advice: &RejectHint<'_>) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        connection.client.reject(cause, advice, &surroundings!(self), &mut self.output);
+        connection.client.reject(cause, advice, &context!(self), &mut self.output);
         self.send_answers(owner);
     }
 
     /// What the client sent meanwhile is looked at now: messages of a session, or, after a
     /// refusal, perhaps the client's close.
-    fn verdict_taken(&mut self, owner: Key) {
+    fn decision_taken(&mut self, owner: Key) {
         self.stop_asking(owner);
         self.resume(owner);
     }
 
-    /// Accounts for `bytes` more of a client that awaits a verdict: it may leave as much as one
+    /// Accounts for `bytes` more of a client that awaits a decision: it may leave as much as one
     /// first message has, and all such clients together a part of all that may wait.
     ///
     /// # Errors

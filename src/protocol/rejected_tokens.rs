@@ -1,7 +1,7 @@
 //! The negative cache: tokens that were refused for good, so that a client which replays a dead
 //! one costs a hash instead of a MAC.
 //!
-//! It holds only verdicts that no time can mend: expired beyond the leeway, a bad signature,
+//! It holds only decisions that no time can remedy: expired beyond the leeway, a bad signature,
 //! malformed. Entries are keyed hashes of the token and of the fingerprint of the `[[auth]]` that
 //! judged it: nobody outside can aim at a set or find two tokens of one hash, and a change of
 //! keys or options makes every older entry unreachable.
@@ -24,17 +24,17 @@ const WAYS: usize = 8;
 /// Where new entries of a set go; those before it were met more than once.
 const NEW: usize = WAYS - 2;
 
-/// Low bits of an entry that say which verdict it holds.
+/// Low bits of an entry that say which decision it holds.
 const CODE_BITS: u64 = 0b11;
 
 /// How far the wall clock may step back before what expired has to be judged anew.
 const STEP_BACK: Duration = Duration::from_secs(1);
 
-/// The verdicts that are remembered; an entry's code is the index plus one, and 0 is no entry.
+/// The decisions that are remembered; an entry's code is the index plus one, and 0 is no entry.
 const LASTING: [Cause; 3] = [Cause::TokenExpired, Cause::BadSignature, Cause::TokenMalformed];
 
 /// The cache of one worker. Its memory is fixed when it is made.
-pub struct DeadTokens {
+pub struct RejectedTokenCache {
     /// A power of two of them, or none.
     sets: Box<[Set]>,
     key: [u8; 16],
@@ -50,15 +50,15 @@ struct Set([u64; WAYS]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeadKey(u64);
 
-impl DeadTokens {
-    /// Room for at least `entries_max` verdicts; 0 switches it off. `key` is random and secret.
+impl RejectedTokenCache {
+    /// Room for at least `entries_max` decisions; 0 switches it off. `key` is random and secret.
     pub fn new(entries_max: u32, key: [u8; 16]) -> Self {
         let sets = match entries_max as usize {
             0 => 0,
             entries => entries.div_ceil(WAYS).next_power_of_two(),
         };
         let sets = vec![Set([0; WAYS]); sets].into_boxed_slice();
-        DeadTokens { sets, key, latest: UnixTime::default() }
+        RejectedTokenCache { sets, key, latest: UnixTime::default() }
     }
 
     /// Under what a token is kept; `None` when the cache is off.
@@ -72,7 +72,7 @@ impl DeadTokens {
         Some(DeadKey(hasher.finish() & !CODE_BITS))
     }
 
-    /// The verdict on a token that was refused before.
+    /// The decision on a token that was refused before.
     pub fn find(&mut self, key: DeadKey, now: UnixTime) -> Option<Cause> {
         if now.later(STEP_BACK) < self.latest {
             // The clock was wrong, and so may be whatever it called expired.
@@ -87,7 +87,7 @@ impl DeadTokens {
         LASTING.get(code - 1).copied()
     }
 
-    /// Remembers a verdict, if it is one that lasts.
+    /// Remembers a decision, if it is one that lasts.
     pub fn insert(&mut self, key: DeadKey, cause: Cause) {
         if let Some(index) = LASTING.iter().position(|lasting| *lasting == cause) {
             let set = self.set(key);
@@ -96,7 +96,7 @@ impl DeadTokens {
         }
     }
 
-    /// How many verdicts there is room for.
+    /// How many decisions there is room for.
     pub fn capacity(&self) -> usize {
         self.sets.len() * WAYS
     }
@@ -115,7 +115,7 @@ mod tests {
     const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
     const BLOCK: [u8; 16] = [1; 16];
 
-    fn key(cache: &DeadTokens, token: &str) -> DeadKey {
+    fn key(cache: &RejectedTokenCache, token: &str) -> DeadKey {
         cache.key(&BLOCK, token.as_bytes()).expect("it is on")
     }
 
@@ -123,7 +123,7 @@ mod tests {
     fn only_lasting_verdicts_are_kept() {
         let lasting = [Cause::TokenExpired, Cause::BadSignature, Cause::TokenMalformed];
         for cause in Cause::ALL {
-            let mut cache = DeadTokens::new(64, [7; 16]);
+            let mut cache = RejectedTokenCache::new(64, [7; 16]);
             let key = key(&cache, "token");
             assert_eq!(cache.find(key, NOW), None);
             cache.insert(key, *cause);
@@ -135,27 +135,27 @@ mod tests {
 
     #[test]
     fn entries_belong_to_a_block_and_a_key() {
-        let mut cache = DeadTokens::new(64, [7; 16]);
+        let mut cache = RejectedTokenCache::new(64, [7; 16]);
         let ours = key(&cache, "token");
         cache.insert(ours, Cause::BadSignature);
         let other_block = cache.key(&[2; 16], b"token").unwrap();
         assert_eq!(cache.find(other_block, NOW), None);
-        assert_ne!(DeadTokens::new(64, [8; 16]).key(&BLOCK, b"token"), Some(ours));
-        assert_eq!(DeadTokens::new(0, [7; 16]).key(&BLOCK, b"token"), None);
+        assert_ne!(RejectedTokenCache::new(64, [8; 16]).key(&BLOCK, b"token"), Some(ours));
+        assert_eq!(RejectedTokenCache::new(0, [7; 16]).key(&BLOCK, b"token"), None);
     }
 
     #[test]
     fn room() {
         for (asked, room) in [(0, 0), (1, 8), (8, 8), (9, 16), (65_536, 65_536), (65_537, 131_072)]
         {
-            assert_eq!(DeadTokens::new(asked, [0; 16]).capacity(), room, "{asked}");
+            assert_eq!(RejectedTokenCache::new(asked, [0; 16]).capacity(), room, "{asked}");
         }
     }
 
     /// A flood of tokens that are all different.
     #[test]
     fn what_was_met_twice_outlives_a_flood() {
-        let mut cache = DeadTokens::new(1024, [7; 16]);
+        let mut cache = RejectedTokenCache::new(1024, [7; 16]);
         let replayed: Vec<_> = (0..100).map(|n| key(&cache, &format!("replayed {n}"))).collect();
         for key in &replayed {
             cache.insert(*key, Cause::TokenExpired);
@@ -174,7 +174,7 @@ mod tests {
     /// Against a slow, obvious model of one set.
     #[test]
     fn a_set_is_a_list_in_order_of_use() {
-        let mut cache = DeadTokens::new(8, [7; 16]);
+        let mut cache = RejectedTokenCache::new(8, [7; 16]);
         let keys: Vec<_> = (0..20).map(|n| key(&cache, &n.to_string())).collect();
         let mut model: Vec<Option<DeadKey>> = vec![None; WAYS];
         let mut state = 1_u64;
@@ -200,7 +200,7 @@ mod tests {
     /// "Expired" is true only while time goes forward.
     #[test]
     fn a_clock_that_steps_back_empties_it() {
-        let mut cache = DeadTokens::new(64, [7; 16]);
+        let mut cache = RejectedTokenCache::new(64, [7; 16]);
         let (old, forged) = (key(&cache, "old"), key(&cache, "forged"));
         let back = |seconds: u64| UnixTime::from_seconds(NOW.as_seconds() - seconds);
         assert_eq!(cache.find(old, NOW), None);

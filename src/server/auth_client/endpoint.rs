@@ -16,13 +16,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::VerdictNumbers;
+use super::AuthNumbers;
 use crate::base::circuit::{Circuit, CircuitState, Permit};
 use crate::base::random::Random;
 use crate::base::time::Instant;
-use crate::connection::verdict::Inquiry;
-use crate::protocol::http_verdict::{HttpVerdict, Undecided, judge};
-use crate::settings::HttpVerdicts;
+use crate::connection::auth_request::HttpAuthRequest;
+use crate::protocol::http_decision::{HttpDecision, Undecided, judge};
+use crate::settings::HttpAuth;
 
 /// For how long an idle connection is kept.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -33,7 +33,7 @@ type HttpClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
 /// One endpoint, as one load of the settings describes it.
 pub(super) struct Endpoint {
-    settings: Arc<HttpVerdicts>,
+    settings: Arc<HttpAuth>,
     client: Result<HttpClient, String>,
     circuit: RefCell<Circuit>,
     /// What `numbers` was last told of the circuit.
@@ -41,16 +41,12 @@ pub(super) struct Endpoint {
     slots: Semaphore,
     waiting: Cell<u32>,
     random: RefCell<Random>,
-    numbers: Arc<VerdictNumbers>,
+    numbers: Arc<AuthNumbers>,
     started: std::time::Instant,
 }
 
 impl Endpoint {
-    pub(super) fn new(
-        settings: Arc<HttpVerdicts>,
-        numbers: Arc<VerdictNumbers>,
-        seed: u64,
-    ) -> Self {
+    pub(super) fn new(settings: Arc<HttpAuth>, numbers: Arc<AuthNumbers>, seed: u64) -> Self {
         numbers.circuits[CircuitState::Closed as usize].fetch_add(1, Relaxed);
         Endpoint {
             client: client(&settings),
@@ -65,7 +61,7 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn settings(&self) -> &Arc<HttpVerdicts> {
+    pub(super) fn settings(&self) -> &Arc<HttpAuth> {
         &self.settings
     }
 
@@ -81,13 +77,13 @@ impl Endpoint {
 
     /// Asks, within the question's time. Dropped, it gives the request up: its connection
     /// closes.
-    pub(super) async fn decide(&self, inquiry: &Inquiry) -> HttpVerdict {
-        let deadline = tokio::time::Instant::now() + inquiry.timeout;
+    pub(super) async fn decide(&self, http_request: &HttpAuthRequest) -> HttpDecision {
+        let deadline = tokio::time::Instant::now() + http_request.timeout;
         let decided = async {
             let _slot = self.slot(deadline).await?;
-            self.ask(inquiry, deadline).await
+            self.ask(http_request, deadline).await
         };
-        decided.await.unwrap_or_else(HttpVerdict::Undecided)
+        decided.await.unwrap_or_else(HttpDecision::Undecided)
     }
 
     /// Room among the requests in flight, or in the queue before them.
@@ -107,31 +103,31 @@ impl Endpoint {
 
     async fn ask(
         &self,
-        inquiry: &Inquiry,
+        http_request: &HttpAuthRequest,
         deadline: tokio::time::Instant,
-    ) -> Result<HttpVerdict, Undecided> {
+    ) -> Result<HttpDecision, Undecided> {
         let client = self.client.as_ref().map_err(|_| Undecided::Unreachable)?;
-        let request = self.request(inquiry)?;
+        let request = self.request(http_request)?;
         let mut attempt = Attempt::begin(self).ok_or(Undecided::CircuitOpen)?;
         let exchange = async {
             let response = client.request(request).await.map_err(|_| Undecided::Unreachable)?;
-            self.verdict(response).await
+            self.decision(response).await
         };
-        let verdict = match tokio::time::timeout_at(deadline, exchange).await {
-            Ok(Ok(verdict)) => verdict,
-            Ok(Err(why)) => HttpVerdict::Undecided(why),
-            Err(_) => HttpVerdict::Undecided(Undecided::TimedOut),
+        let decision = match tokio::time::timeout_at(deadline, exchange).await {
+            Ok(Ok(decision)) => decision,
+            Ok(Err(why)) => HttpDecision::Undecided(why),
+            Err(_) => HttpDecision::Undecided(Undecided::TimedOut),
         };
-        attempt.end(&verdict);
-        Ok(verdict)
+        attempt.end(&decision);
+        Ok(decision)
     }
 
-    fn request(&self, inquiry: &Inquiry) -> Result<Request<Empty<Bytes>>, Undecided> {
+    fn request(&self, http_request: &HttpAuthRequest) -> Result<Request<Empty<Bytes>>, Undecided> {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = self.settings.endpoint.clone();
         let headers = request.headers_mut();
         headers.insert(USER_AGENT, HeaderValue::from_static("portcullis"));
-        for (name, value) in &inquiry.fields {
+        for (name, value) in &http_request.fields {
             let name = HeaderName::from_bytes(name.as_bytes());
             let value = HeaderValue::from_bytes(value);
             let (Ok(name), Ok(mut value)) = (name, value) else {
@@ -144,10 +140,10 @@ impl Endpoint {
     }
 
     /// Judges a whole response: one that breaks off within its body decides nothing.
-    async fn verdict(
+    async fn decision(
         &self,
         response: Response<hyper::body::Incoming>,
-    ) -> Result<HttpVerdict, Undecided> {
+    ) -> Result<HttpDecision, Undecided> {
         let (head, body) = response.into_parts();
         let mut body = Limited::new(body, self.settings.response_max as usize);
         while let Some(frame) = body.frame().await {
@@ -222,15 +218,15 @@ impl<'e> Attempt<'e> {
         Some(Attempt { endpoint, permit: Some(permit) })
     }
 
-    fn end(&mut self, verdict: &HttpVerdict) {
+    fn end(&mut self, decision: &HttpDecision) {
         let Some(permit) = self.permit.take() else { return };
         let mut circuit = self.endpoint.circuit.borrow_mut();
-        let why = match verdict {
-            HttpVerdict::Accepted(_) | HttpVerdict::Refused(_) => {
+        let why = match decision {
+            HttpDecision::Accepted(_) | HttpDecision::Refused(_) => {
                 circuit.succeeded(permit);
                 None
             }
-            HttpVerdict::Undecided(why) => {
+            HttpDecision::Undecided(why) => {
                 let jitter = self.endpoint.random.borrow_mut().number() as u32;
                 circuit.failed(permit, self.endpoint.now(), jitter);
                 Some(*why)
@@ -253,7 +249,7 @@ impl Drop for Attempt<'_> {
 
 /// A client that follows no redirect, asks no proxy and keeps as many idle connections as may
 /// be in flight.
-fn client(settings: &HttpVerdicts) -> Result<HttpClient, String> {
+fn client(settings: &HttpAuth) -> Result<HttpClient, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -10,7 +10,7 @@ const SECONDS_DIGITS_MAX: usize = 12;
 
 /// Names of the response fields that are looked at, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerdictHeaders {
+pub struct DecisionHeaders {
     /// Whom the endpoint recognised; a 2xx without it accepts nobody.
     pub subject: String,
     /// The token's own id.
@@ -26,16 +26,16 @@ pub struct VerdictHeaders {
 }
 
 /// What an endpoint decided. It has no `Debug`: an identity is private.
-pub enum HttpVerdict {
+pub enum HttpDecision {
     /// It knows the client.
-    Accepted(Box<Voucher>),
+    Accepted(Box<OwnedIdentity>),
     /// It turns the client away.
     Refused(Cause),
     /// It decided nothing that can be relied on.
     Undecided(Undecided),
 }
 
-/// Why an endpoint's answer is no verdict.
+/// Why an endpoint's answer is no decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Undecided {
     /// A status that is neither yes nor no.
@@ -66,7 +66,7 @@ pub enum Undecided {
 
 /// An identity that an endpoint vouched for, on its way between threads. Only [`judge`] makes
 /// one, and it has no `Debug`.
-pub struct Voucher {
+pub struct OwnedIdentity {
     subject: String,
     token_id: Option<String>,
     issued_at: Option<UnixTime>,
@@ -74,7 +74,7 @@ pub struct Voucher {
     claims: Vec<u8>,
 }
 
-impl Voucher {
+impl OwnedIdentity {
     /// The proof that the client may pass.
     pub fn identity(&self) -> VerifiedIdentity<'_> {
         VerifiedIdentity::verified(
@@ -88,16 +88,16 @@ impl Voucher {
 }
 
 /// Judges a response by its status and fields (names in lower case, values as they came).
-pub fn judge(status: u16, fields: &[(&str, &[u8])], names: &VerdictHeaders) -> HttpVerdict {
-    let verdict = match status {
-        200..=299 => accept(fields, names).map(|voucher| HttpVerdict::Accepted(Box::new(voucher))),
-        401 | 403 => refuse(status, fields, names).map(HttpVerdict::Refused),
+pub fn judge(status: u16, fields: &[(&str, &[u8])], names: &DecisionHeaders) -> HttpDecision {
+    let decision = match status {
+        200..=299 => accept(fields, names).map(|voucher| HttpDecision::Accepted(Box::new(voucher))),
+        401 | 403 => refuse(status, fields, names).map(HttpDecision::Refused),
         status => Err(Undecided::Status(status)),
     };
-    verdict.unwrap_or_else(HttpVerdict::Undecided)
+    decision.unwrap_or_else(HttpDecision::Undecided)
 }
 
-fn accept(fields: &[(&str, &[u8])], names: &VerdictHeaders) -> Result<Voucher, Undecided> {
+fn accept(fields: &[(&str, &[u8])], names: &DecisionHeaders) -> Result<OwnedIdentity, Undecided> {
     let text = |name: &str, what, max| text(fields, name, what, max);
     let subject = text(&names.subject, "subject", IDENTITY_TEXT_MAX)?;
     let token_id = text(&names.token_id, "token id", IDENTITY_TEXT_MAX)?;
@@ -111,7 +111,7 @@ fn accept(fields: &[(&str, &[u8])], names: &VerdictHeaders) -> Result<Voucher, U
     if expires.is_some_and(|end| issued_at.is_some_and(|start| start >= end)) {
         return Err(Undecided::Contradictory("expiry"));
     }
-    Ok(Voucher {
+    Ok(OwnedIdentity {
         subject: subject.ok_or(Undecided::Malformed("subject"))?.to_owned(),
         token_id: token_id.map(str::to_owned),
         issued_at,
@@ -124,7 +124,7 @@ fn accept(fields: &[(&str, &[u8])], names: &VerdictHeaders) -> Result<Voucher, U
 fn refuse(
     status: u16,
     fields: &[(&str, &[u8])],
-    names: &VerdictHeaders,
+    names: &DecisionHeaders,
 ) -> Result<Cause, Undecided> {
     use Cause::*;
     if text(fields, &names.subject, "subject", usize::MAX)?.is_some() {
@@ -183,8 +183,8 @@ fn seconds(value: Option<&str>, what: &'static str) -> Result<Option<UnixTime>, 
 mod tests {
     use super::*;
 
-    fn names() -> VerdictHeaders {
-        VerdictHeaders {
+    fn names() -> DecisionHeaders {
+        DecisionHeaders {
             subject: "x-auth-subject".into(),
             token_id: "x-auth-token-id".into(),
             expires: "x-auth-expires".into(),
@@ -194,10 +194,10 @@ mod tests {
         }
     }
 
-    /// The verdict in words: `+` and what an accepted identity holds, `-` and a cause, `?`.
-    fn verdict(status: u16, fields: &[(&str, &[u8])]) -> String {
+    /// The decision in words: `+` and what an accepted identity holds, `-` and a cause, `?`.
+    fn decision(status: u16, fields: &[(&str, &[u8])]) -> String {
         match judge(status, fields, &names()) {
-            HttpVerdict::Accepted(voucher) => {
+            HttpDecision::Accepted(voucher) => {
                 let identity = voucher.identity();
                 let time = |at: Option<UnixTime>| at.map_or(0, UnixTime::as_seconds);
                 format!(
@@ -209,8 +209,8 @@ mod tests {
                     identity.claims().escape_ascii()
                 )
             }
-            HttpVerdict::Refused(cause) => format!("-{}", cause.label()),
-            HttpVerdict::Undecided(why) => format!("?{why:?}"),
+            HttpDecision::Refused(cause) => format!("-{}", cause.label()),
+            HttpDecision::Undecided(why) => format!("?{why:?}"),
         }
     }
 
@@ -289,7 +289,7 @@ mod tests {
             (599, &[ADA], "?Status(599)"),
         ];
         for (status, fields, expected) in table {
-            assert_eq!(verdict(*status, fields), *expected, "{status} {fields:?}");
+            assert_eq!(decision(*status, fields), *expected, "{status} {fields:?}");
         }
     }
 
@@ -297,7 +297,7 @@ mod tests {
     fn no_status_but_2xx_ever_accepts() {
         let fields: &[(&str, &[u8])] = &[("x-auth-subject", b"ada")];
         for status in 0..=999 {
-            let accepted = verdict(status, fields).starts_with('+');
+            let accepted = decision(status, fields).starts_with('+');
             assert_eq!(accepted, (200..300).contains(&status), "{status}");
         }
     }

@@ -272,7 +272,7 @@ pub struct Reject<'a> {
 }
 
 impl<'a> Reject<'a> {
-    /// What a verdict may give as its cause. The rest is the gateway's own to find.
+    /// What a decision may give as its cause. The rest is the gateway's own to find.
     pub const CAUSES: &'static [Cause] = &[
         Cause::TokenMissing,
         Cause::TokenMalformed,
@@ -312,7 +312,7 @@ impl<'a> Reject<'a> {
     /// Reads the payload of a REJECT.
     ///
     /// # Errors
-    /// [`LinkError::BadField`]; also for a cause that a verdict may not give.
+    /// [`LinkError::BadField`]; also for a cause that a decision may not give.
     pub fn decode(payload: &'a [u8]) -> Result<Self, LinkError> {
         let mut fields = Fields { kind: Kind::Reject, rest: payload };
         let label_bytes = usize::from(fields.u8("cause")?);

@@ -1,8 +1,8 @@
 //! What is given up as memory runs short, step by step.
 
-/// How short memory is. Each rung adds to the one below.
+/// How short memory is. Each pressure adds to the one below.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rung {
+pub enum MemoryPressure {
     /// Not at all.
     #[default]
     Clear,
@@ -14,32 +14,35 @@ pub enum Rung {
     CloseSlowReaders,
 }
 
-/// By how much memory use must fall below a rung's threshold before the rung is left, in
+/// By how much memory use must fall below a pressure's threshold before the pressure is left, in
 /// percent of the budget: what was given up must not be taken back at once.
 const HYSTERESIS: u64 = 5;
 
-impl Rung {
-    const ABOVE: [Rung; 3] =
-        [Rung::StopAccepting, Rung::ShedUnauthenticated, Rung::CloseSlowReaders];
+impl MemoryPressure {
+    const ABOVE: [MemoryPressure; 3] = [
+        MemoryPressure::StopAccepting,
+        MemoryPressure::ShedUnauthenticated,
+        MemoryPressure::CloseSlowReaders,
+    ];
 
     /// From which use on, in percent of the budget.
     pub const fn threshold(self) -> u64 {
         match self {
-            Rung::Clear => 0,
-            Rung::StopAccepting => 85,
-            Rung::ShedUnauthenticated => 92,
-            Rung::CloseSlowReaders => 95,
+            MemoryPressure::Clear => 0,
+            MemoryPressure::StopAccepting => 85,
+            MemoryPressure::ShedUnauthenticated => 92,
+            MemoryPressure::CloseSlowReaders => 95,
         }
     }
 
-    /// The rung after memory use was seen to be `used` of `budget` bytes.
-    pub fn next(self, used: u64, budget: u64) -> Rung {
+    /// The pressure after memory use was seen to be `used` of `budget` bytes.
+    pub fn next(self, used: u64, budget: u64) -> MemoryPressure {
         let percent = u128::from(used) * 100 / u128::from(budget.max(1));
-        let holds = |rung: &&Rung| {
-            let slack = if **rung <= self { HYSTERESIS } else { 0 };
-            percent >= u128::from(rung.threshold() - slack)
+        let holds = |pressure: &&MemoryPressure| {
+            let slack = if **pressure <= self { HYSTERESIS } else { 0 };
+            percent >= u128::from(pressure.threshold() - slack)
         };
-        Rung::ABOVE.iter().take_while(holds).last().copied().unwrap_or_default()
+        MemoryPressure::ABOVE.iter().take_while(holds).last().copied().unwrap_or_default()
     }
 }
 
@@ -49,8 +52,8 @@ mod tests {
 
     #[test]
     fn up_at_the_thresholds_down_below_them() {
-        use Rung::*;
-        // use in percent -> rung, one after the other
+        use MemoryPressure::*;
+        // use in percent -> pressure, one after the other
         let steps = [
             (0, Clear),
             (84, Clear),
@@ -69,10 +72,10 @@ mod tests {
             (300, CloseSlowReaders),
             (0, Clear),
         ];
-        let mut rung = Clear;
+        let mut pressure = Clear;
         for (percent, expected) in steps {
-            rung = rung.next(percent << 20, 100 << 20);
-            assert_eq!(rung, expected, "at {percent} %");
+            pressure = pressure.next(percent << 20, 100 << 20);
+            assert_eq!(pressure, expected, "at {percent} %");
         }
         assert_eq!(Clear.next(u64::MAX, u64::MAX / 2), CloseSlowReaders);
         assert_eq!(Clear.next(1, 0), CloseSlowReaders, "no budget at all");

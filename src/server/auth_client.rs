@@ -2,7 +2,7 @@
 //!
 //! It lives on a thread of its own with an ordinary tokio runtime, so that name resolution, TLS
 //! and slow endpoints never hold a worker up. Workers hand questions over without blocking; a
-//! verdict goes back through a channel of the worker's own, and wakes its ring.
+//! decision goes back through a channel of the worker's own, and wakes its ring.
 
 mod endpoint;
 
@@ -16,11 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::base::circuit::CircuitState;
 use crate::base::random::Random;
-use crate::connection::verdict::Inquiry;
+use crate::connection::auth_request::HttpAuthRequest;
 use crate::linux::process;
-use crate::protocol::http_verdict::HttpVerdict;
-use crate::settings::{AuthKind, HttpVerdicts, Settings};
-use crate::worker::verdicts::{Ticket, VerdictPort};
+use crate::protocol::http_decision::HttpDecision;
+use crate::settings::{AuthKind, HttpAuth, Settings};
+use crate::worker::auth_requests::{AuthClient, AuthRequestId};
 use endpoint::Endpoint;
 
 /// Questions on their way to the service, which takes each at once: where they wait for an
@@ -31,12 +31,12 @@ const RESOLVERS_MAX: usize = 4;
 
 /// What the control thread shows of the service. Written by its thread alone.
 #[derive(Default)]
-pub struct VerdictNumbers {
+pub struct AuthNumbers {
     in_flight: AtomicU64,
     circuits: [AtomicU64; 3],
 }
 
-impl VerdictNumbers {
+impl AuthNumbers {
     /// Requests at endpoints.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Relaxed)
@@ -50,8 +50,8 @@ impl VerdictNumbers {
 
 /// A question and the way back.
 struct Posted {
-    ticket: Ticket,
-    inquiry: Inquiry,
+    ticket: AuthRequestId,
+    http_request: HttpAuthRequest,
     reply: Arc<Reply>,
     /// Ends when the worker withdraws the question, or dies.
     withdrawn: oneshot::Receiver<()>,
@@ -59,14 +59,14 @@ struct Posted {
 
 /// The way back to one worker.
 struct Reply {
-    verdicts: blocking::Sender<(Ticket, HttpVerdict)>,
+    decisions: blocking::Sender<(AuthRequestId, HttpDecision)>,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Reply {
-    fn send(&self, ticket: Ticket, verdict: HttpVerdict) {
-        // A worker that is gone needs no verdict.
-        if self.verdicts.send((ticket, verdict)).is_ok() {
+    fn send(&self, ticket: AuthRequestId, decision: HttpDecision) {
+        // A worker that is gone needs no decision.
+        if self.decisions.send((ticket, decision)).is_ok() {
             (self.wake)();
         }
     }
@@ -74,13 +74,13 @@ impl Reply {
 
 /// The service, as the control thread and the workers' launcher hold it.
 #[derive(Clone, Default)]
-pub struct VerdictService {
+pub struct AuthService {
     intake: Arc<OnceLock<mpsc::Sender<Posted>>>,
     starting: Arc<Mutex<()>>,
-    numbers: Arc<VerdictNumbers>,
+    numbers: Arc<AuthNumbers>,
 }
 
-impl VerdictService {
+impl AuthService {
     /// Starts the thread if these settings ask an endpoint and it does not run yet. To be
     /// called from a thread that is not pinned to a core, because the new one inherits that.
     ///
@@ -108,16 +108,16 @@ impl VerdictService {
     }
 
     /// What it does at the moment.
-    pub fn numbers(&self) -> &VerdictNumbers {
+    pub fn numbers(&self) -> &AuthNumbers {
         &self.numbers
     }
 
     /// A worker's way to it; `wake` ends that worker's wait.
-    pub fn port(&self, wake: impl Fn() + Send + Sync + 'static) -> Box<dyn VerdictPort> {
-        let (verdicts, answers) = blocking::channel();
+    pub fn port(&self, wake: impl Fn() + Send + Sync + 'static) -> Box<dyn AuthClient> {
+        let (decisions, answers) = blocking::channel();
         Box::new(Port {
             intake: Arc::clone(&self.intake),
-            reply: Arc::new(Reply { verdicts, wake: Box::new(wake) }),
+            reply: Arc::new(Reply { decisions, wake: Box::new(wake) }),
             answers,
             out: HashMap::new(),
         })
@@ -128,40 +128,40 @@ impl VerdictService {
 struct Port {
     intake: Arc<OnceLock<mpsc::Sender<Posted>>>,
     reply: Arc<Reply>,
-    answers: blocking::Receiver<(Ticket, HttpVerdict)>,
+    answers: blocking::Receiver<(AuthRequestId, HttpDecision)>,
     /// Dropping the sender withdraws the question. Bounded by `limits.verdicts_max`.
-    out: HashMap<Ticket, oneshot::Sender<()>>,
+    out: HashMap<AuthRequestId, oneshot::Sender<()>>,
 }
 
-impl VerdictPort for Port {
-    fn ask(&mut self, ticket: Ticket, inquiry: Inquiry) -> bool {
+impl AuthClient for Port {
+    fn ask(&mut self, ticket: AuthRequestId, http_request: HttpAuthRequest) -> bool {
         let Some(intake) = self.intake.get() else { return false };
         let (out, withdrawn) = oneshot::channel();
         let reply = Arc::clone(&self.reply);
-        if intake.try_send(Posted { ticket, inquiry, reply, withdrawn }).is_err() {
+        if intake.try_send(Posted { ticket, http_request, reply, withdrawn }).is_err() {
             return false;
         }
         self.out.insert(ticket, out);
         true
     }
 
-    fn withdraw(&mut self, ticket: Ticket) {
+    fn withdraw(&mut self, ticket: AuthRequestId) {
         self.out.remove(&ticket);
     }
 
-    fn verdict(&mut self) -> Option<(Ticket, HttpVerdict)> {
+    fn decision(&mut self) -> Option<(AuthRequestId, HttpDecision)> {
         self.answers.try_recv().ok()
     }
 }
 
 async fn serve(
     mut questions: mpsc::Receiver<Posted>,
-    numbers: Arc<VerdictNumbers>,
+    numbers: Arc<AuthNumbers>,
     mut random: Random,
 ) {
     let mut endpoints: Vec<Rc<Endpoint>> = Vec::new();
     while let Some(posted) = questions.recv().await {
-        let settings = Arc::clone(&posted.inquiry.endpoint);
+        let settings = Arc::clone(&posted.http_request.endpoint);
         let known = endpoints.iter().find(|known| Arc::ptr_eq(known.settings(), &settings));
         let endpoint = match known {
             Some(known) => Rc::clone(known),
@@ -177,11 +177,7 @@ async fn serve(
     }
 }
 
-fn new_endpoint(
-    settings: Arc<HttpVerdicts>,
-    numbers: &Arc<VerdictNumbers>,
-    seed: u64,
-) -> Rc<Endpoint> {
+fn new_endpoint(settings: Arc<HttpAuth>, numbers: &Arc<AuthNumbers>, seed: u64) -> Rc<Endpoint> {
     let name = settings.name.clone();
     let endpoint = Endpoint::new(settings, Arc::clone(numbers), seed);
     if let Err(error) = endpoint.usable() {
@@ -192,11 +188,11 @@ fn new_endpoint(
 
 /// Decides on one question, unless it is withdrawn before.
 async fn answer(posted: Posted, endpoint: Rc<Endpoint>) {
-    let Posted { ticket, inquiry, reply, withdrawn } = posted;
-    let verdict = tokio::select! {
+    let Posted { ticket, http_request, reply, withdrawn } = posted;
+    let decision = tokio::select! {
         biased;
         _ = withdrawn => return,
-        verdict = endpoint.decide(&inquiry) => verdict,
+        decision = endpoint.decide(&http_request) => decision,
     };
-    reply.send(ticket, verdict);
+    reply.send(ticket, decision);
 }

@@ -6,19 +6,19 @@ use std::time::Duration;
 use crate::base::time::UnixTime;
 use crate::protocol::carrier::Carrier;
 use crate::protocol::cause::Cause;
-use crate::protocol::dialect::{Dialect, Welcome};
+use crate::protocol::dialect::{ConnectAck, Dialect};
 use crate::protocol::websocket::{self, OpCode};
 use crate::settings::Settings;
 
 use super::client::{Client, write_frame};
-use super::{Output, Surroundings};
+use super::{Context, Output};
 
 /// A mask that leaves bytes as they are.
 const NO_MASK: [u8; 4] = [0; 4];
 
 /// What a first message asked for, beside being let in.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Greeting {
+pub(super) struct FirstMessageInfo {
     /// It was the dialect's handshake, and the dialect has an answer to that.
     wanted: bool,
     /// The number of the command to answer, where the dialect numbers them.
@@ -32,12 +32,12 @@ impl Client {
     ///
     /// # Errors
     /// What the client is refused for.
-    pub(super) fn take_apart(
+    pub(super) fn split_first_message(
         &self,
         message: &mut Vec<u8>,
         settings: &Settings,
         output: &mut Output,
-    ) -> Result<Greeting, Cause> {
+    ) -> Result<FirstMessageInfo, Cause> {
         output.rest.clear();
         let json = |carrier: &Carrier| matches!(carrier, Carrier::FirstMessageJson(_));
         let dialect = self.dialect().unwrap_or(Dialect::Plain);
@@ -46,7 +46,7 @@ impl Client {
         let wanted = matches!(dialect, Dialect::Graphql | Dialect::Centrifuge)
             && auths.any(|auth| auth.carriers.iter().any(json));
         if !wanted {
-            return Ok(Greeting::default());
+            return Ok(FirstMessageInfo::default());
         }
         let first = dialect.first_message(message)?;
         if !first.rest.is_empty() {
@@ -57,32 +57,32 @@ impl Client {
         }
         let (command, length) = (first.command, first.token_in.len());
         message.truncate(length);
-        Ok(Greeting { wanted, command })
+        Ok(FirstMessageInfo { wanted, command })
     }
 
-    /// Leaves in `output.welcome` what the client is told once its session is open.
+    /// Leaves in `output.connect_ack` what the client is told once its session is open.
     pub(super) fn greet(
         &mut self,
-        greeting: Greeting,
+        first_message: FirstMessageInfo,
         expires: Option<UnixTime>,
-        cx: &Surroundings<'_>,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        output.welcome.clear();
-        let Some(dialect) = self.dialect().filter(|_| greeting.wanted) else { return };
-        let now = cx.now.unix.as_millis();
+        output.connect_ack.clear();
+        let Some(dialect) = self.dialect().filter(|_| first_message.wanted) else { return };
+        let now = ctx.now.unix.as_millis();
         let left = |end: UnixTime| Duration::from_millis(end.as_millis().saturating_sub(now));
         let own = u128::from(self.accepted.instant().as_nanos()) << 64;
         let port = u128::from(self.peer().map_or(0, |peer| peer.port()));
-        let welcome = Welcome {
-            command: greeting.command,
-            client: own | u128::from(cx.jitter) << 16 | port,
+        let connect_ack = ConnectAck {
+            command: first_message.command,
+            client: own | u128::from(ctx.jitter) << 16 | port,
             expires_in: expires.map(left),
-            ping_interval: cx.settings.deadlines.ping_interval,
+            ping_interval: ctx.settings.deadlines.ping_interval,
         };
         output.explanation.clear();
-        dialect.write_welcome(&welcome, &mut output.explanation);
-        write_frame(OpCode::Text, &output.explanation, &mut output.welcome);
+        dialect.write_welcome(&connect_ack, &mut output.explanation);
+        write_frame(OpCode::Text, &output.explanation, &mut output.connect_ack);
         if dialect == Dialect::Centrifuge {
             self.pings.promise();
         }
