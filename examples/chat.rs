@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use portcullis::backend::{Backend, Message, SendError, Session, SessionSender};
 
-/// Members of every room, by a number of their own.
+/// The members of every room, each with its own number.
 #[derive(Default)]
 struct Rooms {
     members: HashMap<String, HashMap<u64, SessionSender>>,
@@ -30,7 +30,7 @@ impl Rooms {
 }
 
 async fn attend(mut session: Session, rooms: Arc<Mutex<Rooms>>) {
-    let who = session.identity().subject.clone().unwrap_or_else(|| "somebody".to_owned());
+    let who = session.identity().subject.clone().unwrap_or_else(|| "anonymous".to_owned());
     let room = session.identity().path.split('?').next().unwrap_or_default().to_owned();
     let number = rooms.lock().unwrap().join(&room, session.sender());
     rooms.lock().unwrap().say(&room, format!("* {who} joined"));

@@ -2,8 +2,20 @@
 //! io_uring, `sim/` in memory with faults.
 //!
 //! The ring owns all buffer memory. A receive buffer and a send slot are named by handles that
-//! can be neither copied nor made up: whoever holds the handle may touch the bytes, and a slot
-//! in flight is held by the ring. So the layers above need no `unsafe`.
+//! can be neither copied nor made up: the holder of a handle may touch the bytes, and a slot in
+//! flight is held by the ring. So the layers above need no `unsafe`. Only implementations of the
+//! ring make handles: the constructors are private to the crate, and `tests/architecture.rs`
+//! finds a call outside `linux/` and `sim/`.
+//!
+//! ```compile_fail,E0451
+//! # use portcullis::ring::{BufferGroup, SendSlot};
+//! let forged = SendSlot { group: BufferGroup::Client, id: 0 };
+//! ```
+//!
+//! ```compile_fail,E0624
+//! # use portcullis::ring::{BufferGroup, ReceivedBuffer};
+//! let forged = ReceivedBuffer::of_ring(BufferGroup::Client, 0, 1);
+//! ```
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -99,22 +111,57 @@ pub const LINK_SLOT_BYTES: usize = 256 * 1024;
 #[derive(Debug, PartialEq, Eq, Hash)]
 #[must_use = "a receive buffer must be given back to the ring"]
 pub struct ReceivedBuffer {
+    group: BufferGroup,
+    id: u16,
+    length: u32,
+}
+
+impl ReceivedBuffer {
+    /// For implementations of [`Ring`] alone: buffer `id` of the pool, with `length` bytes that
+    /// the kernel wrote.
+    pub(crate) fn of_ring(group: BufferGroup, id: u16, length: u32) -> Self {
+        ReceivedBuffer { group, id, length }
+    }
+
     /// The pool it belongs to.
-    pub group: BufferGroup,
+    pub fn group(&self) -> BufferGroup {
+        self.group
+    }
+
     /// Its number in the pool.
-    pub id: u16,
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
     /// How many bytes the kernel wrote.
-    pub length: u32,
+    pub fn length(&self) -> u32 {
+        self.length
+    }
 }
 
 /// A piece of send memory. Release it with [`Ring::release`]; dropping it loses the slot.
 #[derive(Debug, PartialEq, Eq, Hash)]
 #[must_use = "a send slot must be released to the ring"]
 pub struct SendSlot {
+    group: BufferGroup,
+    id: u16,
+}
+
+impl SendSlot {
+    /// For implementations of [`Ring`] alone: slot `id` of the pool.
+    pub(crate) fn of_ring(group: BufferGroup, id: u16) -> Self {
+        SendSlot { group, id }
+    }
+
     /// The pool it belongs to.
-    pub group: BufferGroup,
+    pub fn group(&self) -> BufferGroup {
+        self.group
+    }
+
     /// Its number in the pool.
-    pub id: u16,
+    pub fn id(&self) -> u16 {
+        self.id
+    }
 }
 
 /// A request to the kernel.

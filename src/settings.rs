@@ -20,6 +20,7 @@ mod shape;
 mod tls;
 pub mod units;
 
+pub use keys::{Deadlines, Limits};
 pub use reauthenticate::PREFIX_MAX;
 
 use std::net::SocketAddr;
@@ -29,18 +30,72 @@ use std::time::Duration;
 pub use external_auth::HttpAuth;
 
 use crate::base::secret::Secret;
-use crate::base::time::UnixTime;
 use crate::protocol::carrier::Carrier;
-use crate::protocol::cause::Cause;
-use crate::protocol::compact_token::CompactVerifier;
 use crate::protocol::dialect::{Dialect, Overrides};
-use crate::protocol::identity::VerifiedIdentity;
-use crate::protocol::jwt::JwtVerifier;
 use crate::protocol::origin::OriginPolicy;
-use crate::protocol::phoenix_token::PhoenixVerifier;
-use crate::protocol::plug_session::{CSRF_NAME, SessionVerifier};
-use crate::protocol::scratch::TokenScratch;
+use crate::protocol::plug_session::CSRF_NAME;
+use crate::protocol::verifier::{NoAuthentication, Verifier};
 use crate::ring::EndpointAddress;
+
+raw::words! {
+    /// What accepted sockets are.
+    pub enum Descriptors {
+        /// Direct where the kernel can close them with a reset (Linux 6.7), plain otherwise.
+        Auto = "auto",
+        /// Descriptors of the process: RLIMIT_NOFILE bounds all workers together.
+        Plain = "plain",
+        /// Entries of each ring's own table: RLIMIT_NOFILE bounds each worker.
+        Direct = "direct",
+    }
+
+    /// Shape of log lines.
+    pub enum LogFormat {
+        /// Pretty on a terminal, JSON otherwise.
+        Auto = "auto",
+        /// For people.
+        Pretty = "pretty",
+        /// For machines.
+        Json = "json",
+    }
+
+    /// Whether the kernel keeps silent connections to itself at first.
+    pub enum DeferAccept {
+        /// Where the deadlines leave the time.
+        Auto = "auto",
+        /// In any case.
+        On = "on",
+        /// Never.
+        Off = "off",
+    }
+
+    /// How the refusal of a token is delivered.
+    pub enum Refuse {
+        /// 101, an explanation, a close code.
+        Explain = "explain",
+        /// 401 or 403.
+        Http = "http",
+        /// `Explain` to requests with an Origin (browsers), `Http` to the rest.
+        Auto = "auto",
+    }
+
+    /// Which message types a route takes.
+    pub enum MessageTypes {
+        /// Both.
+        Any = "any",
+        /// Text only (binary: 1003).
+        Text = "text",
+        /// Binary only (text: 1003).
+        Binary = "binary",
+    }
+
+    /// How a new session chooses an endpoint.
+    pub enum Balance {
+        /// The ready link with the fewest sessions.
+        LeastSessions = "least-sessions",
+        /// One after the other.
+        RoundRobin = "round-robin",
+    }
+}
 
 /// Everything a worker needs to know, checked.
 pub struct Settings {
@@ -58,6 +113,9 @@ pub struct Settings {
     pub routes: Vec<Route>,
     /// Where authenticated traffic goes.
     pub backends: Vec<Backend>,
+    /// The first 48 bits of the SHA-256 of the text that these are from, to compare machines by:
+    /// a metric is a double, which holds no more.
+    pub hash: u64,
 }
 
 /// Process-wide choices. All cold but the log level.
@@ -70,6 +128,8 @@ pub struct Gateway {
     pub admin: Option<SocketAddr>,
     /// Bearer token that the admin API asks for; required when `admin` is not loopback.
     pub admin_token: Option<Secret>,
+    /// The unix socket of the admin API.
+    pub admin_socket: Option<std::path::PathBuf>,
     /// Shape of log lines.
     pub log_format: LogFormat,
     /// A `tracing` filter, as in `info` or `portcullis=debug`.
@@ -78,135 +138,6 @@ pub struct Gateway {
     pub close_log: Option<std::path::PathBuf>,
     /// Where revocations outlive a restart; `None` is nowhere.
     pub revocations_file: Option<std::path::PathBuf>,
-}
-
-/// What accepted sockets are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Descriptors {
-    /// Direct where the kernel can close them with a reset (Linux 6.7), plain otherwise.
-    Auto,
-    /// Descriptors of the process: RLIMIT_NOFILE bounds all workers together.
-    Plain,
-    /// Entries of each ring's own table: RLIMIT_NOFILE bounds each worker.
-    Direct,
-}
-
-/// Shape of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Pretty on a terminal, JSON otherwise.
-    Auto,
-    /// For people.
-    Pretty,
-    /// For machines.
-    Json,
-}
-
-/// Every limit on what one client, one backend or all of them together may use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections of all workers together.
-    pub connections_max: u32,
-    /// Connections not yet authenticated, of all workers together.
-    pub unauthenticated_max: u32,
-    /// Where early drop begins, in percent of `unauthenticated_max`.
-    pub early_drop_start: u8,
-    /// The chance of a drop there, in percent; it grows to certainty at the cap.
-    pub early_drop_rate: u8,
-    /// Unauthenticated connections of one address that early drop leaves alone.
-    pub prefix_share: u32,
-    /// Failures of one address that are forgotten in a minute.
-    pub prefix_failures_per_minute: u32,
-    /// Failures of one address at once that are no penalty yet.
-    pub prefix_failures_burst: u32,
-    /// Most prefixes whose failures are remembered, of all workers together.
-    pub prefixes_max: u32,
-    /// TLS handshakes that may begin in a second, of all workers together; `None` is a number
-    /// for each worker.
-    pub tls_handshakes_per_second: Option<u32>,
-    /// Connections of one worker; `None` is derived from RLIMIT_NOFILE.
-    pub connections_per_worker: Option<u32>,
-    /// Memory budget in bytes; `None` is derived from the machine.
-    pub memory_max: Option<u64>,
-    /// Largest message in either direction, in bytes.
-    pub message_max: u32,
-    /// Largest message before authentication (first-message tokens), in bytes.
-    pub first_message_max: u32,
-    /// Largest request head, in bytes (431 above it).
-    pub head_max: u32,
-    /// Most header fields in a request (431 above it).
-    pub header_fields_max: u16,
-    /// Longest request line, in bytes (414 above it).
-    pub request_line_max: u32,
-    /// Longest token, in bytes, before it is even decoded.
-    pub token_max: u16,
-    /// Refused tokens that one worker remembers; 0 is none.
-    pub dead_tokens_max: u32,
-    /// Frames that a client may send in a second, on average.
-    pub frames_per_second: u32,
-    /// Frames that a client may send at once.
-    pub frames_burst: u32,
-    /// Control frames that a client may send in a second, on average.
-    pub controls_per_second: u32,
-    /// Control frames that a client may send at once.
-    pub controls_burst: u32,
-    /// Pongs to one client that may be unsent at one time; at least 1.
-    pub pongs_unsent_max: u8,
-    /// Most frames that one message may be cut into.
-    pub fragments_max: u32,
-    /// Bytes in flight to one client that a backend may have without new credit.
-    pub session_window: u32,
-    /// Bytes in flight on one link, in each direction, without new credit.
-    pub link_window: u32,
-    /// Bytes of input that may wait in one worker for backends to give credit.
-    pub stalled_input_max: u64,
-    /// Verdicts of backends and HTTP endpoints that one worker awaits at one time.
-    pub verdicts_max: u32,
-    /// TLS handshake steps that one worker does in a tick.
-    pub handshakes_per_tick: u32,
-    /// Receive buffers of one worker for clients (a power of two, at most 32,768).
-    pub client_buffers: u16,
-    /// Accepts that one worker keeps outstanding on each listener.
-    pub accepts: u16,
-    /// Close lines in the log per second and worker; the rest is counted.
-    pub close_lines_per_second: u32,
-    /// Revocations held at one time.
-    pub revocations_max: u32,
-}
-
-/// Every deadline. A byte never extends one that guards an unauthenticated socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Deadlines {
-    /// From accept to the end of the TLS handshake.
-    pub tls_handshake: Duration,
-    /// From the end of the TLS handshake, or accept, to a whole request head.
-    pub request_head: Duration,
-    /// From the 101 to a decision.
-    pub authenticate: Duration,
-    /// From our close frame to the client's.
-    pub linger: Duration,
-    /// From an open client's broken frame to our close frame, for what its backend still sends.
-    pub failure_grace: Duration,
-    /// Silence after which the gateway pings.
-    pub ping_interval: Duration,
-    /// Silence after which the gateway closes.
-    pub idle: Duration,
-    /// Time without progress of a send.
-    pub write_stall: Duration,
-    /// Age at which a connection is asked to reconnect, with jitter; `None` is never.
-    pub lifetime: Option<Duration>,
-    /// How long after `exp` a connection may live on.
-    pub expiry_grace: Duration,
-    /// Over how long a drain spreads its closes.
-    pub drain: Duration,
-    /// Connection attempt to a backend, to the end of the handshake.
-    pub link_connect: Duration,
-    /// Silence on a link after which it is pinged; at three times this it is dead.
-    pub link_ping: Duration,
-    /// Shortest wait before a backend is tried again.
-    pub link_retry_min: Duration,
-    /// Longest wait before a backend is tried again.
-    pub link_retry_max: Duration,
 }
 
 /// One address that clients connect to.
@@ -221,20 +152,14 @@ pub struct Listener {
     pub proxy_trusted: Vec<Network>,
 }
 
-/// Whether the kernel keeps silent connections to itself at first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeferAccept {
-    /// Where the deadlines leave the time.
-    Auto,
-    /// In any case.
-    On,
-    /// Never.
-    Off,
-}
-
 /// TLS on a listener, ready to use.
 #[derive(Clone)]
-pub struct TlsListener(pub std::sync::Arc<rustls::ServerConfig>);
+pub struct TlsListener {
+    /// What connections are made with.
+    pub config: Arc<rustls::ServerConfig>,
+    /// When the first of the certificates expires, in seconds since 1970.
+    pub not_after_s: u64,
+}
 
 /// An address prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,69 +196,45 @@ pub struct Auth {
     pub kind: AuthKind,
     /// Where tokens are looked for, in this order.
     pub carriers: Vec<Carrier>,
-    /// A digest of all that a decision depends on beside the token and the clock: keys and
-    /// options. Verdicts are remembered under it, so that none outlives a change of them.
-    pub fingerprint: [u8; 16],
 }
 
 impl Auth {
-    /// Names of query parameters that hold secrets, and are shown to nobody.
+    /// Names of query parameters that hold secrets, and never appear in logs or paths.
     pub fn secret_parameters(&self) -> impl Iterator<Item = &str> + Clone {
         let carried = self.carriers.iter().filter_map(|carrier| match carrier {
             Carrier::Query(name) => Some(name.as_str()),
             _ => None,
         });
-        let csrf = matches!(self.kind, AuthKind::PlugSession(_)).then_some(CSRF_NAME);
+        let csrf = self.kind.verifier().is_some_and(Verifier::is_session).then_some(CSRF_NAME);
         carried.chain(csrf)
     }
 }
 
 /// What decides on a token.
-#[allow(clippy::large_enum_variant, reason = "a few per process")]
 pub enum AuthKind {
+    /// The gateway itself, by the token's signature.
+    Token(Arc<Verifier>),
     /// The route's backend, over its link, within this time.
     Backend(Duration),
     /// An HTTP endpoint.
-    Http(std::sync::Arc<HttpAuth>),
-    /// JSON Web Tokens with an HMAC.
-    Jwt(JwtVerifier),
-    /// Tokens of Phoenix.Token.
-    Phoenix(PhoenixVerifier),
-    /// Signed session cookies of Plug.Session.
-    PlugSession(SessionVerifier),
-    /// The gateway's own tokens.
-    Compact(CompactVerifier),
+    Http(Arc<HttpAuth>),
 }
 
 /// Most `[[auth]]` blocks of one route: each may cost a MAC for every token.
 pub const ROUTE_AUTHS_MAX: usize = 8;
 
 impl AuthKind {
-    /// Judges a token. `csrf` is the query parameter that goes with a session.
-    ///
-    /// # Errors
-    /// Why the token is refused.
-    pub fn verify<'s>(
-        &self,
-        token: &[u8],
-        csrf: Option<&[u8]>,
-        now: UnixTime,
-        scratch: &'s mut TokenScratch,
-    ) -> Result<VerifiedIdentity<'s>, Cause> {
+    /// What judges the tokens, where the gateway does.
+    pub fn verifier(&self) -> Option<&Verifier> {
         match self {
-            AuthKind::Jwt(verifier) => verifier.verify(token, now, scratch),
-            AuthKind::Phoenix(verifier) => verifier.verify(token, now, scratch),
-            AuthKind::PlugSession(verifier) => verifier.verify(token, csrf, now, scratch),
-            AuthKind::Compact(verifier) => verifier.verify(token, now, scratch),
-            AuthKind::Backend(_) | AuthKind::Http(_) => {
-                unreachable!("somebody else was to be asked")
-            }
+            AuthKind::Token(verifier) => Some(verifier),
+            AuthKind::Backend(_) | AuthKind::Http(_) => None,
         }
     }
 
-    /// Whether somebody outside the gateway decides, so that it takes time.
+    /// Whether another program decides, so that it takes time.
     pub fn is_external(&self) -> bool {
-        matches!(self, AuthKind::Backend(_) | AuthKind::Http(_))
+        self.verifier().is_none()
     }
 }
 
@@ -346,8 +247,10 @@ pub struct Route {
     /// Whether a request without Origin (not from a browser) may connect.
     pub origin_absent_allowed: bool,
     /// Indices into [`Settings::auths`], in the order in which they are asked, at most
-    /// [`ROUTE_AUTHS_MAX`]; empty is `auth = "none"`, written out.
+    /// [`ROUTE_AUTHS_MAX`].
     pub auths: Vec<u16>,
+    /// The proof that the route says `auth = "none"`, where it does.
+    pub no_authentication: Option<NoAuthentication>,
     /// Index into [`Settings::backends`].
     pub backend: u16,
     /// How refusals and closes are put; `None` is `auto`: by what the client asks for.
@@ -399,28 +302,6 @@ impl PathPattern {
     }
 }
 
-/// How the refusal of a token is delivered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refuse {
-    /// 101, an explanation, a close code.
-    Explain,
-    /// 401 or 403.
-    Http,
-    /// `Explain` to requests with an Origin (browsers), `Http` to the rest.
-    Auto,
-}
-
-/// Which message types a route takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MessageTypes {
-    /// Both.
-    Any,
-    /// Text only (binary: 1003).
-    Text,
-    /// Binary only (text: 1003).
-    Binary,
-}
-
 /// A group of interchangeable servers behind the gateway.
 pub struct Backend {
     /// Its name in the file.
@@ -431,15 +312,6 @@ pub struct Backend {
     pub balance: Balance,
     /// Key of the mutual authentication; `None` when the file has none.
     pub secret: Option<Secret>,
-}
-
-/// How a new session chooses an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balance {
-    /// The ready link with the fewest sessions.
-    LeastSessions,
-    /// One after the other.
-    RoundRobin,
 }
 
 impl Settings {

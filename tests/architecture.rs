@@ -82,6 +82,26 @@ fn unsafe_stands_in_linux_only_and_says_why() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Handles of the ring's memory stand for the right to touch it.
+#[test]
+fn only_rings_make_handles_of_their_memory() {
+    let mut calls = Vec::new();
+    for file in sources(Path::new("src")) {
+        for (number, line) in production_lines(&file) {
+            let code = line.split("//").next().unwrap_or_default();
+            if code.contains("::of_ring(") {
+                calls.push((module_of(&file), format!("{}:{number}", file.display())));
+            }
+        }
+    }
+    let wrong: Vec<_> =
+        calls.iter().filter(|(module, _)| !["linux", "sim"].contains(&&**module)).collect();
+    assert!(wrong.is_empty(), "handles made outside the rings: {wrong:?}");
+    for ring in ["linux", "sim"] {
+        assert!(calls.iter().any(|(module, _)| module == ring), "{ring} makes handles");
+    }
+}
+
 #[test]
 fn the_map_names_every_module() {
     let map = fs::read_to_string("ARCHITECTURE.md").unwrap();

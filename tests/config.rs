@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portcullis::protocol::carrier::Carrier;
-use portcullis::settings::keys::{self, Heat, KEYS, NONE, REQUIRED, SECTIONS, Shape};
+use portcullis::settings::keys::{self, NONE, REQUIRED, Reload, SECTIONS, Shape, schema};
 use portcullis::settings::load::{FileContents, Loaded, Outside, Problem, load};
-use portcullis::settings::reload::cold_changes;
+use portcullis::settings::reload::restart_required;
 use portcullis::settings::units::{format_duration, format_size};
 use portcullis::settings::{
     AuthKind, Descriptors, LogFormat, MessageTypes, PathPattern, Refuse, Settings,
@@ -61,6 +61,8 @@ fn world() -> World {
     let (com, com_key) = certificate(&["example.com", "*.example.com"], 2020, 2100);
     let (org, org_key) = certificate(&["example.org"], 2020, 2100);
     let (old, old_key) = certificate(&["example.com"], 2020, 2021);
+    let (issuer, issued, issued_key) = issued_certificate();
+    let com_again = com.clone();
     let mut world = World { files: HashMap::new(), variables }
         .with("tls/example.com.pem", com)
         .with("tls/example.com.key", com_key)
@@ -68,6 +70,10 @@ fn world() -> World {
         .with("tls/example.org.key", org_key)
         .with("tls/old.pem", old)
         .with("tls/old.key", old_key)
+        .with("tls/issued.pem", issued.clone())
+        .with("tls/issued.key", issued_key)
+        .with("tls/whole.pem", format!("{issued}{issuer}"))
+        .with("tls/gap.pem", format!("{issued}{com_again}"))
         .with("tls/locked.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n")
         .with("tls/empty.pem", "")
         .with("keys/2026-11", format!("{SECRET}\n"))
@@ -88,6 +94,22 @@ fn certificate(names: &[&str], from: i32, to: i32) -> (String, String) {
     let key = rcgen::KeyPair::generate().expect("a key");
     let certificate = parameters.self_signed(&key).expect("a certificate");
     (certificate.pem(), key.serialize_pem())
+}
+
+/// PEM of an authority's certificate, of one that it issued, and of the latter's key.
+fn issued_certificate() -> (String, String, String) {
+    let mut parameters = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, "An authority");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let issuer = parameters.self_signed(&key).expect("a certificate");
+    let signer = rcgen::Issuer::new(parameters, key);
+    let names = vec!["issued.example".to_owned()];
+    let mut parameters = rcgen::CertificateParams::new(names).expect("a proper name");
+    parameters.not_after = rcgen::date_time_ymd(2100, 1, 1);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let issued = parameters.signed_by(&key, &signer).expect("a certificate");
+    (issuer.pem(), issued.pem(), key.serialize_pem())
 }
 
 fn load_text(text: &str) -> Result<Loaded, Vec<Problem>> {
@@ -163,7 +185,7 @@ fn the_full_example_loads_without_a_warning() {
     let loaded = load(&example("portcullis.toml"), Path::new("c/portcullis.toml"), &world());
     let loaded = loaded.unwrap_or_else(|p| panic!("{}", lines(&p).join("\n")));
     assert_eq!(lines(&loaded.warnings), [""; 0]);
-    let Settings { gateway, limits, deadlines, listeners, auths, routes, backends } =
+    let Settings { gateway, limits, deadlines, listeners, auths, routes, backends, .. } =
         loaded.settings;
     assert_eq!((gateway.workers, gateway.log_format), (None, LogFormat::Auto));
     assert_eq!(gateway.descriptors, Descriptors::Auto);
@@ -176,6 +198,7 @@ fn the_full_example_loads_without_a_warning() {
     assert_eq!((auths[0].name.as_str(), auths[0].carriers.len()), ("app", 3));
     assert_eq!(routes[0].path, PathPattern::Exact("/ws".into()));
     assert_eq!((&routes[0].auths[..], routes[0].backend), (&[0][..], 0));
+    assert!(routes[0].no_authentication.is_none());
     assert_eq!(routes[0].subprotocols, ["chat.v2", "chat.v1"]);
     assert_eq!((routes[0].refuse, routes[0].messages), (Refuse::Explain, MessageTypes::Any));
     assert!(!routes[0].origin_absent_allowed && !routes[0].health);
@@ -187,7 +210,7 @@ fn the_full_example_loads_without_a_warning() {
 #[test]
 fn the_full_example_shows_every_key() {
     let text = example("portcullis.toml");
-    for key in KEYS {
+    for key in keys::all() {
         let shown = text.lines().any(|line| {
             let code = line.trim_start().trim_start_matches("# ");
             let starts = |code: &str| {
@@ -196,7 +219,7 @@ fn the_full_example_shows_every_key() {
             };
             starts(code) || code.split(['{', ',']).any(starts)
         });
-        assert!(shown, "config/portcullis.toml does not show {}", key.full_name());
+        assert!(shown, "config/portcullis.toml does not show {}", key.full_name);
     }
 }
 
@@ -286,6 +309,105 @@ fn an_empty_file_says_what_is_missing() {
     assert_eq!(found, expected);
 }
 
+#[test]
+fn yaml_is_one_error() {
+    for text in ["gateway:\n  workers: 2\n  admin: off\n", "# mine\n---\nlimits:\n"] {
+        let found = problems(text);
+        let line = if text.starts_with('#') { 2 } else { 1 };
+        let expected = format!(
+            "c/x.toml:{line}:1: error: this looks like YAML; write TOML: [section] above its \
+             keys, and key = value"
+        );
+        assert_eq!(found, [expected]);
+    }
+    // Broken TOML is not called YAML.
+    for text in ["[gateway\n", "workers = = 2\n", "a:b\n", "x\n"] {
+        assert!(problems(text).iter().all(|problem| !problem.contains("YAML")), "{text}");
+    }
+}
+
+#[test]
+fn mistakes_of_other_programs_configurations_are_answered() {
+    const KEY_SETS: &str = "this version verifies HMAC only (HS256, HS384, HS512) and fetches no \
+                            key sets; for RS256 and the like let an HTTP endpoint decide: kind = \
+                            \"http\"";
+    let jwks = "keys = [{ secret_file = \"keys/link\" }]\njwks_url = \"https://i/jwks.json\"";
+    let found = problems(&base_with("keys", jwks));
+    let expected =
+        format!("c/x.toml:11:1: error: unknown key \"jwks_url\" in [[auth]]; {KEY_SETS}");
+    assert_eq!(found, [expected]);
+    let rsa = "keys = [{ secret_file = \"keys/link\", algorithm = \"RS256\" }]";
+    let found = problems(&base_with("keys", rsa));
+    let expected = "\"algorithm\" in \"keys\" of [[auth]] is \"RS256\"";
+    assert_eq!(found, [format!("c/x.toml:10:50: error: {expected}; {KEY_SETS}")]);
+    check_cases(&[
+        (
+            "carriers",
+            "carriers = \"authorization\"",
+            &[
+                "9:12: error: \"carriers\" in [[auth]] is \"authorization\"; it takes a list: write \
+               [\"authorization\"]",
+            ],
+        ),
+        (
+            "origins",
+            "origins = \"*\"",
+            &["13:11: error: \"origins\" in [[route]] is \"*\"; write origins = \"any\""],
+        ),
+        (
+            "[gateway]",
+            "[gateway.limits]",
+            &["1:10: error: unknown key \"limits\" in [gateway]; it is a section of its own: \
+               write [limits]"],
+        ),
+        (
+            "[gateway]",
+            "[gateway]\nbackend = []",
+            &["2:1: error: unknown key \"backend\" in [gateway]; it is a section of its own: \
+               write [[backend]]"],
+        ),
+    ]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_gets_the_hint_of_its_cause() {
+    struct Refusing(io::ErrorKind);
+    impl Outside for Refusing {
+        fn read(&self, _: &Path) -> io::Result<FileContents> {
+            Err(self.0.into())
+        }
+
+        fn variable(&self, _: &str) -> Option<String> {
+            None
+        }
+
+        fn unix_seconds(&self) -> u64 {
+            NOW_S
+        }
+    }
+    for (kind, hint) in [
+        (io::ErrorKind::NotFound, "file names are relative to the configuration file's folder"),
+        (
+            io::ErrorKind::PermissionDenied,
+            "let the user that runs the gateway read it, and enter its folders",
+        ),
+        (io::ErrorKind::Other, "name a regular file"),
+    ] {
+        let problems = load(BASE, Path::new("c/x.toml"), &Refusing(kind)).err().expect("refused");
+        assert_eq!((problems.len(), problems[0].fix.as_str()), (1, hint));
+    }
+}
+
+/// The hash is of what was parsed, so that no later state of the file is taken for what runs.
+#[test]
+fn settings_carry_the_hash_of_their_text() {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(BASE);
+    let expected = digest[..6].iter().fold(0, |hash, byte| hash << 8 | u64::from(*byte));
+    assert_eq!(settings(BASE).hash, expected);
+    assert_ne!(settings(&format!("{BASE}\n")).hash, expected);
+}
+
 /// A line of [`BASE`], what it is replaced by, and everything that is then said.
 type Case = (&'static str, &'static str, &'static [&'static str]);
 
@@ -364,8 +486,8 @@ fn shapes() {
         (
             "keys",
             "keys = [\"k\"]",
-            &["10:8: error: \"keys\" in [[auth]] must hold tables; write { … } with the keys id, \
-             algorithm, secret_file, secret"],
+            &["10:8: error: \"keys\" in [[auth]] must hold tables; write a list of tables, \
+             [{ … }], each { … } with the keys id, algorithm, secret_file, secret"],
         ),
         (
             "keys",
@@ -379,8 +501,10 @@ fn shapes() {
         (
             "origins",
             "origins = \"all\"",
-            &["13:11: error: \"origins\" in [[route]] is \"all\"; it takes: list of origins, or \
-             \"any\""],
+            &[
+                "13:11: error: \"origins\" in [[route]] is \"all\"; it takes a list: write [\"all\"], \
+             or \"any\"",
+            ],
         ),
         (
             "path",
@@ -945,7 +1069,7 @@ fn kinds_of_tokens_have_their_own_keys() {
         (
             format!("{phoenix}secret_key_base_file = \"env:SHORT\"\n"),
             vec![
-                "11:24: error: this secret has 5 bytes and can be guessed: 32 are the least; \
+                "11:24: error: this secret has 5 bytes and can be guessed: at least 32 are required; \
                   make one with: openssl rand -hex 32"
                     .into(),
             ],
@@ -1026,6 +1150,22 @@ fn kinds_of_tokens_have_their_own_keys() {
             ],
         ),
         (
+            format!("{}{base}", session.replace("\"user_id\"", "[\"a\", -1]")),
+            vec![
+                "11:11: error: \"subject\" in [[auth]] is an array; it takes: name, or a list of \
+                 names and numbers"
+                    .into(),
+                inline("12:19"),
+            ],
+        ),
+        (
+            format!("{}{base}", session.replace("\"user_id\"", "[\"_csrf_token\"]")),
+            vec![
+                "11:11: error: the CSRF token names nobody; name the user's key".into(),
+                inline("12:19"),
+            ],
+        ),
+        (
             format!("{}{base}", session.replace("\"user_id\"", "\"_csrf_token\"")),
             vec![
                 "11:11: error: the CSRF token names nobody; name the user's key".into(),
@@ -1059,8 +1199,8 @@ fn kinds_of_tokens_have_their_own_keys() {
         (
             compact.to_owned(),
             vec![
-                "6:1: error: \"keys\" is missing from [[auth]]; write { … } \
-             with the keys id, algorithm, secret_file, secret"
+                "6:1: error: \"keys\" is missing from [[auth]]; write a list of tables, \
+                 [{ … }], each { … } with the keys id, algorithm, secret_file, secret"
                     .into(),
             ],
         ),
@@ -1087,6 +1227,9 @@ fn fingerprints_follow_keys_and_options() {
         format!("{phoenix}salt = \"a\"\nmax_age = \"1h\"\n"),
         format!("{phoenix}salt = \"a\"\nmax_age = \"off\"\n"),
         format!("{phoenix}salt = \"a\"\nsubject = \"id\"\n"),
+        format!("{phoenix}salt = \"a\"\nsubject = [\"id\", 0]\n"),
+        format!("{phoenix}salt = \"a\"\nsubject = [\"id\", \"0\"]\n"),
+        format!("{phoenix}salt = \"a\"\nsubject = [1]\n"),
         format!("{phoenix}salt = \"a\"\niterations = 2\n"),
         format!("{phoenix}salt = \"a\"\nlength = 33\n"),
         format!("{phoenix}salt = \"a\"\ndigest = \"sha512\"\n"),
@@ -1102,10 +1245,13 @@ fn fingerprints_follow_keys_and_options() {
         format!("{compact}keys = [{{ id = \"1\", secret_file = \"keys/link\" }}]\n"),
         format!("{compact}keys = [{{ id = \"2\", secret_file = \"keys/link\" }}]\n"),
     ];
-    let prints: Vec<_> =
-        bodies.iter().map(|body| settings(&auth_with(body)).auths[0].fingerprint).collect();
+    let fingerprint = |body: &String| {
+        let settings = settings(&auth_with(body));
+        *settings.auths[0].kind.verifier().expect("tokens").fingerprint()
+    };
+    let prints: Vec<_> = bodies.iter().map(|body| fingerprint(body)).collect();
     for (index, print) in prints.iter().enumerate() {
-        assert_eq!(settings(&auth_with(&bodies[index])).auths[0].fingerprint, *print);
+        assert_eq!(fingerprint(&bodies[index]), *print);
         assert!(!prints[..index].contains(print), "{}", bodies[index]);
     }
 }
@@ -1194,6 +1340,18 @@ fn certificates() {
              OLD -out NEW"
         ]
     );
+    assert_eq!(found(&pair("whole", "issued")), [""; 0]);
+    assert_eq!(
+        found(&pair("issued", "issued")),
+        ["c/x.toml:6:23: warning: the file has the server's certificate only, without its \
+          issuer's (CN=An authority); append the intermediate certificates (a CA calls that file \
+          fullchain); clients refuse the chain unless they have this issuer already"]
+    );
+    assert_eq!(
+        found(&pair("gap", "issued")),
+        ["c/x.toml:6:23: warning: certificate 2 of the file is not the issuer of the one before \
+          it; write the server's certificate first, then each one's issuer"]
+    );
     let twice = format!("[{0}, {0}]", pair("example.org", "example.org"));
     assert_eq!(
         found(&twice),
@@ -1257,7 +1415,7 @@ fn the_server_name_selects_the_certificate() {
     let world = world();
     let loaded = load(&example("portcullis.toml"), Path::new("c/portcullis.toml"), &world);
     let settings = loaded.map_err(|p| lines(&p)).expect("the example loads").settings;
-    let config = &settings.listeners[1].tls.as_ref().expect("TLS").0;
+    let config = &settings.listeners[1].tls.as_ref().expect("TLS").config;
     assert_eq!((config.send_tls13_tickets, config.max_early_data_size), (1, 0));
     let mut roots = rustls::RootCertStore::empty();
     for file in ["c/tls/example.com.pem", "c/tls/example.org.pem"] {
@@ -1316,7 +1474,7 @@ fn ends(key: &keys::Key) -> Option<[String; 2]> {
 
 #[test]
 fn both_ends_of_every_range_fit_their_fields() {
-    let ranged: Vec<_> = KEYS.iter().filter_map(|key| Some((key, ends(key)?))).collect();
+    let ranged: Vec<_> = keys::all().filter_map(|key| Some((key, ends(key)?))).collect();
     assert!(ranged.len() > 30);
     for (key, [min, max]) in ranged {
         let line = match key.section {
@@ -1346,23 +1504,23 @@ fn every_default_is_as_the_table_says() {
     let absent = settings(BASE);
     let scalar =
         |key: &&keys::Key| ends(key).is_some() && key.section != "auth" && key.default != NONE;
-    for key in KEYS.iter().filter(scalar) {
+    for key in keys::all().filter(scalar) {
         let quoted = !matches!(key.shape, Shape::Count(..));
         let value = if quoted { format!("{:?}", key.default) } else { key.default.to_owned() };
         let line = format!("[{}]", key.section);
         let written = settings(&base_with(&line, &format!("{line}\n{} = {value}", key.name)));
-        assert_eq!(written.limits, absent.limits, "{}", key.full_name());
-        assert_eq!(written.deadlines, absent.deadlines, "{}", key.full_name());
+        assert_eq!(written.limits, absent.limits, "{}", key.full_name);
+        assert_eq!(written.deadlines, absent.deadlines, "{}", key.full_name);
         assert_eq!(written.gateway.workers, absent.gateway.workers);
     }
 }
 
 #[test]
-fn cold_changes_are_named_and_hot_ones_are_not() {
+fn changes_that_require_a_restart_are_named_and_live_ones_are_not() {
     let old = settings(BASE);
-    let changes = |text: &str| cold_changes(&old, &settings(text));
+    let changes = |text: &str| restart_required(&old, &settings(text));
     assert_eq!(changes(BASE), [""; 0]);
-    let hot = [
+    let live = [
         ("[limits]", "[limits]\nconnections_max = 999_999\nmessage_max = \"2MiB\""),
         ("[limits]", "[limits]\nprofile = \"conformance\""),
         ("[deadlines]", "[deadlines]\nidle = \"90s\""),
@@ -1374,17 +1532,18 @@ fn cold_changes_are_named_and_hot_ones_are_not() {
         ("endpoints", "endpoints = [\"127.0.0.1:7000\"]\nsecret_file = \"keys/link\""),
         ("address", "address = \"127.0.0.1:8080\"\nproxy_protocol = { trusted = [\"::1\"] }"),
     ];
-    for (line, replacement) in hot {
+    for (line, replacement) in live {
         assert_eq!(changes(&base_with(line, replacement)), [""; 0], "{replacement}");
     }
     let tls = "address = \"127.0.0.1:8080\"\n\
                tls = { certificate = \"tls/example.com.pem\", key = \"tls/example.com.key\" }";
     let second = "address = \"127.0.0.1:8080\"\n[[listener]]\naddress = \"127.0.0.1:8081\"";
-    let cold = [
+    let restart_for = [
         ("[gateway]", "[gateway]\nworkers = 2", "gateway.workers"),
         ("[gateway]", "[gateway]\ndescriptors = \"plain\"", "gateway.descriptors"),
         ("[gateway]", "[gateway]\nadmin = \"127.0.0.1:1\"", "gateway.admin"),
         ("[gateway]", "[gateway]\nadmin_token_file = \"keys/admin\"", "gateway.admin_token_file"),
+        ("[gateway]", "[gateway]\nadmin_socket = \"admin.sock\"", "gateway.admin_socket"),
         ("[gateway]", "[gateway]\nlog = { format = \"json\" }", "gateway.log.format"),
         ("[gateway]", "[gateway]\nclose_log = \"closes.json\"", "gateway.close_log"),
         ("[gateway]", "[gateway]\nrevocations_file = \"r\"", "gateway.revocations_file"),
@@ -1399,15 +1558,15 @@ fn cold_changes_are_named_and_hot_ones_are_not() {
         ("address", "address = \"127.0.0.1:8080\"\ndefer_accept = \"on\"", "listener.defer_accept"),
         ("endpoints", "endpoints = [\"127.0.0.1:7001\"]", "backend.endpoints"),
     ];
-    for (line, replacement, key) in cold {
+    for (line, replacement, key) in restart_for {
         assert_eq!(changes(&base_with(line, replacement)), [key], "{replacement}");
     }
     let renamed = BASE.replace("\"main\"", "\"other\"");
     assert_eq!(changes(&renamed), ["backend.name"]);
-    let cold_keys: Vec<_> = KEYS.iter().filter(|key| key.heat == Heat::Cold).collect();
-    for key in cold_keys.iter().filter(|key| key.full_name() != "backend.kind") {
-        let tried = cold.iter().any(|(_, _, name)| *name == key.full_name());
-        assert!(tried || key.full_name() == "backend.name", "{} is untried", key.full_name());
+    let restart = keys::all().filter(|key| matches!(key.reload, Reload::RestartRequired(_)));
+    for key in restart.filter(|key| key.full_name != "backend.kind") {
+        let tried = restart_for.iter().any(|(_, _, name)| *name == key.full_name);
+        assert!(tried || key.full_name == "backend.name", "{} is untried", key.full_name);
     }
 }
 
@@ -1418,7 +1577,7 @@ fn the_documentation_has_every_key_as_the_table_has_it() {
     let is_row = |line: &&str| line.starts_with("| `");
     let documented: Vec<&str> = document.lines().filter(is_row).collect();
     let mut sections: Vec<&str> = Vec::new();
-    for key in KEYS {
+    for key in keys::all() {
         if !sections.contains(&key.section) {
             sections.push(key.section);
         }
@@ -1436,7 +1595,7 @@ fn the_documentation_has_every_key_as_the_table_has_it() {
     for (section, _) in SECTIONS {
         assert!(document.contains(&format!("[{section}]")), "{section} has no heading");
     }
-    assert!(KEYS.iter().any(|key| key.default == REQUIRED));
+    assert!(keys::all().any(|key| key.default == REQUIRED));
 }
 
 /// `BASE` with another block in place of its `[[auth]]`.
@@ -1520,4 +1679,103 @@ fn blocks_that_ask_somebody_else_are_checked() {
     let found = problems(&text.replace("[[route]]", "[[route]]\nrefuse = \"http\""));
     let expected = "warning: refuse = \"http\" cannot hold where somebody else decides";
     assert!(found.iter().any(|line| line.contains(expected)), "{found:?}");
+}
+
+/// Refuses what an editor would underline.
+struct Schema {
+    schemas: boon::Schemas,
+    index: boon::SchemaIndex,
+}
+
+impl Schema {
+    /// The one in the repository.
+    fn committed() -> Schema {
+        let schema = serde_json::from_str(&example("portcullis.schema.json")).expect("JSON");
+        let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
+        compiler.set_default_draft(boon::Draft::V2020_12);
+        compiler.add_resource("portcullis.schema.json", schema).expect("a resource");
+        let index = compiler.compile("portcullis.schema.json", &mut schemas);
+        Schema { index: index.unwrap_or_else(|error| panic!("{error:#}")), schemas }
+    }
+
+    fn check(&self, text: &str) -> Result<(), String> {
+        let value: serde_json::Value = toml::from_str(text).expect("TOML");
+        self.schemas.validate(&value, self.index).map_err(|error| format!("{error:#}"))
+    }
+}
+
+#[test]
+fn the_committed_schema_is_of_this_table_of_keys() {
+    let remedy = "portcullis schema > config/portcullis.schema.json";
+    assert!(example("portcullis.schema.json") == schema::text(), "outdated; {remedy}");
+    for key in keys::all() {
+        let description = serde_json::to_string(key.meaning).expect("a string");
+        let said = schema::text().contains(description.trim_matches('"'));
+        assert!(said, "{} is not described", key.full_name);
+    }
+}
+
+#[test]
+fn the_schema_takes_what_the_loader_takes() {
+    let schema = Schema::committed();
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("```toml\n").expect("the README shows a configuration");
+    let (of_the_readme, _) = rest.split_once("```").expect("the block ends");
+    let good = [
+        example("portcullis.toml"),
+        example("dev.toml"),
+        of_the_readme.to_owned(),
+        BASE.to_owned(),
+        base_with("[gateway]", "[gateway]\nworkers = 4\nlog = { level = \"debug\" }"),
+        base_with("[limits]", "[limits]\nmemory_max = \"auto\"\nconnections_max = 1_000"),
+        base_with("[deadlines]", "[deadlines]\nlifetime = \"off\""),
+        base_with("origins", "origins = \"any\""),
+        base_with("auth", "auth = [\"app\"]"),
+        base_with("path", "path = \"/ws\"\ncloses = { idle = { code = 4000 } }"),
+        asking("kind = \"backend\"\ncarriers = [\"authorization\"]\ntimeout = \"700ms\""),
+        asking("kind = \"phoenix\"\ncarriers = [\"query:token\"]\nsalt = \"s\""),
+    ];
+    for text in good {
+        schema.check(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    }
+}
+
+#[test]
+fn the_schema_refuses_what_the_loader_refuses() {
+    let schema = Schema::committed();
+    let bad = [
+        base_with("[gateway]", "[gateways]"),
+        base_with("[limits]", "[limits]\nconnections = 5"),
+        base_with("[limits]", "[limits]\nconnections_max = 0"),
+        base_with("[limits]", "[limits]\nconnections_max = \"5\""),
+        base_with("[limits]", "[limits]\nconnections_per_worker = \"many\""),
+        base_with("[limits]", "[limits]\nmessage_max = 65536"),
+        base_with("[limits]", "[limits]\nmessage_max = \"64KB\""),
+        base_with("[limits]", "[limits]\nmemory_max = \"off\""),
+        base_with("[deadlines]", "[deadlines]\nidle = \"60 s\""),
+        base_with("[deadlines]", "[deadlines]\nidle = \"off\""),
+        base_with("[deadlines]", "[deadlines]\nidle = 60"),
+        base_with("address", "defer_accept = \"off\""),
+        base_with("address", "address = \"127.0.0.1:1\"\ntls = { certificate = \"c\" }"),
+        base_with("kind", "kind = \"jwtt\""),
+        base_with("kind", "kind = \"phoenix\""),
+        base_with("kind", "kind = \"jwt\"\nsalt = \"s\""),
+        base_with("kind", "kind = \"backend\""),
+        base_with("carriers", "carriers = \"authorization\""),
+        base_with("keys", "issuer = \"i\""),
+        base_with("keys", "keys = [{ secret = 5 }]"),
+        base_with("origins", "origins = \"*\""),
+        base_with("origins", "origin_absent = \"allow\""),
+        base_with("path", "path = \"/ws\"\nhealth = \"true\""),
+        base_with("path", "path = \"/ws\"\ncloses = { idol = { code = 4000 } }"),
+        base_with("path", "path = \"/ws\"\ncloses = { idle = { code = 999 } }"),
+        base_with("path", "path = \"/ws\"\nreauthenticate = { prefix = \"{x\" }"),
+        base_with("endpoints", "kind = \"link\""),
+        base_with("endpoints", "endpoints = [\"127.0.0.1:7000\"]\nbalance = \"random\""),
+        "[gateway]\n".to_owned(),
+    ];
+    for text in bad {
+        assert!(load_text(&text).is_err(), "the loader takes\n{text}");
+        assert!(schema.check(&text).is_err(), "the schema takes\n{text}");
+    }
 }

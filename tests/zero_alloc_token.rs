@@ -110,7 +110,7 @@ fn broken(token: &str) -> Vec<(String, Cause)> {
 #[test]
 fn phoenix_tokens_allocate_nothing() {
     let [new, old, other] = derived();
-    let (max_age, subject) = (MaxAge::Embedded, Some("user_id".to_owned()));
+    let (max_age, subject) = (MaxAge::Embedded, Some("user_id".into()));
     let verifier =
         PhoenixVerifier::new(&[new.clone(), old.clone()], PhoenixOptions { max_age, subject });
     let now = UnixTime::from_seconds(1_700_000_000);
@@ -125,6 +125,16 @@ fn phoenix_tokens_allocate_nothing() {
         (mint(&new, json!({"user_id": 7, "f": 1.5, "l": [1, null, true]})), None),
         (mint(&new, long), None),
         (mint(&new, wide), Some(Cause::TokenForbidden)),
+        (
+            mint(
+                &new,
+                (0..300)
+                    .map(|n| (format!("k{n}"), Value::from(n)))
+                    .chain([("user_id".to_owned(), json!(1))])
+                    .collect(),
+            ),
+            None,
+        ),
         (mint(&other, json!(42)), Some(Cause::BadSignature)),
         (late(1_600_000_000), Some(Cause::TokenExpired)),
         (late(1_800_000_000), Some(Cause::TokenNotYetValid)),
@@ -142,7 +152,7 @@ fn phoenix_tokens_allocate_nothing() {
 #[test]
 fn sessions_allocate_nothing() {
     let [new, old, other] = derived();
-    let (subject, max_age) = ("user_id".to_owned(), Some(Duration::from_secs(60)));
+    let (subject, max_age) = ("user_id".into(), Some(Duration::from_secs(60)));
     let options = SessionOptions { subject, max_age, csrf: true };
     let verifier = SessionVerifier::new(&[new.clone(), old.clone()], options);
     let now = UnixTime::from_seconds(1_700_000_000);

@@ -15,7 +15,7 @@ use super::message::{Identity, MessageRef};
 use super::session::Session;
 use super::state::{Arrival, LinkState, message_ref};
 use super::stream::Stream;
-use super::{Settings, Shared};
+use super::{Handshake, Settings, Shared};
 use crate::protocol::link::handshake::expect;
 use crate::protocol::link::{
     Auth, Challenge, Frame, GoAway, HANDSHAKE_FRAME_MAX, Hello, Kind, LinkError, LinkReader, Open,
@@ -28,6 +28,10 @@ const READ_BYTES: usize = 256 * 1024;
 const WRITE_KEEP: usize = 512 * 1024;
 /// How often a link is looked at for silence.
 const TICK: Duration = Duration::from_secs(5);
+/// How long a session may wait for credit before the log says so.
+const STALL_AFTER: Duration = Duration::from_secs(10);
+/// How often the log says so, for each link.
+const STALL_WARNINGS: Duration = Duration::from_secs(60);
 
 /// One link, as its task, its sessions and their senders see it.
 pub(super) struct Link {
@@ -70,18 +74,22 @@ pub(super) type LinkName = ([u8; 16], u16, u16);
 pub(super) type Registry = HashMap<LinkName, (u64, Arc<Link>)>;
 
 /// Serves one connection from its first byte to its last.
-pub(super) async fn run(stream: Stream, shared: Arc<Shared>, sink: Sink) {
+pub(super) async fn run(stream: Stream, shared: Arc<Shared>, sink: Sink, mut place: Handshake) {
     let peer = stream.peer();
     let mut input = Input::new();
-    let handshake = handshake(&stream, &shared, &mut input);
     let timeout = shared.settings.handshake_timeout;
-    let outcome = match tokio::time::timeout(timeout, handshake).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
+    let outcome = tokio::select! {
+        outcome = handshake(&stream, &shared, &mut input) => outcome,
+        () = tokio::time::sleep(timeout) => {
             refuse(&stream, RefusalCode::TimedOut);
             Err(HandshakeError::TimedOut)
         }
+        () = place.evicted() => {
+            refuse(&stream, RefusalCode::TimedOut);
+            Err(HandshakeError::Evicted)
+        }
     };
+    drop(place);
     let (name, link) = match outcome {
         Ok(agreed) => agreed,
         Err(error) => {
@@ -117,6 +125,8 @@ impl Input {
 enum HandshakeError {
     #[error("the handshake took too long")]
     TimedOut,
+    #[error("a newer connection took its place: more than handshakes_max are in their handshake")]
+    Evicted,
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
@@ -321,6 +331,8 @@ impl Task {
         let mut ticker = tokio::time::interval(TICK);
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut heard = Instant::now();
+        let started = heard;
+        let mut warned: Option<Instant> = None;
         loop {
             self.hand_over_accepted();
             let is_lost = self.write(&mut output)?;
@@ -341,7 +353,10 @@ impl Task {
                     }
                 }
                 () = self.link.wake.notified() => {}
-                _ = ticker.tick() => self.tick(heard)?,
+                _ = ticker.tick() => {
+                    self.tick(heard)?;
+                    self.warn_of_stalls(started, &mut warned);
+                }
             }
         }
     }
@@ -438,6 +453,33 @@ impl Task {
         }
     }
 
+    /// Names the sessions that have stood still for [`STALL_AFTER`], at most once in
+    /// [`STALL_WARNINGS`].
+    fn warn_of_stalls(&mut self, started: Instant, warned: &mut Option<Instant>) {
+        let stalls = self.link.with(|state| state.tick(started.elapsed(), STALL_AFTER));
+        if warned.is_some_and(|at| at.elapsed() < STALL_WARNINGS) {
+            return;
+        }
+        let peer = self.stream.peer();
+        if stalls.evicted > 0 {
+            let sessions = stalls.evicted;
+            let why = "closed: unfinished messages fill assembly_max, and theirs were the largest";
+            tracing::warn!(peer, sessions, "{why}");
+            *warned = Some(Instant::now());
+        }
+        for (stall, why) in [
+            (stalls.by_author, "sessions wait for this program: it takes none of their messages"),
+            (stalls.by_gateway, "sessions wait for credit: their clients do not read"),
+        ] {
+            if let Some((session, still)) = stall.longest {
+                let (sessions, longest_s) = (stall.sessions, still.as_secs());
+                let longest = format_args!("{}/{}", session.slot, session.generation);
+                tracing::warn!(peer, sessions, %longest, longest_s, "{why}");
+                *warned = Some(Instant::now());
+            }
+        }
+    }
+
     fn tick(&mut self, heard: Instant) -> Result<(), TaskError> {
         let silence = heard.elapsed();
         if silence >= self.shared.settings.silence_max {
@@ -501,7 +543,7 @@ fn queue_frame(
         },
         Kind::Open => {
             let open = Open::decode(frame.payload)?;
-            if let Some(handle) = state.open(frame.header.session, open.credit)? {
+            if let Some(handle) = state.open(frame.header.session, open.subject, open.credit)? {
                 let session = Session::new(link.clone(), handle, Identity::from_open(&open));
                 if let Err(unwanted) = accepted.send(session) {
                     // Nobody accepts any more. The lock is held here, so the session's own
@@ -547,7 +589,7 @@ fn handle_frame(
         }
         Kind::Open => {
             let open = Open::decode(frame.payload)?;
-            let opened = link.lock().open(id, open.credit)?;
+            let opened = link.lock().open(id, open.subject, open.credit)?;
             if let Some(handle) = opened {
                 let mut session = SessionHandle::new(link, settings, handle, id);
                 handler.open(&mut session, &Identity::from_open(&open));

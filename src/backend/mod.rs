@@ -41,7 +41,8 @@
 //!
 //! # Memory
 //! One link holds at most `queue_max` + one link window of messages that wait for the author,
-//! `assembly_max` of unfinished messages, `send_queue_max` of bytes on their way to the
+//! `assembly_max` of unfinished messages (when they fill it, the subject that holds most loses
+//! its largest), `send_queue_max` of bytes on their way to the
 //! gateway, and per session one message that waits for credit.
 
 pub mod authenticate;
@@ -54,15 +55,16 @@ mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 pub use crate::base::secret::Secret;
 pub use crate::base::time::UnixTime;
@@ -72,13 +74,10 @@ pub use handler::{Handler, SessionHandle};
 pub use message::{Ended, EndedBy, Identity, Message, MessageRef, Renewal, SendError, TellError};
 pub use session::{Session, SessionSender};
 
-use crate::protocol::link::{KEY_MIN, RefusalCode, features};
+use crate::protocol::link::{KEY_MIN, features};
 use authenticate::{Authenticator, Deciding, Decision, Question};
 use link::{Registry, Sink};
 use stream::{Listener, Stream};
-
-/// Connections that may be in their handshake while all links are taken.
-const HANDSHAKES_SPARE: usize = 64;
 
 /// Why a backend cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +97,7 @@ pub enum BindError {
         error: io::Error,
     },
     /// The secret is too short to be one.
-    #[error("the link secret has {bytes} bytes; use at least 16, from a random source")]
+    #[error("the link secret has {bytes} bytes; make one of 32 or more: openssl rand -hex 32")]
     WeakSecret {
         /// Its length in bytes.
         bytes: usize,
@@ -116,8 +115,10 @@ struct Settings {
     secret: Option<Secret>,
     limits: Limits,
     links_max: usize,
+    handshakes_max: usize,
     queue_max: usize,
     assembly_max: usize,
+    unfinished_max: Duration,
     send_queue_max: usize,
     pending_max: usize,
     handshake_timeout: Duration,
@@ -138,7 +139,7 @@ struct Shared {
     settings: Settings,
     instance: [u8; 16],
     registry: Mutex<Registry>,
-    connections: AtomicUsize,
+    handshakes: Mutex<Handshakes>,
     is_stopping: AtomicBool,
     /// A link ended, or the backend is stopping.
     changed: Notify,
@@ -147,6 +148,10 @@ struct Shared {
 impl Shared {
     fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handshakes(&self) -> MutexGuard<'_, Handshakes> {
+        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_stopping(&self) -> bool {
@@ -160,8 +165,8 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// The key that both sides must prove; at least 16 bytes. Without one, only gateways
-    /// without one are served.
+    /// The key that both sides must prove; at least 32 bytes, see [`Secret::from_file`]. Without
+    /// one, only gateways without one are served.
     pub fn secret(mut self, secret: Secret) -> Self {
         self.settings.secret = Some(secret);
         self
@@ -179,6 +184,13 @@ impl Builder {
         self
     }
 
+    /// Connections that may be in their handshake (default 256). Beyond it the oldest gives way
+    /// to the newest, so that connections which say nothing keep no gateway out.
+    pub fn handshakes_max(mut self, handshakes: usize) -> Self {
+        self.settings.handshakes_max = handshakes.max(1);
+        self
+    }
+
     /// Bytes of one link's messages that may wait for the author before the whole link is
     /// held back (default 64 MiB). Each session alone is held back by its window.
     pub fn queue_max(mut self, bytes: usize) -> Self {
@@ -186,10 +198,18 @@ impl Builder {
         self
     }
 
-    /// Bytes of one link's unfinished messages (default 256 MiB); a session that would go
-    /// beyond is closed with 1013.
+    /// Bytes of one link's unfinished messages (default 256 MiB). Beyond it the subject that
+    /// holds most loses the session with its largest unfinished message (1013), not the
+    /// session whose message arrives.
     pub fn assembly_max(mut self, bytes: usize) -> Self {
         self.settings.assembly_max = bytes;
+        self
+    }
+
+    /// From a message's first piece to its last (default 5 min); a session that takes longer is
+    /// closed with 1013.
+    pub fn unfinished_max(mut self, time: Duration) -> Self {
+        self.settings.unfinished_max = time;
         self
     }
 
@@ -269,7 +289,7 @@ impl Builder {
             settings,
             instance: link::random(),
             registry: Mutex::new(HashMap::new()),
-            connections: AtomicUsize::new(0),
+            handshakes: Mutex::new(Handshakes::default()),
             is_stopping: AtomicBool::new(false),
             changed: Notify::new(),
         });
@@ -315,8 +335,10 @@ impl Backend {
                 secret: None,
                 limits: Limits::default(),
                 links_max: 256,
+                handshakes_max: 256,
                 queue_max: 64 << 20,
                 assembly_max: 256 << 20,
+                unfinished_max: Duration::from_secs(300),
                 send_queue_max: 16 << 20,
                 pending_max: 8 << 20,
                 handshake_timeout: Duration::from_secs(5),
@@ -368,19 +390,20 @@ impl Backend {
         Stopper { shared: self.shared.clone() }
     }
 
-    /// [`Stopper::shutdown`], for whoever holds the backend.
+    /// [`Stopper::shutdown`], for the owner of the backend.
     pub async fn shutdown(&self, grace: Duration) {
         self.stopper().shutdown(grace).await;
     }
 }
 
 impl Revoker {
-    /// Tells every connected gateway that tokens are void: it closes whoever uses one within a
-    /// second, and lets nobody in with one until the revocation lapses. Gateways that are not
-    /// connected now do not hear of it. Answers how many were told.
+    /// Sends the revocation to every connected gateway. Each closes the clients that use such a
+    /// token within a second, and refuses such tokens until the revocation lapses. Gateways that
+    /// are not connected now do not get it. Returns the number of gateways that it was sent to.
     ///
     /// # Errors
-    /// [`TellError`] when not every connected gateway could be told. Telling again does no harm.
+    /// [`TellError`] when it could not be sent to every connected gateway. Sending it again does
+    /// no harm.
     pub fn revoke(&self, revocation: &Revocation) -> Result<usize, TellError> {
         let registry = self.shared.registry();
         let mut told = std::collections::HashSet::new();
@@ -412,9 +435,9 @@ impl Drop for Backend {
 }
 
 impl Stopper {
-    /// Shuts down gracefully: no new links and sessions, and gateways are told so; sessions
-    /// may end by themselves for `grace`; then they are closed with 1012 (service restart),
-    /// and every link with them.
+    /// Shuts down gracefully. It accepts no new links and sends GOAWAY on the open ones, so that
+    /// gateways open no new sessions. For `grace` sessions may end; then they are closed with 1012
+    /// (service restart), and every link with them.
     pub async fn shutdown(&self, grace: Duration) {
         let shared = &self.shared;
         shared.is_stopping.store(true, Ordering::Release);
@@ -460,25 +483,51 @@ async fn listen(listener: Listener, shared: Arc<Shared>, mut sink: impl FnMut() 
     }
 }
 
-fn spawn_link(stream: Stream, shared: &Arc<Shared>, sink: &mut impl FnMut() -> Sink) {
-    let open = shared.connections.fetch_add(1, Ordering::AcqRel);
-    let counted = Counted(shared.clone());
-    if open >= shared.settings.links_max + HANDSHAKES_SPARE {
-        link::refuse(&stream, RefusalCode::TooManyLinks);
-        return;
-    }
-    let (shared, sink) = (shared.clone(), sink());
-    tokio::spawn(async move {
-        let _counted = counted;
-        link::run(stream, shared, sink).await;
-    });
+/// Connections in their handshake, oldest first.
+#[derive(Default)]
+struct Handshakes {
+    next: u64,
+    /// The end of its channel makes each give its place up.
+    waiting: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
-/// One of `Shared::connections`.
-struct Counted(Arc<Shared>);
+fn spawn_link(stream: Stream, shared: &Arc<Shared>, sink: &mut impl FnMut() -> Sink) {
+    let handshake = Handshake::begin(shared);
+    let (shared, sink) = (shared.clone(), sink());
+    tokio::spawn(link::run(stream, shared, sink, handshake));
+}
 
-impl Drop for Counted {
+/// A connection's place among those in their handshake.
+struct Handshake {
+    number: u64,
+    shared: Arc<Shared>,
+    evicted: oneshot::Receiver<()>,
+}
+
+impl Handshake {
+    /// Takes a place; the oldest gives its own up where there are too many.
+    fn begin(shared: &Arc<Shared>) -> Self {
+        let (sender, evicted) = oneshot::channel();
+        let mut handshakes = shared.handshakes();
+        let number = handshakes.next;
+        handshakes.next += 1;
+        handshakes.waiting.insert(number, sender);
+        while handshakes.waiting.len() > shared.settings.handshakes_max {
+            drop(handshakes.waiting.pop_first());
+        }
+        drop(handshakes);
+        Handshake { number, shared: shared.clone(), evicted }
+    }
+
+    /// Waits until a newer connection needs the place.
+    async fn evicted(&mut self) {
+        // Nothing is ever sent: the channel ends when the place is taken away.
+        let _ = (&mut self.evicted).await;
+    }
+}
+
+impl Drop for Handshake {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+        self.shared.handshakes().waiting.remove(&self.number);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::Bytes;
 use slab::Slab;
@@ -12,12 +13,13 @@ use super::authenticate::{self, Decision};
 use super::message::{
     Ended, EndedBy, Identity, Message, MessageRef, Renewal, SendError, TellError,
 };
+use super::unfinished::{Owner, Unfinished};
 use crate::base::time::UnixTime;
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{
     Close, Closer, Credit, Expire, Frame, GoAway, HEADER_BYTES, Kind, Limits, LinkError,
-    PieceOrder, Ping, Pong, Reauth, ReceiveWindow, SendCredit, SessionId,
-    UNKNOWN_SESSION_FRAMES_MAX, data_cost, data_flags, encode_data, features,
+    PieceOrder, Ping, Pong, Reauth, ReceiveWindow, SendCredit, SessionId, UnknownSessionFrames,
+    data_cost, data_flags, encode_data, features,
 };
 use crate::protocol::revocation::Revocation;
 
@@ -66,7 +68,10 @@ struct Entry {
     send: SendCredit,
     receive: ReceiveWindow,
     order: PieceOrder,
+    owner: Owner,
     assembly: Vec<u8>,
+    /// When the unfinished message began.
+    assembly_since: Duration,
     /// Credit of the unfinished message that was not given back yet.
     assembly_owed: u32,
     queue: VecDeque<Queued>,
@@ -74,6 +79,10 @@ struct Entry {
     held: u32,
     pending: VecDeque<Pending>,
     pending_bytes: usize,
+    /// When a message of this session was last taken by the author, or found the queue empty.
+    taken_at: Duration,
+    /// When something of `pending` last went out, or found it empty.
+    sent_at: Duration,
     close_after: Option<(u16, String)>,
     is_blocked: bool,
     is_owned: bool,
@@ -105,6 +114,37 @@ pub(super) struct Delivery {
     total: usize,
 }
 
+/// Sessions that have stood still for long, and what they wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stalls {
+    /// The author's program takes no messages of theirs, so their clients may send no more.
+    pub(super) by_author: Stall,
+    /// The gateway gives no credit: their clients do not read.
+    pub(super) by_gateway: Stall,
+    /// Sessions that were closed since the last look because unfinished messages filled
+    /// `assembly_max`.
+    pub(super) evicted: u32,
+}
+
+/// How many sessions stand still, and the one that has for longest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stall {
+    pub(super) sessions: usize,
+    pub(super) longest: Option<(SessionId, Duration)>,
+}
+
+impl Stall {
+    fn note(&mut self, id: SessionId, still: Duration, after: Duration) {
+        if still < after {
+            return;
+        }
+        self.sessions += 1;
+        if self.longest.is_none_or(|(_, longest)| still > longest) {
+            self.longest = Some((id, still));
+        }
+    }
+}
+
 /// How a session's end reaches the author.
 pub(super) type Closed = Option<(Handle, SessionId, Ended)>;
 
@@ -114,7 +154,7 @@ pub(super) struct LinkState {
     /// The features that both sides have.
     features: u64,
     queue_max: usize,
-    assembly_max: usize,
+    unfinished_max: Duration,
     send_queue_max: usize,
     by_id: HashMap<SessionId, usize>,
     sessions: Slab<Entry>,
@@ -125,11 +165,14 @@ pub(super) struct LinkState {
     held: u32,
     /// Bytes of finished messages that wait for the author.
     queued: usize,
-    /// Bytes of unfinished messages.
-    assembling: usize,
+    unfinished: Unfinished,
+    /// Sessions closed for their part of it since the last tick.
+    evicted: u32,
+    /// Time since the link's start, as of the last [`LinkState::tick`].
+    now: Duration,
     /// Sessions that wait for link credit or room, in turn.
     blocked: VecDeque<Handle>,
-    unknown_session_frames: u32,
+    unknown_session_frames: UnknownSessionFrames,
     /// Sessions that were accepted, on their way to the author.
     accepted: VecDeque<(Handle, SessionId, Identity)>,
     /// Encoded frames that the link's task has not taken yet.
@@ -151,7 +194,7 @@ impl LinkState {
             theirs,
             features,
             queue_max: settings.queue_max,
-            assembly_max: settings.assembly_max,
+            unfinished_max: settings.unfinished_max,
             send_queue_max: settings.send_queue_max,
             by_id: HashMap::new(),
             sessions: Slab::new(),
@@ -160,9 +203,11 @@ impl LinkState {
             receive: ReceiveWindow::new(ours.link_window),
             held: 0,
             queued: 0,
-            assembling: 0,
+            unfinished: Unfinished::new(settings.assembly_max),
+            evicted: 0,
+            now: Duration::ZERO,
             blocked: VecDeque::new(),
-            unknown_session_frames: 0,
+            unknown_session_frames: UnknownSessionFrames::default(),
             accepted: VecDeque::new(),
             out: Vec::new(),
             unsent: 0,
@@ -181,9 +226,10 @@ impl LinkState {
     pub(super) fn open(
         &mut self,
         id: SessionId,
+        subject: Option<&str>,
         credit: Option<u32>,
     ) -> Result<Option<Handle>, LinkError> {
-        self.add(id, credit, Kind::Open)
+        self.add(id, subject, credit, Kind::Open)
     }
 
     /// Adds a session of which the author must say who it is, or refuses it (`None`).
@@ -192,7 +238,7 @@ impl LinkState {
         id: SessionId,
         credit: Option<u32>,
     ) -> Result<Option<Handle>, LinkError> {
-        let handle = self.add(id, credit, Kind::Auth)?;
+        let handle = self.add(id, None, credit, Kind::Auth)?;
         if let Some(handle) = handle {
             let entry = &mut self.sessions[handle.index];
             entry.phase = Phase::Asked;
@@ -201,7 +247,7 @@ impl LinkState {
         Ok(handle)
     }
 
-    /// The task that decides; it is aborted when nobody waits for it any more.
+    /// The task that decides; it is aborted when no client waits for it any more.
     pub(super) fn deciding(&mut self, handle: Handle, task: AbortHandle) {
         match self.entry(handle).filter(|entry| entry.phase == Phase::Asked) {
             Some(entry) => entry.deciding = Some(task),
@@ -229,6 +275,9 @@ impl LinkState {
         let entry = &mut self.sessions[handle.index];
         entry.phase = Phase::Open;
         entry.is_owned = true;
+        if let Decision::Accept(accepted) = &decision {
+            entry.owner = self.unfinished.owner(Some(&accepted.subject), entry.serial);
+        }
         if let (Decision::Accept(accepted), Some(request)) = (decision, request) {
             let identity = Identity {
                 subject: Some(accepted.subject),
@@ -254,6 +303,7 @@ impl LinkState {
     fn add(
         &mut self,
         id: SessionId,
+        subject: Option<&str>,
         credit: Option<u32>,
         kind: Kind,
     ) -> Result<Option<Handle>, LinkError> {
@@ -269,12 +319,16 @@ impl LinkState {
             send: SendCredit::new(credit.unwrap_or(self.theirs.session_window)),
             receive: ReceiveWindow::new(self.ours.session_window),
             order: PieceOrder::default(),
+            owner: self.unfinished.owner(subject, self.serial),
             assembly: Vec::new(),
+            assembly_since: self.now,
             assembly_owed: 0,
             queue: VecDeque::new(),
             held: 0,
             pending: VecDeque::new(),
             pending_bytes: 0,
+            taken_at: self.now,
+            sent_at: self.now,
             close_after: None,
             is_blocked: false,
             is_owned: true,
@@ -307,6 +361,7 @@ impl LinkState {
 
     /// Takes a DATA frame.
     pub(super) fn data<'a>(&mut self, frame: &Frame<'a>) -> Result<Arrival<'a>, LinkError> {
+        self.unknown_session_frames.frame();
         let cost = data_cost(frame.payload.len());
         self.receive.receive(cost)?;
         if self.queued <= self.queue_max {
@@ -315,7 +370,7 @@ impl LinkState {
             self.held += cost;
         }
         let Some(&index) = self.by_id.get(&frame.header.session) else {
-            return self.stray().map(|()| Arrival::Nothing);
+            return self.unknown_session_frames.unknown().map(|()| Arrival::Nothing);
         };
         let flags = frame.header.flags;
         let entry = &mut self.sessions[index];
@@ -352,22 +407,26 @@ impl LinkState {
         frame: &Frame<'a>,
         cost: u32,
     ) -> Result<Arrival<'a>, LinkError> {
-        let entry = &mut self.sessions[handle.index];
         let flags = frame.header.flags;
-        if self.assembling + frame.payload.len() > self.assembly_max {
-            self.close_now(handle.index, Cause::OverCapacity, 1013);
-            return Ok(Arrival::Nothing);
+        let entry = &mut self.sessions[handle.index];
+        if flags & data_flags::FIRST != 0 {
+            entry.assembly_since = self.now;
         }
         entry.assembly.extend_from_slice(frame.payload);
-        self.assembling += frame.payload.len();
         entry.assembly_owed += cost;
+        self.unfinished.add(entry.owner, frame.payload.len());
+        self.evict_unfinished();
+        let entry = &mut self.sessions[handle.index];
+        if entry.phase != Phase::Open {
+            return Ok(Arrival::Nothing);
+        }
         if flags & data_flags::FIN == 0 {
             self.advance_unfinished(handle.index);
             return Ok(Arrival::Nothing);
         }
         let bytes = std::mem::take(&mut entry.assembly);
         let owed = std::mem::take(&mut entry.assembly_owed);
-        self.assembling -= bytes.len();
+        self.unfinished.remove(entry.owner, bytes.len());
         let is_text = flags & data_flags::TEXT != 0;
         if message_ref(is_text, &bytes).is_none() {
             self.close_now(handle.index, Cause::InvalidUtf8, 1007);
@@ -378,10 +437,64 @@ impl LinkState {
         Ok(Arrival::Assembled(Delivery { handle, owed, total }, is_text, bytes))
     }
 
+    /// Ends the largest unfinished message of the owner that holds most, until all fit again.
+    fn evict_unfinished(&mut self) {
+        while self.unfinished.is_over() {
+            let Some(heaviest) = self.unfinished.heaviest() else { return };
+            let held =
+                |entry: &Entry| if entry.owner == heaviest { entry.assembly.len() } else { 0 };
+            let largest = self.sessions.iter().max_by_key(|(_, entry)| held(entry));
+            let Some((index, _)) = largest else { return };
+            self.evicted += 1;
+            self.close_now(index, Cause::OverCapacity, 1013);
+        }
+    }
+
+    fn drop_unfinished(&mut self, index: usize) {
+        let entry = &mut self.sessions[index];
+        self.unfinished.remove(entry.owner, entry.assembly.len());
+        entry.assembly = Vec::new();
+    }
+
+    /// To be called every few seconds, with the time since the link's start: closes sessions
+    /// whose unfinished message is too old, and says which sessions have stood still for
+    /// `stall_after`.
+    pub(super) fn tick(&mut self, now: Duration, stall_after: Duration) -> Stalls {
+        self.now = now;
+        let mut stalls = Stalls { evicted: std::mem::take(&mut self.evicted), ..Stalls::default() };
+        let mut late = Vec::new();
+        for (&id, &index) in &self.by_id {
+            let entry = &mut self.sessions[index];
+            if entry.phase != Phase::Open {
+                continue;
+            }
+            if !entry.assembly.is_empty()
+                && now.saturating_sub(entry.assembly_since) >= self.unfinished_max
+            {
+                late.push(index);
+            }
+            if entry.queue.is_empty() {
+                entry.taken_at = now;
+            }
+            if entry.pending.is_empty() {
+                entry.sent_at = now;
+            }
+            stalls.by_author.note(id, now.saturating_sub(entry.taken_at), stall_after);
+            stalls.by_gateway.note(id, now.saturating_sub(entry.sent_at), stall_after);
+        }
+        for index in late {
+            self.close_now(index, Cause::SlowConsumer, 1013);
+        }
+        stalls
+    }
+
     /// Puts a message into the session's queue, for [`LinkState::poll_next`].
     pub(super) fn enqueue(&mut self, delivery: Delivery, message: Message) {
         let entry = &mut self.sessions[delivery.handle.index];
         let Delivery { owed, total, .. } = delivery;
+        if entry.queue.is_empty() {
+            entry.taken_at = self.now;
+        }
         entry.queue.push_back(Queued { message, owed, total });
         if let Some(reader) = entry.reader.take() {
             reader.wake();
@@ -398,7 +511,9 @@ impl LinkState {
 
     /// The next message for the author: `Some(None)` at the end, `None` when there is none yet.
     pub(super) fn poll_next(&mut self, handle: Handle, waker: &Waker) -> Option<Option<Message>> {
+        let now = self.now;
         let Some(entry) = self.entry(handle) else { return Some(None) };
+        entry.taken_at = now;
         let Some(queued) = entry.queue.pop_front() else {
             if entry.phase != Phase::Open || entry.close_after.is_some() {
                 return Some(None);
@@ -421,7 +536,7 @@ impl LinkState {
     ) -> Result<(), SendError> {
         let (limit, frame_max) = (self.theirs.message_max, self.theirs.frame_max as usize);
         let has_room = self.has_room();
-        let link_credit = self.send.available();
+        let (link_credit, now) = (self.send.available(), self.now);
         let bytes = message.bytes();
         let entry = self.entry(handle).ok_or(SendError::Closed)?;
         if entry.phase != Phase::Open || entry.close_after.is_some() {
@@ -445,6 +560,9 @@ impl LinkState {
             }
         }
         let bytes = Bytes::copy_from_slice(bytes);
+        if entry.pending.is_empty() {
+            entry.sent_at = now;
+        }
         entry.pending_bytes += bytes.len();
         entry.pending.push_back(Pending { is_text: message.is_text(), bytes, sent: 0 });
         self.pump(handle.index);
@@ -492,6 +610,7 @@ impl LinkState {
 
     /// Takes any frame that is neither OPEN nor DATA.
     pub(super) fn control(&mut self, frame: &Frame<'_>) -> Result<Closed, LinkError> {
+        self.unknown_session_frames.frame();
         let id = frame.header.session;
         match frame.header.kind {
             Kind::Credit if id == SessionId::LINK => {
@@ -500,7 +619,9 @@ impl LinkState {
             }
             Kind::Credit => {
                 let credit = Credit::decode(frame.payload)?;
-                let Some(&index) = self.by_id.get(&id) else { return self.stray().map(|()| None) };
+                let Some(&index) = self.by_id.get(&id) else {
+                    return self.unknown_session_frames.unknown().map(|()| None);
+                };
                 if self.sessions[index].phase == Phase::Asked {
                     return Err(LinkError::WrongState { kind: Kind::Credit });
                 }
@@ -509,7 +630,9 @@ impl LinkState {
             }
             Kind::Close => {
                 let close = Close::decode(frame.payload)?;
-                let Some(&index) = self.by_id.get(&id) else { return self.stray().map(|()| None) };
+                let Some(&index) = self.by_id.get(&id) else {
+                    return self.unknown_session_frames.unknown().map(|()| None);
+                };
                 return Ok(self.closed_by_gateway(index, &close));
             }
             Kind::Ping => {
@@ -537,7 +660,7 @@ impl LinkState {
         }
         let renewal = Renewal::from_reauth(&Reauth::decode(frame.payload)?);
         let Some(&index) = self.by_id.get(&frame.header.session) else {
-            return self.stray().map(|()| None);
+            return self.unknown_session_frames.unknown().map(|()| None);
         };
         let entry = &mut self.sessions[index];
         if entry.phase != Phase::Open {
@@ -649,15 +772,6 @@ impl LinkState {
         self.out.len() + self.unsent < self.send_queue_max
     }
 
-    fn stray(&mut self) -> Result<(), LinkError> {
-        self.unknown_session_frames += 1;
-        if self.unknown_session_frames > UNKNOWN_SESSION_FRAMES_MAX {
-            Err(LinkError::TooManyStrays)
-        } else {
-            Ok(())
-        }
-    }
-
     /// Sends as much of the session's messages as credit and room allow, then its CLOSE.
     fn pump(&mut self, index: usize) {
         let frame_max = self.theirs.frame_max as usize;
@@ -690,6 +804,7 @@ impl LinkState {
             entry.send.spend(cost);
             self.send.spend(cost);
             pending.sent += length;
+            entry.sent_at = self.now;
             entry.pending_bytes -= length;
             if length == left {
                 entry.pending.pop_front();
@@ -713,7 +828,7 @@ impl LinkState {
         entry.writers.drain(..).for_each(Waker::wake);
     }
 
-    /// Closes at once: what waits for the client is given up with the session.
+    /// Closes immediately: what waits for the client is dropped with the session.
     fn close_now(&mut self, index: usize, cause: Cause, code: u16) {
         let entry = &mut self.sessions[index];
         if entry.phase != Phase::Open {
@@ -722,6 +837,7 @@ impl LinkState {
         entry.pending.clear();
         entry.pending_bytes = 0;
         encode_close(entry.id, cause, code, "", &mut self.out);
+        self.drop_unfinished(index);
         self.set_closing(index, code, String::new());
         if let Some(ended) = &mut self.sessions[index].ended {
             ended.cause = cause.label().to_owned();
@@ -762,10 +878,9 @@ impl LinkState {
         entry.ended = Some(ended);
         entry.pending.clear();
         entry.pending_bytes = 0;
-        self.assembling -= entry.assembly.len();
-        entry.assembly = Vec::new();
         entry.reader.take().into_iter().for_each(Waker::wake);
         entry.writers.drain(..).for_each(Waker::wake);
+        self.drop_unfinished(index);
         self.forget_if_over(index);
     }
 
@@ -780,8 +895,7 @@ impl LinkState {
     fn discard_unread(&mut self, index: usize) {
         let Some(entry) = self.sessions.get_mut(index) else { return };
         let queue = std::mem::take(&mut entry.queue);
-        self.assembling -= entry.assembly.len();
-        entry.assembly = Vec::new();
+        self.drop_unfinished(index);
         for queued in queue {
             self.release_queued(queued.total);
         }

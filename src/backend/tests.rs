@@ -17,6 +17,8 @@ use crate::protocol::link::{
     features,
 };
 
+#[path = "crowd_tests.rs"]
+mod crowd;
 #[path = "life_tests.rs"]
 mod life;
 
@@ -637,8 +639,8 @@ async fn shutdown_says_goaway_waits_and_closes() {
 
 #[tokio::test]
 async fn what_cannot_be_bound_says_what_to_do() {
-    let weak = Backend::builder().secret(Secret::new(vec![1; 15])).bind("127.0.0.1:0").await;
-    assert!(matches!(weak, Err(BindError::WeakSecret { bytes: 15 })));
+    let weak = Backend::builder().secret(Secret::new(vec![1; 31])).bind("127.0.0.1:0").await;
+    assert!(matches!(weak, Err(BindError::WeakSecret { bytes: 31 })));
     let limits = Limits { link_window: 1, ..Limits::default() };
     let limit = Backend::builder().limits(limits).bind("127.0.0.1:0").await;
     assert!(matches!(limit, Err(BindError::Limit { name: "link_window" })));

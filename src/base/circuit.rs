@@ -61,8 +61,7 @@ impl Circuit {
         Circuit { limits, state: State::Closed { failures: 0 }, epoch: 0, openings: 0 }
     }
 
-    /// Where it stands at `now`; an open circuit whose time is over counts as open until
-    /// somebody asks.
+    /// The state at `now`. An open circuit whose wait has ended stays open until the next request.
     pub fn state(&self) -> CircuitState {
         match self.state {
             State::Closed { .. } => CircuitState::Closed,
@@ -112,8 +111,8 @@ impl Circuit {
         }
     }
 
-    /// The request was given up for reasons of the asker's own: nothing was learned. A probe
-    /// may be made anew at once.
+    /// The caller gave the request up for its own reasons: the outcome says nothing about the
+    /// endpoint. A further probe may follow immediately.
     pub fn abandoned(&mut self, permit: Permit, now: Instant) {
         if permit.epoch == self.epoch && self.state == State::HalfOpen {
             self.enter(State::Open { until: now });

@@ -14,8 +14,8 @@ pub enum MemoryPressure {
     CloseSlowReaders,
 }
 
-/// By how much memory use must fall below a pressure's threshold before the pressure is left, in
-/// percent of the budget: what was given up must not be taken back at once.
+/// How far memory use must fall below a level's threshold before the level ends, in percent of the
+/// budget: memory that was freed must not be taken again immediately.
 const HYSTERESIS: u64 = 5;
 
 impl MemoryPressure {

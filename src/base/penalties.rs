@@ -24,9 +24,9 @@ pub struct PenaltyRule {
 /// The failures of each prefix, kept as the instant at which all of them are forgotten.
 ///
 /// A wide prefix may fail as often as the number of addresses that it may count as. When the
-/// table is full, the least guilty of a few entries makes room: an attacker with more prefixes
-/// than entries can hide his own failures and others', which costs the gateway this measure
-/// but nobody a connection.
+/// table is full, the entry with the fewest failures of a few makes room: an attacker with more
+/// prefixes than entries can hide its own failures and others'. Then the gateway loses this measure,
+/// but no client loses a connection.
 #[derive(Debug, Default)]
 pub struct Penalties {
     clear_at: BTreeMap<Prefix, Instant>,

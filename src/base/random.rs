@@ -1,4 +1,4 @@
-//! Seeded randomness. Whoever owns a [`Random`] passes the seed in: the operating system's in
+//! Seeded randomness. The owner of a [`Random`] passes the seed in: the operating system's in
 //! production, the simulator's number in a simulation.
 
 use std::time::Duration;

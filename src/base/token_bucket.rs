@@ -2,7 +2,7 @@
 
 use super::time::Instant;
 
-/// Allows `rate` events a second on average and `burst` at once.
+/// Allows `rate` events a second on average and `burst` events in one burst.
 ///
 /// Kept as the instant at which the bucket will be full again (the generic cell rate algorithm's
 /// theoretical arrival time): each event moves it on by `1 / rate`, and an event that would move

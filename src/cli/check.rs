@@ -1,53 +1,128 @@
 //! `portcullis check`.
 
 use std::fmt::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
 use portcullis::ring::EndpointAddress;
 use portcullis::settings::admission::{Protection, TIME_TO_AUTHENTICATE, protection};
-use portcullis::settings::load::{Loaded, Severity};
+use portcullis::settings::load::{Loaded, Problem, Severity};
 use portcullis::settings::units::format_duration;
 use portcullis::settings::{Balance, Listener, PathPattern, Settings};
 
-use super::ConfigFile;
+use serde_json::{Value, json};
 
-/// Reports everything that is wrong with a configuration, at once.
+use super::doctor::row::{Row, Status};
+use super::{ConfigFile, Format, as_run};
+
+/// Report everything that is wrong with a configuration.
 #[derive(Args)]
 #[command(after_help = "\
-Problems go to stderr, a summary of what was loaded to stdout. Warnings leave the exit code 0.
-It reads the keys and certificates that the file names, and needs no root.
+Problems go to stderr, a summary of the configuration to stdout. It reads the keys and certificates
+that the file names, and needs no root.
 
-Example:
-  portcullis check --config config/portcullis.toml && systemctl reload portcullis")]
+With --as-run it also tries what `run` needs from this machine: the folders of gateway.close_log and
+gateway.revocations_file, the ports (those of a gateway that runs already count as free), privileged
+ports, and the limit on open files. Run it as the gateway's user.
+
+Exit codes:
+  0  no errors; there may be warnings
+  1  errors
+
+Examples:
+  portcullis check --config config/portcullis.toml && systemctl reload portcullis
+  runuser -u portcullis -- portcullis check --as-run
+  portcullis check --format json | jq '.problems[]'")]
 pub struct Check {
     #[command(flatten)]
     config: ConfigFile,
+    /// Also try what `run` needs from this machine.
+    #[arg(long)]
+    as_run: bool,
+    /// How to print the result; json goes to stdout.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 /// Checks, and sums up.
 pub fn run(command: &Check) -> ExitCode {
-    let file = command.config.path.display();
-    match portcullis::server::files::load_file(&command.config.path) {
-        Ok(Loaded { settings, warnings, .. }) => {
-            warnings.iter().for_each(|warning| eprintln!("{warning}"));
-            println!("{file}: good{}", count(warnings.len(), "warning", ", "));
-            print!("{}", summary(&settings));
-            ExitCode::SUCCESS
-        }
-        Err(problems) => {
+    let path = command.config.path();
+    let (settings, problems) = match portcullis::server::files::load_file(path) {
+        Ok(Loaded { settings, warnings, .. }) => (Some(settings), warnings),
+        Err(problems) => (None, problems),
+    };
+    let rows = match &settings {
+        Some(settings) if command.as_run => as_run::rows(settings),
+        _ => Vec::new(),
+    };
+    let count = |severity, status| {
+        let of_file = problems.iter().filter(|problem| problem.severity == severity).count();
+        of_file + rows.iter().filter(|row| row.status == status).count()
+    };
+    let errors = count(Severity::Error, Status::Fail);
+    let warnings = count(Severity::Warning, Status::Warn);
+    match command.format {
+        Format::Text => {
             problems.iter().for_each(|problem| eprintln!("{problem}"));
-            let errors = problems.iter().filter(|p| p.severity == Severity::Error).count();
-            let warnings = problems.len() - errors;
-            let warnings = count(warnings, "warning", " and ");
-            eprintln!("{file}:{}{warnings}", count(errors, "error", " "));
-            ExitCode::FAILURE
+            let file = path.display();
+            rows.iter().filter_map(shown_row).for_each(|row| eprintln!("{file}: {row}"));
+            match (&settings, errors) {
+                (Some(settings), 0) => {
+                    println!("{file}: good{}", counted(warnings, "warning", ", "));
+                    print!("{}", summary(settings));
+                }
+                _ => {
+                    let warnings = counted(warnings, "warning", " and ");
+                    eprintln!("{file}:{}{warnings}", counted(errors, "error", " "));
+                }
+            }
         }
+        Format::Json => println!("{}", report(path, &problems, &rows, errors == 0)),
+    }
+    if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A row of the machine as a problem is shown; `None` when there is none.
+fn shown_row(row: &Row) -> Option<String> {
+    let severity = severity(row)?;
+    Some(format!("{severity}: {}; {}", row.finding, row.remedy))
+}
+
+fn severity(row: &Row) -> Option<&'static str> {
+    match row.status {
+        Status::Fail => Some("error"),
+        Status::Warn => Some("warning"),
+        Status::Ok | Status::Skipped => None,
     }
 }
 
+/// Everything for programs. Problems of the machine have no line and no column.
+fn report(path: &Path, problems: &[Problem], rows: &[Row], good: bool) -> Value {
+    let of_file = problems.iter().map(|problem| {
+        let Problem { file, line, column, severity, code, what, fix } = problem;
+        let severity = match severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        json!({
+            "file": file, "line": line, "column": column, "severity": severity, "code": code,
+            "message": what, "remedy": fix,
+        })
+    });
+    let of_machine = rows.iter().filter_map(|row| {
+        Some(json!({
+            "file": path.display().to_string(), "line": null, "column": null,
+            "severity": severity(row)?, "code": row.check, "message": row.finding,
+            "remedy": row.remedy,
+        }))
+    });
+    let problems: Vec<Value> = of_file.chain(of_machine).collect();
+    json!({ "file": path.display().to_string(), "good": good, "problems": problems })
+}
+
 /// `3 errors` after `before`; nothing for none.
-fn count(number: usize, what: &str, before: &str) -> String {
+fn counted(number: usize, what: &str, before: &str) -> String {
     match number {
         0 => String::new(),
         1 => format!("{before}1 {what}"),
@@ -70,9 +145,9 @@ fn write_admission(settings: &Settings, out: &mut String) -> fmt::Result {
         protection(limits, deadlines, tls);
     writeln!(
         out,
-        "  admission {} unauthenticated at once: honest clients that take up to {} hold out \
-         against {arrivals_per_second} arrivals/s; silent ones, gone after {}, fill it from \
-         {without_eviction}/s on",
+        "  admission room for {} clients that have not authenticated yet: if they take up to {}, \
+         {arrivals_per_second} new ones a second get in; {without_eviction} silent ones a second, \
+         each closed after {}, would fill it",
         limits.unauthenticated_max,
         format_duration(TIME_TO_AUTHENTICATE),
         format_duration(age),
@@ -93,11 +168,16 @@ fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
     for Listener { address, tls, proxy_trusted, .. } in listeners {
         let tls = if tls.is_some() { "TLS" } else { "plain" };
         let networks = proxy_trusted.len();
-        let proxy = count(networks, "network", ", PROXY header from ");
+        let proxy = counted(networks, "network", ", PROXY header from ");
         writeln!(out, "  listener  {address} {tls}{proxy}")?;
     }
     for auth in auths {
-        writeln!(out, "  auth      {} ({})", auth.name, count(auth.carriers.len(), "carrier", ""))?;
+        writeln!(
+            out,
+            "  auth      {} ({})",
+            auth.name,
+            counted(auth.carriers.len(), "carrier", "")
+        )?;
     }
     for route in routes {
         let path = match &route.path {
@@ -105,7 +185,7 @@ fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
             PathPattern::Prefix(prefix) => format!("{prefix}*"),
         };
         let names: Vec<_> = route.auths.iter().map(|&i| &*auths[usize::from(i)].name).collect();
-        let auth = if names.is_empty() { "nobody asked".into() } else { names.join(", ") };
+        let auth = if names.is_empty() { "none".into() } else { names.join(", ") };
         let backend = &backends[usize::from(route.backend)].name;
         writeln!(out, "  route     {path} -> {backend} (auth: {auth})")?;
     }

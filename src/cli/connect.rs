@@ -8,11 +8,12 @@ use portcullis::dev::connect::{self, ConnectOptions};
 
 use super::failed;
 
-/// Sends lines of standard input as text messages and prints what comes back.
+/// Sends lines of standard input as text messages and prints the answers.
 #[derive(Args)]
 #[command(after_help = "\
-At the end of its input it waits until nothing has come for a second, then closes. When the gateway
-closes first, the code and its meaning go to stderr, and the exit code is 1.
+At the end of its input it waits until no message has come for a second, then closes. If the gateway
+closes first with 1000, or with 1001 (a drain), the exit code is 0. With any other code, the code and
+its meaning go to stderr, and the exit code is 1.
 
 Examples:
   portcullis connect ws://127.0.0.1:8080/chat --token \"$TOKEN\"
@@ -20,8 +21,8 @@ Examples:
 pub struct Connect {
     /// ws://HOST:PORT/PATH, or wss:// to this machine.
     url: String,
-    /// Sent as `Authorization: Bearer …`. Other users of the machine can see arguments; the
-    /// variable PORTCULLIS_TOKEN, taken when this is not given, they cannot.
+    /// Sent as `Authorization: Bearer …`. Without it the variable PORTCULLIS_TOKEN is used; other
+    /// users of the machine can see arguments, but not variables.
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
     /// Sent as `Origin`, as a page's browser would.

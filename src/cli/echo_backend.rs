@@ -5,8 +5,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 use portcullis::base::secret::Secret;
-use portcullis::server::files::Machine;
-use portcullis::settings::load::Outside;
 
 use super::failed;
 
@@ -30,16 +28,10 @@ pub struct EchoBackend {
 
 /// Serves until it is stopped.
 pub fn run(command: &EchoBackend) -> ExitCode {
-    let secret = match command.secret_file.as_deref().map(|path| Machine.read(path)).transpose() {
-        Ok(file) => file.map(|file| Secret::new(trimmed(file.bytes))),
-        Err(error) => {
-            let path = command.secret_file.clone().unwrap_or_default();
-            return failed(format_args!("cannot read {}: {error}", path.display()));
-        }
+    let secret = match command.secret_file.as_deref().map(Secret::from_file).transpose() {
+        Ok(secret) => secret,
+        Err(error) => return failed(error),
     };
-    if secret.as_ref().is_some_and(|secret| secret.len() < 32) {
-        return failed("the secret has fewer than 32 bytes; make one with: openssl rand -hex 32");
-    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(format_args!("cannot start: {error}")),
@@ -55,10 +47,4 @@ pub fn run(command: &EchoBackend) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(error),
     }
-}
-
-/// Without one newline at the end, as the gateway reads its own copy.
-fn trimmed(mut bytes: Vec<u8>) -> Vec<u8> {
-    portcullis::settings::load::trim_newline(&mut bytes);
-    bytes
 }

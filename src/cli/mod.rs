@@ -5,128 +5,168 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use portcullis::server::files::load_file;
 use portcullis::settings::load::Loaded;
 
+mod admin_client;
+mod as_run;
 mod check;
 mod connect;
 mod dev;
+mod doctor;
+mod drain;
 mod echo_backend;
+mod health;
+mod reload;
 mod revoke;
 mod run;
+mod schema;
+mod status;
 mod token;
-mod version;
 
 const EXAMPLES: &str = "\
 Examples:
-  portcullis dev                                   everything embedded, to try it out
-  portcullis check --config config/portcullis.toml what is wrong with a configuration
-  portcullis run --config config/portcullis.toml   the gateway; SIGHUP reloads, SIGTERM drains
-  portcullis token mint --config config/dev.toml --auth dev --subject alice --expires-in 1h
+  portcullis dev                                   try it: gateway, backend, tokens and a page
+  portcullis check -c config/portcullis.toml       report what is wrong with a configuration
+  portcullis doctor                                report what is wrong with this machine
+  portcullis run -c config/portcullis.toml         serve; SIGHUP reloads, SIGTERM drains
+  portcullis token mint -c config/dev.toml --auth dev --subject alice --expires-in 1h
+
+Environment:
+  PORTCULLIS_CONFIG  the configuration file, when --config is not given
+  NO_COLOR           if set, no colors in help texts and in the log
 
 Exit codes:
   0  done
-  1  it did not work, or the answer is no (check, token inspect); the reason is on stderr
+  1  it failed, or the answer is no (check, doctor, token inspect); stderr says why
   2  the command line was not understood";
 
-/// Authenticates WebSocket clients, or closes them, and passes the rest on to few backends.
-#[derive(Parser)]
-#[command(name = "portcullis", after_help = EXAMPLES, arg_required_else_help = true)]
-#[command(disable_help_subcommand = true)]
-pub struct Arguments {
-    /// Show the version, and what this machine's io_uring can do.
-    #[arg(short = 'V', long)]
-    version: bool,
+/// Where every command looks for its configuration at last.
+const CONFIG_DEFAULT: &str = "/etc/portcullis/portcullis.toml";
 
+/// A WebSocket gateway that authenticates clients or closes them, and relays the rest to your
+/// backends.
+#[derive(Parser)]
+#[command(name = "portcullis", version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Arguments {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start the gateway and serve until it is told to stop.
+    /// Run the gateway until a signal ends it.
     Run(run::Run),
-    /// Report everything that is wrong with a configuration, at once.
+    /// Report everything that is wrong with a configuration.
     Check(check::Check),
-    /// Start a gateway, a backend and a page to play with; needs no configuration.
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema(schema::Schema),
+    /// Report what is wrong with this machine: kernel, limits, ports, certificates, backends.
+    Doctor(doctor::Doctor),
+    /// Try it out: start a gateway, a backend and a page, without a configuration.
     Dev(dev::Dev),
-    /// Make a token, or look into one.
+    /// Create or inspect tokens.
     #[command(subcommand)]
     Token(token::Token),
-    /// Close connections whose tokens are void, and keep their owners out.
+    /// Revoke tokens: close their connections and refuse them from now on.
     Revoke(revoke::Revoke),
+    /// Show what a running gateway does.
+    Status(status::Status),
+    /// Have a running gateway read its configuration again.
+    Reload(reload::Reload),
+    /// Have a running gateway close its clients, then end.
+    Drain(drain::Drain),
+    /// Exit 0 if a running gateway does its work.
+    Health(health::Health),
     /// Talk to a gateway from a terminal.
     Connect(connect::Connect),
-    /// Start a backend that sends every message back.
+    /// Run a backend that echoes every message.
     EchoBackend(echo_backend::EchoBackend),
-    /// Print a script that completes this command line in a shell.
+    /// Print a completion script for a shell.
     Completions(Completions),
 }
 
-/// Prints the completions of a shell.
+/// Print a completion script for a shell.
 #[derive(Args)]
 #[command(after_help = "Example:\n  portcullis completions bash > \
                         ~/.local/share/bash-completion/completions/portcullis")]
 struct Completions {
-    /// Which shell.
+    /// The shell.
     #[arg(value_enum)]
     shell: clap_complete::Shell,
 }
 
+/// How to print a report.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
 /// Carries the command out.
 pub fn run(arguments: Arguments) -> ExitCode {
-    if arguments.version {
-        return version::run();
-    }
     match arguments.command {
-        Some(Command::Run(command)) => run::run(&command),
-        Some(Command::Check(command)) => check::run(&command),
-        Some(Command::Dev(command)) => dev::run(&command),
-        Some(Command::Token(command)) => token::run(&command),
-        Some(Command::Revoke(command)) => revoke::run(&command),
-        Some(Command::Connect(command)) => connect::run(command),
-        Some(Command::EchoBackend(command)) => echo_backend::run(&command),
-        Some(Command::Completions(command)) => {
+        Command::Run(command) => run::run(&command),
+        Command::Check(command) => check::run(&command),
+        Command::Schema(_) => schema::run(),
+        Command::Doctor(command) => doctor::run(&command),
+        Command::Dev(command) => dev::run(&command),
+        Command::Token(command) => token::run(&command),
+        Command::Revoke(command) => revoke::run(&command),
+        Command::Status(command) => status::run(&command),
+        Command::Reload(command) => reload::run(&command),
+        Command::Drain(command) => drain::run(&command),
+        Command::Health(command) => health::run(&command),
+        Command::Connect(command) => connect::run(command),
+        Command::EchoBackend(command) => echo_backend::run(&command),
+        Command::Completions(command) => {
             let mut description = Arguments::command();
             let out = &mut std::io::stdout();
             clap_complete::generate(command.shell, &mut description, "portcullis", out);
             ExitCode::SUCCESS
         }
-        // `arg_required_else_help` leaves nothing else.
-        None => ExitCode::from(2),
     }
 }
 
 /// `--config FILE`.
 #[derive(Args)]
 struct ConfigFile {
-    /// The configuration file; docs/configuration.md explains every key.
-    #[arg(long = "config", value_name = "FILE")]
-    path: PathBuf,
+    /// The configuration file [default: /etc/portcullis/portcullis.toml].
+    #[arg(short, long = "config", value_name = "FILE", env = "PORTCULLIS_CONFIG")]
+    named: Option<PathBuf>,
 }
 
-/// Tells a person why it did not work.
+impl ConfigFile {
+    /// The file that was named, or the default.
+    fn path(&self) -> &Path {
+        self.named.as_deref().unwrap_or(Path::new(CONFIG_DEFAULT))
+    }
+
+    /// Whether no file was named.
+    fn is_default(&self) -> bool {
+        self.named.is_none()
+    }
+}
+
+/// Prints why a command failed.
 fn failed(why: impl Display) -> ExitCode {
     eprintln!("portcullis: {why}");
     ExitCode::FAILURE
 }
 
-/// Loads a configuration, and tells of its problems on stderr.
-fn load_or_tell(path: &Path) -> Result<Loaded, ExitCode> {
-    match load_file(path) {
-        Ok(loaded) => {
-            loaded.warnings.iter().for_each(|warning| eprintln!("{warning}"));
-            Ok(loaded)
-        }
-        Err(problems) => {
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
-            Err(failed(format_args!("{} cannot be used", path.display())))
-        }
-    }
+/// Loads a configuration; on failure prints its problems. Warnings are for `check` and `run`:
+/// commands that are called often do not repeat them.
+fn load(path: &Path) -> Result<Loaded, ExitCode> {
+    load_file(path).map_err(|problems| {
+        problems.iter().for_each(|problem| eprintln!("{problem}"));
+        failed(format_args!("{} cannot be used", path.display()))
+    })
 }
 
-/// A port of this machine alone.
+/// A port that only this machine can reach.
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
@@ -143,12 +183,15 @@ mod tests {
     #[test]
     fn what_is_understood() {
         let table: &[(&str, bool)] = &[
-            ("--version", true),
-            ("-V", true),
             ("run --config c.toml", true),
-            ("run", false),
+            ("run -c c.toml", true),
+            ("run", true),
             ("check --config c.toml", true),
+            ("check --as-run --format json", true),
+            ("check --format yaml", false),
             ("check c.toml", false),
+            ("doctor", true),
+            ("doctor -c c.toml --format json", true),
             ("dev", true),
             ("dev --plain-port 1 --tls-port 2 --admin-port 3", true),
             ("dev --plain-port 65536", false),
@@ -179,6 +222,16 @@ mod tests {
             ("revoke --config c --list --subject a", false),
             ("revoke --config c --undo 7", true),
             ("revoke --config c --undo 7 --list", false),
+            ("status --config c", true),
+            ("status --url http://127.0.0.1:9464", true),
+            ("status --url http://127.0.0.1:9464 --token-file t", true),
+            ("status --config c --url http://127.0.0.1:9464", false),
+            ("status --config c --token-file t", false),
+            ("status", false),
+            ("reload --config c", true),
+            ("drain --config c", true),
+            ("health --config c", true),
+            ("health --config c --ready", true),
             ("completions zsh", true),
             ("completions ksh", false),
             ("", false),

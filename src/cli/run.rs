@@ -4,14 +4,16 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{ConfigFile, failed, load_or_tell};
+use portcullis::settings::load::Loaded;
 
-/// Starts the gateway.
+use super::{ConfigFile, failed, load};
+
+/// Run the gateway until a signal ends it.
 #[derive(Args)]
 #[command(after_help = "\
 Signals:
-  SIGHUP           read the configuration again; all of it is taken, or nothing
-  SIGTERM, SIGINT  drain: take no more connections, close the others over deadlines.drain, exit 0
+  SIGHUP           reload the configuration: all of it takes effect, or nothing
+  SIGTERM, SIGINT  drain: accept no more connections, close the others over deadlines.drain, exit 0
 
 Example:
   portcullis run --config /etc/portcullis/portcullis.toml")]
@@ -20,15 +22,16 @@ pub struct Run {
     config: ConfigFile,
 }
 
-/// Serves until the gateway was drained.
+/// Serves until the gateway has drained.
 pub fn run(command: &Run) -> ExitCode {
-    let loaded = match load_or_tell(&command.config.path) {
+    let path = command.config.path();
+    let Loaded { settings, issuing, warnings } = match load(path) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    // The gateway verifies tokens and makes none: their keys do not stay in memory.
-    drop(loaded.issuing);
-    match portcullis::server::run(&command.config.path, loaded.settings) {
+    // The gateway only verifies tokens: the keys that sign them do not stay in memory.
+    drop(issuing);
+    match portcullis::server::run(path, settings, &warnings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(error),
     }

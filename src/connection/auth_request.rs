@@ -76,10 +76,7 @@ impl Client {
         let (timeout, is_backend) = match &auth.kind {
             AuthKind::Backend(timeout) => (*timeout, true),
             AuthKind::Http(endpoint) => (endpoint.timeout + HTTP_GRACE, false),
-            AuthKind::Jwt(_)
-            | AuthKind::Phoenix(_)
-            | AuthKind::PlugSession(_)
-            | AuthKind::Compact(_) => unreachable!("the gateway judges these kinds itself"),
+            AuthKind::Token(_) => unreachable!("the gateway judges tokens itself"),
         };
         let composed = with_request(&pending.head, ctx, |request, route| {
             let message = Some(pending.message.as_slice()).filter(|message| !message.is_empty());

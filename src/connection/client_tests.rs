@@ -187,7 +187,7 @@ impl World {
         let counters = Counters::default();
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
         let set = RevocationSet::new(Hasher::new(&[7; 32]));
-        let revoked = set.picture();
+        let revoked = set.snapshot();
         let ctx =
             Context { now, settings: &settings, counters: &counters, jitter: 0, revoked: &revoked };
         let client = Client::new(None, tls, jitter, &ctx);

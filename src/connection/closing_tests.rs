@@ -111,7 +111,7 @@ fn paces_are_spread() {
         let settings = settings(DIALECTS);
         let counters = Counters::default();
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
-        let revoked = RevocationSet::new(Hasher::new(&[7; 32])).picture();
+        let revoked = RevocationSet::new(Hasher::new(&[7; 32])).snapshot();
         let revoked = &revoked;
         let ctx = Context { now, settings: &settings, counters: &counters, jitter, revoked };
         let peer = SocketAddr::from(([192, 0, 2, 1], port));

@@ -13,7 +13,7 @@ use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{
     self, Accept, Challenge, Close, Closer, Credit, Expire, GoAway, Hello, Kind, LinkError,
     LinkReader, PieceOrder, Ping, Pong, Proof, ReceiveWindow, Refused, Reject, SendCredit,
-    SessionId, UNKNOWN_SESSION_FRAMES_MAX, data_cost, data_flags, encode_data, features,
+    SessionId, UnknownSessionFrames, data_cost, data_flags, encode_data, features,
 };
 use crate::protocol::revocation::Revocation;
 use crate::protocol::utf8::Utf8Validator;
@@ -224,7 +224,7 @@ pub struct Link {
     ours: link::Limits,
     /// What both sides can do; 0 until the handshake said so.
     features: u64,
-    unknown_session_frames: u32,
+    unknown_session_frames: UnknownSessionFrames,
     waiting: Vec<Key>,
     output: Vec<u8>,
     sent: usize,
@@ -259,7 +259,7 @@ impl Link {
             peer: link::Limits::default(),
             ours,
             features: 0,
-            unknown_session_frames: 0,
+            unknown_session_frames: UnknownSessionFrames::default(),
             waiting: Vec::new(),
             output: Vec::new(),
             sent: 0,
@@ -396,7 +396,7 @@ impl Link {
         self.sent = 0;
         self.waiting.clear();
         self.open_sessions = 0;
-        self.unknown_session_frames = 0;
+        self.unknown_session_frames = UnknownSessionFrames::default();
         self.pinged = None;
     }
 
@@ -594,6 +594,7 @@ impl Link {
                 unreachable!("bytes without a connection")
             }
         }
+        self.unknown_session_frames.frame();
         let mut table = Table {
             sessions: &mut self.sessions,
             open_sessions: &mut self.open_sessions,
@@ -649,7 +650,7 @@ struct Table<'t> {
     open_sessions: &'t mut u32,
     credit: &'t mut SendCredit,
     window: &'t mut ReceiveWindow,
-    unknown_session_frames: &'t mut u32,
+    unknown_session_frames: &'t mut UnknownSessionFrames,
     output: &'t mut Vec<u8>,
     counters: &'t Counters,
     message_max: u32,
@@ -783,12 +784,7 @@ impl Table<'_> {
     /// backend is wrong; a few are forgiven.
     fn stray<'a>(&mut self) -> Result<Event<'a>, LinkError> {
         self.counters.increment(Metric::LinkStaleFrames);
-        *self.unknown_session_frames += 1;
-        if *self.unknown_session_frames > UNKNOWN_SESSION_FRAMES_MAX {
-            Err(LinkError::TooManyStrays)
-        } else {
-            Ok(Event::Routine)
-        }
+        self.unknown_session_frames.unknown().map(|()| Event::Routine)
     }
 }
 

@@ -1,7 +1,9 @@
 //! The gateway's end of a link against a backend played by hand.
 
 use super::*;
-use crate::protocol::link::{FrameHeader, HEADER_BYTES, Limits as LinkLimits, Open, Ready};
+use crate::protocol::link::{
+    FrameHeader, HEADER_BYTES, Limits as LinkLimits, Open, Ready, UNKNOWN_SESSION_FRAMES_MAX,
+};
 use crate::settings::load::test_settings;
 
 const CLIENT: Key = Key { slot: 4, generation: 2 };

@@ -36,7 +36,7 @@ fn live() -> World {
 fn revoke(world: &mut World, target: Target) {
     let revocation = Revocation { target, lapses: UnixTime::from_seconds(UNIX + 1000) };
     world.revocations.insert(revocation, 10, world.now.unix).unwrap();
-    world.revoked = world.revocations.picture();
+    world.revoked = world.revocations.snapshot();
 }
 
 /// When the identity is over, from the start, in seconds.

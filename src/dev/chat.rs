@@ -114,7 +114,7 @@ impl Room {
 
 async fn chat(mut session: Session, room: Arc<Mutex<Room>>) {
     let lock = || room.lock().unwrap_or_else(PoisonError::into_inner);
-    let name = session.identity().subject.clone().unwrap_or_else(|| "somebody".to_owned());
+    let name = session.identity().subject.clone().unwrap_or_else(|| "anonymous".to_owned());
     let number = lock().join(&name, session.sender());
     while let Some(message) = session.next().await {
         match message.as_text() {

@@ -32,7 +32,7 @@ pub struct ConnectOptions {
     pub url: String,
     /// Sent as `Authorization: Bearer …`.
     pub token: Option<Secret>,
-    /// Sent as `Origin`, to see what a browser's page would be told.
+    /// Sent as `Origin`, to see the answer to a browser's page.
     pub origin: Option<String>,
 }
 
@@ -51,7 +51,7 @@ pub enum ConnectError {
         /// Which of them.
         what: &'static str,
     },
-    /// Nobody answers there.
+    /// No program answers there.
     #[error("cannot connect to {address}: {source}\n  is the gateway running?")]
     Unreachable {
         /// Host and port.
@@ -344,8 +344,8 @@ mod tls {
         Ok(Stream::Tls(Box::new(rustls::StreamOwned::new(connection, tcp))))
     }
 
-    /// Takes any certificate whose key the other side has. Only for loopback, where whoever
-    /// could stand in between could read the process itself.
+    /// Takes any certificate whose key the other side has. Only for loopback, where a program
+    /// that could intercept the connection could also read the process itself.
     #[derive(Debug)]
     struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-// The page of `portcullis dev`: connects as a front end would, and shows what it is told.
+// The page of `portcullis dev`: connects as a front end would, and shows what the gateway answers.
 
 import { HISTORY, compact, drawCloses, drawRates, drawStages } from "./charts.js";
 
@@ -8,36 +8,36 @@ const BACKOFF_MIN_MS = 500;
 const BACKOFF_MAX_MS = 30_000;
 const STEADY_MS = 5_000;
 
-// What a reason of the gateway means to whoever wrote the front end.
+// What a reason means for the front end's author.
 const REASONS = {
-  token_missing: "No token came where this route looks for one.",
-  token_malformed: "The token cannot be read: cut off, encoded twice, or not a token at all.",
+  token_missing: "No token was sent where this route expects one.",
+  token_malformed: "The token cannot be read: cut off, encoded twice, or not a token.",
   token_bad_signature: "The token was not signed with a key of this gateway.",
-  token_expired: "The token's time is over. Get a new one first; the same will be refused again.",
-  token_revoked: "The token was taken back. The user must sign in again.",
-  token_not_yet_valid: "The token begins later. Compare the clocks of issuer and gateway.",
-  token_forbidden: "The token is sound, but made for another issuer or audience, or for too long.",
+  token_expired: "The token has expired. Get a new one; the gateway refuses this one again.",
+  token_revoked: "The token was revoked. The user must sign in again.",
+  token_not_yet_valid: "The token is not valid yet. Compare the clocks of issuer and gateway.",
+  token_forbidden: "The signature is right, but the token is for another issuer or audience, or lives too long.",
   csrf_mismatch: "The session came without the CSRF token of its page.",
   forbidden_origin: "Pages of this origin may not connect here.",
   forbidden_route: "This user may not use this path.",
-  authentication_timed_out: "Connected, but no token came before the deadline.",
-  over_capacity: "The gateway is full. Come back later.",
+  authentication_timed_out: "Connected, but no token arrived before the deadline.",
+  over_capacity: "The gateway is full. Try again later.",
   rate_limited: "Too many messages or connections in too short a time.",
-  slow_consumer: "Messages were not read fast enough, and too many were waiting.",
-  idle: "Nothing was heard for too long, not even an answer to a ping.",
-  lifetime: "The connection reached the age at which all are asked to reconnect.",
-  going_away: "The gateway is being restarted.",
-  backend_unavailable: "Nobody behind the gateway can take the session right now.",
+  slow_consumer: "The client did not read fast enough, and too many messages were waiting.",
+  idle: "The client was silent for too long and answered no ping.",
+  lifetime: "The connection reached its maximum age. Reconnect.",
+  going_away: "The gateway is restarting.",
+  backend_unavailable: "No backend can take the session right now.",
   backend_closed: "The backend ended the session.",
   protocol_error: "The client broke the WebSocket protocol.",
   invalid_utf8: "A text message was not UTF-8.",
-  unsupported_type: "This route does not take messages of this type.",
+  unsupported_type: "This route does not accept messages of this type.",
   too_large: "A message was larger than the gateway allows.",
-  client_closed: "This side closed, and the gateway agreed.",
-  internal: "Something failed in the gateway. Its log says what.",
+  client_closed: "This side closed.",
+  internal: "An error in the gateway. Its log says which.",
 };
 
-// Codes after which coming back may help when no explanation came.
+// Codes after which reconnecting may help when there was no explanation.
 const RETRYABLE = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 4408, 4429]);
 
 let session = null;
@@ -196,7 +196,7 @@ function closed(mine, event) {
   showVerdict(mine, event, { wanted, wait });
 }
 
-/** Never before the gateway's own time; longer each time; never all clients at once. */
+/** At least the gateway's own time, longer after each attempt, and random, so that clients spread. */
 function waitBefore(floor_ms) {
   const backoff = Math.min(BACKOFF_MAX_MS, BACKOFF_MIN_MS * 2 ** attempt);
   return Math.max(floor_ms, backoff) * (1 + Math.random() / 2);
@@ -207,18 +207,18 @@ function meaning(mine, { code, reason }) {
   const known = REASONS[mine.explained?.reason ?? reason];
   if (known) return known;
   if (code === 1006 && mine.opened === 0) {
-    return "The connection never came about, and a browser keeps the cause to itself: nobody "
-      + "listens there, the certificate is not trusted, or the upgrade was refused over HTTP.";
+    return "The connection failed, and browsers hide the reason: nothing is listening there, the "
+      + "certificate is not trusted, or the upgrade was refused over HTTP.";
   }
-  if (code === 1006) return "The connection was cut without a word.";
-  if (code >= 3000) return "The backend closed with a code and a reason of its own.";
-  return "An ordinary end.";
+  if (code === 1006) return "The connection was cut without a close frame.";
+  if (code >= 3000) return "The backend closed with its own code and reason.";
+  return "A normal close.";
 }
 
 function advice(mine, { wanted, wait }) {
   if (mine.byUser) return "Nothing to do.";
-  if (!wanted && mine.explained) return "Do not reconnect: it would end the same way.";
-  if (!wanted) return "Do not reconnect by itself.";
+  if (!wanted && mine.explained) return "Don't reconnect: it would end the same way.";
+  if (!wanted) return "Don't reconnect automatically.";
   if (wait === null) return "Reconnecting may help.";
   return `Reconnecting in ${(wait / 1000).toFixed(1)} s.`;
 }

@@ -31,7 +31,7 @@ impl PeerStorage {
     }
 
     /// What the kernel wrote; `None` when it is no internet address. An IPv4 client of an IPv6
-    /// listener is told by its IPv4 address, so that prefixes and logs see one form of it.
+    /// listener has its IPv4 address here, so that prefixes and logs see one form of it.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         let length = self.length.min(Self::ROOM);
         // SAFETY: the storage is a live sockaddr_storage of which `length` bytes are valid.

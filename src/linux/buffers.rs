@@ -21,8 +21,8 @@ pub(super) const BUFFERS_MAX: u16 = 32_768;
 const PUBLISHED_MIN: [u32; 2] = [64, 8];
 /// Publications between two looks at whether fewer would do.
 const REVIEW_INTERVAL: u32 = 1024;
-/// Set in the numbers that the kernel is told for the link pool: a completion says which
-/// buffer was used, but not of which group.
+/// Set in the buffer numbers of the link pool: a completion says which buffer was used, but not
+/// of which group.
 const LINK_BIT: u16 = 0x8000;
 
 /// Where a buffer is.
@@ -140,8 +140,8 @@ impl ReceivePool {
         tail.store(self.tail, Ordering::Release);
     }
 
-    /// Doubles the target as soon as three quarters of it went at once; halves it when not
-    /// even a quarter went for a long time.
+    /// Doubles the target as soon as one burst took three quarters of it; halves it when none
+    /// took even a quarter for a long time.
     fn review(&mut self) {
         if self.published * 4 < self.target && self.publications > 0 {
             self.target = (self.target * 2).min(self.places.len() as u32);
@@ -180,7 +180,7 @@ impl ReceivePool {
         assert!(length as usize <= self.usable);
         self.moved(id, Place::Published, Place::Held);
         self.published -= 1;
-        ReceivedBuffer { group: self.group, id, length }
+        ReceivedBuffer::of_ring(self.group, id, length)
     }
 
     /// The kernel has given up buffer `id` without filling it.
@@ -192,18 +192,18 @@ impl ReceivePool {
 
     /// The bytes of a buffer that the worker holds.
     pub(super) fn bytes(&mut self, buffer: &ReceivedBuffer) -> &mut [u8] {
-        assert_eq!(self.places[usize::from(buffer.id)], Place::Held, "buffer is not held");
-        assert!(buffer.length as usize <= self.usable);
-        let offset = usize::from(buffer.id) * self.stride;
+        assert_eq!(self.places[usize::from(buffer.id())], Place::Held, "buffer is not held");
+        assert!(buffer.length() as usize <= self.usable);
+        let offset = usize::from(buffer.id()) * self.stride;
         // SAFETY: the kernel gave the buffer up when it was taken and has not been given it
         // again; buffers do not overlap, and `&mut self` bars a second reference.
-        unsafe { self.data.slice(offset, buffer.length as usize) }
+        unsafe { self.data.slice(offset, buffer.length() as usize) }
     }
 
     /// Takes a held buffer back.
     pub(super) fn give_back(&mut self, buffer: ReceivedBuffer) {
-        self.moved(buffer.id, Place::Held, Place::Stacked);
-        self.stack.push(buffer.id);
+        self.moved(buffer.id(), Place::Held, Place::Stacked);
+        self.stack.push(buffer.id());
     }
 
     /// Total and free buffers.
@@ -249,7 +249,7 @@ mod tests {
         for _ in 0..5000 {
             pool.publish();
             for buffer in fill(&mut pool, &mut head, 20) {
-                seen.insert(buffer.id);
+                seen.insert(buffer.id());
                 pool.give_back(buffer);
             }
         }
@@ -300,7 +300,7 @@ mod tests {
     fn bytes_of_a_buffer_that_is_not_held_cannot_be_had() {
         let mut pool = pool(4);
         pool.publish();
-        pool.bytes(&ReceivedBuffer { group: BufferGroup::Client, id: 1, length: 1 });
+        pool.bytes(&ReceivedBuffer::of_ring(BufferGroup::Client, 1, 1));
     }
 
     #[test]
@@ -309,7 +309,7 @@ mod tests {
         let mut pool = pool(4);
         pool.publish();
         let buffer = pool.take(0, 1);
-        let forged = ReceivedBuffer { group: BufferGroup::Client, id: buffer.id, length: 1 };
+        let forged = ReceivedBuffer::of_ring(BufferGroup::Client, buffer.id(), 1);
         pool.give_back(buffer);
         pool.give_back(forged);
     }

@@ -66,7 +66,7 @@ impl ListenerSocket {
         self.socket.as_raw_fd()
     }
 
-    /// Ends listening at once, although accepts in flight still hold the file: they fail, and
+    /// Ends listening immediately, although accepts in flight still hold the file: they fail, and
     /// connections that wait in the backlog are reset.
     pub(super) fn stop(self) {
         // A listener that is no longer listening has nothing to stop.

@@ -223,7 +223,7 @@ fn load(descriptors: DescriptorMode, client_buffers: u16, client_slots: u16) -> 
     server.join().unwrap()
 }
 
-/// What can be starved while the pool learns that 200 clients speak at once: those beyond the 64
+/// What can be starved while the pool learns that 200 clients send in one burst: those beyond the 64
 /// buffers that it publishes at first, and beyond twice as many.
 const WHILE_IT_LEARNS: usize = (200 - 64) + (200 - 128);
 

@@ -7,7 +7,7 @@ use std::io;
 use io_uring::{Probe as Opcodes, opcode};
 
 use super::buffers::ReceivePool;
-use super::uring::Uring;
+use super::uring::{Permissions, Uring};
 
 /// Operations that the gateway cannot do without.
 const NEEDED: [(&str, u8); 8] = [
@@ -34,6 +34,8 @@ pub enum Step {
     Buffers,
     /// Registering the table of direct descriptors.
     Files,
+    /// Starting the ring, restricted to what the gateway does.
+    Enable,
 }
 
 impl fmt::Display for Step {
@@ -43,6 +45,7 @@ impl fmt::Display for Step {
             Step::Opcodes => "asking io_uring for its operations",
             Step::Buffers => "registering receive buffers with io_uring",
             Step::Files => "registering a descriptor table with io_uring",
+            Step::Enable => "starting the restricted io_uring",
         })
     }
 }
@@ -74,6 +77,16 @@ pub struct Facts {
 }
 
 impl ProbeError {
+    /// What failed, and the likely cause.
+    pub fn finding(&self) -> String {
+        format!("{}; likely cause: {}", self.what, self.cause)
+    }
+
+    /// What to do.
+    pub fn remedy(&self) -> &str {
+        &self.remedy
+    }
+
     /// Explains an error of the system by what can be read about it now.
     pub(super) fn from_system(step: Step, error: &io::Error) -> ProbeError {
         explain(&Facts::gather(step, error.raw_os_error()))
@@ -211,8 +224,8 @@ pub struct Probe {
     pub no_index_array: bool,
     /// Waiting for several completions within a time (6.12).
     pub min_wait: bool,
-    /// Bundles of receives and sends (6.10). Not used.
-    pub bundles: bool,
+    /// The ring refuses operations that the gateway does not use.
+    pub restrictions: bool,
     /// Direct descriptors.
     pub direct_descriptors: bool,
     /// Socket options on direct descriptors, for closing them with a reset (6.7).
@@ -226,7 +239,7 @@ pub struct Probe {
 /// The first thing that the gateway needs and that does not work, with what to do about it.
 pub fn probe() -> Result<Probe, ProbeError> {
     let failed = |step| move |error: io::Error| ProbeError::from_system(step, &error);
-    let ring = Uring::new(64).map_err(failed(Step::Setup))?;
+    let mut ring = Uring::new(64).map_err(failed(Step::Setup))?;
     let submitter = ring.inner().submitter();
     let mut opcodes = Opcodes::new();
     submitter.register_probe(&mut opcodes).map_err(failed(Step::Opcodes))?;
@@ -235,34 +248,33 @@ pub fn probe() -> Result<Probe, ProbeError> {
         return Err(explain(&Facts::gather(Step::Opcodes, None)));
     }
     ReceivePool::try_register(&submitter).map_err(failed(Step::Buffers))?;
-    let parameters = ring.inner().params();
     let direct = submitter.register_files_sparse(8).is_ok();
+    let permissions = if direct { Permissions::Direct } else { Permissions::Plain };
+    ring.enable(permissions).map_err(failed(Step::Enable))?;
+    let parameters = ring.inner().params();
     let kernel = kernel_release();
     Ok(Probe {
         registered_ring: ring.is_registered(),
         no_index_array: ring.has_no_sqarray(),
         min_wait: parameters.is_feature_min_timeout(),
-        bundles: parameters.is_feature_recvsend_bundle(),
+        restrictions: ring.is_restricted(),
         direct_descriptors: direct,
         direct_reset: direct && version(&kernel).is_some_and(|version| version >= (6, 7)),
         kernel,
     })
 }
 
-impl fmt::Display for Probe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Linux {}, io_uring:", self.kernel)?;
-        for (feature, present) in [
+impl Probe {
+    /// Each feature that the gateway can use, and whether it is there.
+    pub fn features(&self) -> [(&'static str, bool); 6] {
+        [
             ("registered ring descriptor", self.registered_ring),
             ("no index array", self.no_index_array),
             ("min-wait", self.min_wait),
-            ("bundles (not used)", self.bundles),
+            ("restricted to the operations in use", self.restrictions),
             ("direct descriptors", self.direct_descriptors),
             ("reset of direct descriptors", self.direct_reset),
-        ] {
-            write!(f, "\n  {feature}: {}", if present { "yes" } else { "no" })?;
-        }
-        Ok(())
+        ]
     }
 }
 
@@ -272,7 +284,8 @@ pub fn kernel_release() -> String {
     text.trim().to_owned()
 }
 
-fn version(release: &str) -> Option<(u32, u32)> {
+/// Major and minor number of a kernel's release.
+pub fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
@@ -366,8 +379,7 @@ mod tests {
     #[test]
     fn this_kernel_has_what_the_gateway_needs() {
         let probe = probe().unwrap_or_else(|error| panic!("{error}"));
-        let text = probe.to_string();
-        assert!(text.starts_with(&format!("Linux {}, io_uring:\n", probe.kernel)), "{text}");
-        assert!(text.contains("\n  min-wait: "), "{text}");
+        assert!(version(&probe.kernel) >= Some(KERNEL_MIN), "{probe:?}");
+        assert!(probe.features().iter().any(|(_, present)| *present), "{probe:?}");
     }
 }

@@ -1,15 +1,51 @@
 //! What the process may use of the machine: descriptors, memory, cores, randomness.
-#![allow(unsafe_code)] // getrlimit, setrlimit, scheduler affinity, getrandom
+#![allow(unsafe_code)] // geteuid, getrlimit, setrlimit, scheduler affinity, getrandom, adjtimex
 
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// The user that the process acts as.
+pub fn effective_user() -> u32 {
+    // SAFETY: it reads a number of the process and cannot fail.
+    unsafe { libc::geteuid() }
+}
 
 /// The current soft limit on open descriptors (RLIMIT_NOFILE).
 ///
 /// # Errors
 /// Those of getrlimit(2).
 pub fn descriptor_limit() -> io::Result<u64> {
-    Ok(limits()?.rlim_cur)
+    Ok(limit(libc::RLIMIT_NOFILE)?.rlim_cur)
+}
+
+/// The soft limit on locked memory in bytes (RLIMIT_MEMLOCK); `None` is unlimited.
+///
+/// # Errors
+/// Those of getrlimit(2).
+pub fn locked_memory_limit() -> io::Result<Option<u64>> {
+    let bytes = limit(libc::RLIMIT_MEMLOCK)?.rlim_cur;
+    Ok((bytes != libc::RLIM_INFINITY).then_some(bytes))
+}
+
+/// Whether the kernel counts its clock as synchronised (adjtimex(2) without STA_UNSYNC).
+///
+/// # Errors
+/// Those of adjtimex(2); a sandbox may refuse even the reading of it.
+pub fn clock_is_synchronised() -> io::Result<bool> {
+    // SAFETY: timex is made of integers, for which all zeroes are a value; no mode asks for a
+    // change.
+    let mut state: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: `state` is live and writable.
+    if unsafe { libc::adjtimex(&mut state) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(state.status & libc::STA_UNSYNC == 0)
+}
+
+/// Whether this process runs as root.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid has no arguments and cannot fail.
+    unsafe { libc::geteuid() == 0 }
 }
 
 /// Raises the soft limit on open descriptors to the hard limit, and returns it.
@@ -17,7 +53,7 @@ pub fn descriptor_limit() -> io::Result<u64> {
 /// # Errors
 /// Those of getrlimit(2) and setrlimit(2).
 pub fn raise_descriptor_limit() -> io::Result<u64> {
-    let mut limit = limits()?;
+    let mut limit = limit(libc::RLIMIT_NOFILE)?;
     if limit.rlim_cur < limit.rlim_max {
         limit.rlim_cur = limit.rlim_max;
         // SAFETY: `limit` is a valid rlimit that outlives the call.
@@ -28,10 +64,15 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-fn limits() -> io::Result<libc::rlimit> {
+#[cfg(target_env = "gnu")]
+type Resource = libc::__rlimit_resource_t;
+#[cfg(not(target_env = "gnu"))]
+type Resource = libc::c_int;
+
+fn limit(resource: Resource) -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit that outlives the call.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+    if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(limit)
@@ -106,7 +147,7 @@ pub fn page_size() -> u64 {
     u64::try_from(size).unwrap_or(4096)
 }
 
-/// How many threads can run at once: the allowed cores, less when a CPU quota says so.
+/// How many threads can run concurrently: the allowed cores, fewer with a CPU quota.
 pub fn core_count() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -213,7 +254,7 @@ mod tests {
     #[test]
     fn the_soft_descriptor_limit_reaches_the_hard_one() {
         let raised = raise_descriptor_limit().unwrap();
-        assert_eq!(raised, limits().unwrap().rlim_max);
+        assert_eq!(raised, limit(libc::RLIMIT_NOFILE).unwrap().rlim_max);
         assert_eq!(descriptor_limit().unwrap(), raised);
     }
 

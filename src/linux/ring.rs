@@ -19,7 +19,7 @@ use super::probe::{ProbeError, Step};
 use super::process;
 use super::slots::SlotPool;
 use super::sockets::{self, SocketTable, Target};
-use super::uring::{Cqe, OWN, Uring};
+use super::uring::{Cqe, OWN, Permissions, Uring};
 pub use super::waker::Waker;
 use crate::base::time::{Instant, Now};
 use crate::ring::{
@@ -30,7 +30,7 @@ use crate::ring::{
 
 /// The ring's read of its wake-up event.
 const WAKE: u64 = OWN | 1;
-/// The ring's own operations whose cqe nobody needs.
+/// The ring's own operations whose cqe has no reader.
 const UNHEEDED: u64 = OWN | 2;
 /// The shutdown of a direct descriptor, whose number is in the low half.
 const SHUTDOWN: u64 = OWN | 1 << 32;
@@ -133,7 +133,7 @@ impl LinuxRing {
         let waker = Waker::new()?;
         let uring = Uring::new(options.entries)
             .map_err(|error| ProbeError::from_system(Step::Setup, &error))?;
-        let ring = LinuxRing {
+        let mut ring = LinuxRing {
             uring: ManuallyDrop::new(uring),
             memory: ManuallyDrop::new(memory),
             listeners: options.listeners.into_iter().map(Some).collect(),
@@ -147,6 +147,13 @@ impl LinuxRing {
             now: clock::now(),
         };
         ring.register()?;
+        let permissions = match ring.descriptors {
+            DescriptorMode::Plain => Permissions::Plain,
+            DescriptorMode::Direct => Permissions::Direct,
+        };
+        ring.uring
+            .enable(permissions)
+            .map_err(|error| ProbeError::from_system(Step::Enable, &error))?;
         Ok((ring, waker))
     }
 
@@ -228,10 +235,10 @@ impl LinuxRing {
     }
 
     fn send(&mut self, key: OpKey, socket: Socket, slot: SendSlot, start: u32, end: u32) {
-        let link = if slot.group == BufferGroup::Link { SEND_LINK_BIT } else { 0 };
-        let user_data = SEND | link | u64::from(slot.id);
+        let link = if slot.group() == BufferGroup::Link { SEND_LINK_BIT } else { 0 };
+        let user_data = SEND | link | u64::from(slot.id());
         let target = self.sockets.target(socket);
-        let data = self.memory.slots(slot.group).launch(slot, key, start, end);
+        let data = self.memory.slots(slot.group()).launch(slot, key, start, end);
         let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
         let length = end - start;
         let entry = match target {
@@ -471,11 +478,11 @@ impl Ring for LinuxRing {
     }
 
     fn received(&mut self, buffer: &ReceivedBuffer) -> &mut [u8] {
-        self.memory.buffers(buffer.group).bytes(buffer)
+        self.memory.buffers(buffer.group()).bytes(buffer)
     }
 
     fn give_back(&mut self, buffer: ReceivedBuffer) {
-        self.memory.buffers(buffer.group).give_back(buffer);
+        self.memory.buffers(buffer.group()).give_back(buffer);
     }
 
     fn buffers(&self, group: BufferGroup) -> BufferCount {
@@ -490,11 +497,11 @@ impl Ring for LinuxRing {
     }
 
     fn slot_bytes(&mut self, slot: &SendSlot) -> &mut [u8] {
-        self.memory.slots(slot.group).bytes(slot)
+        self.memory.slots(slot.group()).bytes(slot)
     }
 
     fn release(&mut self, slot: SendSlot) {
-        self.memory.slots(slot.group).release(slot);
+        self.memory.slots(slot.group()).release(slot);
     }
 
     fn shutdown_write(&mut self, socket: Socket) {

@@ -206,7 +206,7 @@ fn whole_slots_are_sent_even_to_a_slow_reader() {
         bench.send(1, socket, group, &data);
         let completion = bench.next();
         let Outcome::Sent { slot, result } = completion.outcome else { panic!() };
-        assert_eq!((slot.group, result), (group, Ok(length as u32)));
+        assert_eq!((slot.group(), result), (group, Ok(length as u32)));
         bench.ring.release(slot);
         assert!(reader.join().unwrap() == data, "{group:?} {length}");
     }
@@ -253,7 +253,7 @@ fn a_pool_that_runs_dry_ends_the_receive_and_recovers() {
         assert_eq!(bench.ring.buffers(Link).free, 4);
         let mut seen = Vec::new();
         for buffer in held {
-            assert_eq!(buffer.length as usize, CLIENT_BUFFER_BYTES);
+            assert_eq!(buffer.length() as usize, CLIENT_BUFFER_BYTES);
             seen.extend_from_slice(bench.ring.received(&buffer));
             bench.ring.give_back(buffer);
         }
@@ -278,7 +278,7 @@ fn the_link_pool_has_large_buffers_of_its_own() {
     bench.submit(OpKind::Receive, 1, Op::ReceiveMultishot { socket, group: Link });
     let completion = bench.next();
     let Outcome::Received(buffer) = completion.outcome else { panic!() };
-    assert_eq!((buffer.group, buffer.length), (Link, 20_000));
+    assert_eq!((buffer.group(), buffer.length()), (Link, 20_000));
     assert!(bench.ring.received(&buffer) == data);
     let free = |bench: &Bench| (bench.ring.buffers(Link).free, bench.ring.buffers(Client).free);
     assert_eq!(free(&bench), (3, 64));

@@ -41,19 +41,19 @@ impl SlotPool {
     pub(super) fn take(&mut self) -> Option<SendSlot> {
         let id = self.stack.pop()?;
         self.change(id, FREE, TAKEN);
-        Some(SendSlot { group: self.group, id })
+        Some(SendSlot::of_ring(self.group, id))
     }
 
     /// Returns a slot that the worker holds.
     pub(super) fn release(&mut self, slot: SendSlot) {
-        self.change(slot.id, TAKEN, FREE);
-        self.stack.push(slot.id);
+        self.change(slot.id(), TAKEN, FREE);
+        self.stack.push(slot.id());
     }
 
     /// The memory of a slot that the worker holds.
     pub(super) fn bytes(&mut self, slot: &SendSlot) -> &mut [u8] {
-        assert_eq!(self.uses[usize::from(slot.id)], TAKEN, "slot is not held");
-        let offset = usize::from(slot.id) * self.stride;
+        assert_eq!(self.uses[usize::from(slot.id())], TAKEN, "slot is not held");
+        let offset = usize::from(slot.id()) * self.stride;
         // SAFETY: the slot is not in flight, slots do not overlap, and `&mut self` bars a
         // second reference.
         unsafe { self.data.slice(offset, self.usable) }
@@ -62,8 +62,8 @@ impl SlotPool {
     /// Puts a slot in flight for the send `key`; returns the address of byte `start`.
     pub(super) fn launch(&mut self, slot: SendSlot, key: OpKey, start: u32, end: u32) -> *const u8 {
         assert!(start < end && end as usize <= self.usable, "send of {start}..{end}");
-        self.change(slot.id, TAKEN, key.to_bits());
-        let offset = usize::from(slot.id) * self.stride + start as usize;
+        self.change(slot.id(), TAKEN, key.to_bits());
+        let offset = usize::from(slot.id()) * self.stride + start as usize;
         self.data.at(offset, (end - start) as usize)
     }
 
@@ -72,7 +72,7 @@ impl SlotPool {
         let bits = self.uses[usize::from(id)];
         let key = OpKey::from_bits(bits).expect("a send ended whose slot is not in flight");
         self.uses[usize::from(id)] = TAKEN;
-        (key, SendSlot { group: self.group, id })
+        (key, SendSlot::of_ring(self.group, id))
     }
 
     /// The slot that the send `key` has in flight. Looks at all: only stalled sends are
@@ -103,7 +103,7 @@ mod tests {
     fn a_slot_goes_round_from_pool_to_flight_and_back() {
         let mut pool = SlotPool::new(BufferGroup::Link, 2, 100).unwrap();
         let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
-        assert_eq!((first.id, second.id, pool.take()), (0, 1, None));
+        assert_eq!((first.id(), second.id(), pool.take()), (0, 1, None));
         pool.bytes(&first)[99] = 5;
         pool.bytes(&second).fill(6);
         let address = pool.launch(first, key(9), 99, 100);
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!((landed, pool.find(key(9))), (key(9), None));
         pool.release(second);
         pool.release(first);
-        assert_eq!(pool.take().map(|slot| slot.id), Some(0), "the last one released");
+        assert_eq!(pool.take().map(|slot| slot.id()), Some(0), "the last one released");
     }
 
     #[test]
@@ -122,7 +122,7 @@ mod tests {
     fn bytes_of_a_slot_in_flight_cannot_be_had() {
         let mut pool = SlotPool::new(BufferGroup::Client, 1, 100).unwrap();
         let slot = pool.take().unwrap();
-        let forged = SendSlot { group: slot.group, id: slot.id };
+        let forged = SendSlot::of_ring(slot.group(), slot.id());
         pool.launch(slot, key(1), 0, 1);
         pool.bytes(&forged);
     }

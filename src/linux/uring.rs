@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use io_uring::register::Restriction;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 /// Marks the `user_data` of operations that are the ring's own; no `OpKey` has these bits.
@@ -14,8 +15,9 @@ pub(super) const OWN: u64 = 0xf0 << 56;
 const ENTER_GETEVENTS: libc::c_uint = 1;
 const ENTER_EXT_ARG: libc::c_uint = 1 << 3;
 const ENTER_REGISTERED_RING: libc::c_uint = 1 << 4;
-const REGISTER_RING_FDS: libc::c_uint = 20;
-const UNREGISTER_RING_FDS: libc::c_uint = 21;
+const UNREGISTER_FILES: u8 = 3;
+const REGISTER_RING_FDS: u8 = 20;
+const UNREGISTER_RING_FDS: u8 = 21;
 
 /// Completions per submission that the completion queue has room for. When it is full, the
 /// kernel keeps the rest elsewhere but ends multishot operations.
@@ -48,6 +50,8 @@ pub(super) struct Uring {
     /// Index of our descriptor in the kernel's table of this thread.
     registered: Option<u32>,
     no_sqarray: bool,
+    /// What the ring may do is restricted.
+    restricted: bool,
     /// Operations that have yet to give their last cqe.
     in_flight: u64,
     /// Entries that found the submission queue full and the kernel unable to take them.
@@ -71,8 +75,45 @@ struct RingUpdate {
     data: u64,
 }
 
+/// What a ring may do once it is enabled. The kernel refuses everything else with EACCES, so a
+/// fault that reaches the submission queue opens no file and runs no command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Permissions {
+    /// The operations on plain descriptors.
+    Plain,
+    /// Those, and what direct descriptors need: their shutdown and socket options.
+    Direct,
+}
+
+impl Permissions {
+    fn restrictions(self) -> Vec<Restriction> {
+        let mut codes = vec![
+            opcode::Accept::CODE,
+            opcode::Recv::CODE,
+            opcode::PollAdd::CODE,
+            opcode::Send::CODE,
+            opcode::Connect::CODE,
+            opcode::Close::CODE,
+            opcode::AsyncCancel::CODE,
+            // Of the wake-up event.
+            opcode::Read::CODE,
+        ];
+        let mut flags = squeue::Flags::BUFFER_SELECT;
+        let mut registrations = vec![UNREGISTER_RING_FDS];
+        if self == Permissions::Direct {
+            codes.extend([opcode::Shutdown::CODE, opcode::SetSockOpt::CODE]);
+            flags |= squeue::Flags::FIXED_FILE | squeue::Flags::IO_HARDLINK;
+            registrations.push(UNREGISTER_FILES);
+        }
+        let codes = codes.into_iter().map(Restriction::sqe_op);
+        let registrations = registrations.into_iter().map(Restriction::register_op);
+        codes.chain(registrations).chain([Restriction::sqe_flags_allowed(flags.bits())]).collect()
+    }
+}
+
 impl Uring {
-    /// Makes a ring that takes `entries` submissions at a time, for the calling thread.
+    /// Makes a ring that takes `entries` submissions at a time, for the calling thread. It does
+    /// nothing before [`Uring::enable`]; pools and tables are registered before that.
     pub(super) fn new(entries: u32) -> io::Result<Uring> {
         let (ring, no_sqarray) = match build(entries, true) {
             Ok(ring) => (ring, true),
@@ -83,7 +124,27 @@ impl Uring {
             Err(error) => return Err(error),
         };
         let registered = register_ring(&ring).ok();
-        Ok(Uring { ring, registered, no_sqarray, in_flight: 0, backlog: VecDeque::new() })
+        Ok(Uring {
+            ring,
+            registered,
+            no_sqarray,
+            restricted: false,
+            in_flight: 0,
+            backlog: VecDeque::new(),
+        })
+    }
+
+    /// Restricts the ring to `permissions` and starts it. A kernel that takes no restrictions
+    /// gives a ring without them, see [`Uring::is_restricted`].
+    pub(super) fn enable(&mut self, permissions: Permissions) -> io::Result<()> {
+        let submitter = self.ring.submitter();
+        self.restricted = submitter.register_restrictions(&mut permissions.restrictions()).is_ok();
+        submitter.register_enable_rings()
+    }
+
+    /// Whether the kernel refuses what the ring does not need.
+    pub(super) fn is_restricted(&self) -> bool {
+        self.restricted
     }
 
     /// The underlying ring, for registrations and features.
@@ -242,6 +303,7 @@ fn build(entries: u32, no_sqarray: bool) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder
         .dontfork()
+        .setup_r_disabled()
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_cqsize(completions)
@@ -259,10 +321,63 @@ fn register_ring(ring: &IoUring) -> io::Result<u32> {
     Ok(update.offset)
 }
 
-fn register(ring: &IoUring, what: libc::c_uint, update: *const RingUpdate) -> io::Result<()> {
+fn register(ring: &IoUring, what: u8, update: *const RingUpdate) -> io::Result<()> {
     // SAFETY: `update` points to one live RingUpdate, which is what both commands expect; only
     // registration, whose pointer is mutable, writes to it.
-    let result =
-        unsafe { libc::syscall(libc::SYS_io_uring_register, ring.as_raw_fd(), what, update, 1) };
+    let result = unsafe {
+        libc::syscall(libc::SYS_io_uring_register, ring.as_raw_fd(), u32::from(what), update, 1)
+    };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The result of one operation.
+    fn result(ring: &mut Uring, entry: squeue::Entry) -> i32 {
+        // SAFETY: the entries of these tests name no memory but a static path.
+        unsafe { ring.push(entry.user_data(1)) };
+        ring.enter(Some(Duration::from_secs(5))).expect("the ring works");
+        ring.next_cqe().expect("an answer").result
+    }
+
+    fn enabled(permissions: Permissions) -> Uring {
+        let mut ring = Uring::new(8).expect("a ring");
+        ring.enable(permissions).expect("enabled");
+        assert!(ring.is_restricted(), "this kernel takes restrictions");
+        ring
+    }
+
+    #[test]
+    fn what_the_gateway_never_does_the_kernel_refuses() {
+        let open = || opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), c"/dev/null".as_ptr()).build();
+        let shutdown = || opcode::Shutdown::new(types::Fd(-1), libc::SHUT_WR).build();
+        let poll = || opcode::PollAdd::new(types::Fd(-1), libc::POLLIN as u32).build();
+        let table: [(Permissions, fn() -> squeue::Entry, i32); 6] = [
+            (Permissions::Plain, open, -libc::EACCES),
+            (Permissions::Direct, open, -libc::EACCES),
+            (Permissions::Plain, shutdown, -libc::EACCES),
+            // Permitted operations fail for the reason that they have.
+            (Permissions::Direct, shutdown, -libc::EBADF),
+            (Permissions::Plain, poll, -libc::EBADF),
+            (Permissions::Direct, poll, -libc::EBADF),
+        ];
+        for (permissions, entry, expected) in table {
+            let mut ring = enabled(permissions);
+            assert_eq!(result(&mut ring, entry()), expected, "{permissions:?}");
+        }
+        // An operation that is permitted, with a flag that is not.
+        for flag in [squeue::Flags::ASYNC, squeue::Flags::IO_DRAIN] {
+            let mut ring = enabled(Permissions::Plain);
+            assert_eq!(result(&mut ring, poll().flags(flag)), -libc::EACCES, "{flag:?}");
+        }
+    }
+
+    #[test]
+    fn registrations_end_when_the_ring_starts() {
+        let ring = enabled(Permissions::Direct);
+        let error = ring.inner().submitter().register_files_sparse(4).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EACCES));
+    }
 }

@@ -26,7 +26,7 @@ impl Waker {
         Ok(Waker { event: Arc::new(File::from(owned)) })
     }
 
-    /// Makes the ring's present wait, or its next one, end at once.
+    /// Makes the ring's present wait, or its next one, end immediately.
     pub fn wake(&self) {
         // The write adds one to a 64-bit count that the ring resets; it cannot overflow, and a
         // ring that is gone needs no waking.

@@ -1,21 +1,22 @@
 //! Erlang's external term format, version 131, as far as tokens and sessions use it.
 //!
-//! Reading allocates nothing. A term is checked as a whole before any of it is looked at: its
-//! depth is bounded, it ends where its bytes end, and it holds nothing that runs or that only
-//! the node that wrote it could understand (functions, processes, references). Compressed terms
-//! are refused: a few bytes could stand for gigabytes.
+//! Reading allocates nothing, but for compressed terms. A term is checked as a whole before any
+//! of it is looked at: it ends where its bytes end, and it holds nothing that runs (functions).
+//! What only the node that wrote it understands (processes, ports, references) and what JSON
+//! has no form for is walked over and kept as [`Term::Opaque`]: it may stand beside a subject.
 
+mod inflate;
 mod json;
+mod path;
 
 use serde_json::Value;
 
+pub use inflate::{INFLATED_MAX, inflated};
 pub use json::write_json;
+pub use path::{Step, TermPath};
 
 /// First byte of every term.
 const VERSION: u8 = 131;
-
-/// How deep tuples, lists and maps may be nested.
-pub const DEPTH_MAX: usize = 16;
 
 /// Longest integer that is read, in bytes of its magnitude: what a SMALL_BIG_EXT can hold.
 pub const INTEGER_BYTES_MAX: usize = 255;
@@ -39,6 +40,42 @@ pub enum Term<'t> {
     List(Terms<'t>),
     /// A map, its keys and values taking turns.
     Map(Terms<'t>),
+    /// What has no counterpart in JSON, and cannot be a subject.
+    Opaque(Opaque),
+}
+
+/// Terms without a counterpart in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opaque {
+    /// A process.
+    Pid,
+    /// A port.
+    Port,
+    /// A reference.
+    Reference,
+    /// Bits that fill no whole number of bytes.
+    Bitstring,
+    /// A list whose tail is no list.
+    ImproperList,
+    /// An atom in Latin-1, beyond ASCII.
+    Atom,
+    /// An integer of more than [`INTEGER_BYTES_MAX`] bytes.
+    Integer,
+}
+
+impl Opaque {
+    /// The kind's name, as JSON shows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Opaque::Pid => "pid",
+            Opaque::Port => "port",
+            Opaque::Reference => "reference",
+            Opaque::Bitstring => "bitstring",
+            Opaque::ImproperList => "improper_list",
+            Opaque::Atom => "atom",
+            Opaque::Integer => "integer",
+        }
+    }
 }
 
 /// An integer.
@@ -65,11 +102,15 @@ pub struct Terms<'t> {
 /// Reads a whole term; `None` when it is not one, or not one that is read here.
 pub fn read(bytes: &[u8]) -> Option<Term<'_>> {
     let (&VERSION, bytes) = bytes.split_first()? else { return None };
-    let (term, rest) = split(bytes, 0)?;
+    let (term, rest) = split(bytes)?;
     rest.is_empty().then_some(term)
 }
 
 impl<'t> Term<'t> {
+    fn byte(byte: u8) -> Self {
+        Term::Integer(small(false, u32::from(byte)))
+    }
+
     /// The text of a binary that is UTF-8.
     pub fn text(self) -> Option<&'t str> {
         match self {
@@ -119,7 +160,7 @@ impl<'t> Iterator for Terms<'t> {
     fn next(&mut self) -> Option<Term<'t>> {
         self.count = self.count.checked_sub(1)?;
         // The bytes were walked when the term around them was read, so they split again.
-        let (term, rest) = split(self.bytes, 0)?;
+        let (term, rest) = split(self.bytes)?;
         self.bytes = rest;
         Some(term)
     }
@@ -179,7 +220,8 @@ impl Integer<'_> {
                 break;
             }
         }
-        if self.negative {
+        // A big integer may be written as a negative zero, which is zero.
+        if self.negative && self.magnitude().iter().any(|byte| *byte != 0) {
             at = at.checked_sub(1)?;
             out[at] = b'-';
         }
@@ -271,68 +313,163 @@ fn encode_integer(integer: i64, out: &mut Vec<u8>) {
     }
 }
 
+/// The start of a term: all of it, or how many terms it holds.
+enum Head<'t> {
+    Leaf(Term<'t>),
+    Tuple(u32),
+    /// Without its tail.
+    List(u32),
+    /// Keys and values.
+    Map(u32),
+}
+
 /// The first term in `bytes` and what follows it.
-fn split(bytes: &[u8], depth: usize) -> Option<(Term<'_>, &[u8])> {
+fn split<'t>(bytes: &'t [u8]) -> Option<(Term<'t>, &'t [u8])> {
+    let (head, inside) = head(bytes)?;
+    let (count, wrap): (u32, fn(Terms<'t>) -> Term<'t>) = match head {
+        Head::Leaf(term) => return Some((term, inside)),
+        Head::Tuple(count) => (count, Term::Tuple),
+        Head::Map(count) => (count, Term::Map),
+        Head::List(count) => (count, Term::List),
+    };
+    let rest = skip(u64::from(count), inside)?;
+    let terms = Terms { count, bytes: &inside[..inside.len() - rest.len()] };
+    if !matches!(head, Head::List(_)) {
+        return Some((wrap(terms), rest));
+    }
+    match rest.strip_prefix(b"j") {
+        Some(rest) => Some((Term::List(terms), rest)),
+        None => Some((Term::Opaque(Opaque::ImproperList), skip(1, rest)?)),
+    }
+}
+
+/// What follows `count` terms. It keeps a number where others keep a stack, so nesting costs
+/// nothing, however deep it is.
+fn skip(count: u64, bytes: &[u8]) -> Option<&[u8]> {
+    let (mut left, mut rest) = (count, bytes);
+    while left > 0 {
+        // Each term takes a byte at least, so a count beyond that is refused before it costs.
+        if left > rest.len() as u64 {
+            return None;
+        }
+        let (head, after) = head(rest)?;
+        left -= 1;
+        left += match head {
+            Head::Leaf(_) => 0,
+            Head::Tuple(count) | Head::Map(count) => u64::from(count),
+            Head::List(count) => u64::from(count) + 1,
+        };
+        rest = after;
+    }
+    Some(rest)
+}
+
+fn head(bytes: &[u8]) -> Option<(Head<'_>, &[u8])> {
     let (tag, rest) = bytes.split_first()?;
-    match tag {
+    let (term, rest) = match tag {
         b'a' => {
             let (byte, rest) = rest.split_first()?;
-            Some((Term::Integer(small(false, u32::from(*byte))), rest))
+            (Term::byte(*byte), rest)
         }
         b'b' => {
             let (number, rest) = rest.split_first_chunk()?;
             let number = i32::from_be_bytes(*number);
-            Some((Term::Integer(small(number < 0, number.unsigned_abs())), rest))
+            (Term::Integer(small(number < 0, number.unsigned_abs())), rest)
         }
-        b'n' => {
-            let ([length, sign], rest) = rest.split_first_chunk()?;
-            let (magnitude, rest) = rest.split_at_checked(usize::from(*length))?;
-            let magnitude = Magnitude::Large(magnitude);
-            (*sign <= 1)
-                .then_some((Term::Integer(Integer { negative: *sign == 1, magnitude }), rest))
-        }
+        b'n' | b'o' => split_big(*tag, rest)?,
         b'F' => {
             let (float, rest) = rest.split_first_chunk()?;
             let float = f64::from_be_bytes(*float);
-            float.is_finite().then_some((Term::Float(float), rest))
+            (Term::Float(Some(float).filter(|float| float.is_finite())?), rest)
         }
-        b'd' | b's' | b'v' | b'w' => split_atom(*tag, rest),
+        b'd' | b's' | b'v' | b'w' => split_atom(*tag, rest)?,
         b'm' => {
             let (length, rest) = split_u32(rest)?;
             let (binary, rest) = rest.split_at_checked(length as usize)?;
-            Some((Term::Binary(binary), rest))
+            (Term::Binary(binary), rest)
         }
         b'k' => {
             let (length, rest) = rest.split_first_chunk()?;
             let (list, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
-            Some((Term::Bytes(list), rest))
+            (Term::Bytes(list), rest)
         }
+        b'j' => (Term::List(Terms { count: 0, bytes: &[] }), rest),
         b'h' => {
             let (count, rest) = rest.split_first()?;
-            let (terms, rest) = split_terms(u32::from(*count), rest, depth)?;
-            Some((Term::Tuple(terms), rest))
+            return Some((Head::Tuple(u32::from(*count)), rest));
         }
         b'i' => {
             let (count, rest) = split_u32(rest)?;
-            let (terms, rest) = split_terms(count, rest, depth)?;
-            Some((Term::Tuple(terms), rest))
+            return Some((Head::Tuple(count), rest));
         }
-        b'j' => Some((Term::List(Terms { count: 0, bytes: &[] }), rest)),
         b'l' => {
             let (count, rest) = split_u32(rest)?;
-            let (terms, rest) = split_terms(count, rest, depth)?;
-            // Another tail would make it an improper list, which has no counterpart in JSON.
-            Some((Term::List(terms), rest.strip_prefix(b"j")?))
+            return Some((Head::List(count), rest));
         }
         b't' => {
             let (count, rest) = split_u32(rest)?;
-            let (terms, rest) = split_terms(count.checked_mul(2)?, rest, depth)?;
-            Some((Term::Map(terms), rest))
+            return Some((Head::Map(count.checked_mul(2)?), rest));
         }
-        // 80 (compressed), functions, processes, ports, references, bit strings, floats as text,
-        // integers of more than 255 bytes, and what later versions may add.
-        _ => None,
+        // Functions (p, q, u), compressed terms within terms, and what later versions may add.
+        _ => split_opaque(*tag, rest)?,
+    };
+    Some((Head::Leaf(term), rest))
+}
+
+/// Integers of any size; those that are not read are walked over.
+fn split_big(tag: u8, bytes: &[u8]) -> Option<(Term<'_>, &[u8])> {
+    let (length, rest) = match tag {
+        b'n' => bytes.split_first().map(|(length, rest)| (usize::from(*length), rest))?,
+        _ => split_u32(bytes).map(|(length, rest)| (length as usize, rest))?,
+    };
+    let (sign, rest) = rest.split_first()?;
+    let (magnitude, rest) = rest.split_at_checked(length)?;
+    if *sign > 1 {
+        return None;
     }
+    let used = magnitude.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let term = match magnitude.get(..used.min(INTEGER_BYTES_MAX)) {
+        Some(magnitude) if used <= INTEGER_BYTES_MAX => {
+            let magnitude = Magnitude::Large(magnitude);
+            Term::Integer(Integer { negative: *sign == 1, magnitude })
+        }
+        _ => Term::Opaque(Opaque::Integer),
+    };
+    Some((term, rest))
+}
+
+/// What is walked over: processes, ports, references, bit strings, in all their versions.
+fn split_opaque(tag: u8, bytes: &[u8]) -> Option<(Term<'_>, &[u8])> {
+    // References: a count of words, then the node, then a creation and the words.
+    if let b'r' | b'Z' = tag {
+        let (words, rest) = bytes.split_first_chunk()?;
+        let words = usize::from(u16::from_be_bytes(*words));
+        let creation = if tag == b'r' { 1 } else { 4 };
+        let rest = skip_node(rest)?.get(creation + 4 * words..)?;
+        return Some((Term::Opaque(Opaque::Reference), rest));
+    }
+    let (kind, after_node) = match tag {
+        b'g' => (Opaque::Pid, 4 + 4 + 1),
+        b'X' => (Opaque::Pid, 4 + 4 + 4),
+        b'f' => (Opaque::Port, 4 + 1),
+        b'Y' => (Opaque::Port, 4 + 4),
+        b'x' => (Opaque::Port, 8 + 4),
+        b'e' => (Opaque::Reference, 4 + 1),
+        b'M' => {
+            let (length, rest) = split_u32(bytes)?;
+            let (bits, rest) = rest.split_first()?;
+            let rest = rest.get(length as usize..)?;
+            return (1..=8).contains(bits).then_some((Term::Opaque(Opaque::Bitstring), rest));
+        }
+        _ => return None,
+    };
+    Some((Term::Opaque(kind), skip_node(bytes)?.get(after_node..)?))
+}
+
+/// What follows the atom that names a node.
+fn skip_node(bytes: &[u8]) -> Option<&[u8]> {
+    let (tag, rest) = bytes.split_first()?;
+    matches!(tag, b'd' | b's' | b'v' | b'w').then(|| split_atom(*tag, rest))?.map(|(_, rest)| rest)
 }
 
 fn split_atom(tag: u8, bytes: &[u8]) -> Option<(Term<'_>, &[u8])> {
@@ -347,22 +484,9 @@ fn split_atom(tag: u8, bytes: &[u8]) -> Option<(Term<'_>, &[u8])> {
     let latin = matches!(tag, b'd' | b's');
     // Latin-1 above ASCII is not UTF-8; no Elixir name is written so.
     if latin && !name.is_ascii() {
-        return None;
+        return Some((Term::Opaque(Opaque::Atom), rest));
     }
     Some((Term::Atom(str::from_utf8(name).ok()?), rest))
-}
-
-/// `count` terms, walked to their end.
-fn split_terms(count: u32, bytes: &[u8], depth: usize) -> Option<(Terms<'_>, &[u8])> {
-    // Each term takes a byte at least, so a count beyond that is refused before it costs.
-    if depth == DEPTH_MAX || count as usize > bytes.len() {
-        return None;
-    }
-    let mut rest = bytes;
-    for _ in 0..count {
-        (_, rest) = split(rest, depth + 1)?;
-    }
-    Some((Terms { count, bytes: &bytes[..bytes.len() - rest.len()] }, rest))
 }
 
 fn split_u32(bytes: &[u8]) -> Option<(u32, &[u8])> {

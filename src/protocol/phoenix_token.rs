@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::base::secret::Secret;
 use crate::base::time::UnixTime;
 use crate::protocol::cause::Cause;
-use crate::protocol::external_term::{self, Term};
+use crate::protocol::external_term::{self, Term, TermPath};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::mac::Algorithm;
 use crate::protocol::plug_crypto::{self, MessageVerifier};
@@ -38,8 +38,8 @@ pub enum MaxAge {
 pub struct PhoenixOptions {
     /// How old it may be.
     pub max_age: MaxAge,
-    /// The key whose value is the subject, where the data is a map.
-    pub subject: Option<String>,
+    /// Where in the data the subject stands; an integer or a text is the subject as it is.
+    pub subject: Option<TermPath>,
 }
 
 /// Verifies the tokens of one auth block. Immutable, shared by the workers.
@@ -54,7 +54,8 @@ impl PhoenixVerifier {
         PhoenixVerifier { messages: MessageVerifier::new(keys), options }
     }
 
-    /// Verifies one token. The claims are the data as JSON.
+    /// Verifies one token. The claims are the data as JSON, as far as JSON can say it: the
+    /// subject decides, not what stands beside it.
     ///
     /// # Errors
     /// In this order: [`Cause::TokenMalformed`] when the token cannot be read,
@@ -67,18 +68,18 @@ impl PhoenixVerifier {
         now: UnixTime,
         scratch: &'s mut TokenScratch,
     ) -> Result<VerifiedIdentity<'s>, Cause> {
-        let TokenScratch { claims, rendered, subject, .. } = scratch;
+        let TokenScratch { claims, rendered, subject, inflated, .. } = scratch;
         let payload = self.messages.verify(token, claims)?;
+        let payload = external_term::inflated(payload, inflated).ok_or(Cause::TokenMalformed)?;
         let term = external_term::read(payload).ok_or(Cause::TokenMalformed)?;
         let signed = Signed::of(term).ok_or(Cause::TokenMalformed)?;
         let expires = self.judge_age(&signed, now)?;
         let named = match (signed.data, &self.options.subject) {
-            (Term::Map(pairs), Some(key)) => pairs.value(key),
-            (data, _) => Some(data),
+            (data @ (Term::Integer(_) | Term::Binary(_)), _) | (data, None) => Some(data),
+            (data, Some(path)) => path.find(data),
         };
         let subject = named.and_then(|term| name_of(term, subject)).ok_or(Cause::TokenForbidden)?;
-        let claims =
-            external_term::write_json(signed.data, None, rendered).ok_or(Cause::TokenMalformed)?;
+        let claims = external_term::write_json(signed.data, None, rendered);
         let issued = u64::try_from(signed.at_ms).ok().map(UnixTime::from_millis);
         Ok(VerifiedIdentity::verified(subject, None, issued, expires, claims))
     }

@@ -18,7 +18,7 @@ use crate::base::secret::Secret;
 use crate::base::time::UnixTime;
 use crate::protocol::base64url;
 use crate::protocol::cause::Cause;
-use crate::protocol::external_term::{self, Term};
+use crate::protocol::external_term::{self, Term, TermPath};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::mac::Algorithm;
 use crate::protocol::phoenix_token::name_of;
@@ -37,8 +37,8 @@ pub const MASKED_BYTES: usize = 32 + CSRF_BYTES;
 /// What is asked of a session beside a valid MAC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// The key whose value is the subject. A session without it belongs to nobody yet.
-    pub subject: String,
+    /// Where in the session the subject stands. A session without it belongs to nobody yet.
+    pub subject: TermPath,
     /// How long a connection may live on one look at the session; `None` is as long as it likes.
     pub max_age: Option<Duration>,
     /// Whether the request must carry the masked CSRF token.
@@ -78,11 +78,12 @@ impl SessionVerifier {
         now: UnixTime,
         scratch: &'s mut TokenScratch,
     ) -> Result<VerifiedIdentity<'s>, Cause> {
-        let TokenScratch { claims, rendered, subject, .. } = scratch;
+        let TokenScratch { claims, rendered, subject, inflated, .. } = scratch;
         let payload = self.messages.verify(cookie, claims)?;
+        let payload = external_term::inflated(payload, inflated).ok_or(Cause::TokenMalformed)?;
         let term = external_term::read(payload).ok_or(Cause::TokenMalformed)?;
         let Term::Map(session) = term else { return Err(Cause::TokenMalformed) };
-        let named = session.value(&self.options.subject);
+        let named = self.options.subject.find(term);
         let subject = named.and_then(|term| name_of(term, subject)).ok_or(Cause::TokenMissing)?;
         if self.options.csrf {
             let ours = match session.value(CSRF_NAME) {
@@ -93,8 +94,7 @@ impl SessionVerifier {
                 return Err(Cause::CsrfMismatch);
             }
         }
-        let claims = external_term::write_json(term, Some(CSRF_NAME), rendered)
-            .ok_or(Cause::TokenMalformed)?;
+        let claims = external_term::write_json(term, Some(CSRF_NAME), rendered);
         let expires = self.options.max_age.map(|age| now.later(age));
         Ok(VerifiedIdentity::verified(subject, None, None, expires, claims))
     }

@@ -13,7 +13,7 @@ pub(in crate::protocol) const CLAIMS_MAX: usize = TOKEN_MAX / 4 * 3;
 pub const NAME_MAX: usize = 256;
 
 /// Longest claims after they were rendered as JSON: a control character of one byte becomes an
-/// escape of six, and nothing grows by more.
+/// escape of six. The claims of a compressed term may be longer; then they are marked as such.
 const RENDERED_MAX: usize = CLAIMS_MAX * 6;
 
 /// Buffers that verification works in, made once per worker and `[[auth]]` of a route.
@@ -23,6 +23,8 @@ pub struct TokenScratch {
     pub(in crate::protocol) rendered: Box<[u8]>,
     pub(in crate::protocol) subject: Box<[u8]>,
     pub(in crate::protocol) token_id: Box<[u8]>,
+    /// For compressed terms; empty until the first comes.
+    pub(in crate::protocol) inflated: Vec<u8>,
 }
 
 impl Default for TokenScratch {
@@ -41,6 +43,7 @@ impl TokenScratch {
             rendered: buffer(RENDERED_MAX),
             subject: buffer(NAME_MAX),
             token_id: buffer(NAME_MAX),
+            inflated: Vec::new(),
         }
     }
 }

@@ -13,7 +13,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// `process_cpu_seconds_total` has fractions, which the recorder's counters do not.
 const CPU_NAME: &str = "process_cpu_seconds_total";
-const CPU_HELP: &str = "Processor time used, user and system, in seconds.";
+const CPU_HELP: &str = "Processor time, user and system, in seconds.";
 
 const fn describe(name: &'static str, kind: MetricKind, help: &'static str) -> Description {
     Description { name, label: None, kind, help }
@@ -24,7 +24,7 @@ const fn circuits(state: &'static str) -> Description {
         name: "portcullis_verdict_circuits",
         label: Some(("state", state)),
         kind: MetricKind::Gauge,
-        help: "HTTP endpoints that decide on clients, by the state of their circuit breaker.",
+        help: "HTTP endpoints for auth decisions, by the state of their circuit breaker.",
     }
 }
 
@@ -32,7 +32,7 @@ const fn circuits(state: &'static str) -> Description {
 pub const CIRCUITS: [CircuitState; 3] =
     [CircuitState::Closed, CircuitState::Open, CircuitState::HalfOpen];
 
-const RELOADS_HELP: &str = "Reloads asked for, by outcome.";
+const RELOADS_HELP: &str = "Reloads requested, by outcome.";
 
 /// What the control thread itself exposes, in the order of [`ControlNumbers::values`].
 const CONTROL: &[Description] = &[
@@ -43,7 +43,7 @@ const CONTROL: &[Description] = &[
         help: "Always 1; the label is the gateway's version.",
     },
     describe("portcullis_workers", MetricKind::Gauge, "Workers that should run."),
-    describe("portcullis_workers_alive", MetricKind::Gauge, "Workers that run and turn."),
+    describe("portcullis_workers_alive", MetricKind::Gauge, "Workers whose loop has run recently."),
     describe("portcullis_worker_panics_total", MetricKind::Counter, "Workers that panicked."),
     Description {
         name: "portcullis_reloads_total",
@@ -76,7 +76,7 @@ const CONTROL: &[Description] = &[
     describe(
         "portcullis_revocations_refused_total",
         MetricKind::Counter,
-        "Revocations refused because limits.revocations_max were held.",
+        "Revocations refused because limits.revocations_max entries were held.",
     ),
     describe(
         "portcullis_revocation_save_failures_total",
@@ -87,7 +87,8 @@ const CONTROL: &[Description] = &[
     describe(
         "portcullis_memory_rung",
         MetricKind::Gauge,
-        "How short memory is: 0 not at all, 1 new connections are reset, 2 unauthenticated ones too, 3 slow readers too.",
+        "Memory pressure level: 0 none, 1 new connections are reset, 2 unauthenticated ones \
+         too, 3 slow readers too.",
     ),
     describe(
         "portcullis_memory_used_bytes",
@@ -102,7 +103,7 @@ const CONTROL: &[Description] = &[
     describe(
         "portcullis_verdict_requests_in_flight",
         MetricKind::Gauge,
-        "Requests at the HTTP endpoints that decide on clients.",
+        "Auth requests in flight at HTTP endpoints.",
     ),
     circuits("closed"),
     circuits("open"),
@@ -244,13 +245,27 @@ impl Exposition {
 
     /// The page for `/metrics`.
     pub fn render(&self) -> String {
-        let mut page = self.handle.render();
-        let cpu = self.cpu_seconds;
-        page.push_str(&format!(
-            "# HELP {CPU_NAME} {CPU_HELP}\n# TYPE {CPU_NAME} counter\n{CPU_NAME} {cpu}\n"
-        ));
-        page
+        let (mut page, cpu) = (self.handle.render(), self.cpu_seconds);
+        page += &format!(
+            "\n# HELP {CPU_NAME} {CPU_HELP}\n# TYPE {CPU_NAME} counter\n{CPU_NAME} {cpu}\n"
+        );
+        in_order(&page)
     }
+}
+
+/// The families by name, each with its series by label: the recorder has them in the order of a
+/// hash map, another one in each process.
+fn in_order(page: &str) -> String {
+    let lines = |family: &str| {
+        let mut lines: Vec<&str> = family.lines().filter(|line| !line.is_empty()).collect();
+        // HELP and TYPE come first: `#` is below every letter.
+        lines.sort_unstable();
+        lines.join("\n")
+    };
+    let mut families: Vec<String> =
+        page.split("\n\n").map(lines).filter(|family| !family.is_empty()).collect();
+    families.sort_unstable();
+    families.join("\n\n") + "\n"
 }
 
 /// The workers' blocks taken together, in the order of [`counters::descriptions`]: added up,
@@ -320,6 +335,16 @@ mod tests {
             let line = format!("# TYPE {} {kind}", description.name);
             assert_eq!(page.lines().filter(|other| *other == line).count(), 1, "{line}");
         }
+        let families: Vec<&str> =
+            page.lines().filter_map(|line| line.strip_prefix("# HELP ")).collect();
+        assert!(families.is_sorted(), "{families:?}");
+        for block in page.split("\n\n") {
+            let mut lines = block.lines();
+            let help = lines.next().and_then(|line| line.strip_prefix("# HELP "));
+            let name = help.and_then(|help| help.split(' ').next()).expect("a name");
+            assert!(lines.next().is_some_and(|line| line.starts_with(&format!("# TYPE {name} "))));
+            assert!(lines.all(|line| line.starts_with(name)), "{block}");
+        }
         let series = page.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         assert_eq!(series.count(), descriptions().count(), "nothing that is not described");
     }
@@ -330,6 +355,8 @@ mod tests {
         one.add(Metric::Accepted, 2);
         two.add(Metric::Accepted, 40);
         two.set(Metric::StageOpen, 7);
+        one.set(Metric::LinkRttMicros, 300);
+        two.set(Metric::LinkRttMicros, 200);
         one.set(Metric::UnauthenticatedOldest, 50);
         two.set(Metric::UnauthenticatedOldest, 30);
         two.closed(Cause::Idle);
@@ -342,6 +369,7 @@ mod tests {
             "portcullis_connections{stage=\"open\"} 7",
             "portcullis_closes_total{cause=\"idle\"} 1",
             "portcullis_unauthenticated_oldest_milliseconds 50",
+            "portcullis_link_rtt_microseconds 300",
             "portcullis_worker_panics_total 3",
             "portcullis_reloads_total{result=\"refused\"} 1",
             "portcullis_reloads_total{result=\"ok\"} 0",

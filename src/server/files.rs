@@ -42,7 +42,8 @@ impl Outside for Machine {
 pub fn load_file(path: &Path) -> Result<Loaded, Vec<Problem>> {
     let unreadable = |what: String, fix: &str| {
         let (file, fix) = (path.display().to_string(), fix.to_owned());
-        vec![Problem { file, line: 1, column: 1, severity: Severity::Error, what, fix }]
+        let (severity, code) = (Severity::Error, "unreadable_file");
+        vec![Problem { file, line: 1, column: 1, severity, code, what, fix }]
     };
     let bytes = match Machine.read(path) {
         Ok(file) => file.bytes,

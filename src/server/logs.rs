@@ -3,6 +3,7 @@
 //! Only the control thread writes them (but for a panic's line), so a slow reader of the log
 //! holds up no client.
 
+use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,7 +36,8 @@ pub fn install(format: LogFormat, level: &str) -> Result<Option<LogControl>, Run
     let (filter, handle) = reload::Layer::new(parse_filter(level)?);
     let lines = fmt::layer().with_writer(std::io::stderr);
     let lines = if pretty(format, std::io::stderr().is_terminal()) {
-        lines.with_ansi(std::io::stderr().is_terminal()).boxed()
+        let no_color = std::env::var_os("NO_COLOR");
+        lines.with_ansi(colored(std::io::stderr().is_terminal(), no_color.as_deref())).boxed()
     } else {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
@@ -61,6 +63,11 @@ impl LogControl {
 pub fn parse_filter(level: &str) -> Result<EnvFilter, RunError> {
     EnvFilter::try_new(level)
         .map_err(|error| RunError::LogFilter { reason: format!("{level:?}: {error}") })
+}
+
+/// <https://no-color.org>: any value that is not empty means no.
+fn colored(terminal: bool, no_color: Option<&OsStr>) -> bool {
+    terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
 fn pretty(format: LogFormat, terminal: bool) -> bool {
@@ -267,6 +274,12 @@ mod tests {
         assert!(error.contains("portcullis=loud") && error.contains("what to do"), "{error}");
         assert!(pretty(LogFormat::Auto, true) && !pretty(LogFormat::Auto, false));
         assert!(pretty(LogFormat::Pretty, false) && !pretty(LogFormat::Json, true));
+    }
+
+    #[test]
+    fn colors_are_for_terminals_that_want_them() {
+        assert!(colored(true, None) && colored(true, Some("".as_ref())));
+        assert!(!colored(true, Some("1".as_ref())) && !colored(false, None));
     }
 
     #[test]

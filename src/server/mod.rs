@@ -3,8 +3,6 @@
 //! No client's byte passes through it.
 
 pub mod admin;
-pub mod admin_http;
-pub mod admin_revocations;
 pub mod auth_client;
 pub mod close_log;
 pub mod control;
@@ -13,13 +11,14 @@ pub mod error;
 pub mod exposition;
 pub mod files;
 pub mod gateway;
+pub mod journal;
 pub mod logs;
 pub mod memory;
 pub mod panics;
 pub mod process;
 pub mod reload;
-pub mod revocation_file;
 pub mod revocations;
+pub mod signals;
 pub mod status;
 pub mod workers;
 
@@ -35,14 +34,18 @@ pub use error::RunError;
 pub use gateway::{GatewayHandle, PageMaker, StartOptions, start};
 
 use crate::settings::Settings;
+use crate::settings::load::Problem;
 
 /// `portcullis run`: serves until SIGTERM or SIGINT has drained the gateway. `config_path` is
-/// read again on SIGHUP.
+/// read again on SIGHUP; `warnings` are what loading it brought up, and go to the log.
 ///
 /// # Errors
 /// [`RunError`] when the gateway cannot start, or when its control thread dies.
-pub fn run(config_path: &Path, settings: Settings) -> Result<(), RunError> {
+pub fn run(config_path: &Path, settings: Settings, warnings: &[Problem]) -> Result<(), RunError> {
     let logs = logs::install(settings.gateway.log_format, &settings.gateway.log_level)?;
+    for Problem { file, line, column, what, fix, .. } in warnings {
+        tracing::warn!(file, line, column, remedy = fix, "configuration: {what}");
+    }
     let options = StartOptions {
         config_path: Some(config_path.to_owned()),
         signals: true,

@@ -9,6 +9,7 @@ use crate::settings::*;
 /// is not there; admin on a free loopback port.
 pub fn settings() -> Settings {
     Settings {
+        hash: 0,
         gateway: gateway(),
         limits: limits(),
         deadlines: deadlines(),
@@ -37,6 +38,7 @@ fn gateway() -> Gateway {
         admin_token: None,
         log_format: LogFormat::Auto,
         log_level: "info".into(),
+        admin_socket: None,
         close_log: None,
         revocations_file: None,
     }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::load::{Loader, word};
+use super::load::Loader;
 use super::raw::{List, RawBackend, RawListener};
-use super::{Backend, Balance, DeferAccept, Listener, Network};
+use super::{Backend, Listener, Network};
 use crate::ring::EndpointAddress;
 
 /// Listeners of one gateway.
@@ -16,6 +16,18 @@ const LISTENERS_MAX: usize = 64;
 const ENDPOINTS_MAX: usize = 1024;
 /// Longest path of a unix socket: `sun_path` without its final NUL.
 const UNIX_PATH_BYTES_MAX: usize = 107;
+
+/// Whether a socket at one of the addresses keeps the other from being bound: an IPv6 wildcard
+/// takes IPv4 clients too.
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, other: IpAddr| match wide {
+        IpAddr::V6(_) => wide.is_unspecified(),
+        IpAddr::V4(_) => wide.is_unspecified() && other.is_ipv4(),
+    };
+    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
+    let same_port = a.port() == b.port() && a.port() != 0;
+    same_port && (ip_a == ip_b || covers(ip_a, ip_b) || covers(ip_b, ip_a))
+}
 
 impl Loader<'_> {
     /// Every `[[listener]]`; `None` when one of them cannot be used.
@@ -32,7 +44,12 @@ impl Loader<'_> {
                 let address = self.socket_address(text.get_ref(), text.span())?;
                 if seen.contains(&address) {
                     let what = format!("two listeners have the address {address}");
-                    self.report.error(text.span(), what, "remove one");
+                    self.report.error(text.span(), what, "remove one").code = "address_taken";
+                } else if let Some(other) = seen.iter().find(|other| overlap(**other, address)) {
+                    let what = format!("{address} overlaps with the listener at {other}");
+                    let fix = "remove the narrower one: [::] takes IPv4 clients too, and 0.0.0.0 \
+                               takes every IPv4 address";
+                    self.report.error(text.span(), what, fix).code = "address_taken";
                 }
                 seen.push(address);
                 Some(address)
@@ -45,11 +62,7 @@ impl Loader<'_> {
             let proxy_trusted = proxy.map_or(Some(Vec::new()), |p| self.networks(&p.trusted));
             built.push(match (address, tls, proxy_trusted) {
                 (Some(address), Some(tls), Some(proxy_trusted)) => {
-                    let defer_accept = match word("listener", "defer_accept", &raw.defer_accept) {
-                        "on" => DeferAccept::On,
-                        "off" => DeferAccept::Off,
-                        _ => DeferAccept::Auto,
-                    };
+                    let defer_accept = raw.defer_accept();
                     Some(Listener { address, tls, defer_accept, proxy_trusted })
                 }
                 _ => None,
@@ -120,10 +133,7 @@ impl Loader<'_> {
                         answers there is believed";
             self.report.warning(list.get_ref()[at].span(), what, "set secret_file");
         }
-        let balance = match word("backend", "balance", &raw.balance) {
-            "round-robin" => Balance::RoundRobin,
-            _ => Balance::LeastSessions,
-        };
+        let balance = raw.balance();
         Some(Backend { name: raw.name.as_ref()?.get_ref().clone(), endpoints, balance, secret })
     }
 

@@ -1,4 +1,4 @@
-//! `[[auth]]` blocks that ask somebody else: `kind = "backend"` and `kind = "http"`.
+//! `[[auth]]` blocks whose decisions come from outside: `kind = "backend"` and `kind = "http"`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,8 +11,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use toml::Spanned;
 
-use super::load::{Defaults, Loader, place, time, word};
-use super::raw::{List, RawAuth, RawRoute, RawVerdictHeaders, Text};
+use super::Refuse;
+use super::load::{Loader, place};
+use super::raw::{List, RawAuth, RawIdentityHeaders, RawRoute, Text};
 use super::units::format_duration;
 use crate::base::circuit::CircuitLimits;
 use crate::protocol::http_decision::DecisionHeaders;
@@ -59,21 +60,23 @@ const HEADERS_WITHHELD: &[&str] = &[
     "upgrade",
     "x-forwarded-for",
     "x-forwarded-host",
+    "x-forwarded-method",
     "x-forwarded-proto",
+    "x-forwarded-uri",
     "x-original-method",
     "x-original-uri",
+    "x-original-url",
 ];
 
 impl Loader<'_> {
     /// How long a decision of `kind = "backend"` may take.
     pub(super) fn backend_auth(&mut self, auth: &Spanned<RawAuth>) -> Duration {
-        time("auth", "timeout", &auth.get_ref().timeout)
+        auth.get_ref().timeout()
     }
 
     /// A block of `kind = "http"`; `None` when it cannot be used.
     pub(super) fn http_auth(&mut self, auth: &Spanned<RawAuth>) -> Option<HttpAuth> {
         let raw = auth.get_ref();
-        let defaults = Defaults { section: "auth", conformance: false };
         let endpoint = self.http_endpoint(auth);
         let identity = self.identity_headers(raw.identity.as_ref());
         let headers = self.endpoint_headers(&raw.headers);
@@ -83,11 +86,10 @@ impl Loader<'_> {
             let what = "ca_file has no use: the endpoint is not https://";
             self.report.error(name.span(), what, "remove it, or write https://");
         }
-        let count = |name, value| defaults.count(name, value) as u32;
         let circuit = CircuitLimits {
-            failures: count("circuit_failures", &raw.circuit_failures),
-            open_min: time("auth", "circuit_open_min", &raw.circuit_open_min),
-            open_max: time("auth", "circuit_open_max", &raw.circuit_open_max),
+            failures: raw.circuit_failures(),
+            open_min: raw.circuit_open_min(),
+            open_max: raw.circuit_open_max(),
         };
         if circuit.open_max < circuit.open_min {
             let at = place(&raw.circuit_open_max, &auth.span());
@@ -102,10 +104,10 @@ impl Loader<'_> {
         Some(HttpAuth {
             name,
             endpoint: endpoint?,
-            timeout: time("auth", "timeout", &raw.timeout),
-            in_flight_max: count("in_flight_max", &raw.in_flight_max),
-            queue_max: count("queue_max", &raw.queue_max),
-            response_max: defaults.size("response_max", &raw.response_max) as u32,
+            timeout: raw.timeout(),
+            in_flight_max: raw.in_flight_max(),
+            queue_max: raw.queue_max(),
+            response_max: raw.response_max(),
             headers: headers?,
             identity: identity?,
             roots,
@@ -117,7 +119,7 @@ impl Loader<'_> {
     pub(super) fn check_timeouts(&mut self, raw: &[Spanned<RawAuth>], authenticate: Duration) {
         for auth in raw {
             let block = auth.get_ref();
-            let timeout = time("auth", "timeout", &block.timeout);
+            let timeout = block.timeout();
             if is_external(block) && timeout >= authenticate {
                 let what = format!(
                     "timeout = {} is not below deadlines.authenticate = {}, which ends first: \
@@ -133,23 +135,19 @@ impl Loader<'_> {
     /// A decision comes after the 101, when HTTP has nothing more to say.
     pub(super) fn check_refuse(&mut self, route: &Spanned<RawRoute>, blocks: &[&RawAuth]) {
         let raw = route.get_ref();
-        let refuse = word("route", "refuse", &raw.refuse);
-        if refuse != "explain" && blocks.iter().any(|block| is_external(block)) {
+        let refuse = raw.refuse();
+        if refuse != Refuse::Explain && blocks.iter().any(|block| is_external(block)) {
             let what = format!(
-                "refuse = {refuse:?} cannot hold where somebody else decides: their verdict \
-                 comes after the 101, so clients that they refuse are explained to"
+                "refuse = {:?} cannot hold where somebody else decides: their verdict \
+                 comes after the 101, so clients that they refuse are explained to",
+                refuse.word()
             );
             self.report.warning(place(&raw.refuse, &route.span()), what, "");
         }
     }
 
     fn http_endpoint(&mut self, auth: &Spanned<RawAuth>) -> Option<Uri> {
-        let Some(text) = &auth.get_ref().endpoint else {
-            let what = "\"endpoint\" is missing from [[auth]]";
-            let fix = "kind = \"http\" asks it: endpoint = \"http://127.0.0.1:9000/verify\"";
-            self.report.error(auth.span(), what, fix);
-            return None;
-        };
+        let text = auth.get_ref().endpoint.as_ref()?;
         let what = match text.get_ref().parse::<Uri>() {
             Err(error) => error.to_string(),
             Ok(uri) if !matches!(uri.scheme_str(), Some("http" | "https")) => {
@@ -183,16 +181,12 @@ impl Loader<'_> {
         }
     }
 
-    fn identity_headers(&mut self, raw: Option<&RawVerdictHeaders>) -> Option<DecisionHeaders> {
-        let absent = RawVerdictHeaders::default();
+    fn identity_headers(&mut self, raw: Option<&RawIdentityHeaders>) -> Option<DecisionHeaders> {
+        let absent = RawIdentityHeaders::default();
         let raw = raw.unwrap_or(&absent);
         let mut names: Vec<String> = Vec::new();
-        let mut name = |key: &'static str, text: &Text| {
-            let defaults = Defaults { section: "auth.identity", conformance: false };
-            let name = match text {
-                Some(text) => text.get_ref().to_ascii_lowercase(),
-                None => defaults.text(key).to_ascii_lowercase(),
-            };
+        let mut name = |text: &Text, name: &str| {
+            let name = name.to_ascii_lowercase();
             let wrong = if HeaderName::try_from(name.as_str()).is_err() {
                 Some(format!("{name:?} is not a header name"))
             } else if names.contains(&name) {
@@ -209,12 +203,12 @@ impl Loader<'_> {
                 }
             }
         };
-        let subject = name("subject", &raw.subject);
-        let token_id = name("token_id", &raw.token_id);
-        let expires = name("expires", &raw.expires);
-        let issued_at = name("issued_at", &raw.issued_at);
-        let claims = name("claims", &raw.claims);
-        let reason = name("reason", &raw.reason);
+        let subject = name(&raw.subject, raw.subject());
+        let token_id = name(&raw.token_id, raw.token_id());
+        let expires = name(&raw.expires, raw.expires());
+        let issued_at = name(&raw.issued_at, raw.issued_at());
+        let claims = name(&raw.claims, raw.claims());
+        let reason = name(&raw.reason, raw.reason());
         Some(DecisionHeaders {
             subject: subject?,
             token_id: token_id?,

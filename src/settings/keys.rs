@@ -5,19 +5,24 @@
 
 use std::time::Duration;
 
+use super::Settings;
 use super::units::{format_duration, format_size};
 
-mod table;
+#[macro_use]
+mod rows;
+pub mod schema;
+pub(super) mod table;
 
-pub use table::KEYS;
+pub use table::{Deadlines, Limits};
 
 /// Whether a running gateway takes a new value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heat {
+#[derive(Clone, Copy)]
+pub enum Reload {
     /// A reload changes it, for what happens from then on.
-    Hot,
-    /// Only a restart changes it: a reload that tries is refused as a whole.
-    Cold,
+    Live,
+    /// Only a restart changes it: a reload refuses the whole file when this finds that the two
+    /// differ.
+    RestartRequired(fn(&Settings, &Settings) -> bool),
 }
 
 /// What a value may look like.
@@ -47,6 +52,9 @@ pub enum Shape {
     List(&'static str),
     /// A string, or a list of them; the text says what each holds.
     TextOrList(&'static str),
+    /// A name, or a list of names and whole numbers that leads to a part of a token's data; the
+    /// text says what it names.
+    Path(&'static str),
     /// Strings, or this word instead of them.
     ListOrWord(&'static str, &'static str),
     /// An inline table of this section.
@@ -61,12 +69,14 @@ pub enum Shape {
 }
 
 /// One key of the file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Key {
     /// The section it belongs to, as in `limits`, or `gateway.log` for a table within one.
     pub section: &'static str,
     /// Its name in the file.
     pub name: &'static str,
+    /// The name with its section, as in `limits.message_max`.
+    pub full_name: &'static str,
     /// What its value may look like.
     pub shape: Shape,
     /// The value that it has when it is absent, as it would be written; or [`REQUIRED`], or
@@ -75,7 +85,12 @@ pub struct Key {
     /// The same under `profile = "conformance"`, where that differs.
     pub conformance: Option<&'static str>,
     /// Whether a reload may change it.
-    pub heat: Heat,
+    pub reload: Reload,
+    /// The values of `kind` in its section that it may stand beside; empty, together with
+    /// `required_for`, is all.
+    pub optional_for: &'static [&'static str],
+    /// The values of `kind` that it must stand beside.
+    pub required_for: &'static [&'static str],
     /// What it means, in a sentence or two.
     pub meaning: &'static str,
 }
@@ -96,93 +111,31 @@ pub const SECTIONS: &[(&str, bool)] = &[
     ("backend", true),
 ];
 
-/// A kind of `[[auth]]`, and the keys that it has beside those of every kind.
-pub struct AuthKeys {
-    /// The word in `kind`.
-    pub kind: &'static str,
-    /// What must be there.
-    pub required: &'static [&'static str],
-    /// What may be there.
-    pub optional: &'static [&'static str],
-}
-
-/// Every kind of `[[auth]]`. A key that belongs to another kind is an error.
-pub const AUTH_KINDS: &[AuthKeys] = &[
-    AuthKeys {
-        kind: "jwt",
-        required: &["keys"],
-        optional: &["issuer", "audience", "leeway", "lifetime_max"],
-    },
-    AuthKeys {
-        kind: "phoenix",
-        required: &["salt"],
-        optional: &[
-            "secret_key_base_file",
-            "secret_key_base",
-            "max_age",
-            "subject",
-            "iterations",
-            "length",
-            "digest",
-        ],
-    },
-    AuthKeys {
-        kind: "plug-session",
-        required: &["signing_salt", "subject"],
-        optional: &[
-            "secret_key_base_file",
-            "secret_key_base",
-            "csrf",
-            "max_age",
-            "iterations",
-            "length",
-            "digest",
-        ],
-    },
-    AuthKeys { kind: "compact", required: &["keys"], optional: &["leeway", "lifetime_max"] },
-    AuthKeys { kind: "backend", required: &[], optional: &["timeout"] },
-    AuthKeys {
-        kind: "http",
-        // The loader asks for `endpoint` itself, with an example.
-        required: &[],
-        optional: &[
-            "endpoint",
-            "timeout",
-            "in_flight_max",
-            "queue_max",
-            "response_max",
-            "headers",
-            "identity",
-            "ca_file",
-            "circuit_failures",
-            "circuit_open_min",
-            "circuit_open_max",
-        ],
-    },
-];
-
-impl AuthKeys {
-    /// Whether blocks of this kind may have the key `name`.
-    pub fn has(&self, name: &str) -> bool {
-        let of_every_kind = ["name", "kind", "carriers"];
-        [&of_every_kind, self.required, self.optional].iter().any(|list| list.contains(&name))
-    }
+/// Every key, section by section.
+pub fn all() -> impl Iterator<Item = &'static Key> + Clone {
+    table::TABLE.iter().flat_map(|section| section.iter())
 }
 
 /// The row of `name` in `section`.
 pub fn find(section: &str, name: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.section == section && key.name == name)
+    all().find(|key| key.section == section && key.name == name)
 }
 
 /// Every key of `section`, in the table's order.
 pub fn of_section(section: &str) -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().filter(move |key| key.section == section)
+    all().filter(move |key| key.section == section)
 }
 
 impl Key {
-    /// The name with its section, as in `limits.message_max`.
-    pub fn full_name(&self) -> String {
-        format!("{}.{}", self.section, self.name)
+    /// Whether it may stand beside this value of `kind`.
+    pub fn is_for(&self, kind: &str) -> bool {
+        let mut kinds = self.kinds().peekable();
+        kinds.peek().is_none() || kinds.any(|own| own == kind)
+    }
+
+    /// The values of `kind` that it belongs to; none is all.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static str> {
+        self.required_for.iter().chain(self.optional_for).copied()
     }
 
     /// The key's row in `docs/configuration.md`.
@@ -193,8 +146,11 @@ impl Key {
             None if self.default == REQUIRED || self.default == NONE => self.default.to_owned(),
             None => format!("`{}`", self.default),
         };
-        let heat = if self.heat == Heat::Hot { "hot" } else { "**cold**" };
-        format!("| `{name}` | {meaning} | {} | {default} | {heat} |", shape.describe())
+        let reload = match self.reload {
+            Reload::Live => "live",
+            Reload::RestartRequired(_) => "**restart**",
+        };
+        format!("| `{name}` | {meaning} | {} | {default} | {reload} |", shape.describe())
     }
 }
 
@@ -224,6 +180,7 @@ impl Shape {
             }
             Shape::List(what) => format!("list of {what}"),
             Shape::TextOrList(what) => format!("{what}, or a list of them"),
+            Shape::Path(what) => format!("{what}, or a list of names and numbers"),
             Shape::ListOrWord(what, word) => format!("list of {what}, or `\"{word}\"`"),
             Shape::Table(_) => "table, see below".to_owned(),
             Shape::Tables(_) => "list of tables, see below".to_owned(),
@@ -239,18 +196,25 @@ mod tests {
 
     #[test]
     fn every_key_is_declared_once_and_its_section_exists() {
-        for (index, key) in KEYS.iter().enumerate() {
-            let same = |other: &Key| other.section == key.section && other.name == key.name;
-            assert!(!KEYS[..index].iter().any(same), "{} is there twice", key.full_name());
+        for (index, key) in all().enumerate() {
+            let same = |other: &Key| other.full_name == key.full_name;
+            assert!(!all().take(index).any(same), "{} is there twice", key.full_name);
             let declared = SECTIONS.iter().any(|(section, _)| *section == key.section)
-                || KEYS.iter().any(|other| match other.shape {
+                || all().any(|other| match other.shape {
                     Shape::Table(s)
                     | Shape::Tables(s)
                     | Shape::TableOrTables(s)
                     | Shape::TablesByName(s, ..) => s == key.section,
                     _ => false,
                 });
-            assert!(declared, "nothing leads to {}", key.full_name());
+            assert!(declared, "nothing leads to {}", key.full_name);
+            for kind in key.kinds() {
+                let words = find(key.section, "kind").map(|kind| kind.shape);
+                let Some(Shape::Word(words) | Shape::WordOrLater(words, _)) = words else {
+                    panic!("{} has no kinds", key.section)
+                };
+                assert!(words.contains(&kind), "{}: {kind}", key.full_name);
+            }
         }
     }
 
@@ -260,9 +224,9 @@ mod tests {
         assert_eq!(
             row("deadlines", "drain"),
             "| `drain` | Over how long a drain spreads its closes. A supervisor's stop time-out \
-             must be longer. | 0s to 1h | `30s` | hot |"
+             must be longer. | 0s to 1h | `30s` | live |"
         );
-        assert!(row("limits", "message_max").contains("| `1MiB`; conformance `32MiB` | hot |"));
-        assert!(row("backend", "name").ends_with("| name | (required) | **cold** |"));
+        assert!(row("limits", "message_max").contains("| `1MiB`; conformance `32MiB` | live |"));
+        assert!(row("backend", "name").ends_with("| name | (required) | **restart** |"));
     }
 }

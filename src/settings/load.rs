@@ -9,16 +9,18 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
-use super::keys;
+use super::backends::overlap;
 pub use super::problem::{Problem, Severity};
 use super::problem::{Report, did_you_mean};
-use super::raw::{CountOrWord, Number, RawDeadlines, RawGateway, RawLimits, RawSettings, Text};
-use super::units::{format_duration, parse_duration, parse_size};
-use super::{Deadlines, Descriptors, Gateway, Limits, LogFormat, Settings, shape};
+use super::raw::{RawDeadlines, RawGateway, RawLimits, RawLog, RawSettings, Text};
+use super::units::format_duration;
+use super::{Deadlines, Gateway, Limits, Listener, Settings, shape};
 use crate::base::secret::Secret;
 use crate::protocol::compact_token::CompactKey;
+use crate::protocol::external_term::TermPath;
 use crate::protocol::jwt::{JwtKey, JwtOptions};
 
 /// What the loader asks of the world.
@@ -44,7 +46,7 @@ pub struct Loaded {
     /// The settings.
     pub settings: Settings,
     /// What tokens of each of [`Settings::auths`] are made with, in order. The settings keep none
-    /// of the keys in the open, so whoever does not make tokens should drop this.
+    /// of the keys in the open, so a caller that makes no tokens should drop this.
     pub issuing: Vec<Issuing>,
     /// What is permitted but unwise, in the order of the file.
     pub warnings: Vec<Problem>,
@@ -63,22 +65,22 @@ pub enum Issuing {
     Phoenix {
         /// Its derived keys.
         keys: Vec<Secret>,
-        /// The key of the subject in data that is a map.
-        subject: Option<String>,
+        /// Where the subject stands in data that is no subject itself.
+        subject: Option<TermPath>,
     },
     /// For `kind = "plug-session"`.
     PlugSession {
         /// Its derived keys.
         keys: Vec<Secret>,
-        /// The key of the subject.
-        subject: String,
+        /// Where the subject stands.
+        subject: TermPath,
     },
     /// For `kind = "compact"`.
     Compact {
         /// Its keys.
         keys: Vec<CompactKey>,
     },
-    /// For kinds whose tokens somebody else makes.
+    /// For kinds whose tokens are made outside.
     Elsewhere,
 }
 
@@ -110,16 +112,7 @@ pub fn load(text: &str, file: &Path, outside: &dyn Outside) -> Result<Loaded, Ve
     }
 }
 
-/// Removes one newline (`\n` or `\r\n`) that an editor or `echo` left at the end
-/// of a secret's file.
-pub fn trim_newline(bytes: &mut Vec<u8>) {
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
-}
+pub use crate::base::secret::trim_newline;
 
 /// Where the file's parts are checked. Methods are spread over the files of this folder.
 pub(super) struct Loader<'a> {
@@ -161,82 +154,23 @@ impl Names {
     }
 }
 
-/// A number's row in the table of keys, and the profile that its default depends on.
-#[derive(Clone, Copy)]
-pub(super) struct Defaults {
-    pub(super) section: &'static str,
-    pub(super) conformance: bool,
-}
-
-impl Defaults {
-    pub(super) fn text(self, name: &str) -> &'static str {
-        let key = keys::find(self.section, name).expect("every raw field has a row in KEYS");
-        key.conformance.filter(|_| self.conformance).unwrap_or(key.default)
-    }
-
-    /// A whole number; `None` is the word `auto`.
-    fn count_or_auto(self, name: &str, value: &Number) -> Option<u64> {
-        match value.as_ref().map(Spanned::get_ref) {
-            Some(CountOrWord::Count(count)) => Some(*count),
-            Some(CountOrWord::Word(_)) => None,
-            None => self.text(name).replace('_', "").parse().ok(),
-        }
-    }
-
-    pub(super) fn count(self, name: &str, value: &Number) -> u64 {
-        self.count_or_auto(name, value).expect("a number was asked for, and defaults are numbers")
-    }
-
-    /// A size in bytes; `None` is the word `auto`.
-    fn size_or_auto(self, name: &str, value: &Text) -> Option<u64> {
-        parse_size(value.as_ref().map_or_else(|| self.text(name), |text| text.get_ref()))
-    }
-
-    pub(super) fn size(self, name: &str, value: &Text) -> u64 {
-        self.size_or_auto(name, value).expect("sizes and their defaults were checked")
-    }
-
-    /// A duration; `None` is the word `off`.
-    fn time_or_off(self, name: &str, value: &Text) -> Option<Duration> {
-        parse_duration(value.as_ref().map_or_else(|| self.text(name), |text| text.get_ref()))
-    }
-
-    fn time(self, name: &str, value: &Text) -> Duration {
-        self.time_or_off(name, value).expect("durations and their defaults were checked")
-    }
-}
-
 /// The place of a value, or of what stands for it when it is absent.
 pub(super) fn place<T>(value: &Option<Spanned<T>>, otherwise: &Range<usize>) -> Range<usize> {
     value.as_ref().map_or_else(|| otherwise.clone(), Spanned::span)
 }
 
-/// A word, or the table's default for it.
-pub(super) fn word<'v>(section: &'static str, name: &str, value: &'v Text) -> &'v str {
-    let defaults = Defaults { section, conformance: false };
-    value.as_ref().map_or_else(|| defaults.text(name), |text| text.get_ref())
-}
-
-/// A whole number, or the table's default for it.
-pub(super) fn count(section: &'static str, name: &str, value: &Number) -> u64 {
-    Defaults { section, conformance: false }.count(name, value)
-}
-
-/// A duration, or the table's default for it.
-pub(super) fn time(section: &'static str, name: &str, value: &Text) -> Duration {
-    Defaults { section, conformance: false }.time(name, value)
-}
-
 impl Loader<'_> {
     /// `None` when something necessary is missing or wrong, which then was reported.
     fn settings(&mut self, raw: &RawSettings) -> Option<(Settings, Vec<Issuing>)> {
-        let conformance = word("limits", "profile", &raw.limits.profile) == "conformance";
+        let profile = raw.limits.profile.as_ref().map(|profile| profile.get_ref().as_str());
+        let conformance = profile == Some("conformance");
         let gateway = self.gateway(&raw.gateway);
-        let limits = limits(&raw.limits, conformance);
+        let limits = Limits::read(&raw.limits, conformance);
         self.check_limits(&raw.limits, &limits, gateway.as_ref().and_then(|g| g.workers));
-        let deadlines = deadlines(&raw.deadlines, conformance);
+        let deadlines = Deadlines::read(&raw.deadlines, conformance);
         self.check_deadlines(&raw.deadlines, &deadlines);
         let listeners = self.listeners(&raw.listener);
+        self.check_admin_port(&raw.gateway, gateway.as_ref(), listeners.as_deref());
         self.check_admission(raw, &limits, &deadlines, listeners.as_deref());
         let auth_names = self.names("auth", raw.auth.iter().map(|a| (a.span(), &a.get_ref().name)));
         let auths = self.auths(&raw.auth);
@@ -257,7 +191,9 @@ impl Loader<'_> {
         }
         let (gateway, listeners, (auths, issuing)) = (gateway?, listeners?, auths?);
         let (routes, backends) = (routes?, backends?);
-        let settings = Settings { gateway, limits, deadlines, listeners, auths, routes, backends };
+        let hash = text_hash(self.report.text());
+        let settings =
+            Settings { gateway, limits, deadlines, listeners, auths, routes, backends, hash };
         Some((settings, issuing))
     }
 
@@ -290,46 +226,52 @@ impl Loader<'_> {
         names
     }
 
+    /// The admin listener shares its address with no other.
+    fn check_admin_port(
+        &mut self,
+        raw: &RawGateway,
+        gateway: Option<&Gateway>,
+        listeners: Option<&[Listener]>,
+    ) {
+        let Some(admin) = gateway.and_then(|gateway| gateway.admin) else { return };
+        let mut listeners = listeners.unwrap_or_default().iter();
+        if let Some(listener) = listeners.find(|listener| overlap(listener.address, admin)) {
+            let what = format!("admin {admin} overlaps with the listener at {}", listener.address);
+            let fix = "give one of them another port";
+            self.report.error(place(&raw.admin, &(0..0)), what, fix).code = "address_taken";
+        }
+    }
+
     fn gateway(&mut self, raw: &RawGateway) -> Option<Gateway> {
-        let defaults = Defaults { section: "gateway", conformance: false };
-        let admin_text = raw.admin.as_ref().map_or(defaults.text("admin"), |text| text.get_ref());
-        let admin = match admin_text {
+        let admin = match raw.admin() {
             "off" => None,
             text => Some(self.socket_address(text, place(&raw.admin, &(0..0)))?),
         };
         let admin_token = self.secret(&raw.admin_token_file, &None, "admin_token_file");
         if raw.admin_token_file.is_none() && admin.is_some_and(|a| !a.ip().is_loopback()) {
-            let what = format!("admin {admin_text} can be reached from other machines");
+            let what = format!("admin {} can be reached from other machines", raw.admin());
             let fix = "set admin_token_file, or listen on 127.0.0.1";
             self.report.error(place(&raw.admin, &(0..0)), what, fix);
         }
-        let log_level = word("gateway.log", "level", &raw.log.level);
-        if !is_log_filter(log_level) {
-            let what = format!("\"level\" in log of [gateway] is {log_level:?}");
+        let absent = RawLog::default();
+        let log = raw.log.as_ref().unwrap_or(&absent);
+        if !is_log_filter(log.level()) {
+            let what = format!("\"level\" in log of [gateway] is {:?}", log.level());
             let fix = "write a level (error, warn, info, debug, trace, off) or target=level, \
                        several separated by commas";
-            self.report.error(place(&raw.log.level, &(0..0)), what, fix);
+            self.report.error(place(&log.level, &(0..0)), what, fix);
         }
+        let path = |name: &Text| name.as_ref().map(|name| self.base.join(name.get_ref()));
         Some(Gateway {
-            workers: defaults.count_or_auto("workers", &raw.workers).map(|count| count as u16),
-            descriptors: match word("gateway", "descriptors", &raw.descriptors) {
-                "plain" => Descriptors::Plain,
-                "direct" => Descriptors::Direct,
-                _ => Descriptors::Auto,
-            },
+            workers: raw.workers(),
+            descriptors: raw.descriptors(),
             admin,
             admin_token,
-            log_format: match word("gateway.log", "format", &raw.log.format) {
-                "pretty" => LogFormat::Pretty,
-                "json" => LogFormat::Json,
-                _ => LogFormat::Auto,
-            },
-            log_level: log_level.to_owned(),
-            close_log: raw.close_log.as_ref().map(|name| self.base.join(name.get_ref())),
-            revocations_file: raw
-                .revocations_file
-                .as_ref()
-                .map(|name| self.base.join(name.get_ref())),
+            admin_socket: path(&raw.admin_socket),
+            log_format: log.format(),
+            log_level: log.level().to_owned(),
+            close_log: path(&raw.close_log),
+            revocations_file: path(&raw.revocations_file),
         })
     }
 
@@ -453,6 +395,12 @@ impl Loader<'_> {
     }
 }
 
+/// See [`Settings::hash`]. Of the text that was parsed: the file may be another one by now.
+fn text_hash(text: &str) -> u64 {
+    let digest = Sha256::digest(text);
+    digest[..6].iter().fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+}
+
 /// A `tracing` filter whose levels are levels. (`tracing` itself takes `inof` for a target.)
 fn is_log_filter(text: &str) -> bool {
     let is_level = |word: &str| {
@@ -466,81 +414,6 @@ fn is_log_filter(text: &str) -> bool {
         Some((target, level)) => is_target(target) && is_level(level),
         None => is_level(directive),
     })
-}
-
-fn limits(raw: &RawLimits, conformance: bool) -> Limits {
-    let defaults = Defaults { section: "limits", conformance };
-    // The ranges in the table of keys are within the fields' types; a test tries both ends.
-    macro_rules! narrow {
-        ($read:ident $field:ident) => {
-            defaults.$read(stringify!($field), &raw.$field).try_into().expect("within range")
-        };
-    }
-    Limits {
-        connections_max: narrow!(count connections_max),
-        unauthenticated_max: narrow!(count unauthenticated_max),
-        early_drop_start: narrow!(count early_drop_start),
-        early_drop_rate: narrow!(count early_drop_rate),
-        prefix_share: narrow!(count prefix_share),
-        prefix_failures_per_minute: narrow!(count prefix_failures_per_minute),
-        prefix_failures_burst: narrow!(count prefix_failures_burst),
-        prefixes_max: narrow!(count prefixes_max),
-        tls_handshakes_per_second: defaults
-            .count_or_auto("tls_handshakes_per_second", &raw.tls_handshakes_per_second)
-            .map(|count| count as u32),
-        connections_per_worker: defaults
-            .count_or_auto("connections_per_worker", &raw.connections_per_worker)
-            .map(|count| count as u32),
-        memory_max: defaults.size_or_auto("memory_max", &raw.memory_max),
-        message_max: narrow!(size message_max),
-        first_message_max: narrow!(size first_message_max),
-        head_max: narrow!(size head_max),
-        header_fields_max: narrow!(count header_fields_max),
-        request_line_max: narrow!(size request_line_max),
-        token_max: narrow!(size token_max),
-        dead_tokens_max: narrow!(count dead_tokens_max),
-        frames_per_second: narrow!(count frames_per_second),
-        frames_burst: narrow!(count frames_burst),
-        controls_per_second: narrow!(count controls_per_second),
-        controls_burst: narrow!(count controls_burst),
-        pongs_unsent_max: narrow!(count pongs_unsent_max),
-        fragments_max: narrow!(count fragments_max),
-        session_window: narrow!(size session_window),
-        link_window: narrow!(size link_window),
-        stalled_input_max: defaults.size("stalled_input_max", &raw.stalled_input_max),
-        verdicts_max: narrow!(count verdicts_max),
-        handshakes_per_tick: narrow!(count handshakes_per_tick),
-        client_buffers: narrow!(count client_buffers),
-        accepts: narrow!(count accepts),
-        close_lines_per_second: narrow!(count close_lines_per_second),
-        revocations_max: narrow!(count revocations_max),
-    }
-}
-
-fn deadlines(raw: &RawDeadlines, conformance: bool) -> Deadlines {
-    let defaults = Defaults { section: "deadlines", conformance };
-    macro_rules! time {
-        ($field:ident) => {
-            defaults.time(stringify!($field), &raw.$field)
-        };
-    }
-    Deadlines {
-        tls_handshake: time!(tls_handshake),
-        request_head: time!(request_head),
-        authenticate: time!(authenticate),
-        linger: time!(linger),
-        failure_grace: time!(failure_grace),
-        ping_interval: time!(ping_interval),
-        idle: time!(idle),
-        write_stall: time!(write_stall),
-        lifetime: defaults.time_or_off("lifetime", &raw.lifetime),
-        expiry_grace: time!(expiry_grace),
-        drain: time!(drain),
-        link_connect: time!(link_connect),
-        link_ping: time!(link_ping),
-        link_retry_min: time!(link_retry_min),
-        link_retry_max: time!(link_retry_max),
-    }
 }
 
 /// Settings for the tests of other modules: the defaults, with one plain listener, one key and

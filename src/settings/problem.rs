@@ -8,7 +8,7 @@ use std::ops::Range;
 pub enum Severity {
     /// The file is refused.
     Error,
-    /// The file is taken, but somebody should know.
+    /// The file is accepted, but the operator should know.
     Warning,
 }
 
@@ -25,6 +25,8 @@ pub struct Problem {
     pub column: u32,
     /// How bad it is.
     pub severity: Severity,
+    /// The kind of mistake, for programs: stable, in snake_case.
+    pub code: &'static str,
     /// What is wrong.
     pub what: String,
     /// What to do; empty when `what` says it all.
@@ -56,14 +58,31 @@ impl<'t> Report<'t> {
         Report { file, text, problems: Vec::new() }
     }
 
-    /// Adds an error at the start of `span` (byte offsets).
-    pub(super) fn error(&mut self, span: Range<usize>, what: impl Into<String>, fix: &str) {
-        self.push(Severity::Error, span, what.into(), fix);
+    /// The text that is checked.
+    pub(super) fn text(&self) -> &'t str {
+        self.text
     }
 
-    /// Adds a warning at the start of `span` (byte offsets).
-    pub(super) fn warning(&mut self, span: Range<usize>, what: impl Into<String>, fix: &str) {
-        self.push(Severity::Warning, span, what.into(), fix);
+    /// Adds an error at the start of `span` (byte offsets). Its code is `invalid_value` unless
+    /// the caller changes it.
+    pub(super) fn error(
+        &mut self,
+        span: Range<usize>,
+        what: impl Into<String>,
+        fix: &str,
+    ) -> &mut Problem {
+        self.push(Severity::Error, span, what.into(), fix)
+    }
+
+    /// Adds a warning at the start of `span` (byte offsets). Its code is `unwise` unless the
+    /// caller changes it.
+    pub(super) fn warning(
+        &mut self,
+        span: Range<usize>,
+        what: impl Into<String>,
+        fix: &str,
+    ) -> &mut Problem {
+        self.push(Severity::Warning, span, what.into(), fix)
     }
 
     /// Whether anything refuses the file.
@@ -77,10 +96,21 @@ impl<'t> Report<'t> {
         self.problems
     }
 
-    fn push(&mut self, severity: Severity, span: Range<usize>, what: String, fix: &str) {
+    fn push(
+        &mut self,
+        severity: Severity,
+        span: Range<usize>,
+        what: String,
+        fix: &str,
+    ) -> &mut Problem {
         let (line, column) = self.position(span.start);
-        let file = self.file.clone();
-        self.problems.push(Problem { file, line, column, severity, what, fix: fix.to_owned() });
+        let code = match severity {
+            Severity::Error => "invalid_value",
+            Severity::Warning => "unwise",
+        };
+        let (file, fix) = (self.file.clone(), fix.to_owned());
+        self.problems.push(Problem { file, line, column, severity, code, what, fix });
+        self.problems.last_mut().expect("it was just added")
     }
 
     fn position(&self, offset: usize) -> (u32, u32) {

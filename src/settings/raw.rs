@@ -1,15 +1,22 @@
 //! The configuration file as it is written: shapes, no meaning.
 //!
-//! `settings/shape.rs` makes a [`RawSettings`] of a text: it has reported and left out whatever
-//! is unknown, of a wrong type or out of range, so that the checks of meaning can go on and find
-//! the rest. Nothing is required here, for the same reason.
+//! The table of keys declares the sections. `settings/shape.rs` makes a [`RawSettings`] of a
+//! text: it has reported and left out whatever is unknown, of a wrong type or out of range, so
+//! that the checks of meaning can go on and find the rest. Nothing is required here, for the
+//! same reason.
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{self, Visitor};
 use toml::Spanned;
+
+pub use super::keys::table::{
+    RawAuth, RawBackend, RawCertificate, RawClose, RawDeadlines, RawGateway, RawIdentityHeaders,
+    RawKey, RawLimits, RawListener, RawLog, RawProxy, RawReauthenticate, RawRoute,
+};
+use super::units::{parse_duration, parse_size};
 
 /// The whole file.
 #[derive(Default, Deserialize)]
@@ -38,93 +45,75 @@ pub type Number = Option<Spanned<CountOrWord>>;
 /// Strings and their places.
 pub type List = Option<Spanned<Vec<Spanned<String>>>>;
 
-macro_rules! raw_table {
-    ($( #[$doc:meta] $name:ident { $( $field:ident: $kind:ty, )* } )*) => { $(
-        #[$doc]
-        #[derive(Default, Deserialize)]
-        #[serde(deny_unknown_fields, default)]
-        pub struct $name { $(
-            #[doc = concat!("The key `", stringify!($field), "`.")]
-            pub $field: $kind,
-        )* }
-    )* };
+/// Steps to a part of a token's data, and their places.
+pub type Path = Option<Spanned<Vec<Spanned<CountOrWord>>>>;
+
+/// What is written, or else the default.
+pub(super) fn text<'t>(value: &'t Text, default: &'t str) -> &'t str {
+    value.as_ref().map_or(default, |text| text.get_ref())
 }
 
-raw_table! {
-    /// `[gateway]`.
-    RawGateway {
-        workers: Number, descriptors: Text, admin: Text, admin_token_file: Text, log: RawLog,
-        close_log: Text, revocations_file: Text,
-    }
-    /// `log` in `[gateway]`.
-    RawLog { format: Text, level: Text, }
-    /// `[limits]`.
-    RawLimits {
-        profile: Text, connections_max: Number, unauthenticated_max: Number,
-        early_drop_start: Number, early_drop_rate: Number, prefix_share: Number,
-        prefix_failures_per_minute: Number, prefix_failures_burst: Number, prefixes_max: Number,
-        tls_handshakes_per_second: Number,
-        connections_per_worker: Number, memory_max: Text, message_max: Text,
-        first_message_max: Text, head_max: Text, header_fields_max: Number,
-        request_line_max: Text, token_max: Text, dead_tokens_max: Number, frames_per_second: Number,
-        frames_burst: Number, controls_per_second: Number, controls_burst: Number,
-        pongs_unsent_max: Number, fragments_max: Number, session_window: Text, link_window: Text,
-        stalled_input_max: Text, verdicts_max: Number, handshakes_per_tick: Number,
-        client_buffers: Number, accepts: Number, close_lines_per_second: Number,
-        revocations_max: Number,
-    }
-    /// `[deadlines]`.
-    RawDeadlines {
-        tls_handshake: Text, request_head: Text, authenticate: Text, linger: Text,
-        failure_grace: Text, ping_interval: Text, idle: Text, write_stall: Text, lifetime: Text, expiry_grace: Text,
-        drain: Text, link_connect: Text, link_ping: Text, link_retry_min: Text,
-        link_retry_max: Text,
-    }
-    /// A `[[listener]]`.
-    RawListener {
-        address: Text, tls: Option<Spanned<Vec<Spanned<RawCertificate>>>>,
-        proxy_protocol: Option<RawProxy>, defer_accept: Text,
-    }
-    /// `tls` in a `[[listener]]`.
-    RawCertificate { certificate: Text, key: Text, }
-    /// `proxy_protocol` in a `[[listener]]`.
-    RawProxy { trusted: List, }
-    /// An `[[auth]]`.
-    RawAuth {
-        name: Text, kind: Text, carriers: List, keys: Option<Spanned<Vec<Spanned<RawKey>>>>,
-        issuer: Text, audience: Text, leeway: Text, lifetime_max: Text,
-        secret_key_base_file: List, secret_key_base: List, salt: Text, signing_salt: Text,
-        max_age: Text, subject: Text, csrf: Option<bool>, iterations: Number, length: Number,
-        digest: Text,
-        endpoint: Text, timeout: Text, in_flight_max: Number, queue_max: Number,
-        response_max: Text, headers: List, identity: Option<RawVerdictHeaders>, ca_file: Text,
-        circuit_failures: Number, circuit_open_min: Text, circuit_open_max: Text,
-    }
-    /// `identity` in an `[[auth]]`.
-    RawVerdictHeaders {
-        subject: Text, token_id: Text, expires: Text, issued_at: Text, claims: Text, reason: Text,
-    }
-    /// One of `keys` in an `[[auth]]`.
-    RawKey { id: Text, algorithm: Text, secret_file: Text, secret: Text, }
-    /// A `[[route]]`.
-    RawRoute {
-        path: Text, origins: Option<Spanned<ListOrWord>>, origin_absent: Text, auth: List,
-        backend: Text, dialect: Text, refuse: Text, subprotocols: List, messages: Text,
-        forward_headers: List, health: Option<bool>, reauthenticate: Option<RawReauthenticate>,
-        closes: BTreeMap<String, Spanned<RawClose>>,
-    }
-    /// One of `closes` in a `[[route]]`.
-    RawClose {
-        code: Number, reason: Text, reconnect: Option<bool>, retry_after: Text, pace: Text,
-        message: Option<bool>,
-    }
-    /// `reauthenticate` in a `[[route]]`.
-    RawReauthenticate { prefix: Text, token: Text, }
-    /// A `[[backend]]`.
-    RawBackend {
-        name: Text, kind: Text, endpoints: List, balance: Text, secret_file: Text, secret: Text,
+/// A whole number; `None` is the word `auto`.
+pub(super) fn count(value: &Number, default: &str) -> Option<u64> {
+    match value.as_ref().map(Spanned::get_ref) {
+        Some(CountOrWord::Count(count)) => Some(*count),
+        Some(CountOrWord::Word(_)) => None,
+        None => default.replace('_', "").parse().ok(),
     }
 }
+
+/// A size in bytes; `None` is the word `auto`.
+pub(super) fn size(value: &Text, default: &str) -> Option<u64> {
+    parse_size(text(value, default))
+}
+
+/// A duration; `None` is the word `off`.
+pub(super) fn time(value: &Text, default: &str) -> Option<Duration> {
+    parse_duration(text(value, default))
+}
+
+/// What a word of the file stands for.
+pub(super) trait FromWord<'t> {
+    /// `word` is one of its key's words.
+    fn from_word(word: &'t str) -> Self;
+}
+
+impl<'t> FromWord<'t> for &'t str {
+    fn from_word(word: &'t str) -> &'t str {
+        word
+    }
+}
+
+/// An enum whose values the file spells as words.
+macro_rules! words {
+    ($( #[$doc:meta] pub enum $name:ident {
+        $( #[$value_doc:meta] $value:ident = $word:literal, )*
+    } )*) => { $(
+        #[$doc]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $( #[$value_doc] $value, )* }
+
+        impl $name {
+            /// The words, in the order of the documentation.
+            pub const WORDS: &'static [&'static str] = &[$( $word, )*];
+
+            /// How the file spells it.
+            pub const fn word(self) -> &'static str {
+                match self { $( $name::$value => $word, )* }
+            }
+        }
+
+        impl $crate::settings::raw::FromWord<'_> for $name {
+            fn from_word(word: &str) -> $name {
+                match word {
+                    $( $word => $name::$value, )*
+                    _ => unreachable!("settings/shape.rs lets no other word through"),
+                }
+            }
+        }
+    )* };
+}
+pub(super) use words;
 
 /// A whole number, or a word such as `auto`.
 #[derive(Clone, Debug, PartialEq, Eq)]

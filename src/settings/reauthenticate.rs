@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
-use super::Reauthenticate;
-use super::load::{Loader, word};
+use super::load::Loader;
 use super::raw::{RawAuth, RawReauthenticate, RawRoute};
+use super::{MessageTypes, Reauthenticate};
 use crate::protocol::carrier::Carrier;
 
-/// Longest prefix, in bytes: that much of a message may have to wait until it is told apart.
+/// Longest prefix, in bytes: that much of a message may have to wait until it is classified.
 pub const PREFIX_MAX: usize = 64;
 
 impl Loader<'_> {
@@ -53,7 +53,7 @@ impl Loader<'_> {
                        backend can set when its sessions' identities end";
             error(prefix, what, fix);
         }
-        if word("route", "messages", &raw.messages) == "binary" {
+        if raw.messages() == MessageTypes::Binary {
             let what = "reauthenticate takes text messages, and the route takes binary ones only";
             error(prefix, what, "write messages = \"any\", or remove reauthenticate");
         }

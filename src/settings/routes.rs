@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use toml::Spanned;
 
-use super::load::{Loader, Names, place, word};
+use super::load::{Loader, Names, place};
 use super::raw::{List, ListOrWord, RawAuth, RawRoute, RawSettings};
-use super::{MessageTypes, PathPattern, ROUTE_AUTHS_MAX, Refuse, Route};
+use super::{PathPattern, ROUTE_AUTHS_MAX, Route};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::origin::OriginPolicy;
+use crate::protocol::verifier::NoAuthentication;
 
 /// Routes of one gateway: they are tried in order, at every upgrade.
 const ROUTES_MAX: usize = 1024;
@@ -76,24 +77,17 @@ impl Loader<'_> {
         Some(Route {
             path: path?,
             origins: origins?,
-            origin_absent_allowed: word("route", "origin_absent", &raw.origin_absent) == "allow",
+            origin_absent_allowed: raw.origin_absent() == "allow",
             auths: auths?,
+            no_authentication: written_out_none(raw),
             backend: backend?,
-            dialect: Dialect::from_name(word("route", "dialect", &raw.dialect)),
+            dialect: Dialect::from_name(raw.dialect()),
             closes: closes?,
-            refuse: match word("route", "refuse", &raw.refuse) {
-                "http" => Refuse::Http,
-                "auto" => Refuse::Auto,
-                _ => Refuse::Explain,
-            },
+            refuse: raw.refuse(),
             subprotocols: subprotocols?,
-            messages: match word("route", "messages", &raw.messages) {
-                "text" => MessageTypes::Text,
-                "binary" => MessageTypes::Binary,
-                _ => MessageTypes::Any,
-            },
+            messages: raw.messages(),
             forward_headers: forward_headers?,
-            health: raw.health.unwrap_or(false),
+            health: raw.health(),
             reauthenticate: reauthenticate?,
         })
     }
@@ -138,9 +132,7 @@ impl Loader<'_> {
             self.report.error(list.span(), what, &fix);
             return None;
         }
-        if let [only] = &blocks[..]
-            && only.get_ref() == "none"
-        {
+        if written_out_none(raw).is_some() {
             return Some(Vec::new());
         }
         let mut found = Vec::new();
@@ -227,7 +219,7 @@ impl Loader<'_> {
             .ok()
     }
 
-    /// Cookies are sent by a browser whoever wrote the page: they need a closed list of origins.
+    /// A browser sends cookies whichever page connects: they need a closed list of origins.
     fn check_cookies(&mut self, route: &Spanned<RawRoute>, blocks: &[&RawAuth]) {
         let is_cookie = |text: &&Spanned<String>| text.get_ref().starts_with("cookie:");
         if !carriers_of(blocks).any(|carrier| is_cookie(&carrier)) {
@@ -243,8 +235,7 @@ impl Loader<'_> {
             let fix = "list the origins, or take the cookie out of the carriers";
             self.report.error(origins.span(), what, fix);
         }
-        if carriers_of(blocks).all(|carrier| is_cookie(&carrier))
-            && word("route", "origin_absent", &raw.origin_absent) == "allow"
+        if carriers_of(blocks).all(|carrier| is_cookie(&carrier)) && raw.origin_absent() == "allow"
         {
             let what = "origin_absent = \"allow\" where cookies alone authenticate: whoever \
                         obtains a cookie can use it outside a browser, without an Origin";
@@ -265,9 +256,7 @@ impl Loader<'_> {
             ListOrWord::List(list) => list.is_empty(),
             ListOrWord::Word(_) => false,
         };
-        if raw.origins.as_ref().is_some_and(nobody)
-            && word("route", "origin_absent", &raw.origin_absent) == "refuse"
-        {
+        if raw.origins.as_ref().is_some_and(nobody) && raw.origin_absent() == "refuse" {
             let what = "origins = [] and origin_absent = \"refuse\": nobody can use this route";
             let fix = "list origins, or write origin_absent = \"allow\" for programs";
             self.report.warning(place(&raw.origins, &route.span()), what, fix);
@@ -328,6 +317,14 @@ impl Loader<'_> {
             failed = true;
         }
         (!failed).then_some(names)
+    }
+}
+
+/// The proof that the route says `auth = "none"`, and nothing else.
+fn written_out_none(raw: &RawRoute) -> Option<NoAuthentication> {
+    match raw.auth.as_ref()?.get_ref().as_slice() {
+        [only] => NoAuthentication::written_out(only.get_ref()),
+        _ => None,
     }
 }
 

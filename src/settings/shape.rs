@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeString, DeTable, DeValue};
 
-use super::keys::{self, AuthKeys, Key, REQUIRED, Shape};
+use super::keys::{self, Key, REQUIRED, Shape};
 use super::problem::{Report, did_you_mean};
 use super::raw::RawSettings;
 use super::units::{parse_duration, parse_size};
@@ -14,6 +14,13 @@ use super::units::{parse_duration, parse_size};
 /// Reads the file's text. `None` when its syntax is broken: the rest could only be guessed.
 pub(super) fn parse(text: &str, report: &mut Report<'_>) -> Option<RawSettings> {
     let (mut document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty()
+        && let Some(at) = yaml_at(text)
+    {
+        let fix = "write TOML: [section] above its keys, and key = value";
+        report.error(at..at, "this looks like YAML", fix);
+        return None;
+    }
     for error in &errors {
         let what = error.message().lines().next().unwrap_or("not TOML").to_owned();
         report.error(error.span().unwrap_or(0..0), what, "");
@@ -36,6 +43,25 @@ pub(super) fn parse(text: &str, report: &mut Report<'_>) -> Option<RawSettings> 
             None
         }
     }
+}
+
+/// Where a text whose syntax is broken says `key:` like YAML, before any line of TOML.
+fn yaml_at(text: &str) -> Option<usize> {
+    let is_key = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let code = line.trim_start_matches('\u{feff}').trim();
+        if code == "---" {
+            return Some(at);
+        }
+        if !code.is_empty() && !code.starts_with('#') {
+            let (key, value) = code.split_once(':')?;
+            let yaml = value.is_empty() || value.starts_with(' ');
+            return (yaml && !key.is_empty() && key.chars().all(is_key)).then_some(at);
+        }
+        at += line.len();
+    }
+    None
 }
 
 /// Whether a value of the file's top level can stay.
@@ -79,7 +105,7 @@ fn check_section(
 fn unknown_section(name: &str, span: Range<usize>, report: &mut Report<'_>) -> bool {
     let sections = keys::SECTIONS.iter().map(|(section, _)| *section);
     let fix = did_you_mean(name, sections).or_else(|| {
-        let key = keys::KEYS.iter().find(|key| key.name == name)?;
+        let key = keys::all().find(|key| key.name == name)?;
         Some(format!("a key of that name belongs in {}", title(key.section)))
     });
     let known = "sections are gateway, limits, deadlines, listener, auth, route and backend";
@@ -95,18 +121,20 @@ fn check_table(
     report: &mut Report<'_>,
 ) {
     report_missing(section, span, table, report);
-    let kind = (section == "auth").then(|| auth_kind(table)).flatten();
+    let kind = kind_of(section, table);
     retain(table, |name, value| match keys::find(section, name.get_ref()) {
-        Some(key) if kind.is_some_and(|kind| !kind.has(key.name)) => {
-            report_other_kind(key, kind.map_or("", |kind| kind.kind), name.span(), report);
+        Some(key) if kind.is_some_and(|kind| !key.is_for(kind)) => {
+            report_other_kind(key, kind.unwrap_or_default(), name.span(), report);
             false
         }
         Some(key) => check_value(key, value, report),
         None => {
             let names = keys::of_section(section).map(|key| key.name);
-            let fix = did_you_mean(name.get_ref(), names).unwrap_or_else(|| elsewhere(name));
+            let fix = known_mistake(section, name.get_ref())
+                .or_else(|| did_you_mean(name.get_ref(), names))
+                .unwrap_or_else(|| elsewhere(name));
             let what = format!("unknown key \"{}\" in {}", name.get_ref(), title(section));
-            report.error(name.span(), what, &fix);
+            report.error(name.span(), what, &fix).code = "unknown_key";
             false
         }
     });
@@ -130,8 +158,8 @@ fn report_missing(
     table: &DeTable<'_>,
     report: &mut Report<'_>,
 ) {
-    let kind = (section == "auth").then(|| auth_kind(table)).flatten();
-    let of_kind = |key: &Key| kind.is_some_and(|kind| kind.required.contains(&key.name));
+    let kind = kind_of(section, table);
+    let of_kind = |key: &Key| kind.is_some_and(|kind| key.required_for.contains(&kind));
     for key in keys::of_section(section) {
         if table.contains_key(key.name) || (key.default != REQUIRED && !of_kind(key)) {
             continue;
@@ -144,29 +172,50 @@ fn report_missing(
             ("route", "origins") => {
                 "list the pages that may connect; [] refuses every page".to_owned()
             }
+            ("auth", "endpoint") => {
+                "kind = \"http\" asks it: endpoint = \"http://127.0.0.1:9000/verify\"".to_owned()
+            }
             _ => wanted(&key.shape),
         };
-        report.error(span.clone(), what, &fix);
+        report.error(span.clone(), what, &fix).code = "missing_key";
     }
 }
 
-/// The kind that an `[[auth]]` says it is, if there is such a kind.
-fn auth_kind(table: &DeTable<'_>) -> Option<&'static AuthKeys> {
-    let kind = table.get("kind")?.get_ref().as_str()?;
-    keys::AUTH_KINDS.iter().find(|known| known.kind == kind)
+/// The kind that a block says it is, or is by default, if there is such a kind.
+fn kind_of(section: &str, table: &DeTable<'_>) -> Option<&'static str> {
+    let key = keys::find(section, "kind")?;
+    let (Shape::Word(words) | Shape::WordOrLater(words, _)) = key.shape else { return None };
+    let written = table.get("kind").map(|kind| kind.get_ref().as_str());
+    let kind = written.unwrap_or(Some(key.default));
+    words.iter().copied().find(|word| kind == Some(word))
 }
 
 fn report_other_kind(key: &Key, kind: &str, at: Range<usize>, report: &mut Report<'_>) {
-    let kinds = keys::AUTH_KINDS.iter().filter(|kind| kind.has(key.name));
-    let kinds: Vec<_> = kinds.map(|kind| format!("\"{}\"", kind.kind)).collect();
+    let kinds: Vec<_> = key.kinds().map(|kind| format!("\"{kind}\"")).collect();
     let what = format!("\"{}\" means nothing to kind = \"{kind}\"", key.name);
-    report.error(at, what, &format!("it belongs to kind = {}", kinds.join(" and ")));
+    let fix = format!("it belongs to kind = {}", kinds.join(" and "));
+    report.error(at, what, &fix).code = "unknown_key";
 }
+
+/// What those who write this key here have in mind.
+fn known_mistake(section: &str, name: &str) -> Option<String> {
+    if let Some((top, list)) = keys::SECTIONS.iter().find(|(top, _)| *top == name) {
+        let open = if *list { "[[" } else { "[" };
+        let close = if *list { "]]" } else { "]" };
+        return Some(format!("it is a section of its own: write {open}{top}{close}"));
+    }
+    let is_key_set = ["jwks", "jwks_url", "jwks_uri", "jwks_file", "discovery"].contains(&name);
+    (section == "auth" && is_key_set).then(|| KEY_SETS.to_owned())
+}
+
+/// For those who want their identity provider's keys.
+const KEY_SETS: &str = "this version verifies HMAC only (HS256, HS384, HS512) and fetches no key \
+                        sets; for RS256 and the like let an HTTP endpoint decide: kind = \"http\"";
 
 /// Where a key that is unknown here would be known.
 fn elsewhere(name: &Spanned<DeString<'_>>) -> String {
     let name = name.get_ref().as_ref();
-    match keys::KEYS.iter().find(|key| key.name == name) {
+    match keys::all().find(|key| key.name == name) {
         Some(key) => format!("a key of that name belongs in {}", title(key.section)),
         None => "docs/configuration.md lists every key".to_owned(),
     }
@@ -215,8 +264,20 @@ fn check_value(key: &Key, value: &mut Spanned<DeValue<'_>>, report: &mut Report<
             }
             check_strings(value.get_ref())
         }
+        Shape::Path(_) => {
+            if value.get_ref().is_str() {
+                wrap(value);
+            }
+            check_path(value.get_ref())
+        }
         Shape::ListOrWord(_, word) if value.get_ref().as_str() == Some(word) => Ok(()),
-        Shape::ListOrWord(..) => check_strings(value.get_ref()),
+        Shape::ListOrWord(_, word) if value.get_ref().as_str() == Some("*") => {
+            Err(format!("write {} = \"{word}\"", key.name))
+        }
+        Shape::ListOrWord(_, word) => check_strings(value.get_ref()).map_err(|fix| match fix {
+            fix if fix.is_empty() => fix,
+            fix => format!("{fix}, or \"{word}\""),
+        }),
         Shape::Text(_) => value.get_ref().is_str().then_some(()).ok_or_else(String::new),
         Shape::Flag => value.get_ref().is_bool().then_some(()).ok_or_else(String::new),
         _ => check_scalar(key, value.get_ref()),
@@ -294,7 +355,25 @@ fn check_names(
 
 fn check_strings(value: &DeValue<'_>) -> Result<(), String> {
     let all_strings = |array: &DeArray<'_>| array.iter().all(|element| element.get_ref().is_str());
-    value.as_array().is_some_and(all_strings).then_some(()).ok_or_else(String::new)
+    match value {
+        DeValue::Array(array) if all_strings(array) => Ok(()),
+        // Short ones only, as in `shown`.
+        DeValue::String(text) if text.len() <= 24 => {
+            Err(format!("it takes a list: write [{text:?}]"))
+        }
+        DeValue::String(_) => Err("it takes a list: put [ ] around the text".to_owned()),
+        _ => Err(String::new()),
+    }
+}
+
+/// Names, and numbers that are indexes.
+fn check_path(value: &DeValue<'_>) -> Result<(), String> {
+    let is_step = |step: &DeValue<'_>| {
+        step.is_str() || whole_number(step).is_some_and(|index| index <= u64::from(u16::MAX))
+    };
+    let all_steps =
+        |array: &DeArray<'_>| !array.is_empty() && array.iter().all(|step| is_step(step.get_ref()));
+    value.as_array().is_some_and(all_steps).then_some(()).ok_or_else(String::new)
 }
 
 /// Numbers, sizes, durations and words. The error is the fix; empty for the usual one.
@@ -333,6 +412,10 @@ fn check_word(word: Option<&str>, words: &[&str], later: &[&str]) -> Result<(), 
         return Ok(());
     }
     let permitted = words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(", ");
+    let asymmetric = ["RS", "PS", "ES"].iter().any(|kind| word.starts_with(kind));
+    if words.contains(&"HS256") && (asymmetric || word == "EdDSA") {
+        return Err(KEY_SETS.to_owned());
+    }
     if later.contains(&word) {
         return Err(format!("that is known, but not in this version, which has {permitted}"));
     }
@@ -371,7 +454,11 @@ fn wanted(shape: &Shape) -> String {
         | Shape::TableOrTables(section)
         | Shape::TablesByName(section, ..) => {
             let names: Vec<_> = keys::of_section(section).map(|key| key.name).collect();
-            format!("write {{ … }} with the keys {}", names.join(", "))
+            let table = format!("{{ … }} with the keys {}", names.join(", "));
+            match shape {
+                Shape::Tables(_) => format!("write a list of tables, [{{ … }}], each {table}"),
+                _ => format!("write {table}"),
+            }
         }
         _ => format!("it takes: {described}"),
     }

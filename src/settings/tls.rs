@@ -32,10 +32,13 @@ impl Loader<'_> {
             return None;
         }
         let mut by_name = BySni::default();
-        let mut failed = false;
+        let (mut failed, mut not_after_s) = (false, u64::MAX);
         for certificate in raw.get_ref() {
             match self.certificate(certificate.get_ref()) {
-                Some((key, names, at)) => self.add_names(&mut by_name, key, names, at),
+                Some(Certificate { key, names, not_after_s: end, at }) => {
+                    not_after_s = not_after_s.min(end);
+                    self.add_names(&mut by_name, key, names, at);
+                }
                 None => failed = true,
             }
         }
@@ -43,7 +46,7 @@ impl Loader<'_> {
             return None;
         }
         match server_config(by_name) {
-            Ok(config) => Some(TlsListener(Arc::new(config))),
+            Ok(config) => Some(TlsListener { config: Arc::new(config), not_after_s }),
             Err(error) => {
                 self.report.error(raw.span(), format!("TLS cannot be set up: {error}"), "");
                 None
@@ -68,15 +71,13 @@ impl Loader<'_> {
         by_name.first.get_or_insert(key);
     }
 
-    fn certificate(
-        &mut self,
-        raw: &RawCertificate,
-    ) -> Option<(Arc<CertifiedKey>, Vec<String>, Range<usize>)> {
+    fn certificate(&mut self, raw: &RawCertificate) -> Option<Certificate> {
         let chain = raw.certificate.as_ref().and_then(|name| self.chain(name));
         let private = raw.key.as_ref().and_then(|name| self.private_key(name));
         let (certificate_at, key_at) = (raw.certificate.as_ref()?.span(), raw.key.as_ref()?.span());
         let (chain, private) = (chain?, private?);
-        let names = self.certificate_names(&chain[0], certificate_at.clone())?;
+        let (names, not_after_s) = self.certificate_names(&chain[0], certificate_at.clone())?;
+        self.check_chain(&chain, certificate_at.clone());
         let signing = match ring::sign::any_supported_type(&private) {
             Ok(signing) => signing,
             Err(error) => {
@@ -91,7 +92,7 @@ impl Loader<'_> {
             Err(TlsError::InconsistentKeys(_)) => {
                 let what = "this private key does not belong to the certificate";
                 let fix = "the first certificate in the file must be the server's own";
-                self.report.error(key_at, what, fix);
+                self.report.error(key_at, what, fix).code = "certificate_key_mismatch";
                 return None;
             }
             Err(error) => {
@@ -100,7 +101,37 @@ impl Loader<'_> {
                 return None;
             }
         }
-        Some((Arc::new(certified), names, certificate_at))
+        Some(Certificate { key: Arc::new(certified), names, not_after_s, at: certificate_at })
+    }
+
+    /// Clients build the chain from what the server sends: most do not fetch what is missing, and
+    /// those that do hide the mistake from its author.
+    fn check_chain(&mut self, chain: &[CertificateDer<'_>], at: Range<usize>) {
+        let parse = |der| X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate);
+        let Some(chain) = chain.iter().map(|der| parse(der)).collect::<Option<Vec<_>>>() else {
+            let what = "the chain holds something that is no X.509 certificate";
+            self.report.warning(at, what, "keep the server's certificate and its intermediates");
+            return;
+        };
+        let gap = chain.windows(2).position(|pair| pair[0].issuer() != pair[1].subject());
+        if let Some(index) = gap {
+            let what = format!(
+                "certificate {} of the file is not the issuer of the one before it",
+                index + 2
+            );
+            let fix = "write the server's certificate first, then each one's issuer";
+            self.report.warning(at, what, fix).code = "certificate_chain";
+        } else if let [alone] = chain.as_slice()
+            && alone.issuer() != alone.subject()
+        {
+            let what = format!(
+                "the file has the server's certificate only, without its issuer's ({})",
+                alone.issuer().to_string().escape_debug()
+            );
+            let fix = "append the intermediate certificates (a CA calls that file fullchain); \
+                       clients refuse the chain unless they have this issuer already";
+            self.report.warning(at, what, fix).code = "certificate_chain";
+        }
     }
 
     fn chain(&mut self, name: &Spanned<String>) -> Option<Vec<CertificateDer<'static>>> {
@@ -138,12 +169,13 @@ impl Loader<'_> {
         None
     }
 
-    /// The names that a certificate is for, in lower case. Warns when it is not valid now.
+    /// The names that a certificate is for, in lower case, and when it expires. Warns when it is
+    /// not valid now.
     fn certificate_names(
         &mut self,
         der: &CertificateDer<'_>,
         at: Range<usize>,
-    ) -> Option<Vec<String>> {
+    ) -> Option<(Vec<String>, u64)> {
         let certificate = match X509Certificate::from_der(der) {
             Ok((_, certificate)) => certificate,
             Err(_) => {
@@ -154,12 +186,15 @@ impl Loader<'_> {
         };
         let now = i64::try_from(self.outside.unix_seconds()).unwrap_or(i64::MAX);
         let validity = certificate.validity();
+        let not_after = validity.not_after.timestamp();
         if now > validity.not_after.timestamp() {
             let what = format!("this certificate expired on {}", validity.not_after);
-            self.report.warning(at.clone(), what, "clients will refuse it: renew it");
+            let fix = "clients will refuse it: renew it";
+            self.report.warning(at.clone(), what, fix).code = "certificate_expired";
         } else if now > validity.not_after.timestamp() - EXPIRES_SOON_S {
             let what = format!("this certificate expires on {}", validity.not_after);
-            self.report.warning(at.clone(), what, "renew it and reload");
+            let fix = "renew it and reload";
+            self.report.warning(at.clone(), what, fix).code = "certificate_expires_soon";
         } else if now < validity.not_before.timestamp() {
             let what = format!("this certificate is valid from {}", validity.not_before);
             self.report.warning(at.clone(), what, "clients will refuse it until then");
@@ -177,8 +212,17 @@ impl Loader<'_> {
             let what = "this certificate has no alternative names: browsers will refuse it";
             self.report.warning(at, what, "make one with subjectAltName");
         }
-        Some(names)
+        Some((names, u64::try_from(not_after).unwrap_or(0)))
     }
+}
+
+/// A certificate that can be served.
+struct Certificate {
+    key: Arc<CertifiedKey>,
+    names: Vec<String>,
+    not_after_s: u64,
+    /// Its place in the configuration.
+    at: Range<usize>,
 }
 
 fn server_config(by_name: BySni) -> Result<ServerConfig, TlsError> {

@@ -628,8 +628,8 @@ impl Link {
         true
     }
 
-    /// DATA for nobody. It counts against the link's window all the same: what is not paid for
-    /// here would be missing when the faults are over.
+    /// DATA for an unknown session. It counts against the link's window all the same: credit that
+    /// is not charged here would be missing when the faults are over.
     fn put_stray(&mut self, id: SessionId, flags: u8) {
         let payload = b"boo";
         if self.credit.payload_max().is_some_and(|most| most >= payload.len()) {
@@ -722,7 +722,7 @@ pub fn revocation(net: &mut Net, author: Author) -> Revocation {
     Revocation { target: target.expect("names are there"), lapses }
 }
 
-/// Somebody who never connected.
+/// A user who never connected.
 fn mallory() -> Claims {
     Claims { subject: "mallory".into(), ..Claims::default() }
 }

@@ -19,7 +19,7 @@ pub enum Bug {
     ClockSticks,
     /// The kernel tells the same address of every client.
     PeersAlike,
-    /// The worker is told a larger cap on unauthenticated connections than holds.
+    /// The worker gets a larger cap on unauthenticated connections than the checks assume.
     CapIgnored,
     /// The worker is not told of every second revocation.
     RevocationForgotten,

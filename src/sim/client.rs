@@ -31,7 +31,7 @@ pub enum Behaviour {
     SilentAtStart,
     /// Sends half a request head.
     HalfHead,
-    /// Is upgraded and owes its token in the first message for ever.
+    /// Upgrades and never sends the first message with its token.
     SilentAfterUpgrade,
     /// Is let in and says nothing more, not even pongs.
     SilentWhenOpen,
@@ -145,7 +145,7 @@ pub struct Client {
     close_received: Option<u16>,
     /// Its connections are over TLS.
     pub uses_tls: bool,
-    /// Somebody else decides on it, so that fresh tokens mean nothing to the gateway.
+    /// A backend decides about it, so fresh tokens mean nothing to the gateway.
     pub judged_elsewhere: bool,
     /// The gateway has small caps.
     pub may_be_turned_away: bool,

@@ -50,7 +50,7 @@ enum Stage {
     Opaque,
     Head,
     Authenticating,
-    /// Somebody else is asked who the client is; when they answer cannot be seen.
+    /// A backend decides who the client is; the time of its answer cannot be seen.
     Asking,
     Open,
     Refused,
@@ -73,7 +73,7 @@ struct Watched {
     owner: Option<Key>,
     stage: Stage,
     since: u64,
-    /// How long a decision may take, where somebody else decides.
+    /// How long a backend's auth decision may take.
     decision: Option<Duration>,
     /// When the upgrade was answered.
     upgraded: u64,
@@ -109,7 +109,7 @@ pub struct Watch {
     /// No send slot was free in this turn.
     denied: bool,
     drain_ends: Option<u64>,
-    /// How long a decision may take, where somebody else decides.
+    /// How long a backend's auth decision may take.
     decision: Option<Duration>,
     /// When the worker was last told other deadlines.
     changed: u64,
@@ -125,7 +125,7 @@ impl Watch {
         Watch { deadlines: Some(deadlines), ..Watch::default() }
     }
 
-    /// Somebody else decides on every client, within this time.
+    /// A backend decides about every client, within this time.
     pub fn set_verdict(&mut self, timeout: Duration) {
         self.decision = Some(timeout);
     }
@@ -393,7 +393,7 @@ impl Watched {
         }
     }
 
-    /// Name and time of what is due next, and whether it shows at once.
+    /// Name and time of the next deadline, and whether its effect shows immediately.
     fn next_deadline(&self, deadlines: &Deadlines, drain: u64) -> (&'static str, u64, bool) {
         let stall = match self.sending {
             Some(_) => ("write stall", since(self.progressed, deadlines.write_stall), true),
@@ -448,7 +448,7 @@ impl Watched {
         earliest(all)
     }
 
-    /// When whoever is refused must be gone.
+    /// When a refused client must be gone.
     fn refused_at_latest(&self, deadlines: &Deadlines) -> u64 {
         let stages = deadlines.tls_handshake + deadlines.request_head + deadlines.authenticate;
         since(self.accepted, stages + REFUSED_GRACE)
@@ -585,7 +585,7 @@ fn since(time: u64, duration: Duration) -> u64 {
     time.saturating_add(nanos(duration))
 }
 
-/// Whether a client is told `cause` in these bytes.
+/// Whether these bytes explain `cause` to a client.
 fn explains(bytes: &[u8], cause: Cause) -> bool {
     let words = format!("\"reason\":\"{}\"", cause.label());
     bytes.windows(words.len()).any(|window| window == words.as_bytes())
@@ -669,7 +669,7 @@ impl Output {
     }
 }
 
-/// A name, a time, and whether it shows at once.
+/// A name, a time, and whether the effect shows immediately.
 type Due = (&'static str, u64, bool);
 
 fn earliest(all: [Due; 5]) -> Due {

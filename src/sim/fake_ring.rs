@@ -46,11 +46,11 @@ impl Memory {
 
     /// A whole send slot.
     pub fn slot(&mut self, slot: &SendSlot) -> &mut [u8] {
-        let size = match slot.group {
+        let size = match slot.group() {
             BufferGroup::Client => CLIENT_SLOT_BYTES,
             BufferGroup::Link => LINK_SLOT_BYTES,
         };
-        &mut self.slots[slot.group as usize][usize::from(slot.id) * size..][..size]
+        &mut self.slots[slot.group() as usize][usize::from(slot.id()) * size..][..size]
     }
 }
 
@@ -98,12 +98,12 @@ impl Ring for FakeRing {
     fn received(&mut self, buffer: &ReceivedBuffer) -> &mut [u8] {
         let world = &mut *self.world.borrow_mut();
         world.kernel.check_buffer(&mut world.net, buffer);
-        &mut self.memory.buffer(buffer.group, buffer.id)[..buffer.length as usize]
+        &mut self.memory.buffer(buffer.group(), buffer.id())[..buffer.length() as usize]
     }
 
     fn give_back(&mut self, buffer: ReceivedBuffer) {
         // What is read after this is not what was received.
-        self.memory.buffer(buffer.group, buffer.id)[..buffer.length as usize].fill(0xdb);
+        self.memory.buffer(buffer.group(), buffer.id())[..buffer.length() as usize].fill(0xdb);
         let world = &mut *self.world.borrow_mut();
         world.kernel.give_back(&mut world.net, buffer);
     }
@@ -394,7 +394,7 @@ mod tests {
             }),
             ("used while", |ring, _| {
                 let slot = ring.send_slot(BufferGroup::Client).expect("free");
-                let forged = SendSlot { group: slot.group, id: slot.id };
+                let forged = SendSlot::of_ring(slot.group(), slot.id());
                 ring.release(slot);
                 ring.release(forged);
             }),

@@ -40,7 +40,7 @@ faults! {
     CompletionReordered = "completion_reordered", 3000;
     /// The target of a cancellation was quicker: it completed on its own, or had more to say.
     CancelRace = "cancel_race", 5000;
-    /// Nobody listened (ECONNREFUSED).
+    /// No socket listened (ECONNREFUSED).
     ConnectRefused = "connect_refused", 2500;
     /// A connect took long.
     ConnectSlow = "connect_slow", 2000;
@@ -90,7 +90,7 @@ faults! {
     HostileOverCredit = "hostile_over_credit", 60;
     /// A backend revoked one of its clients, or all of them.
     BackendRevoked = "backend_revoked", 60;
-    /// Somebody revoked a client over the admin listener. Drawn by the run.
+    /// The operator revoked a client over the admin listener. Drawn by the run.
     AdminRevoked = "admin_revoked", 4000;
     /// A client presented a fresh token of its own.
     Reauthenticated = "reauthenticated", 1500;

@@ -51,7 +51,7 @@ impl Careless {
 
     fn send(&mut self, key: OpKey, socket: Socket, slot: SendSlot, (start, end): (u32, u32)) {
         let (mut start, mut end) = (start, end);
-        if slot.group == BufferGroup::Client {
+        if slot.group() == BufferGroup::Client {
             if start > 0 && self.shows(Bug::RestOverlaps, 5) {
                 start -= 1;
             }
@@ -67,9 +67,9 @@ impl Careless {
         } else {
             if start == 0 {
                 let missing = self.alter(&slot, end);
-                self.altered.insert(slot.id, Altered { missing, ..Altered::default() });
+                self.altered.insert(slot.id(), Altered { missing, ..Altered::default() });
             }
-            let altered = self.altered.entry(slot.id).or_default();
+            let altered = self.altered.entry(slot.id()).or_default();
             end = (i64::from(end) - altered.missing) as u32;
             (altered.start, altered.end) = (start, end);
         }
@@ -208,8 +208,8 @@ impl Ring for Careless {
             {
                 self.starved = Some(key);
             }
-            Outcome::Sent { slot, result: Ok(count) } if slot.group == BufferGroup::Link => {
-                if let Some(altered) = self.altered.get(&slot.id)
+            Outcome::Sent { slot, result: Ok(count) } if slot.group() == BufferGroup::Link => {
+                if let Some(altered) = self.altered.get(&slot.id())
                     && altered.start + *count == altered.end
                 {
                     *count = (i64::from(*count) + altered.missing) as u32;

@@ -36,7 +36,7 @@ pub struct RingSizes {
     pub buffers: [u16; 2],
     /// Send slots, clients and links.
     pub slots: [u16; 2],
-    /// Descriptors that may be open at once.
+    /// Descriptors that may be open concurrently.
     pub descriptors: usize,
     /// Whether a closed descriptor's number is given out again. Without, a use after close is
     /// always seen; with it, confusion of old and new is.
@@ -132,7 +132,7 @@ struct FakeListener {
 pub enum Answer {
     /// The backend with this index listens.
     Listens(usize),
-    /// Nobody does.
+    /// No backend does.
     Refuses,
 }
 
@@ -228,7 +228,7 @@ impl Kernel {
             Op::PollReadable { socket } => Work::Poll { socket: socket.0, hangup: false },
             Op::PollHangup { socket } => Work::Poll { socket: socket.0, hangup: true },
             Op::Send { socket, start, end, slot } => {
-                let place = &mut self.slots[slot.group as usize].places[slot.id as usize];
+                let place = &mut self.slots[slot.group() as usize].places[slot.id() as usize];
                 if std::mem::replace(place, Place::InFlight) != Place::Worker {
                     net.check.fail(format!("slot {slot:?} sent while not the worker's"));
                 }
@@ -596,9 +596,9 @@ impl Kernel {
         if !net.conn(conn).is_tls {
             net.trace.note_bytes(&bytes[..count]);
         }
-        let received = ReceivedBuffer { group, id: buffer, length: count as u32 };
+        let received = ReceivedBuffer::of_ring(group, buffer, count as u32);
         if planted(self.bugs.completes_twice, self.received) {
-            let again = ReceivedBuffer { group, id: buffer, length: count as u32 };
+            let again = ReceivedBuffer::of_ring(group, buffer, count as u32);
             self.post(net, id, Outcome::Received(again), true);
         }
         self.post(net, id, Outcome::Received(received), more);
@@ -754,10 +754,10 @@ impl Kernel {
         net.note(outcome_name(&completion.outcome), completion.key.to_bits(), detail);
         match &completion.outcome {
             Outcome::Received(buffer) => {
-                self.buffers[buffer.group as usize].places[buffer.id as usize] = Place::Worker;
+                self.buffers[buffer.group() as usize].places[buffer.id() as usize] = Place::Worker;
             }
             Outcome::Sent { slot, .. } => {
-                self.slots[slot.group as usize].places[slot.id as usize] = Place::Worker;
+                self.slots[slot.group() as usize].places[slot.id() as usize] = Place::Worker;
             }
             _ => {}
         }
@@ -788,7 +788,7 @@ impl Kernel {
 
     /// Checks that the worker may touch a receive buffer.
     pub fn check_buffer(&mut self, net: &mut Net, buffer: &ReceivedBuffer) {
-        let place = self.buffers[buffer.group as usize].places.get(buffer.id as usize);
+        let place = self.buffers[buffer.group() as usize].places.get(buffer.id() as usize);
         if place != Some(&Place::Worker) {
             net.check.fail(format!("{buffer:?} used while {place:?}"));
         }
@@ -796,7 +796,7 @@ impl Kernel {
 
     /// Checks that the worker may touch a send slot.
     pub fn check_slot(&mut self, net: &mut Net, slot: &SendSlot) {
-        let place = self.slots[slot.group as usize].places.get(slot.id as usize);
+        let place = self.slots[slot.group() as usize].places.get(slot.id() as usize);
         if place != Some(&Place::Worker) {
             net.check.fail(format!("{slot:?} used while {place:?}"));
         }
@@ -806,25 +806,25 @@ impl Kernel {
     pub fn give_back(&mut self, net: &mut Net, buffer: ReceivedBuffer) {
         self.check_buffer(net, &buffer);
         self.given_back += 1;
-        let pool = &mut self.buffers[buffer.group as usize];
-        pool.places[buffer.id as usize] = Place::Free;
+        let pool = &mut self.buffers[buffer.group() as usize];
+        pool.places[buffer.id() as usize] = Place::Free;
         if !planted(self.bugs.loses_buffer, self.given_back) {
-            pool.free.push(buffer.id);
+            pool.free.push(buffer.id());
         }
     }
 
     /// Takes a send slot from its pool.
     pub fn take_slot(&mut self, group: BufferGroup) -> Option<SendSlot> {
         let id = self.slots[group as usize].take(Place::Worker)?;
-        Some(SendSlot { group, id })
+        Some(SendSlot::of_ring(group, id))
     }
 
     /// Takes a send slot back.
     pub fn release(&mut self, net: &mut Net, slot: SendSlot) {
         self.check_slot(net, &slot);
-        let pool = &mut self.slots[slot.group as usize];
-        pool.places[slot.id as usize] = Place::Free;
-        pool.free.push(slot.id);
+        let pool = &mut self.slots[slot.group() as usize];
+        pool.places[slot.id() as usize] = Place::Free;
+        pool.free.push(slot.id());
     }
 
     /// How full a receive pool is.
@@ -934,7 +934,7 @@ fn outcome_name(outcome: &Outcome) -> &'static str {
 fn outcome_detail(outcome: &Outcome) -> u64 {
     match outcome {
         Outcome::Accepted { socket, .. } | Outcome::Connected(socket) => socket.0.into(),
-        Outcome::Received(buffer) => buffer.length.into(),
+        Outcome::Received(buffer) => buffer.length().into(),
         Outcome::Sent { result: Ok(count), .. } => (*count).into(),
         Outcome::Failed(Failure::Errno(number)) => *number as u64,
         _ => 0,

@@ -1,5 +1,5 @@
 //! The numbered messages that clients and backends exchange. Each can be rebuilt from its first
-//! bytes, so whoever reads one checks every byte.
+//! bytes, so its reader checks every byte.
 
 /// Which connection of which client a message belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

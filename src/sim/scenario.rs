@@ -19,6 +19,7 @@ use crate::protocol::dialect::{Override, Overrides};
 use crate::protocol::jwt::{Algorithm, JwtKey, JwtOptions, JwtVerifier};
 use crate::protocol::link::Limits as LinkLimits;
 use crate::protocol::origin::OriginPolicy;
+use crate::protocol::verifier::{TokenFormat, Verifier};
 use crate::ring::EndpointAddress;
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, Gateway, Limits,
@@ -210,6 +211,7 @@ impl Scenario {
                 admin_token: None,
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
+                admin_socket: None,
                 close_log: None,
                 revocations_file: None,
                 descriptors: Descriptors::Auto,
@@ -218,7 +220,7 @@ impl Scenario {
             deadlines: self.deadlines.clone(),
             listeners: vec![Listener {
                 address: ([127, 0, 0, 1], 8080).into(),
-                tls: self.tls.then(|| TlsListener(tls::server())),
+                tls: self.tls.then(|| TlsListener { config: tls::server(), not_after_s: u64::MAX }),
                 defer_accept: DeferAccept::Auto,
                 proxy_trusted: self.proxy.then(clients_network).into_iter().collect(),
             }],
@@ -227,6 +229,7 @@ impl Scenario {
                 self.auth("messages", token_key, vec![Carrier::FirstMessage]),
             ],
             routes: vec![route("/ws", 0, self.pace), route("/first", 1, self.pace)],
+            hash: 0,
             backends: vec![Backend {
                 name: "main".into(),
                 endpoints: self.backends.iter().map(|plan| plan.address.clone()).collect(),
@@ -269,7 +272,7 @@ impl Scenario {
         settings
     }
 
-    /// The settings in which the final connections must succeed: they come all at once, so the
+    /// The settings in which the final connections must succeed: they come in one burst, so the
     /// caps make room for them.
     pub fn restored(&self, token_key: &[u8]) -> Settings {
         let mut settings = self.settings(token_key);
@@ -286,9 +289,10 @@ impl Scenario {
         let kind = if self.asks {
             AuthKind::Backend(VERDICT_TIMEOUT)
         } else {
-            AuthKind::Jwt(verifier.expect("one HS256 key of 256 bits is a valid table"))
+            let verifier = verifier.expect("one HS256 key of 256 bits is a valid table");
+            AuthKind::Token(Arc::new(Verifier::new(TokenFormat::Jwt(verifier), [0; 16])))
         };
-        Auth { name: name.into(), kind, carriers, fingerprint: [0; 16] }
+        Auth { name: name.into(), kind, carriers }
     }
 
     fn limits(&self) -> Limits {
@@ -374,7 +378,7 @@ fn head_carriers() -> Vec<Carrier> {
 }
 
 /// Refusals that may wait. Not what ends connections that are open: a token that expired, or a
-/// fresh one of somebody else's.
+/// fresh one of another user.
 pub(super) const PACED: &[Cause] =
     &[Cause::TokenMissing, Cause::TokenMalformed, Cause::BadSignature, Cause::TokenNotYetValid];
 
@@ -385,6 +389,7 @@ fn route(path: &str, auth: u16, pace: Duration) -> Route {
         origins: OriginPolicy::parse_list(&[ORIGIN.to_owned()]).expect("the origin is exact"),
         origin_absent_allowed: true,
         auths: vec![auth],
+        no_authentication: None,
         backend: 0,
         dialect: None,
         closes: Overrides(PACED.iter().map(|cause| (*cause, said.clone())).collect()),

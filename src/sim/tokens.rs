@@ -123,7 +123,7 @@ pub struct Claims {
     pub expires: Option<UnixTime>,
 }
 
-/// The claims of a token, whoever made it.
+/// The claims of a token, unverified.
 pub fn unverified_claims(token: &[u8]) -> Option<Claims> {
     let claims = URL_SAFE_NO_PAD.decode(token.split(|b| *b == b'.').nth(1)?).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;

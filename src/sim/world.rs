@@ -101,8 +101,8 @@ impl World {
         self.kernel.open().map(|(_, conn)| conn).filter(is_client).collect()
     }
 
-    /// The worker's thread dies with all that it owned; nobody serves for `nanos` nanoseconds, and
-    /// then its listeners are bound anew, for a ring that is yet to be made.
+    /// The worker's thread dies with all that it owned. For `nanos` nanoseconds no worker serves;
+    /// then its listeners are bound again, for a ring that is yet to be made.
     pub fn lose_worker(&mut self, nanos: u64) {
         self.kernel.end_ring(&mut self.net);
         self.watch.worker_died();
@@ -140,7 +140,7 @@ impl World {
         match &completion.outcome {
             Outcome::Accepted { socket, .. } => self.watch_client(*socket),
             Outcome::Received(buffer) => {
-                bytes = &memory.buffer(buffer.group, buffer.id)[..buffer.length as usize];
+                bytes = &memory.buffer(buffer.group(), buffer.id())[..buffer.length() as usize];
                 let socket = self.watch.socket_of(completion.key.owner);
                 let conn = socket.and_then(|socket| self.kernel.conn_of(socket));
                 let at = conn.and_then(|conn| self.net.conn(conn).token_expires);

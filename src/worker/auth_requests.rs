@@ -151,8 +151,9 @@ impl Core {
                 }
             }
             HttpDecision::Refused(cause) => self.rejected(owner, *cause, &RejectHint::default()),
-            HttpDecision::Undecided(_) => {
-                self.rejected(owner, Cause::BackendUnavailable, &RejectHint::default());
+            HttpDecision::Undecided(why) => {
+                let advice = RejectHint { retry_after: why.retry_after(), ..RejectHint::default() };
+                self.rejected(owner, Cause::BackendUnavailable, &advice);
             }
         }
         self.decision_taken(owner);

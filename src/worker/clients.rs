@@ -129,7 +129,7 @@ impl Core {
         let listener = &self.settings.listeners[usize::from(listener_index)];
         let transport = match &listener.tls {
             None => Transport::Plain,
-            Some(tls) => Transport::tls(Arc::clone(&tls.0)),
+            Some(tls) => Transport::tls(Arc::clone(&tls.config)),
         };
         let jitter = self.random.number() as u32;
         let tls = !transport.is_plain();

@@ -377,7 +377,7 @@ mod tests {
         let mut life = life();
         step(&mut life);
         let mut ops = Ops::new();
-        life.send(OWNER, SendSlot { group: BufferGroup::Client, id: 0 }, 0, 5, &mut ops);
+        life.send(OWNER, SendSlot::of_ring(BufferGroup::Client, 0), 0, 5, &mut ops);
         life.end(false);
         assert_eq!(step(&mut life), ["cancel Receive", "cancel Send"]);
         life.end(true);

@@ -103,9 +103,9 @@ class Tab {
 }
 
 const REFUSALS = [
-  ["expired", "token_expired", "time is over"],
+  ["expired", "token_expired", "has expired"],
   ["forged", "token_bad_signature", "not signed with a key"],
-  ["missing", "token_missing", "No token came"],
+  ["missing", "token_missing", "No token was sent"],
 ];
 
 export function launch() {
@@ -162,7 +162,7 @@ async function refusals(tab, gateway) {
       const verdict = await tab.verdict();
       assert.deepEqual([verdict.code, verdict.reason, verdict.reconnect], [4401, reason, "false"]);
       assert.deepEqual(verdict.json, { type: "close", code: 4401, reason, reconnect: false });
-      assert.ok(verdict.text.includes("Do not reconnect"), verdict.text);
+      assert.ok(verdict.text.includes("Don't reconnect"), verdict.text);
       assert.ok(verdict.text.includes(meaning), verdict.text);
       // A client that did not understand would be back within this time, many times over.
       await pause(2_000);

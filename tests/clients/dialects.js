@@ -14,6 +14,7 @@ import { check, eventually, pause, within } from "./harness.js";
 import { openCentrifuge } from "./snippets/centrifuge.js";
 import { openClient } from "./snippets/graphql-ws.js";
 import { openSocket } from "./snippets/phoenix.js";
+import { stopOnRefusal } from "./snippets/live_view.js";
 import { openPusher } from "./snippets/pusher.js";
 
 /** How long nobody may come back after a refusal that is final. */
@@ -39,6 +40,7 @@ const ROUTES = [
   ["/phoenix/older/websocket", PHOENIX],
   ["/phoenix/told/websocket", PHOENIX],
   ["/phoenix/deaf/websocket", PHOENIX],
+  ["/phoenix/live/websocket", PHOENIX],
   ["/phoenix/older-down/websocket", [...OPEN, DOWN]],
   ["/phoenix/down/websocket", [...OPEN, DOWN]],
   ["/phoenix/page/websocket", PHOENIX],
@@ -109,6 +111,18 @@ function phoenixChecks(gateway) {
       await staysAway(gateway, "/phoenix/told/websocket", "token_expired", 1000);
       // It closed by itself, and was not kept waiting.
       assert.ok(gateway.ended("/phoenix/told/websocket")[0].age_ms < 2_000);
+    }),
+    check("LiveView: the documented guard stops the page's socket", async () => {
+      const options = { transport: WebSocket, authToken: token(-60) };
+      const socket = new Socket(gateway.url("/phoenix/live"), options);
+      // LiveSocket needs a DOM. These two methods are all that the guard uses of it.
+      const liveSocket = { getSocket: () => socket, disconnect: () => socket.disconnect() };
+      const reason = await new Promise((resolve) => {
+        stopOnRefusal(liveSocket, resolve);
+        socket.connect();
+      });
+      assert.equal(reason, "token_expired");
+      await staysAway(gateway, "/phoenix/live/websocket", "token_expired", 1000);
     }),
     check("phoenix: one that heeds no message comes back no faster than the pace", async () => {
       const options = { authToken: forged };

@@ -1,5 +1,5 @@
 //! The Grafana dashboard: a table of panels, from which `deploy/grafana/portcullis.json` is
-//! written. `UPDATE=1 cargo test --test deploy dashboard` writes it anew.
+//! written. `UPDATE=1 cargo test --test deploy dashboard` writes it again.
 
 use std::path::Path;
 
@@ -7,21 +7,28 @@ use serde_json::{Value, json};
 
 const FILE: &str = "deploy/grafana/portcullis.json";
 
-/// A curve: what is asked, and what it is called.
+/// A curve: its expression and its legend.
 type Curve = (&'static str, &'static str);
 
 struct Panel {
     title: &'static str,
+    /// What to look for, shown at the panel's title.
+    about: &'static str,
     unit: &'static str,
     stacked: bool,
     curves: &'static [Curve],
 }
 
 const fn panel(title: &'static str, unit: &'static str, curves: &'static [Curve]) -> Panel {
-    Panel { title, unit, stacked: false, curves }
+    Panel { title, about: "", unit, stacked: false, curves }
 }
 
 impl Panel {
+    const fn about(mut self, about: &'static str) -> Panel {
+        self.about = about;
+        self
+    }
+
     const fn stacked(mut self) -> Panel {
         self.stacked = true;
         self
@@ -65,6 +72,10 @@ const ROWS: &[Row] = &[
         title: "Connections",
         panels: &[
             panel("By stage", "short", &[(now!("portcullis_connections" by "stage"), "{{stage}}")])
+                .about(
+                    "`authenticating` should be small. `open` are your clients; it must not \
+                     fall in a flood.",
+                )
                 .stacked(),
             panel(
                 "Accepts",
@@ -75,6 +86,10 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_accept_errors_total"), "failed"),
                     (rate!("portcullis_accept_exhausted_total"), "failed, exhausted"),
                 ],
+            )
+            .about(
+                "`reset, over a cap` means that connections_max or the descriptor limit \
+                     is reached.",
             ),
             panel(
                 "Handshakes and tokens",
@@ -84,8 +99,12 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_upgrades_total"), "101 answers"),
                     (rate!("portcullis_tokens_accepted_total"), "tokens accepted"),
                     (rate!("portcullis_tokens_refused_total"), "tokens refused"),
-                    (rate!("portcullis_dead_token_hits_total"), "of them from memory"),
+                    (rate!("portcullis_dead_token_hits_total"), "refused from the cache"),
                 ],
+            )
+            .about(
+                "After an outage accepted tokens rise for a minute. Refused tokens: see \
+                     Closes by cause.",
             ),
         ],
     },
@@ -100,6 +119,10 @@ const ROWS: &[Row] = &[
                     (now!("portcullis_unauthenticated_connections_max"), "cap"),
                     (now!("portcullis_prefixes" by "table"), "prefixes, {{table}}"),
                 ],
+            )
+            .about(
+                "Early drop begins at 80 % of the cap. Few prefixes are one attacker, \
+                     many are a flood from everywhere.",
             ),
             panel(
                 "Oldest unauthenticated",
@@ -109,6 +132,10 @@ const ROWS: &[Row] = &[
                      (portcullis_unauthenticated_oldest_milliseconds{instance=~\"$instance\"})",
                     "{{instance}}",
                 )],
+            )
+            .about(
+                "Below 1 s at rest. Above 11 s with the default deadlines the gateway \
+                     does not keep up.",
             ),
             panel(
                 "Resets",
@@ -121,48 +148,67 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_memory_closes_total"), "memory, slow readers"),
                     (rate!("portcullis_penalties_total"), "penalties begun"),
                 ],
-            ),
+            )
+            .about("0 at rest. `evicted, oldest` may hit honest clients."),
             panel(
                 "Memory budget",
                 "bytes",
                 &[
                     (now!("portcullis_memory_used_bytes"), "used"),
                     (now!("portcullis_memory_budget_bytes"), "budget"),
-                    (now!("portcullis_memory_rung"), "rung"),
+                    (
+                        "max by (instance) (portcullis_memory_rung{instance=~\"$instance\"})",
+                        "pressure level, {{instance}}",
+                    ),
                 ],
+            )
+            .about(
+                "At 85, 92 and 95 % of the budget the gateway resets new, unauthenticated \
+                     and slow connections.",
             ),
         ],
     },
     Row {
         title: "Closes",
         panels: &[
-            panel("Paced closes", "cps", &[(rate!("portcullis_closes_paced_total"), "paced")]),
+            panel("Delayed closes", "cps", &[(rate!("portcullis_closes_paced_total"), "delayed")])
+                .about(
+                    "Close frames after the close delay, for clients that would reconnect \
+                     immediately.",
+                ),
             panel("By cause", "cps", &[(rate!("portcullis_closes_total" by "cause"), "{{cause}}")])
+                .about("docs/closing.md explains every cause.")
                 .stacked(),
             panel(
-                "By a deadline",
+                "Ended by a deadline",
                 "cps",
                 &[(rate!("portcullis_deadline_closes_total" by "stage"), "{{stage}}")],
+            )
+            .about(
+                "`tls_handshake` and `request_head` are scanners or a flood; \
+                     `authenticating` are clients without a token.",
             )
             .stacked(),
             panel(
                 "Log lines lost",
                 "cps",
                 &[
-                    (rate!("portcullis_close_lines_dropped_total"), "beyond the rate limit"),
-                    (rate!("portcullis_close_log_dropped_total"), "by the file"),
+                    (rate!("portcullis_close_lines_dropped_total"), "above the rate limit"),
+                    (rate!("portcullis_close_log_dropped_total"), "file too slow or not writable"),
                 ],
-            ),
+            )
+            .about("The counters on this dashboard still include them."),
         ],
     },
     Row {
-        title: "Life of identities",
+        title: "Revocation and fresh tokens",
         panels: &[
             panel(
                 "Revocations held",
                 "short",
                 &[(now!("portcullis_revocations" by "instance"), "{{instance}}")],
-            ),
+            )
+            .about("At limits.revocations_max the gateway refuses further ones."),
             panel(
                 "Revoked, refused, not saved",
                 "cps",
@@ -171,7 +217,8 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_revocations_refused_total"), "revocation refused, no room"),
                     (rate!("portcullis_revocation_save_failures_total"), "save failed"),
                 ],
-            ),
+            )
+            .about("`no room` and `save failed` need action."),
             panel(
                 "Fresh tokens",
                 "cps",
@@ -179,7 +226,8 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_reauthentications_total" by "result"), "{{result}}"),
                     (rate!("portcullis_expiries_set_total"), "expiry set by a backend"),
                 ],
-            ),
+            )
+            .about("Tokens presented on open connections."),
         ],
     },
     Row {
@@ -189,19 +237,23 @@ const ROWS: &[Row] = &[
                 "Messages",
                 "cps",
                 &[(rate!("portcullis_messages_total" by "direction"), "{{direction}}")],
-            ),
+            )
+            .about("Whole messages, in both directions."),
             panel(
                 "Payload",
                 "Bps",
                 &[(rate!("portcullis_message_bytes_total" by "direction"), "{{direction}}")],
-            ),
-            panel("Pings", "cps", &[(rate!("portcullis_pings_sent_total"), "sent to clients")]),
+            )
+            .about("Payload bytes, without framing and TLS."),
+            panel("Pings", "cps", &[(rate!("portcullis_pings_sent_total"), "sent to clients")])
+                .about("Each client that is silent for deadlines.ping_interval gets one."),
         ],
     },
     Row {
         title: "Links to backends",
         panels: &[
             panel("Links", "short", &[(now!("portcullis_links" by "state"), "{{state}}")])
+                .about("One for each worker and endpoint. `down` should be 0.")
                 .stacked(),
             panel(
                 "Round trip of the last ping",
@@ -211,9 +263,13 @@ const ROWS: &[Row] = &[
                      / sum by (instance) (portcullis_workers{instance=~\"$instance\"})",
                     "{{instance}}, mean of its workers",
                 )],
+            )
+            .about(
+                "A slow backend or network. Three ping intervals without an answer drop \
+                     the link.",
             ),
             panel(
-                "Comings and goings",
+                "Links made and lost",
                 "cps",
                 &[
                     (rate!("portcullis_link_connects_total"), "links made"),
@@ -222,23 +278,28 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_link_stale_frames_total"), "stale frames"),
                     (rate!("portcullis_sessions_opened_total"), "sessions opened"),
                 ],
+            )
+            .about(
+                "Flat at rest, except for sessions opened. Violations are bugs of a \
+                     backend.",
             ),
         ],
     },
     Row {
-        title: "Verdicts of others",
+        title: "Auth decisions by backends and endpoints",
         panels: &[
             panel(
-                "Verdicts",
+                "Auth decisions",
                 "cps",
                 &[
                     (rate!("portcullis_verdicts_total" by "outcome"), "{{outcome}}"),
-                    (rate!("portcullis_verdicts_unasked_total"), "could not be asked"),
+                    (rate!("portcullis_verdicts_unasked_total"), "not requested"),
                 ],
             )
+            .about("`unavailable`, `timed_out` and `not requested` refuse honest clients.")
             .stacked(),
             panel(
-                "Time that they take",
+                "Time per auth decision",
                 "s",
                 &[
                     (
@@ -261,39 +322,44 @@ const ROWS: &[Row] = &[
                         "mean",
                     ),
                 ],
-            ),
+            )
+            .about("Compare with the timeout of the [[auth]] block, 2 s by default."),
             panel(
                 "In flight",
                 "short",
                 &[
-                    (now!("portcullis_verdicts_awaited"), "questions out"),
+                    (now!("portcullis_verdicts_awaited"), "awaited"),
                     (now!("portcullis_verdict_requests_in_flight"), "requests at endpoints"),
                     (now!("portcullis_verdict_circuits" by "state"), "circuits {{state}}"),
                 ],
-            ),
+            )
+            .about("An open circuit means that the gateway does not ask that endpoint."),
         ],
     },
     Row {
         title: "Backpressure and buffers",
         panels: &[
             panel(
-                "Clients not read for want of credit",
+                "Clients not read: no credit",
                 "short",
                 &[(now!("portcullis_reads_paused"), "reads paused")],
-            ),
+            )
+            .about("Clients whose backend is behind."),
             panel(
-                "Bytes that wait",
+                "Waiting bytes",
                 "bytes",
                 &[
                     (now!("portcullis_stalled_input_bytes"), "from clients, for credit"),
                     (now!("portcullis_queued_bytes"), "to be sent"),
                 ],
-            ),
+            )
+            .about("`from clients` grows with slow backends, `to be sent` with slow clients."),
             panel(
                 "Receive buffers free",
                 "short",
                 &[(now!("portcullis_receive_buffers_free" by "instance"), "{{instance}}")],
-            ),
+            )
+            .about("Near 0 the workers do not keep up."),
             panel(
                 "Starvation",
                 "cps",
@@ -301,7 +367,8 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_receive_starved_total"), "receives"),
                     (rate!("portcullis_send_starved_total"), "sends"),
                 ],
-            ),
+            )
+            .about("A few in a burst are harmless."),
         ],
     },
     Row {
@@ -311,20 +378,22 @@ const ROWS: &[Row] = &[
                 "Workers",
                 "short",
                 &[
-                    (now!("portcullis_workers"), "should run"),
-                    (now!("portcullis_workers_alive"), "turn"),
-                    (now!("portcullis_draining"), "machines that drain"),
+                    (now!("portcullis_workers"), "configured"),
+                    (now!("portcullis_workers_alive"), "running"),
+                    (now!("portcullis_draining"), "draining machines"),
                 ],
-            ),
+            )
+            .about("`running` below `configured`: see the alert PortcullisWorkerDead."),
             panel(
-                "Turns and completions",
+                "Loop iterations and completions",
                 "cps",
                 &[
-                    (rate!("portcullis_worker_ticks_total"), "turns"),
+                    (rate!("portcullis_worker_ticks_total"), "iterations"),
                     (rate!("portcullis_worker_completions_total"), "completions"),
                     (rate!("portcullis_stale_completions_total"), "stale completions"),
                 ],
-            ),
+            )
+            .about("Completions per iteration rise with the load."),
             panel(
                 "Panics and reloads",
                 "cps",
@@ -332,26 +401,33 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_worker_panics_total"), "panics"),
                     (rate!("portcullis_reloads_total" by "result"), "reloads {{result}}"),
                 ],
-            ),
+            )
+            .about("Both 0 at rest. A panic is a bug of the gateway."),
         ],
     },
     Row {
         title: "Process",
         panels: &[
             panel(
-                "Processor",
+                "Processor time",
                 "short",
                 &[(rate!("process_cpu_seconds_total" by "instance"), "{{instance}}, cores")],
-            ),
+            )
+            .about("In cores. A worker that is at 1.0 is saturated."),
             panel(
                 "Resident memory",
                 "bytes",
                 &[(now!("process_resident_memory_bytes" by "instance"), "{{instance}}")],
-            ),
+            )
+            .about("Compare with Memory budget."),
             panel(
                 "Open descriptors",
                 "short",
                 &[(now!("process_open_fds" by "instance"), "{{instance}}, without direct ones")],
+            )
+            .about(
+                "Without direct descriptors, which hold the clients on Linux 6.7 and \
+                     later.",
             ),
             panel(
                 "Age and version",
@@ -361,7 +437,8 @@ const ROWS: &[Row] = &[
                      * on (instance) group_left (version) portcullis_build_info",
                     "{{instance}} {{version}}",
                 )],
-            ),
+            )
+            .about("A fall to 0 is a restart."),
         ],
     },
 ];
@@ -389,6 +466,7 @@ fn chart(panel: &Panel, id: usize, position: Value) -> Value {
         "id": id,
         "type": "timeseries",
         "title": panel.title,
+        "description": panel.about,
         "datasource": SOURCE(),
         "gridPos": position,
         "targets": targets.collect::<Vec<_>>(),
@@ -431,7 +509,7 @@ fn dashboard() -> Value {
     json!({
         "uid": "portcullis",
         "title": "Portcullis",
-        "description": "Generated by tests/deploy/dashboard.rs; do not edit.",
+        "description": "The Portcullis gateway. docs/operating.md explains every metric and alert.",
         "tags": ["portcullis"],
         "schemaVersion": 38,
         "editable": true,
@@ -466,6 +544,9 @@ fn the_file_is_what_the_table_makes() {
 
 #[test]
 fn panels_have_titles_of_their_own_and_do_not_overlap() {
+    for panel in ROWS.iter().flat_map(|row| row.panels) {
+        assert!(panel.about.len() > 10, "{} has no description", panel.title);
+    }
     let panels = panels();
     let area = |panel: &Value| {
         let at = |key: &str| panel["gridPos"][key].as_u64().expect("a number");

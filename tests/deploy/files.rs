@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use portcullis::settings::keys::{KEYS, REQUIRED};
+use portcullis::settings::keys::{self, REQUIRED};
 use portcullis::settings::units::parse_duration;
 
 use crate::file;
@@ -53,7 +53,7 @@ fn the_unit_has_what_the_gateway_needs() {
 
 #[test]
 fn the_service_manager_waits_longer_than_a_drain_takes() {
-    let key = KEYS.iter().find(|key| key.section == "deadlines" && key.name == "drain");
+    let key = keys::find("deadlines", "drain");
     let default = key.expect("deadlines.drain").default;
     assert_ne!(default, REQUIRED);
     let drain = parse_duration(default).expect("a duration");

@@ -272,8 +272,8 @@ fn every_request_gets_its_answer_over_tls_too() {
 
 #[test]
 fn balancers_checks_are_answered_on_routes_with_health() {
-    let backend = RawBackend::listen();
-    let config = Config::bare(&backend.address());
+    let (address, _frames) = record();
+    let config = Config::bare(&address);
     let config = config.route("/ws", "auth = \"none\"\nhealth = true");
     let gateway = Gateway::start(&config);
     let ok = "HTTP/1.1 200 OK\r\nConnection: close\r\n\

@@ -428,12 +428,17 @@ fn an_endpoint_sees_what_it_needs_and_accepts() {
             "x-forwarded-proto: http",
             "x-forwarded-host: gate.example",
             "x-original-method: GET",
+            "x-forwarded-method: GET",
             "user-agent: test",
         ] {
             assert!(has(line), "{path}: no {line:?} in {seen}");
         }
         let clean = path.replace("token=sesame&", "");
         assert!(has(&format!("x-original-uri: {clean}")), "{seen}");
+        assert!(has(&format!("x-forwarded-uri: {clean}")), "{seen}");
+        assert!(has(&format!("x-original-url: http://gate.example{clean}")), "{seen}");
+        assert_eq!(seen.matches("\r\nuser-agent: ").count(), 1, "{seen}");
+        assert!(!seen.contains("\r\naccept: "), "{seen}");
         assert_eq!(has("origin: https://app.example"), fields.contains("Origin"), "{seen}");
         assert_eq!(seen.matches("sesame").count(), 1, "a token goes along once: {seen}");
         assert!(!seen.contains("x-other") && !seen.contains("a=b"), "{seen}");

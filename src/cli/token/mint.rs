@@ -10,6 +10,7 @@ use portcullis::base::time::UnixTime;
 use portcullis::linux::process::random_seed;
 use portcullis::protocol::cause::Cause;
 use portcullis::protocol::compact_token::{self, CompactKey, Fields};
+use portcullis::protocol::external_term::{Step, TermPath};
 use portcullis::protocol::jwt::{self, JwtKey, JwtOptions};
 use portcullis::protocol::phoenix_token;
 use portcullis::protocol::plug_session::{self, CSRF_NAME};
@@ -18,7 +19,7 @@ use portcullis::settings::load::{Issuing, Outside};
 use portcullis::settings::units::parse_duration;
 use serde_json::{Map, Value};
 
-use super::super::{ConfigFile, failed, load_or_tell};
+use super::super::{ConfigFile, failed, load};
 use super::{explain, find_auth, verify};
 
 /// Makes a token.
@@ -31,7 +32,7 @@ the values of secret_key_base. A claim's value is read as JSON if it is JSON, an
   phoenix       the subject as signed data (a number as an integer); with claims, a map of them and
                 the subject under the [[auth]]'s `subject`
   plug-session  a session of the subject and the claims; the parameter _csrf_token that goes with it
-                is told on stderr
+                is printed to stderr
   compact       the subject, a claim called jti as the token's id, the others as JSON
 
 Examples:
@@ -45,7 +46,7 @@ pub struct Mint {
     /// The [[auth]] that the token is for.
     #[arg(long, value_name = "NAME")]
     auth: String,
-    /// Whom the token is about (`sub`).
+    /// Subject of the token (`sub`).
     #[arg(long, value_name = "S")]
     subject: String,
     /// How long it is valid, as in 30s, 5m, 1h.
@@ -67,22 +68,20 @@ struct Minted {
 
 /// Makes it, tries it, and prints it.
 pub(super) fn run(command: &Mint) -> Result<ExitCode, ExitCode> {
-    let loaded = load_or_tell(&command.config.path)?;
+    let loaded = load(command.config.path())?;
     let (auth, issuing) = find_auth(&loaded, &command.auth).map_err(failed)?;
     let now_s = Machine.unix_seconds();
     let minted = match issuing {
         Issuing::Jwt { keys, options } => mint_jwt(command, keys, options, now_s),
-        Issuing::Phoenix { keys, subject } => {
-            mint_phoenix(command, keys, subject.as_deref(), now_s)
-        }
+        Issuing::Phoenix { keys, subject } => mint_phoenix(command, keys, subject.as_ref(), now_s),
         Issuing::PlugSession { keys, subject } => mint_session(command, keys, subject),
         Issuing::Compact { keys } => mint_compact(command, keys, now_s),
-        Issuing::Elsewhere => Err("somebody else makes these tokens".to_owned()),
+        Issuing::Elsewhere => Err("these tokens are made outside the gateway".to_owned()),
     };
     let Minted { token, csrf } = minted.map_err(failed)?;
     if let Err(cause) = verify(auth, &token, csrf.as_deref(), now_s) {
         let why = format!("the gateway would not accept this token now: {}", explain(cause));
-        // A token that is not valid yet is a fair thing to ask for; the others help nobody.
+        // A token that is not valid yet may be useful; the others are not.
         if cause != Cause::TokenNotYetValid {
             return Err(failed(why));
         }
@@ -121,15 +120,11 @@ fn mint_jwt(
 fn mint_phoenix(
     command: &Mint,
     keys: &[Secret],
-    subject_key: Option<&str>,
+    path: Option<&TermPath>,
     now_s: u64,
 ) -> Result<Minted, String> {
-    let data = match subject_key {
-        Some(key) => {
-            let mut data = Map::from_iter([(key.to_owned(), subject(command))]);
-            add_claims(command, &mut data)?;
-            Value::Object(data)
-        }
+    let data = match path {
+        Some(path) => data_with_subject(command, path)?,
         None if command.claims.is_empty() => subject(command),
         None => {
             return Err("this [[auth]] has no `subject`: claims make the data a map, in which it \
@@ -143,13 +138,35 @@ fn mint_phoenix(
     Ok(Minted { token, csrf: None })
 }
 
-fn mint_session(command: &Mint, keys: &[Secret], subject_key: &str) -> Result<Minted, String> {
-    let mut session = Map::from_iter([(subject_key.to_owned(), subject(command))]);
-    add_claims(command, &mut session)?;
+/// The claims, and the subject where `path` wants it.
+fn data_with_subject(command: &Mint, path: &TermPath) -> Result<Value, String> {
+    let data = path.steps().iter().rev().fold(subject(command), |inner, step| match step {
+        Step::Name(name) => Value::Object(Map::from_iter([(name.clone(), inner)])),
+        Step::Index(index) => {
+            let mut items = vec![Value::Null; *index];
+            items.push(inner);
+            Value::Array(items)
+        }
+    });
+    match data {
+        Value::Object(mut members) => {
+            add_claims(command, &mut members)?;
+            Ok(Value::Object(members))
+        }
+        data if command.claims.is_empty() => Ok(data),
+        _ => Err("the subject of this [[auth]] stands in a list, which has no room for claims"
+            .to_owned()),
+    }
+}
+
+fn mint_session(command: &Mint, keys: &[Secret], path: &TermPath) -> Result<Minted, String> {
+    let session = data_with_subject(command, path)?;
+    if !session.is_object() {
+        return Err("a session is a map: begin this [[auth]]'s `subject` with a name".to_owned());
+    }
     let seed = random_seed().map_err(|error| format!("no random bytes: {error}"))?;
     let mut random = [0; 36];
     Random::from_seed(seed).fill(&mut random);
-    let session = Value::Object(session);
     let minted = plug_session::mint(by_place(command, keys)?, session, &random);
     Ok(Minted { token: minted.cookie, csrf: Some(minted.csrf) })
 }

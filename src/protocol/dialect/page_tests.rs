@@ -1,47 +1,53 @@
-//! `docs/closing.md`: the words around the table, and the clients' code as the tests run it.
+//! `docs/closing.md`: the text around the table, and the client code that the tests run.
 
 use super::*;
 
 const HEAD: &str = "\
 # Closing and reconnecting
 
-<!-- Made from src/protocol/dialect/ and tests/clients/snippets/. After a change there:
+<!-- Generated from src/protocol/dialect/ and tests/clients/snippets/. After a change there:
      UPDATE_DOCS=1 cargo test --lib closing_page -->
 
-A browser cannot see the HTTP status of a refused upgrade: it gets code 1006, and a client library
-tries again for ever. So the gateway accepts the upgrade, says in a message why it will close, and
+A browser cannot see the HTTP status of a refused upgrade. It sees code 1006, and a client library
+retries forever. So the gateway accepts the upgrade, sends a message that explains the close, and
 closes with a code that makes the client's library do the right thing.
 
-No code does that for every library. So there is a *dialect* for each family of clients; a route's
-`dialect` names it, or is `\"auto\"`:
+## Which dialect should a route use?
+
+No single code works for every library. So there is a *dialect* for each family of clients. A route's
+`dialect` names one, or is `\"auto\"`:
 
 | dialect | clients | with `\"auto\"` |
 |---|---|---|
-| `plain` | a raw WebSocket | whatever is none of the others |
+| `plain` | a raw WebSocket | all requests that match no other row |
 | `phoenix` | phoenix.js, LiveView (serializer 2) | subprotocol `phoenix`; or a path that ends in `/websocket`, with `vsn=2.…` in the query |
-| `graphql-transport-ws` | graphql-ws and others of that protocol | subprotocol `graphql-transport-ws` |
+| `graphql-transport-ws` | graphql-ws and other clients of that protocol | subprotocol `graphql-transport-ws` |
 | `pusher` | pusher-js and others | `/app/` in the path, `protocol=` and `client=` in the query |
-| `centrifuge` | centrifuge-js, JSON | never: it offers nothing to tell it by |
+| `centrifuge` | centrifuge-js, JSON | never: its requests have nothing to recognize them by |
 
-Machine clients may be better off with an HTTP status: `refuse = \"http\"`, or `\"auto\"` for
-explanations to browsers (requests with `Origin`) and statuses to the rest.
+For programs an HTTP status may be better: set `refuse = \"http\"`. With `refuse = \"auto\"` browsers
+(requests with `Origin`) get explanations, and all other clients get statuses.
 
 ## Every reason in every dialect
 
-Code; then how long the client is asked to wait, or *stop*. **m**: a message goes before the close
-frame. **p**: the close frame waits for the pace.
+Each cell has the code, then how long the client should wait, or *stop*. **m**: the gateway sends a
+message before the close frame. **p**: the gateway delays the close frame (the *close delay*; the
+setting is `pace`).
 
 ";
 
 const SILENT: &str = "
-A forbidden origin normally gets 403 before the 101: a hijacking page is owed no explanation.
-When the backend or the client closes with a code of its own, that code is passed on; the table's
-stands for none. After a broken frame the protocol's own code is used, whatever the library makes
-of it. These end without a close frame, before the 101 or because the client is gone, and show up
-in metrics and logs only: ";
+When the gateway itself checks the `Origin`, it refuses a forbidden one with 403 before the 101: a
+hijacking page gets no explanation. The row `forbidden_origin` is for a backend or an HTTP endpoint
+that refuses with this cause.
+
+When the backend or the client closes with a code of its own, the gateway passes that code on; the
+table shows the code for a close without one. After a broken frame the gateway sends the code of the
+WebSocket protocol in every dialect. The following causes end a connection without a close frame,
+before the 101 or because the client is gone. They appear in metrics and logs only: ";
 
 const OVERRIDES: &str = r#"
-## What a route says else
+## Overriding closes for a route
 
 ```toml
 [[route]]
@@ -54,9 +60,9 @@ internal = { reconnect = false, message = false }
 backend_unavailable = { pace = "3s" }
 ```
 
-Every key is optional; what is left out stays as in the table, for whichever dialect the client
-speaks. `retry_after` makes it a close to come back from, unless `reconnect = false` is written.
-A reload changes what is said from then on, to clients that are there as well.
+Every key is optional. Keys that you leave out keep the value of the client's dialect in the table.
+`retry_after` implies `reconnect = true`, unless you write `reconnect = false`. After a reload the
+new values apply to all connections, also to those that were open before.
 
 "#;
 
@@ -68,9 +74,9 @@ const PLAIN: &str = r#"
 {"type":"close","code":1012,"reason":"lifetime","reconnect":true,"retry_after_ms":1000}
 ```
 
-`reconnect` says whether the same request may succeed later; `retry_after_ms` is the least time to
-wait before it, to which the client should add some at random. The reason of the close frame is the
-same `reason`. [front-end.md](front-end.md) explains the client, which is, in full:
+`reconnect` says whether the same request may succeed later. `retry_after_ms` is the minimum time to
+wait; the client should add a random part. The close frame carries the same `reason`. This is a
+complete client, which [front-end.md](front-end.md) explains:
 
 "#;
 
@@ -82,21 +88,36 @@ const PHOENIX: &str = r#"
 [null,null,"phoenix","phx_error",{"reason":"over_capacity","code":1013,"reconnect":true,"retry_after_ms":5000}]
 ```
 
-phoenix.js resets its back-off whenever a connection opens, and reconnects 10 ms after a close. To
-accept, explain and close would make it spin. So the message comes at once and the close frame only
-after the *pace*: 5 s, and up to half as much again at random. Nothing else happens in between: an
-open session ends at once, and a client that closes first is not kept. Where the client is not
-authenticated, the pace is cut so that nobody stays longer than all deadlines before that together.
+phoenix.js resets its back-off whenever a connection opens, and reconnects 10 ms after a close. If the
+gateway accepted, explained and closed immediately, the client would spin. So the gateway sends the
+message immediately and the close frame after the *close delay*: 5 s, plus up to half of that at
+random. During the delay an open session has already ended, and the gateway does not hold a client
+that closes first. An unauthenticated client must be gone within the sum of its stage deadlines, so
+the gateway shortens the delay for it.
 
-Up to 1.8.15 phoenix.js does not come back after code 1000, which is why refusals use it. From
-1.8.16 on it comes back after every close, at the gateway's pace, until the application stops it:
+phoenix.js up to 1.8.15 does not reconnect after code 1000; refusals use that code for this reason.
+Versions from 1.8.16 on reconnect after every close, once per close delay, until the application stops
+them:
 
 "#;
 
 const PHOENIX_FOOT: &str = "
 `onStop` may get a fresh token and open another socket. Heartbeats (topic `phoenix`, event
-`heartbeat`) are messages like all others: the backend answers them.
+`heartbeat`) are ordinary messages: the backend answers them.
 ";
+
+const LIVE_VIEW: &str = r#"
+### LiveView
+
+```js
+const liveSocket = new LiveSocket("/live", Socket, { params: { _csrf_token: csrfToken } });
+stopOnRefusal(liveSocket, (reason) => location.assign("/log_in"));
+liveSocket.connect();
+```
+
+LiveView's own client reloads the page every 10 to 15 s after a refusal. This function stops it:
+
+"#;
 
 const GRAPHQL: &str = r#"
 ## graphql-ws
@@ -107,13 +128,14 @@ carriers = ["first-message:payload.token"]   # of connection_init
 ```
 
 The gateway answers `connection_init` with `connection_ack` once the session with the backend is
-open, so that the backend gets neither: its first message is a `subscribe`. Before that, what is no
-message of the protocol is closed with 4400, any other type with 4401, and silence with 4408. Where
-the token comes with the request, in a cookie for instance, the handshake is the backend's.
+open. The backend gets neither: its first message is a `subscribe`. Before that, the gateway closes
+with 4400 after a message that is not of the protocol, with 4401 after a message of any other type,
+and with 4408 after silence. If the token comes with the request (in a cookie, for instance), the
+backend does the handshake itself.
 
-The protocol has no message for a close, so the reason of the close frame says it all. graphql-ws
-takes most codes for final; after 4403, 4408 and 101x it tries again, waiting 1 s, 2 s, 4 s, … and
-asking for `connectionParams` anew. So a token that expires is 4403:
+The protocol has no message for a close, so the reason of the close frame is the whole explanation.
+graphql-ws treats most codes as final. After 4403, 4408 and 101x it retries after 1 s, 2 s, 4 s, … and
+calls `connectionParams` again. So the gateway closes with 4403 when a token expires:
 
 "#;
 
@@ -124,10 +146,10 @@ const PUSHER: &str = r#"
 {"event":"pusher:error","data":{"code":4009,"message":"token_expired"}}
 ```
 
-Then the same code in the close frame. pusher-js stops at 4001 to 4099, comes back after a second
-at 4100 to 4199, and at once at 4200 to 4299. The backend sends `pusher:connection_established` to
-a session that was opened, answers `pusher:ping`, and does all that follows. pusher-js has no place
-for a token of its own when it connects: use a cookie.
+The close frame has the same code. pusher-js stops after 4001 to 4099, reconnects after one second for
+4100 to 4199, and immediately for 4200 to 4299. The backend sends `pusher:connection_established` to
+a new session, answers `pusher:ping`, and handles everything that follows. pusher-js cannot send a
+token when it connects: use a cookie.
 
 "#;
 
@@ -143,20 +165,21 @@ dialect = "centrifuge"
 reauthenticate = { prefix = '{"refresh":', token = "refresh.token" }
 ```
 
-The gateway answers the `connect` command itself, once the session with the backend is open: with a
-client id, a ping interval (`deadlines.ping_interval`, and it keeps it, by `{}`), and, where the
-token expires, `ttl`, so that the client asks for another in good time. Other commands in the same
-frame go to the backend, as do all that follow. JSON only: the protobuf variant cannot be read here.
+The gateway answers the `connect` command itself, once the session with the backend is open. The
+answer has a client id, a ping interval (`deadlines.ping_interval`; the gateway sends its pings as
+`{}`), and, if the token expires, a `ttl`, so that the client fetches another token in time. Other
+commands in the same frame go to the backend, as do all later ones. The gateway reads JSON only, not
+the protobuf variant.
 
-A token that is over when it is shown gets the error 109, for which centrifuge-js fetches another;
-every other refusal is a close code, final from 3500 to 3999. With `reauthenticate` the gateway
-takes and answers `refresh` commands that come alone in their frame, as centrifuge-js sends them;
-without it they go to the backend, and the connection is closed with 3005 when its token runs out.
-Where the token comes with the request, `connect` is the backend's to answer.
+An expired token gets the error 109, after which centrifuge-js fetches another one. Every other
+refusal is a close code; 3500 to 3999 are final. With `reauthenticate` the gateway takes and answers
+`refresh` commands that come alone in their frame, as centrifuge-js sends them. Without it they go to
+the backend, and the gateway closes the connection with 3005 when its token expires. If the token
+comes with the request, the backend answers `connect`.
 
 "#;
 
-/// The code that docs/front-end.md gives to authors.
+/// The client that docs/front-end.md shows.
 fn plain_client() -> &'static str {
     let page = include_str!("../../../docs/front-end.md");
     let start = page.find("const RETRY").expect("the documented client");
@@ -184,7 +207,7 @@ fn table() -> String {
 fn cell(answer: Answer<'_>) -> String {
     let wait = match answer.retry_after {
         None => "stop".to_owned(),
-        Some(Duration::ZERO) => "at once".to_owned(),
+        Some(Duration::ZERO) => "immediately".to_owned(),
         Some(wait) => format!("{wait:?}"),
     };
     let message = if answer.explain { " **m**" } else { "" };
@@ -209,6 +232,8 @@ fn page() -> String {
         PHOENIX,
         &snippet(include_str!("../../../tests/clients/snippets/phoenix.js")),
         PHOENIX_FOOT,
+        LIVE_VIEW,
+        &snippet(include_str!("../../../tests/clients/snippets/live_view.js")),
         GRAPHQL,
         &snippet(include_str!("../../../tests/clients/snippets/graphql-ws.js")),
         PUSHER,
@@ -229,7 +254,7 @@ fn closing_page_is_up_to_date() {
     assert!(std::fs::read_to_string(path).unwrap_or_default() == page(), "{remedy}");
 }
 
-/// What is printed must be what is sent.
+/// The page must show the bytes that the gateway sends.
 #[test]
 fn closing_page_shows_real_messages() {
     let shown: Vec<&str> = [PLAIN, PHOENIX, PUSHER]

@@ -1,12 +1,22 @@
 //! A term as JSON, for backends that know no Erlang.
+//!
+//! Everything that JSON can say is said; the rest is left out and marked, so that data beside
+//! the subject never locks its user out. The mark is a member [`MARK`]: as the only member of an
+//! object it stands for a value and names the kind; in a map it counts the pairs left out.
 
 use std::io::{Cursor, Write as _};
 
+use super::{Term, Terms};
 use crate::protocol::base64url;
-use crate::protocol::external_term::Term;
 
-/// Most pairs of a map that is rendered: looking for repeated names is quadratic.
+/// Name of the member that stands for what has no JSON.
+pub const MARK: &str = "$unsupported";
+
+/// Most pairs of a map that are rendered: looking for repeated names is quadratic.
 const PAIRS_MAX: usize = 256;
+
+/// How deep values are rendered.
+pub const DEPTH_MAX: usize = 16;
 
 /// Longest name of a member that is made from a number.
 const NUMBER_MAX: usize = 640;
@@ -15,18 +25,29 @@ const NUMBER_MAX: usize = 640;
 /// `{"base64url":"…"}`), atoms as text but for `nil`, `true` and `false`, tuples as arrays, maps
 /// as objects without the member `omit`.
 ///
-/// `None` when it does not fit, or has no JSON: a map whose keys are not text, atoms or
-/// integers, or are the same when written out.
-pub fn write_json<'o>(term: Term<'_>, omit: Option<&str>, out: &'o mut [u8]) -> Option<&'o [u8]> {
+/// What has no JSON is marked: `{"$unsupported":"pid"}` and so on for processes, ports,
+/// references, bit strings, improper lists, atoms that are not UTF-8, integers beyond 255 bytes,
+/// and `nesting` for what lies deeper than [`DEPTH_MAX`]. Of a map are left out, and counted in
+/// a last member `"$unsupported":N`: pairs whose key is no text, atom or integer, pairs whose
+/// keys are the same when written out, a pair that is called like the mark, and pairs beyond
+/// 256. Data that does not fit `out` is `{"$unsupported":"size"}` as a whole.
+pub fn write_json<'o>(term: Term<'_>, omit: Option<&str>, out: &'o mut [u8]) -> &'o [u8] {
     let mut writer = Cursor::new(&mut *out);
-    write_term(term, omit, &mut writer)?;
-    let length = writer.position() as usize;
-    Some(&out[..length])
+    let fits = write_term(term, omit, 0, &mut writer).is_some();
+    let length = match fits {
+        true => writer.position() as usize,
+        false => {
+            writer.set_position(0);
+            let marked = mark("size", &mut writer).is_some();
+            if marked { writer.position() as usize } else { 0 }
+        }
+    };
+    &out[..length]
 }
 
 type Writer<'w, 'o> = &'w mut Cursor<&'o mut [u8]>;
 
-fn write_term(term: Term<'_>, omit: Option<&str>, out: Writer<'_, '_>) -> Option<()> {
+fn write_term(term: Term<'_>, omit: Option<&str>, depth: usize, out: Writer<'_, '_>) -> Option<()> {
     match term {
         Term::Integer(integer) => {
             let mut digits = [0; NUMBER_MAX];
@@ -50,39 +71,70 @@ fn write_term(term: Term<'_>, omit: Option<&str>, out: Writer<'_, '_>) -> Option
             }
             put(out, b"]")
         }
+        Term::Tuple(terms) | Term::List(terms) if terms.is_empty() => put(out, b"[]"),
+        Term::Map(pairs) if pairs.is_empty() => put(out, b"{}"),
+        Term::Tuple(_) | Term::List(_) | Term::Map(_) if depth == DEPTH_MAX => mark("nesting", out),
         Term::Tuple(terms) | Term::List(terms) => {
             put(out, b"[")?;
             for (index, term) in terms.enumerate() {
                 if index > 0 {
                     put(out, b",")?;
                 }
-                write_term(term, None, out)?;
+                write_term(term, None, depth + 1, out)?;
             }
             put(out, b"]")
         }
-        Term::Map(pairs) => {
-            if pairs.len() / 2 > PAIRS_MAX {
-                return None;
-            }
-            put(out, b"{")?;
-            let mut first = true;
-            for (index, (key, value)) in pairs.pairs().enumerate() {
-                if pairs.pairs().take(index).any(|(earlier, _)| same_name(earlier, key)) {
-                    return None;
-                }
-                if omit.is_some_and(|omit| key.names(omit)) {
-                    continue;
-                }
-                if !first {
-                    put(out, b",")?;
-                }
-                first = false;
-                write_name(key, out)?;
-                put(out, b":")?;
-                write_term(value, None, out)?;
-            }
-            put(out, b"}")
+        Term::Map(pairs) => write_map(pairs, omit, depth, out),
+        Term::Opaque(kind) => mark(kind.name(), out),
+    }
+}
+
+fn write_map(
+    pairs: Terms<'_>,
+    omit: Option<&str>,
+    depth: usize,
+    out: Writer<'_, '_>,
+) -> Option<()> {
+    let count = pairs.len() / 2;
+    let mut left_out = count.saturating_sub(PAIRS_MAX);
+    let mut first = true;
+    put(out, b"{")?;
+    for (index, (key, value)) in pairs.pairs().take(PAIRS_MAX).enumerate() {
+        if omit.is_some_and(|omit| key.names(omit)) {
+            continue;
         }
+        let is_repeated = || {
+            let others = pairs.pairs().take(PAIRS_MAX).enumerate().filter(|(at, _)| *at != index);
+            others.into_iter().any(|(_, (other, _))| same_name(other, key))
+        };
+        if !has_name(key) || key.names(MARK) || is_repeated() {
+            left_out += 1;
+            continue;
+        }
+        if !first {
+            put(out, b",")?;
+        }
+        first = false;
+        write_name(key, out)?;
+        put(out, b":")?;
+        write_term(value, None, depth + 1, out)?;
+    }
+    if left_out > 0 {
+        let comma = if first { "" } else { "," };
+        write!(out, "{comma}\"{MARK}\":{left_out}").ok()?;
+    }
+    put(out, b"}")
+}
+
+fn mark(kind: &str, out: Writer<'_, '_>) -> Option<()> {
+    write!(out, "{{\"{MARK}\":\"{kind}\"}}").ok()
+}
+
+fn has_name(key: Term<'_>) -> bool {
+    match key {
+        Term::Atom(_) | Term::Integer(_) => true,
+        Term::Binary(bytes) => str::from_utf8(bytes).is_ok(),
+        _ => false,
     }
 }
 
@@ -116,8 +168,14 @@ fn same_name(one: Term<'_>, other: Term<'_>) -> bool {
         (Some(one), Some(other)) => one == other,
         (Some(text), None) => is_number(other, text),
         (None, Some(text)) => is_number(one, text),
-        // Integers of one map are different.
-        (None, None) => false,
+        (None, None) => match (one, other) {
+            // One number may be written in several ways.
+            (Term::Integer(one), Term::Integer(other)) => {
+                let (mut ours, mut theirs) = ([0; NUMBER_MAX], [0; NUMBER_MAX]);
+                one.write_decimal(&mut ours) == other.write_decimal(&mut theirs)
+            }
+            _ => false,
+        },
     }
 }
 

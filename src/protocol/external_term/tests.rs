@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::json::DEPTH_MAX;
 use super::*;
 
 /// The JSON of a term in hexadecimal, without its version byte; `None` when it is refused.
@@ -10,14 +11,16 @@ fn rendered(hex: &str) -> Option<String> {
     let mut bytes = vec![VERSION];
     bytes.extend(digits.chunks(2).map(byte));
     let mut out = vec![0; 4096];
-    let json = write_json(read(&bytes)?, Some("secret"), &mut out)?;
+    let json = write_json(read(&bytes)?, Some("secret"), &mut out);
     Some(str::from_utf8(json).unwrap().to_owned())
 }
 
 #[test]
 fn terms_are_read_exactly() {
     let deep = |depth: usize| format!("{}6a", "6801".repeat(depth));
-    let nested = |depth: usize| Some(format!("{}[]{}", "[".repeat(depth), "]".repeat(depth)));
+    let nested = |depth: usize, inner: &str| {
+        Some(format!("{}{inner}{}", "[".repeat(depth), "]".repeat(depth)))
+    };
     let table: &[(&str, Option<&str>)] = &[
         ("6100", Some("0")),
         ("61ff", Some("255")),
@@ -25,7 +28,8 @@ fn terms_are_read_exactly() {
         ("627fffffff", Some("2147483647")),
         ("6280000000", Some("-2147483648")),
         ("6e0000", Some("0")),
-        ("6e0001", Some("-0")),
+        ("6e0001", Some("0")),
+        ("6e02 01 0000", Some("0")),
         ("6e01 00 05", Some("5")),
         ("6e03 00 050000", Some("5")),
         ("6e04 00 00ca9a3b", Some("1000000000")),
@@ -45,7 +49,7 @@ fn terms_are_read_exactly() {
         ("77 05 66616c7365", Some("false")),
         ("76 0003 616263", Some("\"abc\"")),
         ("77 02 c3a4", Some("\"ä\"")),
-        ("73 02 c3a4", None),
+        ("73 02 c3a4", Some(r#"{"$unsupported":"atom"}"#)),
         ("77 01 ff", None),
         ("77 03 6162", None),
         ("6d 00000000", Some("\"\"")),
@@ -60,7 +64,7 @@ fn terms_are_read_exactly() {
         ("6a", Some("[]")),
         ("6c 00000001 6101 6a", Some("[1]")),
         ("6c 00000002 6101 6102 6a", Some("[1,2]")),
-        ("6c 00000001 6101 6102", None),
+        ("6c 00000001 6101 6102", Some(r#"{"$unsupported":"improper_list"}"#)),
         ("6c 00000001 6101", None),
         ("6c 00000000 6a", Some("[]")),
         ("6c ffffffff 6101 6a", None),
@@ -75,33 +79,54 @@ fn terms_are_read_exactly() {
         ("74 ffffffff 6101 6102", None),
         ("74 80000000 6101 6102", None),
         ("74 00000001 6101", None),
-        // Keys that have no text, or the same one.
-        ("74 00000001 6a 6101", None),
-        ("74 00000001 6d00000001 ff 6101", None),
-        ("74 00000002 770161 6101 6d00000001 61 6101", None),
-        ("74 00000002 6101 6101 6d00000001 31 6101", None),
+        // Keys that have no text, or the same one: left out, and counted.
+        ("74 00000001 6a 6101", Some(r#"{"$unsupported":1}"#)),
+        ("74 00000001 6d00000001 ff 6101", Some(r#"{"$unsupported":1}"#)),
+        ("74 00000002 770161 6101 6d00000001 61 6102", Some(r#"{"$unsupported":2}"#)),
+        ("74 00000002 6101 6101 6d00000001 31 6101", Some(r#"{"$unsupported":2}"#)),
+        ("74 00000002 6e0001 6101 6100 6101", Some(r#"{"$unsupported":2}"#)),
+        ("74 00000002 770161 6101 6802 6101 6102 6103", Some(r#"{"a":1,"$unsupported":1}"#)),
+        ("74 00000002 46 3ff8000000000000 6101 770162 6102", Some(r#"{"b":2,"$unsupported":1}"#)),
+        // Nobody makes the mark up.
+        ("74 00000001 770c 24756e737570706f72746564 6100", Some(r#"{"$unsupported":1}"#)),
         // Left out, at the top and only there.
         ("74 00000002 6d00000006 736563726574 6101 770161 6102", Some("{\"a\":2}")),
         ("6801 74 00000001 6d00000006 736563726574 6101", Some("[{\"secret\":1}]")),
-        // Two terms, none, compressed, and what only the node that wrote it understands.
+        // What only the node that wrote it understands, beside a value that JSON has.
+        ("6802 58 770161 00000001 00000000 00000000 6105", Some(r#"[{"$unsupported":"pid"},5]"#)),
+        ("67 640001 61 00000001 00000000 01", Some(r#"{"$unsupported":"pid"}"#)),
+        ("66 770161 00000001 01", Some(r#"{"$unsupported":"port"}"#)),
+        ("59 770161 00000001 00000001", Some(r#"{"$unsupported":"port"}"#)),
+        ("78 770161 0000000000000001 00000001", Some(r#"{"$unsupported":"port"}"#)),
+        ("65 770161 00000001 01", Some(r#"{"$unsupported":"reference"}"#)),
+        ("72 0002 770161 01 00000001 00000002", Some(r#"{"$unsupported":"reference"}"#)),
+        ("5a 0001 64000161 00000000 00000001", Some(r#"{"$unsupported":"reference"}"#)),
+        ("5a 0002 64000161 00000000 00000001", None),
+        ("5a 0001 6101 00000000 00000001", None),
+        ("58 64000161 00000001 00000000 000000", None),
+        ("4d 00000001 01 80", Some(r#"{"$unsupported":"bitstring"}"#)),
+        ("4d 00000001 09 80", None),
+        ("6f 00000001 00 05", Some("5")),
+        // Two terms, none, compressed, functions.
         ("6101 6101", None),
         ("", None),
         ("50 00000003 789c4b4c0400024d0127", None),
         ("70 00", None),
         ("71 640001 61 640001 61 6101", None),
-        ("58 64000161 00000001 00000000 00000000", None),
-        ("5a 0001 64000161 00000000 00000001", None),
-        ("4d 00000001 01 80", None),
         ("63 312e35", None),
-        ("6f 00000001 00 05", None),
         ("79 00", None),
         ("ff", None),
     ];
     for (hex, expected) in table {
         assert_eq!(rendered(hex).as_deref(), *expected, "{hex}");
     }
-    assert_eq!(rendered(&deep(DEPTH_MAX)), nested(DEPTH_MAX));
-    assert_eq!(rendered(&deep(DEPTH_MAX + 1)), None);
+    assert_eq!(rendered(&deep(DEPTH_MAX)), nested(DEPTH_MAX, "[]"));
+    let cut = nested(DEPTH_MAX, r#"{"$unsupported":"nesting"}"#);
+    assert_eq!(rendered(&deep(DEPTH_MAX + 1)), cut);
+    assert_eq!(rendered(&deep(30_000)), cut, "and no stack grows with it");
+    let big = |bytes: usize| format!("6f {bytes:08x} 00 {}", "ff".repeat(bytes));
+    assert_eq!(rendered(&big(255)).unwrap().len(), 615, "digits of 2^2040 - 1");
+    assert_eq!(rendered(&big(256)).as_deref(), Some(r#"{"$unsupported":"integer"}"#));
     assert!(read(b"").is_none() && read(b"\x82a\x01").is_none());
 }
 
@@ -149,7 +174,7 @@ proptest! {
         let mut bytes = Vec::new();
         encode(&value, &mut bytes);
         let mut out = vec![0; 1 << 16];
-        let json = write_json(read(&bytes).expect("a term"), None, &mut out).expect("fits");
+        let json = write_json(read(&bytes).expect("a term"), None, &mut out);
         prop_assert_eq!(serde_json::from_slice::<Value>(json).expect("JSON"), value);
     }
 
@@ -172,7 +197,7 @@ proptest! {
             }
         }
         let text: String = digits.iter().rev().map(|d| char::from(b'0' + d)).collect();
-        let expected = if negative { format!("-{text}") } else { text };
+        let expected = if negative && text != "0" { format!("-{text}") } else { text };
         let Some(Term::Integer(integer)) = read(&bytes) else { panic!("an integer") };
         let mut out = [0; 700];
         prop_assert_eq!(integer.write_decimal(&mut out), Some(expected.as_str()));
@@ -182,17 +207,16 @@ proptest! {
     /// Nothing crashes, reads past its end, or takes longer than its length permits.
     #[test]
     fn any_bytes(mut bytes in prop::collection::vec(
-        prop_oneof![any::<u8>(), prop::sample::select(b"abnFdsvwmkhijlt\x00\x01\x02".to_vec())],
+        prop_oneof![
+            any::<u8>(),
+            prop::sample::select(b"abnoFdsvwmkhijltgXfYxerZM\x00\x01\x02".to_vec()),
+        ],
         0..200,
     )) {
         bytes.insert(0, VERSION);
         let mut out = [0; 1300];
-        if let Some(term) = read(&bytes)
-            && let Some(json) = write_json(term, None, &mut out)
-        {
-            serde_json::from_slice::<Value>(json).expect("JSON");
-            // The bound that `TokenScratch` is made by.
-            prop_assert!(json.len() <= 6 * bytes.len());
+        if let Some(term) = read(&bytes) {
+            serde_json::from_slice::<Value>(write_json(term, None, &mut out)).expect("JSON");
         }
     }
 }
@@ -203,6 +227,51 @@ fn the_longest_rendering_fits_six_times_over() {
     let mut bytes = Vec::new();
     encode(&value, &mut bytes);
     let mut out = vec![0; bytes.len() * 6];
-    assert!(write_json(read(&bytes).unwrap(), None, &mut out).is_some());
-    assert!(write_json(read(&bytes).unwrap(), None, &mut out[..3000]).is_none());
+    assert!(write_json(read(&bytes).unwrap(), None, &mut out).starts_with(b"\"\\u0000"));
+    let cut = write_json(read(&bytes).unwrap(), None, &mut out[..3000]);
+    assert_eq!(cut, br#"{"$unsupported":"size"}"#);
+    assert_eq!(write_json(read(&bytes).unwrap(), None, &mut out[..22]), b"");
+}
+
+#[test]
+fn pairs_beyond_the_bound_are_counted() {
+    let value: Value = (0..300).map(|n| (format!("k{n:03}"), Value::from(n))).collect();
+    let mut bytes = Vec::new();
+    encode(&value, &mut bytes);
+    let mut out = vec![0; 1 << 16];
+    let json: Value =
+        serde_json::from_slice(write_json(read(&bytes).unwrap(), None, &mut out)).unwrap();
+    assert_eq!((json["$unsupported"].as_u64(), json["k255"].as_u64()), (Some(44), Some(255)));
+    assert_eq!(json.as_object().unwrap().len(), 257);
+}
+
+#[test]
+fn paths_lead_through_maps_keywords_tuples_and_lists() {
+    let name = |text: &str| Step::Name(text.into());
+    // {user, [{id, 42}, {id2, "x"}, {two, 1}, {two, 2}], %{a: "b"}, [7, 8]}
+    let bytes = b"\x83h\x04w\x04user\
+        l\x00\x00\x00\x04h\x02w\x02ida\x2ah\x02m\x00\x00\x00\x03id2m\x00\x00\x00\x01x\
+        h\x02w\x03twoa\x01h\x02w\x03twoa\x02j\
+        t\x00\x00\x00\x01w\x01am\x00\x00\x00\x01bk\x00\x02\x07\x08";
+    let table: Vec<(Vec<Step>, Option<&str>)> = vec![
+        (vec![Step::Index(1), name("id")], Some("42")),
+        (vec![Step::Index(1), name("id2")], Some("\"x\"")),
+        (vec![Step::Index(1), Step::Index(0), Step::Index(1)], Some("42")),
+        (vec![Step::Index(2), name("a")], Some("\"b\"")),
+        (vec![Step::Index(3), Step::Index(1)], Some("8")),
+        (vec![Step::Index(0)], Some("\"user\"")),
+        (vec![Step::Index(1), name("two")], None),
+        (vec![Step::Index(1), name("none")], None),
+        (vec![Step::Index(4)], None),
+        (vec![Step::Index(2), Step::Index(0)], None),
+        (vec![name("user")], None),
+        (vec![Step::Index(0), name("a")], None),
+        (vec![Step::Index(3), Step::Index(2)], None),
+    ];
+    for (steps, expected) in table {
+        let mut out = [0; 100];
+        let found = TermPath::from(steps.clone()).find(read(bytes).unwrap());
+        let json = found.map(|term| str::from_utf8(write_json(term, None, &mut out)).unwrap());
+        assert_eq!(json, expected, "{steps:?}");
+    }
 }

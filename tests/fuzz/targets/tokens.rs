@@ -41,11 +41,12 @@ fn check(identity: &VerifiedIdentity<'_>) {
 
 /// A term of Erlang's is JSON once it is written as such.
 pub fn term(data: &[u8]) {
+    let mut inflated = Vec::new();
+    let Some(data) = external_term::inflated(data, &mut inflated) else { return };
     let Some(term) = external_term::read(data) else { return };
     let mut room = vec![0; 4 * data.len() + 1000];
-    if let Some(json) = external_term::write_json(term, Some("_csrf_token"), &mut room) {
-        serde_json::from_slice::<IgnoredAny>(json).expect("JSON");
-    }
+    let json = external_term::write_json(term, Some("_csrf_token"), &mut room);
+    serde_json::from_slice::<IgnoredAny>(json).expect("JSON");
     let mut small = [0; 7];
     let _ = external_term::write_json(term, None, &mut small);
 }
@@ -54,7 +55,7 @@ pub fn term(data: &[u8]) {
 pub fn phoenix(data: &[u8]) {
     let mut scratch = TokenScratch::new();
     let keys = [Secret::new(SECRET.to_vec())];
-    let subject = data.len().is_multiple_of(2).then(|| "user_id".to_owned());
+    let subject = data.len().is_multiple_of(2).then(|| "user_id".into());
     for max_age in [MaxAge::Embedded, MaxAge::Fixed(Duration::from_secs(60)), MaxAge::Infinite] {
         let options = PhoenixOptions { max_age, subject: subject.clone() };
         let verifier = PhoenixVerifier::new(&keys, options);
