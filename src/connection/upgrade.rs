@@ -6,11 +6,11 @@ use crate::protocol::carrier;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::http_upgrade::{
-    self, FIELDS, HeadLimits, HeadScanner, HttpRefusal, Request, UpgradeRequest,
+    self, FIELDS, HeadLimits, HeadScanner, HttpRefusal, PlainRequest, Request, UpgradeRequest,
 };
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{self, Open, OpenHeaders, SessionId};
-use crate::settings::{Refuse, Route, Settings};
+use crate::settings::{PathPattern, Refuse, Route, Settings};
 
 use super::auth_request::Asked;
 use super::authenticate::{self, Decision, Scratch};
@@ -21,8 +21,9 @@ use super::reauthenticate::Renewal;
 use super::stage::Stage;
 use super::{Context, Output};
 
-/// Most header fields that one request forwards; a request may repeat a field.
-const FORWARDED_HEADERS_MAX: usize = 32;
+/// Longest offered subprotocol that a refused client is answered with although the route does not
+/// list it: a longer one may be a token.
+const REFUSAL_SUBPROTOCOL_MAX: usize = 64;
 
 /// What is kept of a request that is not decided yet. It exists only meanwhile.
 #[derive(Default)]
@@ -100,8 +101,14 @@ impl Client {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         let request = match http_upgrade::parse(head, &mut fields, &head_limits(ctx.settings)) {
             Ok(Request::Upgrade(request)) => request,
-            Ok(Request::PlainGet { path }) => {
-                self.answer_plain_get(path, ctx, output);
+            Ok(Request::Plain(request)) => {
+                self.answer_plain(&request, ctx, output);
+                return Step::Handled;
+            }
+            Err(refusal @ HttpRefusal::HostDiffers) => {
+                let (target, host) = http_upgrade::differing_hosts(head).unwrap_or_default();
+                let detail = [": \"", target, "\" and \"", host, "\"."];
+                self.refuse_http_with(refusal, &detail, ctx, output);
                 return Step::Handled;
             }
             Err(refusal) => {
@@ -110,7 +117,7 @@ impl Client {
             }
         };
         let Some(index) = ctx.settings.route_for(request.path()) else {
-            self.refuse_http(HttpRefusal::NotFound, ctx, output);
+            self.refuse_http(not_found(ctx.settings, request.path()), ctx, output);
             return Step::Handled;
         };
         let route = &ctx.settings.routes[usize::from(index)];
@@ -160,7 +167,9 @@ impl Client {
             Decision::Refused(cause) => {
                 count_refusal(ctx, tokens);
                 if explains(route, request) {
-                    switch_protocols(request, route, ctx, answers);
+                    ctx.counters.increment(Metric::Upgrades);
+                    let subprotocol = refusal_subprotocol(request, route);
+                    http_upgrade::write_switching_protocols(answers, request.key(), subprotocol);
                     self.refuse_in_dialect(cause, ctx, output);
                 } else {
                     self.refuse_http(HttpRefusal::for_cause(cause), ctx, output);
@@ -265,7 +274,7 @@ impl Client {
         carrier::redacted_path_and_query(request, secrets, path);
         // A request target is ASCII, or it would have been refused.
         let path = std::str::from_utf8(path).unwrap_or_default();
-        let mut pairs = [("", &[][..]); FORWARDED_HEADERS_MAX];
+        let mut pairs = [("", &[][..]); FIELDS];
         let headers = forwarded(route, request, &mut pairs);
         take(&Open {
             route: self.route().unwrap_or_default(),
@@ -277,15 +286,29 @@ impl Client {
         })
     }
 
-    fn answer_plain_get(&mut self, path: &str, ctx: &Context<'_>, output: &mut Output) {
-        let Some(index) = ctx.settings.route_for(path) else {
-            return self.refuse_http(HttpRefusal::NotFound, ctx, output);
-        };
-        if ctx.settings.routes[usize::from(index)].health {
-            self.answer_health(ctx, output);
-        } else {
-            self.refuse_http(HttpRefusal::UpgradeRequired, ctx, output);
+    fn answer_plain(&mut self, request: &PlainRequest<'_>, ctx: &Context<'_>, output: &mut Output) {
+        match ctx.settings.route_for(request.path) {
+            None => self.refuse_http(not_found(ctx.settings, request.path), ctx, output),
+            Some(index) if ctx.settings.routes[usize::from(index)].health => {
+                self.answer_health(request.is_head, ctx, output);
+            }
+            Some(_) => self.refuse_http(request.refusal, ctx, output),
         }
+    }
+}
+
+/// The refusal of a path without a route. Paths are compared exactly, since a server behind the
+/// gateway tells `/ws` and `/ws/` apart, so the answer says where the two are mixed up.
+fn not_found(settings: &Settings, path: &str) -> HttpRefusal {
+    let differs_by_slash = |route: &Route| match &route.path {
+        PathPattern::Exact(ours) => {
+            ours.strip_suffix('/') == Some(path) || path.strip_suffix('/') == Some(ours)
+        }
+        PathPattern::Prefix(ours) => ours.strip_suffix('/') == Some(path),
+    };
+    match settings.routes.iter().any(differs_by_slash) {
+        true => HttpRefusal::NotFoundSlash,
+        false => HttpRefusal::NotFound,
     }
 }
 
@@ -295,19 +318,18 @@ fn count_refusal(ctx: &Context<'_>, tokens: &mut Scratch) {
     ctx.counters.add(Metric::DeadTokenHits, tokens.take_dead_hits());
 }
 
-/// The request's headers that the route forwards, in `pairs`.
+/// The request's headers that the route forwards, in `pairs`. There is room for all fields of any
+/// request and names are distinct, so repeats of one field push no other out.
 fn forwarded<'p, 'r>(
     route: &'r Route,
     request: &UpgradeRequest<'_, 'r>,
-    pairs: &'p mut [(&'r str, &'r [u8]); FORWARDED_HEADERS_MAX],
+    pairs: &'p mut [(&'r str, &'r [u8]); FIELDS],
 ) -> &'p [(&'r str, &'r [u8])] {
     let mut count = 0;
     for name in &route.forward_headers {
         for value in request.values(name) {
-            if count < pairs.len() {
-                pairs[count] = (name, value);
-                count += 1;
-            }
+            pairs[count] = (name, value);
+            count += 1;
         }
     }
     &pairs[..count]
@@ -408,6 +430,21 @@ fn subprotocol<'a>(request: &'a UpgradeRequest<'_, '_>, route: &'a Route) -> Opt
     let offered =
         |name: &&String| request.subprotocols_without_bearer().any(|o| o == name.as_str());
     route.subprotocols.iter().find(offered).map(String::as_str)
+}
+
+/// The subprotocol for a client that is refused after the 101. A browser that offers some and is
+/// answered with none gives up before it can read why, so an offer that the route does not list
+/// will do, unless it may be a token.
+fn refusal_subprotocol<'a>(
+    request: &'a UpgradeRequest<'_, '_>,
+    route: &'a Route,
+) -> Option<&'a str> {
+    let is_no_token = |offer: &&str| {
+        let dots = offer.bytes().filter(|&byte| byte == b'.').count();
+        offer.len() <= REFUSAL_SUBPROTOCOL_MAX && dots < 2
+    };
+    let listed = || subprotocol(request, route).filter(|_| !route.subprotocols.is_empty());
+    listed().or_else(|| request.subprotocols_without_bearer().find(is_no_token))
 }
 
 /// The route's dialect, or the one that the request speaks.

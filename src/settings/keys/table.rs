@@ -381,7 +381,8 @@ sections! {
         forward_headers: List("header names") = "[]", Live,
             "Request headers that the backend gets. Headers that carry credentials are an error.";
         health: Flag() as bool = "false", Live,
-            "Answer a plain GET on this path with 200, for load balancers, instead of 426.";
+            "Answer a GET or HEAD that asks for no WebSocket with 200, for load balancers, \
+             instead of 426 or 405; HTTP/1.0 without `Host` too.";
         reauthenticate: Table(RawReauthenticate) = NONE, Live,
             "How an open connection presents a fresh token, see `authentication.md`; without this \
              key it cannot.";
