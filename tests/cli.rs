@@ -180,7 +180,8 @@ fn the_configuration_is_found_by_variable_and_by_default() {
     let run = |variable: Option<&str>, line: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         command.args(line.split_whitespace()).current_dir(folder.path());
-        command.env_remove("PORTCULLIS_CONFIG").envs(variable.map(|v| ("PORTCULLIS_CONFIG", v)));
+        command.env("OLD_KEY", SECRET.to_uppercase()).env_remove("PORTCULLIS_CONFIG");
+        command.envs(variable.map(|v| ("PORTCULLIS_CONFIG", v)));
         let output = command.output().expect("it runs");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
@@ -196,14 +197,20 @@ fn the_configuration_is_found_by_variable_and_by_default() {
     }
 }
 
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port()
+}
+
 #[test]
 fn doctor_examines_the_machine_with_and_without_a_configuration() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let backend = listener.local_addr().expect("its address");
     let config = CONFIG
         .replace("\"127.0.0.1:7000\", \"unix:/run/x\"", &format!("\"{backend}\""))
-        .replace(":8080", ":0");
-    let folder = folder(&format!("[gateway]\nadmin = \"127.0.0.1:0\"\n{config}"));
+        .replace(":8080", &format!(":{}", free_port()));
+    let admin = free_port();
+    let folder = folder(&format!("[gateway]\nadmin = \"127.0.0.1:{admin}\"\n{config}"));
     let rows = |line: &str| -> (i32, Vec<Value>) {
         let (code, out, err) = call(folder.path(), line);
         let report: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{err}"));
@@ -560,6 +567,11 @@ fn the_rest_of_the_command_line() {
         assert_eq!((code, err.as_str()), (0, ""));
         assert!(out.contains("echo-backend") && out.contains("expires-in"), "{shell}");
     }
+    let (code, _, err) = call(folder.path(), "revoke");
+    assert_eq!(code, 2);
+    assert!(err.contains("--subject") && !err.contains("  --lapses-in"), "whom first: {err}");
+    let (code, _, err) = call(folder.path(), "revoke --subject alice");
+    assert!(code == 2 && err.contains("--lapses-in"), "{err}");
     let (code, _, err) = call(folder.path(), "serve");
     assert_eq!(code, 2);
     assert!(err.contains("unrecognized subcommand 'serve'"), "{err}");

@@ -1261,8 +1261,8 @@ fn secrets() {
     let found = |source: &str| problems(&base_with("keys", &format!("keys = [{{ {source} }}]")));
     let short = |at: u32, bytes: u32| {
         format!(
-            "c/x.toml:10:{at}: error: this secret has {bytes} bytes and can be guessed: 32 are \
-             the least; make one with: openssl rand -hex 32"
+            "c/x.toml:10:{at}: error: this secret has {bytes} bytes and can be guessed: at least 32 \
+             are required; make one with: openssl rand -hex 32"
         )
     };
     assert_eq!(found("secret_file = \"env:PORTCULLIS_DEV_KEY\""), [""; 0]);

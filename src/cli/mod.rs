@@ -60,10 +60,10 @@ enum Command {
     Run(run::Run),
     /// Report everything that is wrong with a configuration.
     Check(check::Check),
-    /// Print the JSON Schema of the configuration file, for editors.
-    Schema(schema::Schema),
     /// Report what is wrong with this machine: kernel, limits, ports, certificates, backends.
     Doctor(doctor::Doctor),
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema(schema::Schema),
     /// Try it out: start a gateway, a backend and a page, without a configuration.
     Dev(dev::Dev),
     /// Create or inspect tokens.
@@ -135,7 +135,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
 #[derive(Args)]
 struct ConfigFile {
     /// The configuration file [default: /etc/portcullis/portcullis.toml].
-    #[arg(short, long = "config", value_name = "FILE", env = "PORTCULLIS_CONFIG")]
+    #[arg(short = 'c', long = "config", value_name = "FILE", env = "PORTCULLIS_CONFIG")]
     named: Option<PathBuf>,
 }
 
@@ -210,6 +210,10 @@ mod tests {
             ("connect ws://127.0.0.1:8080/chat --token a.b.c", true),
             ("connect ws://127.0.0.1:8080/chat --origin http://a", true),
             ("connect --token a.b.c", false),
+            (
+                "connect wss://a/b -H X:1 --header Y:2 --cookie a=1 --subprotocol v1 --insecure",
+                true,
+            ),
             ("revoke --config c --subject a --lapses-in 1h", true),
             ("revoke --config c --subject a --issued-before now --lapses-in 1h", true),
             ("revoke --config c --issued-before 1763800000 --lapses-in 1h", true),
@@ -218,6 +222,9 @@ mod tests {
             ("revoke --config c --token-id t --issued-before now --lapses-in 1h", false),
             ("revoke --config c --subject a", false),
             ("revoke --config c --subject a --issued-before soon --lapses-in 1h", false),
+            ("revoke --config c --lapses-in 1h", false),
+            ("revoke", false),
+            ("revoke --list", true),
             ("revoke --config c --list", true),
             ("revoke --config c --list --subject a", false),
             ("revoke --config c --undo 7", true),

@@ -3,46 +3,52 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::{Map, Value};
 
 use super::admin_client::{AdminClient, Running, tell};
 use super::token::mint::duration;
 
-/// Closes connections whose tokens are void, and keeps their owners out.
+/// Revoke tokens: close their connections and refuse them from now on.
 #[derive(Args)]
+#[command(group(
+    ArgGroup::new("whom")
+        .required(true)
+        .multiple(true)
+        .args(["subject", "token_id", "issued_before", "list", "undo"])
+))]
 #[command(after_help = "\
-Connections that are open are closed within a second, and no token that is meant is let in until
-the revocation lapses: best make that no earlier than the last of those tokens does.
-The gateway that runs with this configuration is asked on gateway.admin_socket, or on
-gateway.admin with its token.
+Say whose tokens first: --subject, --token-id, --issued-before, or --subject with --issued-before.
+Open connections are closed within a second. The gateway refuses the tokens until the revocation
+expires: choose --lapses-in so that the last of the tokens has expired by then. The command asks
+the running gateway of this configuration, on gateway.admin_socket, or on gateway.admin with its
+token.
 
 Examples:
-  portcullis revoke --config c.toml --subject alice --lapses-in 24h
-  portcullis revoke --config c.toml --subject alice --issued-before now --lapses-in 24h
+  portcullis revoke --subject alice --lapses-in 24h
+  portcullis revoke --subject alice --issued-before now --lapses-in 24h
   portcullis revoke --config c.toml --token-id 6fa1b2 --lapses-in 1h
-  portcullis revoke --config c.toml --list
-  portcullis revoke --config c.toml --undo 17")]
+  portcullis revoke --list
+  portcullis revoke --undo 17")]
 pub struct Revoke {
     #[command(flatten)]
     gateway: Running,
-    /// Tokens of this subject.
-    #[arg(long, value_name = "SUBJECT", conflicts_with = "token_id")]
+    /// Revoke the tokens of this subject.
+    #[arg(long, value_name = "SUBJECT", conflicts_with = "token_id", requires = "lapses_in")]
     subject: Option<String>,
-    /// The token with this id.
-    #[arg(long, value_name = "ID", conflicts_with = "issued_before")]
+    /// Revoke the token with this id.
+    #[arg(long, value_name = "ID", conflicts_with = "issued_before", requires = "lapses_in")]
     token_id: Option<String>,
-    /// Only tokens made before this Unix time in seconds, or `now`.
-    #[arg(long, value_name = "TIME", value_parser = unix_time)]
+    /// Only tokens issued before this Unix time in seconds, or `now`.
+    #[arg(long, value_name = "TIME", value_parser = unix_time, requires = "lapses_in")]
     issued_before: Option<u64>,
-    /// How long this holds, as in 30m, 24h.
+    /// When the revocation expires, as in 30m, 24h.
     #[arg(long, value_name = "TIME", value_parser = duration)]
-    #[arg(required_unless_present_any = ["list", "undo"])]
     lapses_in: Option<Duration>,
-    /// Show what is revoked, as JSON lines.
+    /// List the active revocations as JSON lines.
     #[arg(long, conflicts_with_all = ["subject", "token_id", "issued_before", "lapses_in"])]
     list: bool,
-    /// Take the revocation with this id back.
+    /// Undo the revocation with this id.
     #[arg(long, value_name = "ID")]
     #[arg(conflicts_with_all = ["subject", "token_id", "issued_before", "lapses_in", "list"])]
     undo: Option<u64>,

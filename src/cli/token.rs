@@ -33,8 +33,8 @@ pub enum Token {
 #[command(after_help = "\
 Without --config nothing is verified: the claims are what the token says about itself. With it the
 exit code is 0 only if the [[auth]] block accepts the token now and the configuration's revocations
-file does not revoke it. Revocations that a gateway holds without a file are not seen. The signature is never shown. Other users of the machine can see a token on the
-command line, but not on stdin.
+file does not revoke it. Revocations that a gateway holds without a file are not seen. The signature
+is never shown. Other users of the machine can see a token on the command line, but not on stdin.
 
 Examples:
   portcullis token inspect < token.txt

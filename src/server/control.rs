@@ -278,7 +278,8 @@ impl Control {
             circuits: CIRCUITS.map(|state| decisions.map_or(0, |v| v.circuits(state))),
             process: stats.process,
         };
-        self.exposition.borrow_mut().publish(self.supervisor.counters(), &numbers);
+        let listeners = &self.settings.listeners;
+        self.exposition.borrow_mut().publish(self.supervisor.counters(), &numbers, listeners);
     }
 
     fn look_at_memory(&mut self) {

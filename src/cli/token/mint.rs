@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use super::super::{ConfigFile, failed, load};
 use super::{explain, find_auth, verify};
 
-/// Makes a token.
+/// Create a token that a configuration accepts; only the token goes to stdout.
 #[derive(Args)]
 #[command(after_help = "\
 It is signed with the first key, or the one that --key names: by its id, or its place from 1 among

@@ -162,12 +162,23 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        refusal.write(&mut output.answers);
+        self.refuse_http_with(refusal, &[], ctx, output);
+    }
+
+    /// `detail` goes behind the sentence of the answer: it must be fit to show.
+    pub(super) fn refuse_http_with(
+        &mut self,
+        refusal: HttpRefusal,
+        detail: &[&str],
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        refusal.write_with(detail, &mut output.answers);
         self.end_over_http(refusal.cause(), ctx);
     }
 
-    pub(super) fn answer_health(&mut self, ctx: &Context<'_>, output: &mut Output) {
-        http_upgrade::write_ok_health(&mut output.answers);
+    pub(super) fn answer_health(&mut self, is_head: bool, ctx: &Context<'_>, output: &mut Output) {
+        http_upgrade::write_ok_health(&mut output.answers, is_head);
         self.end_over_http(Cause::HealthCheck, ctx);
     }
 

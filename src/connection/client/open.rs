@@ -3,7 +3,6 @@
 use crate::connection::authenticate::{Decision, Scratch};
 use crate::connection::context::Context;
 use crate::connection::session::SessionRequest;
-use crate::connection::upstream::link::compose::HEADERS_MAX as FORWARDED_HEADERS_MAX;
 use crate::counters::Metric;
 use crate::protocol::carrier;
 use crate::protocol::cause::Cause;
@@ -56,10 +55,11 @@ impl Client {
         });
         asked_for.set_subprotocol(subprotocol(request, route));
         asked_for.set_origin(request.origin().and_then(|origin| std::str::from_utf8(origin).ok()));
-        let values = |name| request.values(name).map(move |value| (name, value));
-        let forwarded = route.forward_headers.iter().map(String::as_str).flat_map(values);
-        for (name, value) in forwarded.take(FORWARDED_HEADERS_MAX) {
-            asked_for.push_header(name, value);
+        // All of them, so that repeats of one field push no other out; the head bounds them.
+        for name in &route.forward_headers {
+            for value in request.values(name) {
+                asked_for.push_header(name, value);
+            }
         }
     }
 }

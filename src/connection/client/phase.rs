@@ -1,12 +1,11 @@
 //! What a client is doing now, with what exists only while it does that.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::base::time::PackedInstant;
 use crate::connection::context::Context;
 use crate::connection::stage::{ClosedBy, Stage};
-use crate::counters::Metric;
+use crate::counters::{Metric, VERDICT_TIME};
 use crate::protocol::cause::Cause;
 use crate::protocol::http_upgrade::HeadScanner;
 use crate::protocol::revocation::IdentityFingerprint;
@@ -223,21 +222,7 @@ const _: () = assert!(size_of::<Phase>() <= 48);
 impl PendingDecision {
     /// Counts what became of the question, and how long that took.
     pub(super) fn count(self, outcome: Metric, ctx: &Context<'_>) {
-        const WITHIN: [(Metric, u64); 5] = [
-            (Metric::VerdictWithin5Ms, 5),
-            (Metric::VerdictWithin25Ms, 25),
-            (Metric::VerdictWithin100Ms, 100),
-            (Metric::VerdictWithin500Ms, 500),
-            (Metric::VerdictWithin2S, 2000),
-        ];
         ctx.counters.increment(outcome);
-        let took = ctx.now.instant.since(self.since.instant());
-        for (metric, millis) in WITHIN {
-            if took <= Duration::from_millis(millis) {
-                ctx.counters.increment(metric);
-            }
-        }
-        ctx.counters.increment(Metric::VerdictWithinAny);
-        ctx.counters.add(Metric::VerdictMicros, took.as_micros() as u64);
+        ctx.counters.observe(VERDICT_TIME, ctx.now.instant.since(self.since.instant()));
     }
 }

@@ -186,6 +186,8 @@ struct World {
     data: Vec<(DataKind, bool, bool, Vec<u8>)>,
     /// OPEN payloads.
     opened: Vec<Vec<u8>>,
+    /// Heads of HTTP answers.
+    answered: Vec<String>,
     /// REAUTH payloads.
     renewed: Vec<Vec<u8>>,
     /// Whether everything queued is sent at once.
@@ -220,6 +222,7 @@ impl World {
             told: Vec::new(),
             data: Vec::new(),
             opened: Vec::new(),
+            answered: Vec::new(),
             renewed: Vec::new(),
             flushes: true,
             closed: false,
@@ -312,6 +315,7 @@ impl World {
                 let end = rest.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
                 let status = std::str::from_utf8(&rest[9..12]).unwrap();
                 self.told.push(status.to_owned());
+                self.answered.push(String::from_utf8(rest[..end].to_vec()).unwrap());
                 self.closed = status != "101";
                 // Only a 101 is followed by anything but its own body.
                 rest = if self.closed { &[] } else { &rest[end..] };
@@ -1532,6 +1536,68 @@ fn refusals_by_route_and_origin() {
     let mut world = World::new(false);
     world.feed(&head("/nowhere", ""));
     assert_eq!(world.summary(), "refused shutdown <- bad_request Gateway request_head: 404");
+}
+
+#[test]
+fn a_refused_client_is_answered_with_an_offer_that_is_no_token() {
+    let long = "t".repeat(65);
+    let offer = format!("base64url.bearer.phx.AAAA, {long}, a.b.c, bearer, v2");
+    for (listed, offers, answer) in [
+        (vec!["v1"], "v2, c2VjcmV0", Some("v2")),
+        (vec!["v1"], "v2, v1", Some("v1")),
+        (vec!["v1"], &*offer, Some("bearer")),
+        (vec![], &*offer, Some("bearer")),
+        (vec!["v1"], "base64url.bearer.phx.AAAA", None),
+        (vec!["v1"], "a.b.c", None),
+        (vec!["v1.2.3"], "v1.2.3", Some("v1.2.3")),
+        (vec!["v1"], &*long, None),
+        (vec![], "a.b.c", None),
+    ] {
+        let mut world = World::new(false);
+        world.settings.routes[0].subprotocols = listed.into_iter().map(str::to_owned).collect();
+        // The token in the offer is broken: what counts is that it is not answered with.
+        world.feed(&head("/ws", &format!("Sec-WebSocket-Protocol: {offers}\r\n")));
+        assert_eq!(world.told[..2], ["101", "text token_missing"], "{offers}");
+        let answered = world.answered[0].split("Sec-WebSocket-Protocol: ").nth(1);
+        assert_eq!(answered.and_then(|rest| rest.lines().next()), answer, "{offers}");
+    }
+    // A client that is let in is answered with none: an application that it did not ask for
+    // must not get its messages.
+    let mut world = World::new(false);
+    world.settings.routes[0].subprotocols = vec!["v1".into()];
+    world.feed(&head("/ws", &format!("{}Sec-WebSocket-Protocol: v2\r\n", bearer(&token(APP, 60)))));
+    assert_eq!(world.client.stage(), Stage::Open);
+    assert!(!world.answered[0].contains("Sec-WebSocket-Protocol"));
+}
+
+#[test]
+fn repeats_of_a_forwarded_header_push_no_other_out() {
+    let mut world = World::new(false);
+    world.settings.routes[0].forward_headers = vec!["x-a".into(), "x-b".into()];
+    let repeats = "X-A: 1\r\n".repeat(40);
+    world.feed(&head("/ws", &format!("{}{repeats}X-B: 2\r\n", bearer(&token(APP, 60)))));
+    let open = Open::decode(&world.opened[0][link::HEADER_BYTES..]).unwrap();
+    let headers: Vec<_> = open.headers.iter().collect();
+    assert_eq!(headers.len(), 41);
+    assert_eq!(headers[40], ("x-b", &b"2"[..]));
+}
+
+#[test]
+fn checks_and_near_misses_get_their_answers() {
+    for (bytes, told) in [
+        ("HEAD /ws HTTP/1.0\r\n\r\n", "200"),
+        ("GET /ws HTTP/1.0\r\n\r\n", "200"),
+        ("HEAD /first HTTP/1.1\r\nHost: a\r\n\r\n", "405"),
+        ("GET /first HTTP/1.0\r\n\r\n", "426"),
+        ("GET /ws HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: AA\r\n\r\n", "426"),
+        ("GET /ws/ HTTP/1.1\r\nHost: a\r\n\r\n", "404"),
+        ("GET http://a:81/ws HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+    ] {
+        let mut world = World::new(false);
+        world.feed(bytes.as_bytes());
+        assert_eq!(world.told, [told], "{bytes}");
+        assert_eq!(world.client.stage(), Stage::Refused);
+    }
 }
 
 /// What a client says after its head, and what should come out of it.

@@ -9,15 +9,19 @@ use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::http_upgrade::{
-    self, FIELDS, HeadScanner, HttpRefusal, Request, UpgradeRequest,
+    self, FIELDS, HeadScanner, HttpRefusal, PlainRequest, Request, UpgradeRequest,
 };
-use crate::settings::{Refuse, Route};
+use crate::settings::{PathPattern, Refuse, Route, Settings};
 
 use super::auth_decision::Credentials;
 use super::open::{count_refusal, head_limits, origin_allowed, subprotocol, unless_revoked};
 use super::phase::{Authenticating, Awaited, PendingRequest, Phase};
 use super::state::Client;
 use super::step::Step;
+
+/// Longest offered subprotocol that a refused client is answered with although the route does not
+/// list it: a longer one may be a token.
+const REFUSAL_SUBPROTOCOL_MAX: usize = 64;
 
 impl Client {
     /// Takes bytes of the request head; always uses all of them.
@@ -62,8 +66,14 @@ impl Client {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         let request = match http_upgrade::parse(head, &mut fields, &head_limits(ctx.settings)) {
             Ok(Request::Upgrade(request)) => request,
-            Ok(Request::PlainGet { path }) => {
-                self.answer_plain_get(path, ctx, output);
+            Ok(Request::Plain(request)) => {
+                self.answer_plain(&request, ctx, output);
+                return Step::Handled;
+            }
+            Err(refusal @ HttpRefusal::HostDiffers) => {
+                let (target, host) = http_upgrade::differing_hosts(head).unwrap_or_default();
+                let detail = [": \"", target, "\" and \"", host, "\"."];
+                self.refuse_http_with(refusal, &detail, ctx, output);
                 return Step::Handled;
             }
             Err(refusal) => {
@@ -72,7 +82,7 @@ impl Client {
             }
         };
         let Some(index) = ctx.settings.route_for(request.path()) else {
-            self.refuse_http(HttpRefusal::NotFound, ctx, output);
+            self.refuse_http(not_found(ctx.settings, request.path()), ctx, output);
             return Step::Handled;
         };
         let route = &ctx.settings.routes[usize::from(index)];
@@ -122,7 +132,9 @@ impl Client {
             Decision::Refused(cause) => {
                 count_refusal(ctx, tokens);
                 if explains(route, request) {
-                    switch_protocols(request, route, ctx, answers);
+                    ctx.counters.increment(Metric::Upgrades);
+                    let subprotocol = refusal_subprotocol(request, route);
+                    http_upgrade::write_switching_protocols(answers, request.key(), subprotocol);
                     self.refuse_in_dialect(cause, ctx, output);
                 } else {
                     self.refuse_http(HttpRefusal::for_cause(cause), ctx, output);
@@ -137,15 +149,29 @@ impl Client {
         self.enter(Phase::Authenticating(Authenticating { request, awaited }), ctx);
     }
 
-    fn answer_plain_get(&mut self, path: &str, ctx: &Context<'_>, output: &mut Output) {
-        let Some(index) = ctx.settings.route_for(path) else {
-            return self.refuse_http(HttpRefusal::NotFound, ctx, output);
-        };
-        if ctx.settings.routes[usize::from(index)].health {
-            self.answer_health(ctx, output);
-        } else {
-            self.refuse_http(HttpRefusal::UpgradeRequired, ctx, output);
+    fn answer_plain(&mut self, request: &PlainRequest<'_>, ctx: &Context<'_>, output: &mut Output) {
+        match ctx.settings.route_for(request.path) {
+            None => self.refuse_http(not_found(ctx.settings, request.path), ctx, output),
+            Some(index) if ctx.settings.routes[usize::from(index)].health => {
+                self.answer_health(request.is_head, ctx, output);
+            }
+            Some(_) => self.refuse_http(request.refusal, ctx, output),
         }
+    }
+}
+
+/// The refusal of a path without a route. Paths are compared exactly, since a server behind the
+/// gateway tells `/ws` and `/ws/` apart, so the answer says where the two are mixed up.
+fn not_found(settings: &Settings, path: &str) -> HttpRefusal {
+    let differs_by_slash = |route: &Route| match &route.path {
+        PathPattern::Exact(ours) => {
+            ours.strip_suffix('/') == Some(path) || path.strip_suffix('/') == Some(ours)
+        }
+        PathPattern::Prefix(ours) => ours.strip_suffix('/') == Some(path),
+    };
+    match settings.routes.iter().any(differs_by_slash) {
+        true => HttpRefusal::NotFoundSlash,
+        false => HttpRefusal::NotFound,
     }
 }
 
@@ -180,6 +206,21 @@ fn switch_protocols(
 ) {
     ctx.counters.increment(Metric::Upgrades);
     http_upgrade::write_switching_protocols(answers, request.key(), subprotocol(request, route));
+}
+
+/// The subprotocol for a client that is refused after the 101. A browser that offers some and is
+/// answered with none gives up before it can read why, so an offer that the route does not list
+/// will do, unless it may be a token.
+fn refusal_subprotocol<'a>(
+    request: &'a UpgradeRequest<'_, '_>,
+    route: &'a Route,
+) -> Option<&'a str> {
+    let is_no_token = |offer: &&str| {
+        let dots = offer.bytes().filter(|&byte| byte == b'.').count();
+        offer.len() <= REFUSAL_SUBPROTOCOL_MAX && dots < 2
+    };
+    let listed = || subprotocol(request, route).filter(|_| !route.subprotocols.is_empty());
+    listed().or_else(|| request.subprotocols_without_bearer().find(is_no_token))
 }
 
 /// The route's dialect, or the one that the request speaks.

@@ -276,11 +276,11 @@ sections! {
              its own, usually a day. `plug-session`: how long a connection may live, since the \
              cookie carries no time; absent or `\"off\"`: no limit.";
         subject: Path("name") = NONE, Live for ["phoenix"] required for ["plug-session"],
-            "`phoenix`: where the subject stands in signed data that is no integer or text: the \
+            "`phoenix`: where the subject is in signed data that is not an integer or text: the \
              name of a member of a map or keyword list, or a path, as in `[\"user\", \"id\"]` or \
-             `[1]`, in which numbers count the elements of tuples and lists from 0. \
-             `plug-session`: the same in the session, required; the gateway asks the route's next \
-             `[[auth]]` about a session without it.";
+             `[1]`; numbers count the elements of tuples and lists from 0. `plug-session`: the \
+             same in the session, required; a session without it falls through to the route's \
+             next `[[auth]]`.";
         csrf: Flag() as bool = "true", Live for ["plug-session"],
             "`plug-session`: whether the query must carry the session's masked `_csrf_token`, as \
              LiveView's client sends it.";
@@ -381,7 +381,8 @@ sections! {
         forward_headers: List("header names") = "[]", Live,
             "Request headers that the backend gets. Headers that carry credentials are an error.";
         health: Flag() as bool = "false", Live,
-            "Answer a plain GET on this path with 200, for load balancers, instead of 426.";
+            "Answer a GET or HEAD that asks for no WebSocket with 200, for load balancers, \
+             instead of 426 or 405; HTTP/1.0 without `Host` too.";
         reauthenticate: Table(RawReauthenticate) = NONE, Live,
             "How an open connection presents a fresh token, see `authentication.md`; without this \
              key it cannot.";

@@ -121,8 +121,8 @@ pub fn admin_get(admin: SocketAddr, path: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
-/// The value of one series in an exposition; 0 when it is not there.
+/// The value of one series in an exposition, fractions rounded up; 0 when it is not there.
 pub fn series_value(page: &str, series: &str) -> u64 {
     let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.and_then(|value| value.parse::<f64>().ok()).map_or(0, |value| value as u64)
+    line.and_then(|value| value.parse::<f64>().ok()).map_or(0, |value| value.ceil() as u64)
 }

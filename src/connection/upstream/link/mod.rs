@@ -11,7 +11,7 @@ use crate::base::secret::Secret;
 use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::{Instant, UnixTime};
 use crate::connection::session::{Fragment, SessionRequest};
-use crate::counters::{Counters, Metric};
+use crate::counters::{Counters, LINK_RTT, Metric};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{
     self, Accept, Challenge, Close, Closer, Credit, Expire, GoAway, Hello, Kind, LinkError,
@@ -613,8 +613,7 @@ impl Link {
             Kind::Pong => {
                 let sent = Pong::decode(payload)?.opaque;
                 if self.pinged.take().is_some() {
-                    let rtt = now.since(Instant::from_nanos(sent));
-                    counters.set(Metric::LinkRttMicros, rtt.as_micros() as u64);
+                    counters.observe(LINK_RTT, now.since(Instant::from_nanos(sent)));
                 }
                 Event::Routine
             }
