@@ -100,7 +100,7 @@ impl Delayed {
     fn whole_message(&mut self, piece: &[u8], (first, last): (bool, bool)) -> Option<Vec<u8>> {
         let mut message = match self.partial.take() {
             _ if first => Vec::new(),
-            Some(partial) => *partial,
+            Some(partial) => partial.into_vec(),
             None => return None,
         };
         if message.len() + piece.len() > LIVENESS_MAX {
@@ -110,7 +110,7 @@ impl Delayed {
         if last {
             return Some(message);
         }
-        self.partial = Some(Box::new(message));
+        self.partial = Some(message.into_boxed_slice());
         None
     }
 }

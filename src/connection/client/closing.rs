@@ -267,10 +267,11 @@ impl Client {
         self.delayed().is_some()
     }
 
-    /// Whether the socket is to be read. A client that went on too fast while its close frame
-    /// waits is read again after that: its own close may be behind what it sent.
+    /// Whether the socket is to be read. A client that went on too fast, or broke the protocol,
+    /// while its close frame waits is read again after that: its own close, or its end, may be
+    /// behind what it sent.
     pub fn takes_input(&self) -> bool {
-        self.delayed().is_none_or(|delayed| delayed.input != DelayedInput::Unread)
+        self.delayed().is_none_or(|delayed| delayed.input == DelayedInput::Answered)
     }
 
     pub(super) fn delayed(&self) -> Option<&Delayed> {

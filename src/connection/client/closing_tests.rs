@@ -542,3 +542,186 @@ fn promised_pings_come_also_to_a_client_that_talks() {
     wait(&mut world);
     assert_eq!(world.told, ["ping"]);
 }
+
+/// The ways of an end, beyond those that [`STAGES`] name.
+const ENDINGS: [&str; 6] = [
+    "refused, delayed",
+    "was open, delayed",
+    "delayed, unread",
+    "close frame sent",
+    "answered over HTTP",
+    "FIN sent",
+];
+
+fn ending(name: &str) -> World {
+    let mut world = match name {
+        "refused, delayed" => refused(),
+        "was open, delayed" => {
+            let mut world = open("/phoenix/websocket?vsn=2.0.0");
+            close(&mut world, Cause::BackendUnavailable);
+            world
+        }
+        "delayed, unread" => {
+            let mut world = rate_limited();
+            world.feed(&frame(TEXT, b"{}"));
+            assert!(!world.client.takes_input());
+            world
+        }
+        "close frame sent" => {
+            let mut world = ending("was open, delayed");
+            wait(&mut world);
+            world
+        }
+        "answered over HTTP" | "FIN sent" => {
+            let mut world = World::with(settings(DIALECTS), false, 0);
+            world.feed(&head("/nowhere", ""));
+            if name == "FIN sent" {
+                world.call(|client, _, _| client.shut_down());
+            }
+            world
+        }
+        _ => unreachable!("not in the list"),
+    };
+    world.told.clear();
+    world
+}
+
+type Happening = fn(&mut World);
+
+/// What happens, and what comes of it in each of [`ENDINGS`]: what is done with the socket (with
+/// `delayed` or `unread` while a close frame waits), and what the client is told.
+const ENDED: [(&str, Happening, [&str; 6]); 14] = [
+    (
+        "text",
+        |world| world.feed(&frame(TEXT, b"[]")),
+        ["delayed", "delayed", "unread", "linger", "shutdown", "await"],
+    ),
+    (
+        "heartbeat",
+        |world| world.feed(&frame(TEXT, br#"[null,"7","phoenix","heartbeat",{}]"#)),
+        [
+            "delayed: text [null,\"7\",\"phoenix\",\"phx_reply\",{\"response\":{},\"status\":\"ok\"}]",
+            "delayed: text [null,\"7\",\"phoenix\",\"phx_reply\",{\"response\":{},\"status\":\"ok\"}]",
+            "unread",
+            "linger",
+            "shutdown",
+            "await",
+        ],
+    ),
+    (
+        "ping",
+        |world| world.feed(&frame(PING, b"a")),
+        ["delayed: pong a", "delayed: pong a", "unread", "linger", "shutdown", "await"],
+    ),
+    (
+        "close frame",
+        |world| world.feed(&frame(CLOSE, b"\x03\xe8")),
+        [
+            "flush: close 1000 token_expired",
+            "flush: close 1012 backend_unavailable",
+            "flush: close 4429 rate_limited",
+            "flush",
+            "shutdown",
+            "await",
+        ],
+    ),
+    (
+        "broken frame",
+        |world| world.feed(b"\xff\x00\xff\x00"),
+        ["unread", "unread", "unread", "flush", "shutdown", "await"],
+    ),
+    ("FIN, all sent", |world| world.happen(Event::PeerFinished), ["gone"; 6]),
+    (
+        "FIN, output waits",
+        |world| {
+            world.call(|client, ctx, _| client.output_queued(ctx));
+            world.happen(Event::PeerFinished);
+        },
+        ["flush"; 6],
+    ),
+    ("reset", |world| world.happen(Event::PeerGone), ["gone"; 6]),
+    ("TLS failure", |world| world.happen(Event::TlsFailed), ["shutdown"; 6]),
+    (
+        "deadline",
+        |world| world.happen(Event::DeadlineExact),
+        [
+            "linger: close 1000 token_expired",
+            "linger: close 1012 backend_unavailable",
+            "linger: close 4429 rate_limited",
+            "reset",
+            "reset",
+            "reset",
+        ],
+    ),
+    (
+        "close by backend",
+        |world| world.happen(Event::CloseByBackend),
+        ["delayed", "delayed", "unread", "linger", "shutdown", "await"],
+    ),
+    (
+        "revocation",
+        |world| close(world, Cause::TokenRevoked),
+        [
+            "linger: close 1000 token_expired",
+            "linger: close 1012 backend_unavailable",
+            "linger: close 4429 rate_limited",
+            "linger",
+            "shutdown",
+            "await",
+        ],
+    ),
+    (
+        "drain",
+        |world| world.happen(Event::ScheduleClose),
+        [
+            "linger: close 1000 token_expired",
+            "linger: close 1012 backend_unavailable",
+            "linger: close 4429 rate_limited",
+            "linger",
+            "shutdown",
+            "await",
+        ],
+    ),
+    (
+        "decision, route gone, output sent",
+        |world| {
+            world.client.move_route(|_| None);
+            world.call(|client, ctx, output| {
+                client.reject(Cause::TokenExpired, &RejectHint::default(), ctx, output);
+            });
+            world.happen(Event::OutputSent);
+        },
+        ["delayed", "delayed", "unread", "linger", "shutdown", "await"],
+    ),
+];
+
+/// The cell of a table for what can be seen of a client that has ended.
+fn cell(world: &World) -> String {
+    let action = match world.client.socket_action() {
+        SocketAction::Stay if !world.client.takes_input() => "unread",
+        SocketAction::Stay if world.client.is_close_delayed() => "delayed",
+        SocketAction::Stay => "linger",
+        SocketAction::ShutdownWhenFlushed => "shutdown",
+        SocketAction::AwaitEnd => "await",
+        SocketAction::CloseWhenFlushed => "flush",
+        SocketAction::CloseNow { reset: true } => "reset",
+        SocketAction::CloseNow { reset: false } => "gone",
+    };
+    let told = world.told.join(", ");
+    if told.is_empty() { action.to_owned() } else { format!("{action}: {told}") }
+}
+
+#[test]
+fn every_event_in_every_ending() {
+    for (event, happen, expected) in ENDED {
+        for (name, expected) in ENDINGS.into_iter().zip(expected) {
+            let mut world = ending(name);
+            let (end, stage) = (world.client.end().unwrap(), world.client.stage());
+            happen(&mut world);
+            assert_eq!(cell(&world), expected, "{event} in {name}");
+            let now = world.client.end().unwrap();
+            assert_eq!((now.cause, now.by, now.stage), (end.cause, end.by, end.stage), "{event}");
+            assert_eq!(world.client.stage(), stage, "{event} in {name}");
+        }
+    }
+}

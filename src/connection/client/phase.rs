@@ -188,7 +188,7 @@ pub(super) struct Delayed {
     /// A message of the backend's was cut short, so that no other may be sent.
     pub(super) to_client_unfinished: bool,
     /// The beginning of a message that may be a liveness check of the dialect.
-    pub(super) partial: Option<Box<Vec<u8>>>,
+    pub(super) partial: Option<Box<[u8]>>,
 }
 
 /// What becomes of input while the close frame waits.
