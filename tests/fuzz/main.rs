@@ -297,18 +297,14 @@ const PROTOCOL: &[(&str, Fuzzed)] = &[
 ];
 
 const CONNECTION: &[(&str, Fuzzed)] = &[
-    ("aside", Not("holds what few connections keep")),
+    ("auth_request", Not("data of a question; the target of first messages makes it")),
     ("authenticate", By(&["client", "first_message"])),
-    ("client", By(&["client"])),
-    ("closing", By(&["client", "first_message"])),
-    ("deadlines", Not("arithmetic on times; the targets of clients call it")),
-    ("greeting", By(&["first_message"])),
-    ("link", By(&["link"])),
-    ("reauthenticate", By(&["reauthenticate"])),
+    ("client", By(&["client", "first_message", "reauthenticate"])),
+    ("context", Not("what machines are given")),
+    ("session", By(&["client", "link"])),
     ("stage", Not("an enumeration")),
     ("transport", By(&["tls", "tls_garbage"])),
-    ("upgrade", By(&["client"])),
-    ("verdict", By(&["first_message"])),
+    ("upstream", By(&["link"])),
 ];
 
 #[test]
