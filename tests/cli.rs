@@ -537,7 +537,7 @@ fn inspect_knows_what_is_revoked() {
     let mut set = RevocationSet::new(Hasher::new(&[0; 32]));
     let target = Target::new(Some("eve"), None, None).expect("a target");
     let lapses = UnixTime::from_seconds(9_999_999_999);
-    set.insert(Revocation { target, lapses }, 10, UnixTime::from_seconds(1)).ok().expect("room");
+    set.insert(Revocation { target, lapses }, 10, UnixTime::from_seconds(1)).expect("room");
     let file = portcullis::server::journal::Snapshot::of(&set).file();
     std::fs::write(folder.path().join("revoked"), file).expect("written");
     let inspect = "token inspect --config c.toml --auth app";

@@ -1249,7 +1249,7 @@ fn fingerprints_follow_keys_and_options() {
         let settings = settings(&auth_with(body));
         *settings.auths[0].kind.verifier().expect("tokens").fingerprint()
     };
-    let prints: Vec<_> = bodies.iter().map(|body| fingerprint(body)).collect();
+    let prints: Vec<_> = bodies.iter().map(fingerprint).collect();
     for (index, print) in prints.iter().enumerate() {
         assert_eq!(fingerprint(&bodies[index]), *print);
         assert!(!prints[..index].contains(print), "{}", bodies[index]);

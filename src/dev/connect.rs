@@ -41,8 +41,8 @@ pub struct ConnectOptions {
     pub cookies: Vec<String>,
     /// Subprotocols to offer, in order of preference.
     pub subprotocols: Vec<String>,
-    /// Take any certificate. Loopback addresses may show any in any case: whoever could stand in
-    /// between could read this process.
+    /// Take any certificate. Loopback addresses may show any in any case: a program that could
+    /// stand in between could read this process.
     pub insecure: bool,
 }
 

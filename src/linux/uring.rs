@@ -354,7 +354,8 @@ mod tests {
         let open = || opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), c"/dev/null".as_ptr()).build();
         let shutdown = || opcode::Shutdown::new(types::Fd(-1), libc::SHUT_WR).build();
         let poll = || opcode::PollAdd::new(types::Fd(-1), libc::POLLIN as u32).build();
-        let table: [(Permissions, fn() -> squeue::Entry, i32); 6] = [
+        type Row = (Permissions, fn() -> squeue::Entry, i32);
+        let table: [Row; 6] = [
             (Permissions::Plain, open, -libc::EACCES),
             (Permissions::Direct, open, -libc::EACCES),
             (Permissions::Plain, shutdown, -libc::EACCES),

@@ -281,6 +281,7 @@ impl Admin {
         }
     }
 
+    #[allow(clippy::result_large_err, reason = "the error is the answer, made once and sent")]
     fn request(&self, request: ControlRequest) -> Result<(), Answer> {
         let busy = "the gateway is busy or stopping";
         let sent = self.requests.try_send(request);

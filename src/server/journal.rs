@@ -96,7 +96,7 @@ impl Record {
     }
 
     /// How many changes there are.
-    pub fn len(&self) -> usize {
+    pub fn changes(&self) -> usize {
         self.entries.len() + self.removed.len()
     }
 

@@ -174,7 +174,7 @@ impl RevocationStore {
         if let Some(pending) = &mut self.pending {
             note(pending);
         }
-        self.pending.take_if(|pending| pending.len() > PENDING_MAX);
+        self.pending.take_if(|pending| pending.changes() > PENDING_MAX);
     }
 
     /// Answers once every change so far is in force, and in the file where there is one.
@@ -321,6 +321,6 @@ mod tests {
         for number in 0..3 * PENDING_MAX {
             store.insert(subject(format!("s{number}")), now).unwrap();
         }
-        assert!(store.is_saved() && store.pending.as_ref().is_some_and(|p| p.len() == 0));
+        assert!(store.is_saved() && store.pending.as_ref().is_some_and(|p| p.changes() == 0));
     }
 }

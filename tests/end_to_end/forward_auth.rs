@@ -122,7 +122,8 @@ fn services_work_by_configuration_alone() {
     type Service = fn(&str) -> Reply;
     let (missing, bad) = ((4401, "token_missing"), (4401, "token_bad_signature"));
     let forbidden = (4403, "token_forbidden");
-    let services: [(Service, &str, &str, &[(&str, (u16, &str))]); 5] = [
+    type Case<'a> = (Service, &'a str, &'a str, &'a [(&'a str, (u16, &'a str))]);
+    let services: [Case<'_>; 5] = [
         (
             authelia_forward_auth,
             "authelia_session",
