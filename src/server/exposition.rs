@@ -3,6 +3,9 @@
 
 use std::fmt::{Display, Write as _};
 
+use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
 use super::process::ProcessUse;
 use crate::base::circuit::CircuitState;
 use crate::counters::{self, Counters, Description, MetricKind};
@@ -209,11 +212,54 @@ impl ControlNumbers {
     }
 }
 
-/// The page of `/metrics`, in the text format of Prometheus: always in the order of the tables,
+/// One series of the tables.
+enum Series {
+    Counter(metrics::Counter),
+    Gauge(metrics::Gauge),
+    /// A total that the recorder cannot take over: its histograms count observations one by one,
+    /// and its counters have no fractions.
+    Own(u64),
+}
+
+impl Series {
+    fn register(recorder: &PrometheusRecorder, description: &Description) -> Series {
+        let labels: Vec<Label> = description
+            .label
+            .iter()
+            .map(|(key, value)| Label::from_static_parts(key, value))
+            .collect();
+        let key = Key::from_parts(description.name, labels);
+        let name = KeyName::from(description.name);
+        let metadata = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+        match description.kind {
+            MetricKind::Counter if description.per_unit == 1 => {
+                recorder.describe_counter(name, None, description.help.into());
+                Series::Counter(recorder.register_counter(&key, &metadata))
+            }
+            MetricKind::Gauge | MetricKind::Peak => {
+                recorder.describe_gauge(name, None, description.help.into());
+                Series::Gauge(recorder.register_gauge(&key, &metadata))
+            }
+            MetricKind::Counter | MetricKind::Histogram => Series::Own(0),
+        }
+    }
+
+    fn put(&mut self, value: u64, per_unit: u32) {
+        match self {
+            Series::Counter(counter) => counter.absolute(value),
+            Series::Gauge(gauge) => gauge.set(value as f64 / f64::from(per_unit)),
+            // A worker's block can be lost with the worker, and a total never goes back.
+            Series::Own(shown) => *shown = value.max(*shown),
+        }
+    }
+}
+
+/// The page of `/metrics`, in the text format of Prometheus: families in one order at each scrape,
 /// and nothing global, so that several gateways can live in one process.
 pub struct Exposition {
-    workers: Vec<u64>,
-    control: Vec<u64>,
+    handle: PrometheusHandle,
+    /// In the order of the tables: the workers', then the control thread's.
+    series: Vec<(Description, Series)>,
     /// Addresses of listeners with TLS, and when their certificates expire.
     certificates: Vec<(String, u64)>,
     cpu_seconds: f64,
@@ -221,12 +267,11 @@ pub struct Exposition {
 
 impl Default for Exposition {
     fn default() -> Self {
-        Exposition {
-            workers: vec![0; counters::descriptions().count()],
-            control: vec![0; CONTROL.len()],
-            certificates: Vec::new(),
-            cpu_seconds: 0.0,
-        }
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let tables = counters::descriptions().chain(CONTROL.iter().copied());
+        let series = tables.map(|d| (d, Series::register(&recorder, &d))).collect();
+        let handle = recorder.handle();
+        Exposition { handle, series, certificates: Vec::new(), cpu_seconds: 0.0 }
     }
 }
 
@@ -238,31 +283,28 @@ impl Exposition {
         control: &ControlNumbers,
         listeners: &[Listener],
     ) {
-        let workers = counters::descriptions().zip(sums(blocks));
-        for (shown, (description, sum)) in self.workers.iter_mut().zip(workers) {
-            // A worker's block can be lost with the worker, and a counter never goes back.
-            *shown = match description.kind {
-                MetricKind::Counter | MetricKind::Histogram => sum.max(*shown),
-                MetricKind::Gauge | MetricKind::Peak => sum,
-            };
+        let values = sums(blocks).into_iter().chain(control.values());
+        for ((description, series), value) in self.series.iter_mut().zip(values) {
+            series.put(value, description.per_unit);
         }
-        self.control.copy_from_slice(&control.values());
         let of = |listener: &Listener| {
             Some((listener.address.to_string(), listener.tls.as_ref()?.not_after_s))
         };
         self.certificates = listeners.iter().filter_map(of).collect();
         self.cpu_seconds = control.process.cpu_seconds;
+        self.handle.run_upkeep();
     }
 
     /// The page for `/metrics`.
     pub fn render(&self) -> String {
-        let mut page = Page { text: String::new(), family: "" };
-        let tables = counters::descriptions().chain(CONTROL.iter().copied());
-        for (description, value) in tables.zip(self.workers.iter().chain(&self.control)) {
-            let label = description.label;
+        let mut page = Page { text: in_order(&self.handle.render()), family: "" };
+        for (description, series) in &self.series {
+            let Series::Own(value) = series else { continue };
             match description.per_unit {
-                1 => page.series(&description, label, value),
-                per_unit => page.series(&description, label, *value as f64 / f64::from(per_unit)),
+                1 => page.series(description, description.label, value),
+                per_unit => {
+                    page.series(description, description.label, *value as f64 / f64::from(per_unit))
+                }
             }
         }
         for (listener, not_after_s) in &self.certificates {
@@ -271,6 +313,26 @@ impl Exposition {
         page.series(&CPU, None, self.cpu_seconds);
         page.text
     }
+}
+
+/// The recorder's page with its families, and the series of each, in the order of their names: the
+/// recorder's own order differs between scrapes.
+fn in_order(rendered: &str) -> String {
+    let mut families: Vec<&str> =
+        rendered.split("\n\n").map(str::trim).filter(|family| !family.is_empty()).collect();
+    families.sort_unstable();
+    let mut text = String::with_capacity(rendered.len());
+    for family in families {
+        let (mut head, mut series): (Vec<&str>, Vec<&str>) =
+            family.lines().partition(|line| line.starts_with('#'));
+        series.sort_unstable();
+        head.append(&mut series);
+        for line in head {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
 }
 
 /// A page as it grows.
