@@ -223,7 +223,7 @@ mod tests {
         let row = |section, name| find(section, name).expect("declared").row();
         assert_eq!(
             row("deadlines", "drain"),
-            "| `drain` | Over how long a drain spreads its closes. A supervisor's stop time-out \
+            "| `drain` | Time over which a drain spreads its closes. A supervisor\'s stop timeout \
              must be longer. | 0s to 1h | `30s` | live |"
         );
         assert!(row("limits", "message_max").contains("| `1MiB`; conformance `32MiB` | live |"));

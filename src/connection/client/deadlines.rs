@@ -120,6 +120,10 @@ impl Client {
                 Earliest(stalled.unwrap_or(Instant::NEVER), Deadline::WriteStall)
                     .or(delayed.until.instant(), Deadline::CloseDelay)
             }
+            // The socket is being closed: nothing is waited for.
+            (CloseProgress::Dropped { .. }, Standing::Leaving) => {
+                Earliest(Instant::NEVER, Deadline::Linger)
+            }
             (_, Standing::Refused) => Earliest(lingered.min(at_latest), Deadline::Linger),
             (CloseProgress::Said { lingering: false, .. }, Standing::Leaving) => match stalled {
                 Some(stalled) => Earliest(stalled, Deadline::WriteStall),
