@@ -21,7 +21,7 @@ pub struct Running {
     /// Its gateway.admin_socket is asked, or gateway.admin where there is none.
     #[command(flatten)]
     config: ConfigFile,
-    /// The admin listener instead, as in http://127.0.0.1:9464.
+    /// The admin listener to ask instead of the configuration's, as in http://127.0.0.1:9464.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// File with the token of that listener.

@@ -173,7 +173,7 @@ fn no_client_can_have_the_service_left_alone() {
         }
         assert_eq!(outcome(&gateway, cookie, "ada"), None, "{round}");
     }
-    assert_eq!(gateway.metric("portcullis_verdict_circuits{state=\"closed\"}"), 1);
+    gateway.wait_metric("portcullis_verdict_circuits{state=\"closed\"}", |count| count == 1);
 }
 
 #[test]
