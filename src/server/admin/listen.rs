@@ -45,9 +45,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// What the kernel says of the address.
 pub fn bind_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
-    let listener = StdTcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    // std would call ioctl(FIONBIO), which the sandbox profile does not let through.
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Binds the unix listener, for its owner alone. A socket that no process listens on any more is
