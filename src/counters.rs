@@ -5,6 +5,7 @@
 //! and store; the control thread reads all blocks once a second and sums them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crate::protocol::cause::Cause;
 
@@ -17,6 +18,8 @@ pub enum MetricKind {
     Gauge,
     /// Goes up and down; the highest of the workers is shown.
     Peak,
+    /// A `_bucket`, the `_sum` or the `_count` of a histogram; each only grows.
+    Histogram,
 }
 
 /// What the exposition says of one metric.
@@ -28,12 +31,29 @@ pub struct Description {
     pub label: Option<(&'static str, &'static str)>,
     /// How it behaves.
     pub kind: MetricKind,
+    /// How many of a counter's own units make one of the metric's: 1,000,000 where microseconds
+    /// are counted and seconds shown.
+    pub per_unit: u32,
     /// One sentence, with the unit.
     pub help: &'static str,
 }
 
+impl Description {
+    /// The name that help and type belong to: a histogram's series share one.
+    pub fn family(&self) -> &'static str {
+        let suffixes = ["_bucket", "_sum", "_count"];
+        match self.kind {
+            MetricKind::Histogram => suffixes
+                .iter()
+                .find_map(|suffix| self.name.strip_suffix(suffix))
+                .unwrap_or(self.name),
+            _ => self.name,
+        }
+    }
+}
+
 macro_rules! metrics {
-    ($( $name:ident, $kind:ident, $text:literal $( { $label:literal : $value:literal } )?, $help:literal; )*) => {
+    ($( $name:ident, $kind:ident $( / $per_unit:literal )?, $text:literal $( { $label:literal : $value:literal } )?, $help:literal; )*) => {
         /// Every metric of a worker but the closes by cause.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
@@ -43,38 +63,41 @@ macro_rules! metrics {
             name: $text,
             label: metrics!(@label $( $label $value )?),
             kind: MetricKind::$kind,
+            per_unit: metrics!(@per_unit $( $per_unit )?),
             help: $help,
         }, )* ];
     };
+    (@per_unit) => { 1 };
+    (@per_unit $per_unit:literal) => { $per_unit };
     (@label) => { None };
     (@label $label:literal $value:literal) => { Some(($label, $value)) };
 }
 
 metrics! {
     Accepted, Counter, "portcullis_connections_accepted_total", "Connections accepted.";
-    AcceptFailed, Counter, "portcullis_accept_errors_total", "Accepts that failed, exhaustion included.";
-    AcceptExhausted, Counter, "portcullis_accept_exhausted_total", "Accepts that failed because no descriptor or memory was left.";
+    AcceptFailed, Counter, "portcullis_accept_errors_total", "Accepts that failed, for whatever reason.";
+    AcceptExhausted, Counter, "portcullis_accept_exhausted_total", "Accepts that failed because descriptors or memory ran out.";
     AcceptRefused, Counter, "portcullis_connections_over_cap_total", "Connections reset at accept because a cap was reached.";
-    EarlyDropShare, Counter, "portcullis_early_drops_total" {"reason": "share"}, "Connections reset on arrival under pressure: their prefix held its share, or had a penalty.";
-    EarlyDropPenalty, Counter, "portcullis_early_drops_total" {"reason": "penalty"}, "Connections reset on arrival under pressure: their prefix held its share, or had a penalty.";
-    EvictedRefused, Counter, "portcullis_evictions_total" {"kind": "refused"}, "Unauthenticated connections reset to make room: already refused, or the oldest of the heaviest prefix.";
-    EvictedOldest, Counter, "portcullis_evictions_total" {"kind": "oldest"}, "Unauthenticated connections reset to make room: already refused, or the oldest of the heaviest prefix.";
+    EarlyDropShare, Counter, "portcullis_early_drops_total" {"reason": "share"}, "Connections reset at accept under pressure, because their address prefix had used its share or has a penalty.";
+    EarlyDropPenalty, Counter, "portcullis_early_drops_total" {"reason": "penalty"}, "Connections reset at accept under pressure, because their address prefix had used its share or has a penalty.";
+    EvictedRefused, Counter, "portcullis_evictions_total" {"kind": "refused"}, "Unauthenticated connections reset to make room: those already refused, or the oldest of the address prefix with the most.";
+    EvictedOldest, Counter, "portcullis_evictions_total" {"kind": "oldest"}, "Unauthenticated connections reset to make room: those already refused, or the oldest of the address prefix with the most.";
     TlsRateRefusals, Counter, "portcullis_tls_rate_refusals_total", "Connections reset at their first byte because too many TLS handshakes began in that second.";
-    Penalties, Counter, "portcullis_penalties_total", "Penalties given to prefixes for their failures.";
+    Penalties, Counter, "portcullis_penalties_total", "Penalties imposed on address prefixes after repeated failures.";
     MemoryRefusals, Counter, "portcullis_memory_refusals_total", "Connections reset at accept because memory was short.";
     MemoryCloses, Counter, "portcullis_memory_closes_total", "Slow readers reset because memory was short.";
-    Unauthenticated, Gauge, "portcullis_unauthenticated_connections", "Connections that count against limits.unauthenticated_max.";
+    Unauthenticated, Gauge, "portcullis_unauthenticated_connections", "Connections that count towards limits.unauthenticated_max.";
     UnauthenticatedMax, Gauge, "portcullis_unauthenticated_connections_max", "Sum of the workers' shares of limits.unauthenticated_max.";
-    UnauthenticatedOldest, Peak, "portcullis_unauthenticated_oldest_milliseconds", "Age of the oldest unauthenticated connection, in milliseconds.";
-    PrefixesUnauthenticated, Gauge, "portcullis_prefixes" {"table": "unauthenticated"}, "Address prefixes that the workers count.";
-    PrefixesFailing, Gauge, "portcullis_prefixes" {"table": "failing"}, "Address prefixes that the workers count.";
+    UnauthenticatedOldest, Peak / 1_000, "portcullis_unauthenticated_oldest_seconds", "Age of the oldest unauthenticated connection, in seconds.";
+    PrefixesUnauthenticated, Gauge, "portcullis_prefixes" {"table": "unauthenticated"}, "Address prefixes tracked by all workers.";
+    PrefixesFailing, Gauge, "portcullis_prefixes" {"table": "failing"}, "Address prefixes tracked by all workers.";
     StageTls, Gauge, "portcullis_connections" {"stage": "tls_handshake"}, "Connections by stage.";
     StageHead, Gauge, "portcullis_connections" {"stage": "request_head"}, "Connections by stage.";
     StageAuthenticating, Gauge, "portcullis_connections" {"stage": "authenticating"}, "Connections by stage.";
     StageOpen, Gauge, "portcullis_connections" {"stage": "open"}, "Connections by stage.";
     StageRefused, Gauge, "portcullis_connections" {"stage": "refused"}, "Connections by stage.";
     StageClosing, Gauge, "portcullis_connections" {"stage": "closing"}, "Connections by stage.";
-    TlsHandshakes, Counter, "portcullis_tls_handshakes_total", "TLS handshakes finished.";
+    TlsHandshakes, Counter, "portcullis_tls_handshakes_total", "TLS handshakes completed.";
     Upgrades, Counter, "portcullis_upgrades_total", "Requests answered with 101.";
     TokensAccepted, Counter, "portcullis_tokens_accepted_total", "Tokens verified and accepted.";
     TokensRefused, Counter, "portcullis_tokens_refused_total", "Tokens refused or missing.";
@@ -83,26 +106,27 @@ metrics! {
     ReauthAccepted, Counter, "portcullis_reauthentications_total" {"result": "accepted"}, "Fresh tokens presented on open connections.";
     ReauthRefused, Counter, "portcullis_reauthentications_total" {"result": "refused"}, "Fresh tokens presented on open connections.";
     ExpirySet, Counter, "portcullis_expiries_set_total", "Expiries that backends set on open sessions.";
-    DeadTokenHits, Counter, "portcullis_dead_token_hits_total", "Tokens refused from the rejected-token cache, without verification.";
-    VerdictsAccepted, Counter, "portcullis_verdicts_total" {"outcome": "accepted"}, "Auth requests to backends and HTTP endpoints, by outcome.";
-    VerdictsRefused, Counter, "portcullis_verdicts_total" {"outcome": "refused"}, "Auth requests to backends and HTTP endpoints, by outcome.";
-    VerdictsUnavailable, Counter, "portcullis_verdicts_total" {"outcome": "unavailable"}, "Auth requests to backends and HTTP endpoints, by outcome.";
-    VerdictsTimedOut, Counter, "portcullis_verdicts_total" {"outcome": "timed_out"}, "Auth requests to backends and HTTP endpoints, by outcome.";
-    VerdictsWithdrawn, Counter, "portcullis_verdicts_total" {"outcome": "withdrawn"}, "Auth requests to backends and HTTP endpoints, by outcome.";
-    VerdictsUnasked, Counter, "portcullis_verdicts_unasked_total", "Clients refused without an auth request: no backend was ready, or too many requests were awaited.";
-    VerdictsAwaited, Gauge, "portcullis_verdicts_awaited", "Auth requests that are awaited.";
-    VerdictWithin5Ms, Counter, "portcullis_verdicts_within_total" {"le": "0.005"}, "Auth decisions that took at most this many seconds.";
-    VerdictWithin25Ms, Counter, "portcullis_verdicts_within_total" {"le": "0.025"}, "Auth decisions that took at most this many seconds.";
-    VerdictWithin100Ms, Counter, "portcullis_verdicts_within_total" {"le": "0.1"}, "Auth decisions that took at most this many seconds.";
-    VerdictWithin500Ms, Counter, "portcullis_verdicts_within_total" {"le": "0.5"}, "Auth decisions that took at most this many seconds.";
-    VerdictWithin2S, Counter, "portcullis_verdicts_within_total" {"le": "2"}, "Auth decisions that took at most this many seconds.";
-    VerdictWithinAny, Counter, "portcullis_verdicts_within_total" {"le": "+Inf"}, "Auth decisions that took at most this many seconds.";
-    VerdictMicros, Counter, "portcullis_verdict_microseconds_total", "Sum of the times that auth decisions took, in microseconds.";
+    DeadTokenHits, Counter, "portcullis_dead_token_hits_total", "Tokens refused from memory, without verifying them again.";
+    VerdictsAccepted, Counter, "portcullis_verdicts_total" {"outcome": "accepted"}, "Auth requests sent to backends and HTTP endpoints, by outcome.";
+    VerdictsRefused, Counter, "portcullis_verdicts_total" {"outcome": "refused"}, "Auth requests sent to backends and HTTP endpoints, by outcome.";
+    VerdictsUnavailable, Counter, "portcullis_verdicts_total" {"outcome": "unavailable"}, "Auth requests sent to backends and HTTP endpoints, by outcome.";
+    VerdictsTimedOut, Counter, "portcullis_verdicts_total" {"outcome": "timed_out"}, "Auth requests sent to backends and HTTP endpoints, by outcome.";
+    VerdictsWithdrawn, Counter, "portcullis_verdicts_total" {"outcome": "withdrawn"}, "Auth requests sent to backends and HTTP endpoints, by outcome.";
+    VerdictsUnasked, Counter, "portcullis_verdicts_unasked_total", "Clients refused because no auth request could be sent: no backend, or too many requests waiting.";
+    VerdictsAwaited, Gauge, "portcullis_verdicts_awaited", "Auth requests that wait for an answer.";
+    VerdictWithin5Ms, Histogram, "portcullis_verdict_seconds_bucket" {"le": "0.005"}, "Time from an auth request to its answer, in seconds.";
+    VerdictWithin25Ms, Histogram, "portcullis_verdict_seconds_bucket" {"le": "0.025"}, "Time from an auth request to its answer, in seconds.";
+    VerdictWithin100Ms, Histogram, "portcullis_verdict_seconds_bucket" {"le": "0.1"}, "Time from an auth request to its answer, in seconds.";
+    VerdictWithin500Ms, Histogram, "portcullis_verdict_seconds_bucket" {"le": "0.5"}, "Time from an auth request to its answer, in seconds.";
+    VerdictWithin2S, Histogram, "portcullis_verdict_seconds_bucket" {"le": "2"}, "Time from an auth request to its answer, in seconds.";
+    VerdictWithinAny, Histogram, "portcullis_verdict_seconds_bucket" {"le": "+Inf"}, "Time from an auth request to its answer, in seconds.";
+    VerdictMicros, Histogram / 1_000_000, "portcullis_verdict_seconds_sum", "Time from an auth request to its answer, in seconds.";
+    VerdictCount, Histogram, "portcullis_verdict_seconds_count", "Time from an auth request to its answer, in seconds.";
     MessagesFromClients, Counter, "portcullis_messages_total" {"direction": "from_client"}, "Whole messages relayed.";
     MessagesToClients, Counter, "portcullis_messages_total" {"direction": "to_client"}, "Whole messages relayed.";
     BytesFromClients, Counter, "portcullis_message_bytes_total" {"direction": "from_client"}, "Payload bytes relayed.";
     BytesToClients, Counter, "portcullis_message_bytes_total" {"direction": "to_client"}, "Payload bytes relayed.";
-    ClosesPaced, Counter, "portcullis_closes_paced_total", "Close frames sent after a close delay.";
+    ClosesPaced, Counter, "portcullis_closes_paced_total", "Close frames sent after the dialect's close delay.";
     PingsSent, Counter, "portcullis_pings_sent_total", "Pings sent to clients.";
     DeadlineTls, Counter, "portcullis_deadline_closes_total" {"stage": "tls_handshake"}, "Connections ended by a deadline, by stage.";
     DeadlineHead, Counter, "portcullis_deadline_closes_total" {"stage": "request_head"}, "Connections ended by a deadline, by stage.";
@@ -112,26 +136,72 @@ metrics! {
     DeadlineIdle, Counter, "portcullis_deadline_closes_total" {"stage": "idle"}, "Connections ended by a deadline, by stage.";
     DeadlineWrite, Counter, "portcullis_deadline_closes_total" {"stage": "write_stall"}, "Connections ended by a deadline, by stage.";
     DeadlineExpiry, Counter, "portcullis_deadline_closes_total" {"stage": "expiry"}, "Connections ended by a deadline, by stage.";
-    ReceiveStarved, Counter, "portcullis_receive_starved_total", "Receives that found no free buffer.";
-    SendStarved, Counter, "portcullis_send_starved_total", "Sends postponed because no send slot was free.";
-    StaleCompletions, Counter, "portcullis_stale_completions_total", "Completions for a socket that no longer exists.";
-    ReadsPaused, Gauge, "portcullis_reads_paused", "Connections that are not read because their backend gave no credit.";
-    StalledInputBytes, Gauge, "portcullis_stalled_input_bytes", "Input bytes that wait for a backend's credit.";
-    QueuedBytes, Gauge, "portcullis_queued_bytes", "Bytes that wait to be sent to clients and backends.";
-    BuffersFree, Gauge, "portcullis_receive_buffers_free", "Free receive buffers, for the kernel to use.";
+    ReceiveStarved, Counter, "portcullis_receive_starved_total", "Receives that found no buffer free.";
+    SendStarved, Counter, "portcullis_send_starved_total", "Sends delayed because no send slot was free.";
+    StaleCompletions, Counter, "portcullis_stale_completions_total", "Completions for sockets that no longer exist.";
+    ReadsPaused, Gauge, "portcullis_reads_paused", "Connections not read because their backend gave no credit.";
+    StalledInputBytes, Gauge, "portcullis_stalled_input_bytes", "Input bytes waiting for a backend's credit.";
+    QueuedBytes, Gauge, "portcullis_queued_bytes", "Bytes waiting to be sent to clients and backends.";
+    BuffersFree, Gauge, "portcullis_receive_buffers_free", "Receive buffers free for the kernel.";
     LinksReady, Gauge, "portcullis_links" {"state": "ready"}, "Links to backends by state.";
     LinksDown, Gauge, "portcullis_links" {"state": "down"}, "Links to backends by state.";
-    LinkConnects, Counter, "portcullis_link_connects_total", "Links that finished their handshake.";
-    LinkFailures, Counter, "portcullis_link_failures_total", "Link attempts that failed, and links that were lost.";
-    LinkStaleFrames, Counter, "portcullis_link_stale_frames_total", "Link frames for a session that is not open.";
-    LinkViolations, Counter, "portcullis_link_violations_total", "Links dropped because the backend broke the link protocol.";
-    RevocationsIgnored, Counter, "portcullis_link_revocations_ignored_total", "REVOKE frames of backends that may not revoke: their [[backend]] block does not allow it, or the link has no secret.";
-    LinkRttMicros, Gauge, "portcullis_link_rtt_microseconds", "Round trip of the last link ping, in microseconds.";
+    LinkConnects, Counter, "portcullis_link_connects_total", "Link handshakes completed.";
+    LinkFailures, Counter, "portcullis_link_failures_total", "Link attempts that failed, and links lost.";
+    LinkStaleFrames, Counter, "portcullis_link_stale_frames_total", "Link frames for sessions that are not open.";
+    LinkViolations, Counter, "portcullis_link_violations_total", "Links dropped because the backend broke the protocol.";
+    RevocationsIgnored, Counter, "portcullis_link_revocations_ignored_total", "REVOKE frames of backends that may not revoke: the backend's `revoke` setting does not allow it, or the link has no secret.";
+    LinkRttWithin1Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.001"}, "Round trip of link pings, in seconds.";
+    LinkRttWithin5Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.005"}, "Round trip of link pings, in seconds.";
+    LinkRttWithin25Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.025"}, "Round trip of link pings, in seconds.";
+    LinkRttWithin100Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.1"}, "Round trip of link pings, in seconds.";
+    LinkRttWithin500Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.5"}, "Round trip of link pings, in seconds.";
+    LinkRttWithin2S, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "2"}, "Round trip of link pings, in seconds.";
+    LinkRttWithinAny, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "+Inf"}, "Round trip of link pings, in seconds.";
+    LinkRttMicros, Histogram / 1_000_000, "portcullis_link_rtt_seconds_sum", "Round trip of link pings, in seconds.";
+    LinkRttCount, Histogram, "portcullis_link_rtt_seconds_count", "Round trip of link pings, in seconds.";
     SessionsOpened, Counter, "portcullis_sessions_opened_total", "Sessions opened on links.";
     LogLinesDropped, Counter, "portcullis_close_lines_dropped_total", "Close lines dropped by the log's rate limit.";
-    Ticks, Counter, "portcullis_worker_ticks_total", "Iterations of the worker loop.";
+    Ticks, Counter, "portcullis_worker_ticks_total", "Iterations of the worker loops.";
     Completions, Counter, "portcullis_worker_completions_total", "Completions handled.";
 }
+
+/// The cells of one histogram.
+#[derive(Clone, Copy)]
+pub struct Histogram {
+    /// Each bucket with its upper bound in microseconds, the last without one.
+    buckets: &'static [(Metric, u64)],
+    micros: Metric,
+    count: Metric,
+}
+
+/// Time from an auth request to its answer.
+pub const VERDICT_TIME: Histogram = Histogram {
+    buckets: &[
+        (Metric::VerdictWithin5Ms, 5_000),
+        (Metric::VerdictWithin25Ms, 25_000),
+        (Metric::VerdictWithin100Ms, 100_000),
+        (Metric::VerdictWithin500Ms, 500_000),
+        (Metric::VerdictWithin2S, 2_000_000),
+        (Metric::VerdictWithinAny, u64::MAX),
+    ],
+    micros: Metric::VerdictMicros,
+    count: Metric::VerdictCount,
+};
+
+/// Round trip of link pings.
+pub const LINK_RTT: Histogram = Histogram {
+    buckets: &[
+        (Metric::LinkRttWithin1Ms, 1_000),
+        (Metric::LinkRttWithin5Ms, 5_000),
+        (Metric::LinkRttWithin25Ms, 25_000),
+        (Metric::LinkRttWithin100Ms, 100_000),
+        (Metric::LinkRttWithin500Ms, 500_000),
+        (Metric::LinkRttWithin2S, 2_000_000),
+        (Metric::LinkRttWithinAny, u64::MAX),
+    ],
+    micros: Metric::LinkRttMicros,
+    count: Metric::LinkRttCount,
+};
 
 const METRICS: usize = DESCRIPTIONS.len();
 const CAUSES: usize = Cause::ALL.len();
@@ -178,6 +248,16 @@ impl Counters {
         self.metrics[metric as usize].store(value, Relaxed);
     }
 
+    /// Adds one observation to a histogram.
+    pub fn observe(&self, histogram: Histogram, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        for (bucket, _) in histogram.buckets.iter().filter(|(_, bound)| micros <= *bound) {
+            self.increment(*bucket);
+        }
+        self.increment(histogram.count);
+        self.add(histogram.micros, micros);
+    }
+
     /// Counts a connection that ended.
     pub fn closed(&self, cause: Cause) {
         bump(&self.closes[cause as usize], 1);
@@ -196,7 +276,7 @@ impl Counters {
     /// Sets every gauge to zero: for a worker that took over a dead one's block.
     pub fn clear_gauges(&self) {
         for (cell, description) in self.metrics.iter().zip(DESCRIPTIONS) {
-            if description.kind != MetricKind::Counter {
+            if matches!(description.kind, MetricKind::Gauge | MetricKind::Peak) {
                 cell.store(0, Relaxed);
             }
         }
@@ -221,6 +301,7 @@ fn close_description(cause: Cause) -> Description {
         name: CLOSES_NAME,
         label: Some(("cause", cause.label())),
         kind: MetricKind::Counter,
+        per_unit: 1,
         help: CLOSES_HELP,
     }
 }
@@ -246,6 +327,31 @@ mod tests {
             let earlier = seen.insert((description.name, description.label), description.kind);
             assert_eq!(earlier, None, "{} twice", description.name);
         }
+    }
+
+    #[test]
+    fn observations_land_in_every_bucket_that_holds_them() {
+        for histogram in [VERDICT_TIME, LINK_RTT] {
+            assert!(histogram.buckets.is_sorted_by_key(|(_, bound)| *bound));
+            for (bucket, bound) in histogram.buckets {
+                // The label says in seconds what the table says in microseconds.
+                let (_, le) = DESCRIPTIONS[*bucket as usize].label.expect("a bound");
+                let seconds: f64 = le.parse().expect("a number");
+                let micros =
+                    if seconds.is_finite() { (seconds * 1e6).round() as u64 } else { u64::MAX };
+                assert_eq!(micros, *bound, "{bucket:?}");
+            }
+        }
+        let counters = Counters::default();
+        for millis in [5, 30, 3_000] {
+            counters.observe(VERDICT_TIME, Duration::from_millis(millis));
+        }
+        let buckets = VERDICT_TIME.buckets.iter().map(|(bucket, _)| counters.value(*bucket));
+        assert_eq!(buckets.collect::<Vec<_>>(), [1, 1, 2, 2, 2, 3]);
+        assert_eq!(counters.value(Metric::VerdictCount), 3);
+        assert_eq!(counters.value(Metric::VerdictMicros), 3_035_000);
+        counters.clear_gauges();
+        assert_eq!(counters.value(Metric::VerdictCount), 3, "only gauges start again");
     }
 
     #[test]

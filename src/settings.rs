@@ -30,17 +30,11 @@ use std::time::Duration;
 pub use external_auth::HttpAuth;
 
 use crate::base::secret::Secret;
-use crate::base::time::UnixTime;
 use crate::protocol::carrier::Carrier;
-use crate::protocol::cause::Cause;
-use crate::protocol::compact_token::CompactVerifier;
 use crate::protocol::dialect::{Dialect, Overrides};
-use crate::protocol::identity::VerifiedIdentity;
-use crate::protocol::jwt::JwtVerifier;
 use crate::protocol::origin::OriginPolicy;
-use crate::protocol::phoenix_token::PhoenixVerifier;
-use crate::protocol::plug_session::{CSRF_NAME, SessionVerifier};
-use crate::protocol::scratch::TokenScratch;
+use crate::protocol::plug_session::CSRF_NAME;
+use crate::protocol::verifier::{NoAuthentication, Verifier};
 use crate::ring::EndpointAddress;
 
 raw::words! {
@@ -142,6 +136,8 @@ pub struct Gateway {
     pub admin: Option<SocketAddr>,
     /// Bearer token that the admin API asks for; required when `admin` is not loopback.
     pub admin_token: Option<Secret>,
+    /// The unix socket of the admin API.
+    pub admin_socket: Option<std::path::PathBuf>,
     /// Shape of log lines.
     pub log_format: LogFormat,
     /// A `tracing` filter, as in `info` or `portcullis=debug`.
@@ -208,69 +204,45 @@ pub struct Auth {
     pub kind: AuthKind,
     /// Where tokens are looked for, in this order.
     pub carriers: Vec<Carrier>,
-    /// A digest of all that a decision depends on beside the token and the clock: keys and
-    /// options. Verdicts are remembered under it, so that none outlives a change of them.
-    pub fingerprint: [u8; 16],
 }
 
 impl Auth {
-    /// Names of query parameters that hold secrets, and are shown to nobody.
+    /// Names of query parameters that hold secrets, and never appear in logs or paths.
     pub fn secret_parameters(&self) -> impl Iterator<Item = &str> + Clone {
         let carried = self.carriers.iter().filter_map(|carrier| match carrier {
             Carrier::Query(name) => Some(name.as_str()),
             _ => None,
         });
-        let csrf = matches!(self.kind, AuthKind::PlugSession(_)).then_some(CSRF_NAME);
+        let csrf = self.kind.verifier().is_some_and(Verifier::is_session).then_some(CSRF_NAME);
         carried.chain(csrf)
     }
 }
 
 /// What decides on a token.
-#[allow(clippy::large_enum_variant, reason = "a few per process")]
 pub enum AuthKind {
+    /// The gateway itself, by the token's signature.
+    Token(Arc<Verifier>),
     /// The route's backend, over its link, within this time.
     Backend(Duration),
     /// An HTTP endpoint.
-    Http(std::sync::Arc<HttpAuth>),
-    /// JSON Web Tokens with an HMAC.
-    Jwt(JwtVerifier),
-    /// Tokens of Phoenix.Token.
-    Phoenix(PhoenixVerifier),
-    /// Signed session cookies of Plug.Session.
-    PlugSession(SessionVerifier),
-    /// The gateway's own tokens.
-    Compact(CompactVerifier),
+    Http(Arc<HttpAuth>),
 }
 
 /// Most `[[auth]]` blocks of one route: each may cost a MAC for every token.
 pub const ROUTE_AUTHS_MAX: usize = 8;
 
 impl AuthKind {
-    /// Judges a token. `csrf` is the query parameter that goes with a session.
-    ///
-    /// # Errors
-    /// Why the token is refused.
-    pub fn verify<'s>(
-        &self,
-        token: &[u8],
-        csrf: Option<&[u8]>,
-        now: UnixTime,
-        scratch: &'s mut TokenScratch,
-    ) -> Result<VerifiedIdentity<'s>, Cause> {
+    /// What judges the tokens, where the gateway does.
+    pub fn verifier(&self) -> Option<&Verifier> {
         match self {
-            AuthKind::Jwt(verifier) => verifier.verify(token, now, scratch),
-            AuthKind::Phoenix(verifier) => verifier.verify(token, now, scratch),
-            AuthKind::PlugSession(verifier) => verifier.verify(token, csrf, now, scratch),
-            AuthKind::Compact(verifier) => verifier.verify(token, now, scratch),
-            AuthKind::Backend(_) | AuthKind::Http(_) => {
-                unreachable!("somebody else was to be asked")
-            }
+            AuthKind::Token(verifier) => Some(verifier),
+            AuthKind::Backend(_) | AuthKind::Http(_) => None,
         }
     }
 
-    /// Whether somebody outside the gateway decides, so that it takes time.
+    /// Whether another program decides, so that it takes time.
     pub fn is_external(&self) -> bool {
-        matches!(self, AuthKind::Backend(_) | AuthKind::Http(_))
+        self.verifier().is_none()
     }
 }
 
@@ -283,8 +255,10 @@ pub struct Route {
     /// Whether a request without Origin (not from a browser) may connect.
     pub origin_absent_allowed: bool,
     /// Indices into [`Settings::auths`], in the order in which they are asked, at most
-    /// [`ROUTE_AUTHS_MAX`]; empty is `auth = "none"`, written out.
+    /// [`ROUTE_AUTHS_MAX`].
     pub auths: Vec<u16>,
+    /// The proof that the route says `auth = "none"`, where it does.
+    pub no_authentication: Option<NoAuthentication>,
     /// Index into [`Settings::backends`].
     pub backend: u16,
     /// How refusals and closes are put; `None` is `auto`: by what the client asks for.

@@ -180,7 +180,8 @@ fn the_configuration_is_found_by_variable_and_by_default() {
     let run = |variable: Option<&str>, line: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         command.args(line.split_whitespace()).current_dir(folder.path());
-        command.env_remove("PORTCULLIS_CONFIG").envs(variable.map(|v| ("PORTCULLIS_CONFIG", v)));
+        command.env("OLD_KEY", SECRET.to_uppercase()).env_remove("PORTCULLIS_CONFIG");
+        command.envs(variable.map(|v| ("PORTCULLIS_CONFIG", v)));
         let output = command.output().expect("it runs");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
@@ -196,14 +197,20 @@ fn the_configuration_is_found_by_variable_and_by_default() {
     }
 }
 
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port()
+}
+
 #[test]
 fn doctor_examines_the_machine_with_and_without_a_configuration() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let backend = listener.local_addr().expect("its address");
     let config = CONFIG
         .replace("\"127.0.0.1:7000\", \"unix:/run/x\"", &format!("\"{backend}\""))
-        .replace(":8080", ":0");
-    let folder = folder(&format!("[gateway]\nadmin = \"127.0.0.1:0\"\n{config}"));
+        .replace(":8080", &format!(":{}", free_port()));
+    let admin = free_port();
+    let folder = folder(&format!("[gateway]\nadmin = \"127.0.0.1:{admin}\"\n{config}"));
     let rows = |line: &str| -> (i32, Vec<Value>) {
         let (code, out, err) = call(folder.path(), line);
         let report: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{err}"));
@@ -468,6 +475,83 @@ fn inspect_says_why_a_token_is_refused() {
 }
 
 #[test]
+fn inspect_names_the_rule_that_failed() {
+    let folder = folder(CONFIG);
+    let secret = portcullis::base::secret::Secret::new(SECRET.as_bytes().to_vec());
+    let key = portcullis::protocol::jwt::JwtKey {
+        id: Some("new".into()),
+        algorithm: portcullis::protocol::jwt::Algorithm::HS256,
+        secret,
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let soon = now.expect("after 1970").as_secs() + 3600;
+    let inspect = "token inspect --config c.toml --auth app";
+    let table: [(String, &[&str]); 6] = [
+        (format!(r#"{{"sub":"x","exp":"{soon}"}}"#), &["fault   `exp` is text", "token_malformed"]),
+        (r#"{"sub":"x","iss":"me","aud":"chat"}"#.into(), &["fault   `exp` is missing"]),
+        (
+            format!(r#"{{"exp":{soon},"iss":"you","aud":"mail"}}"#),
+            &[
+                r#"`iss` is "you", and `issuer` is "me""#,
+                r#"`aud` is "mail", and `audience` is "chat""#,
+            ],
+        ),
+        (
+            r#"{"exp":9999999999,"iss":"me","aud":"chat"}"#.into(),
+            &["`exp` is further ahead than lifetime_max, 86400 s, permits"],
+        ),
+        (r#"{"exp":1000,"iss":"me","aud":"chat"}"#.into(), &["it ended: exp     1970-01-01"]),
+        (
+            format!(
+                r#"{{"exp":{soon},"iss":"me","aud":"chat","sub":"ada\u001b","n":1{}}}"#,
+                "0".repeat(100)
+            ),
+            &[
+                "subject ada\\u{1b}",
+                "end     20",
+                "from now)",
+                "\"n\": 10000000000",
+                "verdict accepted",
+            ],
+        ),
+    ];
+    for (claims, parts) in table {
+        let token = portcullis::protocol::jwt::mint(&key, claims.as_bytes());
+        let (_, out, _) = call_with(folder.path(), inspect, &token);
+        parts.iter().for_each(|part| assert!(out.contains(part), "{part} is not in {out}"));
+    }
+    // {"alg":"RS256"} and the same claims.
+    let token = "eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjk5OTk5OTk5OTl9.AAAA";
+    let (code, out, _) = call_with(folder.path(), inspect, token);
+    assert_eq!(code, 1);
+    assert!(out.contains("the algorithm \"RS256\" is not accepted"), "{out}");
+    assert!(out.contains("are for HS256; it is signed with a private key"), "{out}");
+}
+
+#[test]
+fn inspect_knows_what_is_revoked() {
+    use portcullis::base::time::UnixTime;
+    use portcullis::protocol::revocation::{Hasher, Revocation, RevocationSet, Target};
+    let config = format!("[gateway]\nrevocations_file = \"revoked\"\n{CONFIG}");
+    let folder = folder(&config);
+    let mut set = RevocationSet::new(Hasher::new(&[0; 32]));
+    let target = Target::new(Some("eve"), None, None).expect("a target");
+    let lapses = UnixTime::from_seconds(9_999_999_999);
+    set.insert(Revocation { target, lapses }, 10, UnixTime::from_seconds(1)).expect("room");
+    let file = portcullis::server::journal::Snapshot::of(&set).file();
+    std::fs::write(folder.path().join("revoked"), file).expect("written");
+    let inspect = "token inspect --config c.toml --auth app";
+    for (subject, code, verdict) in [("ada", 0, "accepted by"), ("eve", 1, "token_revoked")] {
+        let mint =
+            format!("token mint --config c.toml --auth app --subject {subject} --expires-in 1h");
+        let (_, token, err) = call(folder.path(), &mint);
+        let (got, out, _) = call_with(folder.path(), inspect, &token);
+        assert_eq!(got, code, "{subject}: {out} {err}");
+        assert!(out.contains(verdict), "{out}");
+    }
+}
+
+#[test]
 fn the_rest_of_the_command_line() {
     let folder = folder(CONFIG);
     let version = concat!("portcullis ", env!("CARGO_PKG_VERSION"), "\n");
@@ -483,6 +567,11 @@ fn the_rest_of_the_command_line() {
         assert_eq!((code, err.as_str()), (0, ""));
         assert!(out.contains("echo-backend") && out.contains("expires-in"), "{shell}");
     }
+    let (code, _, err) = call(folder.path(), "revoke");
+    assert_eq!(code, 2);
+    assert!(err.contains("--subject") && !err.contains("  --lapses-in"), "whom first: {err}");
+    let (code, _, err) = call(folder.path(), "revoke --subject alice");
+    assert!(code == 2 && err.contains("--lapses-in"), "{err}");
     let (code, _, err) = call(folder.path(), "serve");
     assert_eq!(code, 2);
     assert!(err.contains("unrecognized subcommand 'serve'"), "{err}");

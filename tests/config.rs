@@ -198,6 +198,7 @@ fn the_full_example_loads_without_a_warning() {
     assert_eq!((auths[0].name.as_str(), auths[0].carriers.len()), ("app", 3));
     assert_eq!(routes[0].path, PathPattern::Exact("/ws".into()));
     assert_eq!((&routes[0].auths[..], routes[0].backend), (&[0][..], 0));
+    assert!(routes[0].no_authentication.is_none());
     assert_eq!(routes[0].subprotocols, ["chat.v2", "chat.v1"]);
     assert_eq!((routes[0].refuse, routes[0].messages), (Refuse::Explain, MessageTypes::Any));
     assert!(!routes[0].origin_absent_allowed && !routes[0].health);
@@ -308,6 +309,105 @@ fn an_empty_file_says_what_is_missing() {
     assert_eq!(found, expected);
 }
 
+#[test]
+fn yaml_is_one_error() {
+    for text in ["gateway:\n  workers: 2\n  admin: off\n", "# mine\n---\nlimits:\n"] {
+        let found = problems(text);
+        let line = if text.starts_with('#') { 2 } else { 1 };
+        let expected = format!(
+            "c/x.toml:{line}:1: error: this looks like YAML; write TOML: [section] above its \
+             keys, and key = value"
+        );
+        assert_eq!(found, [expected]);
+    }
+    // Broken TOML is not called YAML.
+    for text in ["[gateway\n", "workers = = 2\n", "a:b\n", "x\n"] {
+        assert!(problems(text).iter().all(|problem| !problem.contains("YAML")), "{text}");
+    }
+}
+
+#[test]
+fn mistakes_of_other_programs_configurations_are_answered() {
+    const KEY_SETS: &str = "this version verifies HMAC only (HS256, HS384, HS512) and fetches no \
+                            key sets; for RS256 and the like let an HTTP endpoint decide: kind = \
+                            \"http\"";
+    let jwks = "keys = [{ secret_file = \"keys/link\" }]\njwks_url = \"https://i/jwks.json\"";
+    let found = problems(&base_with("keys", jwks));
+    let expected =
+        format!("c/x.toml:11:1: error: unknown key \"jwks_url\" in [[auth]]; {KEY_SETS}");
+    assert_eq!(found, [expected]);
+    let rsa = "keys = [{ secret_file = \"keys/link\", algorithm = \"RS256\" }]";
+    let found = problems(&base_with("keys", rsa));
+    let expected = "\"algorithm\" in \"keys\" of [[auth]] is \"RS256\"";
+    assert_eq!(found, [format!("c/x.toml:10:50: error: {expected}; {KEY_SETS}")]);
+    check_cases(&[
+        (
+            "carriers",
+            "carriers = \"authorization\"",
+            &[
+                "9:12: error: \"carriers\" in [[auth]] is \"authorization\"; it takes a list: write \
+               [\"authorization\"]",
+            ],
+        ),
+        (
+            "origins",
+            "origins = \"*\"",
+            &["13:11: error: \"origins\" in [[route]] is \"*\"; write origins = \"any\""],
+        ),
+        (
+            "[gateway]",
+            "[gateway.limits]",
+            &["1:10: error: unknown key \"limits\" in [gateway]; it is a section of its own: \
+               write [limits]"],
+        ),
+        (
+            "[gateway]",
+            "[gateway]\nbackend = []",
+            &["2:1: error: unknown key \"backend\" in [gateway]; it is a section of its own: \
+               write [[backend]]"],
+        ),
+    ]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_gets_the_hint_of_its_cause() {
+    struct Refusing(io::ErrorKind);
+    impl Outside for Refusing {
+        fn read(&self, _: &Path) -> io::Result<FileContents> {
+            Err(self.0.into())
+        }
+
+        fn variable(&self, _: &str) -> Option<String> {
+            None
+        }
+
+        fn unix_seconds(&self) -> u64 {
+            NOW_S
+        }
+    }
+    for (kind, hint) in [
+        (io::ErrorKind::NotFound, "file names are relative to the configuration file's folder"),
+        (
+            io::ErrorKind::PermissionDenied,
+            "let the user that runs the gateway read it, and enter its folders",
+        ),
+        (io::ErrorKind::Other, "name a regular file"),
+    ] {
+        let problems = load(BASE, Path::new("c/x.toml"), &Refusing(kind)).err().expect("refused");
+        assert_eq!((problems.len(), problems[0].fix.as_str()), (1, hint));
+    }
+}
+
+/// The hash is of what was parsed, so that no later state of the file is taken for what runs.
+#[test]
+fn settings_carry_the_hash_of_their_text() {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(BASE);
+    let expected = digest[..6].iter().fold(0, |hash, byte| hash << 8 | u64::from(*byte));
+    assert_eq!(settings(BASE).hash, expected);
+    assert_ne!(settings(&format!("{BASE}\n")).hash, expected);
+}
+
 /// A line of [`BASE`], what it is replaced by, and everything that is then said.
 type Case = (&'static str, &'static str, &'static [&'static str]);
 
@@ -386,8 +486,8 @@ fn shapes() {
         (
             "keys",
             "keys = [\"k\"]",
-            &["10:8: error: \"keys\" in [[auth]] must hold tables; write { … } with the keys id, \
-             algorithm, secret_file, secret"],
+            &["10:8: error: \"keys\" in [[auth]] must hold tables; write a list of tables, \
+             [{ … }], each { … } with the keys id, algorithm, secret_file, secret"],
         ),
         (
             "keys",
@@ -401,8 +501,10 @@ fn shapes() {
         (
             "origins",
             "origins = \"all\"",
-            &["13:11: error: \"origins\" in [[route]] is \"all\"; it takes: list of origins, or \
-             \"any\""],
+            &[
+                "13:11: error: \"origins\" in [[route]] is \"all\"; it takes a list: write [\"all\"], \
+             or \"any\"",
+            ],
         ),
         (
             "path",
@@ -967,7 +1069,7 @@ fn kinds_of_tokens_have_their_own_keys() {
         (
             format!("{phoenix}secret_key_base_file = \"env:SHORT\"\n"),
             vec![
-                "11:24: error: this secret has 5 bytes and can be guessed: 32 are the least; \
+                "11:24: error: this secret has 5 bytes and can be guessed: at least 32 are required; \
                   make one with: openssl rand -hex 32"
                     .into(),
             ],
@@ -1048,6 +1150,22 @@ fn kinds_of_tokens_have_their_own_keys() {
             ],
         ),
         (
+            format!("{}{base}", session.replace("\"user_id\"", "[\"a\", -1]")),
+            vec![
+                "11:11: error: \"subject\" in [[auth]] is an array; it takes: name, or a list of \
+                 names and numbers"
+                    .into(),
+                inline("12:19"),
+            ],
+        ),
+        (
+            format!("{}{base}", session.replace("\"user_id\"", "[\"_csrf_token\"]")),
+            vec![
+                "11:11: error: the CSRF token names nobody; name the user's key".into(),
+                inline("12:19"),
+            ],
+        ),
+        (
             format!("{}{base}", session.replace("\"user_id\"", "\"_csrf_token\"")),
             vec![
                 "11:11: error: the CSRF token names nobody; name the user's key".into(),
@@ -1081,8 +1199,8 @@ fn kinds_of_tokens_have_their_own_keys() {
         (
             compact.to_owned(),
             vec![
-                "6:1: error: \"keys\" is missing from [[auth]]; write { … } \
-             with the keys id, algorithm, secret_file, secret"
+                "6:1: error: \"keys\" is missing from [[auth]]; write a list of tables, \
+                 [{ … }], each { … } with the keys id, algorithm, secret_file, secret"
                     .into(),
             ],
         ),
@@ -1109,6 +1227,9 @@ fn fingerprints_follow_keys_and_options() {
         format!("{phoenix}salt = \"a\"\nmax_age = \"1h\"\n"),
         format!("{phoenix}salt = \"a\"\nmax_age = \"off\"\n"),
         format!("{phoenix}salt = \"a\"\nsubject = \"id\"\n"),
+        format!("{phoenix}salt = \"a\"\nsubject = [\"id\", 0]\n"),
+        format!("{phoenix}salt = \"a\"\nsubject = [\"id\", \"0\"]\n"),
+        format!("{phoenix}salt = \"a\"\nsubject = [1]\n"),
         format!("{phoenix}salt = \"a\"\niterations = 2\n"),
         format!("{phoenix}salt = \"a\"\nlength = 33\n"),
         format!("{phoenix}salt = \"a\"\ndigest = \"sha512\"\n"),
@@ -1124,10 +1245,13 @@ fn fingerprints_follow_keys_and_options() {
         format!("{compact}keys = [{{ id = \"1\", secret_file = \"keys/link\" }}]\n"),
         format!("{compact}keys = [{{ id = \"2\", secret_file = \"keys/link\" }}]\n"),
     ];
-    let prints: Vec<_> =
-        bodies.iter().map(|body| settings(&auth_with(body)).auths[0].fingerprint).collect();
+    let fingerprint = |body: &String| {
+        let settings = settings(&auth_with(body));
+        *settings.auths[0].kind.verifier().expect("tokens").fingerprint()
+    };
+    let prints: Vec<_> = bodies.iter().map(fingerprint).collect();
     for (index, print) in prints.iter().enumerate() {
-        assert_eq!(settings(&auth_with(&bodies[index])).auths[0].fingerprint, *print);
+        assert_eq!(fingerprint(&bodies[index]), *print);
         assert!(!prints[..index].contains(print), "{}", bodies[index]);
     }
 }
@@ -1137,8 +1261,8 @@ fn secrets() {
     let found = |source: &str| problems(&base_with("keys", &format!("keys = [{{ {source} }}]")));
     let short = |at: u32, bytes: u32| {
         format!(
-            "c/x.toml:10:{at}: error: this secret has {bytes} bytes and can be guessed: 32 are \
-             the least; make one with: openssl rand -hex 32"
+            "c/x.toml:10:{at}: error: this secret has {bytes} bytes and can be guessed: at least 32 \
+             are required; make one with: openssl rand -hex 32"
         )
     };
     assert_eq!(found("secret_file = \"env:PORTCULLIS_DEV_KEY\""), [""; 0]);
@@ -1419,6 +1543,7 @@ fn changes_that_require_a_restart_are_named_and_live_ones_are_not() {
         ("[gateway]", "[gateway]\ndescriptors = \"plain\"", "gateway.descriptors"),
         ("[gateway]", "[gateway]\nadmin = \"127.0.0.1:1\"", "gateway.admin"),
         ("[gateway]", "[gateway]\nadmin_token_file = \"keys/admin\"", "gateway.admin_token_file"),
+        ("[gateway]", "[gateway]\nadmin_socket = \"admin.sock\"", "gateway.admin_socket"),
         ("[gateway]", "[gateway]\nlog = { format = \"json\" }", "gateway.log.format"),
         ("[gateway]", "[gateway]\nclose_log = \"closes.json\"", "gateway.close_log"),
         ("[gateway]", "[gateway]\nrevocations_file = \"r\"", "gateway.revocations_file"),

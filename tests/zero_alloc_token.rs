@@ -128,7 +128,7 @@ fn phoenix_tokens_allocate_nothing() {
         (
             mint(
                 &new,
-                (0..300)
+                (0..270)
                     .map(|n| (format!("k{n}"), Value::from(n)))
                     .chain([("user_id".to_owned(), json!(1))])
                     .collect(),

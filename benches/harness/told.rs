@@ -9,7 +9,7 @@ use serde_json::{Map, json};
 use crate::report::Report;
 
 /// Age of the oldest unauthenticated connection.
-const OLDEST: &str = "portcullis_unauthenticated_oldest_milliseconds";
+const OLDEST: &str = "portcullis_unauthenticated_oldest_seconds";
 /// Connections that are not authenticated.
 const COUNT: &str = "portcullis_unauthenticated_connections";
 /// Counters that tell what became of junk; those that did not grow are left out.
@@ -61,8 +61,8 @@ impl CloseDetails {
     /// Adds what was told to the report.
     pub fn report(&self, report: &mut Report) {
         if value(&self.before, OLDEST).is_some() {
-            let text = format!("{:.2} s", self.oldest / 1000.0);
-            report.line("oldest unauthenticated, it says", json!(self.oldest / 1000.0), text);
+            let text = format!("{:.2} s", self.oldest);
+            report.line("oldest unauthenticated, it says", json!(self.oldest), text);
             report.count("unauthenticated at most, it says", self.most as u64);
         }
         let mut grown = Map::new();

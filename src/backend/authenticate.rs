@@ -152,7 +152,7 @@ impl std::fmt::Debug for Accepted {
 /// Why a client is turned away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// The cause, which the client is told in its own dialect.
+    /// The cause, which the gateway explains in the client's dialect.
     pub cause: Cause,
     /// When to come back: for [`Cause::OverCapacity`], [`Cause::RateLimited`] and
     /// [`Cause::BackendUnavailable`] alone; at most an hour.

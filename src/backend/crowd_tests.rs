@@ -107,7 +107,7 @@ async fn connections_that_say_nothing_keep_no_gateway_out() {
     for _ in 0..20 {
         silent.push(Gateway::raw(&address).await);
     }
-    let mut gateway = Gateway::connect(&address, hello(), None).await.ok().expect("a link");
+    let mut gateway = Gateway::connect(&address, hello(), None).await.expect("a link");
     gateway.open(A, "/").await;
     gateway.data(A, WHOLE, b"hello").await;
     assert_eq!(outcome(&mut gateway).await, (A, Ok(5)));

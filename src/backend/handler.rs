@@ -26,8 +26,8 @@ pub trait Handler: Send + 'static {
         let _ = (session, renewal);
     }
 
-    /// The session is over, whoever ended it; nothing more comes with this id until it is
-    /// opened anew.
+    /// The session is over; `ended` says which side ended it. Nothing more comes with this id
+    /// until it is opened again.
     fn closed(&mut self, session: SessionId, ended: &Ended);
 }
 

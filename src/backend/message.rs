@@ -57,7 +57,7 @@ impl From<String> for Message {
     }
 }
 
-/// One whole WebSocket message that lies in somebody else's buffer.
+/// One whole WebSocket message in a borrowed buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageRef<'a> {
     /// A text message.

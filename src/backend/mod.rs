@@ -390,19 +390,20 @@ impl Backend {
         Stopper { shared: self.shared.clone() }
     }
 
-    /// [`Stopper::shutdown`], for whoever holds the backend.
+    /// [`Stopper::shutdown`], for the owner of the backend.
     pub async fn shutdown(&self, grace: Duration) {
         self.stopper().shutdown(grace).await;
     }
 }
 
 impl Revoker {
-    /// Tells every connected gateway that tokens are void: it closes whoever uses one within a
-    /// second, and lets nobody in with one until the revocation lapses. Gateways that are not
-    /// connected now do not hear of it. Answers how many were told.
+    /// Sends the revocation to every connected gateway. Each closes the clients that use such a
+    /// token within a second, and refuses such tokens until the revocation lapses. Gateways that
+    /// are not connected now do not get it. Returns the number of gateways that it was sent to.
     ///
     /// # Errors
-    /// [`TellError`] when not every connected gateway could be told. Telling again does no harm.
+    /// [`TellError`] when it could not be sent to every connected gateway. Sending it again does
+    /// no harm.
     pub fn revoke(&self, revocation: &Revocation) -> Result<usize, TellError> {
         let registry = self.shared.registry();
         let mut told = std::collections::HashSet::new();
@@ -434,9 +435,9 @@ impl Drop for Backend {
 }
 
 impl Stopper {
-    /// Shuts down gracefully: no new links and sessions, and gateways are told so; sessions
-    /// may end by themselves for `grace`; then they are closed with 1012 (service restart),
-    /// and every link with them.
+    /// Shuts down gracefully. It accepts no new links and sends GOAWAY on the open ones, so that
+    /// gateways open no new sessions. For `grace` sessions may end; then they are closed with 1012
+    /// (service restart), and every link with them.
     pub async fn shutdown(&self, grace: Duration) {
         let shared = &self.shared;
         shared.is_stopping.store(true, Ordering::Release);
@@ -486,7 +487,7 @@ async fn listen(listener: Listener, shared: Arc<Shared>, mut sink: impl FnMut() 
 #[derive(Default)]
 struct Handshakes {
     next: u64,
-    /// Each is told to give way by the end of its channel.
+    /// The end of its channel makes each give its place up.
     waiting: BTreeMap<u64, oneshot::Sender<()>>,
 }
 

@@ -18,8 +18,8 @@ use crate::base::time::UnixTime;
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{
     Close, Closer, Credit, Expire, Frame, GoAway, HEADER_BYTES, Kind, Limits, LinkError,
-    PieceOrder, Ping, Pong, Reauth, ReceiveWindow, SendCredit, SessionId,
-    UNKNOWN_SESSION_FRAMES_MAX, data_cost, data_flags, encode_data, features,
+    PieceOrder, Ping, Pong, Reauth, ReceiveWindow, SendCredit, SessionId, UnknownSessionFrames,
+    data_cost, data_flags, encode_data, features,
 };
 use crate::protocol::revocation::Revocation;
 
@@ -27,9 +27,6 @@ use crate::protocol::revocation::Revocation;
 const CONTROL_QUEUE_MAX: usize = 1024 * 1024;
 /// A message is cut for want of credit only if a piece of this many bytes can go.
 const PIECE_MIN: usize = 1024;
-/// Frames for unknown sessions that each tick forgives: a healthy link has a few in a month, a
-/// broken peer has them at once.
-const STRAYS_FORGIVEN: u32 = 1;
 
 /// Names a session of this link for as long as its entry lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +172,7 @@ pub(super) struct LinkState {
     now: Duration,
     /// Sessions that wait for link credit or room, in turn.
     blocked: VecDeque<Handle>,
-    unknown_session_frames: u32,
+    unknown_session_frames: UnknownSessionFrames,
     /// Sessions that were accepted, on their way to the author.
     accepted: VecDeque<(Handle, SessionId, Identity)>,
     /// Encoded frames that the link's task has not taken yet.
@@ -210,7 +207,7 @@ impl LinkState {
             evicted: 0,
             now: Duration::ZERO,
             blocked: VecDeque::new(),
-            unknown_session_frames: 0,
+            unknown_session_frames: UnknownSessionFrames::default(),
             accepted: VecDeque::new(),
             out: Vec::new(),
             unsent: 0,
@@ -250,7 +247,7 @@ impl LinkState {
         Ok(handle)
     }
 
-    /// The task that decides; it is aborted when nobody waits for it any more.
+    /// The task that decides; it is aborted when no client waits for it any more.
     pub(super) fn deciding(&mut self, handle: Handle, task: AbortHandle) {
         match self.entry(handle).filter(|entry| entry.phase == Phase::Asked) {
             Some(entry) => entry.deciding = Some(task),
@@ -364,6 +361,7 @@ impl LinkState {
 
     /// Takes a DATA frame.
     pub(super) fn data<'a>(&mut self, frame: &Frame<'a>) -> Result<Arrival<'a>, LinkError> {
+        self.unknown_session_frames.frame();
         let cost = data_cost(frame.payload.len());
         self.receive.receive(cost)?;
         if self.queued <= self.queue_max {
@@ -372,7 +370,7 @@ impl LinkState {
             self.held += cost;
         }
         let Some(&index) = self.by_id.get(&frame.header.session) else {
-            return self.stray().map(|()| Arrival::Nothing);
+            return self.unknown_session_frames.unknown().map(|()| Arrival::Nothing);
         };
         let flags = frame.header.flags;
         let entry = &mut self.sessions[index];
@@ -463,7 +461,6 @@ impl LinkState {
     /// `stall_after`.
     pub(super) fn tick(&mut self, now: Duration, stall_after: Duration) -> Stalls {
         self.now = now;
-        self.unknown_session_frames = self.unknown_session_frames.saturating_sub(STRAYS_FORGIVEN);
         let mut stalls = Stalls { evicted: std::mem::take(&mut self.evicted), ..Stalls::default() };
         let mut late = Vec::new();
         for (&id, &index) in &self.by_id {
@@ -613,6 +610,7 @@ impl LinkState {
 
     /// Takes any frame that is neither OPEN nor DATA.
     pub(super) fn control(&mut self, frame: &Frame<'_>) -> Result<Closed, LinkError> {
+        self.unknown_session_frames.frame();
         let id = frame.header.session;
         match frame.header.kind {
             Kind::Credit if id == SessionId::LINK => {
@@ -621,7 +619,9 @@ impl LinkState {
             }
             Kind::Credit => {
                 let credit = Credit::decode(frame.payload)?;
-                let Some(&index) = self.by_id.get(&id) else { return self.stray().map(|()| None) };
+                let Some(&index) = self.by_id.get(&id) else {
+                    return self.unknown_session_frames.unknown().map(|()| None);
+                };
                 if self.sessions[index].phase == Phase::Asked {
                     return Err(LinkError::WrongState { kind: Kind::Credit });
                 }
@@ -630,7 +630,9 @@ impl LinkState {
             }
             Kind::Close => {
                 let close = Close::decode(frame.payload)?;
-                let Some(&index) = self.by_id.get(&id) else { return self.stray().map(|()| None) };
+                let Some(&index) = self.by_id.get(&id) else {
+                    return self.unknown_session_frames.unknown().map(|()| None);
+                };
                 return Ok(self.closed_by_gateway(index, &close));
             }
             Kind::Ping => {
@@ -658,7 +660,7 @@ impl LinkState {
         }
         let renewal = Renewal::from_reauth(&Reauth::decode(frame.payload)?);
         let Some(&index) = self.by_id.get(&frame.header.session) else {
-            return self.stray().map(|()| None);
+            return self.unknown_session_frames.unknown().map(|()| None);
         };
         let entry = &mut self.sessions[index];
         if entry.phase != Phase::Open {
@@ -770,15 +772,6 @@ impl LinkState {
         self.out.len() + self.unsent < self.send_queue_max
     }
 
-    fn stray(&mut self) -> Result<(), LinkError> {
-        self.unknown_session_frames += 1;
-        if self.unknown_session_frames > UNKNOWN_SESSION_FRAMES_MAX {
-            Err(LinkError::TooManyStrays)
-        } else {
-            Ok(())
-        }
-    }
-
     /// Sends as much of the session's messages as credit and room allow, then its CLOSE.
     fn pump(&mut self, index: usize) {
         let frame_max = self.theirs.frame_max as usize;
@@ -835,7 +828,7 @@ impl LinkState {
         entry.writers.drain(..).for_each(Waker::wake);
     }
 
-    /// Closes at once: what waits for the client is given up with the session.
+    /// Closes immediately: what waits for the client is dropped with the session.
     fn close_now(&mut self, index: usize, cause: Cause, code: u16) {
         let entry = &mut self.sessions[index];
         if entry.phase != Phase::Open {

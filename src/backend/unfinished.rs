@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 /// Whose unfinished messages count together. Two subjects share one only if a keyed hash
-/// collides, which nobody outside can bring about.
+/// collides, which no client can cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Owner(u64);
 

@@ -7,7 +7,7 @@ use portcullis::dev::DevOptions;
 
 use super::{failed, loopback};
 
-/// Starts everything on this machine's loopback addresses.
+/// Try it out: start a gateway, a backend and a page on loopback addresses.
 #[derive(Args)]
 #[command(after_help = "\
 It makes a certificate and tokens, starts a gateway and an echo-and-chat backend over a real link,

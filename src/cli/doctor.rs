@@ -145,7 +145,7 @@ fn certificate(what: &str, not_after_s: u64, now_s: u64) -> Row {
         format!("{what}: the first certificate to expire does so in {} days", left / 86_400);
     match left {
         ..CERTIFICATE_FAIL_S => Row::fail(CHECK, finding, renew),
-        ..CERTIFICATE_WARN_S => Row::warn(CHECK, finding, renew),
+        CERTIFICATE_FAIL_S..CERTIFICATE_WARN_S => Row::warn(CHECK, finding, renew),
         _ => Row::ok(CHECK, finding),
     }
 }

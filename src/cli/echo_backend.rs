@@ -8,7 +8,7 @@ use portcullis::base::secret::Secret;
 
 use super::failed;
 
-/// Starts a backend that sends every message back.
+/// Run a backend that echoes every message.
 #[derive(Args)]
 #[command(after_help = "\
 It speaks the framed link of docs/link-protocol.md. With --secret-file the gateway's [[backend]]

@@ -9,15 +9,20 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use portcullis::server::files::load_file;
 use portcullis::settings::load::Loaded;
 
+mod admin_client;
 mod as_run;
 mod check;
 mod connect;
 mod dev;
 mod doctor;
+mod drain;
 mod echo_backend;
+mod health;
+mod reload;
 mod revoke;
 mod run;
 mod schema;
+mod status;
 mod token;
 
 const EXAMPLES: &str = "\
@@ -55,10 +60,10 @@ enum Command {
     Run(run::Run),
     /// Report everything that is wrong with a configuration.
     Check(check::Check),
-    /// Print the JSON Schema of the configuration file, for editors.
-    Schema(schema::Schema),
     /// Report what is wrong with this machine: kernel, limits, ports, certificates, backends.
     Doctor(doctor::Doctor),
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema(schema::Schema),
     /// Try it out: start a gateway, a backend and a page, without a configuration.
     Dev(dev::Dev),
     /// Create or inspect tokens.
@@ -66,6 +71,14 @@ enum Command {
     Token(token::Token),
     /// Revoke tokens: close their connections and refuse them from now on.
     Revoke(revoke::Revoke),
+    /// Show what a running gateway does.
+    Status(status::Status),
+    /// Have a running gateway read its configuration again.
+    Reload(reload::Reload),
+    /// Have a running gateway close its clients, then end.
+    Drain(drain::Drain),
+    /// Exit 0 if a running gateway does its work.
+    Health(health::Health),
     /// Talk to a gateway from a terminal.
     Connect(connect::Connect),
     /// Run a backend that echoes every message.
@@ -103,6 +116,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Dev(command) => dev::run(&command),
         Command::Token(command) => token::run(&command),
         Command::Revoke(command) => revoke::run(&command),
+        Command::Status(command) => status::run(&command),
+        Command::Reload(command) => reload::run(&command),
+        Command::Drain(command) => drain::run(&command),
+        Command::Health(command) => health::run(&command),
         Command::Connect(command) => connect::run(command),
         Command::EchoBackend(command) => echo_backend::run(&command),
         Command::Completions(command) => {
@@ -118,7 +135,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
 #[derive(Args)]
 struct ConfigFile {
     /// The configuration file [default: /etc/portcullis/portcullis.toml].
-    #[arg(short, long = "config", value_name = "FILE", env = "PORTCULLIS_CONFIG")]
+    #[arg(short = 'c', long = "config", value_name = "FILE", env = "PORTCULLIS_CONFIG")]
     named: Option<PathBuf>,
 }
 
@@ -193,6 +210,10 @@ mod tests {
             ("connect ws://127.0.0.1:8080/chat --token a.b.c", true),
             ("connect ws://127.0.0.1:8080/chat --origin http://a", true),
             ("connect --token a.b.c", false),
+            (
+                "connect wss://a/b -H X:1 --header Y:2 --cookie a=1 --subprotocol v1 --insecure",
+                true,
+            ),
             ("revoke --config c --subject a --lapses-in 1h", true),
             ("revoke --config c --subject a --issued-before now --lapses-in 1h", true),
             ("revoke --config c --issued-before 1763800000 --lapses-in 1h", true),
@@ -201,10 +222,23 @@ mod tests {
             ("revoke --config c --token-id t --issued-before now --lapses-in 1h", false),
             ("revoke --config c --subject a", false),
             ("revoke --config c --subject a --issued-before soon --lapses-in 1h", false),
+            ("revoke --config c --lapses-in 1h", false),
+            ("revoke", false),
+            ("revoke --list", true),
             ("revoke --config c --list", true),
             ("revoke --config c --list --subject a", false),
             ("revoke --config c --undo 7", true),
             ("revoke --config c --undo 7 --list", false),
+            ("status --config c", true),
+            ("status --url http://127.0.0.1:9464", true),
+            ("status --url http://127.0.0.1:9464 --token-file t", true),
+            ("status --config c --url http://127.0.0.1:9464", true),
+            ("status --config c --token-file t", false),
+            ("status", true),
+            ("reload --config c", true),
+            ("drain --config c", true),
+            ("health --config c", true),
+            ("health --config c --ready", true),
             ("completions zsh", true),
             ("completions ksh", false),
             ("", false),

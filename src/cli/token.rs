@@ -1,5 +1,6 @@
 //! `portcullis token mint` and `portcullis token inspect`.
 
+mod diagnose;
 pub(super) mod mint;
 mod shown;
 
@@ -9,19 +10,21 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use portcullis::base::time::UnixTime;
 use portcullis::protocol::cause::Cause;
+use portcullis::protocol::revocation::{Hasher, Revoked};
 use portcullis::protocol::scratch::{TOKEN_MAX, TokenScratch};
 use portcullis::server::files::Machine;
+use portcullis::server::journal;
 use portcullis::settings::Auth;
 use portcullis::settings::load::{Issuing, Loaded, Outside};
 
 use super::{failed, load};
 
-/// Makes tokens, and looks into them.
+/// Create or inspect tokens.
 #[derive(Subcommand)]
 pub enum Token {
-    /// Make a token that a configuration accepts; it is all that stdout gets.
+    /// Create a token that a configuration accepts; only the token goes to stdout.
     Mint(mint::Mint),
-    /// Show what a token says, and with a configuration whether it would be accepted.
+    /// Show what a token says, and with a configuration whether the gateway would accept it.
     Inspect(Inspect),
 }
 
@@ -29,9 +32,9 @@ pub enum Token {
 #[derive(Args)]
 #[command(after_help = "\
 Without --config nothing is verified: the claims are what the token says about itself. With it the
-exit code is 0 only if the [[auth]] block accepts the token now; the revocations of a running gateway
-are not checked. The signature is never shown. Other users of the machine can see a token on the
-command line, but not on stdin.
+exit code is 0 only if the [[auth]] block accepts the token now and the configuration's revocations
+file does not revoke it. Revocations that a gateway holds without a file are not seen. The signature
+is never shown. Other users of the machine can see a token on the command line, but not on stdin.
 
 Examples:
   portcullis token inspect < token.txt
@@ -67,11 +70,20 @@ fn run_inspect(command: &Inspect) -> Result<ExitCode, ExitCode> {
     };
     let token = token.trim().trim_start_matches("Bearer ").trim();
     let now_s = Machine.unix_seconds();
-    let lines = shown::lines(token, now_s).ok_or_else(|| {
-        failed(
-            "this is not a token: it must be three parts with dots between them (a JWT, or what \
-             Phoenix signs), or a compact token",
-        )
+    let jwt = diagnose::jwt(token);
+    let lines = match &jwt {
+        Some(jwt) => Some(shown::jwt_lines(jwt, now_s)),
+        None => shown::lines(token, now_s),
+    };
+    let lines = lines.ok_or_else(|| {
+        failed(format_args!(
+            "this is not a token: it is neither a JWT (three parts of base64url with dots between \
+             them, of which the first is a JSON object), nor what Phoenix and Plug sign \
+             (SFMyNTY.…), nor a compact token; it has {} bytes and {} parts, and the gateway \
+             takes at most {TOKEN_MAX} bytes",
+            token.len(),
+            token.split('.').count()
+        ))
     })?;
     lines.iter().for_each(|line| println!("{line}"));
     let (Some(config), Some(auth)) = (&command.config, &command.auth) else {
@@ -79,17 +91,57 @@ fn run_inspect(command: &Inspect) -> Result<ExitCode, ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let loaded = load(config)?;
-    let (block, _) = find_auth(&loaded, auth).map_err(failed)?;
-    match verify(block, token, command.csrf.as_deref(), now_s) {
-        Ok(()) => {
+    let (block, issuing) = find_auth(&loaded, auth).map_err(failed)?;
+    let revoked = revocations(&loaded, now_s).map_err(failed)?;
+    let mut scratch = TokenScratch::new();
+    let csrf = command.csrf.as_deref().map(str::as_bytes);
+    let now = UnixTime::from_seconds(now_s);
+    let Some(verifier) = block.kind.verifier() else {
+        return Err(failed(format_args!(
+            "auth {auth:?} asks a backend or an endpoint: only a running gateway can tell"
+        )));
+    };
+    match verifier.verify(token.as_bytes(), csrf, now, &mut scratch) {
+        Ok(identity) if revoked.meets(&identity, now) => {
+            println!("verdict refused by auth {auth:?}: token_revoked (by the revocations file)");
+            Err(ExitCode::FAILURE)
+        }
+        Ok(identity) => {
+            match identity.subject() {
+                "" => println!("subject (none)"),
+                subject => println!("subject {}", shown::plain(subject)),
+            }
+            match identity.expires() {
+                Some(at) => println!("{}", shown::moment("end", at.as_seconds(), now_s)),
+                None => println!("end     never"),
+            }
             println!("verdict accepted by auth {auth:?}");
             Ok(ExitCode::SUCCESS)
         }
         Err(cause) => {
+            if let (Some(jwt), Issuing::Jwt { keys, options }) = (&jwt, issuing) {
+                for why in diagnose::refusal(token, jwt, (keys, options), cause, now_s) {
+                    println!("reason  {why}");
+                }
+            }
             println!("verdict refused by auth {auth:?}: {}", explain(cause));
             Err(ExitCode::FAILURE)
         }
     }
+}
+
+/// What the configuration's revocations file holds.
+fn revocations(loaded: &Loaded, now_s: u64) -> Result<Revoked, String> {
+    let hasher = Hasher::new(&[0; 32]);
+    let Some(path) = &loaded.settings.gateway.revocations_file else {
+        return Ok(Revoked::nothing(hasher));
+    };
+    let max = loaded.settings.limits.revocations_max as usize;
+    let now = UnixTime::from_seconds(now_s);
+    let (set, _torn) = journal::load(path, hasher, max, now).map_err(|error| {
+        format!("cannot tell whether the token is revoked: {}: {error}", path.display())
+    })?;
+    Ok(set.snapshot())
 }
 
 /// The token on stdin, if it is not absurdly long.
@@ -114,7 +166,9 @@ fn find_auth<'l>(loaded: &'l Loaded, name: &str) -> Result<(&'l Auth, &'l Issuin
     };
     let auth = &auths[index];
     if auth.kind.is_external() {
-        return Err(format!("[[auth]] {name:?} asks somebody else, who also makes the tokens"));
+        return Err(format!(
+            "[[auth]] {name:?} is decided outside the gateway, where its tokens are made, too"
+        ));
     }
     Ok((auth, &loaded.issuing[index]))
 }
@@ -122,20 +176,21 @@ fn find_auth<'l>(loaded: &'l Loaded, name: &str) -> Result<(&'l Auth, &'l Issuin
 fn verify(auth: &Auth, token: &str, csrf: Option<&str>, now_s: u64) -> Result<(), Cause> {
     let now = UnixTime::from_seconds(now_s);
     let csrf = csrf.map(str::as_bytes);
-    auth.kind.verify(token.as_bytes(), csrf, now, &mut TokenScratch::new()).map(|_| ())
+    let verifier = auth.kind.verifier().expect("find_auth refuses the rest");
+    verifier.verify(token.as_bytes(), csrf, now, &mut TokenScratch::new()).map(|_| ())
 }
 
-/// A cause for a person at a terminal; the label is what clients and metrics are told.
+/// A cause for a person at a terminal, beside the label that clients and metrics use.
 fn explain(cause: Cause) -> String {
     let why = match cause {
-        Cause::TokenMalformed => "it cannot be read, is over 4 KiB, or has no proper end",
+        Cause::TokenMalformed => "it cannot be read; a fault or reason above says why",
         Cause::BadSignature => "none of the keys signed it, or not with the key's algorithm",
-        Cause::TokenExpired => "its time is over",
-        Cause::TokenNotYetValid => "its time has not begun",
+        Cause::TokenExpired => "it has expired",
+        Cause::TokenNotYetValid => "it is not valid yet",
         Cause::TokenForbidden => {
             "it is for another issuer or audience, names no subject, or ends beyond lifetime_max"
         }
-        Cause::TokenMissing => "the session has no subject: nobody has logged in",
+        Cause::TokenMissing => "the session has no subject: the user has not logged in",
         Cause::CsrfMismatch => "the session needs its _csrf_token beside it: --csrf",
         _ => "see docs/configuration.md",
     };

@@ -15,16 +15,17 @@ use crate::protocol::link::{Credential, CredentialCarrier};
 use crate::protocol::plug_session::{CSRF_NAME, MASKED_BYTES};
 use crate::protocol::rejected_tokens::RejectedTokenCache;
 use crate::protocol::scratch::TokenScratch;
-use crate::settings::{Auth, AuthKind, ROUTE_AUTHS_MAX, Reauthenticate, Route, Settings};
+use crate::protocol::verifier::{TokenCheck, Verifier, falls_through};
+use crate::settings::{Auth, ROUTE_AUTHS_MAX, Reauthenticate, Route, Settings};
 
 /// What one worker verifies tokens with, made once.
 pub struct Scratch {
     /// Room to decode tokens in: one for each block of a route, because the identity borrows
     /// from it.
     blocks: Box<[BlockScratch; ROUTE_AUTHS_MAX]>,
-    dead: RejectedTokenCache,
+    rejected: RejectedTokenCache,
     /// Tokens that [`Scratch::take_dead_hits`] has not told of yet.
-    dead_hits: u64,
+    rejected_hits: u64,
 }
 
 #[derive(Default)]
@@ -40,10 +41,21 @@ impl Default for Scratch {
 }
 
 impl Scratch {
-    /// Allocates the buffers. `dead` remembers what was refused for good.
-    pub fn new(dead: RejectedTokenCache) -> Self {
+    /// Allocates the buffers. `rejected` remembers what was refused for good.
+    pub fn new(rejected: RejectedTokenCache) -> Self {
         let blocks = Box::new(std::array::from_fn(|_| BlockScratch::default()));
-        Scratch { blocks, dead, dead_hits: 0 }
+        Scratch { blocks, rejected, rejected_hits: 0 }
+    }
+
+    /// Room for each block, and what their tokens are checked by.
+    fn parts(
+        &mut self,
+        settings: &Settings,
+        now: UnixTime,
+    ) -> (&mut [BlockScratch; ROUTE_AUTHS_MAX], TokenCheck<'_>) {
+        let Scratch { blocks, rejected, rejected_hits } = self;
+        let token_max = settings.limits.token_max;
+        (blocks, TokenCheck { token_max, now, rejected, rejected_hits })
     }
 
     /// Room to decode a token of somebody else's kind in.
@@ -53,7 +65,7 @@ impl Scratch {
 
     /// How many tokens were refused from memory since this was last asked.
     pub fn take_dead_hits(&mut self) -> u64 {
-        std::mem::take(&mut self.dead_hits)
+        std::mem::take(&mut self.rejected_hits)
     }
 }
 
@@ -78,21 +90,20 @@ pub fn by_request<'s>(
     now: UnixTime,
     scratch: &'s mut Scratch,
 ) -> Decision<'s> {
-    if route.auths.is_empty() {
-        return Decision::Accepted(VerifiedIdentity::anonymous());
+    if let Some(proof) = route.no_authentication {
+        return Decision::Accepted(proof.identity());
     }
-    let Scratch { blocks, dead, dead_hits } = scratch;
-    let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
+    let (blocks, mut check) = scratch.parts(settings, now);
     let mut refused = Cause::TokenMissing;
     for ((&index, auth), scratch) in asked(settings, route).zip(blocks.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
-        if auth.kind.is_external() {
-            match each_credential(auth, request, desk.token_max, carried, |_| {}) {
+        let Some(verifier) = auth.kind.verifier() else {
+            match each_credential(auth, request, check.token_max, carried, |_| {}) {
                 Ok(0) => continue,
                 Ok(_) => return Decision::Ask(index),
                 Err(cause) => return Decision::Refused(cause),
             }
-        }
+        };
         let found = match carrier::find(&auth.carriers, request, carried) {
             Ok(Some(found)) => found,
             Ok(None) => continue,
@@ -106,8 +117,8 @@ pub fn by_request<'s>(
             Err(Cause::ForbiddenOrigin)
         } else {
             let mut csrf = [0; MASKED_BYTES];
-            let csrf = csrf_parameter(auth, request, &mut csrf);
-            desk.verify(auth, found.token(), csrf, claims)
+            let csrf = csrf_parameter(verifier, request, &mut csrf);
+            check.verify(verifier, found.token(), csrf, claims)
         };
         match decision {
             Ok(identity) => return Decision::Accepted(identity),
@@ -130,24 +141,23 @@ pub fn by_first_message<'s>(
     now: UnixTime,
     scratch: &'s mut Scratch,
 ) -> Decision<'s> {
-    let Scratch { blocks, dead, dead_hits } = scratch;
-    let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
+    let (blocks, mut check) = scratch.parts(settings, now);
     let mut refused = Cause::TokenMissing;
     for ((&index, auth), scratch) in asked(settings, route).zip(blocks.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
         let token = match carried_by_message(auth, message, carried) {
-            Ok((_, token)) if token.len() > usize::from(desk.token_max) => {
+            Ok((_, token)) if token.len() > usize::from(check.token_max) => {
                 refused = first_telling(refused, Cause::TokenMalformed);
                 continue;
             }
-            Ok(_) if auth.kind.is_external() => return Decision::Ask(index),
             Ok((_, token)) => token,
             Err(cause) => {
                 refused = first_telling(refused, cause);
                 continue;
             }
         };
-        match desk.verify(auth, token, None, claims) {
+        let Some(verifier) = auth.kind.verifier() else { return Decision::Ask(index) };
+        match check.verify(verifier, token, None, claims) {
             Ok(identity) => return Decision::Accepted(identity),
             Err(cause) if falls_through(cause) => refused = first_telling(refused, cause),
             Err(cause) => return Decision::Refused(cause),
@@ -159,28 +169,27 @@ pub fn by_first_message<'s>(
 /// Judges the token in a message with which an open client renews its identity.
 pub fn by_open_client<'s>(
     settings: &Settings,
-    form: &Reauthenticate,
+    pattern: &Reauthenticate,
     message: &[u8],
     now: UnixTime,
     scratch: &'s mut Scratch,
 ) -> Decision<'s> {
-    let Scratch { blocks, dead, dead_hits } = scratch;
-    let mut desk = Desk { token_max: settings.limits.token_max, now, dead, dead_hits };
+    let (blocks, mut check) = scratch.parts(settings, now);
     // The blocks that the client dealt with before: a reload may have taken some away, and the
     // client has to come again then.
     let mut refused = Cause::GoingAway;
-    for (name, scratch) in form.auths.iter().zip(blocks.iter_mut()) {
+    for (name, scratch) in pattern.auths.iter().zip(blocks.iter_mut()) {
         // Somebody outside takes time, and open clients are not held up: those end identities
         // by themselves.
-        let ours = |auth: &&Auth| auth.name == *name && !auth.kind.is_external();
-        let Some(auth) = settings.auths.iter().find(ours) else { continue };
+        let mut named = settings.auths.iter().filter(|auth| auth.name == *name);
+        let Some(verifier) = named.find_map(|auth| auth.kind.verifier()) else { continue };
         let BlockScratch { carried, claims } = scratch;
-        let token = match carrier::first_message_token(&form.token, message, carried) {
+        let token = match carrier::first_message_token(&pattern.token, message, carried) {
             Ok(token) => token,
             // The same for every block.
             Err(cause) => return Decision::Refused(cause),
         };
-        match desk.verify(auth, token, None, claims) {
+        match check.verify(verifier, token, None, claims) {
             Ok(identity) => return Decision::Accepted(identity),
             Err(cause) if falls_through(cause) => {
                 refused = if refused == Cause::GoingAway { cause } else { refused };
@@ -263,11 +272,6 @@ fn credential_name(carrier: &Carrier) -> Cow<'_, str> {
     }
 }
 
-/// Whether a block has not signed the token at all, so that the next one may have.
-fn falls_through(cause: Cause) -> bool {
-    matches!(cause, Cause::TokenMissing | Cause::TokenMalformed | Cause::BadSignature)
-}
-
 /// The first cause that says more than "none there".
 fn first_telling(earlier: Cause, cause: Cause) -> Cause {
     if earlier == Cause::TokenMissing { cause } else { earlier }
@@ -294,46 +298,9 @@ fn is_cookie(auth: &Auth, found: &Found<'_>) -> bool {
 
 /// The parameter that goes with a session; `None` when it is not asked for, either.
 fn csrf_parameter<'o>(
-    auth: &Auth,
+    verifier: &Verifier,
     request: &UpgradeRequest<'_, '_>,
     out: &'o mut [u8],
 ) -> Option<&'o [u8]> {
-    match &auth.kind {
-        AuthKind::PlugSession(verifier) if verifier.asks_csrf() => {
-            carrier::query_parameter(request, CSRF_NAME, out)
-        }
-        _ => None,
-    }
-}
-
-/// What every token is judged by, whichever block it is for.
-struct Desk<'d> {
-    token_max: u16,
-    now: UnixTime,
-    dead: &'d mut RejectedTokenCache,
-    dead_hits: &'d mut u64,
-}
-
-impl Desk<'_> {
-    fn verify<'s>(
-        &mut self,
-        auth: &Auth,
-        token: &[u8],
-        csrf: Option<&[u8]>,
-        scratch: &'s mut TokenScratch,
-    ) -> Result<VerifiedIdentity<'s>, Cause> {
-        if token.len() > usize::from(self.token_max) {
-            return Err(Cause::TokenMalformed);
-        }
-        let key = self.dead.key(&auth.fingerprint, token);
-        if let Some(cause) = key.and_then(|key| self.dead.find(key, self.now)) {
-            *self.dead_hits += 1;
-            return Err(cause);
-        }
-        let decision = auth.kind.verify(token, csrf, self.now, scratch);
-        if let (Some(key), Err(cause)) = (key, &decision) {
-            self.dead.insert(key, *cause);
-        }
-        decision
-    }
+    verifier.asks_csrf().then(|| carrier::query_parameter(request, CSRF_NAME, out)).flatten()
 }

@@ -92,12 +92,12 @@ impl SessionRequest {
         self.path = Span { start: 0, end: self.bytes.len() as u32 };
     }
 
-    /// Names the subprotocol that the 101 names.
+    /// The subprotocol that the 101 names.
     pub fn set_subprotocol(&mut self, subprotocol: Option<&str>) {
         self.subprotocol = subprotocol.map(|text| self.push(text.as_bytes()));
     }
 
-    /// Names the request's Origin, which was checked.
+    /// The Origin that the client sent, if it is text.
     pub fn set_origin(&mut self, origin: Option<&str>) {
         self.origin = origin.map(|text| self.push(text.as_bytes()));
     }

@@ -14,6 +14,8 @@ use crate::protocol::cause::Cause;
 
 /// Most bytes that a client may send before its handshake is finished.
 pub const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+/// The fatal alert `decode_error` as a record of its own, before there are keys (RFC 8446 §6.2).
+const DECODE_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
 /// Most plaintext bytes that one TLS record carries (RFC 8446 §5.1).
 pub const RECORD_PLAINTEXT_MAX: usize = 16 * 1024;
 /// Bytes that encryption adds to a record at most: header, nonce, tag, content type.
@@ -98,6 +100,8 @@ pub struct TlsTransport {
     pending: Option<Vec<u8>>,
     /// Bytes received before the end of the handshake.
     handshake_bytes: u32,
+    /// Something was sent, so that keys may be in use.
+    answered: bool,
     peer_closed: bool,
     /// close_notify was sent.
     closed: bool,
@@ -228,6 +232,7 @@ impl TlsTransport {
             connection: UnbufferedServerConnection::new(config)?,
             pending: None,
             handshake_bytes: 0,
+            answered: false,
             peer_closed: false,
             closed: false,
             failed: false,
@@ -247,11 +252,18 @@ impl TlsTransport {
             return Ok(Received { handshake_finished_now: false, peer_closed: true });
         }
         let handshaking = self.connection.is_handshaking();
+        let queued = output.len();
         let result = self.take(input, plaintext, output);
+        self.answered |= output.len() > queued;
         if let Err(error) = result {
             self.failed = true;
             self.pending = None;
             self.drain_alerts(output);
+            // rustls knows nothing of our own bound. After its first answer a plain alert could
+            // be taken for an attacker's.
+            if error == TransportError::HandshakeTooLong && !self.answered {
+                output.extend_from_slice(&DECODE_ERROR);
+            }
             return Err(error);
         }
         Ok(Received {
@@ -725,6 +737,8 @@ mod tests {
             record[5..9].fill(0);
         };
         assert_eq!(error, TransportError::HandshakeTooLong);
+        assert_eq!(output, DECODE_ERROR);
+        output.clear();
         assert_eq!(taken, HANDSHAKE_BYTES_MAX / 105 * 105);
         let Transport::Tls(tls) = &server else { unreachable!("made with TLS") };
         let tls = tls.begun().expect("it heard something");

@@ -4,13 +4,14 @@
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 use std::net::{IpAddr, TcpStream, ToSocketAddrs};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use tungstenite::client::{IntoClientRequest, client};
 use tungstenite::handshake::client::Request;
-use tungstenite::http::HeaderValue;
+use tungstenite::http::{HeaderName, HeaderValue};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Error as WsError, HandshakeError, Message, WebSocket};
@@ -34,6 +35,15 @@ pub struct ConnectOptions {
     pub token: Option<Secret>,
     /// Sent as `Origin`, to see the answer to a browser's page.
     pub origin: Option<String>,
+    /// Further fields of the request, as `NAME: VALUE`.
+    pub headers: Vec<String>,
+    /// Cookies, as `NAME=VALUE`.
+    pub cookies: Vec<String>,
+    /// Subprotocols to offer, in order of preference.
+    pub subprotocols: Vec<String>,
+    /// Take any certificate. Loopback addresses may show any in any case: a program that could
+    /// stand in between could read this process.
+    pub insecure: bool,
 }
 
 /// Why the client could not connect, or was closed.
@@ -45,8 +55,8 @@ pub enum ConnectError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The token or origin cannot stand in a header field.
-    #[error("the {what} has a character that no header field may have")]
+    /// A part of the request cannot stand in a header field.
+    #[error("the {what} cannot be sent; header fields are NAME: VALUE, in visible ASCII")]
     Field {
         /// Which of them.
         what: &'static str,
@@ -59,9 +69,14 @@ pub enum ConnectError {
         /// What the system said.
         source: io::Error,
     },
-    /// TLS to anywhere but this machine.
-    #[error("this client checks no certificate, so it speaks wss:// to loopback addresses only")]
-    NotLoopback,
+    /// TLS failed, most often over the certificate.
+    #[error("TLS to {host} failed: {reason}\n  --insecure takes any certificate, for tests")]
+    Tls {
+        /// The name that the certificate should have.
+        host: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The upgrade was answered over HTTP.
     #[error("refused with HTTP {status}: {body}")]
     Refused {
@@ -106,11 +121,12 @@ impl fmt::Display for CloseNote {
     }
 }
 
-/// Talks to a gateway over standard input and output until either ends.
+/// Talks to a gateway over standard input and output until either ends. Returns how the gateway
+/// closed, if it did so first.
 ///
 /// # Errors
 /// [`ConnectError`]; a close with 1000 or 1001 is none.
-pub fn run(options: &ConnectOptions) -> Result<(), ConnectError> {
+pub fn run(options: &ConnectOptions) -> Result<Option<CloseNote>, ConnectError> {
     let (sender, lines) = sync_channel(LINES_MAX);
     // Not joined: it may sit in a read for ever, and ends with the process.
     std::thread::spawn(move || {
@@ -131,7 +147,7 @@ pub fn converse(
     options: &ConnectOptions,
     lines: &Receiver<String>,
     out: &mut dyn Write,
-) -> Result<(), ConnectError> {
+) -> Result<Option<CloseNote>, ConnectError> {
     let mut socket = open(options)?;
     let patience = socket.get_ref().tcp().set_read_timeout(Some(TURN));
     patience.map_err(|error| lost(&error))?;
@@ -147,7 +163,7 @@ pub fn converse(
             Err(_) if ended && closed.is_none() && last_heard.elapsed() > QUIET => {
                 let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
                 let _ = socket.close(Some(frame));
-                return Ok(());
+                return Ok(None);
             }
             Err(_) => {}
         }
@@ -170,9 +186,9 @@ pub fn converse(
     }
 }
 
-fn verdict(closed: Option<CloseNote>, error: &WsError) -> Result<(), ConnectError> {
+fn verdict(closed: Option<CloseNote>, error: &WsError) -> Result<Option<CloseNote>, ConnectError> {
     match closed {
-        Some(note) if matches!(note.code, 1000 | 1001) => Ok(()),
+        Some(note) if matches!(note.code, 1000 | 1001) => Ok(Some(note)),
         Some(note) => Err(ConnectError::Closed(note)),
         None => Err(lost(error)),
     }
@@ -221,7 +237,7 @@ fn open(options: &ConnectOptions) -> Result<WebSocket<Stream>, ConnectError> {
     let is_tls = uri.scheme_str() == Some("wss");
     let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
     let tcp = dial(&host, port)?;
-    let stream = if is_tls { tls::wrap(&host, tcp)? } else { Stream::Plain(tcp) };
+    let stream = if is_tls { tls::wrap(&host, tcp, options.insecure)? } else { Stream::Plain(tcp) };
     match client(request, stream) {
         Ok((socket, _)) => Ok(socket),
         Err(HandshakeError::Failure(WsError::Http(response))) => {
@@ -251,7 +267,32 @@ fn request(options: &ConnectOptions) -> Result<Request, ConnectError> {
         let field = field.map_err(|_| ConnectError::Field { what: "origin" })?;
         request.headers_mut().insert("Origin", field);
     }
+    for (name, values) in [
+        ("Cookie", options.cookies.join("; ")),
+        ("Sec-WebSocket-Protocol", options.subprotocols.join(", ")),
+    ] {
+        if !values.is_empty() {
+            let field = HeaderValue::from_str(&values);
+            let what = if name == "Cookie" { "cookie" } else { "subprotocol" };
+            let field = field.map_err(|_| ConnectError::Field { what })?;
+            request.headers_mut().insert(name, field);
+        }
+    }
+    let of_handshake = request.headers().clone();
+    for field in &options.headers {
+        let (name, value) = header(field).ok_or(ConnectError::Field { what: "header" })?;
+        // What the handshake has already is replaced; the rest may be repeated.
+        match of_handshake.contains_key(&name) {
+            true => drop(request.headers_mut().insert(name, value)),
+            false => drop(request.headers_mut().append(name, value)),
+        }
+    }
     Ok(request)
+}
+
+fn header(field: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = field.split_once(':')?;
+    Some((HeaderName::from_str(name).ok()?, HeaderValue::from_str(value.trim()).ok()?))
 }
 
 fn dial(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
@@ -318,8 +359,9 @@ impl Write for Stream {
     }
 }
 
-/// TLS to a self-signed certificate on this machine.
+/// TLS with the system's root certificates, or with none on this machine and with `--insecure`.
 mod tls {
+    use hyper_rustls::ConfigBuilderExt;
     use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
     use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
     use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -327,25 +369,36 @@ mod tls {
 
     use super::*;
 
-    pub(super) fn wrap(host: &str, tcp: TcpStream) -> Result<Stream, ConnectError> {
-        if !is_loopback(host) {
-            return Err(ConnectError::NotLoopback);
-        }
+    pub(super) fn wrap(
+        host: &str,
+        mut tcp: TcpStream,
+        insecure: bool,
+    ) -> Result<Stream, ConnectError> {
+        let failed = |reason: String| ConnectError::Tls { host: host.to_owned(), reason };
         let provider = Arc::new(ring::default_provider());
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| lost(&error))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-            .with_no_client_auth();
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| lost(&error))?;
+            .map_err(|error| failed(error.to_string()))?;
+        let config = if insecure || is_loopback(host) {
+            config
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+                .with_no_client_auth()
+        } else {
+            let roots = config.with_native_roots();
+            roots.map_err(|error| failed(error.to_string()))?.with_no_client_auth()
+        };
+        let name = ServerName::try_from(host.to_owned());
+        let name = name.map_err(|error| failed(error.to_string()))?;
         let connection = ClientConnection::new(Arc::new(config), name);
-        let connection = connection.map_err(|error| lost(&error))?;
+        let mut connection = connection.map_err(|error| failed(error.to_string()))?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut tcp).map_err(|error| failed(error.to_string()))?;
+        }
         Ok(Stream::Tls(Box::new(rustls::StreamOwned::new(connection, tcp))))
     }
 
-    /// Takes any certificate whose key the other side has. Only for loopback, where a program
-    /// that could intercept the connection could also read the process itself.
+    /// Takes any certificate whose key the other side has.
     #[derive(Debug)]
     struct AnyCertificate(Arc<CryptoProvider>);
 
@@ -396,7 +449,15 @@ mod tests {
     use super::*;
 
     fn options(url: String) -> ConnectOptions {
-        ConnectOptions { url, token: Some(Secret::new(b"abc".to_vec())), origin: None }
+        ConnectOptions {
+            url,
+            token: Some(Secret::new(b"abc".to_vec())),
+            origin: None,
+            headers: Vec::new(),
+            cookies: Vec::new(),
+            subprotocols: Vec::new(),
+            insecure: false,
+        }
     }
 
     /// A server that answers every text with `said X`, and `bye` with an explained close.
@@ -440,7 +501,7 @@ mod tests {
         }
         drop(sender);
         let mut out = Vec::new();
-        converse(&options(url), &lines, &mut out).unwrap();
+        assert_eq!(converse(&options(url), &lines, &mut out).unwrap(), None);
         assert_eq!(String::from_utf8(out).unwrap(), "said one\nsaid two\n");
         assert_eq!(server.join().unwrap().as_deref(), Some("Bearer abc"));
     }
@@ -455,6 +516,72 @@ mod tests {
                         be refused again";
         assert_eq!(error.to_string(), expected);
         server.join().unwrap();
+    }
+
+    #[test]
+    fn fields_of_the_request_are_what_was_asked_for() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let asked = ConnectOptions {
+            headers: texts(&["X-Room: 7", "X-Room:8", "Host: other.example"]),
+            cookies: texts(&["a=1", "b=2"]),
+            subprotocols: texts(&["v2", "v1"]),
+            ..options("ws://127.0.0.1:1/chat".into())
+        };
+        let request = request(&asked).unwrap();
+        let all = |name: &str| -> Vec<String> {
+            let values = request.headers().get_all(name).iter();
+            values.map(|value| value.to_str().unwrap().to_owned()).collect()
+        };
+        for (name, expected) in [
+            ("x-room", &["7", "8"][..]),
+            ("host", &["other.example"]),
+            ("cookie", &["a=1; b=2"]),
+            ("sec-websocket-protocol", &["v2, v1"]),
+            ("authorization", &["Bearer abc"]),
+        ] {
+            assert_eq!(all(name), expected, "{name}");
+        }
+        for field in ["no colon", "a b: c", ": c", "a: b\r\nc: d"] {
+            let asked = ConnectOptions { headers: texts(&[field]), ..options(asked.url.clone()) };
+            let error = super::request(&asked).expect_err(field).to_string();
+            assert!(error.contains("the header cannot be sent"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_drain_is_no_error_but_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let mut socket = tungstenite::accept(listener.accept().unwrap().0).unwrap();
+            let frame = CloseFrame { code: CloseCode::Away, reason: "drain".into() };
+            socket.close(Some(frame)).unwrap();
+            while socket.read().is_ok() {}
+        });
+        let (_sender, lines) = channel();
+        let note = converse(&options(url), &lines, &mut Vec::new()).unwrap().expect("a close");
+        assert_eq!((note.code, note.reason.as_str()), (1001, "drain"));
+        server.join().unwrap();
+    }
+
+    /// A name that is not loopback for [`is_loopback`], so that the certificate is verified.
+    #[test]
+    fn remote_certificates_are_verified_unless_told_otherwise() {
+        let tcp = || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let config = crate::sim::tls::server();
+            std::thread::spawn(move || {
+                let (mut tcp, _) = listener.accept().unwrap();
+                let mut server = rustls::ServerConnection::new(config).unwrap();
+                while server.is_handshaking() && server.complete_io(&mut tcp).is_ok() {}
+            });
+            stream
+        };
+        let refused = tls::wrap("gateway.example", tcp(), false).err().expect("refused");
+        assert!(refused.to_string().contains("TLS to gateway.example failed"), "{refused}");
+        assert!(refused.to_string().contains("--insecure"), "{refused}");
+        assert!(tls::wrap("gateway.example", tcp(), true).is_ok());
     }
 
     #[test]

@@ -1,8 +1,14 @@
 //! What the process may use of the machine: descriptors, memory, cores, randomness.
-#![allow(unsafe_code)] // getrlimit, setrlimit, scheduler affinity, getrandom, adjtimex
+#![allow(unsafe_code)] // geteuid, getrlimit, setrlimit, scheduler affinity, getrandom, adjtimex
 
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// The user that the process acts as.
+pub fn effective_user() -> u32 {
+    // SAFETY: it reads a number of the process and cannot fail.
+    unsafe { libc::geteuid() }
+}
 
 /// The current soft limit on open descriptors (RLIMIT_NOFILE).
 ///

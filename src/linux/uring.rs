@@ -209,7 +209,7 @@ impl Uring {
     /// lost answers.
     pub(super) fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
         while let Some(entry) = self.backlog.pop_front() {
-            // SAFETY: whoever pushed the entry vouched for its memory until its last cqe.
+            // SAFETY: the caller of `push` vouched for the entry's memory until its last cqe.
             if unsafe { self.ring.submission().push(&entry) }.is_err() {
                 self.backlog.push_front(entry);
                 break;
@@ -241,7 +241,7 @@ impl Uring {
             None => (self.ring.as_raw_fd(), flags),
         };
         // SAFETY: argument and timeout outlive the call; the entries' memory is vouched for by
-        // whoever pushed them. The crate's own call forgets the registered descriptor between
+        // the callers of `push`. The crate's own call forgets the registered descriptor between
         // two submitters, hence this one.
         let result = unsafe {
             libc::syscall(
@@ -292,7 +292,7 @@ impl Drop for Uring {
         if let Some(index) = self.registered {
             // The thread's table holds the ring open until this or the thread's end.
             let update = RingUpdate { offset: index, reserved: 0, data: 0 };
-            // Failure leaves the ring open until the thread ends, which harms nobody.
+            // Failure leaves the ring open until the thread ends, which harms nothing.
             let _ = register(&self.ring, UNREGISTER_RING_FDS, &raw const update);
         }
     }
@@ -354,7 +354,8 @@ mod tests {
         let open = || opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), c"/dev/null".as_ptr()).build();
         let shutdown = || opcode::Shutdown::new(types::Fd(-1), libc::SHUT_WR).build();
         let poll = || opcode::PollAdd::new(types::Fd(-1), libc::POLLIN as u32).build();
-        let table: [(Permissions, fn() -> squeue::Entry, i32); 6] = [
+        type Row = (Permissions, fn() -> squeue::Entry, i32);
+        let table: [Row; 6] = [
             (Permissions::Plain, open, -libc::EACCES),
             (Permissions::Direct, open, -libc::EACCES),
             (Permissions::Plain, shutdown, -libc::EACCES),

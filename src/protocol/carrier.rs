@@ -147,7 +147,9 @@ impl Carrier {
             Carrier::Authorization => in_authorization(request)?,
             Carrier::Subprotocol => in_subprotocols(request, scratch)?,
             Carrier::Cookie(name) => only(cookies(request, name))?.map(Place::Request),
-            Carrier::Header(name) => only(request.values(name))?.map(Place::Request),
+            Carrier::Header(name) => {
+                only(request.values(name))?.map(without_scheme).map(Place::Request)
+            }
             Carrier::Query(name) => in_query(request, name, scratch)?,
             Carrier::FirstMessage | Carrier::FirstMessageJson(_) => None,
         };
@@ -196,9 +198,10 @@ pub fn first_message_token<'t>(
         Carrier::FirstMessageJson(path) => compact_json::string_at(text, path, &mut scratch.0)
             .map_err(|_| Cause::TokenMalformed)?
             .map_or(b"".as_slice(), str::as_bytes),
-        Carrier::FirstMessage => text,
+        Carrier::FirstMessage => without_line_end(text),
         _ => b"",
     };
+    let token = without_scheme(token);
     match token.len() {
         0 => Err(Cause::TokenMissing),
         1..=TOKEN_MAX => Ok(token),
@@ -236,6 +239,20 @@ pub fn redacted_path_and_query<'c>(
             separator = b'&';
         }
     }
+}
+
+/// A token without the `Bearer ` that many clients put in front of it wherever it goes.
+fn without_scheme(token: &[u8]) -> &[u8] {
+    match token.split_first_chunk::<7>() {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer ") => trim(rest),
+        _ => token,
+    }
+}
+
+/// A message without the one line end that tools add which send lines.
+fn without_line_end(text: &[u8]) -> &[u8] {
+    let ends: [&[u8]; 2] = [b"\r\n", b"\n"];
+    ends.iter().find_map(|end| text.strip_suffix(*end)).unwrap_or(text)
 }
 
 /// RFC 6750 §2.1. Another scheme is not a token; the upgrade refused a repeated field already.
@@ -348,7 +365,7 @@ mod tests {
         let limits = HeadLimits { head_max: 1 << 16, ..HeadLimits::default() };
         match parse(head.as_bytes(), &mut room, &limits) {
             Ok(Request::Upgrade(request)) => judge(&request),
-            Ok(Request::PlainGet { .. }) => panic!("an upgrade"),
+            Ok(Request::Plain(_)) => panic!("an upgrade"),
             Err(refusal) => panic!("{refusal:?}"),
         }
     }
@@ -379,6 +396,13 @@ mod tests {
             ("/", "Authorization: Basic abc\r\n", Ok(None)),
             ("/", "Authorization: Bearerabc\r\n", Ok(None)),
             ("/", "Authorization:\r\n", Ok(None)),
+            ("/", "X-Token: Bearer abc\r\n", Ok(Some("3:abc"))),
+            ("/", "X-Token: bearer  abc\r\n", Ok(Some("3:abc"))),
+            ("/", "X-Token: Bearer\r\n", Ok(Some("3:Bearer"))),
+            ("/", "X-Token: Bearerabc\r\n", Ok(Some("3:Bearerabc"))),
+            ("/", "X-Token: Basic abc\r\n", Ok(Some("3:Basic abc"))),
+            ("/", "X-Token: Bearer a\r\nX-Token: Bearer a\r\n", BAD),
+            ("/", "Cookie: session=Bearer abc\r\n", Ok(Some("2:Bearer abc"))),
             ("/?token=q", "Authorization: Basic abc\r\n", Ok(Some("4:q"))),
             ("/?token=q", "Authorization: Bearer abc\r\n", Ok(Some("0:abc"))),
             ("/?token=q", "Authorization: Bearer\r\n", BAD),
@@ -551,6 +575,18 @@ mod tests {
         let table: &[(&Carrier, &str, Result<&str, Cause>)] = &[
             (&raw, "a.b.c", Ok("a.b.c")),
             (&raw, " a", Ok(" a")),
+            (&raw, "a.b.c\n", Ok("a.b.c")),
+            (&raw, "a.b.c\r\n", Ok("a.b.c")),
+            (&raw, "a.b.c\n\n", Ok("a.b.c\n")),
+            (&raw, "a.b.c\r", Ok("a.b.c\r")),
+            (&raw, "Bearer a.b.c\r\n", Ok("a.b.c")),
+            (&raw, "bearer a.b.c", Ok("a.b.c")),
+            (&raw, "Bearera.b.c", Ok("Bearera.b.c")),
+            (&raw, "Bearer ", Err(Cause::TokenMissing)),
+            (&raw, "\n", Err(Cause::TokenMissing)),
+            (&json, r#"{"payload":{"token":"Bearer a.b"}}"#, Ok("a.b")),
+            (&json, r#"{"payload":{"token":"BEARER \u0061"}}"#, Ok("a")),
+            (&json, r#"{"payload":{"token":"Basic a"}}"#, Ok("Basic a")),
             (&raw, "", Err(Cause::TokenMissing)),
             (&raw, &long, Err(Cause::TokenMalformed)),
             (&json, r#"{"type":"connection_init","payload":{"token":"a.b"}}"#, Ok("a.b")),

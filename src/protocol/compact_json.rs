@@ -177,6 +177,35 @@ impl<'t> Value<'t> {
         text.parse().ok().filter(|&number: &u64| number <= 1 << 53)
     }
 
+    /// The value as a NumericDate (RFC 7519 §2), which may be any number: of 0 or more, floored to
+    /// whole seconds, and at most 2^53.
+    pub fn numeric_date(self) -> Option<u64> {
+        let Value::Number(text) = self else { return None };
+        let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+            None => (text, 0),
+        };
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let digits = || whole.bytes().chain(fraction.bytes());
+        let point = i64::try_from(whole.len()).ok()? + i64::from(exponent);
+        // 2^53 has 16 digits: what has more zeros behind its digits is refused without counting.
+        let point = usize::try_from(point.max(0)).ok().filter(|&at| at <= mantissa.len() + 16)?;
+        if !digits().all(|digit| digit.is_ascii_digit()) {
+            return None;
+        }
+        digits().chain(std::iter::repeat(b'0')).take(point).try_fold(0, |number: u64, digit| {
+            Some(number * 10 + u64::from(digit - b'0')).filter(|&number| number <= 1 << 53)
+        })
+    }
+
+    /// An integer as its decimal text, which JSON writes in one way only, but for `-0`.
+    pub fn integer_text(self) -> Option<JsonString<'t>> {
+        let Value::Number(raw) = self else { return None };
+        let digits = raw.strip_prefix('-').unwrap_or(raw);
+        let integer = digits.bytes().all(|byte| byte.is_ascii_digit()) && raw != "-0";
+        integer.then_some(JsonString { raw })
+    }
+
     /// The string, when it is one.
     pub fn string(self) -> Option<JsonString<'t>> {
         if let Value::String(string) = self { Some(string) } else { None }
@@ -188,6 +217,11 @@ impl<'t> JsonString<'t> {
     pub fn is(self, other: &str) -> bool {
         self.raw == other
             || (self.raw.as_bytes().contains(&b'\\') && self.chars().eq(other.chars()))
+    }
+
+    /// The string as it is written between its quotes, escapes and all.
+    pub const fn as_written(self) -> &'t str {
+        self.raw
     }
 
     /// The string unescaped: a span of the text, or of `scratch` when it has escapes.
@@ -623,6 +657,43 @@ mod tests {
             }
             let small = expected_value.as_u64().filter(|&number| number <= 1 << 53);
             assert_eq!(value.whole_number(), small, "{expected_value}");
+        }
+    }
+
+    #[test]
+    fn numeric_dates_are_floored_exactly() {
+        let table: &[(&str, Option<u64>)] = &[
+            ("0", Some(0)),
+            ("1795837543", Some(1_795_837_543)),
+            ("1795837543.0", Some(1_795_837_543)),
+            ("1795837543.999999999999999999999", Some(1_795_837_543)),
+            ("1.9e9", Some(1_900_000_000)),
+            ("1.9E+9", Some(1_900_000_000)),
+            ("17958375435e-1", Some(1_795_837_543)),
+            ("1795.837543e6", Some(1_795_837_543)),
+            ("0.0017958375439e12", Some(1_795_837_543)),
+            ("0.9", Some(0)),
+            ("5e-2147483648", Some(0)),
+            ("9007199254740992", Some(1 << 53)),
+            ("9007199254740992.9", Some(1 << 53)),
+            ("9007199254740993", None),
+            ("9.007199254740993e15", None),
+            ("1e16", None),
+            ("1e100", None),
+            ("1e2147483647", None),
+            ("1e99999999999", None),
+            ("0e2147483647", None),
+            ("-1", None),
+            ("-0", None),
+            ("-1.5e9", None),
+            ("\"1795837543\"", None),
+            ("true", None),
+            ("null", None),
+        ];
+        for (text, expected) in table {
+            let text = format!("{{\"a\":{text}}}");
+            let value = object(text.as_bytes(), 1).unwrap().members().next().unwrap().1;
+            assert_eq!(value.numeric_date(), *expected, "{text}");
         }
     }
 

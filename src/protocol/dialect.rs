@@ -5,7 +5,10 @@
 
 pub mod centrifuge;
 pub mod graphql;
+mod liveness;
 mod table;
+
+pub use liveness::MESSAGE_MAX as LIVENESS_MAX;
 
 use std::io::Write as _;
 use std::time::Duration;

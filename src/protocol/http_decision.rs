@@ -1,10 +1,15 @@
-//! What the answer of an HTTP endpoint says about a client: 2xx with an identity accepts, 401
-//! and 403 refuse, and whatever else comes decides nothing.
+//! What the answer of an HTTP endpoint says about a client: 2xx with an identity accepts, 401,
+//! 403 and redirects to a sign-in page refuse, and whatever else comes decides nothing.
+
+use std::time::Duration;
 
 use crate::base::time::UnixTime;
 use crate::protocol::cause::Cause;
 use crate::protocol::identity::{CLAIMS_MAX, IDENTITY_TEXT_MAX, VerifiedIdentity};
 
+/// Longest time in Retry-After that is passed on, in seconds.
+pub const RETRY_AFTER_MAX: u32 = 3600;
+const RETRY_AFTER: &str = "retry-after";
 /// Digits of a Unix time in seconds; more lie beyond every calendar.
 const SECONDS_DIGITS_MAX: usize = 12;
 
@@ -41,6 +46,14 @@ pub enum Undecided {
     /// A status that is neither yes nor no.
     #[error("it answered {0}")]
     Status(u16),
+    /// 429, or 503 with Retry-After: not now.
+    #[error("it answered {status}: too many requests")]
+    Busy {
+        /// The status.
+        status: u16,
+        /// How long to wait, in seconds, if it said so; at most [`RETRY_AFTER_MAX`].
+        retry_after: Option<u32>,
+    },
     /// A field that cannot be what it should be.
     #[error("its {0} cannot be read, or is there twice")]
     Malformed(&'static str),
@@ -62,6 +75,57 @@ pub enum Undecided {
     /// Not asked: as many as may wait do so already.
     #[error("too many verdicts are awaited")]
     Overloaded,
+}
+
+impl Undecided {
+    /// Whether the endpoint failed. A whole answer below 500 is about the client, who chose what
+    /// the question says: nobody can have the endpoint left alone by asking nonsense.
+    pub fn is_failure(self) -> bool {
+        match self {
+            Undecided::Status(status) => status >= 500,
+            Undecided::TimedOut | Undecided::Unreachable => true,
+            Undecided::Busy { .. }
+            | Undecided::Malformed(_)
+            | Undecided::Contradictory(_)
+            | Undecided::TooLarge
+            | Undecided::CircuitOpen
+            | Undecided::Overloaded => false,
+        }
+    }
+
+    /// When the client may try again, if the endpoint said so.
+    pub fn retry_after(self) -> Option<Duration> {
+        match self {
+            Undecided::Busy { retry_after, .. } => {
+                retry_after.map(|seconds| Duration::from_secs(seconds.into()))
+            }
+            _ => None,
+        }
+    }
+
+    /// What an operator should look at, where the answer points to a wrong configuration.
+    pub fn likely_cause(self) -> Option<&'static str> {
+        Some(match self {
+            Undecided::Status(400) => {
+                "it does not understand the question: Authelia answers so to plain http and to \
+                 hosts outside its domains"
+            }
+            Undecided::Status(301 | 308) => {
+                "it wants another scheme or path: write the URL that it redirects to"
+            }
+            Undecided::Status(404 | 405 | 426) => "the path of `endpoint` is not the service's",
+            Undecided::Status(status) if status < 500 => "`endpoint` is not a forward-auth service",
+            Undecided::Malformed("subject") => {
+                "it names no user: identity.subject is another header, oauth2-proxy lacks \
+                 --set-xauthrequest, or a rule lets everybody pass"
+            }
+            Undecided::Malformed(_) | Undecided::Contradictory(_) => {
+                "the headers named in `identity` are not what it sends"
+            }
+            Undecided::TooLarge => "response_max is too small for it",
+            _ => return None,
+        })
+    }
 }
 
 /// An identity that an endpoint vouched for, on its way between threads. Only [`judge`] makes
@@ -91,7 +155,11 @@ impl OwnedIdentity {
 pub fn judge(status: u16, fields: &[(&str, &[u8])], names: &DecisionHeaders) -> HttpDecision {
     let decision = match status {
         200..=299 => accept(fields, names).map(|voucher| HttpDecision::Accepted(Box::new(voucher))),
-        401 | 403 => refuse(status, fields, names).map(HttpDecision::Refused),
+        // A redirect of the whole service is the operator's to remedy.
+        301 | 308 => Err(Undecided::Status(status)),
+        300..=399 | 401 | 403 => refuse(status, fields, names).map(HttpDecision::Refused),
+        429 => Err(busy(status, fields)),
+        503 if fields.iter().any(|(name, _)| *name == RETRY_AFTER) => Err(busy(status, fields)),
         status => Err(Undecided::Status(status)),
     };
     decision.unwrap_or_else(HttpDecision::Undecided)
@@ -120,6 +188,15 @@ fn accept(fields: &[(&str, &[u8])], names: &DecisionHeaders) -> Result<OwnedIden
     })
 }
 
+/// A date in Retry-After (RFC 9110 §10.2.3) counts as no time.
+fn busy(status: u16, fields: &[(&str, &[u8])]) -> Undecided {
+    let text = text(fields, RETRY_AFTER, "Retry-After", SECONDS_DIGITS_MAX).ok().flatten();
+    let digits = text.filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    let seconds = digits.and_then(|text| text.parse::<u64>().ok());
+    let retry_after = seconds.map(|s| u32::try_from(s).unwrap_or(u32::MAX).min(RETRY_AFTER_MAX));
+    Undecided::Busy { status, retry_after }
+}
+
 /// A refusal that names somebody contradicts itself.
 fn refuse(
     status: u16,
@@ -130,18 +207,11 @@ fn refuse(
     if text(fields, &names.subject, "subject", usize::MAX)?.is_some() {
         return Err(Undecided::Contradictory("subject"));
     }
+    let of_tokens =
+        &[TokenMissing, TokenMalformed, BadSignature, TokenExpired, TokenRevoked, TokenNotYetValid];
     let (usual, allowed): (Cause, &[Cause]) = match status {
-        401 => (
-            BadSignature,
-            &[
-                TokenMissing,
-                TokenMalformed,
-                BadSignature,
-                TokenExpired,
-                TokenRevoked,
-                TokenNotYetValid,
-            ],
-        ),
+        401 => (BadSignature, of_tokens),
+        300..=399 => (TokenMissing, of_tokens),
         _ => (TokenForbidden, &[TokenForbidden, TokenRevoked, ForbiddenOrigin, ForbiddenRoute]),
     };
     match text(fields, &names.reason, "reason", usize::MAX)? {
@@ -276,20 +346,48 @@ mod tests {
             (403, &[ADA], "?Contradictory(\"subject\")"),
             (100, &[ADA], "?Status(100)"),
             (199, &[ADA], "?Status(199)"),
-            (300, &[ADA], "?Status(300)"),
-            (302, &[ADA, ("location", b"http://elsewhere/")], "?Status(302)"),
-            (304, &[ADA], "?Status(304)"),
+            (300, &[], "-token_missing"),
+            (301, &[("location", b"https://here/")], "?Status(301)"),
+            (302, &[("location", b"http://elsewhere/")], "-token_missing"),
+            (302, &[(REASON, b"token_expired")], "-token_expired"),
+            (302, &[ADA], "?Contradictory(\"subject\")"),
+            (303, &[], "-token_missing"),
+            (307, &[], "-token_missing"),
+            (308, &[], "?Status(308)"),
             (400, &[ADA], "?Status(400)"),
             (402, &[], "?Status(402)"),
             (404, &[], "?Status(404)"),
             (407, &[], "?Status(407)"),
-            (429, &[], "?Status(429)"),
+            (429, &[], "?Busy { status: 429, retry_after: None }"),
+            (429, &[("retry-after", b"7")], "?Busy { status: 429, retry_after: Some(7) }"),
+            (429, &[("retry-after", b"99999")], "?Busy { status: 429, retry_after: Some(3600) }"),
+            (
+                503,
+                &[("retry-after", b"Sat, 28 Nov 2026 06:00:00 GMT")],
+                "?Busy { status: 503, retry_after: None }",
+            ),
             (500, &[ADA], "?Status(500)"),
             (503, &[], "?Status(503)"),
             (599, &[ADA], "?Status(599)"),
         ];
         for (status, fields, expected) in table {
             assert_eq!(decision(*status, fields), *expected, "{status} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn no_answer_below_500_is_a_failure_of_the_endpoint() {
+        let fields: [&[(&str, &[u8])]; 3] =
+            [&[], &[("x-auth-subject", b"\xff")], &[("retry-after", b"1")]];
+        for status in 200..=599 {
+            for fields in fields {
+                let failed = match judge(status, fields, &names()) {
+                    HttpDecision::Undecided(why) => why.is_failure(),
+                    HttpDecision::Accepted(_) | HttpDecision::Refused(_) => false,
+                };
+                let busy = status == 503 && fields.iter().any(|field| field.0 == "retry-after");
+                assert_eq!(failed, status >= 500 && !busy, "{status} {fields:?}");
+            }
         }
     }
 

@@ -54,12 +54,20 @@ impl Default for HeadLimits {
 pub enum Request<'h, 'b> {
     /// A proper WebSocket upgrade.
     Upgrade(UpgradeRequest<'h, 'b>),
-    /// A GET that asks for no upgrade: a load balancer's health check on routes that answer it,
-    /// [`HttpRefusal::UpgradeRequired`] or [`HttpRefusal::NotFound`] elsewhere.
-    PlainGet {
-        /// The path, without the query.
-        path: &'b str,
-    },
+    /// A GET or HEAD, in HTTP/1.1 or HTTP/1.0, that asks for no WebSocket: a load balancer's
+    /// health check on routes that answer it.
+    Plain(PlainRequest<'b>),
+}
+
+/// A request that asks for no WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlainRequest<'b> {
+    /// The path, without the query.
+    pub path: &'b str,
+    /// Whether the answer must have no content (RFC 9110 §9.3.2).
+    pub is_head: bool,
+    /// The answer of a route that has no other.
+    pub refusal: HttpRefusal,
 }
 
 /// A WebSocket upgrade whose HTTP side is in order. Origin, token and route are still to judge.
@@ -77,8 +85,8 @@ pub struct UpgradeRequest<'h, 'b> {
 struct Target<'b> {
     path: &'b str,
     query: Option<&'b str>,
-    /// Host and port of an absolute-form target.
-    authority: Option<&'b str>,
+    /// Host and port of an absolute-form target, and the port that its scheme implies.
+    authority: Option<(&'b str, &'static str)>,
 }
 
 impl<'h, 'b> UpgradeRequest<'h, 'b> {
@@ -137,14 +145,15 @@ impl<'h, 'b> UpgradeRequest<'h, 'b> {
 
 /// Judges a whole head, as [`HeadScanner`] delimited it, without allocating.
 ///
-/// The target may be in origin-form, or in absolute-form with `http` or `https`, which RFC 9112
-/// §3.2.2 makes every server accept; its authority must then equal Host, so that no two parties
-/// can read different hosts from one request.
+/// The target may be in origin-form, or in absolute-form, which RFC 9112 §3.2.2 makes every
+/// server accept, with `http` or `https`, or with `ws` or `wss`, as libraries behind proxies
+/// write it. Its authority must then equal Host, default ports left aside: so no two parties can
+/// read different hosts from one request, whichever of the two they look at.
 ///
 /// # Errors
 /// The refusal to answer with. When several rules are broken, the first in this order counts:
-/// request line, target, Host, content, Expect, repeated fields, Upgrade, Connection, version,
-/// key, subprotocols.
+/// request line, target, Host, content, Expect, repeated fields, method and HTTP version, Upgrade,
+/// Connection, WebSocket version, key, subprotocols.
 pub fn parse<'h, 'b>(
     head: &'b [u8],
     fields: &'h mut [Header<'b>; FIELDS],
@@ -153,11 +162,15 @@ pub fn parse<'h, 'b>(
     let line_end = head.iter().position(|&b| b == b'\r').ok_or(HttpRefusal::BadRequestLine)?;
     let (line, rest) = head.split_at(line_end);
     let rest = rest.strip_prefix(b"\r\n").ok_or(HttpRefusal::BareCr)?;
-    let target = parse_request_line(line)?;
+    let RequestLine { is_head, is_http10, target } = parse_request_line(line)?;
     let fields = parse_fields(rest, fields, limits)?;
     let known = Known::collect(fields);
-    let host = judge_host(&known.host, target.authority)?;
-    if known.content {
+    // HTTP/1.0 knows no Host: balancers' checks come without.
+    let host = match known.host.value {
+        None if is_http10 && target.authority.is_none() => "",
+        _ => judge_host(&known.host, &target)?,
+    };
+    if known.has_content() {
         return Err(HttpRefusal::BodyNotAllowed);
     }
     if known.expect {
@@ -165,8 +178,21 @@ pub fn parse<'h, 'b>(
     }
     let origin = known.origin.at_most_once(HttpRefusal::OriginRepeated)?;
     known.authorization.at_most_once(HttpRefusal::AuthorizationRepeated)?;
+    let refusal = match (is_head, is_http10) {
+        (true, _) => Some(HttpRefusal::MethodNotAllowed),
+        (false, true) => Some(HttpRefusal::Http10),
+        (false, false) => None,
+    };
+    if !known.upgrade_websocket && known.key.value.is_none() {
+        let refusal = refusal.unwrap_or(HttpRefusal::UpgradeRequired);
+        return Ok(Request::Plain(PlainRequest { path: target.path, is_head, refusal }));
+    }
+    // A client that wants a WebSocket must not take the answer to a health check for its own.
+    if let Some(refusal) = refusal {
+        return Err(refusal);
+    }
     if !known.upgrade {
-        return Ok(Request::PlainGet { path: target.path });
+        return Err(HttpRefusal::UpgradeMissing);
     }
     if !known.upgrade_websocket {
         return Err(HttpRefusal::UpgradeRequired);
@@ -198,10 +224,28 @@ pub fn write_switching_protocols(out: &mut Vec<u8>, key: &[u8; 24], subprotocol:
     out.extend_from_slice(b"\r\n\r\n");
 }
 
-/// Appends a whole 200 for a load balancer's health check.
-pub fn write_ok_health(out: &mut Vec<u8>) {
+/// Appends a whole 200 for a load balancer's health check; the answer to HEAD has the same fields
+/// and no content (RFC 9110 §9.3.2).
+pub fn write_ok_health(out: &mut Vec<u8>, is_head: bool) {
+    const CONTENT: &str = "ok\n";
     out.extend_from_slice(b"HTTP/1.1 200 OK\r\nConnection: close\r\n");
-    write_body(out, &["ok\n"]);
+    write_body(out, &[CONTENT]);
+    if is_head {
+        out.truncate(out.len() - CONTENT.len());
+    }
+}
+
+/// The hosts of a head that was refused with [`HttpRefusal::HostDiffers`]: the target's and Host's.
+/// Both are valid, so they may be shown.
+pub fn differing_hosts(head: &[u8]) -> Option<(&str, &str)> {
+    let mut fields = NO_FIELDS;
+    let line_end = head.iter().position(|&b| b == b'\r')?;
+    let target = parse_request_line(&head[..line_end]).ok()?.target;
+    let rest = head[line_end..].strip_prefix(b"\r\n")?;
+    let limits = HeadLimits { header_fields_max: FIELDS as u16, ..HeadLimits::default() };
+    let host = Known::collect(parse_fields(rest, &mut fields, &limits).ok()?).host.value?;
+    let host = str::from_utf8(host).ok().filter(|host| is_host(host))?;
+    Some((target.authority?.0, host))
 }
 
 /// The Sec-WebSocket-Accept value for a key (RFC 6455 §4.2.2, step 5.4).
@@ -247,7 +291,13 @@ fn write_body(out: &mut Vec<u8>, body: &[&str]) {
     }
 }
 
-fn parse_request_line(line: &[u8]) -> Result<Target<'_>, HttpRefusal> {
+struct RequestLine<'b> {
+    is_head: bool,
+    is_http10: bool,
+    target: Target<'b>,
+}
+
+fn parse_request_line(line: &[u8]) -> Result<RequestLine<'_>, HttpRefusal> {
     let line = str::from_utf8(line).map_err(|_| HttpRefusal::BadRequestLine)?;
     let mut parts = line.split(' ');
     let (Some(method), Some(target), Some(version), None) =
@@ -258,16 +308,18 @@ fn parse_request_line(line: &[u8]) -> Result<Target<'_>, HttpRefusal> {
     if method.is_empty() || target.is_empty() || !method.bytes().all(is_token) {
         return Err(HttpRefusal::BadRequestLine);
     }
-    match method {
-        "GET" => {}
+    let is_head = match method {
+        "GET" => false,
+        "HEAD" => true,
         "CONNECT" => return Err(HttpRefusal::Connect),
         _ => return Err(HttpRefusal::MethodNotAllowed),
-    }
-    match version {
-        "HTTP/1.1" => parse_target(target),
-        "HTTP/1.0" => Err(HttpRefusal::Http10),
-        _ => Err(HttpRefusal::BadVersion),
-    }
+    };
+    let is_http10 = match version {
+        "HTTP/1.1" => false,
+        "HTTP/1.0" => true,
+        _ => return Err(HttpRefusal::BadVersion),
+    };
+    Ok(RequestLine { is_head, is_http10, target: parse_target(target)? })
 }
 
 /// RFC 9112 §3.2, origin-form and absolute-form. Characters that browsers leave bare in a query
@@ -277,14 +329,17 @@ fn parse_target(target: &str) -> Result<Target<'_>, HttpRefusal> {
         (None, target)
     } else {
         let (scheme, rest) = target.split_once("://").ok_or(HttpRefusal::BadTarget)?;
-        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return Err(HttpRefusal::BadTarget);
-        }
+        let is = |name: &str| scheme.eq_ignore_ascii_case(name);
+        let port = match () {
+            () if is("http") || is("ws") => "80",
+            () if is("https") || is("wss") => "443",
+            () => return Err(HttpRefusal::BadTarget),
+        };
         let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if !is_host(authority) {
             return Err(HttpRefusal::BadTarget);
         }
-        (Some(authority), rest)
+        (Some((authority, port)), rest)
     };
     let (path, query) = match path_and_query.split_once('?') {
         Some((path, query)) => (path, Some(query)),
@@ -402,7 +457,8 @@ struct Known<'b> {
     authorization: Once<'b>,
     version: Once<'b>,
     key: Once<'b>,
-    content: bool,
+    content_length: Once<'b>,
+    transfer_encoding: bool,
     expect: bool,
     upgrade: bool,
     upgrade_websocket: bool,
@@ -426,14 +482,21 @@ impl<'b> Known<'b> {
                     known.connection_upgrade |= lists(field.value, "upgrade");
                 }
                 13 if is("authorization") => known.authorization.see(field.value),
-                14 if is("content-length") => known.content = true,
+                14 if is("content-length") => known.content_length.see(field.value),
                 17 if is("sec-websocket-key") => known.key.see(field.value),
-                17 if is("transfer-encoding") => known.content = true,
+                17 if is("transfer-encoding") => known.transfer_encoding = true,
                 21 if is("sec-websocket-version") => known.version.see(field.value),
                 _ => {}
             }
         }
         known
+    }
+
+    /// Whether the request has content, or says it in a way that another party could read so. A
+    /// single length of `0` is no content (RFC 9110 §8.6), and many clients always send it.
+    fn has_content(&self) -> bool {
+        let Once { value, repeated } = self.content_length;
+        self.transfer_encoding || repeated || value.is_some_and(|length| length != b"0")
     }
 }
 
@@ -442,19 +505,35 @@ fn lists(value: &[u8], token: &str) -> bool {
     value.split(|&b| b == b',').any(|entry| trim(entry).eq_ignore_ascii_case(token.as_bytes()))
 }
 
-fn judge_host<'b>(host: &Once<'b>, authority: Option<&str>) -> Result<&'b str, HttpRefusal> {
+fn judge_host<'b>(host: &Once<'b>, target: &Target<'_>) -> Result<&'b str, HttpRefusal> {
     let host = host.at_most_once(HttpRefusal::HostRepeated)?.ok_or(HttpRefusal::HostMissing)?;
-    let host = str::from_utf8(host).map_err(|_| HttpRefusal::HostInvalid)?;
-    let same = authority.is_none_or(|authority| authority.eq_ignore_ascii_case(host));
-    if is_host(host) && same { Ok(host) } else { Err(HttpRefusal::HostInvalid) }
+    let host = str::from_utf8(host).ok().filter(|host| is_host(host));
+    let host = host.ok_or(HttpRefusal::HostInvalid)?;
+    match target.authority {
+        Some((authority, port)) if !same_host(authority, host, port) => {
+            Err(HttpRefusal::HostDiffers)
+        }
+        _ => Ok(host),
+    }
+}
+
+/// Whether two valid hosts are one, where `default` is the port of the one without.
+fn same_host(one: &str, other: &str, default: &str) -> bool {
+    let ((one, one_port), (other, other_port)) = (split_port(one), split_port(other));
+    one.eq_ignore_ascii_case(other) && one_port.unwrap_or(default) == other_port.unwrap_or(default)
+}
+
+/// A host without its port, and that port.
+fn split_port(host: &str) -> (&str, Option<&str>) {
+    match host.rfind(':') {
+        Some(at) if !host[at..].contains(']') => (&host[..at], Some(&host[at + 1..])),
+        _ => (host, None),
+    }
 }
 
 /// `host [":" port]` (RFC 9110 §7.2), where a name has letters, digits, `-`, `.` and `_` only.
 fn is_host(host: &str) -> bool {
-    let (name, port) = match host.rfind(':') {
-        Some(at) if !host[at..].contains(']') => (&host[..at], Some(&host[at + 1..])),
-        _ => (host, None),
-    };
+    let (name, port) = split_port(host);
     let port_ok = port.is_none_or(|port| {
         port.len() <= 5
             && port.bytes().all(|b| b.is_ascii_digit())

@@ -23,7 +23,7 @@ pub struct VerifiedIdentity<'a> {
 
 impl<'a> VerifiedIdentity<'a> {
     /// The identity of everybody on a route with `auth = "none"`: no subject, no claims, no end.
-    pub const fn anonymous() -> VerifiedIdentity<'static> {
+    pub(in crate::protocol) const fn anonymous() -> VerifiedIdentity<'static> {
         VerifiedIdentity {
             subject: "",
             token_id: None,

@@ -153,7 +153,7 @@ impl JwtVerifier {
     /// # Errors
     /// In this order: [`Cause::TokenMalformed`] when the token or its header cannot be read;
     /// [`Cause::BadSignature`]; and only with a valid MAC `TokenMalformed` for the claims (no
-    /// `exp`, times that are no whole numbers), [`Cause::TokenForbidden`] for an `exp` beyond
+    /// `exp`, times that are no numbers of 0 to 2^53), [`Cause::TokenForbidden`] for an `exp` beyond
     /// `lifetime_max`, issuer and audience, [`Cause::TokenExpired`],
     /// [`Cause::TokenNotYetValid`].
     pub fn verify<'s>(
@@ -350,7 +350,7 @@ struct Claims<'t> {
 impl<'t> Claims<'t> {
     fn read(object: Object<'t>) -> Result<Self, Cause> {
         let seconds = |value: Value<'_>| {
-            value.whole_number().map(UnixTime::from_seconds).ok_or(Cause::TokenMalformed)
+            value.numeric_date().map(UnixTime::from_seconds).ok_or(Cause::TokenMalformed)
         };
         let text = |value: Value<'t>| value.string().ok_or(Cause::TokenMalformed);
         let mut claims = Claims::default();
@@ -361,7 +361,9 @@ impl<'t> Claims<'t> {
             } else if name.is("aud") {
                 claims.audience = Some(value);
             } else if name.is("sub") {
-                claims.subject = Some(text(value)?);
+                // Many issuers number their users, though RFC 7519 §4.1.2 has text here.
+                let subject = value.integer_text().or_else(|| value.string());
+                claims.subject = Some(subject.ok_or(Cause::TokenMalformed)?);
             } else if name.is("jti") {
                 claims.token_id = Some(text(value)?);
             } else if name.is("exp") {

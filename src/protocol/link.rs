@@ -20,9 +20,11 @@ pub mod reader;
 pub mod session;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod worked_session_tests;
 
 pub use decision::{Accept, Auth, Credential, CredentialCarrier, Reject};
-pub use flow::{PieceOrder, ReceiveWindow, SendCredit, data_cost};
+pub use flow::{PieceOrder, ReceiveWindow, SendCredit, UnknownSessionFrames, data_cost};
 pub use handshake::{Challenge, Hello, Limits, Proof, Ready, RefusalCode, Refused};
 pub use life::{Expire, Reauth};
 pub use reader::LinkReader;
@@ -49,8 +51,10 @@ pub const REASON_MAX: usize = 200;
 const REVOKE_MAX: usize = 2 * (8 + 2 * (3 + NAME_MAX) + 11);
 /// Longest label of a cause in a CLOSE, in bytes.
 pub const LABEL_MAX: usize = 32;
-/// Frames for sessions that do not exist, in one link's life, before the link is dropped.
+/// Frames for sessions that do not exist that are forgiven at one time; one more ends the link.
 pub const UNKNOWN_SESSION_FRAMES_MAX: u32 = 16;
+/// One of them is forgiven for each so many frames of the link.
+pub const UNKNOWN_SESSION_FRAMES_FORGIVEN_PER: u32 = 1024;
 
 /// A session on one link: allocated by the gateway, unique while the link lives.
 ///

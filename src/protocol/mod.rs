@@ -23,4 +23,5 @@ pub mod rejected_tokens;
 pub mod revocation;
 pub mod scratch;
 pub mod utf8;
+pub mod verifier;
 pub mod websocket;

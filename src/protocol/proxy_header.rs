@@ -9,9 +9,9 @@ use std::str::FromStr;
 /// Longest version 1 header, its CRLF included (proxy-protocol.txt §2.1).
 const V1_MAX: usize = 107;
 
-/// Longest body of a version 2 header that is accepted; the rest of what the specification
-/// would permit are extensions that nothing here reads (§2.2).
-const V2_BODY_MAX: usize = 536;
+/// Longest body of a version 2 header that is accepted: room for extensions such as a client
+/// certificate of 1 to 2 KiB, which are skipped (§2.2).
+const V2_BODY_MAX: usize = 4096 - V2_START;
 
 const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const V2_START: usize = 16;
@@ -111,16 +111,18 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, ProxyEr
     if length > V2_BODY_MAX {
         return Err(ProxyError::TooLong);
     }
+    // §2.2: of LOCAL nothing counts but the length; balancers' checks put anything there.
+    let local = command == 0x20;
     // Address bytes of each family (§2.2); more may follow as extensions.
     let needed = match family {
+        _ if local => 0,
         0x00 => 0,
         0x11 | 0x12 => 12,
         0x21 | 0x22 => 36,
         0x31 | 0x32 => 216,
         _ => return Err(ProxyError::Malformed),
     };
-    let local = command == 0x20;
-    if !local && length < needed {
+    if length < needed {
         return Err(ProxyError::Malformed);
     }
     if !local && matches!(family, 0x12 | 0x22 | 0x32) {
@@ -243,18 +245,24 @@ mod tests {
         v6[..2].copy_from_slice(&[0x20, 1]);
         v6[15] = 1;
         v6[32..].copy_from_slice(&[0, 80, 1, 2]);
-        let zeros = [0; 600];
-        let v4_and_more = [&v4[..], &zeros[..524]].concat();
+        let zeros = [0; 4200];
+        let v4_and_more = [&v4[..], &zeros[..V2_BODY_MAX - 12]].concat();
         let table: &[(Vec<u8>, Answer)] = &[
             (header(0x21, 0x11, 12, &v4), Ok(Some((28, address("192.0.2.1:56324"))))),
             (header(0x21, 0x21, 36, &v6), Ok(Some((52, address("[2001::1]:80"))))),
-            (header(0x21, 0x11, 536, &v4_and_more), Ok(Some((552, address("192.0.2.1:56324"))))),
+            (
+                header(0x21, 0x11, V2_BODY_MAX, &v4_and_more),
+                Ok(Some((HEADER_MAX, address("192.0.2.1:56324")))),
+            ),
             (header(0x21, 0x31, 216, &zeros[..216]), Ok(Some((232, None)))),
             (header(0x21, 0x00, 0, &[]), Ok(Some((16, None)))),
             (header(0x21, 0x00, 7, &zeros[..7]), Ok(Some((23, None)))),
             (header(0x20, 0x00, 0, &[]), Ok(Some((16, None)))),
             (header(0x20, 0x11, 12, &v4), Ok(Some((28, None)))),
             (header(0x20, 0x12, 3, &v4[..3]), Ok(Some((19, None)))),
+            (header(0x20, 0x41, 0, &[]), Ok(Some((16, None)))),
+            (header(0x20, 0xff, 12, &v4), Ok(Some((28, None)))),
+            (header(0x20, 0xff, V2_BODY_MAX + 1, &zeros), Err(ProxyError::TooLong)),
             (header(0x21, 0x11, 12, &v4[..11]), Ok(None)),
             (V2_SIGNATURE.to_vec(), Ok(None)),
             (header(0x21, 0x11, 11, &v4[..11]), Err(ProxyError::Malformed)),
@@ -269,7 +277,10 @@ mod tests {
             (header(0x22, 0x11, 12, &v4), Err(ProxyError::Malformed)),
             (header(0x11, 0x11, 12, &v4), Err(ProxyError::Malformed)),
             (header(0x31, 0x11, 12, &v4), Err(ProxyError::Malformed)),
-            (header(0x21, 0x11, 537, &zeros[..537]), Err(ProxyError::TooLong)),
+            (
+                header(0x21, 0x11, V2_BODY_MAX + 1, &zeros[..V2_BODY_MAX + 1]),
+                Err(ProxyError::TooLong),
+            ),
             (header(0x21, 0x11, 65535, &v4), Err(ProxyError::TooLong)),
             (b"\r\n\r\n\0\r\nQUIX\n".to_vec(), Err(ProxyError::Missing)),
             (b"\r\nGET / HTTP/1.1".to_vec(), Err(ProxyError::Missing)),

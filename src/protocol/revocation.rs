@@ -7,7 +7,7 @@
 
 mod set;
 
-pub use set::{Entry, Full, Inserted, RevocationSet};
+pub use set::{Full, IdReused, Inserted, RevocationSet};
 
 use hmac::{Hmac, KeyInit as _, Mac};
 use sha2::Sha256;
@@ -184,7 +184,7 @@ impl IdentityFingerprint {
 }
 
 /// One entry as workers ask for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Row {
     /// Of the subject or token id; [`NOBODY`] for everybody.
     hash: u64,
@@ -195,11 +195,11 @@ struct Row {
     lapses: u32,
 }
 
-/// An immutable picture of a [`RevocationSet`], for workers.
+/// An immutable snapshot of a [`RevocationSet`], for workers.
 pub struct Revoked {
     hasher: Hasher,
-    /// In ascending order. Within one hash, each `lapses` is the latest of all rows from there
-    /// on, so that the first row that meets a token decides.
+    /// In ascending order. Within one hash `lapses` falls, so that the first row that meets a
+    /// token decides.
     rows: Vec<Row>,
 }
 
@@ -209,15 +209,13 @@ impl Revoked {
         Revoked { hasher, rows: Vec::new() }
     }
 
-    fn new(hasher: Hasher, mut rows: Vec<Row>) -> Self {
-        rows.sort_unstable();
-        for at in (1..rows.len()).rev() {
-            let later = rows[at];
-            let row = &mut rows[at - 1];
-            if row.hash == later.hash {
-                row.lapses = row.lapses.max(later.lapses);
-            }
-        }
+    /// Of rows in order of hash and `before`, whose `lapses` falls within one hash.
+    fn new(hasher: Hasher, rows: Vec<Row>) -> Self {
+        debug_assert!(rows.windows(2).all(|two| {
+            let key = |row: &Row| (row.hash, row.before);
+            key(&two[0]) <= key(&two[1])
+                && (two[0].hash != two[1].hash || two[0].lapses >= two[1].lapses)
+        }));
         Revoked { hasher, rows }
     }
 

@@ -1,37 +1,46 @@
-//! The admin listener on tokio-uring: one request per connection, everything bounded.
+//! The admin listeners, TCP and unix: one request per connection, everything bounded. HTTP is
+//! hyper's, which runs on the tokio runtime that tokio-uring wraps.
 
-use std::cell::{Cell, RefCell};
+pub mod access;
+pub mod listen;
+pub mod revocations;
+pub mod room;
+
+use std::cell::RefCell;
+use std::convert::Infallible;
 use std::fmt;
-use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use hyper::{Request, Response, StatusCode};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout_at;
-use tokio_uring::net::{TcpListener, TcpStream};
 
-use super::admin_http::{Access, Action, Answer, Decision, HeadScanner, Scan, Status, decide};
-use super::admin_revocations;
-use super::control::{Order, unix_ms};
+use super::control::{ControlRequest, unix_ms};
 use super::exposition::Exposition;
-use super::revocations::{Keeper, Kept};
-use super::status::Status as GatewayStatus;
+use super::reload::ReloadError;
+use super::revocations::{Kept, RevocationStore};
+use super::status::Status;
 use crate::base::secret::Secret;
 use crate::base::time::UnixTime;
 use crate::protocol::revocation::Inserted;
+use access::{Access, Action, Refusal, Sender};
+use room::Place;
 
-/// Connections served at once; one more is closed at once.
-pub const CONNECTIONS_MAX: usize = 64;
-/// How long a request head may take, and as long again the answer.
+/// How long a request head may take, as long again its body, and as long a change.
 pub const DEADLINE: Duration = Duration::from_secs(5);
-/// How long a client's leftovers are read after the answer, so that its kernel does not throw
-/// the answer away at our reset.
-const LINGER: Duration = Duration::from_secs(1);
-/// Bytes of leftovers that are read.
-const LEFTOVER_MAX: usize = 64 * 1024;
 /// A reload reads a few files; it is never longer than this.
 const RELOAD_MAX: Duration = Duration::from_secs(30);
+
+/// An answer.
+pub type Answer = Response<Full<Bytes>>;
 
 /// Something served beside the fixed endpoints, such as the live page.
 #[derive(Clone, Debug)]
@@ -84,13 +93,15 @@ pub struct Page {
 
 const INDEX: &str = "Portcullis admin listener
 
-GET  /metrics    Prometheus exposition
-GET  /healthz    200 while the process does its work
-GET  /readyz     200 while new connections should come here
-GET  /live.json  live numbers
-POST /-/reload   read the configuration file again
+GET /metrics      Prometheus exposition
+GET /healthz      200 while the process does its work
+GET /readyz       200 while new connections should come here
+GET /live.json    live numbers
+GET /revocations  revoked tokens; ?after=ID goes on
 
-GET    /revocations      who must not be let in; ?after=ID goes on
+Changes need gateway.admin_token_file or the socket gateway.admin_socket:
+POST   /-/reload         read the configuration file again
+POST   /-/drain          close every client over deadlines.drain, then end
 POST   /revocations      {\"subject\": \"alice\", \"lapses_in\": 3600}; also token_id, issued_before
 DELETE /revocations/ID   take one back
 ";
@@ -104,15 +115,19 @@ impl Page {
     }
 
     /// No inline script, nothing from elsewhere, no frames.
-    fn security_fields(&self) -> String {
+    fn security_fields(&self) -> [(HeaderName, String); 4] {
         let connect = self.connect_sources.join(" ");
-        format!(
-            "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; \
-             img-src 'self' data:; connect-src 'self' {connect}; base-uri 'none'; \
-             form-action 'none'; frame-ancestors 'none'\r\n\
-             Referrer-Policy: no-referrer\r\nX-Frame-Options: DENY\r\n\
-             Cross-Origin-Opener-Policy: same-origin\r\n"
-        )
+        let policy = format!(
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+             connect-src 'self' {connect}; base-uri 'none'; form-action 'none'; \
+             frame-ancestors 'none'"
+        );
+        [
+            (CONTENT_SECURITY_POLICY, policy),
+            (REFERRER_POLICY, "no-referrer".into()),
+            (X_FRAME_OPTIONS, "DENY".into()),
+            (HeaderName::from_static("cross-origin-opener-policy"), "same-origin".into()),
+        ]
     }
 }
 
@@ -120,12 +135,11 @@ impl Page {
 pub struct Admin {
     access: Access,
     page: Page,
-    page_fields: String,
-    status: Rc<RefCell<GatewayStatus>>,
+    page_fields: Vec<(HeaderName, HeaderValue)>,
+    status: Rc<RefCell<Status>>,
     exposition: Rc<RefCell<Exposition>>,
-    revocations: Rc<RefCell<Keeper>>,
-    orders: mpsc::Sender<Order>,
-    open: Cell<usize>,
+    revocations: Rc<RefCell<RevocationStore>>,
+    requests: mpsc::Sender<ControlRequest>,
 }
 
 impl Admin {
@@ -133,158 +147,98 @@ impl Admin {
     pub fn new(
         token: Option<Secret>,
         page: Page,
-        status: Rc<RefCell<GatewayStatus>>,
+        status: Rc<RefCell<Status>>,
         exposition: Rc<RefCell<Exposition>>,
-        revocations: Rc<RefCell<Keeper>>,
-        orders: mpsc::Sender<Order>,
+        revocations: Rc<RefCell<RevocationStore>>,
+        requests: mpsc::Sender<ControlRequest>,
     ) -> Rc<Admin> {
         let asset_paths = page.assets.iter().map(|asset| asset.path.clone()).collect();
         let access = Access { token, asset_paths };
-        let page_fields = page.security_fields();
-        let open = Cell::new(0);
-        Rc::new(Admin { access, page, page_fields, status, exposition, revocations, orders, open })
+        let fields = page.security_fields().into_iter();
+        let value = |text: String| HeaderValue::try_from(text).expect("visible ASCII");
+        let page_fields = fields.map(|(name, text)| (name, value(text))).collect();
+        Rc::new(Admin { access, page, page_fields, status, exposition, revocations, requests })
     }
 
-    /// Serves `listener` until the runtime ends. The listener must be a blocking one: on a
-    /// non-blocking one io_uring's accept fails instead of waiting.
-    pub async fn serve(self: Rc<Self>, listener: StdListener) {
-        let listener = TcpListener::from_std(listener);
-        loop {
-            match listener.accept().await {
-                Ok(_) if self.open.get() >= CONNECTIONS_MAX => {}
-                Ok((stream, _)) => {
-                    self.open.set(self.open.get() + 1);
-                    let admin = Rc::clone(&self);
-                    tokio_uring::spawn(async move {
-                        admin.connection(&stream).await;
-                        admin.open.set(admin.open.get() - 1);
-                    });
+    /// Answers a whole request head and the body behind it.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        sender: Sender,
+        place: &Place,
+    ) -> Result<Answer, Infallible> {
+        let (head, body) = request.into_parts();
+        let answer = match access::decide(&head, sender, &self.access) {
+            Err(refusal) => refused(&refusal),
+            Ok(Action::Revoke) => match tokio::time::timeout(DEADLINE, body.collect()).await {
+                Ok(Ok(body)) => {
+                    place.set_acting(true);
+                    self.revoke(&body.to_bytes()).await
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "the admin listener cannot accept");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    }
-
-    async fn connection(&self, stream: &TcpStream) {
-        let Some((answer, head_only)) = self.answer(stream).await else { return };
-        let write = stream.write_all(answer.into_bytes(head_only));
-        let deadline = (Instant::now() + DEADLINE).into();
-        if !matches!(timeout_at(deadline, write).await, Ok((Ok(()), _))) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-            return;
-        }
-        let _ = stream.shutdown(std::net::Shutdown::Write);
-        let deadline = Instant::now() + LINGER;
-        let mut left = LEFTOVER_MAX;
-        while let Some(bytes) = read(stream, Vec::with_capacity(4096), deadline).await {
-            left = left.saturating_sub(bytes.len());
-            if bytes.is_empty() || left == 0 {
-                break;
-            }
-        }
-        let _ = stream.shutdown(std::net::Shutdown::Both);
-    }
-
-    /// Reads one request and answers it; `None` when there is nobody to answer.
-    async fn answer(&self, stream: &TcpStream) -> Option<(Answer, bool)> {
-        let deadline = Instant::now() + DEADLINE;
-        let mut scanner = HeadScanner::default();
-        let mut head = Vec::new();
-        let mut chunk = Vec::with_capacity(2048);
-        let end = loop {
-            chunk = match read(stream, chunk, deadline).await {
-                Some(chunk) if chunk.is_empty() => return None,
-                Some(chunk) => chunk,
-                // Silence gets silence.
-                None if head.is_empty() => return None,
-                None => return Some((Answer::text(Status::RequestTimeout, "too slow"), false)),
-            };
-            head.extend_from_slice(&chunk);
-            match scanner.scan(&head) {
-                Scan::Partial => {}
-                Scan::Whole(end) => break end,
-                Scan::Refused(status) => {
-                    return Some((Answer::text(status, status.line().1), false));
-                }
+                Ok(Err(_)) | Err(_) => text(StatusCode::REQUEST_TIMEOUT, "the body is not whole"),
+            },
+            Ok(action) => {
+                place.set_acting(true);
+                self.act(action).await
             }
         };
-        let Decision { action, head_only } = decide(&head[..end], &self.access);
-        if let Action::Revoke { body } = action {
-            let mut given = head.split_off(end);
-            while given.len() < body {
-                chunk = match read(stream, chunk, deadline).await {
-                    Some(chunk) if !chunk.is_empty() => chunk,
-                    _ => return Some((Answer::text(Status::RequestTimeout, "too slow"), false)),
-                };
-                given.extend_from_slice(&chunk);
-            }
-            given.truncate(body);
-            return Some((self.revoke(&given).await, head_only));
-        }
-        Some((self.act(action).await, head_only))
+        place.set_acting(false);
+        Ok(answer)
     }
 
     async fn act(&self, action: Action) -> Answer {
-        let decision = |result: Result<(), String>| match result {
-            Ok(()) => Answer::text(Status::Ok, "ok"),
-            Err(why) => Answer::text(Status::Unavailable, why),
+        let probe = |result: Result<(), String>| match result {
+            Ok(()) => text(StatusCode::OK, "ok"),
+            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &why),
         };
         match action {
-            Action::Metrics => Answer {
-                status: Status::Ok,
-                content_type: "text/plain; version=0.0.4; charset=utf-8",
-                body: self.exposition.borrow().render().into_bytes(),
-                fields: String::new(),
-            },
-            Action::Health => decision(self.status.borrow().health()),
-            Action::Ready => decision(self.status.borrow().readiness()),
-            Action::Live => json_answer(Status::Ok, &self.status.borrow().live(Instant::now())),
+            Action::Metrics => {
+                let page = self.exposition.borrow().render().into_bytes();
+                respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
+            }
+            Action::Health => probe(self.status.borrow().health()),
+            Action::Ready => probe(self.status.borrow().readiness()),
+            Action::Live => json(StatusCode::OK, &self.status.borrow().live(Instant::now())),
             Action::Asset(index) => {
                 let asset = &self.page.assets[index];
-                Answer {
-                    status: Status::Ok,
-                    content_type: asset.content_type,
-                    body: asset.body.bytes(),
-                    fields: self.page_fields.clone(),
-                }
+                let mut answer = respond(StatusCode::OK, asset.content_type, asset.body.bytes());
+                answer.headers_mut().extend(self.page_fields.iter().cloned());
+                answer
             }
             Action::Reload => self.reload().await,
+            Action::Drain => self.drain(),
             Action::Revocations { after } => {
-                let revocations = self.revocations.borrow();
-                admin_revocations::page(revocations.after(after), revocations.held())
+                let store = self.revocations.borrow();
+                revocations::page(store.after(after), store.held())
             }
-            Action::Revoke { .. } => unreachable!("a revocation is acted on with its body"),
+            Action::Revoke => unreachable!("a revocation is acted on with its body"),
             Action::Unrevoke(id) => self.unrevoke(id).await,
-            Action::Refuse(refusal) => Answer::refusal(&refusal),
         }
     }
 
     async fn revoke(&self, body: &[u8]) -> Answer {
         let now = UnixTime::from_millis(unix_ms());
-        let revocation = match admin_revocations::parse(body, now) {
+        let revocation = match revocations::parse(body, now) {
             Ok(revocation) => revocation,
-            Err(why) => return admin_revocations::refused(&why, Status::Unprocessable),
+            Err(why) => return revocations::refused(&why, StatusCode::UNPROCESSABLE_ENTITY),
         };
         let inserted = self.revocations.borrow_mut().insert(revocation, now);
         if !matches!(inserted, Ok(Inserted::New(_) | Inserted::Covered(_))) {
-            return admin_revocations::inserted(inserted, false);
+            return revocations::inserted(inserted, false);
         }
         match self.kept().await {
-            Ok(()) => admin_revocations::inserted(inserted, self.revocations.borrow().has_file()),
-            Err(why) => admin_revocations::refused(&why, Status::Unavailable),
+            Ok(()) => revocations::inserted(inserted, self.revocations.borrow().has_file()),
+            Err(why) => revocations::refused(&why, StatusCode::SERVICE_UNAVAILABLE),
         }
     }
 
     async fn unrevoke(&self, id: u64) -> Answer {
         if !self.revocations.borrow_mut().remove(id) {
-            return Answer::text(Status::NotFound, "no such revocation");
+            return text(StatusCode::NOT_FOUND, "no such revocation");
         }
         match self.kept().await {
-            Ok(()) => json_answer(Status::Ok, &serde_json::json!({"result": "ended"})),
-            Err(why) => admin_revocations::refused(&why, Status::Unavailable),
+            Ok(()) => json(StatusCode::OK, &serde_json::json!({"result": "ended"})),
+            Err(why) => revocations::refused(&why, StatusCode::SERVICE_UNAVAILABLE),
         }
     }
 
@@ -299,44 +253,69 @@ impl Admin {
 
     async fn reload(&self) -> Answer {
         let (reply, result) = oneshot::channel();
-        // A gateway that stops no longer answers: the reply is dropped.
-        let order = Order::Reload { reply: Box::new(move |outcome| drop(reply.send(outcome))) };
-        let outcome = match self.orders.try_send(order) {
-            Ok(()) => tokio::time::timeout(RELOAD_MAX, result).await,
-            Err(_) => return Answer::text(Status::Unavailable, "the gateway is busy or stopping"),
+        // The asker may have gone: then the reply is dropped.
+        let reply = Box::new(move |outcome| drop(reply.send(outcome)));
+        if let Err(answer) = self.request(ControlRequest::Reload { reply }) {
+            return answer;
+        }
+        let refused = |status, problems| {
+            json(status, &serde_json::json!({"result": "refused", "problems": problems}))
         };
-        match outcome {
+        match tokio::time::timeout(RELOAD_MAX, result).await {
             Ok(Ok(Ok(warnings))) => {
-                json_answer(Status::Ok, &serde_json::json!({"result": "ok", "warnings": warnings}))
+                let answer = serde_json::json!({"result": "ok", "warnings": warnings});
+                json(StatusCode::OK, &answer)
             }
-            Ok(Ok(Err(problems))) => json_answer(
-                Status::Unprocessable,
-                &serde_json::json!({"result": "refused", "problems": problems}),
-            ),
-            Ok(Err(_)) | Err(_) => Answer::text(Status::Unavailable, "the gateway is stopping"),
+            Ok(Ok(Err(ReloadError::Invalid(problems)))) => {
+                refused(StatusCode::UNPROCESSABLE_ENTITY, problems)
+            }
+            Ok(Ok(Err(ReloadError::Conflict(problems)))) => refused(StatusCode::CONFLICT, problems),
+            Ok(Err(_)) | Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"),
         }
+    }
+
+    fn drain(&self) -> Answer {
+        match self.request(ControlRequest::Drain { window: None }) {
+            Ok(()) => json(StatusCode::OK, &serde_json::json!({"result": "draining"})),
+            Err(answer) => answer,
+        }
+    }
+
+    #[allow(clippy::result_large_err, reason = "the error is the answer, made once and sent")]
+    fn request(&self, request: ControlRequest) -> Result<(), Answer> {
+        let busy = "the gateway is busy or stopping";
+        let sent = self.requests.try_send(request);
+        sent.map_err(|_| text(StatusCode::SERVICE_UNAVAILABLE, busy))
     }
 }
 
-fn json_answer(status: Status, value: &serde_json::Value) -> Answer {
-    let body = format!("{value}\n").into_bytes();
-    Answer { status, content_type: "application/json", body, fields: String::new() }
+fn respond(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    let fields = answer.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let resource = HeaderName::from_static("cross-origin-resource-policy");
+    fields.insert(resource, HeaderValue::from_static("same-origin"));
+    answer
 }
 
-/// Reads once; empty at the end of the stream, `None` at the deadline or on an error. After
-/// `None` the stream's reading side is shut down, because tokio-uring cannot cancel the read:
-/// only so does it complete and let go of the descriptor.
-async fn read(stream: &TcpStream, mut buffer: Vec<u8>, deadline: Instant) -> Option<Vec<u8>> {
-    buffer.clear();
-    match timeout_at(deadline.into(), stream.read(buffer)).await {
-        Ok((Ok(count), mut buffer)) => {
-            buffer.truncate(count);
-            Some(buffer)
-        }
-        Ok((Err(_), _)) => None,
-        Err(_) => {
-            let _ = stream.shutdown(std::net::Shutdown::Read);
-            None
-        }
-    }
+fn text(status: StatusCode, text: &str) -> Answer {
+    respond(status, "text/plain; charset=utf-8", format!("{text}\n").into_bytes())
+}
+
+fn json(status: StatusCode, value: &serde_json::Value) -> Answer {
+    respond(status, "application/json", format!("{value}\n").into_bytes())
+}
+
+fn refused(refusal: &Refusal) -> Answer {
+    let mut answer = text(refusal.status, refusal.why);
+    let field = match refusal.status {
+        StatusCode::UNAUTHORIZED => (WWW_AUTHENTICATE, "Bearer realm=\"portcullis admin\""),
+        StatusCode::METHOD_NOT_ALLOWED => (ALLOW, refusal.allow),
+        _ => return answer,
+    };
+    answer.headers_mut().insert(field.0, HeaderValue::from_static(field.1));
+    answer
 }

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ use tokio_uring::fs::{File, OpenOptions};
 pub const LINES_MAX: usize = 8192;
 /// Bytes that go into one write.
 const BATCH_BYTES: usize = 256 * 1024;
+/// Of a file that is made here: its lines name clients' addresses.
+const MODE: u32 = 0o640;
 /// Errors are reported at most this often.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 /// At the end of the process, how long the rest may take to be written.
@@ -135,7 +138,7 @@ impl Writer {
 }
 
 async fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path).await
+    OpenOptions::new().append(true).create(true).mode(MODE).open(path).await
 }
 
 #[cfg(test)]
@@ -171,6 +174,8 @@ mod tests {
         assert_eq!(written[1000], "line 999");
         assert_eq!(written[1001], "the last of the old");
         assert_eq!(lines(&path), ["the first of the new"]);
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
+        assert_eq!(mode & 0o7777 & !MODE, 0, "{mode:o}");
     }
 
     #[test]

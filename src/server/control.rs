@@ -1,4 +1,4 @@
-//! The control loop: signals, orders, reports, the once-a-second sums, reload and drain.
+//! The control loop: signals, requests, reports, the once-a-second sums, reload and drain.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
 
@@ -17,8 +16,9 @@ use super::files;
 use super::logs::{self, CloseLine, LogControl};
 use super::memory::MemoryWatch;
 use super::process::{self, ProcessUse};
-use super::reload::{self, ReloadOutcome};
-use super::revocations::Keeper;
+use super::reload::{self, ReloadError, ReloadOutcome};
+use super::revocations::RevocationStore;
+use super::signals::{Signal, Signals};
 use super::status::{Phase, Status};
 use super::workers::Supervisor;
 use crate::base::memory_pressure::MemoryPressure;
@@ -43,7 +43,7 @@ const FINISH_MAX: Duration = Duration::from_secs(2);
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Something that the gateway is asked to do from outside the control loop.
-pub enum Order {
+pub enum ControlRequest {
     /// Read the configuration file again.
     Reload {
         /// Called with the outcome.
@@ -51,48 +51,13 @@ pub enum Order {
     },
     /// Close every client within this time, then end.
     Drain {
-        /// Over how long the closes are spread.
-        window: Duration,
+        /// Over how long the closes are spread; `None` is the settings' `deadlines.drain`.
+        window: Option<Duration>,
     },
     /// End at once.
     Stop,
     /// Make one worker panic; for tests of supervision.
     Panic(u16),
-}
-
-/// The signals that the gateway obeys.
-pub struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-enum Signalled {
-    Reload,
-    End,
-}
-
-impl Signals {
-    /// Watches for SIGHUP, SIGTERM and SIGINT. Within a tokio runtime only.
-    ///
-    /// # Errors
-    /// Those of installing a handler.
-    pub fn watch() -> std::io::Result<Signals> {
-        Ok(Signals {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(signals: &mut Option<Signals>) -> Signalled {
-        let Some(signals) = signals else { return std::future::pending().await };
-        tokio::select! {
-            _ = signals.hangup.recv() => Signalled::Reload,
-            _ = signals.terminate.recv() => Signalled::End,
-            _ = signals.interrupt.recv() => Signalled::End,
-        }
-    }
 }
 
 /// Everything that the control loop owns.
@@ -112,15 +77,15 @@ pub struct Control {
     /// The file of the close log, if there is one.
     pub close_log: Option<CloseLog>,
     /// Who must not be let in.
-    pub revocations: Rc<RefCell<Keeper>>,
+    pub revocations: Rc<RefCell<RevocationStore>>,
     /// What is measured of the memory.
     pub memory: MemoryWatch,
     /// Bookkeeping.
-    pub books: Books,
+    pub stats: ControlStats,
 }
 
 /// Numbers and times that the control loop keeps.
-pub struct Books {
+pub struct ControlStats {
     reloads_ok: u64,
     reloads_refused: u64,
     settings_hash: u64,
@@ -135,10 +100,10 @@ pub struct Books {
     abandon_at: Option<Instant>,
 }
 
-impl Books {
-    /// Fresh books for a gateway that starts at `now` with the settings of this hash.
-    pub fn new(settings_hash: u64, now: Instant) -> Books {
-        Books {
+impl ControlStats {
+    /// Fresh stats for a gateway that starts at `now` with the settings of this hash.
+    pub fn new(settings_hash: u64, now: Instant) -> ControlStats {
+        ControlStats {
             reloads_ok: 0,
             reloads_refused: 0,
             settings_hash,
@@ -154,19 +119,20 @@ impl Books {
 }
 
 impl Control {
-    /// Runs until every worker has stopped after an order or a signal to end.
-    pub async fn run(mut self, mut orders: Receiver<Order>, mut signals: Option<Signals>) {
+    /// Runs until every worker has stopped after an request or a signal to end.
+    pub async fn run(
+        mut self,
+        mut requests: Receiver<ControlRequest>,
+        mut signals: Option<Signals>,
+    ) {
         let mut tick = tokio::time::interval(POLL_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.sum(Instant::now());
         while !self.ended(Instant::now()) {
             tokio::select! {
                 _ = tick.tick() => self.poll(Instant::now()),
-                signalled = Signals::next(&mut signals) => match signalled {
-                    Signalled::Reload => drop(self.reload()),
-                    Signalled::End => self.end(self.settings.deadlines.drain),
-                },
-                Some(order) = orders.recv() => self.obey(order),
+                signal = Signals::next(&mut signals) => self.handle_signal(signal),
+                Some(request) = requests.recv() => self.handle(request),
             }
         }
         self.poll(Instant::now());
@@ -178,12 +144,30 @@ impl Control {
         tracing::info!("stopped");
     }
 
-    fn obey(&mut self, order: Order) {
-        match order {
-            Order::Reload { reply } => reply(self.reload()),
-            Order::Drain { window } => self.drain(window),
-            Order::Stop => self.stop(),
-            Order::Panic(worker) => self.supervisor.inject_panic(worker),
+    fn handle(&mut self, request: ControlRequest) {
+        match request {
+            ControlRequest::Reload { reply } => reply(self.reload()),
+            ControlRequest::Drain { window } => {
+                self.drain(window.unwrap_or(self.settings.deadlines.drain));
+            }
+            ControlRequest::Stop => self.stop(),
+            ControlRequest::Panic(worker) => self.supervisor.inject_panic(worker),
+        }
+    }
+
+    fn handle_signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Reload => drop(self.reload()),
+            Signal::Reopen => self.reopen_files(),
+            Signal::End => self.end(self.settings.deadlines.drain),
+            Signal::Ignored(number) => tracing::info!(number, "signal ignored"),
+        }
+    }
+
+    fn reopen_files(&self) {
+        if let Some(close_log) = &self.close_log {
+            tracing::info!("reopening the close log");
+            close_log.reopen();
         }
     }
 
@@ -198,7 +182,7 @@ impl Control {
         }
         tracing::info!(window_ms = window.as_millis() as u64, "draining");
         self.status.borrow_mut().phase = Phase::Draining;
-        self.books.stop_at = Some(Instant::now() + window + DRAIN_GRACE);
+        self.stats.stop_at = Some(Instant::now() + window + DRAIN_GRACE);
         self.supervisor.drain(window);
     }
 
@@ -208,7 +192,7 @@ impl Control {
         }
         tracing::info!("stopping at once");
         self.status.borrow_mut().phase = Phase::Stopping;
-        self.books.abandon_at = Some(Instant::now() + STOP_GRACE);
+        self.stats.abandon_at = Some(Instant::now() + STOP_GRACE);
         self.supervisor.stop();
     }
 
@@ -216,7 +200,7 @@ impl Control {
         if !matches!(self.phase(), Phase::Draining | Phase::Stopping) {
             return false;
         }
-        let abandoned = self.books.abandon_at.is_some_and(|at| at <= now);
+        let abandoned = self.stats.abandon_at.is_some_and(|at| at <= now);
         if abandoned {
             tracing::error!("a worker did not stop in time and is abandoned");
         }
@@ -233,12 +217,12 @@ impl Control {
             }
             report => take(worker, &report, settings, close_log),
         });
-        if let Some(revoked) = revocations.news() {
+        if let Some(revoked) = revocations.take_update() {
             self.supervisor.set_revoked(revoked);
         }
         revocations.advance(now);
         drop(revocations);
-        if self.phase() == Phase::Draining && self.books.stop_at.is_some_and(|at| at <= now) {
+        if self.phase() == Phase::Draining && self.stats.stop_at.is_some_and(|at| at <= now) {
             tracing::warn!("the drain took too long");
             self.stop();
         }
@@ -246,29 +230,29 @@ impl Control {
         status.workers = self.supervisor.status(now);
         status.panics = self.supervisor.panics();
         drop(status);
-        if now.duration_since(self.books.summed_at) >= SUM_INTERVAL {
+        if now.duration_since(self.stats.summed_at) >= SUM_INTERVAL {
             self.sum(now);
         }
     }
 
     fn sum(&mut self, now: Instant) {
         self.look_at_memory();
-        let books = &mut self.books;
-        if books.process_at.is_none_or(|at| now.duration_since(at) >= PROCESS_INTERVAL) {
-            books.process = process::read();
-            books.process_at = Some(now);
+        let stats = &mut self.stats;
+        if stats.process_at.is_none_or(|at| now.duration_since(at) >= PROCESS_INTERVAL) {
+            stats.process = process::read();
+            stats.process_at = Some(now);
         }
-        let elapsed = now.duration_since(books.summed_at);
-        books.summed_at = now;
+        let elapsed = now.duration_since(stats.summed_at);
+        stats.summed_at = now;
         let mut revocations = self.revocations.borrow_mut();
         revocations.lapse(UnixTime::from_millis(unix_ms()));
         let refused = revocations.refused();
-        if refused > books.revocations_refused {
+        if refused > stats.revocations_refused {
             tracing::error!(
-                refused = refused - books.revocations_refused,
+                refused = refused - stats.revocations_refused,
                 "revocations refused: raise limits.revocations_max, or have entries lapse earlier"
             );
-            books.revocations_refused = refused;
+            stats.revocations_refused = refused;
         }
         let mut status = self.status.borrow_mut();
         status.workers = self.supervisor.status(now);
@@ -278,10 +262,10 @@ impl Control {
             workers: status.workers.len() as u64,
             workers_alive: status.workers_alive() as u64,
             panics: self.supervisor.panics(),
-            reloads_ok: books.reloads_ok,
-            reloads_refused: books.reloads_refused,
-            settings_hash: books.settings_hash,
-            settings_loaded: books.settings_loaded,
+            reloads_ok: stats.reloads_ok,
+            reloads_refused: stats.reloads_refused,
+            settings_hash: stats.settings_hash,
+            settings_loaded: stats.settings_loaded,
             close_log_dropped: self.close_log.as_ref().map_or(0, CloseLog::dropped),
             revocations: revocations.held() as u64,
             revocations_refused: refused,
@@ -292,9 +276,10 @@ impl Control {
             memory_budget: self.memory.budget(),
             verdict_requests: decisions.map_or(0, AuthNumbers::in_flight),
             circuits: CIRCUITS.map(|state| decisions.map_or(0, |v| v.circuits(state))),
-            process: books.process,
+            process: stats.process,
         };
-        self.exposition.borrow_mut().publish(self.supervisor.counters(), &numbers);
+        let listeners = &self.settings.listeners;
+        self.exposition.borrow_mut().publish(self.supervisor.counters(), &numbers, listeners);
     }
 
     fn look_at_memory(&mut self) {
@@ -317,14 +302,15 @@ impl Control {
         let outcome = self.try_reload();
         match &outcome {
             Ok(warnings) => {
-                self.books.reloads_ok += 1;
+                self.stats.reloads_ok += 1;
                 tracing::info!(warnings = warnings.len(), "settings reloaded");
                 for warning in warnings {
                     tracing::warn!(warning, "reload");
                 }
             }
-            Err(problems) => {
-                self.books.reloads_refused += 1;
+            Err(error) => {
+                let problems = error.problems();
+                self.stats.reloads_refused += 1;
                 tracing::error!(problems = problems.len(), "reload refused; the old settings stay");
                 for problem in problems {
                     tracing::error!(problem, "reload");
@@ -336,10 +322,8 @@ impl Control {
 
     fn try_reload(&mut self) -> ReloadOutcome {
         // Rotation of the close log rides on SIGHUP, whatever the file says.
-        if let Some(close_log) = &self.close_log {
-            close_log.reopen();
-        }
-        let refuse = |why: &str| Err(vec![why.to_owned()]);
+        self.reopen_files();
+        let refuse = |why: &str| Err(ReloadError::Conflict(vec![why.to_owned()]));
         if self.phase() != Phase::Serving {
             return refuse("the gateway is ending");
         }
@@ -358,13 +342,13 @@ impl Control {
         if let Some(logs) = &self.logs
             && let Err(error) = logs.set_level(&settings.gateway.log_level)
         {
-            return refuse(&error.to_string());
+            return Err(ReloadError::Invalid(vec![error.to_string()]));
         }
         self.revocations.borrow_mut().set_max(settings.limits.revocations_max as usize);
         self.settings = Arc::new(settings);
         self.supervisor.set_settings(Arc::clone(&self.settings));
-        self.books.settings_hash = self.settings.hash;
-        self.books.settings_loaded = unix_ms() / 1000;
+        self.stats.settings_hash = self.settings.hash;
+        self.stats.settings_loaded = unix_ms() / 1000;
         Ok(warnings)
     }
 
@@ -402,7 +386,7 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
 
 /// Lets the last revocations reach their file. Nobody else uses the keeper by now but admin
 /// connections, which wait.
-async fn finish(revocations: &RefCell<Keeper>) {
+async fn finish(revocations: &RefCell<RevocationStore>) {
     let deadline = Instant::now() + FINISH_MAX;
     while !revocations.borrow().is_saved() && Instant::now() < deadline {
         revocations.borrow_mut().advance(Instant::now());

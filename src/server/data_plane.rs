@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::auth_client::{AuthNumbers, AuthService};
 use super::error::RunError;
 use super::memory::total_memory;
-use super::workers::{DataPlane, Launched, Seat};
+use super::workers::{DataPlane, WorkerHandle, WorkerSpawn};
 use crate::base::random::Random;
 use crate::linux::listener::{ListenerSocket, listen};
 use crate::linux::probe::{Probe, probe};
@@ -26,6 +26,8 @@ pub const BACKLOG: u32 = 4096;
 /// Descriptors kept back for everything that is not a client: the ring and wake-up of each
 /// worker, listeners, links, the control thread's files and sockets.
 const DESCRIPTORS_KEPT: u64 = 256;
+/// Connections that each worker must have descriptors for, unless the settings want fewer.
+const CONNECTIONS_LEAST: u32 = 32;
 /// No socket that has not authenticated is older, seen from outside.
 const UNAUTHENTICATED_AGE_MAX: Duration = Duration::from_secs(10);
 /// For how long the kernel keeps a silent connection to itself: TCP_DEFER_ACCEPT's least.
@@ -76,13 +78,24 @@ pub fn descriptor_share(workers: u16, descriptor_limit: u64, mode: DescriptorMod
 }
 
 /// The limit on open files at which `workers` can have all connections that the limits allow.
-pub fn descriptors_needed(limits: &Limits, workers: u16, mode: DescriptorMode) -> u64 {
+pub fn descriptors_wanted(limits: &Limits, workers: u16, mode: DescriptorMode) -> u64 {
     let each = u64::from(Allowance::new(limits, workers, u32::MAX).connections_max);
     let sockets = match mode {
         DescriptorMode::Direct => each,
         DescriptorMode::Plain => each * u64::from(workers),
     };
     sockets + DESCRIPTORS_KEPT
+}
+
+/// The limit on descriptors below which the gateway does not start: one that is up, ready and
+/// without room for clients helps nobody. `connections_max` is a worker's by the settings.
+pub fn descriptors_needed(workers: u16, mode: DescriptorMode, connections_max: u32) -> u64 {
+    let least = u64::from(CONNECTIONS_LEAST.min(connections_max));
+    DESCRIPTORS_KEPT
+        + match mode {
+            DescriptorMode::Direct => least,
+            DescriptorMode::Plain => least * u64::from(workers),
+        }
 }
 
 /// What accepted sockets are on this kernel.
@@ -134,16 +147,21 @@ impl LinuxDataPlane {
         let workers = settings.gateway.workers.unwrap_or(most).max(1);
         let (addresses, first) = bind_all(settings, workers)?;
         let limit = process::raise_descriptor_limit().unwrap_or(1024);
-        let descriptors_max = descriptor_share(workers, limit, mode);
-        let needed = descriptors_needed(&settings.limits, workers, mode);
+        let wanted = Allowance::new(&settings.limits, workers, u32::MAX).connections_max;
+        let needed = descriptors_needed(workers, mode, wanted);
         if limit < needed {
+            return Err(RunError::Descriptors { limit, needed });
+        }
+        let descriptors_max = descriptor_share(workers, limit, mode);
+        let wanted = descriptors_wanted(&settings.limits, workers, mode);
+        if limit < wanted {
             tracing::warn!(
                 connections_per_worker = descriptors_max,
                 descriptor_limit = limit,
                 "the limit on open files allows fewer connections than \
-                 limits.connections_max: raise it to {needed} (LimitNOFILE={needed} in the \
-                 systemd unit, --ulimit nofile={needed}:{needed} for docker run, ulimit -n \
-                 {needed} in a shell), or lower limits.connections_max"
+                 limits.connections_max: raise it to {wanted} (LimitNOFILE={wanted} in the \
+                 systemd unit, --ulimit nofile={wanted}:{wanted} for docker run, ulimit -n \
+                 {wanted} in a shell), or lower limits.connections_max"
             );
         }
         let seed = process::random_seed().map_err(|error| ring(error.to_string()))?;
@@ -175,15 +193,15 @@ impl LinuxDataPlane {
     }
 
     /// The listeners bound at the start, or, for a later life, new ones at the same addresses.
-    fn listeners(&self, seat: &Seat) -> Result<Vec<ListenerSocket>, String> {
+    fn listeners(&self, spawn: &WorkerSpawn) -> Result<Vec<ListenerSocket>, String> {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bound) = first[usize::from(seat.index)].take() {
+        if let Some(bound) = first[usize::from(spawn.index)].take() {
             return Ok(bound);
         }
         drop(first);
-        let pairs = self.addresses.iter().zip(&seat.settings.listeners);
+        let pairs = self.addresses.iter().zip(&spawn.settings.listeners);
         let bind = |(address, listener): (&SocketAddr, &Listener)| {
-            let defer = defer_accept(&seat.settings, listener);
+            let defer = defer_accept(&spawn.settings, listener);
             listen(*address, BACKLOG, defer)
                 .map_err(|error| format!("cannot listen on {address} again: {error}"))
         };
@@ -200,39 +218,39 @@ impl DataPlane for LinuxDataPlane {
         Some(self.decisions.numbers())
     }
 
-    fn launch(&self, seat: Seat) -> Result<Launched, String> {
+    fn launch(&self, spawn: WorkerSpawn) -> Result<WorkerHandle, String> {
         if self.pinned
-            && let Err(error) = process::pin_to_core(usize::from(seat.index))
+            && let Err(error) = process::pin_to_core(usize::from(spawn.index))
         {
-            tracing::warn!(worker = seat.index, %error, "cannot pin the worker to a core");
+            tracing::warn!(worker = spawn.index, %error, "cannot pin the worker to a core");
         }
         let options = RingOptions {
             entries: RING_ENTRIES,
-            client_buffers: seat.settings.limits.client_buffers,
+            client_buffers: spawn.settings.limits.client_buffers,
             link_buffers: LINK_BUFFERS,
             client_slots: CLIENT_SLOTS,
             link_slots: LINK_SLOTS,
-            listeners: self.listeners(&seat)?,
+            listeners: self.listeners(&spawn)?,
             descriptors: self.descriptors,
         };
         let (ring, waker) = LinuxRing::new(options).map_err(|error| error.to_string())?;
         let seed = process::random_seed().map_err(|error| error.to_string())?;
         let worker_options = WorkerOptions {
-            index: seat.index,
+            index: spawn.index,
             instance: self.instance,
             epoch: self.epoch,
             generation_bits: GENERATION_BITS,
             workers: self.workers,
             descriptors_max: self.descriptors_max,
-            queue_bytes_max: queue_share(&seat.settings.limits, self.workers, self.memory),
+            queue_bytes_max: queue_share(&spawn.settings.limits, self.workers, self.memory),
         };
-        let Seat { settings, counters, mailbox, .. } = seat;
+        let WorkerSpawn { settings, counters, mailbox, .. } = spawn;
         let verdicts_waker = waker.clone();
         let mailbox = mailbox.with_auth_client(self.decisions.port(move || verdicts_waker.wake()));
         let random = Random::from_seed(seed);
         let mut worker = Worker::new(ring, settings, counters, mailbox, random, worker_options);
         let body = Box::new(move || matches!(worker.tick(), Turn::Continue));
-        Ok(Launched { body, wake: Box::new(move || waker.wake()) })
+        Ok(WorkerHandle { body, wake: Box::new(move || waker.wake()) })
     }
 }
 
@@ -323,6 +341,21 @@ mod tests {
                 (most, young_most, capped),
                 "{total} over {workers}, {descriptors} {mode:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_least_limit_gives_each_worker_its_least() {
+        use DescriptorMode::{Direct, Plain};
+        for (workers, mode, wanted, needed) in [
+            (1, Plain, 1000, 288),
+            (4, Plain, 1000, 384),
+            (4, Direct, 1000, 288),
+            (4, Plain, 2, 264),
+        ] {
+            assert_eq!(descriptors_needed(workers, mode, wanted), needed);
+            let least = CONNECTIONS_LEAST.min(wanted);
+            assert_eq!(descriptor_share(workers, needed, mode), least);
         }
     }
 

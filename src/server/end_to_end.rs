@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::process::Command as Process;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::admin::{Asset, AssetBody, Page};
@@ -11,12 +13,12 @@ use super::error::RunError;
 use super::files;
 use super::gateway::{GatewayHandle, Plane, StartOptions, start, start_on};
 use super::testing;
-use super::workers::{DataPlane, Launched, Seat};
+use super::workers::{DataPlane, WorkerHandle, WorkerSpawn};
 use crate::base::secret::Secret;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::settings::Settings;
-use crate::worker::mailbox::{CloseRecord, ClosedBy, Command, Report, Stage};
+use crate::worker::mailbox::{CloseRecord, ClosedBy, Report, Stage, WorkerOrder};
 
 /// Workers without sockets. Each counts and reports one closed connection at its birth.
 struct Obedient {
@@ -25,23 +27,25 @@ struct Obedient {
 }
 
 impl DataPlane for Obedient {
-    fn launch(&self, seat: Seat) -> Result<Launched, String> {
+    fn launch(&self, mut spawn: WorkerSpawn) -> Result<WorkerHandle, String> {
         let drain = self.drain;
         let mut end = None;
-        seat.counters.increment(Metric::Accepted);
-        seat.counters.closed(Cause::ClientGone);
-        seat.mailbox.report(Report::Closed(closed()));
+        spawn.counters.increment(Metric::Accepted);
+        spawn.counters.closed(Cause::ClientGone);
+        spawn.mailbox.report(Report::Closed(closed()));
         let body = Box::new(move || {
             std::thread::sleep(Duration::from_millis(1));
-            match seat.mailbox.command() {
-                Some(Command::Panic) => panic!("planted"),
-                Some(Command::Stop) => return false,
-                Some(Command::Drain { .. }) => end = Some(Instant::now() + drain),
-                Some(Command::Settings(_) | Command::Revoked(_) | Command::Memory(_)) | None => {}
+            match spawn.mailbox.take_plan().map(|change| change.now.order) {
+                Some(WorkerOrder::Panic) => panic!("planted"),
+                Some(WorkerOrder::Stop) => return false,
+                Some(WorkerOrder::Drain { .. }) => {
+                    end.get_or_insert(Instant::now() + drain);
+                }
+                Some(WorkerOrder::Serve) | None => {}
             }
             end.is_none_or(|end| Instant::now() < end)
         });
-        Ok(Launched { body, wake: Box::new(|| ()) })
+        Ok(WorkerHandle { body, wake: Box::new(|| ()) })
     }
 }
 
@@ -71,14 +75,37 @@ fn simple() -> GatewayHandle {
     started(testing::settings(), StartOptions::default(), Duration::ZERO)
 }
 
+/// Settings with an admin socket in a folder of its own.
+fn with_socket() -> (tempfile::TempDir, Settings) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = testing::settings();
+    settings.gateway.admin_socket = Some(folder.path().join("admin.sock"));
+    (folder, settings)
+}
+
 /// Sends bytes, reads to the end.
 fn exchange(admin: SocketAddr, input: &[u8]) -> String {
-    let mut stream = TcpStream::connect(admin).unwrap();
+    let stream = TcpStream::connect(admin).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    exchange_on(stream, input)
+}
+
+fn exchange_on(mut stream: impl Read + Write, input: &[u8]) -> String {
     stream.write_all(input).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// Status and body of a change, asked for on the socket in `folder`.
+fn change(folder: &tempfile::TempDir, line: &str, body: &str) -> (u16, serde_json::Value) {
+    let length = body.len();
+    let input =
+        format!("{line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
+    let stream = UnixStream::connect(folder.path().join("admin.sock")).unwrap();
+    let answer = exchange_on(stream, input.as_bytes());
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    (answer[9..12].parse().unwrap(), serde_json::from_str(body).unwrap_or_default())
 }
 
 fn request(gateway: &GatewayHandle, line: &str, fields: &str) -> (u16, String) {
@@ -137,7 +164,24 @@ fn a_token_guards_everything_but_the_probes() {
     let field = "Authorization: Bearer s3cret\r\n";
     assert_eq!(request(&gateway, "GET /metrics", field).0, 200);
     // Allowed, and refused for a reason of its own: there is no file.
-    assert_eq!(request(&gateway, "POST /-/reload", field).0, 422);
+    assert_eq!(request(&gateway, "POST /-/reload", field).0, 409);
+}
+
+#[test]
+fn without_a_token_tcp_only_reads() {
+    let (folder, settings) = with_socket();
+    let gateway = started(settings, StartOptions::default(), Duration::ZERO);
+    for line in ["POST /-/reload", "POST /-/drain", "POST /revocations", "DELETE /revocations/1"] {
+        let (status, why) = request(&gateway, line, "");
+        assert!(status == 403 && why.contains("gateway.admin_socket"), "{line}: {status} {why}");
+    }
+    assert_eq!(request(&gateway, "GET /revocations", "").0, 200);
+    assert_eq!(
+        change(&folder, "POST /-/drain", ""),
+        (200, serde_json::json!({"result": "draining"}))
+    );
+    gateway.join().unwrap();
+    assert!(!folder.path().join("admin.sock").exists(), "the socket goes with the gateway");
 }
 
 #[test]
@@ -147,7 +191,6 @@ fn bad_requests_get_their_exact_status_over_the_wire() {
     let huge = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(100_000));
     for (input, status) in [
         (&b"nonsense\r\n\r\n"[..], "HTTP/1.1 400 "),
-        (b"GET / HTTP/1.1\nHost: a\n\n", "HTTP/1.1 400 "),
         (b"PUT /metrics HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 405 "),
         (b"POST /-/reload HTTP/1.1\r\nHost: evil.example\r\n\r\n", "HTTP/1.1 403 "),
         (huge.as_bytes(), "HTTP/1.1 431 "),
@@ -158,41 +201,55 @@ fn bad_requests_get_their_exact_status_over_the_wire() {
 }
 
 #[test]
-fn a_slow_head_gets_408_and_silence_gets_silence() {
+fn a_slow_head_gets_408() {
     let gateway = simple();
     let admin = gateway.admin().unwrap();
     let begun = Instant::now();
-    let silent = std::thread::spawn(move || exchange(admin, b""));
     let slow = exchange(admin, b"GET / HT");
     assert!(slow.starts_with("HTTP/1.1 408 "), "{slow:?}");
-    assert_eq!(silent.join().unwrap(), "");
     let took = begun.elapsed();
     assert!((super::admin::DEADLINE..Duration::from_secs(9)).contains(&took), "{took:?}");
 }
 
+/// One thread that keeps more half requests open than there are places.
 #[test]
-fn the_65th_connection_is_turned_away_and_places_are_given_back() {
+fn half_requests_do_not_keep_health_checks_out() {
     let gateway = simple();
     let admin = gateway.admin().unwrap();
-    let held: Vec<TcpStream> =
-        (0..super::admin::CONNECTIONS_MAX).map(|_| TcpStream::connect(admin).unwrap()).collect();
-    let mut extra = TcpStream::connect(admin).unwrap();
-    extra.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
-    assert_eq!(extra.read(&mut [0; 8]).unwrap(), 0, "closed without an answer");
-    drop(held);
-    let begun = Instant::now();
-    while exchange_quietly(admin).is_none() {
-        assert!(begun.elapsed() < Duration::from_secs(10));
-        std::thread::sleep(Duration::from_millis(20));
+    let stop = Arc::new(AtomicBool::new(false));
+    let half = move || {
+        let mut stream = TcpStream::connect(admin).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: l");
+        stream
+    };
+    let attacker = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        let mut held: Vec<TcpStream> = (0..80).map(|_| half()).collect();
+        assert!(held.len() > super::admin::room::CONNECTIONS_MAX);
+        move || {
+            let mut reopened = 0;
+            while !stop.load(Relaxed) {
+                for stream in &mut held {
+                    let open = stream.peek(&mut [0]);
+                    if !open.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
+                        *stream = half();
+                        reopened += 1;
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            reopened
+        }
+    });
+    for probe in 0..40 {
+        let begun = Instant::now();
+        assert_eq!(get(&gateway, "/healthz").0, 200, "probe {probe}");
+        assert!(begun.elapsed() < Duration::from_secs(1), "probe {probe}: {:?}", begun.elapsed());
+        std::thread::sleep(Duration::from_millis(25));
     }
-}
-
-fn exchange_quietly(admin: SocketAddr) -> Option<String> {
-    let mut stream = TcpStream::connect(admin).ok()?;
-    stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.starts_with("HTTP/1.1 200").then_some(answer)
+    stop.store(true, Relaxed);
+    assert!(attacker.join().unwrap() > 16, "the attacker was never turned away: no attack");
 }
 
 #[test]
@@ -222,11 +279,13 @@ fn a_page_is_served_with_a_strict_policy() {
 
 #[test]
 fn a_drain_is_announced_and_ends_the_gateway() {
-    let gateway = started(testing::settings(), StartOptions::default(), Duration::from_secs(1));
+    let (folder, settings) = with_socket();
+    let gateway = started(settings, StartOptions::default(), Duration::from_secs(1));
     gateway.shutdown(Duration::from_secs(1));
     wait_for(&gateway, "/readyz", |status, body| (status, body) == (503, "draining\n"));
     assert_eq!(get(&gateway, "/healthz").0, 200);
-    assert_eq!(request(&gateway, "POST /-/reload", "").0, 422, "no reload while draining");
+    let refused = change(&folder, "POST /-/reload", "").0;
+    assert_eq!(refused, 409, "no reload while draining");
     gateway.join().unwrap();
 }
 
@@ -258,11 +317,11 @@ fn a_refused_reload_is_counted_and_told() {
         config_path: Some("/nowhere/portcullis.toml".into()),
         ..StartOptions::default()
     };
-    let gateway = started(testing::settings(), options, Duration::ZERO);
+    let (folder, settings) = with_socket();
+    let gateway = started(settings, options, Duration::ZERO);
     let problems = gateway.reload().unwrap_err();
     assert!(!problems.is_empty());
-    let (status, body) = request(&gateway, "POST /-/reload", "");
-    let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let (status, told) = change(&folder, "POST /-/reload", "");
     assert_eq!((status, &told["result"]), (422, &"refused".into()));
     wait_for(&gateway, "/metrics", |_, page| {
         page.contains("\nportcullis_reloads_total{result=\"refused\"} 2\n")
@@ -288,13 +347,8 @@ fn a_reload_takes_hot_changes_and_refuses_the_whole_file_for_a_cold_one() {
     std::fs::write(&path, config("workers = 2")).unwrap();
     let mut settings = files::load_file(&path).map_err(|p| format!("{p:?}")).unwrap().settings;
     settings.gateway.admin = None;
-    let hash = settings.hash;
-    // What runs is what was parsed, whatever the file has become meanwhile.
-    std::fs::write(&path, "other").unwrap();
     let options = StartOptions { config_path: Some(path.clone()), ..StartOptions::default() };
     let gateway = started(settings, options, Duration::ZERO);
-    let (_, page) = get(&gateway, "/metrics");
-    assert!(page.contains(&format!("\nportcullis_settings_hash {hash}\n")), "{hash}");
     let reload = |text: &str| {
         std::fs::write(&path, text).unwrap();
         gateway.reload()
@@ -312,6 +366,22 @@ fn a_reload_takes_hot_changes_and_refuses_the_whole_file_for_a_cold_one() {
     assert!(broken.len() == 2 && broken[0].contains("portcullis.toml:2:"), "{broken:?}");
     // Nothing of the refused files stuck.
     assert!(reload(&config(&format!("{off}{hot}"))).is_ok());
+}
+
+/// What runs is what was parsed, whatever the file has become meanwhile.
+#[test]
+fn the_settings_hash_is_of_what_was_parsed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("portcullis.toml");
+    std::fs::write(&path, config("workers = 2")).unwrap();
+    let mut settings = files::load_file(&path).map_err(|p| format!("{p:?}")).unwrap().settings;
+    settings.gateway.admin = Some(([127, 0, 0, 1], 0).into());
+    let hash = settings.hash;
+    std::fs::write(&path, "other").unwrap();
+    let options = StartOptions { config_path: Some(path), ..StartOptions::default() };
+    let gateway = started(settings, options, Duration::ZERO);
+    let (_, page) = get(&gateway, "/metrics");
+    assert!(page.contains(&format!("\nportcullis_settings_hash {hash}\n")), "{hash}: {page}");
 }
 
 /// On real rings; without routes and backends' answers no client is needed.
@@ -336,8 +406,12 @@ fn the_real_workers_come_up_survive_a_panic_and_drain() {
 #[test]
 fn signals_reload_drain_and_stop() {
     let options = StartOptions { signals: true, ..StartOptions::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let (path, old) = (folder.path().join("close.log"), folder.path().join("close.log.1"));
+    let mut settings = testing::settings();
+    settings.gateway.close_log = Some(path.clone());
     // The drain alone would take an hour: only the second signal ends it now.
-    let gateway = started(testing::settings(), options, Duration::from_secs(3600));
+    let gateway = started(settings, options, Duration::from_secs(3600));
     let send = |signal: &str| {
         let pid = std::process::id().to_string();
         assert!(Process::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
@@ -346,10 +420,24 @@ fn signals_reload_drain_and_stop() {
     wait_for(&gateway, "/metrics", |_, page| {
         page.contains("\nportcullis_reloads_total{result=\"refused\"} 1\n")
     });
+    std::fs::rename(&path, &old).unwrap();
+    send("USR1");
+    // A worker's birth writes a line.
+    gateway.inject_panic(1);
+    let begun = Instant::now();
+    while !std::fs::read_to_string(&path).is_ok_and(|text| !text.is_empty()) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "SIGUSR1 reopens nothing");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for ignored in ["USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XCPU", "40", "64"] {
+        send(ignored);
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(get(&gateway, "/readyz").0, 200, "it serves on");
     send("TERM");
     wait_for(&gateway, "/readyz", |status, body| (status, body) == (503, "draining\n"));
     let begun = Instant::now();
-    send("INT");
+    send("QUIT");
     gateway.join().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(4));
 }
@@ -388,12 +476,8 @@ fn a_gateway_that_cannot_start_says_why() {
     assert!(matches!(error, Some(RunError::CloseLog { .. })), "{error:?}");
 }
 
-fn post(gateway: &GatewayHandle, body: &str) -> (u16, serde_json::Value) {
-    let fields = format!("Content-Length: {}\r\n\r\n{body}", body.len());
-    let input = format!("POST /revocations HTTP/1.1\r\nHost: localhost\r\n{fields}");
-    let answer = exchange(gateway.admin().unwrap(), input.as_bytes());
-    let body = answer.split_once("\r\n\r\n").unwrap().1;
-    (answer[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
+fn post(folder: &tempfile::TempDir, body: &str) -> (u16, serde_json::Value) {
+    change(folder, "POST /revocations", body)
 }
 
 fn revocations(gateway: &GatewayHandle) -> serde_json::Value {
@@ -409,24 +493,31 @@ fn revocations_are_made_listed_taken_back_and_outlive_a_restart() {
     let settings = || {
         let mut settings = testing::settings();
         settings.gateway.revocations_file = Some(path.clone());
+        settings.gateway.admin_socket = Some(folder.path().join("admin.sock"));
         settings.limits.revocations_max = 2;
         settings
     };
     let start = || started(settings(), StartOptions::default(), Duration::ZERO);
     let gateway = start();
     assert!(path.exists(), "it is tried at the start whether it can be written");
-    let (status, answer) = post(&gateway, r#"{"subject":"al\nice","lapses":99999999999}"#);
+    let (status, answer) = post(&folder, r#"{"subject":"al\nice","lapses":99999999999}"#);
     assert_eq!((status, &answer["result"], &answer["id"]), (200, &"revoked".into(), &1.into()));
     assert_eq!(answer["saved"], true);
-    let (status, answer) = post(&gateway, r#"{"subject":"al\nice","lapses":99999999998}"#);
+    let (status, answer) = post(&folder, r#"{"subject":"al\nice","lapses":99999999998}"#);
     assert_eq!((status, &answer["result"], &answer["id"]), (200, &"covered".into(), &1.into()));
-    assert_eq!(post(&gateway, r#"{"token_id":"t","lapses_in":3600}"#).0, 200);
-    let (status, answer) = post(&gateway, r#"{"issued_before":5,"lapses_in":3600}"#);
+    assert_eq!(post(&folder, r#"{"token_id":"t","lapses_in":3600}"#).0, 200);
+    let (status, answer) = post(&folder, r#"{"issued_before":5,"lapses_in":3600}"#);
     assert_eq!((status, &answer["result"]), (507, &"refused".into()));
-    assert_eq!(post(&gateway, r#"{"subject":"bob","lapses":5}"#).0, 422);
-    assert_eq!(post(&gateway, "{}").0, 422);
-    assert_eq!(request(&gateway, "DELETE /revocations/2", "").0, 200);
-    assert_eq!(request(&gateway, "DELETE /revocations/2", "").0, 404);
+    assert_eq!(post(&folder, r#"{"subject":"bob","lapses":5}"#).0, 422);
+    assert_eq!(post(&folder, "{}").0, 422);
+    // Nobody's tokens of tomorrow can be known to be bad.
+    let (status, answer) = post(&folder, r#"{"issued_before":99999999999,"lapses_in":3600}"#);
+    assert!(
+        status == 422 && answer["problems"][0].as_str().unwrap().contains("future"),
+        "{answer}"
+    );
+    assert_eq!(change(&folder, "DELETE /revocations/2", "").0, 200);
+    assert_eq!(change(&folder, "DELETE /revocations/2", "").0, 404);
     wait_for(&gateway, "/metrics", |_, page| {
         page.contains("\nportcullis_revocations 1\n")
             && page.contains("\nportcullis_revocations_refused_total 1\n")
@@ -442,7 +533,7 @@ fn revocations_are_made_listed_taken_back_and_outlive_a_restart() {
     let gateway = start();
     assert_eq!(revocations(&gateway), left);
     // An id that was ended never names another entry.
-    assert_eq!(post(&gateway, r#"{"token_id":"u","lapses_in":3600}"#).1["id"], 3);
+    assert_eq!(post(&folder, r#"{"token_id":"u","lapses_in":3600}"#).1["id"], 3);
     drop(gateway);
     // A damaged file is no reason to let the revoked in again.
     let mut bytes = std::fs::read(&path).unwrap();
@@ -470,9 +561,11 @@ fn start_refused(settings: Settings) -> String {
 
 #[test]
 fn without_a_file_the_answer_says_so_and_bodies_may_come_in_parts() {
-    let gateway = simple();
-    assert_eq!(post(&gateway, r#"{"subject":"a","lapses_in":60}"#).1["saved"], false);
-    let mut stream = TcpStream::connect(gateway.admin().unwrap()).unwrap();
+    let (folder, settings) = with_socket();
+    let gateway = started(settings, StartOptions::default(), Duration::ZERO);
+    assert_eq!(post(&folder, r#"{"subject":"a","lapses_in":60}"#).1["saved"], false);
+    let connect = || UnixStream::connect(folder.path().join("admin.sock")).unwrap();
+    let mut stream = connect();
     let body = r#"{"subject":"b","lapses_in":60}"#;
     let head = format!(
         "POST /revocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
@@ -487,7 +580,7 @@ fn without_a_file_the_answer_says_so_and_bodies_may_come_in_parts() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     // Half a body is no revocation.
     let half = b"POST /revocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30\r\n\r\n{\"sub";
-    let mut stream = TcpStream::connect(gateway.admin().unwrap()).unwrap();
+    let mut stream = connect();
     stream.write_all(half).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     answer.clear();

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::revocation_file::FileError;
+use super::journal::FileError;
 
 /// Why the gateway did not start, or could not go on. The text names what failed, where, the
 /// likely cause and what to do.
@@ -20,11 +20,35 @@ pub enum RunError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The admin socket could not be bound.
+    #[error(
+        "cannot listen on gateway.admin_socket {}: {source}\n  \
+         likely cause: {}", path.display(), socket_advice(source)
+    )]
+    AdminSocket {
+        /// The path asked for.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The kernel, or whatever guards it, does not let the gateway use io_uring.
     #[error("io_uring cannot be used here: {reason}")]
     Ring {
         /// The probe's account: cause and remedy included.
         reason: String,
+    },
+    /// The limit on open files leaves no room for clients.
+    #[error(
+        "the limit on open files is {limit}, and this configuration needs {needed} at least\n  \
+         likely cause: `ulimit -n`, LimitNOFILE of the unit, or the container's limit\n  \
+         what to do: raise it to {needed} or more (best: one for each client and 256), or set \
+         fewer gateway.workers"
+    )]
+    Descriptors {
+        /// The hard limit of the process.
+        limit: u64,
+        /// The least that will do.
+        needed: u64,
     },
     /// The control thread's own io_uring runtime could not be made.
     #[error(
@@ -142,12 +166,30 @@ fn bind_advice(error: &io::Error, address: SocketAddr) -> String {
     format!("  likely cause: {cause}\n  what to do: {remedy}")
 }
 
+fn socket_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another gateway listens there, or the path is another file's\n  \
+             what to do: stop it, or change the path"
+        }
+        _ => {
+            "the directory does not exist, this user may not write there, or the path is over \
+             107 bytes\n  what to do: create the directory for this user, or change the path"
+        }
+    }
+}
+
 /// The likely cause, and what to do. Starting all the same would let the revoked in again.
 fn revocations_advice(error: &FileError) -> (&'static str, &'static str) {
     match error {
         FileError::Io(_) => (
             "the directory does not exist, or this user may not write there",
             "create it for this user, or change gateway.revocations_file",
+        ),
+        FileError::Unsafe(_) => (
+            "another user could have changed it",
+            "look at what it says; if that is right, make it a regular file of this user with \
+             mode 0600",
         ),
         FileError::Damaged(_) => (
             "the file was edited, or the disk lost a part of it",

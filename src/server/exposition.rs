@@ -1,22 +1,38 @@
 //! The Prometheus exposition: the workers' counters, summed, and what the control thread knows
 //! of the process.
 
+use std::fmt::{Display, Write as _};
+
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::process::ProcessUse;
 use crate::base::circuit::CircuitState;
 use crate::counters::{self, Counters, Description, MetricKind};
+use crate::settings::Listener;
 
 /// The version that `portcullis_build_info` carries.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// `process_cpu_seconds_total` has fractions, which the recorder's counters do not.
-const CPU_NAME: &str = "process_cpu_seconds_total";
-const CPU_HELP: &str = "Processor time, user and system, in seconds.";
+/// Not a whole number, so it is not among [`ControlNumbers::values`].
+const CPU: Description = describe(
+    "process_cpu_seconds_total",
+    MetricKind::Counter,
+    "Processor time used, user and system, in seconds.",
+);
+
+/// A series for each listener with TLS; the label is its address in the settings, so there are
+/// no more of them than listeners.
+const CERTIFICATES: Description = Description {
+    name: "portcullis_certificate_not_after_seconds",
+    label: Some(("listener", "")),
+    kind: MetricKind::Gauge,
+    per_unit: 1,
+    help: "When the first certificate of a listener expires, as a Unix time in seconds.",
+};
 
 const fn describe(name: &'static str, kind: MetricKind, help: &'static str) -> Description {
-    Description { name, label: None, kind, help }
+    Description { name, label: None, kind, per_unit: 1, help }
 }
 
 const fn circuits(state: &'static str) -> Description {
@@ -24,7 +40,8 @@ const fn circuits(state: &'static str) -> Description {
         name: "portcullis_verdict_circuits",
         label: Some(("state", state)),
         kind: MetricKind::Gauge,
-        help: "HTTP endpoints for auth decisions, by the state of their circuit breaker.",
+        per_unit: 1,
+        help: "HTTP endpoints that decide on clients, by the state of their circuit breaker.",
     }
 }
 
@@ -32,7 +49,7 @@ const fn circuits(state: &'static str) -> Description {
 pub const CIRCUITS: [CircuitState; 3] =
     [CircuitState::Closed, CircuitState::Open, CircuitState::HalfOpen];
 
-const RELOADS_HELP: &str = "Reloads requested, by outcome.";
+const RELOADS_HELP: &str = "Reload attempts, by outcome.";
 
 /// What the control thread itself exposes, in the order of [`ControlNumbers::values`].
 const CONTROL: &[Description] = &[
@@ -40,21 +57,24 @@ const CONTROL: &[Description] = &[
         name: "portcullis_build_info",
         label: Some(("version", VERSION)),
         kind: MetricKind::Gauge,
+        per_unit: 1,
         help: "Always 1; the label is the gateway's version.",
     },
     describe("portcullis_workers", MetricKind::Gauge, "Workers that should run."),
-    describe("portcullis_workers_alive", MetricKind::Gauge, "Workers whose loop has run recently."),
+    describe("portcullis_workers_alive", MetricKind::Gauge, "Workers that run and respond."),
     describe("portcullis_worker_panics_total", MetricKind::Counter, "Workers that panicked."),
     Description {
         name: "portcullis_reloads_total",
         label: Some(("result", "ok")),
         kind: MetricKind::Counter,
+        per_unit: 1,
         help: RELOADS_HELP,
     },
     Description {
         name: "portcullis_reloads_total",
         label: Some(("result", "refused")),
         kind: MetricKind::Counter,
+        per_unit: 1,
         help: RELOADS_HELP,
     },
     describe(
@@ -72,28 +92,27 @@ const CONTROL: &[Description] = &[
         MetricKind::Counter,
         "Lines lost because the close log file was too slow or could not be written.",
     ),
-    describe("portcullis_revocations", MetricKind::Gauge, "Revocations held."),
+    describe("portcullis_revocations", MetricKind::Gauge, "Active revocations."),
     describe(
         "portcullis_revocations_refused_total",
         MetricKind::Counter,
-        "Revocations refused because limits.revocations_max entries were held.",
+        "Revocations refused because limits.revocations_max was reached.",
     ),
     describe(
         "portcullis_revocation_save_failures_total",
         MetricKind::Counter,
-        "Attempts to save the revocations that failed.",
+        "Failed attempts to save the revocations.",
     ),
-    describe("portcullis_draining", MetricKind::Gauge, "1 from the start of a drain to the end."),
+    describe("portcullis_draining", MetricKind::Gauge, "1 while the gateway drains, else 0."),
     describe(
         "portcullis_memory_rung",
         MetricKind::Gauge,
-        "Memory pressure level: 0 none, 1 new connections are reset, 2 unauthenticated ones \
-         too, 3 slow readers too.",
+        "Memory pressure: 0 none, 1 new connections are reset, 2 unauthenticated ones too, 3 slow readers too.",
     ),
     describe(
         "portcullis_memory_used_bytes",
         MetricKind::Gauge,
-        "Memory that counts against the budget, in bytes.",
+        "Memory that counts towards the budget, in bytes.",
     ),
     describe(
         "portcullis_memory_budget_bytes",
@@ -103,7 +122,7 @@ const CONTROL: &[Description] = &[
     describe(
         "portcullis_verdict_requests_in_flight",
         MetricKind::Gauge,
-        "Auth requests in flight at HTTP endpoints.",
+        "Requests in flight at HTTP endpoints that decide on clients.",
     ),
     circuits("closed"),
     circuits("open"),
@@ -119,8 +138,7 @@ const CONTROL: &[Description] = &[
 
 /// Every metric that `/metrics` shows: those of the workers, then those of the control thread.
 pub fn descriptions() -> impl Iterator<Item = Description> {
-    let cpu = describe(CPU_NAME, MetricKind::Counter, CPU_HELP);
-    counters::descriptions().chain(CONTROL.iter().copied()).chain([cpu])
+    counters::descriptions().chain(CONTROL.iter().copied()).chain([CERTIFICATES, CPU])
 }
 
 /// What the control thread knows; each field is the metric of that name.
@@ -194,35 +212,66 @@ impl ControlNumbers {
     }
 }
 
+/// One series of the tables.
 enum Series {
     Counter(metrics::Counter),
     Gauge(metrics::Gauge),
+    /// A total that the recorder cannot take over: its histograms count observations one by one,
+    /// and its counters have no fractions.
+    Own(u64),
 }
 
 impl Series {
-    fn put(&self, value: u64) {
+    fn register(recorder: &PrometheusRecorder, description: &Description) -> Series {
+        let labels: Vec<Label> = description
+            .label
+            .iter()
+            .map(|(key, value)| Label::from_static_parts(key, value))
+            .collect();
+        let key = Key::from_parts(description.name, labels);
+        let name = KeyName::from(description.name);
+        let metadata = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+        match description.kind {
+            MetricKind::Counter if description.per_unit == 1 => {
+                recorder.describe_counter(name, None, description.help.into());
+                Series::Counter(recorder.register_counter(&key, &metadata))
+            }
+            MetricKind::Gauge | MetricKind::Peak => {
+                recorder.describe_gauge(name, None, description.help.into());
+                Series::Gauge(recorder.register_gauge(&key, &metadata))
+            }
+            MetricKind::Counter | MetricKind::Histogram => Series::Own(0),
+        }
+    }
+
+    fn put(&mut self, value: u64, per_unit: u32) {
         match self {
             Series::Counter(counter) => counter.absolute(value),
-            Series::Gauge(gauge) => gauge.set(value as f64),
+            Series::Gauge(gauge) => gauge.set(value as f64 / f64::from(per_unit)),
+            // A worker's block can be lost with the worker, and a total never goes back.
+            Series::Own(shown) => *shown = value.max(*shown),
         }
     }
 }
 
-/// A recorder of our own (nothing global, so that several gateways can live in one process) and
-/// a handle for every series.
+/// The page of `/metrics`, in the text format of Prometheus: families in one order at each scrape,
+/// and nothing global, so that several gateways can live in one process.
 pub struct Exposition {
     handle: PrometheusHandle,
-    workers: Vec<Series>,
-    control: Vec<Series>,
+    /// In the order of the tables: the workers', then the control thread's.
+    series: Vec<(Description, Series)>,
+    /// Addresses of listeners with TLS, and when their certificates expire.
+    certificates: Vec<(String, u64)>,
     cpu_seconds: f64,
 }
 
 impl Default for Exposition {
     fn default() -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
-        let workers = counters::descriptions().map(|d| register(&recorder, d)).collect();
-        let control = CONTROL.iter().map(|d| register(&recorder, *d)).collect();
-        Exposition { handle: recorder.handle(), workers, control, cpu_seconds: 0.0 }
+        let tables = counters::descriptions().chain(CONTROL.iter().copied());
+        let series = tables.map(|d| (d, Series::register(&recorder, &d))).collect();
+        let handle = recorder.handle();
+        Exposition { handle, series, certificates: Vec::new(), cpu_seconds: 0.0 }
     }
 }
 
@@ -232,25 +281,101 @@ impl Exposition {
         &mut self,
         blocks: impl Iterator<Item = &'a Counters>,
         control: &ControlNumbers,
+        listeners: &[Listener],
     ) {
-        for (series, sum) in self.workers.iter().zip(sums(blocks)) {
-            series.put(sum);
+        let values = sums(blocks).into_iter().chain(control.values());
+        for ((description, series), value) in self.series.iter_mut().zip(values) {
+            series.put(value, description.per_unit);
         }
-        for (series, value) in self.control.iter().zip(control.values()) {
-            series.put(value);
-        }
+        let of = |listener: &Listener| {
+            Some((listener.address.to_string(), listener.tls.as_ref()?.not_after_s))
+        };
+        self.certificates = listeners.iter().filter_map(of).collect();
         self.cpu_seconds = control.process.cpu_seconds;
         self.handle.run_upkeep();
     }
 
     /// The page for `/metrics`.
     pub fn render(&self) -> String {
-        let mut page = self.handle.render();
-        let cpu = self.cpu_seconds;
-        page.push_str(&format!(
-            "# HELP {CPU_NAME} {CPU_HELP}\n# TYPE {CPU_NAME} counter\n{CPU_NAME} {cpu}\n"
-        ));
-        page
+        let mut page = Page { text: in_order(&self.handle.render()), family: "" };
+        for (description, series) in &self.series {
+            let Series::Own(value) = series else { continue };
+            match description.per_unit {
+                1 => page.series(description, description.label, value),
+                per_unit => {
+                    page.series(description, description.label, *value as f64 / f64::from(per_unit))
+                }
+            }
+        }
+        for (listener, not_after_s) in &self.certificates {
+            page.series(&CERTIFICATES, Some(("listener", listener)), not_after_s);
+        }
+        page.series(&CPU, None, self.cpu_seconds);
+        page.text
+    }
+}
+
+/// The recorder's page with its families, and the series of each, in the order of their names: the
+/// recorder's own order differs between scrapes.
+fn in_order(rendered: &str) -> String {
+    let mut families: Vec<&str> =
+        rendered.split("\n\n").map(str::trim).filter(|family| !family.is_empty()).collect();
+    families.sort_unstable();
+    let mut text = String::with_capacity(rendered.len());
+    for family in families {
+        let (mut head, mut series): (Vec<&str>, Vec<&str>) =
+            family.lines().partition(|line| line.starts_with('#'));
+        series.sort_unstable();
+        head.append(&mut series);
+        for line in head {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// A page as it grows.
+struct Page {
+    text: String,
+    /// The family whose help and type were written last.
+    family: &'static str,
+}
+
+impl Page {
+    fn series(
+        &mut self,
+        description: &Description,
+        label: Option<(&str, &str)>,
+        value: impl Display,
+    ) {
+        let family = description.family();
+        if self.family != family {
+            let kind = type_name(description.kind);
+            self.line(format_args!("# HELP {family} {}", description.help));
+            self.line(format_args!("# TYPE {family} {kind}"));
+            self.family = family;
+        }
+        let name = description.name;
+        match label {
+            Some((key, text)) => {
+                // Debug escapes what the format wants escaped: quotes, backslashes, line ends.
+                self.line(format_args!("{name}{{{key}={text:?}}} {value}"));
+            }
+            None => self.line(format_args!("{name} {value}")),
+        }
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        writeln!(self.text, "{line}").expect("writing to a string does not fail");
+    }
+}
+
+fn type_name(kind: MetricKind) -> &'static str {
+    match kind {
+        MetricKind::Counter => "counter",
+        MetricKind::Gauge | MetricKind::Peak => "gauge",
+        MetricKind::Histogram => "histogram",
     }
 }
 
@@ -262,28 +387,11 @@ pub fn sums<'a>(blocks: impl Iterator<Item = &'a Counters>) -> Vec<u64> {
         for (sum, (description, value)) in sums.iter_mut().zip(block.all()) {
             *sum = match description.kind {
                 MetricKind::Peak => value.max(*sum),
-                MetricKind::Counter | MetricKind::Gauge => sum.wrapping_add(value),
+                _ => sum.wrapping_add(value),
             };
         }
     }
     sums
-}
-
-fn register(recorder: &PrometheusRecorder, description: Description) -> Series {
-    let labels = description.label.map(|(key, value)| Label::from_static_parts(key, value));
-    let key = Key::from_parts(description.name, labels.into_iter().collect::<Vec<_>>());
-    let name = KeyName::from(description.name);
-    let metadata = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
-    match description.kind {
-        MetricKind::Counter => {
-            recorder.describe_counter(name, None, description.help.into());
-            Series::Counter(recorder.register_counter(&key, &metadata))
-        }
-        MetricKind::Gauge | MetricKind::Peak => {
-            recorder.describe_gauge(name, None, description.help.into());
-            Series::Gauge(recorder.register_gauge(&key, &metadata))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -300,29 +408,36 @@ mod tests {
         }
     }
 
+    /// A listener with TLS whose certificate expires then.
+    fn listener(address: &str, not_after_s: u64) -> Listener {
+        let mut listener = super::super::testing::settings().listeners.remove(0);
+        listener.address = address.parse().unwrap();
+        let config = crate::sim::tls::server();
+        listener.tls = Some(crate::settings::TlsListener { config, not_after_s });
+        listener
+    }
+
     #[test]
     fn the_page_has_every_series_once_with_help_and_type() {
         let mut exposition = Exposition::default();
-        exposition.publish([Counters::default()].iter(), &ControlNumbers::default());
+        exposition.publish([Counters::default()].iter(), &ControlNumbers::default(), &[]);
         let page = exposition.render();
-        for description in descriptions() {
+        for description in descriptions().filter(|d| d.name != CERTIFICATES.name) {
             let series = series_name(&description);
             assert_eq!(
                 page.lines().filter(|line| line.starts_with(&series)).count(),
                 1,
                 "{series}"
             );
-            let help = format!("# HELP {} {}", description.name, description.help);
+            let help = format!("# HELP {} {}", description.family(), description.help);
             assert_eq!(page.lines().filter(|line| *line == help).count(), 1, "{help}");
-            let kind = match description.kind {
-                MetricKind::Counter => "counter",
-                MetricKind::Gauge | MetricKind::Peak => "gauge",
-            };
-            let line = format!("# TYPE {} {kind}", description.name);
+            let kind = type_name(description.kind);
+            let line = format!("# TYPE {} {kind}", description.family());
             assert_eq!(page.lines().filter(|other| *other == line).count(), 1, "{line}");
         }
         let series = page.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-        assert_eq!(series.count(), descriptions().count(), "nothing that is not described");
+        assert_eq!(series.count(), descriptions().count() - 1, "nothing that is not described");
+        assert!(!page.contains(CERTIFICATES.name), "no listener has TLS");
     }
 
     #[test]
@@ -336,13 +451,19 @@ mod tests {
         two.closed(Cause::Idle);
         let mut exposition = Exposition::default();
         let numbers = ControlNumbers { panics: 3, reloads_refused: 1, ..Default::default() };
-        exposition.publish([&one, &two].into_iter(), &numbers);
+        two.observe(counters::VERDICT_TIME, std::time::Duration::from_millis(30));
+        exposition.publish([&one, &two].into_iter(), &numbers, &[]);
         let has = |page: &str, line: &str| page.lines().any(|other| other == line);
         for line in [
             "portcullis_connections_accepted_total 42",
             "portcullis_connections{stage=\"open\"} 7",
             "portcullis_closes_total{cause=\"idle\"} 1",
-            "portcullis_unauthenticated_oldest_milliseconds 50",
+            "portcullis_unauthenticated_oldest_seconds 0.05",
+            "portcullis_verdict_seconds_bucket{le=\"0.025\"} 0",
+            "portcullis_verdict_seconds_bucket{le=\"0.1\"} 1",
+            "portcullis_verdict_seconds_bucket{le=\"+Inf\"} 1",
+            "portcullis_verdict_seconds_sum 0.03",
+            "portcullis_verdict_seconds_count 1",
             "portcullis_worker_panics_total 3",
             "portcullis_reloads_total{result=\"refused\"} 1",
             "portcullis_reloads_total{result=\"ok\"} 0",
@@ -350,10 +471,15 @@ mod tests {
             assert!(has(&exposition.render(), line), "{line}");
         }
         // As if a block had been lost with its worker.
-        exposition.publish([&one].into_iter(), &numbers);
+        let listeners = [listener("0.0.0.0:443", 5), listener("[::1]:8443", 6)];
+        exposition.publish([&one].into_iter(), &numbers, &listeners);
         let page = exposition.render();
         assert!(has(&page, "portcullis_connections_accepted_total 42"));
         assert!(has(&page, "portcullis_connections{stage=\"open\"} 0"));
+        assert!(has(&page, "portcullis_verdict_seconds_count 1"));
+        let name = CERTIFICATES.name;
+        assert!(has(&page, &format!("{name}{{listener=\"0.0.0.0:443\"}} 5")));
+        assert!(has(&page, &format!("{name}{{listener=\"[::1]:8443\"}} 6")));
     }
 
     #[test]
@@ -365,10 +491,10 @@ mod tests {
             .filter(|name| name.starts_with("portcullis_") || name.starts_with("process_"))
             .collect();
         for description in descriptions() {
-            assert!(listed.contains(&description.name), "missing: {}", description.name);
+            assert!(listed.contains(&description.family()), "missing: {}", description.family());
         }
         for name in listed {
-            assert!(descriptions().any(|d| d.name == name), "no longer exists: {name}");
+            assert!(descriptions().any(|d| d.family() == name), "no longer exists: {name}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,16 +12,17 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::admin::{Admin, Page};
+use super::admin::{Admin, Page, listen};
 use super::close_log::CloseLog;
-use super::control::{Books, Control, Order, Signals, unix_ms};
+use super::control::{Control, ControlRequest, ControlStats, unix_ms};
 use super::data_plane::LinuxDataPlane;
 use super::error::RunError;
 use super::exposition::Exposition;
 use super::logs::LogControl;
 use super::memory::MemoryWatch;
-use super::reload::ReloadOutcome;
-use super::revocations::Keeper;
+use super::reload::ReloadError;
+use super::revocations::RevocationStore;
+use super::signals::Signals;
 use super::status::{Phase, Status};
 use super::workers::{DataPlane, Supervisor};
 use crate::base::time::UnixTime;
@@ -31,9 +33,9 @@ use crate::settings::Settings;
 /// How long workers may take to come up.
 const START_MAX: Duration = Duration::from_secs(10);
 /// Orders that may wait for the control thread.
-const ORDERS_MAX: usize = 64;
+const REQUESTS_MAX: usize = 64;
 
-/// Makes the page once the listeners' addresses are known (in the order of the settings).
+/// Makes the page once the listeners' addresses are known (in the request of the settings).
 pub type PageMaker = Box<dyn FnOnce(&[SocketAddr]) -> Page + Send>;
 
 /// How a gateway is started, beside its settings.
@@ -55,7 +57,7 @@ pub struct Plane {
     pub workers: Arc<dyn DataPlane>,
     /// How many.
     pub count: u16,
-    /// The listeners' addresses, in the order of the settings.
+    /// The listeners' addresses, in the request of the settings.
     pub listeners: Vec<SocketAddr>,
 }
 
@@ -63,7 +65,7 @@ pub struct Plane {
 pub struct GatewayHandle {
     listeners: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
-    orders: mpsc::Sender<Order>,
+    requests: mpsc::Sender<ControlRequest>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -88,18 +90,17 @@ pub fn start_on(
     settings: Arc<Settings>,
     options: StartOptions,
 ) -> Result<GatewayHandle, RunError> {
-    let admin = settings.gateway.admin.map(bind_admin).transpose()?;
-    let admin_address = admin.as_ref().map(|(_, address)| *address);
+    let (admin, admin_address) = AdminListeners::bind(&settings)?;
     let listeners = plane.listeners.clone();
-    let (orders, orders_out) = mpsc::channel(ORDERS_MAX);
+    let (requests, requests_out) = mpsc::channel(REQUESTS_MAX);
     let (started, outcome) = sync_channel(1);
     let thread = ControlThread {
         plane,
         settings,
         options,
-        admin: admin.map(|(listener, _)| listener),
-        orders_in: orders.clone(),
-        orders: orders_out,
+        admin,
+        requests_in: requests.clone(),
+        requests: requests_out,
     };
     let thread = std::thread::Builder::new()
         .name("control".into())
@@ -107,7 +108,7 @@ pub fn start_on(
         .map_err(|source| RunError::Thread { name: "control".into(), source })?;
     match outcome.recv() {
         Ok(Ok(())) => {
-            Ok(GatewayHandle { listeners, admin: admin_address, orders, thread: Some(thread) })
+            Ok(GatewayHandle { listeners, admin: admin_address, requests, thread: Some(thread) })
         }
         Ok(Err(error)) => {
             let _ = thread.join();
@@ -118,7 +119,7 @@ pub fn start_on(
 }
 
 impl GatewayHandle {
-    /// Where clients connect, in the order of the settings' listeners.
+    /// Where clients connect, in the request of the settings' listeners.
     pub fn listeners(&self) -> &[SocketAddr] {
         &self.listeners
     }
@@ -131,12 +132,12 @@ impl GatewayHandle {
     /// Closes every client within `window` with "going away", then ends. [`join`](Self::join)
     /// waits for it.
     pub fn shutdown(&self, window: Duration) {
-        self.order(Order::Drain { window });
+        self.request(ControlRequest::Drain { window: Some(window) });
     }
 
     /// Ends at once.
     pub fn stop(&self) {
-        self.order(Order::Stop);
+        self.request(ControlRequest::Stop);
     }
 
     /// Reads the configuration file again and waits for the outcome. Not for use within an
@@ -144,17 +145,18 @@ impl GatewayHandle {
     ///
     /// # Errors
     /// Every problem, for people; the old settings stay.
-    pub fn reload(&self) -> ReloadOutcome {
+    pub fn reload(&self) -> Result<Vec<String>, Vec<String>> {
         let (reply, outcome) = sync_channel(1);
         let reply = Box::new(move |result| drop(reply.send(result)));
-        self.order(Order::Reload { reply });
-        outcome.recv().unwrap_or_else(|_| Err(vec!["the gateway has ended".into()]))
+        self.request(ControlRequest::Reload { reply });
+        let ended = ReloadError::Conflict(vec!["the gateway has ended".into()]);
+        outcome.recv().unwrap_or(Err(ended)).map_err(ReloadError::into_problems)
     }
 
     /// Makes a worker panic, to see that only its connections are lost.
     #[doc(hidden)]
     pub fn inject_panic(&self, worker: u16) {
-        self.order(Order::Panic(worker));
+        self.request(ControlRequest::Panic(worker));
     }
 
     /// Waits until the gateway has ended, after [`shutdown`](Self::shutdown), [`stop`](Self::stop)
@@ -167,10 +169,10 @@ impl GatewayHandle {
         thread.join().map_err(|_| RunError::ControlDied)
     }
 
-    /// Waits for room rather than losing an order; an ended gateway needs none.
-    fn order(&self, mut order: Order) {
-        while let Err(mpsc::error::TrySendError::Full(back)) = self.orders.try_send(order) {
-            order = back;
+    /// Waits for room rather than losing an request; an ended gateway needs none.
+    fn request(&self, mut request: ControlRequest) {
+        while let Err(mpsc::error::TrySendError::Full(back)) = self.requests.try_send(request) {
+            request = back;
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -179,18 +181,58 @@ impl GatewayHandle {
 impl Drop for GatewayHandle {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            self.order(Order::Stop);
+            self.request(ControlRequest::Stop);
             let _ = thread.join();
         }
     }
 }
 
-/// Without SO_REUSEPORT, so that a second gateway is told that the first one is there; blocking,
-/// because io_uring's accept waits only on blocking sockets.
-fn bind_admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), RunError> {
-    let bound = TcpListener::bind(address)
-        .and_then(|listener| listener.local_addr().map(|address| (listener, address)));
-    bound.map_err(|source| RunError::Bind { what: "gateway.admin".into(), address, source })
+/// The admin side's listeners.
+struct AdminListeners {
+    tcp: Option<TcpListener>,
+    unix: Option<UnixListener>,
+    /// Removed at the end.
+    unix_path: Option<PathBuf>,
+}
+
+impl AdminListeners {
+    fn bind(settings: &Settings) -> Result<(AdminListeners, Option<SocketAddr>), RunError> {
+        let gateway = &settings.gateway;
+        let tcp = |address| {
+            let bound = listen::bind_tcp(address)
+                .and_then(|listener| listener.local_addr().map(|address| (listener, address)));
+            bound.map_err(|source| RunError::Bind { what: "gateway.admin".into(), address, source })
+        };
+        let unix = |path: &PathBuf| {
+            listen::bind_unix(path)
+                .map_err(|source| RunError::AdminSocket { path: path.clone(), source })
+        };
+        let (tcp, address) = gateway.admin.map(tcp).transpose()?.unzip();
+        let unix = gateway.admin_socket.as_ref().map(unix).transpose()?;
+        let unix_path = unix.as_ref().and(gateway.admin_socket.clone());
+        Ok((AdminListeners { tcp, unix, unix_path }, address))
+    }
+
+    /// Serves both. Within the control thread's runtime only.
+    fn serve(&mut self, admin: &Rc<Admin>) {
+        let failed = |error| tracing::error!(%error, "an admin listener cannot be served");
+        if let Some(listener) = self.tcp.take() {
+            let served = Rc::clone(admin).serve_tcp(listener);
+            tokio_uring::spawn(async move { served.await.unwrap_or_else(failed) });
+        }
+        if let Some(listener) = self.unix.take() {
+            let served = Rc::clone(admin).serve_unix(listener);
+            tokio_uring::spawn(async move { served.await.unwrap_or_else(failed) });
+        }
+    }
+}
+
+impl Drop for AdminListeners {
+    fn drop(&mut self) {
+        if let Some(path) = &self.unix_path {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// All that the control thread starts with.
@@ -198,9 +240,9 @@ struct ControlThread {
     plane: Plane,
     settings: Arc<Settings>,
     options: StartOptions,
-    admin: Option<TcpListener>,
-    orders_in: mpsc::Sender<Order>,
-    orders: mpsc::Receiver<Order>,
+    admin: AdminListeners,
+    requests_in: mpsc::Sender<ControlRequest>,
+    requests: mpsc::Receiver<ControlRequest>,
 }
 
 impl ControlThread {
@@ -211,13 +253,13 @@ impl ControlThread {
         }
     }
 
-    fn serve(self, started: &SyncSender<Result<(), RunError>>) -> Result<(), RunError> {
+    fn serve(mut self, started: &SyncSender<Result<(), RunError>>) -> Result<(), RunError> {
         let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())
             .map_err(|source| RunError::Runtime { source })?;
         let revocations = self.open_revocations()?;
-        let (close_log, signals) = runtime.block_on(self.prepare(&revocations))?;
+        let (close_log, signals) = runtime.block_on(self.prepare())?;
         let workers = Arc::clone(&self.plane.workers);
-        let (settings, revoked) = (Arc::clone(&self.settings), revocations.picture());
+        let (settings, revoked) = (Arc::clone(&self.settings), revocations.snapshot());
         let supervisor = Supervisor::new(workers, settings, revoked, self.plane.count);
         let supervisor = start_workers(supervisor)?;
         let now = Instant::now();
@@ -228,7 +270,7 @@ impl ControlThread {
         let config_path = self.options.config_path;
         let control = Control {
             supervisor,
-            books: Books::new(self.settings.hash, now),
+            stats: ControlStats::new(self.settings.hash, now),
             config_path,
             status: Rc::new(RefCell::new(status)),
             exposition: Rc::new(RefCell::new(Exposition::default())),
@@ -240,38 +282,38 @@ impl ControlThread {
         };
         let page = self.options.page.map(|make| make(&self.plane.listeners));
         runtime.block_on(async {
-            if let Some(listener) = self.admin {
-                let (status, exposition) = (control.status.clone(), control.exposition.clone());
-                let token = control.settings.gateway.admin_token.clone();
-                let page = page.unwrap_or_else(Page::index);
-                let revocations = control.revocations.clone();
-                let admin =
-                    Admin::new(token, page, status, exposition, revocations, self.orders_in);
-                tokio_uring::spawn(admin.serve(listener));
-            }
+            let (status, exposition) = (control.status.clone(), control.exposition.clone());
+            let token = control.settings.gateway.admin_token.clone();
+            let page = page.unwrap_or_else(Page::index);
+            let revocations = control.revocations.clone();
+            self.admin.serve(&Admin::new(
+                token,
+                page,
+                status,
+                exposition,
+                revocations,
+                self.requests_in,
+            ));
             let listeners = &self.plane.listeners;
             tracing::info!(?listeners, workers = self.plane.count, "serving");
             let _ = started.send(Ok(()));
-            control.run(self.orders, signals).await;
+            control.run(self.requests, signals).await;
         });
         Ok(())
     }
 
     /// The revocations of the last run.
-    fn open_revocations(&self) -> Result<Keeper, RunError> {
+    fn open_revocations(&self) -> Result<RevocationStore, RunError> {
         let key = random_seed().map_err(|source| RunError::Random { source })?;
         let file = self.settings.gateway.revocations_file.clone();
         let max = self.settings.limits.revocations_max as usize;
         let now = UnixTime::from_millis(unix_ms());
-        Keeper::open(file.clone(), Hasher::new(&key), max, now)
+        RevocationStore::open(file.clone(), Hasher::new(&key), max, now)
             .map_err(|source| RunError::Revocations { path: file.unwrap_or_default(), source })
     }
 
     /// Whatever can fail and needs the runtime.
-    async fn prepare(
-        &self,
-        revocations: &Keeper,
-    ) -> Result<(Option<CloseLog>, Option<Signals>), RunError> {
+    async fn prepare(&self) -> Result<(Option<CloseLog>, Option<Signals>), RunError> {
         let close_log = match self.settings.gateway.close_log.clone() {
             Some(path) => {
                 let opened = CloseLog::open(path.clone()).await;
@@ -279,10 +321,6 @@ impl ControlThread {
             }
             None => None,
         };
-        if let Err(source) = revocations.try_file().await {
-            let path = self.settings.gateway.revocations_file.clone().unwrap_or_default();
-            return Err(RunError::Revocations { path, source });
-        }
         let signals = self.options.signals.then(Signals::watch).transpose();
         Ok((close_log, signals.map_err(|source| RunError::Signals { source })?))
     }

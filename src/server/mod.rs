@@ -3,8 +3,6 @@
 //! No client's byte passes through it.
 
 pub mod admin;
-pub mod admin_http;
-pub mod admin_revocations;
 pub mod auth_client;
 pub mod close_log;
 pub mod control;
@@ -13,13 +11,14 @@ pub mod error;
 pub mod exposition;
 pub mod files;
 pub mod gateway;
+pub mod journal;
 pub mod logs;
 pub mod memory;
 pub mod panics;
 pub mod process;
 pub mod reload;
-pub mod revocation_file;
 pub mod revocations;
+pub mod signals;
 pub mod status;
 pub mod workers;
 

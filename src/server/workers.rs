@@ -17,7 +17,9 @@ use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::revocation::Revoked;
 use crate::settings::Settings;
-use crate::worker::mailbox::{Command, ControlMailbox, Report, WorkerMailbox, mailboxes};
+use crate::worker::mailbox::{
+    ControlMailbox, MemoryNotice, Plan, Report, WorkerMailbox, WorkerOrder, mailboxes,
+};
 
 /// One turn of a worker's loop; false when it has stopped for good.
 pub type Body = Box<dyn FnMut() -> bool>;
@@ -25,7 +27,7 @@ pub type Body = Box<dyn FnMut() -> bool>;
 pub type Wake = Box<dyn Fn() + Send>;
 
 /// What a worker is given when it starts.
-pub struct Seat {
+pub struct WorkerSpawn {
     /// Its number, `0 <= index < workers`.
     pub index: u16,
     /// The settings of the moment.
@@ -37,7 +39,7 @@ pub struct Seat {
 }
 
 /// A worker that is ready to turn.
-pub struct Launched {
+pub struct WorkerHandle {
     /// Its loop.
     pub body: Body,
     /// The way to wake it.
@@ -65,7 +67,7 @@ pub trait DataPlane: Send + Sync {
     ///
     /// # Errors
     /// Why it cannot be made, for people.
-    fn launch(&self, seat: Seat) -> Result<Launched, String>;
+    fn launch(&self, spawn: WorkerSpawn) -> Result<WorkerHandle, String>;
 }
 
 /// Shortest wait before a worker that died is started again.
@@ -108,14 +110,6 @@ struct Slot {
     deaths: u32,
     beat: u64,
     beat_at: Instant,
-    /// The mailbox was full when the settings changed.
-    settings_owed: bool,
-    /// The mailbox was full when the revocations changed.
-    revoked_owed: bool,
-    /// The worker has not been told how short memory is.
-    rung_owed: bool,
-    /// The mailbox was full when the drain (or stop) was ordered.
-    order_owed: bool,
 }
 
 /// What can be seen of one worker from outside.
@@ -131,24 +125,13 @@ pub struct WorkerStatus {
     pub connections: u64,
 }
 
-/// What all workers have been told to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Orders {
-    Serve,
-    Drain(Duration),
-    Stop,
-}
-
 /// Owner of all worker threads. Lives on the control thread.
 pub struct Supervisor {
     plane: Arc<dyn DataPlane>,
-    settings: Arc<Settings>,
-    revoked: Arc<Revoked>,
+    plan: Arc<Plan>,
     slots: Vec<Slot>,
     events_in: Sender<Event>,
     events: Receiver<Event>,
-    orders: Orders,
-    pressure: MemoryPressure,
     panics: u64,
 }
 
@@ -170,24 +153,10 @@ impl Supervisor {
             deaths: 0,
             beat: 0,
             beat_at: now,
-            settings_owed: false,
-            revoked_owed: false,
-            rung_owed: false,
-            order_owed: false,
         };
         let slots = (0..workers).map(slot).collect();
-        let (orders, pressure) = (Orders::Serve, MemoryPressure::Clear);
-        Supervisor {
-            plane,
-            settings,
-            revoked,
-            slots,
-            events_in,
-            events,
-            orders,
-            pressure,
-            panics: 0,
-        }
+        let plan = Plan::new(settings, revoked);
+        Supervisor { plane, plan, slots, events_in, events, panics: 0 }
     }
 
     /// Starts every worker and waits until all are up, at most `patience`.
@@ -196,7 +165,7 @@ impl Supervisor {
     /// The number of a worker that did not come up, and why.
     pub fn start(&mut self, patience: Duration) -> Result<(), (u16, String)> {
         let begun = Instant::now();
-        self.plane.prepare(&self.settings).map_err(|error| (0, error.to_string()))?;
+        self.plane.prepare(&self.plan.settings).map_err(|error| (0, error.to_string()))?;
         for index in 0..self.slots.len() {
             self.spawn(index, begun).map_err(|error| (index as u16, error.to_string()))?;
         }
@@ -222,7 +191,7 @@ impl Supervisor {
     }
 
     /// Does what is due: takes in the ends of threads and every waiting report, starts dead
-    /// workers again, repeats commands that found a full mailbox.
+    /// workers again.
     pub fn poll(&mut self, now: Instant, mut on_report: impl FnMut(u16, Report)) {
         for (index, slot) in self.slots.iter().enumerate() {
             slot.take_reports(index as u16, REPORTS_PER_POLL, &mut on_report);
@@ -235,10 +204,8 @@ impl Supervisor {
         }
         for index in 0..self.slots.len() {
             self.slots[index].look_at_heartbeat(now);
-            match self.slots[index].state {
-                State::Waiting { until } if until <= now => self.respawn(index, now),
-                State::Running { .. } => self.repeat_commands(index),
-                State::Waiting { .. } | State::Stopped => {}
+            if matches!(self.slots[index].state, State::Waiting { until } if until <= now) {
+                self.respawn(index, now);
             }
         }
     }
@@ -248,51 +215,38 @@ impl Supervisor {
         if let Err(error) = self.plane.prepare(&settings) {
             tracing::error!(%error, "cannot start the thread that asks HTTP endpoints");
         }
-        self.settings = settings;
-        for index in 0..self.slots.len() {
-            self.slots[index].settings_owed = self.slots[index].running();
-            self.repeat_commands(index);
-        }
+        self.update(|plan| plan.settings = settings);
     }
 
-    /// Tells every worker, living or yet to live, who must not be let in.
+    /// Tells every worker, living or yet to live, which tokens are revoked.
     pub fn set_revoked(&mut self, revoked: Arc<Revoked>) {
-        self.revoked = revoked;
-        for index in 0..self.slots.len() {
-            self.slots[index].revoked_owed = self.slots[index].running();
-            self.repeat_commands(index);
-        }
+        self.update(|plan| plan.revoked = revoked);
     }
 
-    /// Tells every worker how short memory is: when that changed, and again and again while
-    /// it is short: there is free memory to give back.
+    /// Tells every worker how short memory is: when that changed, and each time while it is
+    /// short, because then there is free memory to give back.
     pub fn set_pressure(&mut self, pressure: MemoryPressure) {
-        if pressure == std::mem::replace(&mut self.pressure, pressure)
-            && pressure == MemoryPressure::Clear
-        {
-            return;
-        }
-        for index in 0..self.slots.len() {
-            self.slots[index].rung_owed = self.slots[index].running();
-            self.repeat_commands(index);
+        let MemoryNotice { pressure: before, round } = self.plan.memory;
+        if pressure != before || pressure != MemoryPressure::Clear {
+            self.update(|plan| plan.memory = MemoryNotice { pressure, round: round + 1 });
         }
     }
 
     /// Tells every worker to close its clients over `window` and stop. Workers that are dead
     /// stay dead.
     pub fn drain(&mut self, window: Duration) {
-        self.order(Orders::Drain(window));
+        self.order(WorkerOrder::Drain { window });
     }
 
     /// Tells every worker to stop at once.
     pub fn stop(&mut self) {
-        self.order(Orders::Stop);
+        self.order(WorkerOrder::Stop);
     }
 
     /// Makes one worker panic. For tests of supervision.
     pub fn inject_panic(&self, index: u16) {
         if let Some(slot) = self.slots.get(usize::from(index)) {
-            slot.command(Command::Panic);
+            slot.publish(&self.plan.changed(|plan| plan.order = WorkerOrder::Panic));
         }
     }
 
@@ -321,38 +275,18 @@ impl Supervisor {
         self.slots.iter().map(|slot| slot.status(now)).collect()
     }
 
-    fn order(&mut self, orders: Orders) {
-        self.orders = orders;
-        for index in 0..self.slots.len() {
-            let slot = &mut self.slots[index];
-            slot.order_owed = slot.running();
+    fn order(&mut self, order: WorkerOrder) {
+        self.update(|plan| plan.order = order);
+        for slot in &mut self.slots {
             if matches!(slot.state, State::Waiting { .. }) {
                 slot.state = State::Stopped;
             }
-            self.repeat_commands(index);
         }
     }
 
-    /// Sends what a full mailbox did not take, or what is new.
-    fn repeat_commands(&mut self, index: usize) {
-        let slot = &mut self.slots[index];
-        if slot.settings_owed {
-            slot.settings_owed = !slot.command(Command::Settings(Arc::clone(&self.settings)));
-        }
-        if slot.revoked_owed {
-            slot.revoked_owed = !slot.command(Command::Revoked(Arc::clone(&self.revoked)));
-        }
-        if slot.rung_owed {
-            slot.rung_owed = !slot.command(Command::Memory(self.pressure));
-        }
-        if slot.order_owed {
-            let command = match self.orders {
-                Orders::Serve => return,
-                Orders::Drain(window) => Command::Drain { window },
-                Orders::Stop => Command::Stop,
-            };
-            slot.order_owed = !slot.command(command);
-        }
+    fn update(&mut self, change: impl FnOnce(&mut Plan)) {
+        self.plan = self.plan.changed(change);
+        self.slots.iter().for_each(|slot| slot.publish(&self.plan));
     }
 
     fn up(&mut self, index: u16, wake_new: Wake) {
@@ -376,7 +310,7 @@ impl Supervisor {
         if end == End::Panicked {
             self.panics += 1;
         }
-        if end == End::Stopped && self.orders != Orders::Serve {
+        if end == End::Stopped && self.plan.order != WorkerOrder::Serve {
             return;
         }
         let lost = slot.write_off();
@@ -387,7 +321,7 @@ impl Supervisor {
             End::Failed(reason) => reason.as_str(),
             End::Stopped => "it stopped without being told to",
         };
-        if self.orders == Orders::Serve {
+        if self.plan.order == WorkerOrder::Serve {
             let wait_ms = delay.as_millis() as u64;
             tracing::error!(
                 worker = index,
@@ -421,13 +355,12 @@ impl Supervisor {
 
     fn spawn(&mut self, index: usize, now: Instant) -> std::io::Result<()> {
         let slot = &mut self.slots[index];
-        let (mailbox, worker_mailbox) = mailboxes();
-        // Before the worker's first turn: it must let in nobody whom an earlier life refused.
-        let taken = mailbox.command(Command::Revoked(Arc::clone(&self.revoked)));
-        assert!(taken, "a new mailbox has room");
-        let seat = Seat {
+        // The plan is there before the worker's first turn: a token that an earlier life refused
+        // stays refused.
+        let (mailbox, worker_mailbox) = mailboxes(Arc::clone(&self.plan));
+        let spawn = WorkerSpawn {
             index: index as u16,
-            settings: Arc::clone(&self.settings),
+            settings: Arc::clone(&self.plan.settings),
             counters: Arc::clone(&slot.counters),
             mailbox: worker_mailbox,
         };
@@ -435,34 +368,24 @@ impl Supervisor {
         let heartbeat = Arc::clone(&slot.heartbeat);
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || live(&*plane, seat, &events, &heartbeat))?;
+            .spawn(move || live(&*plane, spawn, &events, &heartbeat))?;
         slot.state = State::Running { mailbox, wake: None, thread, since: now };
-        slot.settings_owed = false;
-        slot.revoked_owed = false;
-        slot.rung_owed = self.pressure != MemoryPressure::Clear;
-        slot.order_owed = false;
         slot.beat_at = now;
         Ok(())
     }
 }
 
 impl Slot {
-    fn running(&self) -> bool {
-        matches!(self.state, State::Running { .. })
-    }
-
     fn up(&self) -> bool {
         matches!(self.state, State::Running { wake: Some(_), .. })
     }
 
-    /// Sends a command and wakes the worker; false when the mailbox did not take it.
-    fn command(&self, command: Command) -> bool {
-        let State::Running { mailbox, wake, .. } = &self.state else { return false };
-        let taken = mailbox.command(command);
+    fn publish(&self, plan: &Arc<Plan>) {
+        let State::Running { mailbox, wake, .. } = &self.state else { return };
+        mailbox.publish(Arc::clone(plan));
         if let Some(wake) = wake {
             wake();
         }
-        taken
     }
 
     fn take_reports(&self, index: u16, most: usize, on_report: &mut impl FnMut(u16, Report)) {
@@ -523,12 +446,12 @@ pub fn respawn_delay(deaths: u32) -> Duration {
 }
 
 /// The whole life of a worker's thread.
-fn live(plane: &dyn DataPlane, seat: Seat, events: &Sender<Event>, heartbeat: &AtomicU64) {
-    let index = seat.index;
+fn live(plane: &dyn DataPlane, spawn: WorkerSpawn, events: &Sender<Event>, heartbeat: &AtomicU64) {
+    let index = spawn.index;
     panics::watch_this_thread();
     let life = AssertUnwindSafe(|| {
-        let Launched { mut body, wake } = match plane.launch(seat) {
-            Ok(launched) => launched,
+        let WorkerHandle { mut body, wake } = match plane.launch(spawn) {
+            Ok(handle) => handle,
             Err(reason) => return End::Failed(reason),
         };
         // The control thread outlives its workers but for an emergency exit.
@@ -551,6 +474,7 @@ mod tests {
     use super::super::testing;
     use super::*;
     use crate::protocol::revocation::Hasher;
+    use crate::worker::mailbox::PlanChange;
 
     /// What the bodies of a fake data plane do: each life of a worker takes the next entry, the
     /// last one for ever.
@@ -577,7 +501,7 @@ mod tests {
     }
 
     impl DataPlane for FakePlane {
-        fn launch(&self, seat: Seat) -> Result<Launched, String> {
+        fn launch(&self, mut spawn: WorkerSpawn) -> Result<WorkerHandle, String> {
             self.launches.fetch_add(1, Relaxed);
             let mut lives = self.lives.lock().unwrap();
             let life = if lives.len() > 1 { lives.pop().unwrap() } else { lives[0] };
@@ -587,30 +511,28 @@ mod tests {
             }
             let body = Box::new(move || {
                 if let Life::PanicWith(connections) = life {
-                    seat.counters.add(Metric::Accepted, connections);
-                    seat.counters.add(Metric::StageOpen, connections);
-                    seat.mailbox.report(Report::AcceptExhausted);
+                    spawn.counters.add(Metric::Accepted, connections);
+                    spawn.counters.add(Metric::StageOpen, connections);
+                    spawn.mailbox.report(Report::AcceptExhausted);
                     panic!("planted: with\nnewline");
                 }
                 std::thread::sleep(Duration::from_millis(1));
-                match seat.mailbox.command() {
-                    Some(Command::Panic) => panic!("ordered"),
-                    Some(Command::Drain { .. }) => !seat.mailbox.report(Report::Drained),
-                    Some(Command::Stop) => false,
-                    Some(Command::Revoked(_)) => true,
-                    Some(Command::Settings(new)) => {
-                        seat.counters.set(Metric::QueuedBytes, new.limits.message_max.into());
-                        true
-                    }
-                    Some(Command::Memory(pressure)) => {
-                        seat.counters.set(Metric::BuffersFree, pressure as u64);
-                        seat.counters.increment(Metric::Ticks);
-                        true
-                    }
-                    None => true,
+                let Some(PlanChange { before, now }) = spawn.mailbox.take_plan() else {
+                    return true;
+                };
+                spawn.counters.set(Metric::QueuedBytes, now.settings.limits.message_max.into());
+                spawn.counters.set(Metric::BuffersFree, now.memory.pressure as u64);
+                if before.map_or(0, |before| before.memory.round) != now.memory.round {
+                    spawn.counters.increment(Metric::Ticks);
+                }
+                match now.order {
+                    WorkerOrder::Serve => true,
+                    WorkerOrder::Panic => panic!("ordered"),
+                    WorkerOrder::Drain { .. } => !spawn.mailbox.report(Report::Drained),
+                    WorkerOrder::Stop => false,
                 }
             });
-            Ok(Launched { body, wake: Box::new(|| ()) })
+            Ok(WorkerHandle { body, wake: Box::new(|| ()) })
         }
     }
 
@@ -638,6 +560,22 @@ mod tests {
         let mut supervisor = Supervisor::new(plane.clone(), settings, revoked(), workers);
         supervisor.start(Duration::from_secs(5)).unwrap();
         (supervisor, plane)
+    }
+
+    #[test]
+    fn a_worker_sees_the_latest_plan_once() {
+        let (control, mut worker) = mailboxes(Plan::new(Arc::new(testing::settings()), revoked()));
+        let first = worker.take_plan().expect("the plan that it starts with");
+        assert!(first.before.is_none() && first.now.order == WorkerOrder::Serve);
+        assert!(worker.take_plan().is_none());
+        let window = Duration::from_secs(9);
+        for order in [WorkerOrder::Drain { window }, WorkerOrder::Stop] {
+            control.publish(control.latest().changed(|plan| plan.order = order));
+        }
+        let last = worker.take_plan().expect("a change");
+        assert_eq!((last.now.version, last.now.order), (3, WorkerOrder::Stop));
+        assert!(Arc::ptr_eq(&last.before.expect("the first"), &first.now));
+        assert!(worker.take_plan().is_none());
     }
 
     #[test]
@@ -696,7 +634,7 @@ mod tests {
         poll_until(&mut supervisor, &mut reports, |s| {
             s.counters().all(|counters| counters.value(Metric::QueuedBytes) == 77)
         });
-        assert_eq!(supervisor.settings.limits.message_max, 77);
+        assert_eq!(supervisor.plan.settings.limits.message_max, 77);
         supervisor.stop();
         poll_until(&mut supervisor, &mut reports, Supervisor::all_stopped);
     }

@@ -69,7 +69,7 @@ impl Loader<'_> {
         }
     }
 
-    /// All clients come back at once; nobody attacks.
+    /// All clients return in one burst, without an attack.
     fn check_return(&mut self, raw: &RawSettings, limits: &Limits) {
         let raw = &raw.limits;
         let Limits { unauthenticated_max: cap, connections_max, .. } = *limits;

@@ -1,5 +1,6 @@
 //! Secrets, keys and `[[auth]]` blocks.
 
+use std::io::ErrorKind;
 use std::mem::discriminant;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -9,24 +10,25 @@ use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
 use super::load::{Issuing, Loader, place, trim_newline};
-use super::raw::{List, RawAuth, RawKey, Text};
+use super::raw::{CountOrWord, List, Path, RawAuth, RawKey, Text};
 use super::units::parse_duration;
 use super::{Auth, AuthKind};
 use crate::base::secret::Secret;
 use crate::protocol::carrier::Carrier;
 use crate::protocol::compact_token::{self, CompactKey, CompactOptions, CompactVerifier};
-use crate::protocol::external_term::TermPath;
+use crate::protocol::external_term::{Step, TermPath};
 use crate::protocol::jwt::{JwtKey, JwtOptions, JwtVerifier};
 use crate::protocol::mac::Algorithm;
 use crate::protocol::phoenix_token::{MaxAge, PhoenixOptions, PhoenixVerifier};
 use crate::protocol::plug_crypto::{BASES_MAX, Derivation};
 use crate::protocol::plug_session::{CSRF_NAME, SessionOptions, SessionVerifier};
+use crate::protocol::verifier::{TokenFormat, Verifier};
 
 /// What Plug.Session.COOKIE asks of a `secret_key_base`, in bytes.
 const SECRET_KEY_BASE_MIN: usize = 64;
 
-/// What decides, how to make its tokens, and its fingerprint.
-type Built = (AuthKind, Issuing, [u8; 16]);
+/// What decides, and how to make its tokens.
+type Built = (AuthKind, Issuing);
 
 /// A digest of what a decision depends on beside the token and the clock.
 struct Fingerprint(Sha256);
@@ -46,20 +48,30 @@ impl Fingerprint {
         }
     }
 
-    fn finish(self) -> [u8; 16] {
+    fn finish(self, format: TokenFormat) -> AuthKind {
         let digest = self.0.finalize();
-        std::array::from_fn(|index| digest[index])
+        let fingerprint = std::array::from_fn(|index| digest[index]);
+        AuthKind::Token(Arc::new(Verifier::new(format, fingerprint)))
     }
 }
 
-/// A kind that somebody else decides, who makes its tokens, too. What they decide is not
-/// remembered, so that it needs no fingerprint.
+/// A kind that a backend or endpoint decides, which issues its tokens, too. Its decisions are not
+/// cached, so it needs no fingerprint.
 fn asked(kind: AuthKind) -> Built {
-    (kind, Issuing::Elsewhere, [0; 16])
+    (kind, Issuing::Elsewhere)
 }
 
 fn text(value: &Text) -> Option<String> {
     value.as_ref().map(|text| text.get_ref().clone())
+}
+
+fn path(value: &Path) -> Option<TermPath> {
+    let step = |step: &Spanned<CountOrWord>| match step.get_ref() {
+        CountOrWord::Count(index) => Step::Index(*index as usize),
+        CountOrWord::Word(name) => Step::Name(name.clone()),
+    };
+    let steps: Vec<Step> = value.as_ref()?.get_ref().iter().map(step).collect();
+    Some(steps.into())
 }
 
 /// A shorter secret can be guessed, or is a mistake (an empty file, a placeholder).
@@ -103,7 +115,15 @@ impl Loader<'_> {
                     true => format!("cannot read the file ({NOT_SHOWN}): {error}"),
                     false => format!("cannot read {}: {error}", path.display()),
                 };
-                let fix = "file names are relative to the configuration file's folder";
+                let fix = match error.kind() {
+                    ErrorKind::NotFound => {
+                        "file names are relative to the configuration file's folder"
+                    }
+                    ErrorKind::PermissionDenied => {
+                        "let the user that runs the gateway read it, and enter its folders"
+                    }
+                    _ => "name a regular file",
+                };
                 self.report.error(name.span(), what, fix);
                 None
             }
@@ -135,7 +155,7 @@ impl Loader<'_> {
         let secret = Secret::new(bytes);
         if secret.len() < SECRET_BYTES_MIN {
             let what = format!(
-                "this secret has {} bytes and can be guessed: {SECRET_BYTES_MIN} are the least",
+                "this secret has {} bytes and can be guessed: at least {SECRET_BYTES_MIN} are required",
                 secret.len()
             );
             self.report.error(at, what, "make one with: openssl rand -hex 32");
@@ -154,7 +174,7 @@ impl Loader<'_> {
         let raw = auth.get_ref();
         let carriers = self.carriers(&raw.carriers);
         // Kinds that are unknown, and keys that are missing, were reported before.
-        let (kind, issuing, fingerprint) = match raw.kind.as_ref()?.get_ref().as_str() {
+        let (kind, issuing) = match raw.kind.as_ref()?.get_ref().as_str() {
             "phoenix" => self.phoenix(auth),
             "plug-session" => self.plug_session(auth),
             "compact" => self.compact(auth),
@@ -163,7 +183,7 @@ impl Loader<'_> {
             _ => self.jwt(auth),
         }?;
         let (name, carriers) = (raw.name.as_ref()?.get_ref().clone(), carriers?);
-        Some((Auth { name, kind, carriers, fingerprint }, issuing))
+        Some((Auth { name, kind, carriers }, issuing))
     }
 
     fn jwt(&mut self, auth: &Spanned<RawAuth>) -> Option<Built> {
@@ -186,8 +206,8 @@ impl Loader<'_> {
         for key in &keys {
             fingerprint.add(&format!("{:?} {:?}", key.id, key.algorithm), key.secret.expose());
         }
-        let kind = AuthKind::Jwt(verifier);
-        Some((kind, Issuing::Jwt { keys, options }, fingerprint.finish()))
+        let kind = fingerprint.finish(TokenFormat::Jwt(verifier));
+        Some((kind, Issuing::Jwt { keys, options }))
     }
 
     fn compact(&mut self, auth: &Spanned<RawAuth>) -> Option<Built> {
@@ -223,8 +243,9 @@ impl Loader<'_> {
         for key in &numbered {
             fingerprint.add(&key.id.to_string(), key.secret.expose());
         }
-        let kind = AuthKind::Compact(CompactVerifier::new(&numbered, options));
-        Some((kind, Issuing::Compact { keys: numbered }, fingerprint.finish()))
+        let verifier = CompactVerifier::new(&numbered, options);
+        let kind = fingerprint.finish(TokenFormat::Compact(verifier));
+        Some((kind, Issuing::Compact { keys: numbered }))
     }
 
     fn phoenix(&mut self, auth: &Spanned<RawAuth>) -> Option<Built> {
@@ -234,12 +255,12 @@ impl Loader<'_> {
             None => MaxAge::Embedded,
             Some(text) => parse_duration(text.get_ref()).map_or(MaxAge::Infinite, MaxAge::Fixed),
         };
-        let options = PhoenixOptions { max_age, subject: text(&raw.subject).map(TermPath::from) };
+        let options = PhoenixOptions { max_age, subject: path(&raw.subject) };
         let mut fingerprint = Fingerprint::new("phoenix", &options);
         keys.iter().for_each(|key| fingerprint.add("", key.expose()));
         let issuing = Issuing::Phoenix { keys: keys.clone(), subject: options.subject.clone() };
-        let kind = AuthKind::Phoenix(PhoenixVerifier::new(&keys, options));
-        Some((kind, issuing, fingerprint.finish()))
+        let format = TokenFormat::Phoenix(PhoenixVerifier::new(&keys, options));
+        Some((fingerprint.finish(format), issuing))
     }
 
     fn plug_session(&mut self, auth: &Spanned<RawAuth>) -> Option<Built> {
@@ -252,21 +273,20 @@ impl Loader<'_> {
             return None;
         }
         let keys = self.derived_keys(auth, &raw.signing_salt)?;
-        let subject = text(&raw.subject)?;
-        if subject == CSRF_NAME {
+        let subject = path(&raw.subject)?;
+        if subject == TermPath::from(CSRF_NAME) {
             let at = place(&raw.subject, &auth.span());
             self.report.error(at, "the CSRF token names nobody", "name the user's key");
             return None;
         }
         let max_age = raw.max_age.as_ref().and_then(|text| parse_duration(text.get_ref()));
         let csrf = raw.csrf();
-        let subject = TermPath::from(subject);
         let options = SessionOptions { subject: subject.clone(), max_age, csrf };
         let mut fingerprint = Fingerprint::new("plug-session", &options);
         keys.iter().for_each(|key| fingerprint.add("", key.expose()));
         let issuing = Issuing::PlugSession { keys: keys.clone(), subject };
-        let kind = AuthKind::PlugSession(SessionVerifier::new(&keys, options));
-        Some((kind, issuing, fingerprint.finish()))
+        let format = TokenFormat::PlugSession(SessionVerifier::new(&keys, options));
+        Some((fingerprint.finish(format), issuing))
     }
 
     /// The keys derived from every `secret_key_base`.
@@ -394,8 +414,8 @@ impl Loader<'_> {
         (!failed).then_some(carriers)
     }
 
-    /// One request can hold two tokens, and then the first carrier counts. That is dangerous
-    /// where the first comes without anybody's will, or where another server may read the other.
+    /// One request can hold two tokens, and then the first carrier counts. That is dangerous where
+    /// a browser sends the first without the user's will, or where another server may read the other.
     fn check_agreement(&mut self, at: &Spanned<String>, carrier: &Carrier, before: &[Carrier]) {
         let same_sort = |other: &&Carrier| discriminant(*other) == discriminant(carrier);
         let cookie = |other: &&Carrier| matches!(other, Carrier::Cookie(_));

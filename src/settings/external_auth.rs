@@ -1,4 +1,4 @@
-//! `[[auth]]` blocks that ask somebody else: `kind = "backend"` and `kind = "http"`.
+//! `[[auth]]` blocks whose decisions come from outside: `kind = "backend"` and `kind = "http"`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,9 +60,12 @@ const HEADERS_WITHHELD: &[&str] = &[
     "upgrade",
     "x-forwarded-for",
     "x-forwarded-host",
+    "x-forwarded-method",
     "x-forwarded-proto",
+    "x-forwarded-uri",
     "x-original-method",
     "x-original-uri",
+    "x-original-url",
 ];
 
 impl Loader<'_> {

@@ -52,6 +52,9 @@ pub enum Shape {
     List(&'static str),
     /// A string, or a list of them; the text says what each holds.
     TextOrList(&'static str),
+    /// A name, or a list of names and whole numbers that leads to a part of a token's data; the
+    /// text says what it names.
+    Path(&'static str),
     /// Strings, or this word instead of them.
     ListOrWord(&'static str, &'static str),
     /// An inline table of this section.
@@ -177,6 +180,7 @@ impl Shape {
             }
             Shape::List(what) => format!("list of {what}"),
             Shape::TextOrList(what) => format!("{what}, or a list of them"),
+            Shape::Path(what) => format!("{what}, or a list of names and numbers"),
             Shape::ListOrWord(what, word) => format!("list of {what}, or `\"{word}\"`"),
             Shape::Table(_) => "table, see below".to_owned(),
             Shape::Tables(_) => "list of tables, see below".to_owned(),
@@ -219,7 +223,7 @@ mod tests {
         let row = |section, name| find(section, name).expect("declared").row();
         assert_eq!(
             row("deadlines", "drain"),
-            "| `drain` | Over how long a drain spreads its closes. A supervisor's stop time-out \
+            "| `drain` | Time over which a drain spreads its closes. A supervisor\'s stop timeout \
              must be longer. | 0s to 1h | `30s` | live |"
         );
         assert!(row("limits", "message_max").contains("| `1MiB`; conformance `32MiB` | live |"));

@@ -46,7 +46,7 @@ pub struct Loaded {
     /// The settings.
     pub settings: Settings,
     /// What tokens of each of [`Settings::auths`] are made with, in order. The settings keep none
-    /// of the keys in the open, so whoever does not make tokens should drop this.
+    /// of the keys in the open, so a caller that makes no tokens should drop this.
     pub issuing: Vec<Issuing>,
     /// What is permitted but unwise, in the order of the file.
     pub warnings: Vec<Problem>,
@@ -80,7 +80,7 @@ pub enum Issuing {
         /// Its keys.
         keys: Vec<CompactKey>,
     },
-    /// For kinds whose tokens somebody else makes.
+    /// For kinds whose tokens are made outside.
     Elsewhere,
 }
 
@@ -267,6 +267,7 @@ impl Loader<'_> {
             descriptors: raw.descriptors(),
             admin,
             admin_token,
+            admin_socket: path(&raw.admin_socket),
             log_format: log.format(),
             log_level: log.level().to_owned(),
             close_log: path(&raw.close_log),

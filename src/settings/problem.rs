@@ -8,7 +8,7 @@ use std::ops::Range;
 pub enum Severity {
     /// The file is refused.
     Error,
-    /// The file is taken, but somebody should know.
+    /// The file is accepted, but the operator should know.
     Warning,
 }
 

@@ -45,6 +45,9 @@ pub type Number = Option<Spanned<CountOrWord>>;
 /// Strings and their places.
 pub type List = Option<Spanned<Vec<Spanned<String>>>>;
 
+/// Steps to a part of a token's data, and their places.
+pub type Path = Option<Spanned<Vec<Spanned<CountOrWord>>>>;
+
 /// What is written, or else the default.
 pub(super) fn text<'t>(value: &'t Text, default: &'t str) -> &'t str {
     value.as_ref().map_or(default, |text| text.get_ref())

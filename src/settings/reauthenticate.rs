@@ -9,7 +9,7 @@ use super::raw::{RawAuth, RawReauthenticate, RawRoute};
 use super::{MessageTypes, Reauthenticate};
 use crate::protocol::carrier::Carrier;
 
-/// Longest prefix, in bytes: that much of a message may have to wait until it is told apart.
+/// Longest prefix, in bytes: that much of a message may have to wait until it is classified.
 pub const PREFIX_MAX: usize = 64;
 
 impl Loader<'_> {

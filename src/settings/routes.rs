@@ -9,6 +9,7 @@ use super::raw::{List, ListOrWord, RawAuth, RawRoute, RawSettings};
 use super::{PathPattern, ROUTE_AUTHS_MAX, Route};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::origin::OriginPolicy;
+use crate::protocol::verifier::NoAuthentication;
 
 /// Routes of one gateway: they are tried in order, at every upgrade.
 const ROUTES_MAX: usize = 1024;
@@ -78,6 +79,7 @@ impl Loader<'_> {
             origins: origins?,
             origin_absent_allowed: raw.origin_absent() == "allow",
             auths: auths?,
+            no_authentication: written_out_none(raw),
             backend: backend?,
             dialect: Dialect::from_name(raw.dialect()),
             closes: closes?,
@@ -130,9 +132,7 @@ impl Loader<'_> {
             self.report.error(list.span(), what, &fix);
             return None;
         }
-        if let [only] = &blocks[..]
-            && only.get_ref() == "none"
-        {
+        if written_out_none(raw).is_some() {
             return Some(Vec::new());
         }
         let mut found = Vec::new();
@@ -219,7 +219,7 @@ impl Loader<'_> {
             .ok()
     }
 
-    /// Cookies are sent by a browser whoever wrote the page: they need a closed list of origins.
+    /// A browser sends cookies whichever page connects: they need a closed list of origins.
     fn check_cookies(&mut self, route: &Spanned<RawRoute>, blocks: &[&RawAuth]) {
         let is_cookie = |text: &&Spanned<String>| text.get_ref().starts_with("cookie:");
         if !carriers_of(blocks).any(|carrier| is_cookie(&carrier)) {
@@ -317,6 +317,14 @@ impl Loader<'_> {
             failed = true;
         }
         (!failed).then_some(names)
+    }
+}
+
+/// The proof that the route says `auth = "none"`, and nothing else.
+fn written_out_none(raw: &RawRoute) -> Option<NoAuthentication> {
+    match raw.auth.as_ref()?.get_ref().as_slice() {
+        [only] => NoAuthentication::written_out(only.get_ref()),
+        _ => None,
     }
 }
 

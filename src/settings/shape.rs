@@ -14,6 +14,13 @@ use super::units::{parse_duration, parse_size};
 /// Reads the file's text. `None` when its syntax is broken: the rest could only be guessed.
 pub(super) fn parse(text: &str, report: &mut Report<'_>) -> Option<RawSettings> {
     let (mut document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty()
+        && let Some(at) = yaml_at(text)
+    {
+        let fix = "write TOML: [section] above its keys, and key = value";
+        report.error(at..at, "this looks like YAML", fix);
+        return None;
+    }
     for error in &errors {
         let what = error.message().lines().next().unwrap_or("not TOML").to_owned();
         report.error(error.span().unwrap_or(0..0), what, "");
@@ -36,6 +43,25 @@ pub(super) fn parse(text: &str, report: &mut Report<'_>) -> Option<RawSettings> 
             None
         }
     }
+}
+
+/// Where a text whose syntax is broken says `key:` like YAML, before any line of TOML.
+fn yaml_at(text: &str) -> Option<usize> {
+    let is_key = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let code = line.trim_start_matches('\u{feff}').trim();
+        if code == "---" {
+            return Some(at);
+        }
+        if !code.is_empty() && !code.starts_with('#') {
+            let (key, value) = code.split_once(':')?;
+            let yaml = value.is_empty() || value.starts_with(' ');
+            return (yaml && !key.is_empty() && key.chars().all(is_key)).then_some(at);
+        }
+        at += line.len();
+    }
+    None
 }
 
 /// Whether a value of the file's top level can stay.
@@ -104,7 +130,9 @@ fn check_table(
         Some(key) => check_value(key, value, report),
         None => {
             let names = keys::of_section(section).map(|key| key.name);
-            let fix = did_you_mean(name.get_ref(), names).unwrap_or_else(|| elsewhere(name));
+            let fix = known_mistake(section, name.get_ref())
+                .or_else(|| did_you_mean(name.get_ref(), names))
+                .unwrap_or_else(|| elsewhere(name));
             let what = format!("unknown key \"{}\" in {}", name.get_ref(), title(section));
             report.error(name.span(), what, &fix).code = "unknown_key";
             false
@@ -169,6 +197,21 @@ fn report_other_kind(key: &Key, kind: &str, at: Range<usize>, report: &mut Repor
     report.error(at, what, &fix).code = "unknown_key";
 }
 
+/// What those who write this key here have in mind.
+fn known_mistake(section: &str, name: &str) -> Option<String> {
+    if let Some((top, list)) = keys::SECTIONS.iter().find(|(top, _)| *top == name) {
+        let open = if *list { "[[" } else { "[" };
+        let close = if *list { "]]" } else { "]" };
+        return Some(format!("it is a section of its own: write {open}{top}{close}"));
+    }
+    let is_key_set = ["jwks", "jwks_url", "jwks_uri", "jwks_file", "discovery"].contains(&name);
+    (section == "auth" && is_key_set).then(|| KEY_SETS.to_owned())
+}
+
+/// For those who want their identity provider's keys.
+const KEY_SETS: &str = "this version verifies HMAC only (HS256, HS384, HS512) and fetches no key \
+                        sets; for RS256 and the like let an HTTP endpoint decide: kind = \"http\"";
+
 /// Where a key that is unknown here would be known.
 fn elsewhere(name: &Spanned<DeString<'_>>) -> String {
     let name = name.get_ref().as_ref();
@@ -221,8 +264,20 @@ fn check_value(key: &Key, value: &mut Spanned<DeValue<'_>>, report: &mut Report<
             }
             check_strings(value.get_ref())
         }
+        Shape::Path(_) => {
+            if value.get_ref().is_str() {
+                wrap(value);
+            }
+            check_path(value.get_ref())
+        }
         Shape::ListOrWord(_, word) if value.get_ref().as_str() == Some(word) => Ok(()),
-        Shape::ListOrWord(..) => check_strings(value.get_ref()),
+        Shape::ListOrWord(_, word) if value.get_ref().as_str() == Some("*") => {
+            Err(format!("write {} = \"{word}\"", key.name))
+        }
+        Shape::ListOrWord(_, word) => check_strings(value.get_ref()).map_err(|fix| match fix {
+            fix if fix.is_empty() => fix,
+            fix => format!("{fix}, or \"{word}\""),
+        }),
         Shape::Text(_) => value.get_ref().is_str().then_some(()).ok_or_else(String::new),
         Shape::Flag => value.get_ref().is_bool().then_some(()).ok_or_else(String::new),
         _ => check_scalar(key, value.get_ref()),
@@ -300,7 +355,25 @@ fn check_names(
 
 fn check_strings(value: &DeValue<'_>) -> Result<(), String> {
     let all_strings = |array: &DeArray<'_>| array.iter().all(|element| element.get_ref().is_str());
-    value.as_array().is_some_and(all_strings).then_some(()).ok_or_else(String::new)
+    match value {
+        DeValue::Array(array) if all_strings(array) => Ok(()),
+        // Short ones only, as in `shown`.
+        DeValue::String(text) if text.len() <= 24 => {
+            Err(format!("it takes a list: write [{text:?}]"))
+        }
+        DeValue::String(_) => Err("it takes a list: put [ ] around the text".to_owned()),
+        _ => Err(String::new()),
+    }
+}
+
+/// Names, and numbers that are indexes.
+fn check_path(value: &DeValue<'_>) -> Result<(), String> {
+    let is_step = |step: &DeValue<'_>| {
+        step.is_str() || whole_number(step).is_some_and(|index| index <= u64::from(u16::MAX))
+    };
+    let all_steps =
+        |array: &DeArray<'_>| !array.is_empty() && array.iter().all(|step| is_step(step.get_ref()));
+    value.as_array().is_some_and(all_steps).then_some(()).ok_or_else(String::new)
 }
 
 /// Numbers, sizes, durations and words. The error is the fix; empty for the usual one.
@@ -339,6 +412,10 @@ fn check_word(word: Option<&str>, words: &[&str], later: &[&str]) -> Result<(), 
         return Ok(());
     }
     let permitted = words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(", ");
+    let asymmetric = ["RS", "PS", "ES"].iter().any(|kind| word.starts_with(kind));
+    if words.contains(&"HS256") && (asymmetric || word == "EdDSA") {
+        return Err(KEY_SETS.to_owned());
+    }
     if later.contains(&word) {
         return Err(format!("that is known, but not in this version, which has {permitted}"));
     }
@@ -377,7 +454,11 @@ fn wanted(shape: &Shape) -> String {
         | Shape::TableOrTables(section)
         | Shape::TablesByName(section, ..) => {
             let names: Vec<_> = keys::of_section(section).map(|key| key.name).collect();
-            format!("write {{ … }} with the keys {}", names.join(", "))
+            let table = format!("{{ … }} with the keys {}", names.join(", "));
+            match shape {
+                Shape::Tables(_) => format!("write a list of tables, [{{ … }}], each {table}"),
+                _ => format!("write {table}"),
+            }
         }
         _ => format!("it takes: {described}"),
     }

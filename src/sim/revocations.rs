@@ -7,8 +7,7 @@ use std::sync::Arc;
 use super::messages::Author;
 use super::world::World;
 use crate::base::time::UnixTime;
-use crate::protocol::revocation::{Hasher, Inserted, Revocation, RevocationSet, Target};
-use crate::worker::mailbox::Command;
+use crate::protocol::revocation::{Hasher, Inserted, Revocation, RevocationSet, Revoked, Target};
 
 /// Revocations held at one time.
 const MAX: usize = 8;
@@ -44,12 +43,17 @@ impl Revocations {
     }
 
     /// What the worker is to know.
-    pub fn picture(&self) -> Command {
-        Command::Revoked(Arc::new(self.set.picture()))
+    pub fn snapshot(&self) -> Arc<Revoked> {
+        Arc::new(self.set.snapshot())
     }
 
     /// Takes a revocation in; answers what the worker must be told, if that changed.
-    pub fn take(&mut self, revocation: Revocation, turn: u64, world: &World) -> Option<Command> {
+    pub fn take(
+        &mut self,
+        revocation: Revocation,
+        turn: u64,
+        world: &World,
+    ) -> Option<Arc<Revoked>> {
         if self.over {
             return None;
         }
@@ -62,16 +66,16 @@ impl Revocations {
         let wall_offset = world.net.wall_offset;
         self.told.push(CloseDetails { revocation, turn, wall_offset, wall_millis });
         self.taken += 1;
-        (!self.forgets || self.taken.is_multiple_of(2)).then(|| self.picture())
+        (!self.forgets || self.taken.is_multiple_of(2)).then(|| self.snapshot())
     }
 
     /// Everything is taken back, and nothing more is taken in.
-    pub fn clear(&mut self) -> Command {
+    pub fn clear(&mut self) -> Arc<Revoked> {
         self.over = true;
         self.told.clear();
         let ids: Vec<u64> = self.set.after(0).map(|(id, _)| id).collect();
         ids.into_iter().for_each(|id| assert!(self.set.remove(id)));
-        self.picture()
+        self.snapshot()
     }
 
     /// Two turns after the worker got the revocation, no revoked client may be open: neither those

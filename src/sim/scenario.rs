@@ -19,6 +19,7 @@ use crate::protocol::dialect::{Override, Overrides};
 use crate::protocol::jwt::{Algorithm, JwtKey, JwtOptions, JwtVerifier};
 use crate::protocol::link::Limits as LinkLimits;
 use crate::protocol::origin::OriginPolicy;
+use crate::protocol::verifier::{TokenFormat, Verifier};
 use crate::ring::EndpointAddress;
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, Gateway, Limits,
@@ -210,6 +211,7 @@ impl Scenario {
                 admin_token: None,
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
+                admin_socket: None,
                 close_log: None,
                 revocations_file: None,
                 descriptors: Descriptors::Auto,
@@ -288,9 +290,10 @@ impl Scenario {
         let kind = if self.asks {
             AuthKind::Backend(VERDICT_TIMEOUT)
         } else {
-            AuthKind::Jwt(verifier.expect("one HS256 key of 256 bits is a valid table"))
+            let verifier = verifier.expect("one HS256 key of 256 bits is a valid table");
+            AuthKind::Token(Arc::new(Verifier::new(TokenFormat::Jwt(verifier), [0; 16])))
         };
-        Auth { name: name.into(), kind, carriers, fingerprint: [0; 16] }
+        Auth { name: name.into(), kind, carriers }
     }
 
     fn limits(&self) -> Limits {
@@ -388,6 +391,7 @@ fn route(path: &str, auth: u16, pace: Duration) -> Route {
         origins: OriginPolicy::parse_list(&[ORIGIN.to_owned()]).expect("the origin is exact"),
         origin_absent_allowed: true,
         auths: vec![auth],
+        no_authentication: None,
         backend: 0,
         dialect: None,
         closes: Overrides(PACED.iter().map(|cause| (*cause, said.clone())).collect()),

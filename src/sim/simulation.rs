@@ -26,7 +26,9 @@ use crate::protocol::cause::Cause;
 use crate::protocol::revocation::Revocation;
 use crate::ring::Ring;
 use crate::settings::Settings;
-use crate::worker::mailbox::{CloseRecord, Command, ControlMailbox, Report, Stage, mailboxes};
+use crate::worker::mailbox::{
+    CloseRecord, ControlMailbox, Plan, Report, Stage, WorkerOrder, mailboxes,
+};
 use crate::worker::{Turn, Worker, WorkerOptions};
 
 /// How long the world runs on without misfortunes before the final connections, in nanoseconds:
@@ -169,8 +171,10 @@ impl<R: Ring + 'static> Simulation<R> {
         let world = world(&scenario, &settings, random, faults, tokens, options.bug);
         let world = Rc::new(RefCell::new(world));
         let counters = Arc::new(Counters::default());
-        let (control, mailbox) = mailboxes();
         let settings = Arc::new(settings);
+        let forgets = options.bug == Some(Bug::RevocationForgotten);
+        let revocations = Revocations::new(forgets);
+        let (control, mailbox) = mailboxes(Plan::new(settings.clone(), revocations.snapshot()));
         let worker = Worker::new(
             wrap(FakeRing::new(world.clone())),
             settings.clone(),
@@ -179,9 +183,6 @@ impl<R: Ring + 'static> Simulation<R> {
             Random::from_number(worker_seed),
             worker_options(&scenario),
         );
-        let forgets = options.bug == Some(Bug::RevocationForgotten);
-        let revocations = Revocations::new(forgets);
-        assert!(control.command(revocations.picture()), "the mailbox has room");
         Simulation {
             world,
             worker,
@@ -205,7 +206,8 @@ impl<R: Ring + 'static> Simulation<R> {
         if !self.turn() {
             return;
         }
-        let (control, mailbox) = mailboxes();
+        let plan = Plan::new(self.settings.clone(), self.revocations.snapshot());
+        let (control, mailbox) = mailboxes(plan);
         let random = {
             let world = &mut *self.world.borrow_mut();
             let wait = RESPAWN_MIN + world.net.random.below(RESPAWN_MIN);
@@ -221,7 +223,10 @@ impl<R: Ring + 'static> Simulation<R> {
             random,
             worker_options(&self.scenario),
         );
-        assert!(self.control.command(self.revocations.picture()), "the mailbox has room");
+    }
+
+    fn plan(&self, change: impl FnOnce(&mut Plan)) {
+        self.control.publish(self.control.latest().changed(change));
     }
 
     /// The whole run: misfortunes, recovery, final connections, drain.
@@ -236,8 +241,8 @@ impl<R: Ring + 'static> Simulation<R> {
         }
         self.turn_with_reloads(chaos_ends);
         self.restore_settings();
-        let command = self.revocations.clear();
-        assert!(self.control.command(command), "the mailbox has room");
+        let revoked = self.revocations.clear();
+        self.plan(|plan| plan.revoked = revoked);
         self.world.borrow_mut().stop_faults();
         if !self.stopped && !self.scenario.drains_early {
             self.turn_until(chaos_ends + SETTLE, |_| false);
@@ -294,8 +299,8 @@ impl<R: Ring + 'static> Simulation<R> {
     /// What the control thread does with a revocation.
     fn revoke(&mut self, revocation: Revocation) {
         let world = &mut *self.world.borrow_mut();
-        let Some(command) = self.revocations.take(revocation, self.turns, world) else { return };
-        assert!(self.control.command(command), "the worker takes commands each turn");
+        let Some(revoked) = self.revocations.take(revocation, self.turns, world) else { return };
+        self.control.publish(self.control.latest().changed(|plan| plan.revoked = revoked));
         world.net.note("revoked", 0, 0);
         let now = world.net.now;
         world.net.schedule(now, Event::Script);
@@ -356,8 +361,7 @@ impl<R: Ring + 'static> Simulation<R> {
 
     fn reload(&mut self, settings: Settings) {
         self.settings = Arc::new(settings);
-        let command = Command::Settings(self.settings.clone());
-        assert!(self.control.command(command), "the mailbox has room");
+        self.plan(|plan| plan.settings = self.settings.clone());
         let world = &mut *self.world.borrow_mut();
         let now = world.net.now;
         world.watch.set_deadlines(self.settings.deadlines.clone(), now);
@@ -372,7 +376,7 @@ impl<R: Ring + 'static> Simulation<R> {
     fn drain(&mut self) {
         self.draining = true;
         let window = self.scenario.deadlines.drain;
-        assert!(self.control.command(Command::Drain { window }), "the mailbox has room");
+        self.plan(|plan| plan.order = WorkerOrder::Drain { window });
         let mut world = self.world.borrow_mut();
         world.net.note("drain", 0, 0);
         let now = world.net.now;

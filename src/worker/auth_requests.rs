@@ -3,7 +3,7 @@
 
 use crate::base::byte_queue::CHUNK_BYTES;
 use crate::base::slab::Key;
-use crate::connection::auth_request::{HttpAuthRequest, Question};
+use crate::connection::auth_request::{AuthRequest, HttpAuthRequest};
 use crate::connection::client::{RejectHint, Step};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
@@ -69,11 +69,11 @@ impl Asking {
 impl Core {
     /// Puts the question that the client's machine left in the output, or refuses the client.
     /// Until the decision nothing of the client's input is looked at.
-    pub(super) fn ask(&mut self, owner: Key, question: Question) {
+    pub(super) fn ask(&mut self, owner: Key, question: AuthRequest) {
         let room = self.questions < self.env.settings.limits.verdicts_max && self.drain.is_none();
         let asking = match question {
-            Question::Backend(backend) if room => self.ask_backend(owner, backend),
-            Question::Http if room => self.ask_http(owner).ok_or(Cause::BackendUnavailable),
+            AuthRequest::Backend(backend) if room => self.ask_backend(owner, backend),
+            AuthRequest::Http if room => self.ask_http(owner).ok_or(Cause::BackendUnavailable),
             _ => Err(Cause::BackendUnavailable),
         };
         self.output.http_request = None;
@@ -155,8 +155,9 @@ impl Core {
                 }
             }
             HttpDecision::Refused(cause) => self.rejected(owner, *cause, &RejectHint::default()),
-            HttpDecision::Undecided(_) => {
-                self.rejected(owner, Cause::BackendUnavailable, &RejectHint::default());
+            HttpDecision::Undecided(why) => {
+                let advice = RejectHint { retry_after: why.retry_after(), ..RejectHint::default() };
+                self.rejected(owner, Cause::BackendUnavailable, &advice);
             }
         }
         self.decision_taken(owner);

@@ -1,4 +1,4 @@
-//! Commands from the control thread, and the drain.
+//! The control thread's plan, and the drain.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::protocol::cause::Cause;
 use crate::settings::Settings;
 
 use super::admission::Allowance;
-use super::mailbox::{Command, Report};
+use super::mailbox::{PlanChange, Report, WorkerOrder};
 use super::{Core, WorkerOptions};
 
 /// How long after the drain's window the last bytes and closes may take.
@@ -54,16 +54,24 @@ enum Step {
 }
 
 impl Core {
-    pub(super) fn handle_commands(&mut self) {
-        while let Some(command) = self.mailbox.command() {
-            match command {
-                Command::Settings(settings) => self.take_settings(settings),
-                Command::Memory(pressure) => self.set_pressure(pressure),
-                Command::Drain { window } => self.begin_drain(window),
-                Command::Revoked(revoked) => self.take_revoked(revoked),
-                Command::Stop => self.stopped = true,
-                Command::Panic => panic!("told to panic"),
-            }
+    /// Takes in the latest plan. Revocations first: no token may pass by new settings before.
+    pub(super) fn take_plan(&mut self) {
+        let Some(PlanChange { before, now }) = self.mailbox.take_plan() else { return };
+        let before = before.as_deref();
+        if before.is_none_or(|before| !Arc::ptr_eq(&before.revoked, &now.revoked)) {
+            self.take_revoked(Arc::clone(&now.revoked));
+        }
+        if !Arc::ptr_eq(&self.env.settings, &now.settings) {
+            self.take_settings(Arc::clone(&now.settings));
+        }
+        if before.is_none_or(|before| before.memory != now.memory) {
+            self.set_pressure(now.memory.pressure);
+        }
+        match now.order {
+            WorkerOrder::Serve => {}
+            WorkerOrder::Drain { window } => self.begin_drain(window),
+            WorkerOrder::Stop => self.stopped = true,
+            WorkerOrder::Panic => panic!("told to panic"),
         }
     }
 

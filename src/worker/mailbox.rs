@@ -1,9 +1,11 @@
-//! What passes between a worker and the control thread. Both ways are bounded; what does not
-//! fit is counted, never waited for.
+//! What passes between a worker and the control thread: the latest plan one way, a bounded queue
+//! of reports the other. What does not fit is counted, never waited for.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::base::memory_pressure::MemoryPressure;
@@ -15,29 +17,86 @@ use crate::settings::Settings;
 
 use super::auth_requests::{AuthClient, NoAuthClient};
 
-/// Commands that may wait for one worker.
-pub const COMMANDS_MAX: usize = 64;
 /// Reports of one worker that may wait for the control thread.
 pub const REPORTS_MAX: usize = 4096;
 
-/// What the control thread tells a worker. After sending one it wakes the worker's ring.
-pub enum Command {
-    /// Use these settings from the next tick on.
-    Settings(Arc<Settings>),
+/// What a worker works by. The control thread publishes a new one with each change, and wakes the
+/// worker's ring; the worker takes the latest at the start of a turn and may miss those between.
+#[derive(Clone)]
+pub struct Plan {
+    /// Grows with each change.
+    pub version: u64,
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// The tokens that are revoked. All plans of a process have the same key.
+    pub revoked: Arc<Revoked>,
     /// How short memory is.
-    Memory(MemoryPressure),
+    pub memory: MemoryNotice,
+    /// What to do.
+    pub order: WorkerOrder,
+}
+
+/// How short memory is, and how often that was measured while it was short: each time there is
+/// free memory to give back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryNotice {
+    /// How short.
+    pub pressure: MemoryPressure,
+    /// Which measurement.
+    pub round: u64,
+}
+
+/// What a worker is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerOrder {
+    /// Serve.
+    Serve,
     /// Stop accepting, close every client with "going away" spread over `window`, then stop.
     Drain {
         /// Over how long the closes are spread.
         window: Duration,
     },
-    /// Let nobody in, and nobody stay, whom these revoke. The first comes before the worker's
-    /// first turn, and all have the same key.
-    Revoked(Arc<Revoked>),
-    /// Stop at once.
+    /// Stop immediately.
     Stop,
-    /// Panic, to prove that a panic loses one worker only. Sent by tests alone.
+    /// Panic, to prove that a panic loses one worker only. Given by tests alone.
     Panic,
+}
+
+impl Plan {
+    /// The first plan.
+    pub fn new(settings: Arc<Settings>, revoked: Arc<Revoked>) -> Arc<Plan> {
+        let memory = MemoryNotice { pressure: MemoryPressure::Clear, round: 0 };
+        Arc::new(Plan { version: 1, settings, revoked, memory, order: WorkerOrder::Serve })
+    }
+
+    /// The next plan.
+    #[must_use]
+    pub fn changed(&self, change: impl FnOnce(&mut Plan)) -> Arc<Plan> {
+        let mut plan = self.clone();
+        change(&mut plan);
+        plan.version += 1;
+        Arc::new(plan)
+    }
+}
+
+/// A plan that the worker has not seen, and the one that it worked by before.
+pub struct PlanChange {
+    /// `None` in the first turn.
+    pub before: Option<Arc<Plan>>,
+    /// The latest.
+    pub now: Arc<Plan>,
+}
+
+/// Where a worker finds the latest plan: its turns look at the version alone.
+struct PlanSlot {
+    version: AtomicU64,
+    plan: Mutex<Arc<Plan>>,
+}
+
+impl PlanSlot {
+    fn plan(&self) -> MutexGuard<'_, Arc<Plan>> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a worker tells the control thread.
@@ -96,30 +155,28 @@ pub struct CloseRecord {
     pub queued: u32,
 }
 
-/// The worker's end of both mailboxes.
+/// The worker's end.
 pub struct WorkerMailbox {
-    commands: Receiver<Command>,
+    slot: Arc<PlanSlot>,
+    seen: Option<Arc<Plan>>,
     reports: SyncSender<Report>,
     decisions: Box<dyn AuthClient>,
 }
 
-/// The control thread's end of both mailboxes.
+/// The control thread's end.
 pub struct ControlMailbox {
-    commands: SyncSender<Command>,
+    slot: Arc<PlanSlot>,
     reports: Receiver<Report>,
 }
 
-/// Makes a pair of connected mailboxes.
-pub fn mailboxes() -> (ControlMailbox, WorkerMailbox) {
-    let (command_in, command_out) = sync_channel(COMMANDS_MAX);
+/// Makes a pair of connected ends; the worker begins with this plan.
+pub fn mailboxes(plan: Arc<Plan>) -> (ControlMailbox, WorkerMailbox) {
     let (report_in, report_out) = sync_channel(REPORTS_MAX);
+    let slot = PlanSlot { version: AtomicU64::new(plan.version), plan: Mutex::new(plan) };
+    let slot = Arc::new(slot);
     (
-        ControlMailbox { commands: command_in, reports: report_out },
-        WorkerMailbox {
-            commands: command_out,
-            reports: report_in,
-            decisions: Box::new(NoAuthClient),
-        },
+        ControlMailbox { slot: Arc::clone(&slot), reports: report_out },
+        WorkerMailbox { slot, seen: None, reports: report_in, decisions: Box::new(NoAuthClient) },
     )
 }
 
@@ -134,9 +191,14 @@ impl WorkerMailbox {
         &mut *self.decisions
     }
 
-    /// The next command, if one waits.
-    pub fn command(&self) -> Option<Command> {
-        self.commands.try_recv().ok()
+    /// The latest plan, when it is not the one that the last call gave.
+    pub fn take_plan(&mut self) -> Option<PlanChange> {
+        let latest = self.slot.version.load(Acquire);
+        if self.seen.as_ref().is_some_and(|seen| seen.version == latest) {
+            return None;
+        }
+        let now = Arc::clone(&self.slot.plan());
+        Some(PlanChange { before: self.seen.replace(Arc::clone(&now)), now })
     }
 
     /// Sends a report; false when the control thread is too far behind.
@@ -156,12 +218,16 @@ impl WorkerMailbox {
 }
 
 impl ControlMailbox {
-    /// Sends a command; false when the worker is gone or its mailbox is full.
-    pub fn command(&self, command: Command) -> bool {
-        match self.commands.try_send(command) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-        }
+    /// Gives the worker a new plan in place of the last.
+    pub fn publish(&self, plan: Arc<Plan>) {
+        let version = plan.version;
+        *self.slot.plan() = plan;
+        self.slot.version.store(version, Release);
+    }
+
+    /// The plan that was published last.
+    pub fn latest(&self) -> Arc<Plan> {
+        Arc::clone(&self.slot.plan())
     }
 
     /// The next report, if one waits.

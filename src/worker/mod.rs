@@ -248,7 +248,7 @@ impl<R: Ring> Worker<R> {
         core.env.now = self.ring.now();
         core.env.jitter = core.random.number() as u32;
         core.handshakes = 0;
-        core.handle_commands();
+        core.take_plan();
         core.take_decisions();
         core.handle_timers();
         core.give_up_memory();

@@ -51,11 +51,12 @@ impl Core {
         if connection.life.is_over() {
             return self.remove(owner);
         }
-        connection.life.set_reading(if connection.asking() != Asking::NOBODY {
+        let unread = !connection.client.takes_input();
+        connection.life.set_reading(if connection.asking() != Asking::NOBODY || unread {
             Reading::Watched
         } else if connection.blocked {
             Reading::Paused
-        } else if connection.cold || connection.client.is_paced() {
+        } else if connection.cold || connection.client.is_close_delayed() {
             Reading::Cold
         } else {
             Reading::Hot

@@ -12,20 +12,20 @@ type Curve = (&'static str, &'static str);
 
 struct Panel {
     title: &'static str,
-    /// What to look for, shown at the panel's title.
-    about: &'static str,
+    /// What to look for, shown at the panel.
+    description: &'static str,
     unit: &'static str,
     stacked: bool,
     curves: &'static [Curve],
 }
 
 const fn panel(title: &'static str, unit: &'static str, curves: &'static [Curve]) -> Panel {
-    Panel { title, about: "", unit, stacked: false, curves }
+    Panel { title, description: "", unit, stacked: false, curves }
 }
 
 impl Panel {
-    const fn about(mut self, about: &'static str) -> Panel {
-        self.about = about;
+    const fn about(mut self, description: &'static str) -> Panel {
+        self.description = description;
         self
     }
 
@@ -69,16 +69,58 @@ macro_rules! rate {
 
 const ROWS: &[Row] = &[
     Row {
+        title: "Overview",
+        panels: &[
+            panel(
+                "Machines up and draining",
+                "short",
+                &[
+                    (now!("portcullis_build_info"), "up"),
+                    (now!("portcullis_draining"), "draining"),
+                ],
+            )
+            .about("Gateways that answer their scrapes."),
+            panel(
+                "Memory pressure",
+                "short",
+                &[(
+                    "max by (instance) (portcullis_memory_rung{instance=~\"$instance\"})",
+                    "{{instance}}",
+                )],
+            )
+            .about(
+                "0 none, 1 new connections are reset, 2 unauthenticated ones too, 3 slow readers \
+                 too.",
+            ),
+            panel(
+                "Certificates: time left",
+                "s",
+                &[(
+                    "min by (instance, listener) (portcullis_certificate_not_after_seconds\
+                     {instance=~\"$instance\"}) - time()",
+                    "{{instance}} {{listener}}",
+                )],
+            )
+            .about("Until the first certificate of each listener expires."),
+            panel(
+                "Uptime",
+                "s",
+                &[(
+                    "time() - max by (instance) (process_start_time_seconds\
+                     {instance=~\"$instance\"})",
+                    "{{instance}}",
+                )],
+            )
+            .about("Since the process started."),
+        ],
+    },
+    Row {
         title: "Connections",
         panels: &[
-            panel("By stage", "short", &[(now!("portcullis_connections" by "stage"), "{{stage}}")])
-                .about(
-                    "`authenticating` should be small. `open` are your clients; it must not \
-                     fall in a flood.",
-                )
+            panel("Connections by stage", "short", &[(now!("portcullis_connections" by "stage"), "{{stage}}")]).about("Where connections are between accept and close. Most should be open; many in an early stage mean slow clients or a flood.")
                 .stacked(),
             panel(
-                "Accepts",
+                "New connections",
                 "cps",
                 &[
                     (rate!("portcullis_connections_accepted_total"), "accepted"),
@@ -86,13 +128,9 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_accept_errors_total"), "failed"),
                     (rate!("portcullis_accept_exhausted_total"), "failed, exhausted"),
                 ],
-            )
-            .about(
-                "`reset, over a cap` means that connections_max or the descriptor limit \
-                     is reached.",
-            ),
+            ).about("Accepted, reset or failed at accept. Anything but accepted should be zero."),
             panel(
-                "Handshakes and tokens",
+                "TLS handshakes, upgrades and tokens",
                 "cps",
                 &[
                     (rate!("portcullis_tls_handshakes_total"), "TLS handshakes"),
@@ -101,44 +139,32 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_tokens_refused_total"), "tokens refused"),
                     (rate!("portcullis_dead_token_hits_total"), "refused from the cache"),
                 ],
-            )
-            .about(
-                "After an outage accepted tokens rise for a minute. Refused tokens: see \
-                     Closes by cause.",
-            ),
+            ).about("How far new connections come. More tokens refused than accepted points to an expired key or an attack."),
         ],
     },
     Row {
-        title: "Admission",
+        title: "Admission (unauthenticated connections)",
         panels: &[
             panel(
-                "Unauthenticated",
+                "Unauthenticated connections and cap",
                 "short",
                 &[
                     (now!("portcullis_unauthenticated_connections"), "connections"),
                     (now!("portcullis_unauthenticated_connections_max"), "cap"),
                     (now!("portcullis_prefixes" by "table"), "prefixes, {{table}}"),
                 ],
-            )
-            .about(
-                "Early drop begins at 80 % of the cap. Few prefixes are one attacker, \
-                     many are a flood from everywhere.",
-            ),
+            ).about("At 80 % of the cap early drop begins; at the cap, old connections are evicted."),
             panel(
-                "Oldest unauthenticated",
-                "ms",
+                "Age of the oldest unauthenticated connection",
+                "s",
                 &[(
                     "max by (instance) \
-                     (portcullis_unauthenticated_oldest_milliseconds{instance=~\"$instance\"})",
+                     (portcullis_unauthenticated_oldest_seconds{instance=~\"$instance\"})",
                     "{{instance}}",
                 )],
-            )
-            .about(
-                "Below 1 s at rest. Above 11 s with the default deadlines the gateway \
-                     does not keep up.",
-            ),
+            ).about("Never above the sum of the deadlines, 10 s by default."),
             panel(
-                "Resets",
+                "Resets under pressure",
                 "cps",
                 &[
                     (rate!("portcullis_early_drops_total" by "reason"), "early drop, {{reason}}"),
@@ -148,86 +174,64 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_memory_closes_total"), "memory, slow readers"),
                     (rate!("portcullis_penalties_total"), "penalties begun"),
                 ],
-            )
-            .about("0 at rest. `evicted, oldest` may hit honest clients."),
+            ).about("Connections reset to protect the others, by reason. Zero in quiet times."),
             panel(
-                "Memory budget",
+                "Memory, used and budget",
                 "bytes",
                 &[
                     (now!("portcullis_memory_used_bytes"), "used"),
                     (now!("portcullis_memory_budget_bytes"), "budget"),
-                    (
-                        "max by (instance) (portcullis_memory_rung{instance=~\"$instance\"})",
-                        "pressure level, {{instance}}",
-                    ),
                 ],
-            )
-            .about(
-                "At 85, 92 and 95 % of the budget the gateway resets new, unauthenticated \
-                     and slow connections.",
-            ),
+            ).about("At 85 % of the budget new connections are reset."),
         ],
     },
     Row {
         title: "Closes",
         panels: &[
-            panel("Delayed closes", "cps", &[(rate!("portcullis_closes_paced_total"), "delayed")])
-                .about(
-                    "Close frames after the close delay, for clients that would reconnect \
-                     immediately.",
-                ),
-            panel("By cause", "cps", &[(rate!("portcullis_closes_total" by "cause"), "{{cause}}")])
-                .about("docs/closing.md explains every cause.")
+            panel("Delayed closes", "cps", &[(rate!("portcullis_closes_paced_total"), "paced")]).about("Close frames sent after the dialect's close delay, so that clients do not return immediately."),
+            panel("Closes by cause", "cps", &[(rate!("portcullis_closes_total" by "cause"), "{{cause}}")]).about("Why connections ended. docs/closing.md explains each cause.")
                 .stacked(),
             panel(
-                "Ended by a deadline",
+                "Closes by deadline",
                 "cps",
                 &[(rate!("portcullis_deadline_closes_total" by "stage"), "{{stage}}")],
-            )
-            .about(
-                "`tls_handshake` and `request_head` are scanners or a flood; \
-                     `authenticating` are clients without a token.",
-            )
+            ).about("Connections that a deadline ended, by stage.")
             .stacked(),
             panel(
-                "Log lines lost",
+                "Close log lines lost",
                 "cps",
                 &[
                     (rate!("portcullis_close_lines_dropped_total"), "above the rate limit"),
                     (rate!("portcullis_close_log_dropped_total"), "file too slow or not writable"),
                 ],
-            )
-            .about("The counters on this dashboard still include them."),
+            ).about("Lines beyond limits.close_lines_per_second, and lines that the file could not take."),
         ],
     },
     Row {
-        title: "Revocation and fresh tokens",
+        title: "Revocation and re-authentication",
         panels: &[
             panel(
-                "Revocations held",
+                "Active revocations",
                 "short",
                 &[(now!("portcullis_revocations" by "instance"), "{{instance}}")],
-            )
-            .about("At limits.revocations_max the gateway refuses further ones."),
+            ).about("The limit is limits.revocations_max."),
             panel(
-                "Revoked, refused, not saved",
+                "Effects and failures of revocations",
                 "cps",
                 &[
                     (rate!("portcullis_revoked_total" by "when"), "client revoked, {{when}}"),
                     (rate!("portcullis_revocations_refused_total"), "revocation refused, no room"),
                     (rate!("portcullis_revocation_save_failures_total"), "save failed"),
                 ],
-            )
-            .about("`no room` and `save failed` need action."),
+            ).about("Clients that were revoked; revocations that could not be kept or saved should be zero."),
             panel(
-                "Fresh tokens",
+                "Fresh tokens on open connections",
                 "cps",
                 &[
                     (rate!("portcullis_reauthentications_total" by "result"), "{{result}}"),
                     (rate!("portcullis_expiries_set_total"), "expiry set by a backend"),
                 ],
-            )
-            .about("Tokens presented on open connections."),
+            ).about("Re-authentications by result, and expiries that backends set."),
         ],
     },
     Row {
@@ -237,39 +241,47 @@ const ROWS: &[Row] = &[
                 "Messages",
                 "cps",
                 &[(rate!("portcullis_messages_total" by "direction"), "{{direction}}")],
-            )
-            .about("Whole messages, in both directions."),
+            ).about("Whole messages relayed, by direction."),
             panel(
-                "Payload",
+                "Message bytes",
                 "Bps",
                 &[(rate!("portcullis_message_bytes_total" by "direction"), "{{direction}}")],
-            )
-            .about("Payload bytes, without framing and TLS."),
-            panel("Pings", "cps", &[(rate!("portcullis_pings_sent_total"), "sent to clients")])
-                .about("Each client that is silent for deadlines.ping_interval gets one."),
+            ).about("Payload bytes relayed, by direction."),
+            panel("Pings to clients", "cps", &[(rate!("portcullis_pings_sent_total"), "sent to clients")]).about("Sent after deadlines.ping_interval without input."),
         ],
     },
     Row {
         title: "Links to backends",
         panels: &[
-            panel("Links", "short", &[(now!("portcullis_links" by "state"), "{{state}}")])
-                .about("One for each worker and endpoint. `down` should be 0.")
+            panel("Links to backends", "short", &[(now!("portcullis_links" by "state"), "{{state}}")]).about("One for each worker and endpoint. All should be ready.")
                 .stacked(),
             panel(
-                "Round trip of the last ping",
-                "µs",
-                &[(
-                    "sum by (instance) (portcullis_link_rtt_microseconds{instance=~\"$instance\"}) \
-                     / sum by (instance) (portcullis_workers{instance=~\"$instance\"})",
-                    "{{instance}}, mean of its workers",
-                )],
-            )
-            .about(
-                "A slow backend or network. Three ping intervals without an answer drop \
-                     the link.",
-            ),
+                "Round trip of link pings",
+                "s",
+                &[
+                    (
+                        "histogram_quantile(0.5, sum by (le) (rate(\
+                         portcullis_link_rtt_seconds_bucket{instance=~\"$instance\"}\
+                         [$__rate_interval])))",
+                        "median",
+                    ),
+                    (
+                        "histogram_quantile(0.99, sum by (le) (rate(\
+                         portcullis_link_rtt_seconds_bucket{instance=~\"$instance\"}\
+                         [$__rate_interval])))",
+                        "99th percentile",
+                    ),
+                    (
+                        "sum(rate(portcullis_link_rtt_seconds_sum\
+                         {instance=~\"$instance\"}[$__rate_interval])) \
+                         / sum(rate(portcullis_link_rtt_seconds_count\
+                         {instance=~\"$instance\"}[$__rate_interval]))",
+                        "mean",
+                    ),
+                ],
+            ).about("A rise means that a backend, or the way to it, is slow."),
             panel(
-                "Links made and lost",
+                "Link connects, failures and sessions",
                 "cps",
                 &[
                     (rate!("portcullis_link_connects_total"), "links made"),
@@ -279,97 +291,86 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_link_revocations_ignored_total"), "revocations ignored"),
                     (rate!("portcullis_sessions_opened_total"), "sessions opened"),
                 ],
-            )
-            .about(
-                "Flat at rest, except for sessions opened. Violations are bugs of a \
-                     backend.",
-            ),
+            ).about("Links that connect and fail again and again show a backend that restarts, or a wrong secret."),
         ],
     },
     Row {
-        title: "Auth decisions by backends and endpoints",
+        title: "Auth requests to backends and HTTP endpoints",
         panels: &[
             panel(
-                "Auth decisions",
+                "Auth requests by outcome",
                 "cps",
                 &[
                     (rate!("portcullis_verdicts_total" by "outcome"), "{{outcome}}"),
                     (rate!("portcullis_verdicts_unasked_total"), "not requested"),
                 ],
-            )
-            .about("`unavailable`, `timed_out` and `not requested` refuse honest clients.")
+            ).about("Decisions of backends and HTTP endpoints about tokens.")
             .stacked(),
             panel(
-                "Time per auth decision",
+                "Auth request duration",
                 "s",
                 &[
                     (
                         "histogram_quantile(0.5, sum by (le) (rate(\
-                         portcullis_verdicts_within_total{instance=~\"$instance\"}\
+                         portcullis_verdict_seconds_bucket{instance=~\"$instance\"}\
                          [$__rate_interval])))",
-                        "half within",
+                        "median",
                     ),
                     (
                         "histogram_quantile(0.99, sum by (le) (rate(\
-                         portcullis_verdicts_within_total{instance=~\"$instance\"}\
+                         portcullis_verdict_seconds_bucket{instance=~\"$instance\"}\
                          [$__rate_interval])))",
-                        "99 % within",
+                        "99th percentile",
                     ),
                     (
-                        "sum(rate(portcullis_verdict_microseconds_total\
-                         {instance=~\"$instance\"}[$__rate_interval])) / 1e6 \
-                         / sum(rate(portcullis_verdicts_within_total\
-                         {instance=~\"$instance\",le=\"+Inf\"}[$__rate_interval]))",
+                        "sum(rate(portcullis_verdict_seconds_sum\
+                         {instance=~\"$instance\"}[$__rate_interval])) \
+                         / sum(rate(portcullis_verdict_seconds_count\
+                         {instance=~\"$instance\"}[$__rate_interval]))",
                         "mean",
                     ),
                 ],
-            )
-            .about("Compare with the timeout of the [[auth]] block, 2 s by default."),
+            ).about("From an auth request to its answer: median, 99th percentile, mean."),
             panel(
-                "In flight",
+                "Auth requests in flight",
                 "short",
                 &[
                     (now!("portcullis_verdicts_awaited"), "awaited"),
                     (now!("portcullis_verdict_requests_in_flight"), "requests at endpoints"),
                     (now!("portcullis_verdict_circuits" by "state"), "circuits {{state}}"),
                 ],
-            )
-            .about("An open circuit means that the gateway does not ask that endpoint."),
+            ).about("Requests that wait for an answer, and HTTP endpoints by the state of their circuit breaker."),
         ],
     },
     Row {
         title: "Backpressure and buffers",
         panels: &[
             panel(
-                "Clients not read: no credit",
+                "Clients not read (no credit)",
                 "short",
                 &[(now!("portcullis_reads_paused"), "reads paused")],
-            )
-            .about("Clients whose backend is behind."),
+            ).about("Clients whose backend does not keep up: the gateway stops reading from them."),
             panel(
-                "Waiting bytes",
+                "Bytes waiting",
                 "bytes",
                 &[
                     (now!("portcullis_stalled_input_bytes"), "from clients, for credit"),
                     (now!("portcullis_queued_bytes"), "to be sent"),
                 ],
-            )
-            .about("`from clients` grows with slow backends, `to be sent` with slow clients."),
+            ).about("Input that waits for a backend's credit, and output that waits for readers."),
             panel(
-                "Receive buffers free",
+                "Free receive buffers",
                 "short",
                 &[(now!("portcullis_receive_buffers_free" by "instance"), "{{instance}}")],
-            )
-            .about("Near 0 the workers do not keep up."),
+            ).about("The lowest worker decides; near zero, receives are delayed."),
             panel(
-                "Starvation",
+                "Operations delayed for lack of buffers",
                 "cps",
                 &[
                     (rate!("portcullis_receive_starved_total"), "receives"),
                     (rate!("portcullis_send_starved_total"), "sends"),
                 ],
-            )
-            .about("A few in a burst are harmless."),
+            ).about("Zero but for bursts; else raise limits.client_buffers."),
         ],
     },
     Row {
@@ -381,20 +382,18 @@ const ROWS: &[Row] = &[
                 &[
                     (now!("portcullis_workers"), "configured"),
                     (now!("portcullis_workers_alive"), "running"),
-                    (now!("portcullis_draining"), "draining machines"),
+                    (now!("portcullis_draining"), "machines that drain"),
                 ],
-            )
-            .about("`running` below `configured`: see the alert PortcullisWorkerDead."),
+            ).about("Running should equal configured."),
             panel(
-                "Loop iterations and completions",
+                "Worker loop",
                 "cps",
                 &[
                     (rate!("portcullis_worker_ticks_total"), "iterations"),
                     (rate!("portcullis_worker_completions_total"), "completions"),
                     (rate!("portcullis_stale_completions_total"), "stale completions"),
                 ],
-            )
-            .about("Completions per iteration rise with the load."),
+            ).about("Iterations and completions; stale completions are harmless."),
             panel(
                 "Panics and reloads",
                 "cps",
@@ -402,44 +401,35 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_worker_panics_total"), "panics"),
                     (rate!("portcullis_reloads_total" by "result"), "reloads {{result}}"),
                 ],
-            )
-            .about("Both 0 at rest. A panic is a bug of the gateway."),
+            ).about("A panic is a bug: report it. A refused reload changes nothing."),
         ],
     },
     Row {
         title: "Process",
         panels: &[
             panel(
-                "Processor time",
-                "short",
-                &[(rate!("process_cpu_seconds_total" by "instance"), "{{instance}}, cores")],
-            )
-            .about("In cores. A worker that is at 1.0 is saturated."),
+                "CPU",
+                "percentunit",
+                &[(rate!("process_cpu_seconds_total" by "instance"), "{{instance}}")],
+            ).about("100 % is one core."),
             panel(
                 "Resident memory",
                 "bytes",
                 &[(now!("process_resident_memory_bytes" by "instance"), "{{instance}}")],
-            )
-            .about("Compare with Memory budget."),
+            ).about("Memory of the process itself, without the kernel's socket buffers."),
             panel(
-                "Open descriptors",
+                "Open file descriptors",
                 "short",
                 &[(now!("process_open_fds" by "instance"), "{{instance}}, without direct ones")],
-            )
-            .about(
-                "Without direct descriptors, which hold the clients on Linux 6.7 and \
-                     later.",
-            ),
+            ).about("Plain descriptors only: direct ones belong to the rings."),
             panel(
-                "Age and version",
-                "s",
+                "Version",
+                "short",
                 &[(
-                    "(time() - process_start_time_seconds{instance=~\"$instance\"}) \
-                     * on (instance) group_left (version) portcullis_build_info",
-                    "{{instance}} {{version}}",
+                    "count by (version) (portcullis_build_info{instance=~\"$instance\"})",
+                    "{{version}}",
                 )],
-            )
-            .about("A fall to 0 is a restart."),
+            ).about("Each version that runs."),
         ],
     },
 ];
@@ -467,7 +457,7 @@ fn chart(panel: &Panel, id: usize, position: Value) -> Value {
         "id": id,
         "type": "timeseries",
         "title": panel.title,
-        "description": panel.about,
+        "description": panel.description,
         "datasource": SOURCE(),
         "gridPos": position,
         "targets": targets.collect::<Vec<_>>(),
@@ -510,7 +500,7 @@ fn dashboard() -> Value {
     json!({
         "uid": "portcullis",
         "title": "Portcullis",
-        "description": "The Portcullis gateway. docs/operating.md explains every metric and alert.",
+        "description": "A Portcullis WebSocket gateway: clients, authentication, closes, backends, workers. docs/operating.md explains every metric and every alert.",
         "tags": ["portcullis"],
         "schemaVersion": 38,
         "editable": true,
@@ -546,7 +536,7 @@ fn the_file_is_what_the_table_makes() {
 #[test]
 fn panels_have_titles_of_their_own_and_do_not_overlap() {
     for panel in ROWS.iter().flat_map(|row| row.panels) {
-        assert!(panel.about.len() > 10, "{} has no description", panel.title);
+        assert!(panel.description.len() > 10, "{} has no description", panel.title);
     }
     let panels = panels();
     let area = |panel: &Value| {
@@ -561,6 +551,8 @@ fn panels_have_titles_of_their_own_and_do_not_overlap() {
             let apart = x + w <= x2 || x2 + w2 <= x || y + h <= y2 || y2 + h2 <= y;
             assert!(apart, "{} over {}", one["title"], other["title"]);
             let titled = one["title"] != other["title"] || one["type"] != other["type"];
+            let described = one["type"] == "row" || one["description"] != "";
+            assert!(described, "{} has no description", one["title"]);
             assert!(titled && one["id"] != other["id"], "{} twice", one["title"]);
         }
     }

@@ -31,7 +31,7 @@ fn the_unit_has_what_the_gateway_needs() {
     let program = |command: &str| format!("/usr/local/bin/portcullis {command} {CONFIG}");
     for (key, expected) in [
         ("Type", vec!["exec".to_owned()]),
-        ("ExecStartPre", vec![program("check")]),
+        ("ExecStartPre", vec![program("check --as-run")]),
         ("ExecStart", vec![program("run")]),
         ("ExecReload", vec![program("check"), "/bin/kill -HUP $MAINPID".into()]),
         ("KillSignal", vec!["SIGTERM".into()]),

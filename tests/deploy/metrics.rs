@@ -1,15 +1,20 @@
 //! Names and labels in PromQL, against the one table of metrics.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use portcullis::server::exposition::descriptions;
+use portcullis::counters::{Counters, MetricKind};
+use portcullis::server::exposition::{ControlNumbers, Exposition, descriptions};
 
 use crate::{dashboard, file};
 
 /// Labels that Prometheus itself puts on every series.
 const OF_PROMETHEUS: [&str; 2] = ["instance", "job"];
+
+/// The page that alerts lead to, at an address that the operator replaces.
+const RUNBOOK: &str = "https://portcullis.invalid/docs/operating.md";
 
 /// Metrics that the dashboard leaves out.
 const NOT_ON_THE_DASHBOARD: [(&str, &str); 2] = [
@@ -82,7 +87,8 @@ fn faults(expression: &str) -> Vec<String> {
         }
         let counts = expression.contains(&format!("rate({name}"))
             || expression.contains(&format!("increase({name}"));
-        let total = name.ends_with("_total");
+        let grows = |kind| matches!(kind, MetricKind::Counter | MetricKind::Histogram);
+        let total = series.first().is_some_and(|d| grows(d.kind)) || name.ends_with("_total");
         if counts && !total {
             faults.push(format!("the rate of the gauge {name}"));
         }
@@ -132,7 +138,7 @@ fn alerts() -> Vec<Alert> {
                 match key {
                     "severity" => alert.severity = value.into(),
                     "summary" => alert.summary = value.into(),
-                    "runbook" => alert.runbook = value.into(),
+                    "runbook_url" => alert.runbook = value.into(),
                     _ => {}
                 }
             }
@@ -157,6 +163,11 @@ fn faults_are_found() {
         ("rate(portcullis_workers[5m])", &["the rate of the gauge portcullis_workers"]),
         ("portcullis_upgrades_total", &["the bare counter portcullis_upgrades_total"]),
         ("rate(portcullis_upgrades_total[5m])", &[]),
+        ("rate(portcullis_verdict_seconds_sum[5m])", &[]),
+        (
+            "portcullis_verdict_seconds_count",
+            &["the bare counter portcullis_verdict_seconds_count"],
+        ),
         ("rate(process_cpu_seconds_total[5m]) + process_cpus", &["no metric process_cpus"]),
     ] {
         assert_eq!(faults(expression), expected, "{expression}");
@@ -169,7 +180,7 @@ fn alerts_name_what_exists_and_lead_to_the_runbook() {
     let headings: Vec<String> = operating
         .lines()
         .filter_map(|line| line.strip_prefix("### "))
-        .map(|heading| format!("docs/operating.md#{}", heading.to_lowercase()))
+        .map(|heading| format!("{RUNBOOK}#{}", heading.to_lowercase()))
         .collect();
     let alerts = alerts();
     assert_eq!(alerts.len(), file("deploy/prometheus/alerts.yml").matches("alert: ").count());
@@ -180,7 +191,7 @@ fn alerts_name_what_exists_and_lead_to_the_runbook() {
         assert!(ours > 0 || alert.expression == "up{job=\"portcullis\"} == 0\n", "{alert:?}");
         assert!(["page", "ticket", "info"].contains(&alert.severity.as_str()), "{alert:?}");
         assert!(alert.summary.len() > 10, "{alert:?}");
-        assert_eq!(alert.runbook, format!("docs/operating.md#{}", alert.name.to_lowercase()));
+        assert_eq!(alert.runbook, format!("{RUNBOOK}#{}", alert.name.to_lowercase()));
         assert!(headings.contains(&alert.runbook), "no heading for {}", alert.name);
     }
     for heading in headings.iter().filter(|heading| heading.contains("#portcullis")) {
@@ -201,6 +212,36 @@ fn prometheus_takes_the_rules_and_they_fire_when_they_should() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {text}");
     }
+}
+
+/// The conventions of names, units and types, by Prometheus's own tool, where it is.
+#[test]
+fn prometheus_finds_nothing_to_say_about_the_metrics() {
+    let mut exposition = Exposition::default();
+    let block = Counters::default();
+    exposition.publish([&block].into_iter(), &ControlNumbers::default(), &[]);
+    let mut page = exposition.render();
+    // No listener has TLS here.
+    page.push_str(
+        "# HELP portcullis_certificate_not_after_seconds Text.\n\
+         # TYPE portcullis_certificate_not_after_seconds gauge\n\
+         portcullis_certificate_not_after_seconds{listener=\"[::]:443\"} 1\n",
+    );
+    let command = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = command else {
+        eprintln!("no promtool: not tried");
+        return;
+    };
+    child.stdin.take().expect("piped").write_all(page.as_bytes()).expect("read");
+    let output = child.wait_with_output().expect("it ends");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
 }
 
 #[test]

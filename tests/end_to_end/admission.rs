@@ -80,7 +80,7 @@ fn the_oldest_of_a_crowd_gives_way_and_nobody_else() {
     assert!(gateway.metric("portcullis_unauthenticated_connections") <= 20);
     assert_eq!(gateway.metric("portcullis_unauthenticated_connections_max"), 20);
     assert_eq!(gateway.metric("portcullis_early_drops_total{reason=\"share\"}"), 0);
-    gateway.wait_metric("portcullis_unauthenticated_oldest_milliseconds", |age| age > 0);
+    gateway.wait_metric("portcullis_unauthenticated_oldest_seconds", |age| age > 0);
 }
 
 #[test]

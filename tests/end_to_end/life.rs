@@ -1,7 +1,9 @@
 //! The life of an identity: its end, a fresh token, and revocation from all sides.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -50,9 +52,9 @@ fn expect_close(client: &mut Client, reason: &str) {
     assert_eq!(client.close_frame().1, reason);
 }
 
-/// One exchange with the admin listener.
-fn admin(address: SocketAddr, line: &str, body: &str) -> (u16, Value) {
-    let mut stream = TcpStream::connect(address).expect("it listens");
+/// One exchange on the admin socket.
+fn admin(socket: &Path, line: &str, body: &str) -> (u16, Value) {
+    let mut stream = UnixStream::connect(socket).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
     let length = body.len();
     let request =
@@ -147,7 +149,7 @@ fn a_backend_sets_the_end_of_an_identity() {
 fn the_admin_listener_revokes() {
     let backend = Backend::start();
     let gateway = Gateway::start(&config(&backend).workers(2));
-    let (address, listener) = (gateway.address(), gateway.handle.admin().expect("there"));
+    let (address, socket) = (gateway.address(), gateway.admin_socket());
     // Enough of them that both workers have some.
     let clients = |subject: &str, id: &str| -> Vec<Client> {
         (0..12).map(|_| open(address, subject, id, 60)).collect()
@@ -160,7 +162,7 @@ fn the_admin_listener_revokes() {
         (r#"{"token_id":"e","lapses_in":60}"#.to_owned(), &mut eve, "token id"),
     ] {
         let begun = Instant::now();
-        let (status, answer) = admin(listener, "POST /revocations", &body);
+        let (status, answer) = admin(&socket, "POST /revocations", &body);
         assert_eq!((status, &answer["result"]), (200, &"revoked".into()), "{answer}");
         for client in gone.iter_mut() {
             client.expect(Opcode::Text, REVOKED.as_bytes());
@@ -173,12 +175,12 @@ fn the_admin_listener_revokes() {
     assert_eq!(refusal(address, &fresh("eve", "e", 60)), "token_revoked");
     assert_eq!(refusal(address, &fresh("eve", "another", 60)), "");
     // A fresh token of one who is revoked does not help either.
-    assert_eq!(admin(listener, "DELETE /revocations/1", "").0, 200);
+    assert_eq!(admin(&socket, "DELETE /revocations/1", "").0, 200);
     wait_until("ada may come in again", || refusal(address, &fresh("ada", "a", 60)).is_empty());
     // Everything that was made before an instant.
     let before = unix_now() + 1;
     let body = format!(r#"{{"issued_before":{before},"lapses_in":60}}"#);
-    assert_eq!(admin(listener, "POST /revocations", &body).0, 200);
+    assert_eq!(admin(&socket, "POST /revocations", &body).0, 200);
     for client in &mut bob {
         client.expect(Opcode::Text, REVOKED.as_bytes());
     }
@@ -197,7 +199,7 @@ fn a_backend_revokes_for_every_worker_until_it_lapses() {
     let backend = Backend::start_at("127.0.0.1:0", choices);
     let may = |revoke: &str| format!("secret = \"{KEY}\"\nrevoke = \"{revoke}\"");
     let address = backend.address();
-    let config = |revoke| config(&backend).backend(&[&address], &may(revoke)).workers(2);
+    let config = |revoke| config(&backend).backend(&[address], &may(revoke)).workers(2);
     // Not unless the block says so.
     let gateway = Gateway::start(&config("none"));
     let mut bob = open(gateway.address(), "bob", "b", 60);

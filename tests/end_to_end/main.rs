@@ -7,6 +7,7 @@ mod backends;
 mod canary;
 mod deadlines;
 mod dialects;
+mod forward_auth;
 mod frames;
 mod heads;
 mod life;

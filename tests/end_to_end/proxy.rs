@@ -76,7 +76,7 @@ fn a_trusted_balancer_without_a_proper_header_is_dropped() {
         v2(0x31, 0x11, &[0; 12]),
         v2(0x22, 0x11, &[0; 12]),
         v2(0x21, 0x11, &[0; 11]),
-        v2(0x21, 0x11, &[0; 4000]),
+        v2(0x21, 0x11, &[0; 5000]),
         b"\r\n\r\n\0\r\nQUIX".to_vec(),
     ];
     let count = table.len();

@@ -101,7 +101,7 @@ fn a_backend_decides_on_every_carrier() {
     }
     let accepted = "portcullis_verdicts_total{outcome=\"accepted\"}";
     gateway.wait_metric(accepted, |count| count == table.len() as u64);
-    gateway.wait_metric("portcullis_verdicts_within_total{le=\"+Inf\"}", |n| n == 8);
+    gateway.wait_metric("portcullis_verdict_seconds_count", |n| n == 8);
     assert_eq!(gateway.metric("portcullis_verdicts_awaited"), 0);
 }
 
@@ -184,7 +184,7 @@ fn a_late_verdict_refuses_and_a_client_that_leaves_is_forgotten() {
     let count = |outcome: &str| {
         gateway.metric(&format!("portcullis_verdicts_total{{outcome=\"{outcome}\"}}"))
     };
-    gateway.wait_metric("portcullis_verdicts_within_total{le=\"+Inf\"}", |count| count == 3);
+    gateway.wait_metric("portcullis_verdict_seconds_count", |count| count == 3);
     assert_eq!((count("unavailable"), count("timed_out"), count("withdrawn")), (1, 1, 1));
     std::thread::sleep(Duration::from_millis(1000));
     assert_eq!(backend.opens(), 0, "a verdict that came too late opens nothing");
@@ -428,12 +428,17 @@ fn an_endpoint_sees_what_it_needs_and_accepts() {
             "x-forwarded-proto: http",
             "x-forwarded-host: gate.example",
             "x-original-method: GET",
+            "x-forwarded-method: GET",
             "user-agent: test",
         ] {
             assert!(has(line), "{path}: no {line:?} in {seen}");
         }
         let clean = path.replace("token=sesame&", "");
         assert!(has(&format!("x-original-uri: {clean}")), "{seen}");
+        assert!(has(&format!("x-forwarded-uri: {clean}")), "{seen}");
+        assert!(has(&format!("x-original-url: http://gate.example{clean}")), "{seen}");
+        assert_eq!(seen.matches("\r\nuser-agent: ").count(), 1, "{seen}");
+        assert!(!seen.contains("\r\naccept: "), "{seen}");
         assert_eq!(has("origin: https://app.example"), fields.contains("Origin"), "{seen}");
         assert_eq!(seen.matches("sesame").count(), 1, "a token goes along once: {seen}");
         assert!(!seen.contains("x-other") && !seen.contains("a=b"), "{seen}");

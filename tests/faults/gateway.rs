@@ -1,7 +1,9 @@
 //! The gateway itself is killed.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -13,9 +15,9 @@ use crate::support::{Client, PATIENCE, free_port, mint, unix_now};
 use crate::world::{World, config};
 
 /// Revokes a subject for an hour; the answer's status and body, if one came.
-fn revoke(admin: SocketAddr, subject: &str) -> Option<(u16, String)> {
+fn revoke(admin: &Path, subject: &str) -> Option<(u16, String)> {
     let body = format!("{{\"subject\":\"{subject}\",\"lapses_in\":3600}}");
-    let mut stream = TcpStream::connect(admin).ok()?;
+    let mut stream = UnixStream::connect(admin).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
     let head = format!(
         "POST /revocations HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
@@ -48,7 +50,7 @@ pub fn killed() -> Outcome {
     let mut config = config(&[&backend.address]);
     config.gateway += "revocations_file = \"revocations\"\n";
     let mut world = World::start(config, "", 1);
-    let answer = revoke(world.child.admin, "eve").expect("an answer");
+    let answer = revoke(&world.child.path("admin.sock"), "eve").expect("an answer");
     assert_eq!(answer.0, 200, "{}", answer.1);
     assert!(!is_let_in(world.child.address, "eve"));
     let following = stages::follow_all(stages::one_of_each(&world, Duration::from_secs(60)));
@@ -66,7 +68,7 @@ pub fn killed() -> Outcome {
     backend.wait_count("ended", opened - 1);
     assert!(!is_let_in(world.child.address, "eve"), "the revocation outlives the gateway");
     assert!(is_let_in(world.child.address, "ada"));
-    assert_eq!(revoke(world.child.admin, "mallory").expect("an answer").0, 200);
+    assert_eq!(revoke(&world.child.path("admin.sock"), "mallory").expect("an answer").0, 200);
     assert!(!is_let_in(world.child.address, "mallory"), "the half file is in nobody's way");
     world.rest();
     Outcome::Ran(rows)
@@ -78,14 +80,15 @@ pub fn killed_while_revoking() -> Outcome {
     let mut config = config(&[&backend.address]);
     config.gateway += "revocations_file = \"revocations\"\n";
     let mut world = World::start(config, "", 1);
-    let (admin, address) = (world.child.admin, world.child.address);
+    let (admin, address) = (world.child.path("admin.sock"), world.child.address);
     let (mut answered, mut asked) = (0, 0);
     for round in 0..3 {
         let saved = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&saved);
+        let admin = admin.clone();
         let revoking = std::thread::spawn(move || {
             let mut number = 0;
-            while let Some((200, body)) = revoke(admin, &format!("user-{round}-{number}")) {
+            while let Some((200, body)) = revoke(&admin, &format!("user-{round}-{number}")) {
                 assert!(body.contains("\"saved\":true"), "{body}");
                 number += 1;
                 count.store(number, Ordering::SeqCst);

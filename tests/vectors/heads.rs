@@ -18,8 +18,9 @@ pub enum Expected {
     Refused(u16, &'static str),
     /// A good upgrade of `/ws`, or of another path: host and target.
     Upgrade { host: &'static str, target: &'static str },
-    /// A good GET of this path that asks for no upgrade.
-    PlainGet(&'static str),
+    /// A good GET or HEAD of this path that asks for no WebSocket, and its answer where there is
+    /// no health check: `get` or `head`.
+    Plain { method: &'static str, path: &'static str, label: &'static str },
     /// The head is not whole.
     Incomplete,
 }
@@ -91,7 +92,8 @@ fn expected(answer: &'static str) -> Expected {
     match words[..] {
         ["incomplete"] => Expected::Incomplete,
         ["ok", host, target] => Expected::Upgrade { host, target },
-        ["get", path] => Expected::PlainGet(path),
+        ["get", path] => Expected::Plain { method: "get", path, label: "upgrade_required" },
+        [method @ ("get" | "head"), path, label] => Expected::Plain { method, path, label },
         [status, label] => Expected::Refused(number(status), label),
         _ => panic!("not an answer: {answer}"),
     }

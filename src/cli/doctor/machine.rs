@@ -4,7 +4,7 @@ use std::io;
 
 use portcullis::linux::probe::{Probe, ProbeError, version};
 use portcullis::linux::process;
-use portcullis::server::data_plane::{BACKLOG, descriptor_mode, descriptors_needed};
+use portcullis::server::data_plane::{BACKLOG, descriptor_mode, descriptors_wanted};
 use portcullis::settings::Settings;
 
 use super::row::Row;
@@ -113,7 +113,7 @@ pub fn descriptors(
         return Row::skipped(CHECK, "depends on io_uring, which cannot be used");
     };
     let workers = workers(settings);
-    let needed = descriptors_needed(&settings.limits, workers, mode);
+    let needed = descriptors_wanted(&settings.limits, workers, mode);
     let max = settings.limits.connections_max;
     if limit < needed {
         let finding = format!(

@@ -126,7 +126,7 @@ fn local_address(text: &str) -> Option<(IpAddr, u16)> {
     let port = u16::from_str_radix(port, 16).ok()?;
     let mut bytes = Vec::with_capacity(16);
     for group in ip.as_bytes().chunks(8) {
-        let group = std::str::from_utf8(group).ok()?;
+        let group = std::str::from_utf8(group).ok().filter(|group| group.len() == 8)?;
         bytes.extend(u32::from_str_radix(group, 16).ok()?.to_ne_bytes());
     }
     let ip = match bytes.len() {

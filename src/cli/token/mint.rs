@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use super::super::{ConfigFile, failed, load};
 use super::{explain, find_auth, verify};
 
-/// Makes a token.
+/// Create a token that a configuration accepts; only the token goes to stdout.
 #[derive(Args)]
 #[command(after_help = "\
 It is signed with the first key, or the one that --key names: by its id, or its place from 1 among
@@ -32,7 +32,7 @@ the values of secret_key_base. A claim's value is read as JSON if it is JSON, an
   phoenix       the subject as signed data (a number as an integer); with claims, a map of them and
                 the subject under the [[auth]]'s `subject`
   plug-session  a session of the subject and the claims; the parameter _csrf_token that goes with it
-                is told on stderr
+                is printed to stderr
   compact       the subject, a claim called jti as the token's id, the others as JSON
 
 Examples:
@@ -46,7 +46,7 @@ pub struct Mint {
     /// The [[auth]] that the token is for.
     #[arg(long, value_name = "NAME")]
     auth: String,
-    /// Whom the token is about (`sub`).
+    /// Subject of the token (`sub`).
     #[arg(long, value_name = "S")]
     subject: String,
     /// How long it is valid, as in 30s, 5m, 1h.
@@ -76,12 +76,12 @@ pub(super) fn run(command: &Mint) -> Result<ExitCode, ExitCode> {
         Issuing::Phoenix { keys, subject } => mint_phoenix(command, keys, subject.as_ref(), now_s),
         Issuing::PlugSession { keys, subject } => mint_session(command, keys, subject),
         Issuing::Compact { keys } => mint_compact(command, keys, now_s),
-        Issuing::Elsewhere => Err("somebody else makes these tokens".to_owned()),
+        Issuing::Elsewhere => Err("these tokens are made outside the gateway".to_owned()),
     };
     let Minted { token, csrf } = minted.map_err(failed)?;
     if let Err(cause) = verify(auth, &token, csrf.as_deref(), now_s) {
         let why = format!("the gateway would not accept this token now: {}", explain(cause));
-        // A token that is not valid yet is a fair thing to ask for; the others help nobody.
+        // A token that is not valid yet may be useful; the others are not.
         if cause != Cause::TokenNotYetValid {
             return Err(failed(why));
         }

@@ -2,28 +2,32 @@
 
 use portcullis::protocol::compact_token;
 use portcullis::protocol::external_term;
-use portcullis::protocol::jwt;
 use portcullis::protocol::plug_crypto;
 use portcullis::protocol::plug_session::CSRF_NAME;
+use serde::de::IgnoredAny;
 use serde_json::Value;
+
+use super::diagnose::Jwt;
 
 /// Longest JSON that is shown of an Erlang term.
 const SHOWN_MAX: usize = 32 << 10;
 
-/// The token taken apart, line by line; `None` when it is of no kind that is known. MACs are not
-/// shown.
+/// A JWT taken apart, line by line, as far as it can be read. The signature is not shown.
+pub(super) fn jwt_lines(jwt: &Jwt, now_s: u64) -> Vec<String> {
+    let part = |name: &str, json: &Option<String>| {
+        let json = json.as_deref().map_or("(cannot be read)".to_owned(), pretty);
+        format!("{name}  {json}")
+    };
+    let mut lines = vec![part("header", &jwt.header), part("claims", &jwt.claims)];
+    lines.extend(times(jwt.claims.as_deref().unwrap_or_default(), now_s));
+    lines.extend(jwt.faults.iter().map(|fault| format!("fault   {fault}")));
+    lines
+}
+
+/// A token of another kind taken apart, line by line; `None` when it is of no kind that is
+/// known. MACs are not shown.
 pub(super) fn lines(token: &str, now_s: u64) -> Option<Vec<String>> {
     let token = token.as_bytes();
-    if let Ok(inspection) = jwt::inspect(token) {
-        let claims = &inspection.unverified_claims;
-        let mut lines = vec![
-            format!("header  {}", pretty(&inspection.unverified_header)),
-            format!("claims  {}", pretty(claims)),
-        ];
-        lines.extend(times(claims, now_s));
-        lines.push(format!("mac     {} bytes", inspection.mac_length));
-        return Some(lines);
-    }
     if let Some(payload) = plug_crypto::unverified_payload(token) {
         let mut room = vec![0; SHOWN_MAX];
         let mut inflated = Vec::new();
@@ -44,17 +48,57 @@ pub(super) fn lines(token: &str, now_s: u64) -> Option<Vec<String>> {
     ])
 }
 
-/// JSON with indentation, or as it is; nothing in it can steer a terminal.
+/// JSON with indentation, or as it is; nothing in it can steer a terminal. Numbers and members
+/// stay as they are written: a big integer keeps its digits, a repeated member shows twice.
 fn pretty(json: &str) -> String {
-    let parsed: Result<Value, _> = serde_json::from_str(json);
-    let pretty = parsed.and_then(|value| serde_json::to_string_pretty(&value));
-    let text = pretty.unwrap_or_else(|_| json.to_owned());
+    let text = match serde_json::from_str::<IgnoredAny>(json) {
+        Ok(_) => indented(json),
+        Err(_) => json.to_owned(),
+    };
     let lines: Vec<String> = text.lines().map(plain).collect();
     lines.join("\n        ")
 }
 
+/// Valid JSON with a line for each member and element.
+fn indented(json: &str) -> String {
+    let mut out = String::with_capacity(2 * json.len());
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("  ", depth));
+    };
+    let mut opened = false;
+    for c in json.chars() {
+        if in_text {
+            out.push(c);
+            in_text = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+            continue;
+        }
+        if c.is_ascii_whitespace() {
+            continue;
+        }
+        let closes = matches!(c, '}' | ']');
+        depth -= usize::from(closes);
+        // An empty object or array stays on its line.
+        if opened != closes {
+            line(&mut out, depth);
+        }
+        opened = matches!(c, '{' | '[');
+        depth += usize::from(opened);
+        out.push(c);
+        match c {
+            '"' => in_text = true,
+            ',' => line(&mut out, depth),
+            ':' => out.push(' '),
+            _ => {}
+        }
+    }
+    out
+}
+
 /// Text in which nothing can steer a terminal.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -72,7 +116,7 @@ fn times(claims: &str, now_s: u64) -> Vec<String> {
     ["iat", "nbf", "exp"].into_iter().filter_map(line).collect()
 }
 
-fn moment(name: &str, at_s: u64, now_s: u64) -> String {
+pub(super) fn moment(name: &str, at_s: u64, now_s: u64) -> String {
     let (distance_s, side) = match at_s.checked_sub(now_s) {
         Some(ahead) => (ahead, "from now"),
         None => (now_s - at_s, "ago"),
@@ -116,7 +160,23 @@ mod tests {
     fn nothing_shown_steers_a_terminal() {
         assert_eq!(
             pretty(r#"{"a":"x\u009b1m\u001b"}"#),
-            "{\n          \"a\": \"x\\u{9b}1m\\u001b\"\n        }"
+            "{\n          \"a\": \"x\\u009b1m\\u001b\"\n        }"
+        );
+        assert_eq!(pretty("{\"a\":\"\u{9b}\"}"), "{\n          \"a\": \"\\u{9b}\"\n        }");
+        assert_eq!(pretty("no JSON\u{1b}"), "no JSON\\u{1b}");
+    }
+
+    #[test]
+    fn json_keeps_its_numbers_and_its_members() {
+        let json =
+            r#"{"n":1e2,"big":100000000000000000000,"a":[],"o":{},"x":[1,{"y":"a,\"{:"}],"n":2}"#;
+        let expected = "{\n  \"n\": 1e2,\n  \"big\": 100000000000000000000,\n  \"a\": [],\n  \
+                        \"o\": {},\n  \"x\": [\n    1,\n    {\n      \"y\": \"a,\\\"{:\"\n    }\n  \
+                        ],\n  \"n\": 2\n}";
+        assert_eq!(indented(json), expected);
+        assert_eq!(
+            (indented("{}"), indented("[ ]"), indented("7")),
+            ("{}".into(), "[]".into(), "7".into())
         );
     }
 

@@ -36,6 +36,14 @@ pub fn refresh(line: &[u8]) -> Option<u32> {
     command(line, "refresh").map(|(id, _)| id)
 }
 
+/// Appends the reply to a `ping` command; false if `line` is none. (The `{}` with which a client
+/// answers our ping wants no reply.)
+pub(super) fn answer_ping(line: &[u8], out: &mut Vec<u8>) -> bool {
+    let Some((id, _)) = command(line, "ping") else { return false };
+    let _infallible = write!(out, r#"{{"id":{id},"ping":{{}}}}"#);
+    true
+}
+
 /// Number and body of a command of this name.
 fn command<'t>(line: &'t [u8], name: &str) -> Option<(u32, Object<'t>)> {
     let object = compact_json::object(line, MEMBERS_MAX).ok()?;

@@ -103,7 +103,11 @@ them:
 
 const PHOENIX_FOOT: &str = "
 `onStop` may get a fresh token and open another socket. Heartbeats (topic `phoenix`, event
-`heartbeat`) are ordinary messages: the backend answers them.
+`heartbeat`) of an open client are ordinary messages: the backend answers them. While a close frame
+waits, the gateway answers them, so that `longPollFallbackMs` does not send the client to long
+polling. It also answers WebSocket pings then, and the pings of the other dialects' libraries: each
+answer counts against `limits.controls_per_second`. All else is dropped, and the wait stays as long:
+a client that sends more than its limits is not read until it is over.
 ";
 
 const LIVE_VIEW: &str = r#"

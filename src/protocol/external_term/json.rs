@@ -27,7 +27,7 @@ const NUMBER_MAX: usize = 640;
 ///
 /// What has no JSON is marked: `{"$unsupported":"pid"}` and so on for processes, ports,
 /// references, bit strings, improper lists, atoms that are not UTF-8, integers beyond 255 bytes,
-/// and `nesting` for what lies deeper than [`DEPTH_MAX`]. Of a map are left out, and counted in
+/// and `nesting` for what lies deeper than `DEPTH_MAX`. Of a map are left out, and counted in
 /// a last member `"$unsupported":N`: pairs whose key is no text, atom or integer, pairs whose
 /// keys are the same when written out, a pair that is called like the mark, and pairs beyond
 /// 256. Data that does not fit `out` is `{"$unsupported":"size"}` as a whole.

@@ -87,7 +87,7 @@ fn terms_are_read_exactly() {
         ("74 00000002 6e0001 6101 6100 6101", Some(r#"{"$unsupported":2}"#)),
         ("74 00000002 770161 6101 6802 6101 6102 6103", Some(r#"{"a":1,"$unsupported":1}"#)),
         ("74 00000002 46 3ff8000000000000 6101 770162 6102", Some(r#"{"b":2,"$unsupported":1}"#)),
-        // Nobody makes the mark up.
+        // No data can pass for the mark.
         ("74 00000001 770c 24756e737570706f72746564 6100", Some(r#"{"$unsupported":1}"#)),
         // Left out, at the top and only there.
         ("74 00000002 6d00000006 736563726574 6101 770161 6102", Some("{\"a\":2}")),

@@ -5,6 +5,9 @@ use crate::protocol::cause::Cause;
 /// Seconds in `Retry-After` of a 503.
 const RETRY_AFTER_SECONDS: &str = "5";
 
+/// Parts of a body: label, sentence, detail and line end.
+const BODY_PARTS: usize = 12;
+
 macro_rules! refusals {
     ($( $(#[$doc:meta])* $name:ident = $status:literal, $label:literal, $text:literal; )*) => {
         /// Why a request gets an HTTP answer instead of a 101. `Connection: close` always.
@@ -88,8 +91,11 @@ refusals! {
     HostMissing = 400, "host_missing", "The Host header field is missing.";
     /// More than one Host field (RFC 9112 §3.2).
     HostRepeated = 400, "host_repeated", "The Host header field appears more than once.";
-    /// A Host field that names no host, or not the one of an absolute target.
+    /// A Host field that names no host.
     HostInvalid = 400, "host_invalid", "The Host header field is invalid.";
+    /// A Host field that is not the host of the absolute target (RFC 9112 §3.2.2).
+    HostDiffers = 400, "host_differs",
+        "The request target and the Host header field name different hosts";
     /// A request with content, or a claim of it.
     BodyNotAllowed = 400, "body_not_allowed", "The request must not have content.";
     /// More than one Origin field.
@@ -117,7 +123,10 @@ refusals! {
     EarlyBytes = 400, "early_bytes", "The client sent bytes before the upgrade was answered.";
     /// No route has this path.
     NotFound = 404, "not_found", "There is nothing at this path.";
-    /// Any method but GET.
+    /// No route has this path, but one has it but for a slash at the end.
+    NotFoundSlash = 404, "not_found_slash",
+        "There is nothing at this path, but with or without the slash at its end there is.";
+    /// Any method but GET, and HEAD where no health check is answered.
     MethodNotAllowed = 405, "method_not_allowed", "Only GET is allowed.";
     /// The head did not arrive in time.
     HeadTimedOut = 408, "head_timed_out", "The request head took too long.";
@@ -126,7 +135,13 @@ refusals! {
     /// An Expect field (RFC 9110 §10.1.1).
     ExpectationFailed = 417, "expectation_failed", "Expect is not supported.";
     /// HTTP/1.0 has no Upgrade (RFC 9110 §7.8).
-    Http10 = 426, "http_1_0", "HTTP/1.1 is required.";
+    Http10 = 426, "http_1_0",
+        "HTTP/1.1 is required. A proxy between may speak HTTP/1.0, as nginx does by default.";
+    /// A Sec-WebSocket-Key, and no Upgrade field: a proxy that does not pass hop-by-hop fields on
+    /// makes such requests of good ones.
+    UpgradeMissing = 426, "upgrade_missing",
+        "The Upgrade header field is missing. A proxy between may drop it: let it pass Upgrade \
+         and Connection on.";
     /// No `websocket` among the upgrades.
     UpgradeRequired = 426, "upgrade_required", "This is a WebSocket endpoint.";
     /// Sec-WebSocket-Version is missing, or not 13 (RFC 6455 §4.2.2).
@@ -169,6 +184,11 @@ impl HttpRefusal {
 
     /// Appends the whole response: status line, fields, and a body that says what is wrong.
     pub fn write(self, out: &mut Vec<u8>) {
+        self.write_with(&[], out);
+    }
+
+    /// As [`HttpRefusal::write`], with a `detail` behind the sentence, which must be fit to show.
+    pub fn write_with(self, detail: &[&str], out: &mut Vec<u8>) {
         put(out, &["HTTP/1.1 ", self.status_line(), "\r\n"]);
         // RFC 9110 §7.8: who sends Upgrade must name it in Connection.
         let connection = if self.status() == 426 { "close, Upgrade" } else { "close" };
@@ -194,7 +214,11 @@ impl HttpRefusal {
         if self == HttpRefusal::VersionUnsupported {
             put(out, &["Sec-WebSocket-Version: 13\r\n"]);
         }
-        super::write_body(out, &[self.label(), ": ", self.text(), "\n"]);
+        let mut body = [""; BODY_PARTS];
+        let parts = [self.label(), ": ", self.text()].into_iter();
+        let parts = parts.chain(detail.iter().copied()).take(BODY_PARTS - 1).chain(["\n"]);
+        body.iter_mut().zip(parts).for_each(|(room, part)| *room = part);
+        super::write_body(out, &body);
     }
 
     const fn status_line(self) -> &'static str {

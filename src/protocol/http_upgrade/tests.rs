@@ -36,7 +36,10 @@ fn answer(
 fn summary(head: &[u8], limits: &HeadLimits) -> Result<String, HttpRefusal> {
     let mut fields = NO_FIELDS;
     match parse(head, &mut fields, limits)? {
-        Request::PlainGet { path } => Ok(format!("get {path}")),
+        Request::Plain(PlainRequest { path, is_head, refusal }) => {
+            let method = if is_head { "head" } else { "get" };
+            Ok(format!("{method} {path} {}", refusal.label()))
+        }
         Request::Upgrade(request) => {
             let query = request.query().map(|query| format!("?{query}")).unwrap_or_default();
             Ok(format!("{} {}{query}", request.host(), request.path()))
@@ -89,14 +92,15 @@ fn heads_get_their_exact_answer_in_any_pieces() {
         let expected = match case.expected {
             // What follows a good head and what is routed are not for the parser to judge.
             Expected::Refused(400, "early_bytes") => Ok("a.example /ws"),
-            Expected::Refused(404, "not_found") => continue,
+            Expected::Refused(404, _) => continue,
             Expected::Refused(status, label) => Err((status, label)),
             Expected::Upgrade { host, target: path } => {
                 target = format!("{host} {path}");
                 Ok(target.as_str())
             }
-            Expected::PlainGet(path) => {
-                target = format!("get {path}");
+            Expected::Plain { method, path, label } => {
+                target = format!("{method} {path} {label}");
+                labels.insert(label);
                 Ok(target.as_str())
             }
             Expected::Incomplete => Ok("incomplete"),
@@ -110,7 +114,9 @@ fn heads_get_their_exact_answer_in_any_pieces() {
     }
     assert!(refused >= 215, "{refused}");
     for refusal in HttpRefusal::PLAIN {
-        let elsewhere = [HttpRefusal::NotFound, HttpRefusal::HeadTimedOut].contains(refusal);
+        let elsewhere =
+            [HttpRefusal::NotFound, HttpRefusal::NotFoundSlash, HttpRefusal::HeadTimedOut];
+        let elsewhere = elsewhere.contains(refusal);
         assert!(elsewhere || labels.contains(refusal.label()), "no case: {refusal:?}");
     }
 }
@@ -268,7 +274,7 @@ fn every_answer_is_a_well_formed_response_that_closes() {
         assert!(out[end..].starts_with(refusal.label().as_bytes()));
     }
     let mut out = Vec::new();
-    write_ok_health(&mut out);
+    write_ok_health(&mut out, false);
     assert!(out.starts_with(b"HTTP/1.1 200 OK\r\nConnection: close\r\n"));
     assert!(out.ends_with(b"Content-Length: 3\r\n\r\nok\n"));
 }

@@ -1,6 +1,9 @@
 //! The arithmetic of flow control and of messages in pieces, the same for both sides.
 
-use super::{HEADER_BYTES, LinkError, data_flags};
+use super::{
+    HEADER_BYTES, LinkError, UNKNOWN_SESSION_FRAMES_FORGIVEN_PER, UNKNOWN_SESSION_FRAMES_MAX,
+    data_flags,
+};
 
 /// Most credit that a session or a link can hold, in bytes.
 pub const CREDIT_MAX: u32 = 0x7fff_ffff;
@@ -106,6 +109,39 @@ impl ReceiveWindow {
     }
 }
 
+/// Frames that a peer sent for sessions that do not exist. The closing handshake rules them out,
+/// so the peer is wrong; a few are forgiven, and over time all, so that rare ones do not add up
+/// and end a link that has been up for months.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnknownSessionFrames {
+    outstanding: u32,
+    /// Frames since one was last forgiven.
+    frames: u32,
+}
+
+impl UnknownSessionFrames {
+    /// Takes note of a frame of any kind.
+    pub const fn frame(&mut self) {
+        self.frames += 1;
+        if self.frames == UNKNOWN_SESSION_FRAMES_FORGIVEN_PER {
+            self.frames = 0;
+            self.outstanding = self.outstanding.saturating_sub(1);
+        }
+    }
+
+    /// That frame was for a session that does not exist.
+    ///
+    /// # Errors
+    /// [`LinkError::TooManyStrays`] beyond [`UNKNOWN_SESSION_FRAMES_MAX`].
+    pub const fn unknown(&mut self) -> Result<(), LinkError> {
+        self.outstanding += 1;
+        if self.outstanding > UNKNOWN_SESSION_FRAMES_MAX {
+            return Err(LinkError::TooManyStrays);
+        }
+        Ok(())
+    }
+}
+
 /// Checks that the pieces of a session's messages come in order. Starts between messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PieceOrder {
@@ -165,6 +201,23 @@ mod tests {
         assert_eq!(window.receive(51), Err(LinkError::CreditExceeded));
         assert_eq!(window.consume(20), None);
         assert_eq!((window.flush(), window.flush()), (Some(20), None));
+    }
+
+    #[test]
+    fn frames_for_unknown_sessions_are_forgiven_over_time() {
+        let mut link = UnknownSessionFrames::default();
+        for _ in 0..UNKNOWN_SESSION_FRAMES_MAX {
+            link.frame();
+            assert_eq!(link.unknown(), Ok(()));
+        }
+        let mut full = link;
+        full.frame();
+        assert_eq!(full.unknown(), Err(LinkError::TooManyStrays));
+        for _ in 0..UNKNOWN_SESSION_FRAMES_FORGIVEN_PER {
+            link.frame();
+        }
+        assert_eq!(link.unknown(), Ok(()), "one was forgiven");
+        assert_eq!(link.unknown(), Err(LinkError::TooManyStrays), "and one only");
     }
 
     #[test]

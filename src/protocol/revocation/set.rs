@@ -1,18 +1,10 @@
 //! The entries themselves: bounded, none twice, each until it lapses.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Hasher, Kind, NEVER, NOBODY, Revocation, Revoked, Row, Target, seconds_up};
 use crate::base::time::UnixTime;
-
-/// One revocation that holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Names the entry as long as it is there; never used again.
-    pub id: u64,
-    /// What it voids, and until when.
-    pub revocation: Revocation,
-}
 
 /// What became of a revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,45 +25,50 @@ pub struct Full {
     pub max: usize,
 }
 
-/// Every revocation that holds.
-///
-/// Invariant: no entry is covered by another, and `rows` and `by_hash` have each entry once.
+/// Every revocation that holds. Each operation takes logarithmic time, but for the entries that
+/// it removes.
 pub struct RevocationSet {
     hasher: Hasher,
     entries: BTreeMap<u64, Held>,
-    /// Entries by the hash of their name: those that may cover one another.
-    by_hash: HashMap<u64, Vec<u64>>,
+    /// Entries by the hash of their name, and by the instant that they end at ([`ALL`] for none).
+    ///
+    /// Invariant: no entry is covered by another, so within one hash `lapses` falls as the
+    /// instant rises.
+    by_name: BTreeMap<(u64, u64), Named>,
+    by_lapse: BTreeSet<(UnixTime, u64)>,
     /// Invariant: above every id ever given.
     next_id: u64,
 }
 
+/// The instant of an entry that voids tokens whenever they were made, in milliseconds.
+const ALL: u64 = u64::MAX;
+
 struct Held {
-    revocation: Revocation,
-    row: Row,
+    /// Shared with the writer of the file.
+    revocation: Arc<Revocation>,
+    name: (u64, u64),
 }
+
+#[derive(Clone, Copy)]
+struct Named {
+    lapses: UnixTime,
+    id: u64,
+}
+
+/// An entry whose id was given before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdReused;
 
 impl RevocationSet {
     /// An empty set.
     pub fn new(hasher: Hasher) -> Self {
-        RevocationSet { hasher, entries: BTreeMap::new(), by_hash: HashMap::new(), next_id: 1 }
-    }
-
-    /// A set as it was saved: entries that have lapsed are left out.
-    pub fn restored(
-        hasher: Hasher,
-        next_id: u64,
-        entries: impl IntoIterator<Item = Entry>,
-        now: UnixTime,
-    ) -> Self {
-        let mut set = RevocationSet::new(hasher);
-        for Entry { id, revocation } in entries {
-            set.next_id = set.next_id.max(id.saturating_add(1));
-            if revocation.lapses > now {
-                set.hold(id, revocation);
-            }
+        RevocationSet {
+            hasher,
+            entries: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            by_lapse: BTreeSet::new(),
+            next_id: 1,
         }
-        set.next_id = set.next_id.max(next_id);
-        set
     }
 
     /// How many entries there are.
@@ -102,93 +99,119 @@ impl RevocationSet {
         if revocation.lapses <= now {
             return Ok(Inserted::Lapsed);
         }
-        let row = self.row(&revocation);
-        let kin = self.by_hash.get(&row.hash).map_or(&[][..], Vec::as_slice);
-        if let Some(&id) = kin.iter().find(|id| self.covers(**id, &revocation)) {
+        let name = self.name(&revocation.target);
+        if let Some(id) = self.covering(name, revocation.lapses) {
             return Ok(Inserted::Covered(id));
         }
-        let covered: Vec<u64> =
-            kin.iter().copied().filter(|id| self.is_covered(*id, &revocation)).collect();
+        let covered = self.covered(name, revocation.lapses);
         if self.len() - covered.len() >= max {
             return Err(Full { max });
         }
-        for id in covered {
-            self.remove(id);
-        }
         let id = self.next_id;
-        self.next_id += 1;
-        self.hold(id, revocation);
+        self.hold(id, name, revocation, covered);
         Ok(Inserted::New(id))
+    }
+
+    /// Adds an entry as it was saved, in the order in which ids were given.
+    ///
+    /// # Errors
+    /// [`IdReused`].
+    pub fn restore(&mut self, id: u64, revocation: Revocation) -> Result<(), IdReused> {
+        if id < self.next_id {
+            return Err(IdReused);
+        }
+        let name = self.name(&revocation.target);
+        if self.covering(name, revocation.lapses).is_none() {
+            let covered = self.covered(name, revocation.lapses);
+            self.hold(id, name, revocation, covered);
+        }
+        self.next_id = id.saturating_add(1);
+        Ok(())
+    }
+
+    /// Leaves out the ids below this.
+    ///
+    /// # Errors
+    /// [`IdReused`].
+    pub fn skip_ids(&mut self, next_id: u64) -> Result<(), IdReused> {
+        if next_id < self.next_id {
+            return Err(IdReused);
+        }
+        self.next_id = next_id;
+        Ok(())
     }
 
     /// Removes an entry; false when there is none of this id.
     pub fn remove(&mut self, id: u64) -> bool {
         let Some(held) = self.entries.remove(&id) else { return false };
-        if let Some(kin) = self.by_hash.get_mut(&held.row.hash) {
-            kin.retain(|other| *other != id);
-            if kin.is_empty() {
-                self.by_hash.remove(&held.row.hash);
-            }
-        }
+        self.by_name.remove(&held.name);
+        self.by_lapse.remove(&(held.revocation.lapses, id));
         true
     }
 
     /// Removes what has lapsed; answers whether anything had.
     pub fn lapse(&mut self, now: UnixTime) -> bool {
-        let over = |(id, held): (&u64, &Held)| (held.revocation.lapses <= now).then_some(*id);
-        let over: Vec<u64> = self.entries.iter().filter_map(over).collect();
-        for id in &over {
-            self.remove(*id);
+        let before = self.len();
+        while let Some(&(lapses, id)) = self.by_lapse.first()
+            && lapses <= now
+        {
+            self.remove(id);
         }
-        !over.is_empty()
+        self.len() < before
     }
 
     /// The entries with an id above `after`, in order.
-    pub fn after(&self, after: u64) -> impl Iterator<Item = (u64, &Revocation)> {
+    pub fn after(&self, after: u64) -> impl Iterator<Item = (u64, &Arc<Revocation>)> {
         let range = self.entries.range(after.saturating_add(1)..);
         range.map(|(id, held)| (*id, &held.revocation))
     }
 
-    /// A picture for the workers.
-    pub fn picture(&self) -> Revoked {
-        Revoked::new(self.hasher.clone(), self.entries.values().map(|held| held.row).collect())
+    /// A snapshot for the workers.
+    pub fn snapshot(&self) -> Revoked {
+        let row = |(&(hash, before), named): (&(u64, u64), &Named)| Row {
+            hash,
+            // At least 1, so that a token which does not say when it was made is older.
+            before: if before == ALL {
+                NEVER
+            } else {
+                seconds_up(UnixTime::from_millis(before)).max(1)
+            },
+            lapses: seconds_up(named.lapses),
+        };
+        Revoked::new(self.hasher.clone(), self.by_name.iter().map(row).collect())
     }
 
-    fn hold(&mut self, id: u64, revocation: Revocation) {
-        let row = self.row(&revocation);
-        self.by_hash.entry(row.hash).or_default().push(id);
-        self.entries.insert(id, Held { revocation, row });
+    fn hold(&mut self, id: u64, name: (u64, u64), revocation: Revocation, covered: Vec<u64>) {
+        for id in covered {
+            self.remove(id);
+        }
+        let lapses = revocation.lapses;
+        self.by_name.insert(name, Named { lapses, id });
+        self.by_lapse.insert((lapses, id));
+        self.entries.insert(id, Held { revocation: Arc::new(revocation), name });
+        self.next_id = id.saturating_add(1);
     }
 
-    fn row(&self, revocation: &Revocation) -> Row {
-        let hash = match &revocation.target {
+    fn name(&self, target: &Target) -> (u64, u64) {
+        let hash = match target {
             Target::Subject { subject, .. } => self.hasher.hash(Kind::Subject, subject),
             Target::TokenId(id) => self.hasher.hash(Kind::TokenId, id),
             Target::IssuedBefore(_) => NOBODY,
         };
-        // At least 1, so that a token which does not say when it was made is older.
-        let before = revocation.target.issued_before().map_or(NEVER, |at| seconds_up(at).max(1));
-        Row { hash, before, lapses: seconds_up(revocation.lapses) }
+        (hash, target.issued_before().map_or(ALL, UnixTime::as_millis))
     }
 
-    fn covers(&self, id: u64, theirs: &Revocation) -> bool {
-        self.entries.get(&id).is_some_and(|held| is_superset(&held.revocation, theirs))
+    /// The entry that voids all that one of this name would, for at least as long. Of those with
+    /// a later instant the first one lapses last.
+    fn covering(&self, name: (u64, u64), lapses: UnixTime) -> Option<u64> {
+        let (_, first) = self.by_name.range(name..=(name.0, ALL)).next()?;
+        (first.lapses >= lapses).then_some(first.id)
     }
 
-    fn is_covered(&self, id: u64, by: &Revocation) -> bool {
-        self.entries.get(&id).is_some_and(|held| is_superset(by, &held.revocation))
+    fn covered(&self, name: (u64, u64), lapses: UnixTime) -> Vec<u64> {
+        let narrower = self.by_name.range((name.0, 0)..=name).rev();
+        narrower.take_while(|(_, named)| named.lapses <= lapses).map(|(_, n)| n.id).collect()
     }
-}
-
-/// Whether `wide` voids every token that `narrow` does, for at least as long.
-fn is_superset(wide: &Revocation, narrow: &Revocation) -> bool {
-    let before = |revocation: &Revocation| {
-        revocation.target.issued_before().map_or(u64::MAX, UnixTime::as_millis)
-    };
-    wide.target.subject() == narrow.target.subject()
-        && wide.target.token_id() == narrow.target.token_id()
-        && before(wide) >= before(narrow)
-        && wide.lapses >= narrow.lapses
 }
 
 #[cfg(test)]
@@ -243,7 +266,7 @@ mod tests {
         ] {
             assert!(matches!(set.insert(revocation, 10, at(1)), Ok(Inserted::New(_))));
         }
-        let picture = set.picture();
+        let picture = set.snapshot();
         // subject, token id, issued at -> revoked at 999 s
         for (name, id, issued, revoked) in [
             ("alice", None, Some(600), true),
@@ -296,7 +319,7 @@ mod tests {
             Ok(Inserted::New(4)),
             "ids never recur"
         );
-        assert!(!set.remove(3) && set.remove(4) && set.picture().rows.is_empty());
+        assert!(!set.remove(3) && set.remove(4) && set.snapshot().rows.is_empty());
     }
 
     #[test]
@@ -307,16 +330,36 @@ mod tests {
         {
             assert_eq!(first.insert(revocation, 9, at(1)), Ok(Inserted::New(index as u64 + 1)));
         }
-        let entries: Vec<Entry> =
-            first.after(0).map(|(id, r)| Entry { id, revocation: r.clone() }).collect();
-        let other = Hasher::new(&[8; 32]);
-        let again = RevocationSet::restored(other, first.next_id(), entries.clone(), at(50));
+        let entries: Vec<(u64, Revocation)> =
+            first.after(0).map(|(id, revocation)| (id, (**revocation).clone())).collect();
+        let mut again = RevocationSet::new(Hasher::new(&[8; 32]));
+        for (id, revocation) in entries {
+            again.restore(id, revocation.clone()).unwrap();
+            assert_eq!(again.restore(id, revocation), Err(IdReused), "no id comes twice");
+        }
+        assert!(again.lapse(at(50)));
         let left: Vec<u64> = again.after(0).map(|(id, _)| id).collect();
         assert_eq!((left, again.next_id()), (vec![1, 3], 4));
         assert_eq!(again.after(1).count(), 1);
-        // Even where the saved number was tampered with, no id comes twice.
-        let again = RevocationSet::restored(Hasher::new(&[8; 32]), 0, entries, at(50));
-        assert_eq!(again.next_id(), 4);
+        assert_eq!((again.skip_ids(9), again.next_id()), (Ok(()), 9));
+        assert_eq!(again.skip_ids(8), Err(IdReused));
+    }
+
+    #[test]
+    fn an_insert_does_not_look_at_every_entry() {
+        // One name, ever later instants for ever shorter times: none covers another.
+        let mut set = set();
+        let count = 200_000;
+        let begun = std::time::Instant::now();
+        for index in 0..count {
+            let revocation = subject("a", Some(index + 1), 10 * count - index);
+            assert!(matches!(set.insert(revocation, usize::MAX, at(1)), Ok(Inserted::New(_))));
+            set.lapse(at(1));
+        }
+        // With a scan this takes minutes.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+        assert_eq!(set.snapshot().rows.len(), count as usize);
+        assert!(set.lapse(at(10 * count - 10)) && set.len() == 10, "{}", set.len());
     }
 
     #[test]
@@ -365,7 +408,7 @@ mod tests {
                 };
                 named && r.lapses > at(now)
             });
-            let picture = set.picture();
+            let picture = set.snapshot();
             let mark = picture.mark(&identity(&name, id.as_deref(), who.2));
             prop_assert_eq!(picture.holds(mark, at(now)), expected);
         }

@@ -26,6 +26,8 @@ use crate::settings::HttpAuth;
 
 /// For how long an idle connection is kept.
 const IDLE_MAX: Duration = Duration::from_secs(30);
+/// Warnings of an endpoint's answers come at most this often.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// Most fields of a response's head.
 const FIELDS_MAX: usize = 64;
 
@@ -41,6 +43,9 @@ pub(super) struct Endpoint {
     slots: Semaphore,
     waiting: Cell<u32>,
     random: RefCell<Random>,
+    /// Answers that decided nothing, since the last warning of them, and when that was.
+    unclear: Cell<u64>,
+    warned: Cell<Option<Instant>>,
     numbers: Arc<AuthNumbers>,
     started: std::time::Instant,
 }
@@ -55,6 +60,8 @@ impl Endpoint {
             slots: Semaphore::new(settings.in_flight_max as usize),
             waiting: Cell::new(0),
             random: RefCell::new(Random::from_number(seed)),
+            unclear: Cell::new(0),
+            warned: Cell::new(None),
             numbers,
             started: std::time::Instant::now(),
             settings,
@@ -110,7 +117,7 @@ impl Endpoint {
         let request = self.request(http_request)?;
         let mut attempt = Attempt::begin(self).ok_or(Undecided::CircuitOpen)?;
         let exchange = async {
-            let response = client.request(request).await.map_err(|_| Undecided::Unreachable)?;
+            let response = client.request(request).await.map_err(|error| unanswered(&error))?;
             self.decision(response).await
         };
         let decision = match tokio::time::timeout_at(deadline, exchange).await {
@@ -119,6 +126,9 @@ impl Endpoint {
             Err(_) => HttpDecision::Undecided(Undecided::TimedOut),
         };
         attempt.end(&decision);
+        if let HttpDecision::Undecided(why) = &decision {
+            self.warn(*why);
+        }
         Ok(decision)
     }
 
@@ -126,8 +136,7 @@ impl Endpoint {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = self.settings.endpoint.clone();
         let headers = request.headers_mut();
-        headers.insert(USER_AGENT, HeaderValue::from_static("portcullis"));
-        for (name, value) in &http_request.fields {
+        for (name, value) in http_request.fields.iter().chain(&forward_auth(&http_request.fields)) {
             let name = HeaderName::from_bytes(name.as_bytes());
             let value = HeaderValue::from_bytes(value);
             let (Ok(name), Ok(mut value)) = (name, value) else {
@@ -136,6 +145,8 @@ impl Endpoint {
             value.set_sensitive(true);
             headers.append(name, value);
         }
+        // The client's own, where `headers` names it; one in all.
+        headers.entry(USER_AGENT).or_insert(HeaderValue::from_static("portcullis"));
         Ok(request)
     }
 
@@ -159,6 +170,25 @@ impl Endpoint {
 
     fn now(&self) -> Instant {
         Instant::from_nanos(self.started.elapsed().as_nanos() as u64)
+    }
+
+    /// Warns of answers that point to a wrong configuration, now and then.
+    fn warn(&self, why: Undecided) {
+        let Some(likely_cause) = why.likely_cause() else { return };
+        self.unclear.set(self.unclear.get() + 1);
+        let now = self.now();
+        if self.warned.get().is_some_and(|at| now.since(at) < WARNING_INTERVAL) {
+            return;
+        }
+        self.warned.set(Some(now));
+        let (auth, answers) = (self.settings.name.as_str(), self.unclear.take());
+        tracing::warn!(
+            auth,
+            %why,
+            likely_cause,
+            answers,
+            "the endpoint's answers decide nothing: its clients are refused"
+        );
     }
 
     /// Tells logs and numbers of a change of the circuit.
@@ -226,6 +256,10 @@ impl<'e> Attempt<'e> {
                 circuit.succeeded(permit);
                 None
             }
+            HttpDecision::Undecided(why) if !why.is_failure() => {
+                circuit.succeeded(permit);
+                None
+            }
             HttpDecision::Undecided(why) => {
                 let jitter = self.endpoint.random.borrow_mut().number() as u32;
                 circuit.failed(permit, self.endpoint.now(), jitter);
@@ -245,6 +279,37 @@ impl Drop for Attempt<'_> {
             self.endpoint.show_circuit(None);
         }
     }
+}
+
+/// Why no response came: one that is too long is the client's doing as well as the service's.
+fn unanswered(error: &hyper_util::client::legacy::Error) -> Undecided {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
+            return Undecided::TooLarge;
+        }
+        source = error.source();
+    }
+    Undecided::Unreachable
+}
+
+/// The request under the names by which forward-auth services know it (Traefik's and Caddy's,
+/// nginx' by custom), made from those in `fields`.
+fn forward_auth(fields: &[(String, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
+    let find = |name: &str| {
+        let field = fields.iter().rev().find(|(other, _)| other == name);
+        field.map_or(&[][..], |(_, value)| value.as_slice())
+    };
+    let (uri, host) = (find("x-original-uri"), find("x-forwarded-host"));
+    let mut more = vec![
+        ("x-forwarded-method".to_owned(), find("x-original-method").to_vec()),
+        ("x-forwarded-uri".to_owned(), uri.to_vec()),
+    ];
+    if !host.is_empty() {
+        let url = [find("x-forwarded-proto"), b"://", host, uri].concat();
+        more.push(("x-original-url".to_owned(), url));
+    }
+    more
 }
 
 /// A client that follows no redirect, asks no proxy and keeps as many idle connections as may

@@ -125,6 +125,7 @@ macro_rules! raw_type {
     (CountOrAuto $arguments:tt) => { Number };
     (List $arguments:tt) => { List };
     (TextOrList $arguments:tt) => { List };
+    (Path $arguments:tt) => { Path };
     (ListOrWord $arguments:tt) => { Option<Spanned<ListOrWord>> };
     (Table($raw:ident)) => { Option<$raw> };
     (Tables($raw:ident)) => { Option<Spanned<Vec<Spanned<$raw>>>> };

@@ -148,6 +148,11 @@ fn shape(shape: &Shape) -> Value {
         Shape::Word(words) | Shape::WordOrLater(words, _) => json!({ "enum": words }),
         Shape::List(_) => strings,
         Shape::TextOrList(_) => json!({ "anyOf": [{ "type": "string" }, strings] }),
+        Shape::Path(_) => {
+            let step = json!({ "type": ["string", "integer"], "minimum": 0, "maximum": u16::MAX });
+            let steps = json!({ "type": "array", "items": step, "minItems": 1 });
+            json!({ "anyOf": [{ "type": "string" }, steps] })
+        }
         Shape::ListOrWord(_, word) => json!({ "anyOf": [strings, { "const": word }] }),
         Shape::Table(section) => table(section),
         Shape::Tables(section) => json!({ "type": "array", "items": table(section) }),

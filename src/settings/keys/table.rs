@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::super::raw::{self, List, ListOrWord, Number, Text};
+use super::super::raw::{self, List, ListOrWord, Number, Path, Text};
 use super::super::{
     Balance, DeferAccept, Descriptors, LogFormat, MessageTypes, Refuse, RevokeScope,
 };
@@ -41,30 +41,35 @@ sections! {
     "gateway" RawGateway {
         workers: CountOrAuto(1, 1024) as u16 = "auto",
             RestartRequired(|a, b| a.gateway.workers == b.gateway.workers),
-            "Worker threads, each with a ring of its own; `\"auto\"` is one for each core.";
+            "Worker threads, each with its own ring; `\"auto\"` is one for each core.";
         descriptors: Word(Descriptors::WORDS) as Descriptors = "auto",
             RestartRequired(|a, b| a.gateway.descriptors == b.gateway.descriptors),
-            "What accepted sockets are: descriptors of the process, which the limit on open files \
-             bounds for all workers together, or direct ones of each worker's ring, which it \
-             bounds for each. `\"auto\"` is `\"direct\"` from Linux 6.7 on, where those can be \
-             reset.";
+            "Descriptors of accepted sockets: plain ones of the process, which the limit on open \
+             files bounds for all workers together, or direct ones of each worker's ring, which \
+             it bounds for each worker. `\"auto\"` is `\"direct\"` from Linux 6.7 on, where \
+             direct ones can be reset.";
         admin: Text("IP address and port, or `\"off\"`") as &str = "127.0.0.1:9464",
             RestartRequired(|a, b| a.gateway.admin == b.gateway.admin),
-            "Where metrics, health, the live page and the admin API are served.";
+            "Address of metrics, health, the live page and the admin API.";
         admin_token_file: Text(SECRET_FILE) = NONE,
             RestartRequired(|a, b| same_secret(&a.gateway.admin_token, &b.gateway.admin_token)),
-            "Bearer token that the admin API asks for, at least 32 bytes. Required when `admin` is \
+            "Bearer token that the admin API requires, at least 32 bytes. Required when `admin` is \
              not a loopback address.";
+        admin_socket: Text(PATH) = NONE,
+            RestartRequired(|a, b| a.gateway.admin_socket == b.gateway.admin_socket),
+            "Unix socket of the admin API, for root and the gateway's own user; made with mode \
+             0600. The command line uses it. Without `admin_token_file`, changes are accepted here \
+             alone.";
         log: Table(RawLog) = NONE, Live,
             "How the log is written.";
         close_log: Text(PATH) = NONE,
             RestartRequired(|a, b| a.gateway.close_log == b.gateway.close_log),
-            "File that the lines of closed connections are appended to, as JSON; without it they \
-             go to the log. It is opened anew on SIGHUP.";
+            "File to which the gateway appends the lines of closed connections, as JSON; without \
+             it they go to the log. SIGHUP reopens it.";
         revocations_file: Text(PATH) = NONE,
             RestartRequired(|a, b| a.gateway.revocations_file == b.gateway.revocations_file),
-            "File that holds the revocations, so that they outlive a restart; without it a restart \
-             forgets them. It and a file beside it are written by the gateway.";
+            "File that holds the revocations, so that they survive a restart; without it a \
+             restart forgets them. The gateway writes this file and a temporary one beside it.";
     }
     "gateway.log" RawLog {
         format: Word(LogFormat::WORDS) as LogFormat = "auto",
@@ -76,31 +81,30 @@ sections! {
     }
     "limits" RawLimits => Limits in limits {
         profile: Word(&["production", "conformance"]) = "production", Live,
-            "Which defaults the other limits have. `\"conformance\"` is for the Autobahn test \
-             suite: large messages in tiny fragments, and no rate limits. Never face the internet \
-             with it.";
+            "Selects the defaults of the other limits. `\"conformance\"` is for the Autobahn test \
+             suite: large messages in tiny fragments, and no rate limits. Never expose it to the \
+             internet.";
         connections_max: Count(1, 100_000_000) as u32 = "1_000_000", Live,
             "Connections of all workers together.";
         unauthenticated_max: Count(1, 100_000_000) as u32 = "50_000", Live,
-            "Connections not yet authenticated, of all workers together. Keep it above the honest \
-             arrivals in a second times the slowest 1 % of their times to authenticate in \
-             seconds.";
+            "Unauthenticated connections of all workers together. Keep it above the honest \
+             arrivals per second times their p99 time to authenticate in seconds.";
         early_drop_start: Count(1, 100) as u8 = "80", Live,
             "Early drop begins at this percentage of `unauthenticated_max`.";
         early_drop_rate: Count(0, 100) as u8 = "30", Live,
             "Chance in percent that early drop resets a newcomer there; it grows to 100 at the \
-             cap. It concerns prefixes with `prefix_share` connections or more.";
+             cap. It applies to prefixes with `prefix_share` connections or more.";
         prefix_share: Count(1, 100_000_000) as u32 = "32", Live,
             "Unauthenticated connections of one address (IPv4 /32, IPv6 /64; 4 times as many of a \
-             /56, 16 times of a /48) that early drop leaves alone. Below `early_drop_start` \
-             nothing depends on it.";
+             /56, 16 times of a /48) below which early drop does not apply. It has no effect \
+             below `early_drop_start`.";
         prefix_failures_per_minute: Count(1, 1_000_000) as u32 = "60", Live,
             "Failures (refusals, expired deadlines, bad requests) of one address that are \
-             forgotten in a minute; each client that authenticates makes up for one. For wider \
-             prefixes as with `prefix_share`.";
+             forgotten in a minute; each client that authenticates cancels one. Wider prefixes as \
+             with `prefix_share`.";
         prefix_failures_burst: Count(1, 1_000_000) as u32 = "120", Live,
-            "Failures of one address at once. Above that it has a penalty: it is the first to be \
-             dropped from `early_drop_start` on.";
+            "Failures of one address in one burst. Above that it has a penalty: from \
+             `early_drop_start` on it is dropped first.";
         prefixes_max: Count(0, 100_000_000) as u32 = "65_536", Live,
             "Prefixes whose failures are remembered, of all workers together.";
         tls_handshakes_per_second: CountOrAuto(1, 100_000_000) as u32 = "auto", Live,
@@ -124,24 +128,26 @@ sections! {
         token_max: Size(64, 4 * KIB) as u16 = "4KiB", Live,
             "Longest token; a longer one is refused before it is decoded.";
         dead_tokens_max: Count(0, 1 << 24) as u32 = "65_536", RestartRequired,
-            "Refused tokens that one worker remembers, to refuse them again without verifying: 8 \
-             bytes each, rounded up to a power of two. 0 is off.";
+            "Rejected tokens that one worker remembers, to refuse them again without \
+             verification: 8 bytes each, rounded up to a power of two. 0 is off.";
         frames_per_second: Count(1, 1_000_000_000) as u32 = "1_000" (conformance "1_000_000_000"),
             Live,
-            "Data frames that one client may send in a second on average; 1008 above it.";
+            "Data frames that one client may send in a second on average; above it the gateway \
+             closes with `rate_limited` (code in \
+             [closing.md](closing.md#every-reason-in-every-dialect)).";
         frames_burst: Count(1, 1_000_000_000) as u32 = "4_000" (conformance "1_000_000_000"), Live,
-            "Data frames that one client may send at once.";
+            "Data frames that one client may send in one burst.";
         controls_per_second: Count(1, 1_000_000_000) as u32 = "10" (conformance "1_000_000_000"),
             Live,
-            "Control frames (ping, pong) that one client may send in a second on average; 1008 \
-             above it.";
+            "Control frames (ping, pong) that one client may send in a second on average; above \
+             it `rate_limited`.";
         controls_burst: Count(1, 1_000_000_000) as u32 = "60" (conformance "1_000_000_000"), Live,
-            "Control frames that one client may send at once.";
+            "Control frames that one client may send in one burst.";
         pongs_unsent_max: Count(1, 255) as u8 = "1" (conformance "64"), Live,
-            "Pongs to one client that may wait to be sent. Pings above that get one pong together, \
+            "Pongs to one client that may wait to be sent. Further pings get one pong together, \
              for the latest of them.";
         fragments_max: Count(1, 16_777_216) as u32 = "1_024" (conformance "1_048_576"), Live,
-            "Most frames that one message may be cut into; 1009 above it.";
+            "Most frames of one message; 1009 above it.";
         session_window: Size(4 * KIB, 256 * MIB) as u32 = "256KiB" (conformance "32MiB"), Live,
             "Bytes in flight to one client that a backend may have without new credit.";
         link_window: Size(64 * KIB, 2 * GIB - 1) as u32 = "16MiB" (conformance "64MiB"), Live,
@@ -152,54 +158,55 @@ sections! {
              above all of it newcomers are refused as `backend_unavailable`, and at twice that the \
              link is given up.";
         stalled_input_max: Size(MIB, 1024 * GIB) as u64 = "64MiB" (conformance "256MiB"), Live,
-            "Bytes of clients' input that may wait in one worker for backends to give credit.";
+            "Bytes of clients' input that may wait in one worker for credit of backends.";
         verdicts_max: Count(1, 1_000_000) as u32 = "4096", Live,
-            "Verdicts of backends and HTTP endpoints that one worker awaits at one time; further \
-             clients are refused as `backend_unavailable`.";
+            "Auth decisions of backends and HTTP endpoints that one worker awaits concurrently; \
+             further clients are refused as `backend_unavailable`.";
         handshakes_per_tick: Count(1, 4096) as u32 = "32", Live,
-            "TLS handshake steps of one worker before it looks after its open connections again.";
+            "TLS handshake steps of one worker before it serves its open connections again.";
         client_buffers: Count(16, 32_768) as u16 = "4_096", RestartRequired,
             "Receive buffers of one worker for clients, of 4 KiB each: a power of two.";
         accepts: Count(1, 1024) as u16 = "64", RestartRequired,
             "Accepts that one worker keeps outstanding on each listener.";
         close_lines_per_second: Count(0, 1_000_000) as u32 = "100", Live,
-            "Close lines in the log, for each second and worker; the rest is counted in a metric.";
+            "Close lines in the log, for each second and worker; a metric counts the others.";
         revocations_max: Count(1, 1_000_000) as u32 = "10_000", Live,
-            "Revocations held at one time. One more is refused, never dropped in silence. A lower \
-             value than there are entries removes none.";
+            "Revocations held concurrently. A further one is refused, never dropped silently. A \
+             value below the number of entries removes none.";
     }
     "deadlines" RawDeadlines => Deadlines in deadlines {
         tls_handshake: Time(100, MINUTE) as Duration = "3s", Live,
             "From accept to the end of the TLS handshake. Then: silent close.";
         request_head: Time(100, MINUTE) as Duration = "2s", Live,
-            "From the end of the TLS handshake, or accept, to a whole request head. Then: 408, or \
-             a silent close when no byte came.";
+            "From the end of the TLS handshake, or accept, to a complete request head. Then: 408, \
+             or a silent close if no byte came.";
         authenticate: Time(100, MINUTE) as Duration = "5s", Live,
-            "From the 101 to a verdict. Then: explained close.";
+            "From the 101 to an auth decision. Then: explained close.";
         linger: Time(100, 30 * SECOND) as Duration = "1s", Live,
             "From the gateway's close frame to the client's. Then: reset.";
         failure_grace: Time(0, 30 * SECOND) as Duration = "0s" (conformance "300ms"), Live,
-            "From an authenticated client's broken frame to the close frame: so long it is still \
-             sent what its backend has under way, and nothing more is read from it.";
+            "From an authenticated client's broken frame to the close frame. Meanwhile the \
+             gateway sends the client what its backend has under way, and reads nothing from it.";
         ping_interval: Time(SECOND, HOUR) as Duration = "25s", Live,
-            "Silence of a client after which the gateway pings. Shorter than `idle`.";
+            "Silence of a client after which the gateway pings it. Shorter than `idle`.";
         idle: Time(2 * SECOND, 24 * HOUR) as Duration = "60s" (conformance "10m"), Live,
-            "Silence of a client, pings unanswered, after which the gateway closes.";
+            "Silence of a client, with pings unanswered, after which the gateway closes it.";
         write_stall: Time(100, 10 * MINUTE) as Duration = "10s", Live,
             "Time without progress of a send. Then: best-effort close, reset.";
         lifetime: TimeOrOff(10 * SECOND, 720 * HOUR) as Duration = "off", Live,
-            "Age at which a connection is asked to reconnect; jittered so that a crowd does not \
-             return at once.";
+            "Age at which the gateway closes a connection so that it reconnects; jittered, so \
+             that clients do not return in one burst.";
         expiry_grace: Time(0, HOUR) as Duration = "0s", Live,
-            "How long after its token's `exp` a connection may live on.";
+            "How long a connection may outlive its token's `exp`.";
         drain: Time(0, HOUR) as Duration = "30s", Live,
-            "Over how long a drain spreads its closes. A supervisor's stop time-out must be \
+            "Time over which a drain spreads its closes. A supervisor's stop timeout must be \
              longer.";
         link_connect: Time(100, MINUTE) as Duration = "5s", Live,
             "From the start of a connection attempt to a backend to the end of the link \
              handshake.";
         link_ping: Time(100, 10 * MINUTE) as Duration = "5s", Live,
-            "Silence on a link after which it is pinged; at three times this it is dead.";
+            "Silence on a link after which the gateway pings; after three times this it drops the \
+             link.";
         link_retry_min: Time(10, MINUTE) as Duration = "100ms", Live,
             "Shortest wait before a backend is tried again; it doubles, with jitter.";
         link_retry_max: Time(10, 10 * MINUTE) as Duration = "10s", Live,
@@ -214,15 +221,15 @@ sections! {
         tls: TableOrTables(RawCertificate) = NONE,
             RestartRequired(|a, b| same_each(&a.listeners, &b.listeners, |l| l.tls.is_some())),
             "Certificates; with them the listener speaks TLS only. The client's server name (SNI) \
-             selects by the certificates' alternative names; the first is served to the rest. \
-             Certificates are live, but whether a listener has any is not.";
+             selects one by alternative name; without a match the gateway uses the first. A reload \
+             changes certificates, but not whether a listener has any.";
         proxy_protocol: Table(RawProxy) = NONE, Live,
-            "Load balancers that put a PROXY protocol header before the client's bytes.";
+            "Load balancers that send a PROXY protocol header before the client's bytes.";
         defer_accept: Word(DeferAccept::WORDS) as DeferAccept = "off",
             RestartRequired(|a, b| same_each(&a.listeners, &b.listeners, |l| l.defer_accept)),
-            "TCP_DEFER_ACCEPT: for its first second a connection that says nothing stays in the \
-             kernel, and is younger for the deadlines than it is. `\"auto\"` is where 10 s are \
-             still enough for that second and all deadlines before authentication.";
+            "TCP_DEFER_ACCEPT: for its first second a silent connection stays in the kernel, and \
+             its deadlines start later. `\"auto\"` enables it where that second and all deadlines \
+             before authentication fit into 10 s.";
     }
     "listener.tls" RawCertificate {
         certificate: Text(PATH) = REQUIRED, Live,
@@ -232,38 +239,37 @@ sections! {
     }
     "listener.proxy_protocol" RawProxy {
         trusted: List("networks, as in `10.0.0.0/8`") = REQUIRED, Live,
-            "Peers in these networks must send the header and are believed; others must not send \
-             it.";
+            "Peers in these networks must send the header, and the gateway trusts it; others must \
+             not send it.";
     }
     "auth" RawAuth {
         name: Text("name") = REQUIRED, Live,
-            "What routes call it; unique.";
+            "Name for routes to refer to; unique.";
         kind: Word(&["jwt", "phoenix", "plug-session", "compact", "backend", "http"]) = REQUIRED,
             Live,
-            "Who decides on a token, and by which format.";
+            "Who decides about a token, and which format it has.";
         carriers: List(CARRIERS) = REQUIRED, Live,
-            "Where a client may put its token; the first place that holds one counts; `backend` \
-             and `http` are shown all of them.";
+            "Where a client may put its token; the first place that holds one counts. `backend` \
+             and `http` get all of them.";
         keys: Tables(RawKey) = NONE, Live required for ["jwt", "compact"],
-            "`jwt`, `compact`: keys that sign tokens, required. While one is rotated out, list the \
-             old one beside the new one.";
+            "`jwt`, `compact`: keys that sign tokens, required. During a rotation list the old \
+             one beside the new one.";
         issuer: Text("text") = NONE, Live for ["jwt"],
-            "`jwt`: what `iss` must be; absent: not looked at.";
+            "`jwt`: what `iss` must be; if absent, not checked.";
         audience: Text("text") = NONE, Live for ["jwt"],
-            "`jwt`: what `aud` must be or contain. Without it, tokens that carry an `aud` are \
-             refused: they are for somebody else.";
+            "`jwt`: what `aud` must be or contain. Without it, tokens with an `aud` are refused: \
+             they are for another service.";
         leeway: Time(0, 30 * SECOND) as Duration = "10s", Live for ["jwt", "compact"],
-            "`jwt`, `compact`: by how much clocks may differ when a token's times are judged. It \
-             does not lengthen a connection, which ends at `exp` plus `expiry_grace`; only one let \
-             in after `exp` ends with the leeway.";
+            "`jwt`, `compact`: how far clocks may differ when the gateway checks a token's times. \
+             It does not lengthen a connection, which ends at `exp` plus `expiry_grace`; only a \
+             connection accepted after `exp` ends with the leeway.";
         lifetime_max: Time(MINUTE, 87_600 * HOUR) as Duration = "87600h",
             Live for ["jwt", "compact"],
-            "`jwt`, `compact`: how far ahead a token's end may lie; tokens that end later are \
-             refused.";
+            "`jwt`, `compact`: how far ahead a token's expiry may be; tokens that expire later \
+             are refused.";
         secret_key_base_file: TextOrList(SECRET_FILE) = NONE, Live for ["phoenix", "plug-session"],
-            "`phoenix`, `plug-session`: Phoenix's `secret_key_base`. While one is rotated out, \
-             list the old one behind the new one; at most 16. One newline at the end is not part \
-             of it.";
+            "`phoenix`, `plug-session`: Phoenix's `secret_key_base`. During a rotation list the \
+             old one after the new one; at most 16. One newline at the end is removed.";
         secret_key_base: TextOrList("text") = NONE, Live for ["phoenix", "plug-session"],
             "The values themselves, instead of `secret_key_base_file`. For development only.";
         salt: Text("text") = NONE, Live required for ["phoenix"],
@@ -272,16 +278,18 @@ sections! {
         signing_salt: Text("text") = NONE, Live required for ["plug-session"],
             "`plug-session`: `signing_salt` of the endpoint's `@session_options`; required.";
         max_age: TimeOrOff(SECOND, 87_600 * HOUR) = NONE, Live for ["phoenix", "plug-session"],
-            "`phoenix`: how old a token may be, whatever it says itself; `\"off\"`: as old as it \
-             likes; absent: what it says, usually a day. `plug-session`: how long a connection may \
-             live, since the cookie carries no time; absent or `\"off\"`: no such limit.";
-        subject: Text("text") = NONE, Live for ["phoenix"] required for ["plug-session"],
-            "`phoenix`: the key of the subject where the signed data is a map; integers and texts \
-             are subjects as they are. `plug-session`: the session's key that names the user, \
-             required; a session without it gives way to the route's next `[[auth]]`.";
+            "`phoenix`: maximum age of a token, in place of its own; `\"off\"`: no limit; absent: \
+             its own, usually a day. `plug-session`: how long a connection may live, since the \
+             cookie carries no time; absent or `\"off\"`: no limit.";
+        subject: Path("name") = NONE, Live for ["phoenix"] required for ["plug-session"],
+            "`phoenix`: where the subject is in signed data that is not an integer or text: the \
+             name of a member of a map or keyword list, or a path, as in `[\"user\", \"id\"]` or \
+             `[1]`; numbers count the elements of tuples and lists from 0. `plug-session`: the \
+             same in the session, required; a session without it falls through to the route's \
+             next `[[auth]]`.";
         csrf: Flag() as bool = "true", Live for ["plug-session"],
-            "`plug-session`: whether the query must carry the masked `_csrf_token` that belongs to \
-             the session, as LiveView's client sends it.";
+            "`plug-session`: whether the query must carry the session's masked `_csrf_token`, as \
+             LiveView's client sends it.";
         iterations: Count(1, 10_000_000) as u32 = "1000", Live for ["phoenix", "plug-session"],
             "`phoenix`, `plug-session`: `key_iterations` of the key's derivation (PBKDF2).";
         length: Count(32, 1024) as usize = "32", Live for ["phoenix", "plug-session"],
@@ -290,102 +298,100 @@ sections! {
             Live for ["phoenix", "plug-session"],
             "`phoenix`, `plug-session`: `key_digest` of the key's derivation.";
         endpoint: Text("`http://` or `https://` URL") = NONE, Live required for ["http"],
-            "`kind = \"http\"`, and required there: what is asked, by GET.";
+            "`kind = \"http\"`, and required there: the URL that the gateway requests by GET.";
         timeout: Time(10, MINUTE) as Duration = "2s", Live for ["backend", "http"],
-            "`kind = \"backend\"` or `\"http\"`: how long a verdict may take before the client is \
-             refused as `backend_unavailable`. The client's own deadline, \
-             `deadlines.authenticate`, holds as well.";
+            "`kind = \"backend\"` or `\"http\"`: how long an auth decision may take before the \
+             client is refused as `backend_unavailable`. The client's own deadline, \
+             `deadlines.authenticate`, applies as well.";
         in_flight_max: Count(1, 100_000) as u32 = "256", Live for ["http"],
-            "`kind = \"http\"`: requests at the endpoint at one time, of all workers together. As \
-             many idle connections are kept.";
+            "`kind = \"http\"`: concurrent requests at the endpoint, of all workers together. The \
+             gateway keeps as many idle connections.";
         queue_max: Count(0, 1_000_000) as u32 = "1024", Live for ["http"],
-            "`kind = \"http\"`: questions that may wait for room among those in flight; further \
-             ones refuse their clients at once.";
+            "`kind = \"http\"`: requests that may wait for a place among those in flight; beyond \
+             that clients are refused immediately.";
         response_max: Size(8 * KIB, MIB) as u32 = "16KiB", Live for ["http"],
-            "`kind = \"http\"`: most bytes of a response's head, and of its body. More decides \
-             nothing.";
+            "`kind = \"http\"`: most bytes of a response's head, and of its body. A larger \
+             response is a failure.";
         headers: List("header names") = NONE, Live for ["http"],
-            "`kind = \"http\"`: fields of the client's request that go along, beside those that \
-             always do.";
+            "`kind = \"http\"`: further fields of the client's request that the endpoint gets.";
         identity: Table(RawIdentityHeaders) = NONE, Live for ["http"],
             "`kind = \"http\"`: response fields that say who the client is.";
         ca_file: Text(PATH) = NONE, Live for ["http"],
-            "`kind = \"http\"`: PEM file with the certificates that an `https://` endpoint's must \
-             lead to; absent: those of the system.";
+            "`kind = \"http\"`: PEM file with the root certificates for an `https://` endpoint; \
+             absent: those of the system.";
         circuit_failures: Count(1, 1_000) as u32 = "5", Live for ["http"],
-            "`kind = \"http\"`: failures in a row after which the endpoint is left alone, and its \
-             clients are refused at once.";
+            "`kind = \"http\"`: failures in a row after which the gateway stops asking the \
+             endpoint and refuses its clients immediately.";
         circuit_open_min: Time(100, 10 * MINUTE) as Duration = "1s", Live for ["http"],
-            "`kind = \"http\"`: for how long, before one request tries it again. Doubles while \
-             that fails; half of it is drawn at random.";
+            "`kind = \"http\"`: wait before one request tries the endpoint again. It doubles \
+             while that fails; half of it is random.";
         circuit_open_max: Time(100, HOUR) as Duration = "30s", Live for ["http"],
             "`kind = \"http\"`: longest such wait.";
     }
     "auth.keys" RawKey {
         id: Text("text") = NONE, Live,
-            "`jwt`: the `kid` in tokens that the key signed; a key without one serves only tokens \
-             without one. `compact`: the key's number in tokens, 0 to 255, required. Unique.";
+            "`jwt`: the `kid` in tokens that the key signed; a key without one verifies only \
+             tokens without one. `compact`: the key's number in tokens, 0 to 255, required. \
+             Unique.";
         algorithm: Word(&["HS256", "HS384", "HS512"]) as &str = "HS256", Live,
-            "The only algorithm that the key is used with, whatever the token says. `compact` has \
-             HS256 alone.";
+            "The only algorithm of this key, whatever the token says. `compact` has HS256 only.";
         secret_file: Text(SECRET_FILE) = NONE, Live,
-            "The key: at least 32 bytes, used as they are. One newline at the end is not part of \
-             it.";
+            "The key: at least 32 bytes, used as they are. One newline at the end is removed.";
         secret: Text("text") = NONE, Live,
             "The key itself, instead of `secret_file`. For development only.";
     }
     "auth.identity" RawIdentityHeaders {
         subject: Text("header name") as &str = "X-Auth-Subject", Live,
-            "Whom the endpoint recognised. A 2xx without it accepts nobody.";
+            "The client's subject. A 2xx without it is no auth decision.";
         token_id: Text("header name") as &str = "X-Auth-Token-Id", Live,
-            "The token's own id, by which it can be revoked.";
+            "The token's own id, for revocation.";
         expires: Text("header name") as &str = "X-Auth-Expires", Live,
             "When the connection must end, in seconds since 1970.";
         issued_at: Text("header name") as &str = "X-Auth-Issued-At", Live,
-            "When the token was made, in seconds since 1970.";
+            "When the token was issued, in seconds since 1970.";
         claims: Text("header name") as &str = "X-Auth-Claims", Live,
-            "What else is known: UTF-8, at most 8 KiB, handed to the backend as it is.";
+            "Further claims: UTF-8, at most 8 KiB; the backend gets them unchanged.";
         reason: Text("header name") as &str = "X-Auth-Reason", Live,
-            "Beside 401 and 403: the label of a cause, as in `token_expired`.";
+            "With 401 and 403: the label of a cause, as in `token_expired`.";
     }
     "route" RawRoute {
         path: Text("path, or prefix ending in `/*`") = REQUIRED, Live,
-            "What clients ask for. The first route in the file that matches is taken.";
+            "Path of the request. The first route in the file that matches handles it.";
         origins: ListOrWord("origins", "any") = REQUIRED, Live,
             "Pages that may connect: scheme, host and port exactly, as in \
              `https://app.example.com`, or `https://*.example.com` for all hosts below one. `[]` \
              refuses every page.";
         origin_absent: Word(&["allow", "refuse"]) as &str = "refuse", Live,
-            "What happens to requests without Origin, which no browser sends.";
+            "What happens to requests without `Origin`. Browsers always send one.";
         auth: TextOrList("name of an `[[auth]]`, `\"none\"`") = REQUIRED, Live,
-            "How clients authenticate. Of several, in this order, the first that vouches for the \
-             client's token decides: one that finds no token, or one that it has not signed, gives \
-             way to the next. `\"none\"` must be written out, alone.";
+            "How clients authenticate. Several blocks are asked in this order: a block that finds \
+             no token, or one that its keys did not sign, falls through to the next. `\"none\"` \
+             must be written out, alone.";
         backend: Text("name of a `[[backend]]`") = REQUIRED, Live,
             "Where the sessions go.";
         dialect: Word(DIALECTS) as &str = "auto",
             Live,
-            "How refusals and closes are put (`closing.md`). `\"auto\"` judges by the subprotocol \
-             and by what phoenix.js and pusher-js put into the URL; centrifuge must be written \
-             out.";
+            "How the gateway refuses and closes (`closing.md`). `\"auto\"` detects the dialect by \
+             the subprotocol and by the URLs of phoenix.js and pusher-js; `\"centrifuge\"` must \
+             be written out.";
         closes: TablesByName(RawClose, "reasons of `closing.md`", Cause::LABELS) = NONE, Live,
-            "What is said of closes in place of the dialect's table: for each reason, what \
-             differs.";
+            "Overrides the dialect's table: for each reason, what differs.";
         refuse: Word(Refuse::WORDS) as Refuse = "explain", Live,
-            "How a refused token is answered: after 101 with an explanation and a close code, with \
-             401 or 403, or (`\"auto\"`) the first to browsers and the second to the rest.";
+            "Answer to a refused token: after 101 with an explanation and a close code, or with \
+             401 or 403, or (`\"auto\"`) the first for browsers and the second for all other \
+             clients.";
         subprotocols: List("subprotocol names") = "[]", Live,
-            "Subprotocols that may be answered with, the preferred first.";
+            "Subprotocols that the gateway may select, the preferred first.";
         messages: Word(MessageTypes::WORDS) as MessageTypes = "any", Live,
-            "Which messages are taken; another is closed with 1003.";
+            "Permitted messages; after any other the gateway closes with 1003.";
         forward_headers: List("header names") = "[]", Live,
-            "Request headers that the backend is told of. Those that carry credentials are \
-             refused.";
+            "Request headers that the backend gets. Headers that carry credentials are an error.";
         health: Flag() as bool = "false", Live,
-            "Answer a plain GET on this path with 200, for load balancers, instead of 426.";
+            "Answer a GET or HEAD that asks for no WebSocket with 200, for load balancers, \
+             instead of 426 or 405; HTTP/1.0 without `Host` too.";
         reauthenticate: Table(RawReauthenticate) = NONE, Live,
-            "How an open connection presents a fresh token, see `authentication.md`; without it, \
-             it cannot.";
+            "How an open connection presents a fresh token, see `authentication.md`; without this \
+             key it cannot.";
     }
     "route.closes" RawClose {
         code: Count(1000, 4999) = NONE, Live,
@@ -393,19 +399,20 @@ sections! {
         reason: Text("text of at most 123 bytes") = NONE, Live,
             "The reason.";
         reconnect: Flag() = NONE, Live,
-            "Whether the client is told to come back. `true` where `retry_after` is given.";
+            "Whether the client should reconnect. `true` if `retry_after` is given.";
         retry_after: Time(0, 3_600_000) = NONE, Live,
-            "How long the client is told to wait.";
+            "How long the client should wait.";
         pace: Time(0, 8_000) = NONE, Live,
-            "How long the close frame waits at least after the message, for clients that come back \
-             at once; up to half as much again is added at random. `\"0s\"` is not at all.";
+            "Close delay: minimum wait between the message and the close frame, for clients that \
+             would reconnect immediately; the gateway adds up to half of it at random. `\"0s\"` \
+             is none.";
         message: Flag() = NONE, Live,
-            "Whether the dialect's message goes before the close frame.";
+            "Whether the gateway sends the dialect's message before the close frame.";
     }
     "route.reauthenticate" RawReauthenticate {
         prefix: Text("1 to 64 bytes of text, from `{` on") = REQUIRED, Live,
-            "A text message that begins exactly so is taken by the gateway, whatever follows, and \
-             never reaches the backend. As in `'{\"type\":\"authenticate\",'`.";
+            "The gateway takes every text message that begins exactly so, and the backend never \
+             gets it. As in `'{\"type\":\"authenticate\",'`.";
         token: Text("member names with dots between them") = REQUIRED, Live,
             "Where the token is in that message, which must be a JSON object.";
     }
@@ -414,20 +421,20 @@ sections! {
             RestartRequired(|a, b| {
                 a.backends.iter().map(|b| &b.name).eq(b.backends.iter().map(|b| &b.name))
             }),
-            "What routes call it; unique.";
+            "Name for routes to refer to; unique.";
         kind: WordOrLater(&["link"], &["websocket"]) = "link", RestartRequired(|_, _| true),
-            "What is spoken to it: the framed link of `link-protocol.md`.";
+            "Protocol of the backend: the framed link of `link-protocol.md`.";
         endpoints: List("`IP:PORT` or `unix:/PATH`") = REQUIRED,
             RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.endpoints.clone())),
-            "Its servers, interchangeable.";
+            "Its servers, which are interchangeable.";
         balance: WordOrLater(Balance::WORDS, &["hash-subject"]) as Balance = "least-sessions", Live,
-            "How a new session chooses among them.";
+            "How the gateway chooses an endpoint for a new session.";
         revoke: Word(RevokeScope::WORDS) as RevokeScope = "none", Live,
             "Whether the backend may revoke tokens by REVOKE: `none`, or `all`. Needs \
              `secret_file`: a link that proved no key revokes nothing.";
         secret_file: Text(SECRET_FILE) = NONE, Live,
-            "Key of the link's mutual authentication, at least 32 bytes. One newline at the end is \
-             not part of it.";
+            "Key of the link's mutual authentication, at least 32 bytes. One newline at the end \
+             is removed.";
         secret: Text("text") = NONE, Live,
             "The key itself, instead of `secret_file`. For development only.";
     }

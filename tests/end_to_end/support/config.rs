@@ -100,11 +100,12 @@ impl Config {
         self
     }
 
-    /// The listeners and the admin listener on these ports of loopback.
+    /// The listeners and the admin listener on these ports of loopback, the admin socket beside
+    /// the file.
     pub fn ports(mut self, listener: u16, admin: u16) -> Config {
         self.listeners =
             self.listeners.replace("127.0.0.1:1\"", &format!("127.0.0.1:{listener}\""));
-        self.gateway += &format!("admin = \"127.0.0.1:{admin}\"\n");
+        self.gateway += &format!("admin = \"127.0.0.1:{admin}\"\nadmin_socket = \"admin.sock\"\n");
         self
     }
 

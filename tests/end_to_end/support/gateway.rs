@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use portcullis::server::files::load_file;
 use portcullis::server::{GatewayHandle, StartOptions, start};
@@ -45,8 +45,14 @@ impl Gateway {
             listener.address.set_port(0);
         }
         settings.gateway.admin = Some("127.0.0.1:0".parse().expect("an address"));
+        settings.gateway.admin_socket = Some(folder.path().join("admin.sock"));
         let handle = start(settings, StartOptions::default()).expect("the gateway starts");
         Gateway { handle, folder }
+    }
+
+    /// Where changes are asked for.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.folder.path().join("admin.sock")
     }
 
     /// Starts from a file that `reload` reads again, on the ports that it names.
@@ -115,8 +121,8 @@ pub fn admin_get(admin: SocketAddr, path: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
-/// The value of one series in an exposition; 0 when it is not there.
+/// The value of one series in an exposition, fractions rounded up; 0 when it is not there.
 pub fn series_value(page: &str, series: &str) -> u64 {
     let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.and_then(|value| value.parse::<f64>().ok()).map_or(0, |value| value as u64)
+    line.and_then(|value| value.parse::<f64>().ok()).map_or(0, |value| value.ceil() as u64)
 }

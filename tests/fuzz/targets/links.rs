@@ -7,12 +7,12 @@ use portcullis::base::time::Instant;
 use portcullis::connection::session::SessionRequest;
 use portcullis::connection::upstream::link::{Due, Event, Identity, Link};
 use portcullis::counters::Counters;
-use portcullis::protocol::identity::VerifiedIdentity;
 use portcullis::protocol::link::{
     self, Accept, Auth, Challenge, Close, Credit, Expire, FrameHeader, GoAway, Hello, Kind, Limits,
     LinkReader, Open, Ping, Pong, Proof, Ready, Reauth, Refused, Reject, SessionId,
 };
 use portcullis::protocol::revocation::Revocation;
+use portcullis::protocol::verifier::NoAuthentication;
 use portcullis::settings::Settings;
 
 use super::machines::settings;
@@ -192,7 +192,8 @@ fn converse<'a>(backend: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Option
             for slot in 0..3 {
                 let mut request = SessionRequest::default();
                 request.begin(0, None, |path| path.extend_from_slice(b"/ws"));
-                request.set_identity(&VerifiedIdentity::anonymous());
+                let proof = NoAuthentication::written_out("none").expect("written out");
+                request.set_identity(&proof.identity());
                 link.open(Key { slot, generation: 1 }, &request).expect("it fits");
             }
         }

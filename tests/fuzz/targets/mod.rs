@@ -26,7 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("first_message", scripts::first_message),
     ("frames", frames::frames),
     ("head", codecs::head),
-    ("http_verdict", verdicts::http_decision),
+    ("http_decision", verdicts::http_decision),
     ("json", codecs::json),
     ("jwt", codecs::jwt),
     ("link", links::machine),

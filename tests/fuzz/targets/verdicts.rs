@@ -4,8 +4,8 @@
 use portcullis::base::time::UnixTime;
 use portcullis::protocol::http_decision::{DecisionHeaders, HttpDecision, judge};
 use portcullis::protocol::identity::{CLAIMS_MAX, IDENTITY_TEXT_MAX};
-use portcullis::protocol::revocation::{Entry, Hasher, Revocation, RevocationSet, Target};
-use portcullis::server::revocation_file::{format, parse};
+use portcullis::protocol::revocation::{Hasher, Revocation, RevocationSet, Target};
+use portcullis::server::journal::{Snapshot, parse};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -44,7 +44,7 @@ pub fn http_decision(data: &[u8]) {
             assert_eq!(Some(said), allowed);
         }
         HttpDecision::Refused(cause) => {
-            assert!(status == 401 || status == 403);
+            assert!(matches!(status, 300 | 302..=307 | 309..=399 | 401 | 403));
             let reason = only(&fields, "r").expect("at most one");
             assert!(reason.is_empty() || reason == cause.label());
             assert_eq!(only(&fields, "s").as_deref(), Some(""));
@@ -93,50 +93,41 @@ fn whole(record: &Value, at: usize, name: &str) -> Option<u64> {
     part(record, at, name)?.as_u64()
 }
 
-/// The input as a file, and as the body of a file whose checksum is right: what is read is what
+/// The input as a file, and as the record of files whose checksum is right: what is read is what
 /// serde_json reads, holds as a set, takes more entries, and is written and read again.
 pub fn revocation_file(data: &[u8]) {
-    const ENTRIES_MAX: usize = 50;
     const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
-    let mut file = b"portcullis-revocations 1 sha256=".to_vec();
+    let hasher = || Hasher::new(&[1; 32]);
     let sum: [u8; 32] = Sha256::digest(data).into();
-    file.extend(sum.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()));
-    file.extend([b"\n", data, b"\n"].concat());
-    for (bytes, body) in [(data, None), (&file, Some(data))] {
-        let Ok(saved) = parse(bytes, ENTRIES_MAX) else { continue };
-        assert!(saved.entries.len() <= ENTRIES_MAX);
-        if let Some(body) = body {
+    let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+    let old = [format!("portcullis-revocations 1 sha256={sum}\n").as_bytes(), data, b"\n"].concat();
+    let new = [format!("portcullis-revocations 2\n{sum} ").as_bytes(), data, b"\n"].concat();
+    let entries = |set: &RevocationSet| -> Vec<(u64, Revocation)> {
+        set.after(0).map(|(id, revocation)| (id, (**revocation).clone())).collect()
+    };
+    for (bytes, body) in [(data, None), (&old, Some(data)), (&new, Some(data))] {
+        let Ok((mut set, _torn)) = parse(bytes, hasher()) else { continue };
+        if let (Some(body), true) = (body, !data.contains(&b'\n')) {
             let body: Value = serde_json::from_slice(body).expect("JSON");
-            assert_eq!(whole(&body, 0, "next_id"), Some(saved.next_id));
+            assert!(whole(&body, 0, "next_id").expect("a number") <= set.next_id());
             let theirs = part(&body, 1, "entries").and_then(Value::as_array).expect("entries");
-            assert_eq!(theirs.len(), saved.entries.len());
-            for (theirs, ours) in theirs.iter().zip(&saved.entries) {
-                let target = &ours.revocation.target;
+            for (id, revocation) in entries(&set) {
+                let theirs = theirs.iter().find(|entry| whole(entry, 0, "id") == Some(id));
+                let (theirs, target) = (theirs.expect("it is there"), &revocation.target);
                 let text = |at, name| part(theirs, at, name).and_then(Value::as_str);
-                assert_eq!(whole(theirs, 0, "id"), Some(ours.id));
                 assert_eq!(text(1, "subject"), target.subject());
                 assert_eq!(text(2, "token_id"), target.token_id());
                 let before = target.issued_before().map(UnixTime::as_millis);
                 assert_eq!(whole(theirs, 3, "issued_before_ms"), before);
-                let lapses = ours.revocation.lapses.as_millis();
-                assert_eq!(whole(theirs, 4, "lapses_ms"), Some(lapses));
+                assert_eq!(whole(theirs, 4, "lapses_ms"), Some(revocation.lapses.as_millis()));
             }
         }
-        let held = |entry: &&Entry| entry.revocation.lapses > NOW;
-        let expected: Vec<Entry> = saved.entries.iter().filter(held).cloned().collect();
-        let hasher = Hasher::new(&[1; 32]);
-        let mut set = RevocationSet::restored(hasher, saved.next_id, saved.entries, NOW);
-        let entries = |set: &RevocationSet| -> Vec<Entry> {
-            let all = set.after(0);
-            all.map(|(id, revocation)| Entry { id, revocation: revocation.clone() }).collect()
-        };
-        assert_eq!(entries(&set), expected);
-        let again = parse(&format(&set), ENTRIES_MAX).expect("our own file");
-        assert_eq!((again.next_id, again.entries), (set.next_id(), expected));
+        let (again, torn) = parse(&Snapshot::of(&set).file(), hasher()).expect("our own file");
+        assert_eq!((again.next_id(), entries(&again), torn), (set.next_id(), entries(&set), 0));
         let target = Target::new(Some("a"), None, None).expect("a target");
         let revocation = Revocation { target, lapses: NOW.later(std::time::Duration::MAX) };
         let before = set.next_id();
-        let _covered_or_new = set.insert(revocation, ENTRIES_MAX + 1, NOW).expect("room");
-        assert!(set.next_id() >= before && entries(&set).iter().all(|e| e.id < set.next_id()));
+        let _covered_or_new = set.insert(revocation, usize::MAX, NOW).expect("room");
+        assert!(set.next_id() >= before && entries(&set).iter().all(|e| e.0 < set.next_id()));
     }
 }

@@ -3,10 +3,11 @@
 //! the frame would be over `frame_max`.
 
 use crate::connection::session::SessionRequest;
+use crate::protocol::http_upgrade::FIELDS;
 use crate::protocol::link::{Auth, HEADER_BYTES, Open, OpenHeaders, Reauth, SessionId};
 
-/// Most header fields that one OPEN carries; a request may repeat a field.
-pub const HEADERS_MAX: usize = 32;
+/// Most header fields that one OPEN carries: all that a request can have.
+pub const HEADERS_MAX: usize = FIELDS;
 
 /// A session of a client whose identity is verified.
 pub fn open(request: &SessionRequest, id: SessionId, frame_max: u32, out: &mut Vec<u8>) -> bool {

@@ -17,12 +17,12 @@ use crate::base::secret::Secret;
 use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::{Instant, UnixTime};
 use crate::connection::session::{Fragment, SessionRequest};
-use crate::counters::{Counters, Metric};
+use crate::counters::{Counters, LINK_RTT};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{
     self, Accept, Challenge, Close, Credit, Expire, GoAway, Hello, Kind, LinkError, LinkReader,
     PieceOrder, Ping, Pong, Proof, ReceiveWindow, Refused, Reject, SendCredit, SessionId,
-    data_cost, data_flags, encode_data, features,
+    UnknownSessionFrames, data_cost, data_flags, encode_data, features,
 };
 use crate::protocol::revocation::Revocation;
 use crate::protocol::utf8::Utf8Validator;
@@ -33,6 +33,8 @@ use crate::settings::{Deadlines, Limits};
 const PINGS_UNANSWERED_MAX: u32 = 3;
 /// A backend must have answered a CLOSE within this many ping intervals.
 const CLOSE_ANSWER_PINGS: u32 = 12;
+/// Closed sessions that a link remembers without allocating.
+const CLOSING_KEPT: usize = 64;
 /// What may wait beyond `link_output_max` for CLOSE, CREDIT and what else is never refused: as
 /// many times that limit in all.
 const OUTPUT_OVERFLOW: usize = 2;
@@ -211,7 +213,7 @@ pub struct Link {
     ours: link::Limits,
     /// What both sides can do; 0 until the handshake said so.
     features: u64,
-    unknown_session_frames: u32,
+    unknown_session_frames: UnknownSessionFrames,
     waiting: Vec<Key>,
     /// Sessions that we have closed and the backend has not, oldest first; some may be gone.
     closing: VecDeque<(Key, Instant)>,
@@ -263,7 +265,7 @@ impl Link {
             peer: link::Limits::default(),
             ours,
             features: 0,
-            unknown_session_frames: 0,
+            unknown_session_frames: UnknownSessionFrames::default(),
             waiting: Vec::new(),
             closing: VecDeque::new(),
             output: LinkOutput::default(),
@@ -445,7 +447,7 @@ impl Link {
         self.closing = VecDeque::new();
         self.waiting.clear();
         self.open_sessions = 0;
-        self.unknown_session_frames = 0;
+        self.unknown_session_frames = UnknownSessionFrames::default();
         self.pinged = false;
         self.proved_key = false;
     }
@@ -505,7 +507,7 @@ impl Link {
             asked,
             closed: false,
             waiting: false,
-            opening,
+            opening: Some(opening),
         });
         assert_eq!(SessionId::from(key), id, "a vacant key is the next one");
         self.open_sessions += 1;
@@ -544,6 +546,8 @@ impl Link {
             unreachable!("DATA for a session that is not open")
         };
         assert!(!session.closed && !session.asked, "DATA before ACCEPT or after CLOSE");
+        // What follows its OPEN cannot be taken back with it.
+        session.opening = None;
         let cost = data_cost(piece.len());
         session.credit.spend(cost);
         self.credit.spend(cost);
@@ -565,6 +569,9 @@ impl Link {
         if self.features & features::REAUTHENTICATION == 0 {
             return true;
         }
+        if let Some(session) = self.sessions.entry_mut(id.into()) {
+            session.opening = None;
+        }
         self.output.len() < self.output_max
             && compose::reauth(request, id, self.peer.frame_max, self.output.frames())
     }
@@ -577,7 +584,7 @@ impl Link {
         }
         session.closed = true;
         self.open_sessions -= 1;
-        if self.output.drop_opening(session.opening) {
+        if session.opening.is_some_and(|opening| self.output.drop_opening(opening)) {
             // The backend has never heard of it.
             self.sessions.remove(id.into());
             return;
@@ -594,7 +601,7 @@ impl Link {
         while self.closing.front().is_some_and(|(key, _)| !unanswered(*key)) {
             self.closing.pop_front();
         }
-        if self.closing.len() > 2 * sessions.len() + 64 {
+        if self.closing.len() > 2 * sessions.len() + CLOSING_KEPT {
             self.closing.retain(|(key, _)| unanswered(*key));
         }
     }
@@ -674,6 +681,8 @@ impl Link {
                 self.window = ReceiveWindow::new(self.ours.link_window);
                 self.attempts = 0;
                 self.proved = now;
+                // Not at the first close, which comes among the messages of others.
+                self.closing.reserve(CLOSING_KEPT);
                 self.state = State::Ready { leaving: false };
                 return Ok(Some(Event::Ready));
             }
@@ -681,6 +690,7 @@ impl Link {
                 unreachable!("bytes without a connection")
             }
         }
+        self.unknown_session_frames.frame();
         let mut table = Table {
             sessions: &mut self.sessions,
             open_sessions: &mut self.open_sessions,
@@ -704,8 +714,7 @@ impl Link {
                 let sent = Pong::decode(payload)?.opaque;
                 if std::mem::take(&mut self.pinged) {
                     self.proved = now;
-                    let rtt = now.since(Instant::from_nanos(sent));
-                    counters.set(Metric::LinkRttMicros, rtt.as_micros() as u64);
+                    counters.observe(LINK_RTT, now.since(Instant::from_nanos(sent)));
                 }
                 Event::Routine
             }

@@ -7,7 +7,7 @@ use crate::counters::{Counters, Metric};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{
     Close, Closer, Credit, Expire, Kind, LinkError, PieceOrder, ReceiveWindow, Reject, SendCredit,
-    SessionId, UNKNOWN_SESSION_FRAMES_MAX, data_cost, data_flags,
+    SessionId, UnknownSessionFrames, data_cost, data_flags,
 };
 use crate::protocol::utf8::Utf8Validator;
 use crate::protocol::websocket::DataKind;
@@ -28,8 +28,9 @@ pub(super) struct Session {
     pub(super) closed: bool,
     /// It is in `waiting`.
     pub(super) waiting: bool,
-    /// The number of its OPEN or AUTH, see [`LinkOutput::drop_opening`].
-    pub(super) opening: u64,
+    /// The number of its OPEN or AUTH, while nothing else was written for it, see
+    /// [`LinkOutput::drop_opening`](super::output::LinkOutput::drop_opening).
+    pub(super) opening: Option<u64>,
 }
 
 impl Session {
@@ -53,7 +54,7 @@ pub(super) struct Table<'t> {
     pub(super) open_sessions: &'t mut u32,
     pub(super) credit: &'t mut SendCredit,
     pub(super) window: &'t mut ReceiveWindow,
-    pub(super) unknown_session_frames: &'t mut u32,
+    pub(super) unknown_session_frames: &'t mut UnknownSessionFrames,
     pub(super) output: &'t mut Vec<u8>,
     pub(super) counters: &'t Counters,
     pub(super) message_max: u32,
@@ -199,11 +200,6 @@ impl Table<'_> {
     /// backend is wrong; a few are forgiven.
     fn stray<'a>(&mut self) -> Result<Event<'a>, LinkError> {
         self.counters.increment(Metric::LinkStaleFrames);
-        *self.unknown_session_frames += 1;
-        if *self.unknown_session_frames > UNKNOWN_SESSION_FRAMES_MAX {
-            Err(LinkError::TooManyStrays)
-        } else {
-            Ok(Event::Routine)
-        }
+        self.unknown_session_frames.unknown().map(|()| Event::Routine)
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::counters::Metric;
 use crate::protocol::link::{
     Closer, FrameHeader, HEADER_BYTES, Limits as LinkLimits, Ready, UNKNOWN_SESSION_FRAMES_MAX,
 };
@@ -355,6 +356,32 @@ fn a_backend_that_stands_still_costs_bounded_memory() {
         pair.say(|out| Ping { opaque }.encode(out));
     }
     assert!(pair.link.unsent() < 16_000 && pair.link.output_memory() <= 4 << 20);
+}
+
+/// A client that left is taken back only if its OPEN is all that was written for it.
+#[test]
+fn what_follows_an_open_is_never_left_without_it() {
+    let request = request("/ws", b"{}");
+    for (reauth, data) in [(false, true), (true, false), (false, false)] {
+        let mut pair = with_features(features::REAUTHENTICATION);
+        let id = pair.link.open(CLIENT, &request).expect("there is room");
+        if data {
+            let bytes = b"x";
+            let fragment = Fragment { kind: DataKind::Binary, first: true, last: true, bytes };
+            pair.link.data(id, &fragment);
+        }
+        if reauth {
+            assert!(pair.link.reauthenticated(id, &request));
+        }
+        pair.link.close(id, &close(Closer::Client, 1000, ""));
+        let kinds: Vec<Kind> = pair.take_output().into_iter().map(|frame| frame.0).collect();
+        let expected: &[Kind] = match (reauth, data) {
+            (false, true) => &[Kind::Open, Kind::Data, Kind::Close],
+            (true, false) => &[Kind::Open, Kind::Reauth, Kind::Close],
+            _ => &[],
+        };
+        assert_eq!(kinds, expected);
+    }
 }
 
 #[test]

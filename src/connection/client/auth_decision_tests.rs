@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::*;
-use crate::base::time::{Now, UnixTime};
+use crate::base::time::{Instant, Now, UnixTime};
 use crate::connection::client::SocketAction;
 use crate::connection::session::SessionRequest;
 use crate::connection::stage::Stage;
@@ -13,7 +13,7 @@ use crate::connection::upstream::link::compose;
 use crate::counters::Counters;
 use crate::protocol::http_decision::{DecisionHeaders, HttpDecision, judge};
 use crate::protocol::link::{
-    Accept, Auth as AuthFrame, HEADER_BYTES, Kind, Open, PAYLOAD_MAX, SessionId,
+    Accept, Auth as AuthFrame, CredentialCarrier, HEADER_BYTES, Kind, Open, PAYLOAD_MAX, SessionId,
 };
 use crate::protocol::mask::apply_mask;
 use crate::protocol::revocation::{Hasher, Revoked};
@@ -168,7 +168,7 @@ fn a_question_carries_what_the_client_showed_and_no_token_elsewhere() {
     ];
     for (target, fields, expected) in table {
         let mut world = World::new();
-        assert_eq!(world.ask(target, fields), Step::Ask(Question::Backend(0)), "{target}");
+        assert_eq!(world.ask(target, fields), Step::Ask(AuthRequest::Backend(0)), "{target}");
         let frame = &world.encoded(compose::auth);
         assert_eq!(frame[3], Kind::Auth as u8);
         let auth = AuthFrame::decode(&frame[HEADER_BYTES..]).expect("a good AUTH");
@@ -219,7 +219,7 @@ fn a_first_message_is_asked_about_once_it_is_whole() {
     assert!(!world.client.awaits_decision());
     let mut frame = message("sesame");
     let step = world.call(|client, ctx, out| client.receive(&mut frame, 0, ctx, out).1).0;
-    assert_eq!(step, Step::Ask(Question::Backend(0)));
+    assert_eq!(step, Step::Ask(AuthRequest::Backend(0)));
     let frame = world.encoded(compose::auth);
     let auth = AuthFrame::decode(&frame[HEADER_BYTES..]).expect("a good AUTH");
     let credential = auth.credentials().next().expect("one");
@@ -359,7 +359,7 @@ fn a_reload_meanwhile_keeps_the_question_or_sends_the_client_back() {
     for (name, blocks, refused) in table {
         let mut world = World::new();
         let fields = "Origin: https://a.example\r\nAuthorization: Bearer t\r\n";
-        assert_eq!(world.ask("/ask", fields), Step::Ask(Question::Backend(0)), "{name}");
+        assert_eq!(world.ask("/ask", fields), Step::Ask(AuthRequest::Backend(0)), "{name}");
         world.settings = settings(&blocks);
         let (step, _) = world.accept("ada", None);
         let opened = step == Step::Authenticated { backend: 0 };
@@ -382,7 +382,7 @@ fn an_endpoints_voucher_opens_with_what_it_says() {
         panic!("accepted")
     };
     let mut world = World::new();
-    assert_eq!(world.ask("/web", "X-Key: k\r\n"), Step::Ask(Question::Http));
+    assert_eq!(world.ask("/web", "X-Key: k\r\n"), Step::Ask(AuthRequest::Http));
     let step = world.call(|client, ctx, out| client.accept(&voucher.identity(), ctx, out)).0;
     assert_eq!(step, Step::Authenticated { backend: 0 });
     let frame = world.encoded(compose::open);

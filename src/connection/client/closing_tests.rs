@@ -91,12 +91,12 @@ fn close(world: &mut World, cause: Cause) {
 #[test]
 fn a_refusal_is_explained_at_once_and_closed_after_the_pace() {
     let mut world = refused();
-    assert!(world.client.is_paced() && world.client.is_unauthenticated());
+    assert!(world.client.is_close_delayed() && world.client.is_unauthenticated());
     assert_eq!(world.counters.value(Metric::ClosesPaced), 1);
     let waited = wait(&mut world);
     assert!(waited >= PACE && waited <= PACE * 3 / 2, "{waited:?}");
     assert_eq!(world.told[2..], ["close 1000 token_expired"]);
-    assert!(!world.client.is_paced());
+    assert!(!world.client.is_close_delayed());
     assert_eq!(wait(&mut world), Duration::from_secs(1), "the linger");
     assert_eq!(
         world.summary(),
@@ -111,7 +111,7 @@ fn paces_are_spread() {
         let settings = settings(DIALECTS);
         let counters = Counters::default();
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
-        let revoked = RevocationSet::new(Hasher::new(&[7; 32])).picture();
+        let revoked = RevocationSet::new(Hasher::new(&[7; 32])).snapshot();
         let revoked = &revoked;
         let ctx = Context { now, settings: &settings, counters: &counters, jitter, revoked };
         let peer = SocketAddr::from(([192, 0, 2, 1], port));
@@ -170,7 +170,7 @@ fn nobody_unauthenticated_is_older_than_all_stages_together() {
 fn an_open_client_loses_its_session_at_once() {
     let mut world = open("/phoenix/websocket?vsn=2.0.0");
     close(&mut world, Cause::BackendUnavailable);
-    assert!(!world.client.is_open() && world.client.is_paced());
+    assert!(!world.client.is_open() && world.client.is_close_delayed());
     assert!(!world.client.is_unauthenticated());
     assert_eq!(world.told, ["text backend_unavailable"]);
     world.feed(&frame(TEXT, b"is anybody there?"));
@@ -188,7 +188,7 @@ fn what_comes_once_is_not_paced() {
     for cause in [Cause::GoingAway, Cause::Lifetime] {
         let mut world = open("/phoenix/websocket?vsn=2.0.0");
         close(&mut world, cause);
-        assert!(world.closed && !world.client.is_paced());
+        assert!(world.closed && !world.client.is_close_delayed());
     }
 }
 
@@ -223,7 +223,7 @@ fn a_drain_waits_for_nobodys_pace() {
 fn after_a_broken_frame_nothing_is_heard_or_said_but_the_close() {
     let mut world = open("/phoenix/websocket?vsn=2.0.0");
     world.feed(b"\xff\x00\xff\x00");
-    assert!(world.client.is_paced());
+    assert!(world.client.is_close_delayed());
     world.feed(&frame(CLOSE, b"\x03\xe8"));
     world.feed(b"\xff\x00\xff\x00");
     assert_eq!(world.told, [""; 0]);
@@ -234,19 +234,83 @@ fn after_a_broken_frame_nothing_is_heard_or_said_but_the_close() {
     );
 }
 
+/// A client that goes on too fast would come back at once if it were dropped. It is not read
+/// while it waits, so it costs nothing, and its own close is found after that.
 #[test]
-fn whoever_does_not_wait_is_dropped() {
-    let mut world = refused();
-    let flood = frame(PING, b"").repeat(1000);
-    let limit = world.settings.limits.controls_burst as usize;
-    for (count, ping) in flood.chunks(6).enumerate() {
-        world.feed(ping);
-        if world.over {
-            assert!(count >= limit, "after {count}");
-            return;
+fn a_client_that_goes_on_too_fast_waits_all_the_same() {
+    let floods: [fn() -> Vec<u8>; 3] = [
+        || frame(PING, b""),
+        || frame(TEXT, b"{}"),
+        || frame(TEXT, br#"[null,"1","phoenix","heartbeat",{}]"#),
+    ];
+    for flood in floods {
+        for mut world in [refused(), rate_limited()] {
+            let limits = &world.settings.limits;
+            let burst = limits.frames_burst.max(limits.controls_burst) as usize;
+            let told = world.told.len();
+            for _ in 0..2 * burst {
+                world.feed(&flood());
+            }
+            assert!(!world.client.takes_input() && world.client.is_close_delayed());
+            let answered = world.told.len() - told;
+            assert!(answered <= world.settings.limits.controls_burst as usize, "{answered}");
+            let code = if world.was_open { 4429 } else { 1000 };
+            wait(&mut world);
+            assert!(world.told.last().unwrap().starts_with(&format!("close {code}")));
+            assert!(world.client.takes_input() && !world.over);
+            world.feed(&[flood(), frame(CLOSE, b"\x03\xe8")].concat());
+            assert_eq!(world.client.socket_action(), SocketAction::CloseWhenFlushed);
         }
     }
-    panic!("a flood is put up with");
+}
+
+/// An open phoenix client that sent too many frames.
+fn rate_limited() -> World {
+    let mut world = open("/phoenix/websocket?vsn=2.0.0");
+    while world.client.is_open() {
+        world.feed(&frame(TEXT, b"{}"));
+    }
+    assert_eq!(world.client.end().unwrap().cause, Cause::RateLimited);
+    assert!(world.client.is_close_delayed());
+    world
+}
+
+/// phoenix.js goes over to long polling when its heartbeat is not answered in time.
+#[test]
+fn liveness_is_answered_while_a_close_waits() {
+    let heartbeat = br#"[null,"7","phoenix","heartbeat",{}]"#;
+    let reply = r#"[null,"7","phoenix","phx_reply",{"status":"ok","response":{}}]"#;
+    let reply: serde_json::Value = serde_json::from_str(reply).unwrap();
+    let reply = format!("text {reply}");
+    let mut world = refused();
+    // In pieces, and between other messages.
+    let bytes = [frame(TEXT, b"[]"), frame(TEXT, heartbeat), frame(TEXT, b"{}")].concat();
+    for byte in &bytes {
+        world.feed(&[*byte]);
+    }
+    assert_eq!(world.told[2..], [&*reply]);
+    world.feed(&[frame(0x01, &heartbeat[..9]), frame(0x80, &heartbeat[9..])].concat());
+    world.feed(&frame(PING, b"a"));
+    assert_eq!(world.told[3..], [&*reply, "pong a"]);
+    let waited = wait(&mut world);
+    assert!(waited >= PACE, "{waited:?}");
+    assert_eq!(world.told[5..], ["close 1000 token_expired"]);
+    world.feed(&frame(TEXT, heartbeat));
+    assert_eq!(world.told.len(), 6, "nothing follows the close");
+
+    // A message that was cut short cannot be followed by another.
+    let mut world = open("/phoenix/websocket?vsn=2.0.0");
+    world.call(|client, _, _| client.data_header(DataKind::Text, true, false, 5));
+    close(&mut world, Cause::BackendUnavailable);
+    world.feed(&frame(TEXT, heartbeat));
+    assert_eq!(world.told, [""; 0]);
+
+    // What began before the delay, is too long, or binary is no check of liveness.
+    let mut world = open("/phoenix/websocket?vsn=2.0.0");
+    world.feed(&frame(0x01, &heartbeat[..9]));
+    close(&mut world, Cause::BackendUnavailable);
+    world.feed(&[frame(0x80, &heartbeat[9..]), frame(TEXT, &[b' '; 300])].concat());
+    assert_eq!(world.told.len(), 1);
 }
 
 #[test]
@@ -477,4 +541,187 @@ fn promised_pings_come_also_to_a_client_that_talks() {
     world.call(|client, _, _| client.data_header(DataKind::Text, true, false, 5));
     wait(&mut world);
     assert_eq!(world.told, ["ping"]);
+}
+
+/// The ways of an end, beyond those that [`STAGES`] name.
+const ENDINGS: [&str; 6] = [
+    "refused, delayed",
+    "was open, delayed",
+    "delayed, unread",
+    "close frame sent",
+    "answered over HTTP",
+    "FIN sent",
+];
+
+fn ending(name: &str) -> World {
+    let mut world = match name {
+        "refused, delayed" => refused(),
+        "was open, delayed" => {
+            let mut world = open("/phoenix/websocket?vsn=2.0.0");
+            close(&mut world, Cause::BackendUnavailable);
+            world
+        }
+        "delayed, unread" => {
+            let mut world = rate_limited();
+            world.feed(&frame(TEXT, b"{}"));
+            assert!(!world.client.takes_input());
+            world
+        }
+        "close frame sent" => {
+            let mut world = ending("was open, delayed");
+            wait(&mut world);
+            world
+        }
+        "answered over HTTP" | "FIN sent" => {
+            let mut world = World::with(settings(DIALECTS), false, 0);
+            world.feed(&head("/nowhere", ""));
+            if name == "FIN sent" {
+                world.call(|client, _, _| client.shut_down());
+            }
+            world
+        }
+        _ => unreachable!("not in the list"),
+    };
+    world.told.clear();
+    world
+}
+
+type Happening = fn(&mut World);
+
+/// What happens, and what comes of it in each of [`ENDINGS`]: what is done with the socket (with
+/// `delayed` or `unread` while a close frame waits), and what the client is told.
+const ENDED: [(&str, Happening, [&str; 6]); 14] = [
+    (
+        "text",
+        |world| world.feed(&frame(TEXT, b"[]")),
+        ["delayed", "delayed", "unread", "linger", "shutdown", "await"],
+    ),
+    (
+        "heartbeat",
+        |world| world.feed(&frame(TEXT, br#"[null,"7","phoenix","heartbeat",{}]"#)),
+        [
+            "delayed: text [null,\"7\",\"phoenix\",\"phx_reply\",{\"response\":{},\"status\":\"ok\"}]",
+            "delayed: text [null,\"7\",\"phoenix\",\"phx_reply\",{\"response\":{},\"status\":\"ok\"}]",
+            "unread",
+            "linger",
+            "shutdown",
+            "await",
+        ],
+    ),
+    (
+        "ping",
+        |world| world.feed(&frame(PING, b"a")),
+        ["delayed: pong a", "delayed: pong a", "unread", "linger", "shutdown", "await"],
+    ),
+    (
+        "close frame",
+        |world| world.feed(&frame(CLOSE, b"\x03\xe8")),
+        [
+            "flush: close 1000 token_expired",
+            "flush: close 1012 backend_unavailable",
+            "flush: close 4429 rate_limited",
+            "flush",
+            "shutdown",
+            "await",
+        ],
+    ),
+    (
+        "broken frame",
+        |world| world.feed(b"\xff\x00\xff\x00"),
+        ["unread", "unread", "unread", "flush", "shutdown", "await"],
+    ),
+    ("FIN, all sent", |world| world.happen(Event::PeerFinished), ["gone"; 6]),
+    (
+        "FIN, output waits",
+        |world| {
+            world.call(|client, ctx, _| client.output_queued(ctx));
+            world.happen(Event::PeerFinished);
+        },
+        ["flush"; 6],
+    ),
+    ("reset", |world| world.happen(Event::PeerGone), ["gone"; 6]),
+    ("TLS failure", |world| world.happen(Event::TlsFailed), ["shutdown"; 6]),
+    (
+        "deadline",
+        |world| world.happen(Event::DeadlineExact),
+        [
+            "linger: close 1000 token_expired",
+            "linger: close 1012 backend_unavailable",
+            "linger: close 4429 rate_limited",
+            "reset",
+            "reset",
+            "reset",
+        ],
+    ),
+    (
+        "close by backend",
+        |world| world.happen(Event::CloseByBackend),
+        ["delayed", "delayed", "unread", "linger", "shutdown", "await"],
+    ),
+    (
+        "revocation",
+        |world| close(world, Cause::TokenRevoked),
+        [
+            "linger: close 1000 token_expired",
+            "linger: close 1012 backend_unavailable",
+            "linger: close 4429 rate_limited",
+            "linger",
+            "shutdown",
+            "await",
+        ],
+    ),
+    (
+        "drain",
+        |world| world.happen(Event::ScheduleClose),
+        [
+            "linger: close 1000 token_expired",
+            "linger: close 1012 backend_unavailable",
+            "linger: close 4429 rate_limited",
+            "linger",
+            "shutdown",
+            "await",
+        ],
+    ),
+    (
+        "decision, route gone, output sent",
+        |world| {
+            world.client.move_route(|_| None);
+            world.call(|client, ctx, output| {
+                client.reject(Cause::TokenExpired, &RejectHint::default(), ctx, output);
+            });
+            world.happen(Event::OutputSent);
+        },
+        ["delayed", "delayed", "unread", "linger", "shutdown", "await"],
+    ),
+];
+
+/// The cell of a table for what can be seen of a client that has ended.
+fn cell(world: &World) -> String {
+    let action = match world.client.socket_action() {
+        SocketAction::Stay if !world.client.takes_input() => "unread",
+        SocketAction::Stay if world.client.is_close_delayed() => "delayed",
+        SocketAction::Stay => "linger",
+        SocketAction::ShutdownWhenFlushed => "shutdown",
+        SocketAction::AwaitEnd => "await",
+        SocketAction::CloseWhenFlushed => "flush",
+        SocketAction::CloseNow { reset: true } => "reset",
+        SocketAction::CloseNow { reset: false } => "gone",
+    };
+    let told = world.told.join(", ");
+    if told.is_empty() { action.to_owned() } else { format!("{action}: {told}") }
+}
+
+#[test]
+fn every_event_in_every_ending() {
+    for (event, happen, expected) in ENDED {
+        for (name, expected) in ENDINGS.into_iter().zip(expected) {
+            let mut world = ending(name);
+            let (end, stage) = (world.client.end().unwrap(), world.client.stage());
+            happen(&mut world);
+            assert_eq!(cell(&world), expected, "{event} in {name}");
+            let now = world.client.end().unwrap();
+            assert_eq!((now.cause, now.by, now.stage), (end.cause, end.by, end.stage), "{event}");
+            assert_eq!(world.client.stage(), stage, "{event} in {name}");
+        }
+    }
 }

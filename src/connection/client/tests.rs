@@ -2,24 +2,32 @@
 //! chunking, reloads, and random scripts. [`World::check`] holds after each call.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::phase::{Phase, gauge};
 use super::*;
 use crate::base::secret::Secret;
-use crate::base::time::{Now, UnixTime};
+use crate::base::time::{Instant, Now, UnixTime};
 use crate::connection::authenticate::{self, Decision};
 use crate::connection::session::SessionRequest;
+use crate::connection::stage::Stage;
 use crate::connection::upstream::link::compose;
-use crate::counters::Counters;
+use crate::connection::{Context, Output};
+use crate::counters::{Counters, Metric};
+use crate::protocol::cause::Cause;
+use crate::protocol::http_upgrade;
 use crate::protocol::jwt::{self, Algorithm, JwtKey};
 use crate::protocol::link::{self, Open};
 use crate::protocol::mask::apply_mask;
 use crate::protocol::revocation::{Hasher, RevocationSet, Revoked};
+use crate::protocol::websocket::DataKind;
 use crate::settings::PREFIX_MAX;
 use crate::settings::Refuse;
+use crate::settings::Settings;
 use crate::settings::load::{FileContents, Outside, load};
 
 #[path = "reauthenticate_tests.rs"]
@@ -178,6 +186,8 @@ struct World {
     data: Vec<(DataKind, bool, bool, Vec<u8>)>,
     /// OPEN payloads.
     opened: Vec<Vec<u8>>,
+    /// Heads of HTTP answers.
+    answered: Vec<String>,
     /// REAUTH payloads.
     renewed: Vec<Vec<u8>>,
     /// Whether everything queued is sent at once.
@@ -197,7 +207,7 @@ impl World {
         let counters = Counters::default();
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
         let set = RevocationSet::new(Hasher::new(&[7; 32]));
-        let revoked = set.picture();
+        let revoked = set.snapshot();
         let ctx =
             Context { now, settings: &settings, counters: &counters, jitter: 0, revoked: &revoked };
         let client = Client::new(None, tls, jitter, &ctx);
@@ -212,6 +222,7 @@ impl World {
             told: Vec::new(),
             data: Vec::new(),
             opened: Vec::new(),
+            answered: Vec::new(),
             renewed: Vec::new(),
             flushes: true,
             closed: false,
@@ -287,7 +298,6 @@ impl World {
         assert!(over || !self.over, "CloseNow became {:?}", client.socket_action());
         self.over = over;
         assert!(ended || client.socket_action() == SocketAction::Stay);
-        assert!(client.pending().is_none() || !ended);
         if client.is_open() {
             self.was_open = true;
         }
@@ -305,6 +315,7 @@ impl World {
                 let end = rest.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
                 let status = std::str::from_utf8(&rest[9..12]).unwrap();
                 self.told.push(status.to_owned());
+                self.answered.push(String::from_utf8(rest[..end].to_vec()).unwrap());
                 self.closed = status != "101";
                 // Only a 101 is followed by anything but its own body.
                 rest = if self.closed { &[] } else { &rest[end..] };
@@ -373,7 +384,9 @@ impl World {
                 Step::NeedMore => assert_eq!(count, input.len()),
                 Step::Handled => assert!(count > 0 || self.client.stage() != before.0),
                 Step::Blocked => {
-                    let most = if self.client.renewal().is_some() { PREFIX_MAX } else { 0 };
+                    let renews =
+                        matches!(&self.client.phase, Phase::Open(it) if it.renewal.is_some());
+                    let most = if renews { PREFIX_MAX } else { 0 };
                     assert!(given <= most, "blocked with an allowance of {given}");
                     return bytes.len() - used - count;
                 }
@@ -1247,6 +1260,93 @@ fn too_many_frames() {
     assert_eq!(world.client.end().unwrap().cause, Cause::RateLimited);
 }
 
+/// One frame in tiny segments makes as many DATA frames at the backend.
+#[test]
+fn small_pieces_of_a_frame_are_charged() {
+    let pieces = |size: usize| {
+        let mut world = World::at(Stage::Open);
+        world.settings.limits.message_max = 1 << 20;
+        let whole = frame(0x82, &[7; 60_000]);
+        world.feed(&whole[..8]);
+        let (mut count, step) = (0, ms(1));
+        for piece in whole[8..].chunks(size).cycle().take(50_000) {
+            // As fast as a hundred thousand segments a second.
+            world.pass(step / 100);
+            count += 1;
+            if count * size >= 60_000 {
+                // The next message.
+                return (count, true);
+            }
+            world.feed(piece);
+            if !world.client.is_open() {
+                assert_eq!(world.client.end().unwrap().cause, Cause::RateLimited);
+                return (count, false);
+            }
+        }
+        (count, true)
+    };
+    let burst = World::new(false).settings.limits.frames_burst as usize;
+    let (count, unharmed) = pieces(1);
+    assert!(!unharmed && count <= 10 * burst, "{count} pieces");
+    for size in [1024, 1448, 4096] {
+        assert!(pieces(size).1, "{size}");
+    }
+    // A slow client may send byte for byte.
+    let mut world = World::at(Stage::Open);
+    for byte in frame(0x82, &[7; 10_000]) {
+        world.pass(ms(1));
+        world.feed(&[byte]);
+    }
+    assert!(world.client.is_open());
+}
+
+/// An answer that is queued when FIN comes goes out first.
+#[test]
+fn a_half_closed_client_gets_its_answer() {
+    let requests = [
+        ("open", head("/ws", &bearer(&token(APP, 60))), "closing"),
+        ("first message", head("/first", ""), "refused"),
+    ];
+    for (name, request, stage) in requests {
+        let mut world = World::new(false);
+        world.flushes = false;
+        world.feed(&request);
+        world.happen(Event::PeerFinished);
+        assert_eq!(world.client.stage().label(), stage, "{name}");
+        assert_eq!(world.client.end().unwrap().cause, Cause::ClientGone);
+        assert_eq!(world.client.socket_action(), SocketAction::CloseWhenFlushed, "{name}");
+        // It does not wait for a client that does not read.
+        let limit = START + world.settings.deadlines.write_stall;
+        assert!(world.client.next_deadline(&world.settings) <= limit);
+    }
+}
+
+/// What was queued for an identity that is over is not for the client to read on at its leisure.
+#[test]
+fn the_revoked_and_expired_do_not_read_on() {
+    for (cause, left) in [
+        (Cause::TokenRevoked, ms(1_000)),
+        (Cause::TokenExpired, ms(1_000)),
+        (Cause::GoingAway, ms(10_000)),
+    ] {
+        let mut world = World::at(Stage::Open);
+        world.flushes = false;
+        world.call(|client, ctx, _| client.output_queued(ctx));
+        world.call(|client, ctx, output| client.close(cause, ctx, output));
+        // It reads a little all the time.
+        for _ in 0..9 {
+            world.pass(ms(100));
+            world.sent(false);
+        }
+        let deadline = world.client.next_deadline(&world.settings);
+        let slack = if left == ms(10_000) { ms(900) } else { ms(0) };
+        assert_eq!(deadline.since(START), left + slack, "{cause:?}");
+        world.pass(deadline.since(world.now.instant));
+        world.handle_deadline();
+        assert_eq!(world.client.socket_action(), SocketAction::CloseNow { reset: true });
+    }
+}
+
 /// Blocks are asked in order; one that has not signed the token gives way, and one that has
 /// judges for good.
 #[test]
@@ -1436,6 +1536,68 @@ fn refusals_by_route_and_origin() {
     let mut world = World::new(false);
     world.feed(&head("/nowhere", ""));
     assert_eq!(world.summary(), "refused shutdown <- bad_request Gateway request_head: 404");
+}
+
+#[test]
+fn a_refused_client_is_answered_with_an_offer_that_is_no_token() {
+    let long = "t".repeat(65);
+    let offer = format!("base64url.bearer.phx.AAAA, {long}, a.b.c, bearer, v2");
+    for (listed, offers, answer) in [
+        (vec!["v1"], "v2, c2VjcmV0", Some("v2")),
+        (vec!["v1"], "v2, v1", Some("v1")),
+        (vec!["v1"], &*offer, Some("bearer")),
+        (vec![], &*offer, Some("bearer")),
+        (vec!["v1"], "base64url.bearer.phx.AAAA", None),
+        (vec!["v1"], "a.b.c", None),
+        (vec!["v1.2.3"], "v1.2.3", Some("v1.2.3")),
+        (vec!["v1"], &*long, None),
+        (vec![], "a.b.c", None),
+    ] {
+        let mut world = World::new(false);
+        world.settings.routes[0].subprotocols = listed.into_iter().map(str::to_owned).collect();
+        // The token in the offer is broken: what counts is that it is not answered with.
+        world.feed(&head("/ws", &format!("Sec-WebSocket-Protocol: {offers}\r\n")));
+        assert_eq!(world.told[..2], ["101", "text token_missing"], "{offers}");
+        let answered = world.answered[0].split("Sec-WebSocket-Protocol: ").nth(1);
+        assert_eq!(answered.and_then(|rest| rest.lines().next()), answer, "{offers}");
+    }
+    // A client that is let in is answered with none: an application that it did not ask for
+    // must not get its messages.
+    let mut world = World::new(false);
+    world.settings.routes[0].subprotocols = vec!["v1".into()];
+    world.feed(&head("/ws", &format!("{}Sec-WebSocket-Protocol: v2\r\n", bearer(&token(APP, 60)))));
+    assert_eq!(world.client.stage(), Stage::Open);
+    assert!(!world.answered[0].contains("Sec-WebSocket-Protocol"));
+}
+
+#[test]
+fn repeats_of_a_forwarded_header_push_no_other_out() {
+    let mut world = World::new(false);
+    world.settings.routes[0].forward_headers = vec!["x-a".into(), "x-b".into()];
+    let repeats = "X-A: 1\r\n".repeat(40);
+    world.feed(&head("/ws", &format!("{}{repeats}X-B: 2\r\n", bearer(&token(APP, 60)))));
+    let open = Open::decode(&world.opened[0][link::HEADER_BYTES..]).unwrap();
+    let headers: Vec<_> = open.headers.iter().collect();
+    assert_eq!(headers.len(), 41);
+    assert_eq!(headers[40], ("x-b", &b"2"[..]));
+}
+
+#[test]
+fn checks_and_near_misses_get_their_answers() {
+    for (bytes, told) in [
+        ("HEAD /ws HTTP/1.0\r\n\r\n", "200"),
+        ("GET /ws HTTP/1.0\r\n\r\n", "200"),
+        ("HEAD /first HTTP/1.1\r\nHost: a\r\n\r\n", "405"),
+        ("GET /first HTTP/1.0\r\n\r\n", "426"),
+        ("GET /ws HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: AA\r\n\r\n", "426"),
+        ("GET /ws/ HTTP/1.1\r\nHost: a\r\n\r\n", "404"),
+        ("GET http://a:81/ws HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+    ] {
+        let mut world = World::new(false);
+        world.feed(bytes.as_bytes());
+        assert_eq!(world.told, [told], "{bytes}");
+        assert_eq!(world.client.stage(), Stage::Refused);
+    }
 }
 
 /// What a client says after its head, and what should come out of it.

@@ -1,14 +1,21 @@
 //! The admin API of the revocations, without any I/O: bodies to revocations, entries to JSON.
 
-use serde::Deserialize;
-use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::admin_http::{Answer, Status};
+use hyper::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json as value};
+
+use super::{Answer, json};
 use crate::base::time::UnixTime;
 use crate::protocol::revocation::{Full, Inserted, Revocation, Target};
 
 /// Entries in one answer; `?after=ID` asks for those that follow.
 pub const PAGE_MAX: usize = 1000;
+
+/// How far the clock of who revokes may be ahead of ours.
+const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// What a POST says. Times are Unix times in seconds.
 #[derive(Deserialize)]
@@ -36,6 +43,12 @@ pub fn parse(body: &[u8], now: UnixTime) -> Result<Revocation, String> {
         )
     })?;
     let before = demand.issued_before.map(UnixTime::from_seconds);
+    // Tokens that are not made yet cannot be known to be bad; milliseconds by mistake end here.
+    if before.is_some_and(|before| before > now.later(CLOCK_SKEW)) {
+        return Err(
+            "issued_before lies in the future; write a Unix time in seconds, now at most".into()
+        );
+    }
     let target = Target::new(demand.subject.as_deref(), demand.token_id.as_deref(), before);
     let target = target.map_err(|error| error.to_string())?;
     let lapses = match (demand.lapses, demand.lapses_in) {
@@ -53,37 +66,37 @@ pub fn parse(body: &[u8], now: UnixTime) -> Result<Revocation, String> {
 pub fn inserted(inserted: Result<Inserted, Full>, kept: bool) -> Answer {
     match inserted {
         Ok(Inserted::New(id)) => {
-            json(Status::Ok, &json!({"result": "revoked", "id": id, "saved": kept}))
+            json(StatusCode::OK, &value!({"result": "revoked", "id": id, "saved": kept}))
         }
         Ok(Inserted::Covered(id)) => {
-            json(Status::Ok, &json!({"result": "covered", "id": id, "saved": kept}))
+            json(StatusCode::OK, &value!({"result": "covered", "id": id, "saved": kept}))
         }
-        Ok(Inserted::Lapsed) => refused("it has lapsed already", Status::Unprocessable),
-        Err(full) => refused(&full.to_string(), Status::InsufficientStorage),
+        Ok(Inserted::Lapsed) => refused("it has lapsed already", StatusCode::UNPROCESSABLE_ENTITY),
+        Err(full) => refused(&full.to_string(), StatusCode::INSUFFICIENT_STORAGE),
     }
 }
 
 /// An error that says why.
-pub fn refused(why: &str, status: Status) -> Answer {
-    json(status, &json!({"result": "refused", "problems": [why]}))
+pub fn refused(why: &str, status: StatusCode) -> Answer {
+    json(status, &value!({"result": "refused", "problems": [why]}))
 }
 
 /// One page of entries. `next` is there when there may be more.
-pub fn page<'a>(entries: impl Iterator<Item = (u64, &'a Revocation)>, held: usize) -> Answer {
-    let page: Vec<(u64, &Revocation)> = entries.take(PAGE_MAX).collect();
-    let mut answer = json!({
+pub fn page<'a>(entries: impl Iterator<Item = (u64, &'a Arc<Revocation>)>, held: usize) -> Answer {
+    let page: Vec<(u64, &Arc<Revocation>)> = entries.take(PAGE_MAX).collect();
+    let mut answer = value!({
         "held": held,
         "revocations": page.iter().map(|(id, revocation)| entry(*id, revocation)).collect::<Value>(),
     });
     if let (PAGE_MAX, Some((last, _))) = (page.len(), page.last()) {
-        answer["next"] = json!(format!("/revocations?after={last}"));
+        answer["next"] = value!(format!("/revocations?after={last}"));
     }
-    json(Status::Ok, &answer)
+    json(StatusCode::OK, &answer)
 }
 
 fn entry(id: u64, revocation: &Revocation) -> Value {
     let target = &revocation.target;
-    let mut entry = json!({"id": id, "lapses": seconds(revocation.lapses)});
+    let mut entry = value!({"id": id, "lapses": seconds(revocation.lapses)});
     for (name, value) in [
         ("subject", target.subject().map(Value::from)),
         ("token_id", target.token_id().map(Value::from)),
@@ -99,20 +112,24 @@ fn entry(id: u64, revocation: &Revocation) -> Value {
 /// Whole seconds where it is that, as backends may name milliseconds.
 fn seconds(time: UnixTime) -> Value {
     match time.as_millis() % 1000 {
-        0 => json!(time.as_seconds()),
-        _ => json!(time.as_millis() as f64 / 1000.0),
+        0 => value!(time.as_seconds()),
+        _ => value!(time.as_millis() as f64 / 1000.0),
     }
-}
-
-fn json(status: Status, value: &Value) -> Answer {
-    let body = format!("{value}\n").into_bytes();
-    Answer { status, content_type: "application/json", body, fields: String::new() }
 }
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
+
     use super::*;
     use crate::protocol::revocation::{Hasher, RevocationSet};
+
+    fn body(answer: Answer) -> (u16, Value) {
+        let (head, body) = answer.into_parts();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let bytes = runtime.block_on(body.collect()).unwrap().to_bytes();
+        (head.status.as_u16(), serde_json::from_slice(&bytes).unwrap())
+    }
 
     #[test]
     fn bodies_are_read_strictly() {
@@ -145,6 +162,8 @@ mod tests {
             (r#"{"lapses":200}"#, "name a subject"),
             (r#"{"subject":"","lapses":200}"#, "empty"),
             (r#"{"subject":"a","token_id":"b","lapses":200}"#, "stands alone"),
+            (r#"{"issued_before":161,"lapses":900}"#, "in the future"),
+            (r#"{"subject":"a","issued_before":99999999999,"lapses":900}"#, "in the future"),
             (r#"{"subject":"a","lapses":-1}"#, "not as expected"),
             (r#"{"subject":"a","lapses":200,"more":"s3cret"}"#, "not as expected"),
             (r#"{"subject":"a","subject":"b","lapses":200}"#, "not as expected"),
@@ -164,13 +183,11 @@ mod tests {
             let revocation = Revocation { target, lapses };
             set.insert(revocation, 9999, UnixTime::default()).unwrap();
         }
-        let read = |after| -> Value {
-            serde_json::from_slice(&page(set.after(after), set.len()).body).unwrap()
-        };
+        let read = |after| body(page(set.after(after), set.len())).1;
         let first = read(0);
         assert_eq!(first["revocations"].as_array().unwrap().len(), PAGE_MAX);
         assert_eq!(first["next"], "/revocations?after=1000");
-        let rest = json!({"held": 1001, "revocations": [
+        let rest = value!({"held": 1001, "revocations": [
             {"id": 1001, "subject": "a\"\n<1000>", "issued_before": 1.5, "lapses": 9},
         ]});
         assert_eq!(read(1000), rest);
@@ -178,14 +195,11 @@ mod tests {
 
     #[test]
     fn answers_say_what_became_of_it() {
-        let text = |answer: Answer| String::from_utf8(answer.into_bytes(false)).unwrap();
-        let new = text(inserted(Ok(Inserted::New(7)), false));
-        assert!(new.starts_with("HTTP/1.1 200 ") && new.contains(r#""saved":false"#), "{new}");
-        let full = text(inserted(Err(Full { max: 5 }), true));
-        assert!(
-            full.starts_with("HTTP/1.1 507 ") && full.contains("revocations_max (5)"),
-            "{full}"
-        );
-        assert!(text(inserted(Ok(Inserted::Lapsed), true)).starts_with("HTTP/1.1 422 "));
+        let (status, new) = body(inserted(Ok(Inserted::New(7)), false));
+        assert_eq!((status, &new["id"], &new["saved"]), (200, &value!(7), &value!(false)));
+        let (status, full) = body(inserted(Err(Full { max: 5 }), true));
+        let why = full["problems"][0].as_str().unwrap();
+        assert!(status == 507 && why.contains("revocations_max (5)"), "{full}");
+        assert_eq!(body(inserted(Ok(Inserted::Lapsed), true)).0, 422);
     }
 }

@@ -3,70 +3,32 @@
 //!
 //! A message is the gateway's by its first bytes alone, so that all others pass as they come. Only
 //! a message whose beginning came in several parts, each of which could still become the prefix,
-//! is held until it is told apart: at most a prefix's length of it.
+//! is buffered until it is classified: at most a prefix's length of it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::time::Instant;
+use crate::connection::authenticate::{self, Decision};
+use crate::connection::context::{Context, Output};
+use crate::connection::session::SessionRequest;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::{Dialect, centrifuge};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::websocket::{DataKind, OpCode};
-use crate::settings::{Deadlines, Reauthenticate};
 
-use super::authenticate::{self, Decision};
-use super::client::{Client, Step, write_frame};
-use super::session::SessionRequest;
-use super::{Context, Output};
+use super::phase::Phase;
+use super::renewal::{Buffered, Renewal};
+use super::state::{Client, write_frame};
+use super::step::Step;
 
 /// What one fresh token takes from the budget of control frames: it costs a MAC or several, and a
 /// frame to the backend.
 const COST: u32 = 10;
 
-/// What an open client keeps on a route where it may present fresh tokens.
-pub(super) struct Renewal {
-    form: Arc<Reauthenticate>,
-    /// The message under way, if it is or may become the gateway's.
-    held: Option<Held>,
-    /// An answer waits for the end of a message of the backend's.
-    answer_owed: bool,
-    /// The command that it answers, where the dialect numbers them.
-    command: Option<u32>,
-}
-
-/// The beginning of a message. Invariant: `form.prefix` and `bytes` begin alike, and
-/// `bytes.len() <= limits.first_message_max`.
-struct Held {
-    bytes: Vec<u8>,
-    since: Instant,
-}
-
-impl Renewal {
-    pub(super) fn new(form: &Arc<Reauthenticate>) -> Box<Self> {
-        Box::new(Renewal { form: Arc::clone(form), held: None, answer_owed: false, command: None })
-    }
-
-    /// Until when the message under way must be whole.
-    pub(super) fn deadline(&self, deadlines: &Deadlines) -> Instant {
-        self.held.as_ref().map_or(Instant::NEVER, |held| held.since + deadlines.authenticate)
-    }
-
-    /// Bytes that will need the backend's credit if they turn out to be for it.
-    fn undecided(&self) -> usize {
-        let held = self.held.as_ref().map_or(0, |held| held.bytes.len());
-        if held < self.form.prefix.len() { held } else { 0 }
-    }
-
-    fn is_ours(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| held.bytes.len() >= self.form.prefix.len())
-    }
-}
-
 impl Client {
     /// Takes frames of an open client that may present fresh tokens.
-    pub(super) fn receive_sifted(
+    pub(super) fn receive_classified(
         &mut self,
         mut renewal: Box<Renewal>,
         input: &mut [u8],
@@ -85,19 +47,25 @@ impl Client {
         let step = match step {
             Step::Data { range, kind, first, last } => {
                 let piece = &input[range.clone()];
-                let sifted = self.sift(&mut renewal, piece, (kind, first, last), ctx, output);
-                sifted.unwrap_or(Step::Data { range, kind, first, last })
+                let classified =
+                    self.classify(&mut renewal, piece, (kind, first, last), ctx, output);
+                classified.unwrap_or(Step::Data { range, kind, first, last })
             }
             step => step,
         };
-        if self.is_open() {
-            self.set_renewal(renewal);
-        }
+        self.put_back(renewal);
         (used, step)
     }
 
+    /// Keeps what was taken out of the phase to be worked on, unless the client is closed now.
+    pub(super) fn put_back(&mut self, renewal: Box<Renewal>) {
+        if let Some(open) = self.open_mut() {
+            open.renewal = Some(renewal);
+        }
+    }
+
     /// Looks at a piece of a message; `None` when it is the backend's.
-    fn sift(
+    fn classify(
         &mut self,
         renewal: &mut Renewal,
         piece: &[u8],
@@ -105,7 +73,7 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) -> Option<Step> {
-        let prefix = renewal.form.prefix.as_bytes();
+        let prefix = renewal.pattern.prefix.as_bytes();
         if first {
             if kind != DataKind::Text || !begins_alike(prefix, piece) {
                 return None;
@@ -114,21 +82,21 @@ impl Client {
                 let ours = piece.len() >= prefix.len();
                 return ours.then(|| self.reauthenticate(renewal, piece, ctx, output));
             }
-            renewal.held = Some(Held { bytes: Vec::new(), since: ctx.now.instant });
+            renewal.buffered = Some(Buffered { bytes: Vec::new(), since: ctx.now.instant });
         }
-        let mut held = renewal.held.take()?;
-        if held.bytes.len() + piece.len() > ctx.settings.limits.first_message_max as usize {
+        let mut buffered = renewal.buffered.take()?;
+        if buffered.bytes.len() + piece.len() > ctx.settings.limits.first_message_max as usize {
             return Some(self.refuse_token(Cause::TokenMalformed, ctx, output));
         }
-        held.bytes.extend_from_slice(piece);
-        if !begins_alike(prefix, &held.bytes) || (last && held.bytes.len() < prefix.len()) {
-            output.released = held.bytes;
+        buffered.bytes.extend_from_slice(piece);
+        if !begins_alike(prefix, &buffered.bytes) || (last && buffered.bytes.len() < prefix.len()) {
+            output.released = buffered.bytes;
             return Some(Step::Released { kind, last });
         }
         if last {
-            return Some(self.reauthenticate(renewal, &held.bytes, ctx, output));
+            return Some(self.reauthenticate(renewal, &buffered.bytes, ctx, output));
         }
-        renewal.held = Some(held);
+        renewal.buffered = Some(buffered);
         Some(Step::Handled)
     }
 
@@ -140,13 +108,14 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
-        if !self.afford_controls(COST, ctx) {
+        if !self.charge_controls(COST, ctx) {
             self.close(Cause::RateLimited, ctx, output);
             return Step::Handled;
         }
         let Output { request, tokens, .. } = output;
         let (settings, unix) = (ctx.settings, ctx.now.unix);
-        let decision = authenticate::by_open_client(settings, &renewal.form, message, unix, tokens);
+        let decision =
+            authenticate::by_open_client(settings, &renewal.pattern, message, unix, tokens);
         let cause = match decision {
             Decision::Accepted(identity) => match self.renew(&identity, ctx, request) {
                 Ok(()) => {
@@ -179,7 +148,7 @@ impl Client {
         if !self.mark().same_subject(mark) {
             return Err(Cause::TokenForbidden);
         }
-        self.set_identity(identity, ctx);
+        self.replace_identity(identity, ctx);
         request.clear();
         request.set_identity(identity);
         Ok(())
@@ -201,11 +170,12 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        if !renewal.answer_owed || self.to_client_unfinished {
+        let Phase::Open(open) = &self.phase else { return };
+        if !renewal.answer_owed || open.to_client_unfinished {
             return;
         }
         renewal.answer_owed = false;
-        let expires = self.expires.instant();
+        let expires = open.expires.instant();
         let left = (expires != Instant::NEVER).then(|| expires.since(ctx.now.instant));
         match (self.dialect().unwrap_or(Dialect::Plain), renewal.command) {
             (Dialect::Plain, _) => {}

@@ -1,0 +1,365 @@
+//! The end of a connection: what the client is told, how long its close frame waits, and what
+//! follows it.
+//!
+//! While its close frame waits a client has no session, and holds its place, of TLS what it takes
+//! to encrypt one more frame, and at most the beginning of one short message.
+
+use std::time::Duration;
+
+use crate::base::time::Instant;
+use crate::connection::context::{Context, Output};
+use crate::connection::stage::{ClosedBy, Stage};
+use crate::counters::Metric;
+use crate::protocol::cause::Cause;
+use crate::protocol::dialect::{Answer, Dialect};
+use crate::protocol::http_upgrade::{self, HttpRefusal};
+use crate::protocol::websocket::{self, OpCode};
+use crate::settings::{Deadlines, MessageTypes, Settings};
+
+use super::phase::{CloseProgress, Delayed, DelayedInput, Ended, Next, Phase, Standing};
+use super::state::{Client, write_frame};
+
+/// What a client that used up every stage still gets to read its refusal.
+const REFUSED_GRACE: Duration = Duration::from_millis(100);
+
+/// What a backend that refuses a client wants it to be told beyond the cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RejectHint<'a> {
+    /// When to come back, instead of the dialect's own time; of no effect where the client
+    /// should not come back at all.
+    pub retry_after: Option<Duration>,
+    /// The close frame's reason, at most 123 bytes; empty leaves it to the dialect. A close frame
+    /// that waits goes without it.
+    pub message: &'a str,
+}
+
+/// What goes with a close beyond its cause.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CloseDetails<'a> {
+    /// The client's command that is answered, if it was one.
+    pub(super) command: Option<u32>,
+    pub(super) hint: RejectHint<'a>,
+    /// After a broken frame (RFC 6455 §7.1.7): FIN follows the close frame.
+    pub(super) broken: bool,
+}
+
+impl Client {
+    /// The client's connection ended, and nothing reaches it any more.
+    pub fn peer_gone(&mut self, ctx: &Context<'_>) {
+        let cause = match self.phase {
+            Phase::TlsHandshake => Cause::TlsFailed,
+            _ => Cause::ClientGone,
+        };
+        let progress = CloseProgress::Dropped { reset: false };
+        self.end_with((cause, ClosedBy::Client, None), Standing::Leaving, progress, ctx);
+        self.drop_ended(false);
+    }
+
+    /// The client will send nothing more, but may still read: what is queued goes out first. A
+    /// session does not live on half a connection.
+    pub fn peer_finished(&mut self, ctx: &Context<'_>) {
+        if !self.output_pending || self.stage() == Stage::TlsHandshake {
+            return self.peer_gone(ctx);
+        }
+        let standing = if self.is_open() { Standing::Leaving } else { Standing::Refused };
+        let progress = CloseProgress::said(Next::Close);
+        self.end_with((Cause::ClientGone, ClosedBy::Client, None), standing, progress, ctx);
+        self.say_last(Next::Close);
+    }
+
+    /// TLS failed. An alert may be queued; it is sent as far as the socket takes it.
+    pub fn tls_failed(&mut self, ctx: &Context<'_>) {
+        let standing = if self.is_open() { Standing::Leaving } else { Standing::Refused };
+        let progress = CloseProgress::said(Next::Shutdown);
+        self.end_with((Cause::TlsFailed, ClosedBy::Gateway, None), standing, progress, ctx);
+        self.say_last(Next::Shutdown);
+    }
+
+    /// Ends the connection for `cause`, telling the client as its phase allows.
+    pub fn close(&mut self, cause: Cause, ctx: &Context<'_>, output: &mut Output) {
+        self.close_with(cause, &CloseDetails::default(), ctx, output);
+    }
+
+    pub(super) fn close_with(
+        &mut self,
+        cause: Cause,
+        details: &CloseDetails<'_>,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        match &self.phase {
+            Phase::TlsHandshake | Phase::RequestHead(_) => self.drop_silently(cause, ctx),
+            Phase::Authenticating(_) => self.refuse_with(cause, details, ctx, output),
+            Phase::Open(_) => {
+                self.explain_and_close(cause, details, Standing::Leaving, ctx, output);
+            }
+            // A client that was told already is not kept waiting.
+            Phase::Ended(_) => self.end_delay(ctx, output),
+        }
+    }
+
+    /// Refuses an open client whose session could not be opened: as [`close`](Self::close), but
+    /// with the explanation that a refused client gets.
+    pub fn refuse(&mut self, cause: Cause, ctx: &Context<'_>, output: &mut Output) {
+        match self.phase {
+            Phase::Authenticating(_) | Phase::Open(_) => {
+                self.refuse_in_dialect(cause, ctx, output);
+            }
+            _ => self.close(cause, ctx, output),
+        }
+    }
+
+    /// The backend closed the session. A code that may not be sent becomes the dialect's.
+    pub fn close_by_backend(
+        &mut self,
+        code: u16,
+        reason: &str,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        if !self.is_open() {
+            return;
+        }
+        let unsaid = self.answer(Cause::BackendClosed, ctx.settings).code;
+        let code = if websocket::is_sendable_close_code(code) { code } else { unsaid };
+        write_close(code, reason, output);
+        let next = if self.is_broken() { Next::Shutdown } else { Next::AwaitClose };
+        let end = (Cause::BackendClosed, ClosedBy::Backend, Some(code));
+        self.end_with(end, Standing::Leaving, CloseProgress::said(next), ctx);
+    }
+
+    /// RFC 6455 §5.5.1: a close is answered with a close, and then the server ends first.
+    pub(super) fn close_by_client(
+        &mut self,
+        code: Option<u16>,
+        reason: &[u8],
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        output.reason.clear();
+        output.reason.extend_from_slice(reason);
+        match code {
+            Some(code) => write_close(code, "", output),
+            None => write_frame(OpCode::Close, &[], &mut output.answers),
+        }
+        // A client that never authenticated stays under the cap and the deadlines of those.
+        let standing = if self.is_open() { Standing::Leaving } else { Standing::Refused };
+        let end = (Cause::ClientClosed, ClosedBy::Client, code);
+        self.end_with(end, standing, CloseProgress::said(Next::Close), ctx);
+    }
+
+    /// Ends the connection without a word.
+    pub fn drop_silently(&mut self, cause: Cause, ctx: &Context<'_>) {
+        let progress = CloseProgress::Dropped { reset: true };
+        self.end_with((cause, ClosedBy::Gateway, None), Standing::Leaving, progress, ctx);
+        self.drop_ended(true);
+    }
+
+    /// Answers over HTTP, and ends.
+    pub(super) fn refuse_http(
+        &mut self,
+        refusal: HttpRefusal,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        self.refuse_http_with(refusal, &[], ctx, output);
+    }
+
+    /// `detail` goes behind the sentence of the answer: it must be fit to show.
+    pub(super) fn refuse_http_with(
+        &mut self,
+        refusal: HttpRefusal,
+        detail: &[&str],
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        refusal.write_with(detail, &mut output.answers);
+        self.end_over_http(refusal.cause(), ctx);
+    }
+
+    pub(super) fn answer_health(&mut self, is_head: bool, ctx: &Context<'_>, output: &mut Output) {
+        http_upgrade::write_ok_health(&mut output.answers, is_head);
+        self.end_over_http(Cause::HealthCheck, ctx);
+    }
+
+    /// An HTTP answer was the last word: FIN follows it.
+    fn end_over_http(&mut self, cause: Cause, ctx: &Context<'_>) {
+        let end = (cause, ClosedBy::Gateway, None);
+        self.end_with(end, Standing::Refused, CloseProgress::said(Next::Shutdown), ctx);
+    }
+
+    /// Explains a refusal, closes, and waits a linger for the client's close.
+    pub(super) fn refuse_in_dialect(
+        &mut self,
+        cause: Cause,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        self.refuse_with(cause, &CloseDetails::default(), ctx, output);
+    }
+
+    pub(super) fn refuse_with(
+        &mut self,
+        cause: Cause,
+        details: &CloseDetails<'_>,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        output.rest.clear();
+        self.explain_and_close(cause, details, Standing::Refused, ctx, output);
+    }
+
+    /// Explains, where the dialect has words for `cause`, and closes: immediately, or when the
+    /// delay is over.
+    fn explain_and_close(
+        &mut self,
+        cause: Cause,
+        details: &CloseDetails<'_>,
+        standing: Standing,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        let mut answer = self.answer(cause, ctx.settings);
+        if answer.reconnect && details.hint.retry_after.is_some() {
+            answer.retry_after = details.hint.retry_after;
+        }
+        self.write_explanation(&answer, details.command, output);
+        let broken = details.broken || self.is_broken();
+        let due = self.delay_end(answer.pace, standing, ctx);
+        let progress = if due > ctx.now.instant {
+            ctx.counters.increment(Metric::ClosesPaced);
+            CloseProgress::Delayed(Delayed {
+                until: due.into(),
+                input: if broken { DelayedInput::Broken } else { DelayedInput::Answered },
+                to_client_unfinished: self.to_client_unfinished(),
+                partial: None,
+            })
+        } else {
+            let own = details.hint.message;
+            write_close(answer.code, if own.is_empty() { answer.reason } else { own }, output);
+            CloseProgress::said(if broken { Next::Shutdown } else { Next::AwaitClose })
+        };
+        self.end_with((cause, ClosedBy::Gateway, Some(answer.code)), standing, progress, ctx);
+    }
+
+    /// The close frame has waited long enough. A reload may have given it other words.
+    pub(super) fn end_delay(&mut self, ctx: &Context<'_>, output: &mut Output) {
+        let Phase::Ended(Ended { end, progress: CloseProgress::Delayed(delayed), .. }) =
+            &self.phase
+        else {
+            return;
+        };
+        let broken = delayed.input == DelayedInput::Broken;
+        let answer = self.answer(end.cause, ctx.settings);
+        write_close(answer.code, answer.reason, output);
+        self.phase_since = ctx.now.instant.into();
+        // Nothing may follow the close frame.
+        self.pong = None;
+        if let Phase::Ended(ended) = &mut self.phase {
+            ended.end.code = Some(answer.code);
+            let next = if broken { Next::Shutdown } else { Next::AwaitClose };
+            ended.progress = CloseProgress::said(next);
+        }
+    }
+
+    /// Whether the close frame is still to come, at [`next_deadline`](Self::next_deadline).
+    pub fn is_close_delayed(&self) -> bool {
+        self.delayed().is_some()
+    }
+
+    /// Whether the socket is to be read. A client that went on too fast, or broke the protocol,
+    /// while its close frame waits is read again after that: its own close, or its end, may be
+    /// behind what it sent.
+    pub fn takes_input(&self) -> bool {
+        self.delayed().is_none_or(|delayed| delayed.input == DelayedInput::Answered)
+    }
+
+    pub(super) fn delayed(&self) -> Option<&Delayed> {
+        match &self.phase {
+            Phase::Ended(Ended { progress: CloseProgress::Delayed(delayed), .. }) => Some(delayed),
+            _ => None,
+        }
+    }
+
+    pub(super) fn delayed_mut(&mut self) -> Option<&mut Delayed> {
+        match &mut self.phase {
+            Phase::Ended(Ended { progress: CloseProgress::Delayed(delayed), .. }) => Some(delayed),
+            _ => None,
+        }
+    }
+
+    fn is_broken(&self) -> bool {
+        matches!(&self.phase, Phase::Open(open) if open.broken)
+    }
+
+    fn to_client_unfinished(&self) -> bool {
+        matches!(&self.phase, Phase::Open(open) if open.to_client_unfinished)
+    }
+
+    /// How `cause` is put to this client: looked up when it is said, so that it costs no memory
+    /// and a reload counts.
+    pub(super) fn answer<'s>(&self, cause: Cause, settings: &'s Settings) -> Answer<'s> {
+        let dialect = self.dialect().unwrap_or(Dialect::Plain);
+        match self.route().and_then(|index| settings.routes.get(usize::from(index))) {
+            Some(route) => route.closes.answer(dialect, cause),
+            None => dialect.answer(cause),
+        }
+    }
+
+    /// The explanation is a message of its own, so it stays away from the middle of another, and
+    /// from clients that expect no text.
+    fn write_explanation(
+        &mut self,
+        answer: &Answer<'_>,
+        command: Option<u32>,
+        output: &mut Output,
+    ) {
+        let unfit = self.to_client_unfinished() || self.messages == MessageTypes::Binary;
+        if !answer.explain || unfit {
+            return;
+        }
+        let dialect = self.dialect().unwrap_or(Dialect::Plain);
+        output.explanation.clear();
+        dialect.write_explanation(answer, command, &mut output.explanation);
+        if !output.explanation.is_empty() {
+            write_frame(OpCode::Text, &output.explanation, &mut output.answers);
+        }
+    }
+
+    /// When a close frame that waits for `delay` is due. An unauthenticated client must be closed
+    /// within the sum of its stages' deadlines, linger included, so its delay is capped.
+    fn delay_end(&self, delay: Duration, standing: Standing, ctx: &Context<'_>) -> Instant {
+        let now = ctx.now.instant;
+        let share = f64::from(self.spread(ctx.jitter)) / f64::from(u32::MAX);
+        let due = now + delay + (delay / 2).mul_f64(share);
+        if delay.is_zero() || standing != Standing::Refused {
+            return due;
+        }
+        let deadlines = &ctx.settings.deadlines;
+        let left = self.refused_at_latest(deadlines).since(now).saturating_sub(deadlines.linger);
+        due.min(now + left)
+    }
+
+    /// When all unauthenticated stages together are over.
+    pub(super) fn refused_at_latest(&self, deadlines: &Deadlines) -> Instant {
+        let stages = deadlines.tls_handshake + deadlines.request_head + deadlines.authenticate;
+        self.accepted + stages + REFUSED_GRACE
+    }
+
+    /// A number of this client's own, drawn from one that all of a turn share: those that are
+    /// closed together must not come back together. (The mixing is SplitMix64's.)
+    fn spread(&self, jitter: u32) -> u32 {
+        let port = self.peer().map_or(0, |peer| peer.port());
+        let own = self.accepted.instant().as_nanos() ^ (u64::from(port) << 32);
+        let mut mixed = own.wrapping_add(u64::from(jitter).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed >> 32) as u32
+    }
+}
+
+/// Appends a close frame.
+pub(super) fn write_close(code: u16, reason: &str, output: &mut Output) {
+    let payload = websocket::close_payload(code, reason);
+    write_frame(OpCode::Close, payload.as_slice(), &mut output.answers);
+}

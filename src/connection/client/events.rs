@@ -1,0 +1,87 @@
+//! What happens to a client: input and output that moved, handed to the part of the machine that
+//! its phase is about.
+
+use crate::connection::context::{Context, Output};
+use crate::connection::stage::Stage;
+use crate::counters::Metric;
+
+use super::phase::{CloseProgress, Ended, Phase, Standing};
+use super::state::Client;
+use super::step::Step;
+
+impl Client {
+    /// The TLS handshake is done: the request head may come.
+    pub fn handshake_finished(&mut self, ctx: &Context<'_>) {
+        if self.stage() == Stage::TlsHandshake {
+            ctx.counters.increment(Metric::TlsHandshakes);
+            self.enter(Phase::RequestHead(None), ctx);
+        }
+    }
+
+    /// Takes plaintext in. At most `allowance` payload bytes come out as [`Step::Data`].
+    /// Returns how many bytes of `input` are used up, and what they came to.
+    pub fn receive(
+        &mut self,
+        input: &mut [u8],
+        allowance: usize,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) -> (usize, Step) {
+        if input.is_empty() {
+            return (0, Step::NeedMore);
+        }
+        self.received = ctx.now.instant.into();
+        match &mut self.phase {
+            Phase::TlsHandshake => unreachable!("plaintext before the handshake is finished"),
+            Phase::RequestHead(_) => (input.len(), self.receive_head(input, ctx, output)),
+            Phase::Authenticating(_) => {
+                debug_assert!(!self.awaits_decision(), "input before the decision");
+                let (used, step) = self.receive_frames(input, usize::MAX, ctx, output);
+                (used, self.take_first_message(step, input, ctx, output))
+            }
+            Phase::Open(open) => {
+                open.ping_sent = false;
+                match open.renewal.take() {
+                    None => self.receive_frames(input, allowance, ctx, output),
+                    Some(renewal) => {
+                        self.receive_classified(renewal, input, allowance, ctx, output)
+                    }
+                }
+            }
+            Phase::Ended(_) => self.receive_after_close(input, ctx, output),
+        }
+    }
+
+    /// Some output was sent. With `flushed`, nothing is left.
+    pub fn output_sent(&mut self, flushed: bool, ctx: &Context<'_>, output: &mut Output) {
+        self.progressed = ctx.now.instant.into();
+        if !flushed {
+            return;
+        }
+        self.output_pending = false;
+        self.pongs_unsent = 0;
+        if let Some(payload) = self.pong.take() {
+            self.write_pong(&payload, output);
+        }
+        match &mut self.phase {
+            Phase::Ended(Ended {
+                standing: Standing::Leaving,
+                progress: CloseProgress::Said { lingering, .. },
+                ..
+            }) if !*lingering => {
+                // The linger counts from when the last word left, not from when it was queued
+                // behind messages that an authenticated client was still owed. It does so once:
+                // what TLS adds later, a key update for instance, is not worth waiting for.
+                *lingering = true;
+                self.phase_since = ctx.now.instant.into();
+            }
+            Phase::Open(open) => {
+                if let Some(mut renewal) = open.renewal.take() {
+                    self.answer_renewal(&mut renewal, ctx, output);
+                    self.put_back(renewal);
+                }
+            }
+            _ => {}
+        }
+    }
+}

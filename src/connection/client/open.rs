@@ -1,0 +1,148 @@
+//! The way to a session: what a client asked for, and the one function that opens it.
+
+use crate::connection::authenticate::{Decision, Scratch};
+use crate::connection::context::Context;
+use crate::connection::session::SessionRequest;
+use crate::counters::Metric;
+use crate::protocol::carrier;
+use crate::protocol::cause::Cause;
+use crate::protocol::http_upgrade::{self, FIELDS, HeadLimits, Request, UpgradeRequest};
+use crate::protocol::identity::VerifiedIdentity;
+use crate::settings::{Route, Settings};
+
+use super::phase::{Open, PendingRequest, Phase};
+use super::renewal::Renewal;
+use super::state::{Client, identity_end};
+
+impl Client {
+    /// The only way to a session: it takes the proof that the token was verified.
+    pub(super) fn open(
+        &mut self,
+        identity: &VerifiedIdentity<'_>,
+        request: &UpgradeRequest<'_, '_>,
+        route: &Route,
+        ctx: &Context<'_>,
+        asked_for: &mut SessionRequest,
+    ) {
+        ctx.counters.increment(Metric::TokensAccepted);
+        self.ask_for(request, route, ctx, asked_for);
+        asked_for.set_identity(identity);
+        let open = Open {
+            mark: ctx.revoked.mark(identity),
+            expires: identity_end(identity, ctx).into(),
+            backend_message_max: u32::MAX,
+            renewal: route.reauthenticate.as_ref().map(Renewal::new),
+            ping_sent: false,
+            pings_promised: false,
+            to_client_unfinished: false,
+            broken: false,
+            piece_debt: 0,
+        };
+        self.enter(Phase::Open(open), ctx);
+    }
+
+    /// Says what the client asked for, without its identity.
+    pub(super) fn ask_for(
+        &self,
+        request: &UpgradeRequest<'_, '_>,
+        route: &Route,
+        ctx: &Context<'_>,
+        asked_for: &mut SessionRequest,
+    ) {
+        asked_for.begin(self.route().unwrap_or_default(), self.peer(), |path| {
+            let secrets = ctx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
+            carrier::redacted_path_and_query(request, secrets, path);
+        });
+        asked_for.set_subprotocol(subprotocol(request, route));
+        asked_for.set_origin(request.origin().and_then(|origin| std::str::from_utf8(origin).ok()));
+        // All of them, so that repeats of one field push no other out; the head bounds them.
+        for name in &route.forward_headers {
+            for value in request.values(name) {
+                asked_for.push_header(name, value);
+            }
+        }
+    }
+}
+
+pub(super) fn count_refusal(ctx: &Context<'_>, tokens: &mut Scratch) {
+    ctx.counters.increment(Metric::TokensRefused);
+    // With those of requests that another block accepted in the meantime.
+    ctx.counters.add(Metric::DeadTokenHits, tokens.take_dead_hits());
+}
+
+/// Hands out a request that was kept, and its route; `None` when it no longer has one.
+pub(super) fn with_request<T>(
+    head: &[u8],
+    ctx: &Context<'_>,
+    take: impl FnOnce(&UpgradeRequest<'_, '_>, &Route) -> T,
+) -> Option<T> {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+    let parsed = http_upgrade::parse(head, &mut fields, &head_limits(ctx.settings));
+    let Ok(Request::Upgrade(request)) = parsed else { return None };
+    let index = ctx.settings.route_for(request.path())?;
+    Some(take(&request, &ctx.settings.routes[usize::from(index)]))
+}
+
+pub(super) fn head_limits(settings: &Settings) -> HeadLimits {
+    let limits = &settings.limits;
+    HeadLimits {
+        head_max: limits.head_max,
+        header_fields_max: limits.header_fields_max,
+        request_line_max: limits.request_line_max,
+    }
+}
+
+/// The route of a request that was answered with 101 earlier. A reload may have changed
+/// everything since, so all is looked up again: an index kept from then could name another
+/// route, and a token must not be judged by blocks that the client never dealt with.
+///
+/// # Errors
+/// What the request would be refused for now; where it only has to be made again,
+/// [`Cause::GoingAway`], after which clients come back.
+pub(super) fn still_valid(
+    pending: &PendingRequest,
+    request: &UpgradeRequest<'_, '_>,
+    settings: &Settings,
+) -> Result<u16, Cause> {
+    let index = settings.route_for(request.path()).ok_or(Cause::ForbiddenRoute)?;
+    let route = &settings.routes[usize::from(index)];
+    if !origin_allowed(route, request) {
+        return Err(Cause::ForbiddenOrigin);
+    }
+    let same_auths = settings.auths_of(route).map(|auth| &auth.name).eq(&pending.auths);
+    let same_subprotocol = subprotocol(request, route) == pending.subprotocol.as_deref();
+    if same_auths && same_subprotocol { Ok(index) } else { Err(Cause::GoingAway) }
+}
+
+pub(super) fn origin_allowed(route: &Route, request: &UpgradeRequest<'_, '_>) -> bool {
+    match request.origin() {
+        Some(origin) => route.origins.allows(origin),
+        None => route.origin_absent_allowed,
+    }
+}
+
+/// The subprotocol to answer with: the route's first that is offered; where the route names
+/// none, the first offered. Never one that carries a token. A browser that offers some and is
+/// answered with none gives up (WHATWG WebSockets).
+pub(super) fn subprotocol<'a>(
+    request: &'a UpgradeRequest<'_, '_>,
+    route: &'a Route,
+) -> Option<&'a str> {
+    if route.subprotocols.is_empty() {
+        return request.subprotocols_without_bearer().next();
+    }
+    let offered =
+        |name: &&String| request.subprotocols_without_bearer().any(|o| o == name.as_str());
+    route.subprotocols.iter().find(offered).map(String::as_str)
+}
+
+/// The decision, but no acceptance of a revoked identity.
+pub(super) fn unless_revoked<'s>(decision: Decision<'s>, ctx: &Context<'_>) -> Decision<'s> {
+    match decision {
+        Decision::Accepted(identity) if ctx.revoked.meets(&identity, ctx.now.unix) => {
+            ctx.counters.increment(Metric::RevokedRefused);
+            Decision::Refused(Cause::TokenRevoked)
+        }
+        decision => decision,
+    }
+}

@@ -1,0 +1,346 @@
+//! One client from its first plaintext byte to its last: what is known of it in every phase, and
+//! the one place where phases change.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::base::time::{Instant, PackedInstant, UnixTime};
+use crate::base::token_bucket::TokenBucket;
+use crate::connection::context::Context;
+use crate::connection::stage::{ClosedBy, Stage};
+use crate::counters::Metric;
+use crate::protocol::cause::Cause;
+use crate::protocol::dialect::Dialect;
+use crate::protocol::identity::VerifiedIdentity;
+use crate::protocol::revocation::IdentityFingerprint;
+use crate::protocol::websocket::{
+    self, ControlPayload, DataKind, FrameReader, HeaderBytes, OpCode, Side,
+};
+use crate::settings::{MessageTypes, Route};
+
+use super::peer_address::PeerAddress;
+use super::phase::{
+    Authenticating, Awaited, CloseProgress, End, Ended, Next, Open, PendingDecision, Phase,
+    Standing, gauge,
+};
+use super::step::SocketAction;
+
+/// The state machine of one client.
+///
+/// After every call the worker sends what is in
+/// [`Output::answers`](crate::connection::Output::answers), acts on the
+/// [`Step`](super::Step), and looks at [`Client::is_open`], [`Client::socket_action`] and
+/// [`Client::next_deadline`].
+pub struct Client {
+    pub(super) phase: Phase,
+    dialect: Option<Dialect>,
+    tls: bool,
+    pub(super) output_pending: bool,
+    /// 0 <= pongs_unsent <= limits.pongs_unsent_max, as that was when the last was written.
+    pub(super) pongs_unsent: u8,
+    pub(super) messages: MessageTypes,
+    route: u16,
+    /// When a live client is closed, whatever it does: at the end of its lifetime, in a drain, or
+    /// after the loss of its backend. Of no effect in [`Phase::Ended`].
+    pub(super) close_scheduled: PackedInstant,
+    pub(super) close_cause: Cause,
+    pub(super) accepted: PackedInstant,
+    pub(super) phase_since: PackedInstant,
+    pub(super) received: PackedInstant,
+    pub(super) progressed: PackedInstant,
+    pub(super) frames: TokenBucket,
+    pub(super) controls: TokenBucket,
+    pub(super) reader: FrameReader,
+    /// The pong that waits for earlier ones to be sent.
+    pub(super) pong: Option<Box<ControlPayload>>,
+    peer: PeerAddress,
+}
+
+/// `route` before a route is chosen.
+const NO_ROUTE: u16 = u16::MAX;
+
+impl Client {
+    /// A connection just accepted. `jitter` is a random number; it spreads lifetimes.
+    pub fn new(peer: Option<SocketAddr>, tls: bool, jitter: u32, ctx: &Context<'_>) -> Self {
+        let now = ctx.now.instant;
+        let phase = if tls { Phase::TlsHandshake } else { Phase::RequestHead(None) };
+        ctx.counters.increment(gauge(phase.stage()));
+        let lifetime_end = lifetime_end(now, ctx.settings.deadlines.lifetime, jitter);
+        Client {
+            phase,
+            dialect: None,
+            tls,
+            output_pending: false,
+            pongs_unsent: 0,
+            messages: MessageTypes::Any,
+            route: NO_ROUTE,
+            close_scheduled: lifetime_end.into(),
+            close_cause: Cause::Lifetime,
+            accepted: now.into(),
+            phase_since: now.into(),
+            received: now.into(),
+            progressed: now.into(),
+            frames: TokenBucket::full(now),
+            controls: TokenBucket::full(now),
+            reader: FrameReader::new(Side::Server),
+            pong: None,
+            peer: PeerAddress::pack(peer),
+        }
+    }
+
+    /// Where the client comes from, as far as is known.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer.unpack()
+    }
+
+    /// A trusted proxy said where the client comes from.
+    pub fn set_peer(&mut self, peer: SocketAddr) {
+        self.peer = PeerAddress::pack(Some(peer));
+    }
+
+    /// Whether the client came over TLS to this gateway.
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// How far the connection is.
+    pub fn stage(&self) -> Stage {
+        self.phase.stage()
+    }
+
+    /// Whether the client is authenticated and not closing: it has, or may have, a session.
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open(_))
+    }
+
+    /// Whether the client counts against the cap on unauthenticated connections.
+    pub fn is_unauthenticated(&self) -> bool {
+        !matches!(self.stage(), Stage::Open | Stage::Closing)
+    }
+
+    /// What the worker is to do with the socket.
+    pub fn socket_action(&self) -> SocketAction {
+        self.phase.socket_action()
+    }
+
+    /// How the connection ended, once it has.
+    pub fn end(&self) -> Option<End> {
+        if let Phase::Ended(ended) = &self.phase { Some(ended.end) } else { None }
+    }
+
+    /// The dialect, once a route was chosen.
+    pub fn dialect(&self) -> Option<Dialect> {
+        self.dialect
+    }
+
+    /// Index of the route, once one was chosen.
+    pub fn route(&self) -> Option<u16> {
+        (self.route != NO_ROUTE).then_some(self.route)
+    }
+
+    /// A reload moved the client's route; `None` took it away.
+    pub fn move_route(&mut self, moved: impl FnOnce(u16) -> Option<u16>) {
+        self.route = self.route().and_then(moved).unwrap_or(NO_ROUTE);
+    }
+
+    /// When the connection was accepted.
+    pub fn accepted(&self) -> Instant {
+        self.accepted.instant()
+    }
+
+    /// When a byte last came from the client.
+    pub fn received(&self) -> Instant {
+        self.received.instant()
+    }
+
+    /// When a send last made progress.
+    pub fn progressed(&self) -> Instant {
+        self.progressed.instant()
+    }
+
+    /// What revocations are compared with; of no use before the client is open.
+    pub fn mark(&self) -> IdentityFingerprint {
+        if let Phase::Open(open) = &self.phase { open.mark } else { IdentityFingerprint::ANONYMOUS }
+    }
+
+    /// Whether a question about this client is out.
+    pub fn awaits_decision(&self) -> bool {
+        self.pending_decision().is_some()
+    }
+
+    pub(super) fn pending_decision(&self) -> Option<PendingDecision> {
+        match &self.phase {
+            Phase::Authenticating(Authenticating { awaited: Awaited::Decision(it), .. }) => {
+                Some(*it)
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn open_mut(&mut self) -> Option<&mut Open> {
+        if let Phase::Open(open) = &mut self.phase { Some(open) } else { None }
+    }
+
+    /// The session's backend takes messages up to this: a larger one would cost all its clients
+    /// their link, so it costs this client its connection.
+    pub fn session_opened(&mut self, message_max: u32) {
+        if let Some(open) = self.open_mut() {
+            open.backend_message_max = message_max;
+        }
+    }
+
+    /// Closes the connection for `cause` at `at`, unless it ends earlier. A close frame that
+    /// waits already comes then at the latest.
+    pub fn schedule_close(&mut self, at: Instant, cause: Cause) {
+        match &mut self.phase {
+            Phase::Ended(Ended { progress: CloseProgress::Delayed(delayed), .. }) => {
+                delayed.until = delayed.until.instant().min(at).into();
+            }
+            Phase::Ended(_) => {}
+            _ if at < self.close_scheduled.instant() => {
+                self.close_scheduled = at.into();
+                self.close_cause = cause;
+            }
+            _ => {}
+        }
+    }
+
+    /// The header of a frame that carries the next piece of a message to the client; `None`
+    /// when the client is no longer open. The link has seen to the order of the pieces.
+    pub fn data_header(
+        &mut self,
+        kind: DataKind,
+        first: bool,
+        last: bool,
+        length: usize,
+    ) -> Option<HeaderBytes> {
+        self.open_mut()?.to_client_unfinished = !last;
+        Some(websocket::write_header(last, kind.opcode(first), length as u64, None))
+    }
+
+    /// Output was queued for the client where none was.
+    pub fn output_queued(&mut self, ctx: &Context<'_>) {
+        if !self.output_pending {
+            self.output_pending = true;
+            self.progressed = ctx.now.instant.into();
+        }
+    }
+
+    /// FIN was sent after the last answer.
+    pub fn shut_down(&mut self) {
+        self.say_last(Next::AwaitFin);
+    }
+
+    /// Keeps what later frames need of the route: a reload may move or remove it.
+    pub(super) fn set_route(&mut self, index: u16, route: &Route) {
+        self.route = index;
+        self.messages = route.messages;
+    }
+
+    /// The client speaks it from the 101 on, whatever a reload makes of its route.
+    pub(super) fn set_dialect(&mut self, dialect: Dialect) {
+        self.dialect = Some(dialect);
+    }
+
+    /// When the identity is over, as the wall clock says now. From here on the monotonic clock
+    /// counts: a step of the wall clock neither lengthens the connection nor cuts it short.
+    pub fn set_expiry(&mut self, expires: UnixTime, ctx: &Context<'_>) {
+        if let Some(open) = self.open_mut() {
+            open.expires = expiry(expires, ctx).into();
+        }
+    }
+
+    /// Puts a verified identity in the place of the one before.
+    pub(super) fn replace_identity(&mut self, identity: &VerifiedIdentity<'_>, ctx: &Context<'_>) {
+        if let Some(open) = self.open_mut() {
+            open.mark = ctx.revoked.mark(identity);
+            open.expires = identity_end(identity, ctx).into();
+        }
+    }
+
+    /// The one place where a client's phase changes.
+    pub(super) fn enter(&mut self, phase: Phase, ctx: &Context<'_>) {
+        let (from, to) = (self.stage(), phase.stage());
+        if from != to {
+            ctx.counters.decrement(gauge(from));
+            ctx.counters.increment(gauge(to));
+        }
+        if let (Some(pending), Phase::Ended(ended)) = (self.pending_decision(), &phase) {
+            let outcome = match ended.end.cause {
+                Cause::BackendUnavailable => Metric::VerdictsUnavailable,
+                Cause::AuthenticationTimedOut => Metric::VerdictsTimedOut,
+                _ => Metric::VerdictsWithdrawn,
+            };
+            pending.count(outcome, ctx);
+        }
+        if let Phase::Ended(_) = &phase {
+            self.pong = None;
+        }
+        self.phase = phase;
+        self.phase_since = ctx.now.instant.into();
+    }
+
+    /// Ends the connection, if it has not ended before.
+    pub(super) fn end_with(
+        &mut self,
+        (cause, by, code): (Cause, ClosedBy, Option<u16>),
+        standing: Standing,
+        progress: CloseProgress,
+        ctx: &Context<'_>,
+    ) {
+        if !matches!(self.phase, Phase::Ended(_)) {
+            let end = End { cause, by, code, stage: self.stage() };
+            self.enter(Phase::Ended(Ended { end, standing, progress }), ctx);
+        }
+    }
+
+    /// Sets what follows the last word. [`CloseProgress::Dropped`] is final: what is queued may
+    /// be cut short by then, and must not be sent as if it were whole.
+    pub(super) fn say_last(&mut self, after: Next) {
+        let Phase::Ended(ended) = &mut self.phase else { return };
+        match &mut ended.progress {
+            CloseProgress::Said { next, .. } => *next = after,
+            CloseProgress::Delayed(_) => ended.progress = CloseProgress::said(after),
+            CloseProgress::Dropped { .. } => {}
+        }
+    }
+
+    /// Gives up what is queued for a client that has ended.
+    pub(super) fn drop_ended(&mut self, reset: bool) {
+        if let Phase::Ended(ended) = &mut self.phase
+            && !matches!(ended.progress, CloseProgress::Dropped { .. })
+        {
+            ended.progress = CloseProgress::Dropped { reset };
+        }
+    }
+
+    /// The connection leaves the worker: its gauge goes down.
+    pub fn leave(&self, ctx: &Context<'_>) {
+        ctx.counters.decrement(gauge(self.stage()));
+    }
+}
+
+/// When an identity is over on the monotonic clock.
+pub(super) fn identity_end(identity: &VerifiedIdentity<'_>, ctx: &Context<'_>) -> Instant {
+    identity.ends(ctx.now.unix).map_or(Instant::NEVER, |end| expiry(end, ctx))
+}
+
+fn expiry(expires: UnixTime, ctx: &Context<'_>) -> Instant {
+    let left = expires.as_millis().saturating_sub(ctx.now.unix.as_millis());
+    ctx.now.instant + Duration::from_millis(left) + ctx.settings.deadlines.expiry_grace
+}
+
+/// The lifetime, shortened by up to a tenth so that connections made together part.
+fn lifetime_end(now: Instant, lifetime: Option<Duration>, jitter: u32) -> Instant {
+    let Some(lifetime) = lifetime else { return Instant::NEVER };
+    let tenth = lifetime / 10;
+    let cut = tenth.mul_f64(f64::from(jitter) / f64::from(u32::MAX));
+    now + lifetime.saturating_sub(cut)
+}
+
+/// Appends a whole frame of the gateway's own.
+pub(super) fn write_frame(opcode: OpCode, payload: &[u8], answers: &mut Vec<u8>) {
+    let header = websocket::write_header(true, opcode, payload.len() as u64, None);
+    answers.extend_from_slice(header.as_slice());
+    answers.extend_from_slice(payload);
+}

@@ -1,0 +1,230 @@
+//! The request head of a client: what it asks for, and whether it gets a 101, an answer over HTTP,
+//! or a 101 and a refusal.
+
+use std::sync::Arc;
+
+use crate::connection::authenticate::{self, Decision};
+use crate::connection::context::{Context, Output};
+use crate::counters::Metric;
+use crate::protocol::cause::Cause;
+use crate::protocol::dialect::Dialect;
+use crate::protocol::http_upgrade::{
+    self, FIELDS, HeadScanner, HttpRefusal, PlainRequest, Request, UpgradeRequest,
+};
+use crate::settings::{PathPattern, Refuse, Route, Settings};
+
+use super::auth_decision::Credentials;
+use super::open::{count_refusal, head_limits, origin_allowed, subprotocol, unless_revoked};
+use super::phase::{Authenticating, Awaited, PendingRequest, Phase};
+use super::state::Client;
+use super::step::Step;
+
+/// Longest offered subprotocol that a refused client is answered with although the route does not
+/// list it: a longer one may be a token.
+const REFUSAL_SUBPROTOCOL_MAX: usize = 64;
+
+impl Client {
+    /// Takes bytes of the request head; always uses all of them.
+    pub(super) fn receive_head(
+        &mut self,
+        input: &[u8],
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) -> Step {
+        let limits = head_limits(ctx.settings);
+        let partial = match &mut self.phase {
+            Phase::RequestHead(partial) => partial.take(),
+            _ => unreachable!("a head comes in its own phase"),
+        };
+        let mut scanner = partial.as_ref().map_or(HeadScanner::default(), |it| it.scanner);
+        match scanner.push(input, &limits) {
+            Err(refusal) => {
+                self.refuse_http(refusal, ctx, output);
+                Step::Handled
+            }
+            Ok(None) => {
+                let mut partial = partial.unwrap_or_default();
+                partial.scanner = scanner;
+                partial.bytes.extend_from_slice(input);
+                self.phase = Phase::RequestHead(Some(partial));
+                Step::NeedMore
+            }
+            Ok(Some(end)) => {
+                let (last, early) = input.split_at(end);
+                let early = !early.is_empty();
+                let Some(mut partial) = partial else {
+                    return self.decide(last, early, ctx, output);
+                };
+                partial.bytes.extend_from_slice(last);
+                self.decide(&partial.bytes, early, ctx, output)
+            }
+        }
+    }
+
+    /// Decides on a whole request head; bytes may have come `early`, right behind it.
+    fn decide(&mut self, head: &[u8], early: bool, ctx: &Context<'_>, output: &mut Output) -> Step {
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+        let request = match http_upgrade::parse(head, &mut fields, &head_limits(ctx.settings)) {
+            Ok(Request::Upgrade(request)) => request,
+            Ok(Request::Plain(request)) => {
+                self.answer_plain(&request, ctx, output);
+                return Step::Handled;
+            }
+            Err(refusal @ HttpRefusal::HostDiffers) => {
+                let (target, host) = http_upgrade::differing_hosts(head).unwrap_or_default();
+                let detail = [": \"", target, "\" and \"", host, "\"."];
+                self.refuse_http_with(refusal, &detail, ctx, output);
+                return Step::Handled;
+            }
+            Err(refusal) => {
+                self.refuse_http(refusal, ctx, output);
+                return Step::Handled;
+            }
+        };
+        let Some(index) = ctx.settings.route_for(request.path()) else {
+            self.refuse_http(not_found(ctx.settings, request.path()), ctx, output);
+            return Step::Handled;
+        };
+        let route = &ctx.settings.routes[usize::from(index)];
+        self.set_route(index, route);
+        self.set_dialect(dialect(route, &request));
+        if !origin_allowed(route, &request) {
+            self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), ctx, output);
+            return Step::Handled;
+        }
+        // Nothing may follow the head before our 101: what a client sends blindly could be
+        // meant for the server behind a proxy that does not look. Asked last, so that a request
+        // that is refused anyway gets the same answer in whatever pieces it comes.
+        if early {
+            self.refuse_http(HttpRefusal::EarlyBytes, ctx, output);
+            return Step::Handled;
+        }
+        self.authenticate(head, &request, route, ctx, output)
+    }
+
+    fn authenticate(
+        &mut self,
+        head: &[u8],
+        request: &UpgradeRequest<'_, '_>,
+        route: &Route,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) -> Step {
+        let Output { answers, request: asked_for, tokens, .. } = output;
+        let decision = authenticate::by_request(ctx.settings, route, request, ctx.now.unix, tokens);
+        match unless_revoked(decision, ctx) {
+            Decision::Accepted(identity) => {
+                switch_protocols(request, route, ctx, answers);
+                self.open(&identity, request, route, ctx, asked_for);
+                Step::Authenticated { backend: route.backend }
+            }
+            Decision::AwaitFirstMessage => {
+                switch_protocols(request, route, ctx, answers);
+                self.await_first_message(pending_request(head, request, route, ctx), ctx);
+                Step::Handled
+            }
+            Decision::Ask(auth) => {
+                switch_protocols(request, route, ctx, answers);
+                let pending = pending_request(head, request, route, ctx);
+                self.await_first_message(Arc::clone(&pending), ctx);
+                self.ask(auth, &pending, &Credentials::InRequest, ctx, output)
+            }
+            Decision::Refused(cause) => {
+                count_refusal(ctx, tokens);
+                if explains(route, request) {
+                    ctx.counters.increment(Metric::Upgrades);
+                    let subprotocol = refusal_subprotocol(request, route);
+                    http_upgrade::write_switching_protocols(answers, request.key(), subprotocol);
+                    self.refuse_in_dialect(cause, ctx, output);
+                } else {
+                    self.refuse_http(HttpRefusal::for_cause(cause), ctx, output);
+                }
+                Step::Handled
+            }
+        }
+    }
+
+    fn await_first_message(&mut self, request: Arc<PendingRequest>, ctx: &Context<'_>) {
+        let awaited = Awaited::FirstMessage(Vec::new());
+        self.enter(Phase::Authenticating(Authenticating { request, awaited }), ctx);
+    }
+
+    fn answer_plain(&mut self, request: &PlainRequest<'_>, ctx: &Context<'_>, output: &mut Output) {
+        match ctx.settings.route_for(request.path) {
+            None => self.refuse_http(not_found(ctx.settings, request.path), ctx, output),
+            Some(index) if ctx.settings.routes[usize::from(index)].health => {
+                self.answer_health(request.is_head, ctx, output);
+            }
+            Some(_) => self.refuse_http(request.refusal, ctx, output),
+        }
+    }
+}
+
+/// The refusal of a path without a route. Paths are compared exactly, since a server behind the
+/// gateway tells `/ws` and `/ws/` apart, so the answer says where the two are mixed up.
+fn not_found(settings: &Settings, path: &str) -> HttpRefusal {
+    let differs_by_slash = |route: &Route| match &route.path {
+        PathPattern::Exact(ours) => {
+            ours.strip_suffix('/') == Some(path) || path.strip_suffix('/') == Some(ours)
+        }
+        PathPattern::Prefix(ours) => ours.strip_suffix('/') == Some(path),
+    };
+    match settings.routes.iter().any(differs_by_slash) {
+        true => HttpRefusal::NotFoundSlash,
+        false => HttpRefusal::NotFound,
+    }
+}
+
+/// What is kept of a request that gets its 101 before it is decided.
+fn pending_request(
+    head: &[u8],
+    request: &UpgradeRequest<'_, '_>,
+    route: &Route,
+    ctx: &Context<'_>,
+) -> Arc<PendingRequest> {
+    Arc::new(PendingRequest {
+        head: head.to_vec(),
+        auths: ctx.settings.auths_of(route).map(|auth| auth.name.clone()).collect(),
+        subprotocol: subprotocol(request, route).map(str::to_owned),
+    })
+}
+
+/// Whether a refused token is explained over WebSocket, or answered over HTTP.
+fn explains(route: &Route, request: &UpgradeRequest<'_, '_>) -> bool {
+    match route.refuse {
+        Refuse::Explain => true,
+        Refuse::Http => false,
+        Refuse::Auto => request.origin().is_some(),
+    }
+}
+
+fn switch_protocols(
+    request: &UpgradeRequest<'_, '_>,
+    route: &Route,
+    ctx: &Context<'_>,
+    answers: &mut Vec<u8>,
+) {
+    ctx.counters.increment(Metric::Upgrades);
+    http_upgrade::write_switching_protocols(answers, request.key(), subprotocol(request, route));
+}
+
+/// The subprotocol for a client that is refused after the 101. A browser that offers some and is
+/// answered with none gives up before it can read why, so an offer that the route does not list
+/// will do, unless it may be a token.
+fn refusal_subprotocol<'a>(
+    request: &'a UpgradeRequest<'_, '_>,
+    route: &'a Route,
+) -> Option<&'a str> {
+    let is_no_token = |offer: &&str| {
+        let dots = offer.bytes().filter(|&byte| byte == b'.').count();
+        offer.len() <= REFUSAL_SUBPROTOCOL_MAX && dots < 2
+    };
+    let listed = || subprotocol(request, route).filter(|_| !route.subprotocols.is_empty());
+    listed().or_else(|| request.subprotocols_without_bearer().find(is_no_token))
+}
+
+/// The route's dialect, or the one that the request speaks.
+fn dialect(route: &Route, request: &UpgradeRequest<'_, '_>) -> Dialect {
+    let detect = || Dialect::detect(subprotocol(request, route), request.path(), request.query());
+    route.dialect.unwrap_or_else(detect)
+}

@@ -1,0 +1,55 @@
+//! What every machine of a connection is given, and where it leaves what it has to say.
+
+use crate::base::time::Now;
+use crate::counters::Counters;
+use crate::protocol::revocation::Revoked;
+use crate::settings::Settings;
+
+use super::auth_request::HttpAuthRequest;
+use super::authenticate;
+use super::session::SessionRequest;
+
+/// What a machine may look at while it works.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Both clocks.
+    pub now: Now,
+    /// The settings in force.
+    pub settings: &'a Settings,
+    /// The worker's numbers.
+    pub counters: &'a Counters,
+    /// A number drawn anew in each of the worker's turns.
+    pub jitter: u32,
+    /// Who must not be let in.
+    pub revoked: &'a Revoked,
+}
+
+/// Where a machine leaves what it has to say; one for each worker, reused for every call.
+#[derive(Default)]
+pub struct Output {
+    /// Bytes for the client, before encryption.
+    pub answers: Vec<u8>,
+    /// Room to write an explanation in.
+    pub explanation: Vec<u8>,
+    /// What the client wants of its upstream, after
+    /// [`Step::Authenticated`](super::client::Step::Authenticated) and
+    /// [`Step::Ask`](super::client::Step::Ask); after
+    /// [`Step::Reauthenticated`](super::client::Step::Reauthenticated) its identity alone.
+    pub request: SessionRequest,
+    /// What an HTTP endpoint is to be asked, after [`Step::Ask`](super::client::Step::Ask).
+    pub http_request: Option<HttpAuthRequest>,
+    /// The client's close reason (UTF-8, at most 123 bytes), after
+    /// its close frame.
+    pub reason: Vec<u8>,
+    /// Bytes of a client's message that were held back, after [`Step::Released`](super::client::Step::Released).
+    pub released: Vec<u8>,
+    /// Room to write the path in that an HTTP endpoint is told.
+    pub path: Vec<u8>,
+    /// What greets the client once its session is open, after [`Step::Authenticated`](super::client::Step::Authenticated).
+    pub connect_ack: Vec<u8>,
+    /// What came with the token and is the backend's, as a frame of the client's, after
+    /// [`Step::Authenticated`](super::client::Step::Authenticated).
+    pub rest: Vec<u8>,
+    /// Room to decode tokens in.
+    pub tokens: authenticate::Scratch,
+}
