@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::scenario::PACED;
 use crate::protocol::cause::Cause;
-use crate::ring::{BufferGroup, Completion, Op, OpKey, OpKind, Outcome, Owner, Socket};
+use crate::ring::{BufferGroup, Completion, Failure, Op, OpKey, OpKind, Outcome, Owner, Socket};
 use crate::settings::Deadlines;
 use crate::worker::WHEEL_TICK;
 
@@ -59,7 +59,8 @@ enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     No,
-    /// A receive is being cancelled: for the end, for a pause, or to wait without a buffer.
+    /// A receive is being cancelled: for the end, for a pause, or to wait without a buffer. An
+    /// end that begins meanwhile asks for nothing more, so it cannot be seen.
     Perhaps,
     /// A send is being cancelled, which only an end does.
     Sure,
@@ -88,6 +89,8 @@ struct Watched {
     progressed: u64,
     sending: Option<(u32, u32)>,
     receiving: bool,
+    /// The receive in flight was cancelled.
+    receive_cancelled: bool,
     /// Input may wait for credit, and be heard later.
     paused: bool,
     cancels: u32,
@@ -173,6 +176,7 @@ impl Watch {
             progressed: now,
             sending: None,
             receiving: false,
+            receive_cancelled: false,
             paused: false,
             cancels: 0,
             ending: Ending::No,
@@ -210,7 +214,10 @@ impl Watch {
             watched.owner = Some(key.owner);
             self.sockets.insert(place(key.owner), socket);
         }
-        watched.ending = Ending::No;
+        watched.ending = match op {
+            Op::Send { .. } if watched.receive_cancelled => Ending::Perhaps,
+            _ => Ending::No,
+        };
         match op {
             Op::Send { start, end, .. } => {
                 watched.sending = Some((*start, *end));
@@ -275,7 +282,10 @@ impl Watch {
         watched.cancels += 1;
         if target.kind == OpKind::Send {
             watched.ending = Ending::Sure;
-        } else if watched.ending == Ending::No {
+            return;
+        }
+        watched.receive_cancelled = true;
+        if watched.ending == Ending::No {
             watched.ending = Ending::Perhaps;
         }
     }
@@ -293,7 +303,18 @@ impl Watch {
         let Some(watched) = self.owned_by(key.owner) else { return };
         match key.kind {
             OpKind::Cancel => watched.cancels = watched.cancels.saturating_sub(1),
-            OpKind::Receive | OpKind::Poll => watched.receiving = completion.more,
+            OpKind::Receive | OpKind::Poll => {
+                watched.receiving = completion.more;
+                watched.receive_cancelled &= completion.more;
+                let over = matches!(
+                    completion.outcome,
+                    Outcome::EndOfStream | Outcome::Failed(Failure::Disconnected)
+                );
+                // The close waits for cancellations of earlier receives.
+                if over && watched.cancels > 0 && watched.sending.is_none() {
+                    watched.ending = Ending::Perhaps;
+                }
+            }
             _ => {}
         }
         match &completion.outcome {
