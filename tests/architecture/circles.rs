@@ -20,7 +20,6 @@ const NOT_YET: &[&str] = &[
     "server/auth_client",
     "settings",
     "settings/keys",
-    "sim",
     "worker",
 ];
 

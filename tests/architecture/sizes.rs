@@ -12,10 +12,6 @@ const NOT_YET: &[&str] = &[
     "src/connection/upstream/link/mod.rs",
     "src/linux/ring.rs",
     "src/protocol/websocket.rs",
-    "src/sim/backend.rs",
-    "src/sim/client.rs",
-    "src/sim/deadlines.rs",
-    "src/sim/kernel.rs",
     "src/worker/links.rs",
 ];
 
