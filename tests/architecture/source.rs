@@ -165,8 +165,6 @@ pub fn item_end(code: &str, from: usize) -> usize {
                 }
             }
             b';' if depth == 0 => return at + 1,
-            // The last field or variant of its list.
-            b',' if depth == 0 => return at + 1,
             _ => {}
         }
     }
