@@ -9,6 +9,7 @@ mod sessions;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::time::Duration;
 
 use output::LinkOutput;
 use sessions::{Session, Table};
@@ -21,8 +22,8 @@ use crate::counters::{Counters, LINK_RTT};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{
     self, Accept, Challenge, Close, Credit, Expire, GoAway, Hello, Kind, LinkError, LinkReader,
-    PieceOrder, Ping, Pong, Proof, ReceiveWindow, Refused, Reject, SendCredit, SessionId,
-    UnknownSessionFrames, data_cost, data_flags, encode_data, features,
+    PieceOrder, Ping, Pong, Proof, ReceiveWindow, RefusalCode, Refused, Reject, SendCredit,
+    SessionId, UnknownSessionFrames, data_cost, data_flags, encode_data, features,
 };
 use crate::protocol::revocation::Revocation;
 use crate::protocol::utf8::Utf8Validator;
@@ -33,6 +34,8 @@ use crate::settings::{Deadlines, Limits};
 const PINGS_UNANSWERED_MAX: u32 = 3;
 /// A backend must have answered a CLOSE within this many ping intervals.
 const CLOSE_ANSWER_PINGS: u32 = 12;
+/// How long the backend may take to read a REFUSED and close.
+const REFUSAL_LINGER: Duration = Duration::from_millis(500);
 /// Closed sessions that a link remembers without allocating.
 const CLOSING_KEPT: usize = 64;
 /// What may wait beyond `link_output_max` for CLOSE, CREDIT and what else is never refused: as
@@ -147,7 +150,7 @@ pub enum Failure {
         "the backend's proof is wrong: both sides need the same secret_file, or neither must \
          have one"
     )]
-    WrongProof,
+    WrongProof(RefusalCode),
     /// The handshake took too long.
     #[error("no connection within deadlines.link_connect; is the backend listening there?")]
     TimedOut,
@@ -193,6 +196,9 @@ enum State {
     AwaitingChallenge { deadline: Instant },
     /// PROOF is sent.
     AwaitingReady { deadline: Instant },
+    /// REFUSED is sent, for the reason in [`Link::refused`]; the backend closes the connection, or
+    /// the gateway does at the deadline.
+    Refusing { deadline: Instant },
     /// Sessions flow. With `leaving`, no new ones.
     Ready { leaving: bool },
 }
@@ -227,6 +233,8 @@ pub struct Link {
     pinged: bool,
     /// The backend has proved a key.
     proved_key: bool,
+    /// Why the gateway has refused the handshake.
+    refused: Option<Failure>,
 }
 
 /// Why a session cannot be opened on a link.
@@ -274,6 +282,7 @@ impl Link {
             proved: now,
             pinged: false,
             proved_key: false,
+            refused: None,
         }
     }
 
@@ -362,7 +371,8 @@ impl Link {
             State::Down { retry_at } => retry_at,
             State::Connecting { deadline }
             | State::AwaitingChallenge { deadline }
-            | State::AwaitingReady { deadline } => deadline,
+            | State::AwaitingReady { deadline }
+            | State::Refusing { deadline } => deadline,
             State::Ready { .. } => {
                 let pings = if self.pinged { PINGS_UNANSWERED_MAX } else { 1 };
                 let answer = self.closing.front().map_or(Instant::NEVER, |(_, since)| {
@@ -386,7 +396,8 @@ impl Link {
             }
             State::Connecting { .. }
             | State::AwaitingChallenge { .. }
-            | State::AwaitingReady { .. } => Due::Fail(Failure::TimedOut),
+            | State::AwaitingReady { .. }
+            | State::Refusing { .. } => Due::Fail(Failure::TimedOut),
             State::Ready { .. } => self.handle_ready_deadline(now, deadlines),
         }
     }
@@ -450,6 +461,70 @@ impl Link {
         self.unknown_session_frames = UnknownSessionFrames::default();
         self.pinged = false;
         self.proved_key = false;
+        self.refused = None;
+    }
+
+    /// Why a link fails: a refusal outlasts the end of the connection that follows it.
+    pub fn cause_of(&self, failure: &Failure) -> Failure {
+        self.refused.as_ref().unwrap_or(failure).clone()
+    }
+
+    /// Answers a handshake that cannot succeed, so that the log at the other end has the reason too.
+    /// A refusal of the backend's own is not answered.
+    fn refuse(&mut self, why: Failure, now: Instant) -> Result<Event<'static>, Failure> {
+        let code = match &why {
+            Failure::WrongProof(code) => *code,
+            Failure::Protocol(LinkError::NoCommonVersion { .. }) => RefusalCode::Version,
+            Failure::Protocol(_) => RefusalCode::Malformed,
+            _ => return Err(why),
+        };
+        Refused::new(code).encode(self.output.frames());
+        self.refused = Some(why);
+        self.state = State::Refusing { deadline: now + REFUSAL_LINGER };
+        Ok(Event::Routine)
+    }
+
+    /// Takes the backend's frames before READY, and that.
+    fn receive_handshake(
+        &mut self,
+        kind: Kind,
+        payload: &[u8],
+        now: Instant,
+        secret: Option<&Secret>,
+    ) -> Result<Event<'static>, Failure> {
+        let State::AwaitingChallenge { deadline } = self.state else {
+            expect(kind, Kind::Ready, payload)?;
+            self.credit = SendCredit::new(self.peer.link_window);
+            self.window = ReceiveWindow::new(self.ours.link_window);
+            self.attempts = 0;
+            self.proved = now;
+            // Not at the first close, which comes among the messages of others.
+            self.closing.reserve(CLOSING_KEPT);
+            self.state = State::Ready { leaving: false };
+            return Ok(Event::Ready);
+        };
+        let challenge = expect(kind, Kind::Challenge, payload)?;
+        let decoded = Challenge::decode(challenge)?;
+        if decoded.features & !features::SUPPORTED != 0 {
+            return Err(LinkError::BadField { kind: Kind::Challenge, field: "features" }.into());
+        }
+        if !decoded.proof.verify_backend(secret, &self.hello, challenge) {
+            return Err(Failure::WrongProof(match (secret, decoded.proof) {
+                (Some(_), Proof::Absent) => RefusalCode::AuthenticationRequired,
+                (None, _) => RefusalCode::AuthenticationNotConfigured,
+                (Some(_), Proof::Hmac(_)) => RefusalCode::WrongKey,
+            }));
+        }
+        self.proved_key = secret.is_some();
+        let proof = match secret {
+            Some(key) => Proof::of_gateway(key, &self.hello, challenge),
+            None => Proof::Absent,
+        };
+        proof.encode(self.output.frames());
+        self.peer = decoded.limits;
+        self.features = decoded.features;
+        self.state = State::AwaitingReady { deadline };
+        Ok(Event::Routine)
     }
 
     /// Removes every session and names the clients that still had one.
@@ -649,46 +724,20 @@ impl Link {
         if self.output.len() > self.output_max * OUTPUT_OVERFLOW {
             return Err(Failure::NotReading);
         }
-        let Some(frame) = reader.next(input)? else { return Ok(None) };
+        if let State::Refusing { .. } = self.state {
+            *input = &[];
+            return Ok(None);
+        }
+        let frame = match reader.next(input) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(None),
+            Err(error) if self.is_ready() => return Err(error.into()),
+            Err(error) => return self.refuse(error.into(), now).map(Some),
+        };
         let (header, payload) = (frame.header, frame.payload);
-        match self.state {
-            State::Ready { .. } => {}
-            State::AwaitingChallenge { deadline } => {
-                let challenge = expect(header.kind, Kind::Challenge, payload)?;
-                let decoded = Challenge::decode(challenge)?;
-                if decoded.features & !features::SUPPORTED != 0 {
-                    return Err(
-                        LinkError::BadField { kind: Kind::Challenge, field: "features" }.into()
-                    );
-                }
-                if !decoded.proof.verify_backend(secret, &self.hello, challenge) {
-                    return Err(Failure::WrongProof);
-                }
-                self.proved_key = secret.is_some();
-                let proof = match secret {
-                    Some(key) => Proof::of_gateway(key, &self.hello, challenge),
-                    None => Proof::Absent,
-                };
-                proof.encode(self.output.frames());
-                self.peer = decoded.limits;
-                self.features = decoded.features;
-                self.state = State::AwaitingReady { deadline };
-                return Ok(Some(Event::Routine));
-            }
-            State::AwaitingReady { .. } => {
-                expect(header.kind, Kind::Ready, payload)?;
-                self.credit = SendCredit::new(self.peer.link_window);
-                self.window = ReceiveWindow::new(self.ours.link_window);
-                self.attempts = 0;
-                self.proved = now;
-                // Not at the first close, which comes among the messages of others.
-                self.closing.reserve(CLOSING_KEPT);
-                self.state = State::Ready { leaving: false };
-                return Ok(Some(Event::Ready));
-            }
-            State::Down { .. } | State::Connecting { .. } => {
-                unreachable!("bytes without a connection")
-            }
+        if !self.is_ready() {
+            let event = self.receive_handshake(header.kind, payload, now, secret);
+            return event.or_else(|failure| self.refuse(failure, now)).map(Some);
         }
         self.unknown_session_frames.frame();
         let mut table = Table {
