@@ -387,6 +387,7 @@ pub(super) const PACED: &[Cause] =
 fn route(path: &str, auth: u16, pace: Duration) -> Route {
     let said = Override { pace: Some(pace), ..Override::default() };
     Route {
+        name: path.into(),
         path: PathPattern::Exact(path.into()),
         origins: OriginPolicy::parse_list(&[ORIGIN.to_owned()]).expect("the origin is exact"),
         origin_absent_allowed: true,

@@ -11,7 +11,6 @@ type Path = Vec<String>;
 const NOT_YET: &[&str] = &[
     "protocol/dialect",
     "protocol/http_upgrade",
-    "protocol/link",
     "server/admin",
     "settings",
     "settings/keys",

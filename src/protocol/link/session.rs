@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::flow::CREDIT_MAX;
 use super::{
     CLOSE_REASON_MAX, Fields, FrameHeader, HEADER_BYTES, Kind, LABEL_MAX, LinkError, PAYLOAD_MAX,
     REASON_MAX, SessionId, cut, encode_frame,
@@ -58,7 +59,8 @@ pub struct Open<'a> {
     pub path: &'a str,
     /// Index of the route in the gateway's settings.
     pub route: u16,
-    /// The route's own path pattern, as configured; empty when not told.
+    /// What the gateway's settings call the route: its `name`, or its path as written there; empty
+    /// when not told.
     pub route_name: &'a str,
     /// The client's address, as the gateway sees it.
     pub remote: Option<SocketAddr>,
@@ -380,7 +382,7 @@ impl Credit {
     pub fn decode(payload: &[u8]) -> Result<Self, LinkError> {
         let value = Fields { kind: Kind::Credit, rest: payload };
         match u32::from_be_bytes(exact(value, "bytes")?) {
-            bytes @ 1..=super::flow::CREDIT_MAX => Ok(Credit { bytes }),
+            bytes @ 1..=CREDIT_MAX => Ok(Credit { bytes }),
             _ => Err(LinkError::CreditOverflow),
         }
     }
