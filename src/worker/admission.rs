@@ -246,7 +246,7 @@ impl Core {
         let client = &connection.client;
         let of = prefixes(client.peer());
         let now = self.env.now.instant;
-        let stays = client.is_unauthenticated() && !connection.life.is_ending();
+        let stays = client.is_unauthenticated() && !connection.pipe.is_ending();
         if stays && client.end().is_none() {
             return;
         }

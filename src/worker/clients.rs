@@ -15,12 +15,12 @@ use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::link::SessionId;
 use crate::protocol::proxy_header;
-use crate::ring::{BufferGroup, Failure, Socket};
+use crate::ring::{BufferGroup, Socket};
 
 use super::Core;
 use super::auth_requests::Asking;
 use super::links::LinkTable;
-use super::sockets::{ReceiveEnd, SocketLife};
+use super::sockets::{Pipe, PipeEvent};
 
 /// How often send slots are taken from stalled clients, when there are none.
 const RELIEF_EVERY: Duration = Duration::from_millis(100);
@@ -31,13 +31,11 @@ const RELIEF_MAX: usize = 64;
 
 /// One client's connection and all that belongs to it.
 pub(super) struct Connection {
-    pub(super) life: SocketLife,
+    pub(super) pipe: Pipe,
     pub(super) client: Client,
     pub(super) transport: Transport,
     /// Bytes to send, encrypted already.
     pub(super) out: ByteQueue,
-    /// What is left of the send in flight: `slot[start..end]`.
-    pub(super) in_flight: (u32, u32),
     /// Boxed: few connections ever wait.
     waiting: Option<Box<Waiting>>,
     /// Link and session, while one is open.
@@ -108,7 +106,7 @@ impl Connection {
     }
 
     pub(super) fn unsent(&self) -> usize {
-        self.out.len() + (self.in_flight.1 - self.in_flight.0) as usize
+        self.out.len() + self.pipe.unsent()
     }
 }
 
@@ -135,11 +133,10 @@ impl Core {
         let tls = !transport.is_plain();
         let client = Client::new(peer, tls, jitter, &self.env.context());
         let key = self.connections.insert(Connection {
-            life: SocketLife::new(socket, BufferGroup::Client),
+            pipe: Pipe::new(socket, BufferGroup::Client),
             client,
             transport,
             out: ByteQueue::default(),
-            in_flight: (0, 0),
             waiting,
             session: None,
             owed: 0,
@@ -171,7 +168,7 @@ impl Core {
     pub(super) fn input(&mut self, owner: Key, bytes: &mut [u8]) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         connection.deferred = connection.deferred.saturating_sub(1);
-        if connection.life.is_ending() {
+        if connection.pipe.is_ending() {
             // This may have been the receive's last completion, which the end waits for.
             return self.settle(owner);
         }
@@ -436,7 +433,7 @@ impl Core {
     }
 
     /// Some of a connection's output was sent.
-    pub(super) fn send_progressed(&mut self, owner: Key) {
+    fn send_progressed(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let unsent = connection.unsent();
         let ctx = self.env.context();
@@ -454,23 +451,18 @@ impl Core {
         self.settle(owner);
     }
 
-    pub(super) fn send_failed(&mut self, owner: Key, failure: Failure) {
-        if failure != Failure::Cancelled {
-            self.peer_gone(owner);
-        }
-        self.settle(owner);
-    }
-
-    /// A receive-like operation of a connection is over without bytes.
-    pub(super) fn receive_ended(&mut self, owner: Key, end: ReceiveEnd) {
-        match end {
-            ReceiveEnd::Routine => {}
-            ReceiveEnd::Starved => {
+    /// Acts on what a completion means, but for input.
+    pub(super) fn client_event(&mut self, owner: Key, event: PipeEvent) {
+        match event {
+            PipeEvent::Received(_) => unreachable!("the worker has the ring, and so the bytes"),
+            PipeEvent::Sent => return self.send_progressed(owner),
+            PipeEvent::Finished => self.peer_finished(owner),
+            PipeEvent::Broken => self.peer_gone(owner),
+            PipeEvent::Starved => {
                 self.env.counters.increment(Metric::ReceiveStarved);
                 self.starved.push(owner);
             }
-            ReceiveEnd::Gone { fin: true } => self.peer_finished(owner),
-            ReceiveEnd::Gone { fin: false } => self.peer_gone(owner),
+            PipeEvent::Routine => {}
         }
         self.settle(owner);
     }
@@ -491,7 +483,7 @@ impl Core {
         self.relief_at = self.env.now.instant + RELIEF_EVERY;
         let now = self.env.now.instant;
         let stalled = |c: &Connection| {
-            c.life.is_sending() && now.since(c.client.progressed()) >= STALLED_AFTER
+            c.pipe.is_sending() && now.since(c.client.progressed()) >= STALLED_AFTER
         };
         let mut slow: Vec<_> = self.connections.iter().filter(|(_, c)| stalled(c)).collect();
         slow.sort_by_key(|(_, c)| c.client.progressed());
@@ -559,10 +551,6 @@ mod tests {
     fn a_connection_is_small() {
         let bytes = size_of::<Connection>();
         assert!(bytes <= 264, "{bytes} bytes");
-        println!(
-            "connection {bytes}, client {}, life {}",
-            size_of::<Client>(),
-            size_of::<SocketLife>()
-        );
+        println!("connection {bytes}, client {}, pipe {}", size_of::<Client>(), size_of::<Pipe>());
     }
 }

@@ -59,7 +59,7 @@ impl Core {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let stalled =
             |c: &Connection| c.unsent() > 0 && now.since(c.client.progressed()) >= SLOW_AFTER;
-        if connection.life.is_ending() || !stalled(connection) {
+        if connection.pipe.is_ending() || !stalled(connection) {
             return;
         }
         self.env.counters.increment(Metric::MemoryCloses);
