@@ -248,6 +248,8 @@ impl AuthKind {
 
 /// One path that clients may ask for.
 pub struct Route {
+    /// What backends, metrics and the log call it; no other route has this name.
+    pub name: String,
     /// Which paths.
     pub path: PathPattern,
     /// Which pages may connect.

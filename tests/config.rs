@@ -756,6 +756,20 @@ fn rules_of_routes() {
             &["18:8: error: two routes have the path \"/ws\"; remove one"],
         ),
         (
+            "[[route]]",
+            "[[route]]\nname = \"chat\"\npath = \"/a\"\norigins = []\norigin_absent = \"allow\"\n\
+                       auth = \"app\"\nbackend = \"main\"\n[[route]]\nname = \"chat\"",
+            &["19:8: error: two routes have the name \"chat\"; give one of them another name"],
+        ),
+        (
+            "[[route]]",
+            "[[route]]\nname = \"/chat\"",
+            &[
+                "12:8: error: \"/chat\" cannot name an [[route]]; use 1 to 64 letters, digits, -, _ \
+             and .",
+            ],
+        ),
+        (
             "origins",
             "origins = []",
             &["13:11: warning: origins = [] and origin_absent = \"refuse\": nobody can use this \

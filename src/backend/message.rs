@@ -102,9 +102,10 @@ pub struct Identity {
     pub claims: Bytes,
     /// Path and query of the request, with tokens removed.
     pub path: String,
-    /// Index of the route in the gateway's settings.
+    /// Index of the route in the gateway's settings. It changes when routes are added or moved;
+    /// `route_name` does not.
     pub route: u16,
-    /// The route's path pattern.
+    /// What the gateway's settings call the route: its `name`, or its path as written there.
     pub route_name: String,
     /// The client's address as the gateway sees it.
     pub remote: Option<SocketAddr>,

@@ -46,6 +46,7 @@ pub struct SessionRequest {
     identity: Option<IdentitySpans>,
     path: Span,
     route: u16,
+    route_name: Span,
     remote: Option<SocketAddr>,
     subprotocol: Option<Span>,
     origin: Option<Span>,
@@ -90,6 +91,11 @@ impl SessionRequest {
         (self.route, self.remote) = (route, remote);
         write_path(&mut self.bytes);
         self.path = Span { start: 0, end: self.bytes.len() as u32 };
+    }
+
+    /// What the settings call the route.
+    pub fn set_route_name(&mut self, name: &str) {
+        self.route_name = self.push(name.as_bytes());
     }
 
     /// The subprotocol that the 101 names.
@@ -148,6 +154,11 @@ impl SessionRequest {
     /// Index of the route in the settings.
     pub fn route(&self) -> u16 {
         self.route
+    }
+
+    /// What the settings call the route.
+    pub fn route_name(&self) -> &str {
+        self.text(self.route_name)
     }
 
     /// The client's address, as far as it is known.

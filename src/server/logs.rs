@@ -18,7 +18,7 @@ use tracing_subscriber::{Layer, Registry, fmt};
 use super::error::RunError;
 use crate::protocol::dialect::Dialect;
 use crate::ring::EndpointAddress;
-use crate::settings::{LogFormat, PathPattern, Settings};
+use crate::settings::{LogFormat, Settings};
 use crate::worker::mailbox::{CloseRecord, ClosedBy};
 
 /// The way to change the log filter while running.
@@ -85,7 +85,7 @@ pub struct CloseLine<'a> {
     pub worker: u16,
     /// What the worker tells.
     pub record: &'a CloseRecord,
-    /// The route's path in the settings.
+    /// The route's name.
     pub route: Option<&'a str>,
 }
 
@@ -93,7 +93,7 @@ impl<'a> CloseLine<'a> {
     /// A line for `record`, with the route's name looked up.
     pub fn new(worker: u16, record: &'a CloseRecord, settings: &'a Settings) -> Self {
         let route = record.route.and_then(|index| settings.routes.get(usize::from(index)));
-        CloseLine { worker, record, route: route.map(|route| path_text(&route.path)) }
+        CloseLine { worker, record, route: route.map(|route| route.name.as_str()) }
     }
 
     /// One line of the log.
@@ -158,13 +158,6 @@ fn by_label(by: ClosedBy) -> &'static str {
         ClosedBy::Client => "client",
         ClosedBy::Backend => "backend",
         ClosedBy::Gateway => "gateway",
-    }
-}
-
-/// The path as kept in the settings: a prefix ends in `/`.
-fn path_text(path: &PathPattern) -> &str {
-    match path {
-        PathPattern::Exact(text) | PathPattern::Prefix(text) => text,
     }
 }
 

@@ -210,12 +210,10 @@ impl Loader<'_> {
                 continue;
             };
             let text = name.get_ref();
-            let proper = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            if text.is_empty() || text.len() > 64 || !text.chars().all(proper) {
-                let what = format!("{text:?} cannot name an [[{section}]]");
-                let fix = "use 1 to 64 letters, digits, -, _ and .";
-                self.report.error(name.span(), what, fix);
-            } else if section == "auth" && text == "none" {
+            if !self.is_name(section, name) {
+                continue;
+            }
+            if section == "auth" && text == "none" {
                 let what = "\"none\" cannot name an [[auth]]";
                 self.report.error(name.span(), what, "in a route it means no authentication");
             } else if names.by_name.insert(text.clone(), index as u16).is_some() {
@@ -224,6 +222,18 @@ impl Loader<'_> {
             }
         }
         names
+    }
+
+    /// Whether a block may be called so; otherwise that is reported.
+    pub(super) fn is_name(&mut self, section: &str, name: &Spanned<String>) -> bool {
+        let text = name.get_ref();
+        let proper = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if (1..=64).contains(&text.len()) && text.chars().all(proper) {
+            return true;
+        }
+        let what = format!("{text:?} cannot name an [[{section}]]");
+        self.report.error(name.span(), what, "use 1 to 64 letters, digits, -, _ and .");
+        false
     }
 
     /// The admin listener shares its address with no other.

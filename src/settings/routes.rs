@@ -58,7 +58,25 @@ impl Loader<'_> {
             self.check_refuse(route, &blocks);
             built.push(self.route(route.get_ref(), path, asked, backend, &blocks));
         }
+        self.check_route_names(raw);
         built.into_iter().collect()
+    }
+
+    /// Names tell routes apart in metrics and for backends.
+    fn check_route_names(&mut self, raw: &RawSettings) {
+        let mut taken: Vec<&str> = Vec::new();
+        for route in &raw.route {
+            let RawRoute { name, path, .. } = route.get_ref();
+            let Some(text) = name.as_ref().or(path.as_ref()) else { continue };
+            let proper = name.as_ref().is_none_or(|name| self.is_name("route", name));
+            // Two routes with one path are reported for that already.
+            let is_new = name.is_some() || !self.report.has_errors();
+            if proper && is_new && taken.contains(&text.get_ref().as_str()) {
+                let what = format!("two routes have the name {:?}", text.get_ref());
+                self.report.error(text.span(), what, "give one of them another name");
+            }
+            taken.push(text.get_ref());
+        }
     }
 
     fn route(
@@ -74,7 +92,9 @@ impl Loader<'_> {
         let forward_headers = self.forward_headers(&raw.forward_headers, blocks);
         let closes = self.closes(&raw.closes);
         let reauthenticate = self.reauthenticate(raw, blocks);
+        let name = raw.name.as_ref().or(raw.path.as_ref());
         Some(Route {
+            name: name?.get_ref().clone(),
             path: path?,
             origins: origins?,
             origin_absent_allowed: raw.origin_absent() == "allow",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::slab::Key;
 use crate::base::time::Instant;
 use crate::protocol::cause::Cause;
-use crate::settings::Settings;
+use crate::settings::{Route, Settings};
 
 use super::admission::Allowance;
 use super::mailbox::{PlanChange, Report, WorkerOrder};
@@ -95,12 +95,14 @@ impl Core {
     /// Connections know their route by its number, and the new settings may have it elsewhere.
     fn move_routes(&mut self, settings: &Settings) {
         let (old, new) = (&self.env.settings.routes, &settings.routes);
-        if old.iter().map(|route| &route.path).eq(new.iter().map(|route| &route.path)) {
+        if old.iter().map(|route| &route.name).eq(new.iter().map(|route| &route.name)) {
             return;
         }
-        let place = |path| new.iter().position(|route| route.path == path);
-        let moved: Vec<Option<u16>> =
-            old.iter().map(|route| Some(place(route.path.clone())? as u16)).collect();
+        // A route that was given another name is known by its path.
+        let named = |old: &Route| new.iter().position(|route| route.name == old.name);
+        let at = |old: &Route| new.iter().position(|route| route.path == old.path);
+        let place = |old: &Route| named(old).or_else(|| at(old)).map(|place| place as u16);
+        let moved: Vec<Option<u16>> = old.iter().map(place).collect();
         for key in self.every_connection() {
             if let Some(connection) = self.connections.entry_mut(key) {
                 connection.client.move_route(|old| *moved.get(usize::from(old))?);

@@ -314,6 +314,7 @@ impl Core {
         if entry.link.is_down() {
             return;
         }
+        let failure = &entry.link.cause_of(failure);
         let is_failure = *failure != Failure::Drained;
         self.env.counters.add(Metric::LinkFailures, u64::from(is_failure));
         if matches!(failure, Failure::Protocol(_)) {

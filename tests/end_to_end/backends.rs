@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use portcullis::backend::{EndedBy, Limits};
 use portcullis::base::secret::Secret;
 use portcullis::protocol::link::{
-    Close, Kind, SessionId, UNKNOWN_SESSION_FRAMES_MAX, data_cost, data_flags,
+    Close, Kind, RefusalCode, Refused, SessionId, UNKNOWN_SESSION_FRAMES_MAX, data_cost, data_flags,
 };
 
 use crate::support::{
@@ -79,6 +79,34 @@ fn clients_of_a_killed_backend_are_told_one_after_the_other() {
 }
 
 #[test]
+fn backends_get_the_names_of_routes_and_a_reload_moves_none() {
+    let backend = Backend::start();
+    let config = Config::bare(backend.address())
+        .route("/ws/*", "auth = \"none\"")
+        .route("/old", "auth = \"none\"\nname = \"chat\"")
+        .ports(free_port(), free_port());
+    let gateway = Gateway::start_from(&config, tempfile::tempdir().expect("a folder"));
+    gateway.wait_ready(1);
+    let opened = |path: &str| {
+        let mut client = Client::open(gateway.address(), path, "");
+        client.echo("hello");
+        let identity = backend.opened();
+        (identity.route, identity.route_name)
+    };
+    assert_eq!(opened("/ws/1"), (0, "/ws/*".into()));
+    assert_eq!(opened("/old"), (1, "chat".into()));
+    let moved = Config { routes: String::new(), ..config }
+        .route("/new", "auth = \"none\"\nname = \"chat\"")
+        .route("/ws/*", "auth = \"none\"");
+    assert!(gateway.reload(&moved).is_ok());
+    wait_until("the new route is there", || {
+        Client::ask(gateway.address(), "/new", "").1.starts_with("HTTP/1.1 101 ")
+    });
+    backend.opened();
+    assert_eq!(opened("/new"), (0, "chat".into()));
+}
+
+#[test]
 fn both_sides_need_the_same_secret() {
     let other = "another secret, also of 32 bytes or more";
     for (backends, gateways, works) in [
@@ -111,11 +139,16 @@ fn a_backend_without_the_key_gets_no_proof_of_ours() {
     let config = Config::default().backend(&[&backend.address()], &format!("secret = \"{KEY}\""));
     let gateway = Gateway::start_alone(&config);
     let wrong = Secret::new(b"guessed, but as long as it has to be".to_vec());
-    for proof in [None, Some(&wrong)] {
+    for (proof, code) in
+        [(None, RefusalCode::AuthenticationRequired), (Some(&wrong), RefusalCode::WrongKey)]
+    {
         let mut link = backend.accept_silent();
         assert_eq!(link.read().expect("HELLO").0.kind, Kind::Hello);
         link.challenge(Limits::default(), proof);
-        assert!(link.next().is_err(), "the link goes on");
+        let (header, payload) = link.read().expect("REFUSED");
+        assert_eq!(header.kind, Kind::Refused);
+        assert_eq!(Refused::decode(&payload), Ok(Refused::new(code)));
+        assert!(link.is_dropped(), "the link goes on");
     }
     assert_eq!(gateway.metric("portcullis_link_connects_total"), 0);
 }

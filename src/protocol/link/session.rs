@@ -58,7 +58,8 @@ pub struct Open<'a> {
     pub path: &'a str,
     /// Index of the route in the gateway's settings.
     pub route: u16,
-    /// The route's own path pattern, as configured; empty when not told.
+    /// What the gateway's settings call the route: its `name`, or its path as written there; empty
+    /// when not told.
     pub route_name: &'a str,
     /// The client's address, as the gateway sees it.
     pub remote: Option<SocketAddr>,

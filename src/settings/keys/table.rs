@@ -357,6 +357,9 @@ sections! {
     "route" RawRoute {
         path: Text("path, or prefix ending in `/*`") = REQUIRED, Live,
             "Path of the request. The first route in the file that matches handles it.";
+        name: Text("name") = NONE, Live,
+            "Name for backends (OPEN), metrics and the log; unique. Absent: the `path` as written \
+             here.";
         origins: ListOrWord("origins", "any") = REQUIRED, Live,
             "Pages that may connect: scheme, host and port exactly, as in \
              `https://app.example.com`, or `https://*.example.com` for all hosts below one. `[]` \

@@ -61,6 +61,7 @@ fn with_asked_for<T>(request: &SessionRequest, take: impl FnOnce(&Open<'_>) -> T
     }
     take(&Open {
         route: request.route(),
+        route_name: request.route_name(),
         remote: request.remote(),
         subprotocol: request.subprotocol(),
         origin: request.origin(),
