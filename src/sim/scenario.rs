@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backend::BackendPlan;
-use super::client::{Behaviour, Plan};
-use super::kernel::RingSizes;
+use super::backend_link::BackendPlan;
+use super::behaviour::Behaviour;
+use super::behaviour::Plan;
+use super::memory::RingSizes;
 use super::net::{MILLIS, SECONDS};
-use super::simulation::ACCEPTS;
 use super::tls;
-use super::tokens::{Carriage, ORIGIN, TokenKind};
+use super::tokens::{Carriage, ORIGIN, REAUTHENTICATE, TokenKind};
 use crate::base::random::Random;
 use crate::base::secret::Secret;
 use crate::protocol::carrier::Carrier;
@@ -27,8 +27,8 @@ use crate::settings::{
     Route, Settings, TlsListener,
 };
 
-/// How messages begin that bring a fresh token.
-pub const REAUTHENTICATE: &str = r#"{"type":"authenticate","#;
+/// Accepts that the worker keeps outstanding.
+pub const ACCEPTS: usize = 4;
 
 /// How long a decision may take where backends decide.
 pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::backend::{Backend, revocation};
+use super::backend::Backend;
+use super::backend_link::revocation;
 use super::bugs::Bug;
 use super::client::Client;
 use super::deadlines::Watch;
@@ -17,7 +18,7 @@ use super::keep::Keep;
 use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};
 use super::revocations::Revocations;
-use super::scenario::{Scenario, VERDICT_TIMEOUT};
+use super::scenario::{ACCEPTS, Scenario, VERDICT_TIMEOUT};
 use super::tokens::Tokens;
 use super::world::World;
 use crate::base::random::Random;
@@ -40,9 +41,6 @@ const FINISH_MAX: u64 = 60 * SECONDS;
 const RESPAWN_MIN: u64 = 100 * MILLIS;
 /// Turns of the worker in one run: far above what any run needs.
 const TICKS_MAX: u64 = 3_000_000;
-
-/// Accepts that the worker keeps outstanding.
-pub const ACCEPTS: usize = 4;
 
 /// What a run is to be besides its seed.
 #[derive(Clone, Debug, Default)]

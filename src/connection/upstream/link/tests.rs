@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use super::*;
-use crate::counters::Metric;
+use crate::base::secret::Secret;
+use crate::base::time::UnixTime;
+use crate::counters::{Counters, Metric};
 use crate::protocol::link::{
-    Closer, FrameHeader, HEADER_BYTES, Limits as LinkLimits, Ready, UNKNOWN_SESSION_FRAMES_MAX,
+    Accept, Challenge, Closer, Expire, FrameHeader, HEADER_BYTES, Kind, Limits as LinkLimits,
+    LinkError, LinkReader, Ping, Pong, Proof, Ready, Refused, Reject, UNKNOWN_SESSION_FRAMES_MAX,
 };
+use crate::protocol::revocation::Revocation;
 use crate::settings::load::test_settings;
 
 const CLIENT: Key = Key { slot: 4, generation: 2 };
