@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::byte_queue::ByteQueue;
-use crate::base::slab::Key;
+use crate::base::slab::{Key, KeyedSlab};
+use crate::base::time::Instant;
 use crate::connection::client::{Client, SocketAction, Step};
 use crate::connection::session::Fragment;
 use crate::connection::stage::Stage;
@@ -70,6 +71,40 @@ pub(super) struct Stash {
     pub(super) early: u32,
     /// Whose decision the client awaits.
     pub(super) asking: Asking,
+}
+
+/// For each send slot the connection that sent from it last: the ones that can give a slot back,
+/// without a look at all connections.
+#[derive(Default)]
+pub(super) struct Senders(Vec<Option<Key>>);
+
+impl Senders {
+    /// A connection sends from a slot.
+    pub(super) fn note(&mut self, slot: u16, owner: Key) {
+        let id = usize::from(slot);
+        if id >= self.0.len() {
+            self.0.resize(id + 1, None);
+        }
+        self.0[id] = Some(owner);
+    }
+
+    /// Those whose send has made no progress since `instant`, the longest first.
+    fn stalled_since(
+        &self,
+        instant: Instant,
+        connections: &KeyedSlab<Connection>,
+    ) -> Vec<(Instant, Key)> {
+        let senders = self.0.iter().flatten();
+        let mut stalled: Vec<_> = senders
+            .filter_map(|key| connections.entry(*key).map(|connection| (connection, *key)))
+            .filter(|(c, _)| c.pipe.is_sending() && c.client.progressed() <= instant)
+            .map(|(connection, key)| (connection.client.progressed(), key))
+            .collect();
+        // One that has sent from several slots is in several places.
+        stalled.sort_unstable();
+        stalled.dedup();
+        stalled
+    }
 }
 
 impl Connection {
@@ -460,7 +495,7 @@ impl Core {
             PipeEvent::Broken => self.peer_gone(owner),
             PipeEvent::Starved => {
                 self.env.counters.increment(Metric::ReceiveStarved);
-                self.starved.push(owner);
+                self.starved.push_back(owner);
             }
             PipeEvent::Routine => {}
         }
@@ -481,14 +516,10 @@ impl Core {
             return;
         }
         self.relief_at = self.env.now.instant + RELIEF_EVERY;
-        let now = self.env.now.instant;
-        let stalled = |c: &Connection| {
-            c.pipe.is_sending() && now.since(c.client.progressed()) >= STALLED_AFTER
-        };
-        let mut slow: Vec<_> = self.connections.iter().filter(|(_, c)| stalled(c)).collect();
-        slow.sort_by_key(|(_, c)| c.client.progressed());
-        let slow: Vec<Key> = slow.into_iter().take(RELIEF_MAX).map(|(key, _)| key).collect();
-        for key in slow {
+        let stalled_since = self.env.now.instant - STALLED_AFTER;
+        let mut slow = self.senders.stalled_since(stalled_since, &self.connections);
+        slow.truncate(RELIEF_MAX);
+        for (_, key) in slow {
             if let Some(connection) = self.connections.entry_mut(key) {
                 connection.client.drop_silently(Cause::SlowConsumer, &self.env.context());
             }

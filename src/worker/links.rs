@@ -1,5 +1,6 @@
 //! The worker's links: connecting, sessions, what comes from backends and goes to them.
 
+use crate::base::laps::Laps;
 use crate::base::random::Random;
 use crate::base::slab::Key;
 use crate::base::time::Instant;
@@ -19,8 +20,21 @@ use super::mailbox::Report;
 use super::sockets::{Flush, Pipe, PipeEvent};
 use super::{Core, WHEEL_TICK, Worker, WorkerOptions};
 
-/// Over how long the clients of a lost link are told to come again.
-const LOSS_SPREAD: std::time::Duration = std::time::Duration::from_secs(1);
+/// Links that one turn looks at when all are concerned, or acts on when their deadlines come.
+const LINKS_PER_TURN: u32 = 64;
+
+/// What a sweep over the links does to each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LinkDuty {
+    /// Its deadline may be another one.
+    Deadlines,
+    /// A drain has begun: its backend is told.
+    GoAway,
+    /// It is ended.
+    End,
+}
+
+const LINK_DUTIES: usize = LinkDuty::End as usize + 1;
 
 /// One endpoint of one backend, and the link to it.
 pub(super) struct LinkEntry {
@@ -35,6 +49,8 @@ pub(super) struct LinkEntry {
     /// The cancellation of a connect is in flight. The connect may be quicker, so that there is
     /// a socket when it completes.
     cancelling: bool,
+    /// The sweep has not come by all clients of a connection that was lost.
+    lost: bool,
     /// It is in the table's `dirty`.
     dirty: bool,
     /// How it is counted in the table.
@@ -53,6 +69,11 @@ impl LinkEntry {
     /// Whether an earlier connection still has operations in flight.
     fn is_busy(&self) -> bool {
         self.connecting || self.cancelling || self.pipe.is_some()
+    }
+
+    /// Whether there is something to wait for before it may be connected again.
+    fn must_wait(&self) -> bool {
+        self.is_busy() || self.lost
     }
 
     fn owner(&self, index: usize) -> Owner {
@@ -77,6 +98,7 @@ pub(super) struct LinkTable {
     groups: Vec<Group>,
     dirty: Vec<u16>,
     wheel: Wheel,
+    laps: Laps<LINK_DUTIES>,
     /// No link is connected any more.
     draining: bool,
     /// All links were ended.
@@ -117,6 +139,7 @@ impl LinkTable {
                     pipe: None,
                     connecting: false,
                     cancelling: false,
+                    lost: false,
                     dirty: false,
                     counted: Counted::default(),
                 });
@@ -127,21 +150,36 @@ impl LinkTable {
             groups,
             dirty: Vec::new(),
             wheel: Wheel::new(WHEEL_TICK, now),
+            laps: Laps::default(),
             draining: false,
             ended: false,
             ready: 0,
             busy: 0,
             unsent: 0,
         };
-        table.mark_all();
+        table.deadlines_changed();
         table
     }
 
-    /// The deadlines of every link have changed; there are at most 1,024.
-    pub(super) fn mark_all(&mut self) {
-        for index in 0..self.entries.len() {
-            self.at(index);
-        }
+    pub(super) fn deadlines_changed(&mut self) {
+        self.laps.begin(LinkDuty::Deadlines as usize);
+    }
+
+    /// Whether a sweep over the links is under way.
+    pub(super) fn is_swept(&self) -> bool {
+        self.laps.is_any_under_way()
+    }
+
+    /// Whether the sessions of a link are those of a connection that was lost.
+    pub(super) fn is_lost(&self, link: u16) -> bool {
+        self.entries[usize::from(link)].lost
+    }
+
+    /// No client names the sessions of a lost connection any more.
+    pub(super) fn forget_sessions(&mut self, link: u16) {
+        let entry = self.at(usize::from(link));
+        entry.lost = false;
+        entry.link.forget_sessions();
     }
 
     /// A link to which something is about to happen.
@@ -166,7 +204,7 @@ impl LinkTable {
         self.ready = self.ready + usize::from(now.ready) - usize::from(before.ready);
         self.busy = self.busy + usize::from(now.busy) - usize::from(before.busy);
         self.unsent = self.unsent + now.unsent - before.unsent;
-        if entry.link.is_down() && (now.busy || self.draining) {
+        if entry.link.is_down() && (entry.must_wait() || self.draining) {
             self.wheel.cancel(index as u32);
         } else {
             self.wheel.schedule(index as u32, entry.link.next_deadline(deadlines));
@@ -205,7 +243,7 @@ impl LinkTable {
 
     /// Whether no link has a connection, or operations in flight.
     pub(super) fn is_over(&self) -> bool {
-        self.busy == 0 && self.dirty.is_empty()
+        self.ended && self.busy == 0 && self.dirty.is_empty() && !self.is_swept()
     }
 
     /// Index of the backend that a link goes to.
@@ -286,10 +324,10 @@ impl Core {
 
     pub(super) fn handle_link_deadlines(&mut self) {
         let mut fired = std::mem::take(&mut self.fired);
-        self.links.wheel.expire(self.env.now.instant, &mut fired);
+        self.links.wheel.expire(self.env.now.instant, LINKS_PER_TURN as usize, &mut fired);
         for index in fired.drain(..).map(|slot| slot as usize) {
             let entry = self.links.at(index);
-            if entry.link.is_down() && (entry.is_busy() || self.drain.is_some()) {
+            if entry.link.is_down() && (entry.must_wait() || self.drain.is_some()) {
                 continue;
             }
             match entry.link.handle_deadline(self.env.now.instant, &self.env.settings.deadlines) {
@@ -306,8 +344,8 @@ impl Core {
         self.fired = fired;
     }
 
-    /// Gives a link up: its clients are told to come again, spread over a second, and it is
-    /// tried again later.
+    /// Gives a link up: the sweep has its clients told to come again, and it is tried again after
+    /// that.
     pub(super) fn fail_link(&mut self, index: usize, failure: &Failure) {
         let now = self.env.now.instant;
         let entry = self.links.at(index);
@@ -320,8 +358,6 @@ impl Core {
         if matches!(failure, Failure::Protocol(_)) {
             self.env.counters.increment(Metric::LinkViolations);
         }
-        let mut clients = Vec::new();
-        entry.link.take_sessions(&mut clients);
         entry.link.lost(now, &self.env.settings.deadlines, self.random.number() as u32);
         entry.reader = LinkReader::new(HANDSHAKE_FRAME_MAX);
         let owner = entry.owner(index);
@@ -342,13 +378,12 @@ impl Core {
             let reason = failure.to_string();
             self.mailbox.report(Report::LinkDown { backend, endpoint, reason });
         }
-        for client in clients {
-            let at = now + self.random.duration_below(LOSS_SPREAD);
-            if let Some(connection) = self.connections.entry_mut(client) {
-                connection.session = None;
-                connection.client.schedule_close(at, Cause::BackendUnavailable);
-            }
-            self.settle(client);
+        let entry = self.links.at(index);
+        if entry.link.open_sessions() == 0 {
+            entry.link.forget_sessions();
+        } else {
+            entry.lost = true;
+            self.sweep.begin_lost(index as u16);
         }
     }
 
@@ -518,9 +553,7 @@ impl Core {
     /// Tells every backend that this gateway drains.
     pub(super) fn announce_drain(&mut self) {
         self.links.draining = true;
-        for index in 0..self.links.entries.len() {
-            self.links.at(index).link.go_away("the gateway drains");
-        }
+        self.links.laps.begin(LinkDuty::GoAway as usize);
     }
 
     /// Ends every link for good.
@@ -528,8 +561,23 @@ impl Core {
         if std::mem::replace(&mut self.links.ended, true) {
             return;
         }
-        for index in 0..self.links.entries.len() {
-            self.fail_link(index, &Failure::Drained);
+        self.links.laps.begin(LinkDuty::End as usize);
+    }
+
+    /// Does a turn's part of a sweep over the links.
+    pub(super) fn sweep_links(&mut self) {
+        let most = LINKS_PER_TURN.min(self.options.sweep_slots);
+        let links = self.links.entries.len() as u32;
+        let Some((part, duties)) = self.links.laps.advance(links, most) else { return };
+        for index in part.map(|link| link as usize) {
+            // Looked at again, its deadline and the sums are brought in line.
+            let entry = self.links.at(index);
+            if duties.has(LinkDuty::GoAway as usize) {
+                entry.link.go_away("the gateway drains");
+            }
+            if duties.has(LinkDuty::End as usize) {
+                self.fail_link(index, &Failure::Drained);
+            }
         }
     }
 }
@@ -603,8 +651,8 @@ impl<R: Ring> Worker<R> {
             return;
         }
         match pipe.flush(owner, &mut self.ring, ops, |bytes| link.copy_output(bytes)) {
-            Flush::Sending if link.may_wake() => link.take_waiting(woken),
-            Flush::Sending | Flush::Busy => {}
+            Flush::Sending(_) if link.may_wake() => link.take_waiting(woken),
+            Flush::Sending(_) | Flush::Busy => {}
             Flush::NoSlot => {
                 // It stays dirty until slots come back.
                 env.counters.increment(Metric::SendStarved);

@@ -16,6 +16,7 @@ mod memory;
 mod revocations;
 mod settle;
 pub mod sockets;
+mod sweep;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ use crate::base::time::{Instant, Now};
 use crate::base::token_bucket::TokenBucket;
 use crate::base::wheel::Wheel;
 use crate::connection::authenticate::Scratch;
+use crate::connection::route_order::RouteOrder;
 use crate::connection::{Context, Output};
 use crate::counters::{Counters, Metric};
 use crate::protocol::rejected_tokens::RejectedTokenCache;
@@ -40,15 +42,19 @@ use crate::settings::Settings;
 
 use accept::Acceptor;
 use admission::{Admission, Allowance};
-use clients::Connection;
+use clients::{Connection, Senders};
 use control::Drain;
 use links::LinkTable;
 use mailbox::WorkerMailbox;
-use revocations::Sweep;
 use sockets::{Flush, Ops, PipeEvent};
+use sweep::Sweep;
 
 /// The resolution of every deadline: one turn of the wheel's lowest level.
 pub const WHEEL_TICK: Duration = Duration::from_millis(10);
+/// How many slots of a table one turn looks at when all are concerned.
+pub const SWEEP_SLOTS: u32 = 8192;
+/// Deadlines that one turn acts on; those beyond are due in the next.
+const TIMERS_PER_TURN: usize = 1024;
 
 /// What a worker is told once, at its start.
 #[derive(Clone, Debug)]
@@ -67,6 +73,9 @@ pub struct WorkerOptions {
     pub descriptors_max: u32,
     /// Most bytes that may be queued for this worker's clients.
     pub queue_bytes_max: u64,
+    /// How many slots of a table one turn looks at when all are concerned,
+    /// [`SWEEP_SLOTS`] but in tests, which make it tiny.
+    pub sweep_slots: u32,
 }
 
 /// Whether a worker goes on.
@@ -99,6 +108,8 @@ struct Core {
     stopped: bool,
     close_lines: TokenBucket,
     sweep: Sweep,
+    /// Settings that wait for the end of a sweep.
+    settings_due: Option<Arc<Settings>>,
     /// Revocations of backends that found the control thread's mailbox full.
     revocations_owed: VecDeque<Revocation>,
 
@@ -120,7 +131,9 @@ struct Core {
     /// Connections with output and no send in flight.
     dirty: Vec<Key>,
     /// Connections that found no receive buffer.
-    starved: Vec<Key>,
+    starved: VecDeque<Key>,
+    /// Who sends from which slot.
+    senders: Senders,
     /// When send slots may next be taken from clients that read too slowly.
     relief_at: Instant,
     /// Sockets whose sending side is to be shut down.
@@ -141,6 +154,7 @@ struct Core {
 struct Environment {
     now: Now,
     settings: Arc<Settings>,
+    routes: RouteOrder,
     counters: Arc<Counters>,
     /// Drawn in each turn.
     jitter: u32,
@@ -153,6 +167,7 @@ impl Environment {
         Context {
             now: self.now,
             settings: &self.settings,
+            routes: &self.routes,
             counters: &self.counters,
             jitter: self.jitter,
             revoked: &self.revoked,
@@ -191,6 +206,7 @@ impl<R: Ring> Worker<R> {
             stopped: false,
             close_lines: TokenBucket::full(now.instant),
             sweep: Sweep::default(),
+            settings_due: None,
             revocations_owed: VecDeque::new(),
             queues: BytePool::new(chunks(options.queue_bytes_max)),
             stashes: BytePool::new(chunks(settings.limits.stalled_input_max)),
@@ -201,7 +217,8 @@ impl<R: Ring> Worker<R> {
             handshakes: 0,
             ops: Ops::new(),
             dirty: Vec::new(),
-            starved: Vec::new(),
+            starved: VecDeque::new(),
+            senders: Senders::default(),
             relief_at: now.instant,
             shutdowns: Vec::new(),
             output: Output { tokens: Scratch::new(dead), ..Output::default() },
@@ -214,6 +231,7 @@ impl<R: Ring> Worker<R> {
             env: Environment {
                 now,
                 settings,
+                routes: RouteOrder::default(),
                 counters,
                 jitter: random.number() as u32,
                 revoked: Arc::new(Revoked::nothing(Hasher::new(&[0; 32]))),
@@ -251,7 +269,7 @@ impl<R: Ring> Worker<R> {
         core.take_decisions();
         core.handle_timers();
         core.give_up_memory();
-        core.sweep_revoked();
+        core.sweep();
         core.report_revocations();
         core.advance_accepts();
         self.handle_deferred();
@@ -345,7 +363,9 @@ impl<R: Ring> Worker<R> {
         if count.free < count.total.div_ceil(4) {
             return;
         }
-        for owner in std::mem::take(&mut self.core.starved) {
+        // No more than there are buffers for: the others would starve again.
+        for _ in 0..count.free {
+            let Some(owner) = self.core.starved.pop_front() else { return };
             if let Some(connection) = self.core.connections.entry_mut(owner) {
                 connection.pipe.feed();
                 self.core.settle(owner);
@@ -383,13 +403,15 @@ impl<R: Ring> Worker<R> {
 
     /// False when no send slot was free.
     fn flush_client(&mut self, owner: Key) -> bool {
-        let Core { connections, queues, ops, .. } = &mut self.core;
+        let Core { connections, queues, ops, senders, .. } = &mut self.core;
         let Some(connection) = connections.entry_mut(owner) else { return true };
         if !connection.out.is_empty() {
             let Connection { pipe, out, .. } = connection;
             let copy_out = |bytes: &mut [u8]| out.copy_out(queues, bytes);
-            if pipe.flush(Owner::Client(owner), &mut self.ring, ops, copy_out) == Flush::NoSlot {
-                return false;
+            match pipe.flush(Owner::Client(owner), &mut self.ring, ops, copy_out) {
+                Flush::Sending(slot) => senders.note(slot, owner),
+                Flush::Busy => {}
+                Flush::NoSlot => return false,
             }
         }
         connection.dirty = false;
@@ -400,7 +422,8 @@ impl<R: Ring> Worker<R> {
 impl Core {
     /// When the ring must wake at the latest.
     fn next_wake(&mut self) -> Instant {
-        if !self.deferred.is_empty() || self.has_memory_to_give() {
+        let more = !self.deferred.is_empty() || self.has_memory_to_give();
+        if more || self.sweep.is_under_way() || self.links.is_swept() {
             return self.env.now.instant;
         }
         let mut until = self.env.now.instant + ENTER_WAIT_MAX;
@@ -427,7 +450,7 @@ impl Core {
 
     fn handle_timers(&mut self) {
         let mut fired = std::mem::take(&mut self.fired);
-        self.wheel.expire(self.env.now.instant, &mut fired);
+        self.wheel.expire(self.env.now.instant, TIMERS_PER_TURN, &mut fired);
         for slot in fired.drain(..) {
             if let Some(key) = self.connections.key_of(slot) {
                 self.client_deadline(key);

@@ -167,7 +167,7 @@ impl Core {
             stage: end.stage,
             code: end.code,
             dialect: client.dialect(),
-            route: client.route(),
+            route: client.route(&self.env.routes),
             peer: client.peer(),
             age: now.since(client.accepted()),
             received_ago: now.since(client.received()),

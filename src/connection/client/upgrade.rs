@@ -86,7 +86,7 @@ impl Client {
             return Step::Handled;
         };
         let route = &ctx.settings.routes[usize::from(index)];
-        self.set_route(index, route);
+        self.set_route(index, route, ctx);
         self.set_dialect(dialect(route, &request));
         if !origin_allowed(route, &request) {
             self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), ctx, output);

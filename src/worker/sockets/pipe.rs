@@ -34,8 +34,8 @@ pub enum PipeEvent {
 /// What came of [`Pipe::flush`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
-    /// A send was submitted.
-    Sending,
+    /// A send from the slot of this number was submitted.
+    Sending(u16),
     /// A send is in flight, or the pipe ends.
     Busy,
     /// No slot is free: try again when some have come back.
@@ -175,11 +175,12 @@ impl Pipe {
             return Flush::Busy;
         }
         let Some(slot) = ring.send_slot(self.ops.group()) else { return Flush::NoSlot };
+        let number = slot.id();
         let bytes = copy_out(ring.slot_bytes(&slot)) as u32;
         assert!(bytes > 0, "a send of nothing");
         (self.sent, self.filled) = (0, bytes);
         self.ops.send(owner, slot, 0, bytes, ops);
-        Flush::Sending
+        Flush::Sending(number)
     }
 }
 
@@ -260,7 +261,7 @@ mod tests {
     #[test]
     fn a_short_send_goes_on_from_the_same_slot() {
         let (mut pipe, mut ring, mut ops) = (pipe(), OneSlot::default(), Ops::new());
-        assert_eq!(flush(&mut pipe, &mut ring, &mut ops), Flush::Sending);
+        assert_eq!(flush(&mut pipe, &mut ring, &mut ops), Flush::Sending(0));
         let (slot, start, end) = take_send(&mut ops);
         assert_eq!((start, end, pipe.unsent()), (0, 8, 8));
         assert_eq!(flush(&mut pipe, &mut ring, &mut ops), Flush::Busy);
