@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::scanner::{Output, Scanner};
-use super::watched::{CLOSING_LINGER, Ending, Facts, NEVER, Stage, Watched, nanos};
+use super::watched::{
+    CLOSING_LINGER, DRAIN_REST, Ending, Facts, NEVER, Stage, Watched, nanos, since,
+};
 use crate::ring::{BufferGroup, Completion, Failure, Op, OpKey, OpKind, Outcome, Owner, Socket};
 use crate::settings::Deadlines;
 use crate::worker::WHEEL_TICK;
