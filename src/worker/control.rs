@@ -61,9 +61,11 @@ enum Step {
 }
 
 impl Core {
-    /// Takes in the latest plan. Revocations first: no token may pass by new settings before.
-    pub(super) fn take_plan(&mut self) {
-        if let Some(PlanChange { before, now }) = self.mailbox.take_plan() {
+    /// Takes in the latest plan, if it is a new one. Revocations first: no token may pass by new settings before.
+    pub(super) fn take_plan(&mut self) -> bool {
+        let change = self.mailbox.take_plan();
+        let worked = change.is_some() || self.settings_due.is_some();
+        if let Some(PlanChange { before, now }) = change {
             let before = before.as_deref();
             if before.is_none_or(|before| !Arc::ptr_eq(&before.revoked, &now.revoked)) {
                 self.take_revoked(Arc::clone(&now.revoked));
@@ -80,6 +82,7 @@ impl Core {
             }
         }
         self.take_settings();
+        worked
     }
 
     /// New settings hold for the connections that are there, too: a timer that was set under

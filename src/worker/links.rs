@@ -322,7 +322,11 @@ impl Core {
         }
     }
 
-    pub(super) fn handle_link_deadlines(&mut self) {
+    /// Whether any link's deadline was due.
+    pub(super) fn handle_link_deadlines(&mut self) -> bool {
+        if self.links.next_deadline() > self.env.now.instant {
+            return false;
+        }
         let mut fired = std::mem::take(&mut self.fired);
         self.links.wheel.expire(self.env.now.instant, LINKS_PER_TURN as usize, &mut fired);
         for index in fired.drain(..).map(|slot| slot as usize) {
@@ -342,6 +346,7 @@ impl Core {
             }
         }
         self.fired = fired;
+        true
     }
 
     /// Gives a link up: the sweep has its clients told to come again, and it is tried again after

@@ -17,6 +17,7 @@ mod revocations;
 mod settle;
 pub mod sockets;
 mod sweep;
+mod tick_time;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -48,6 +49,7 @@ use links::LinkTable;
 use mailbox::WorkerMailbox;
 use sockets::{Flush, Ops, PipeEvent};
 use sweep::Sweep;
+use tick_time::{Phase, TickTime};
 
 /// The resolution of every deadline: one turn of the wheel's lowest level.
 pub const WHEEL_TICK: Duration = Duration::from_millis(10);
@@ -91,6 +93,7 @@ pub enum Turn {
 pub struct Worker<R: Ring> {
     ring: R,
     core: Core,
+    time: TickTime,
 }
 
 /// All of a worker but its ring.
@@ -240,7 +243,7 @@ impl<R: Ring> Worker<R> {
             random,
             options,
         };
-        Worker { ring, core }
+        Worker { ring, core, time: TickTime::new(now.instant) }
     }
 
     /// The ring, for a simulation that looks inside.
@@ -265,14 +268,16 @@ impl<R: Ring> Worker<R> {
         core.env.now = self.ring.now();
         core.env.jitter = core.random.number() as u32;
         core.handshakes = 0;
-        core.take_plan();
-        core.take_decisions();
-        core.handle_timers();
-        core.give_up_memory();
-        core.sweep();
-        core.report_revocations();
-        core.advance_accepts();
-        self.handle_deferred();
+        let commands = core.take_plan() | core.take_decisions();
+        self.measure(Phase::Commands, commands);
+        let timers = self.core.handle_timers();
+        self.measure(Phase::Timers, timers);
+        let sweeps = self.core.give_up_memory() | self.core.sweep();
+        self.measure(Phase::Sweep, sweeps);
+        self.core.report_revocations();
+        self.core.advance_accepts();
+        let handshakes = self.handle_deferred();
+        self.measure(Phase::DeferredTls, handshakes);
         self.feed_starved();
         self.core.advance_drain();
         for listener in self.core.listeners_to_close() {
@@ -283,15 +288,25 @@ impl<R: Ring> Worker<R> {
         }
         self.flush();
         let until = self.core.next_wake();
+        self.time.end_turn(self.ring.clock(), &self.core.env.counters);
         self.ring.enter(until);
         self.core.env.now = self.ring.now();
+        self.time.begin(self.core.env.now.instant);
         self.core.env.counters.increment(Metric::Ticks);
         while let Some(completion) = self.ring.completion() {
             self.core.env.counters.increment(Metric::Completions);
             self.complete(completion);
         }
         self.core.set_gauges(self.ring.buffers(BufferGroup::Client).free);
+        self.measure(Phase::Completions, true);
         Turn::Continue
+    }
+
+    /// A part of the turn is over; it took time only if it had something to do.
+    fn measure(&mut self, phase: Phase, worked: bool) {
+        if worked {
+            self.time.end(phase, self.ring.clock(), &self.core.env.counters);
+        }
     }
 
     fn complete(&mut self, completion: Completion) {
@@ -344,14 +359,16 @@ impl<R: Ring> Worker<R> {
     }
 
     /// Goes on with TLS handshakes that were put off, within this tick's budget.
-    fn handle_deferred(&mut self) {
+    fn handle_deferred(&mut self) -> bool {
+        let any = !self.core.deferred.is_empty();
         for _ in 0..self.core.deferred.len() {
             if self.core.handshakes >= self.core.env.settings.limits.handshakes_per_tick {
-                return;
+                break;
             }
-            let Some((owner, buffer)) = self.core.deferred.pop_front() else { return };
+            let Some((owner, buffer)) = self.core.deferred.pop_front() else { break };
             self.input(owner, buffer);
         }
+        any
     }
 
     /// Lets starved connections receive again once a quarter of the buffers is free.
@@ -448,15 +465,21 @@ impl Core {
         self.env.counters.set(Metric::StalledInputBytes, self.stashes.in_use_bytes() as u64);
     }
 
-    fn handle_timers(&mut self) {
+    /// Whether any were due.
+    fn handle_timers(&mut self) -> bool {
+        let now = self.env.now.instant;
+        let links = self.handle_link_deadlines();
+        if self.wheel.next_expiry().is_none_or(|at| at > now) {
+            return links;
+        }
         let mut fired = std::mem::take(&mut self.fired);
-        self.wheel.expire(self.env.now.instant, TIMERS_PER_TURN, &mut fired);
+        self.wheel.expire(now, TIMERS_PER_TURN, &mut fired);
         for slot in fired.drain(..) {
             if let Some(key) = self.connections.key_of(slot) {
                 self.client_deadline(key);
             }
         }
         self.fired = fired;
-        self.handle_link_deadlines();
+        true
     }
 }
