@@ -375,6 +375,16 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
             let (backend, endpoint) = logs::endpoint_name(settings, *backend, *endpoint);
             tracing::warn!(worker, backend, endpoint, reason, "link down");
         }
+        Report::OriginRefused { route, peer, origin } => {
+            let route = route.and_then(|index| settings.routes.get(usize::from(index)));
+            tracing::warn!(
+                worker,
+                route = route.map(|route| route.name.as_str()),
+                peer = peer.as_ref().map(tracing::field::display),
+                origin = logs::escaped(origin),
+                "Origin refused: if this page is yours, add it to the route's origins"
+            );
+        }
         Report::AcceptExhausted => tracing::error!(
             worker,
             "out of descriptors or memory on accept; see \"Limits\" in docs/operating.md"

@@ -23,8 +23,8 @@ use crate::protocol::verifier::{TokenFormat, Verifier};
 use crate::ring::EndpointAddress;
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, Gateway, Limits,
-    Listener, LogFormat, MessageTypes, Network, PathPattern, Reauthenticate, Refuse, RevokeScope,
-    Route, Settings, TlsListener,
+    Listener, LogFormat, LogSubject, MessageTypes, Network, PathPattern, Reauthenticate, Refuse,
+    RevokeScope, Route, Settings, TlsListener,
 };
 
 /// How messages begin that bring a fresh token.
@@ -211,6 +211,7 @@ impl Scenario {
                 admin_token: None,
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
+                log_subject: LogSubject::Off,
                 admin_socket: None,
                 close_log: None,
                 revocations_file: None,

@@ -16,6 +16,7 @@ mod memory;
 mod revocations;
 mod settle;
 pub mod sockets;
+mod trail;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ use links::LinkTable;
 use mailbox::WorkerMailbox;
 use revocations::Sweep;
 use sockets::Ops;
+use trail::Subjects;
 
 /// The resolution of every deadline: one turn of the wheel's lowest level.
 pub const WHEEL_TICK: Duration = Duration::from_millis(10);
@@ -99,6 +101,8 @@ struct Core {
     drain: Option<Drain>,
     stopped: bool,
     close_lines: TokenBucket,
+    origin_lines: TokenBucket,
+    subjects: Subjects,
     sweep: Sweep,
     /// Revocations of backends that found the control thread's mailbox full.
     revocations_owed: VecDeque<Revocation>,
@@ -191,6 +195,8 @@ impl<R: Ring> Worker<R> {
             drain: None,
             stopped: false,
             close_lines: TokenBucket::full(now.instant),
+            origin_lines: TokenBucket::full(now.instant),
+            subjects: Subjects::default(),
             sweep: Sweep::default(),
             revocations_owed: VecDeque::new(),
             queues: BytePool::new(chunks(options.queue_bytes_max)),

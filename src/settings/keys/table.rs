@@ -78,6 +78,13 @@ sections! {
         level: Text("level, or list of `target=level`") as &str = "info", Live,
             "What is logged: `error`, `warn`, `info`, `debug`, `trace` or `off`, for all or by \
              target, as in `info,portcullis=debug`.";
+        subject: Word(&["off", "plain", "hash"]) as &str = "off", Live,
+            "Whether close lines name the client's subject: `\"plain\"` as it is, escaped; \
+             `\"hash\"` as the first 32 digits of the HMAC-SHA-256 by `subject_key_file`. It takes \
+             the memory of one subject for each open connection.";
+        subject_key_file: Text(SECRET_FILE) = NONE, Live,
+            "Key for `subject = \"hash\"`, required there: at least 32 bytes, the same on all \
+             gateways whose logs are compared. One newline at the end is removed.";
     }
     "limits" RawLimits => Limits in limits {
         profile: Word(&["production", "conformance"]) = "production", Live,
