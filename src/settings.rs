@@ -138,6 +138,8 @@ pub struct Gateway {
     pub admin_token: Option<Secret>,
     /// The unix socket of the admin API.
     pub admin_socket: Option<std::path::PathBuf>,
+    /// Whether the gateway counts as ready while no backend is linked.
+    pub ready_without_backend: bool,
     /// Shape of log lines.
     pub log_format: LogFormat,
     /// A `tracing` filter, as in `info` or `portcullis=debug`.

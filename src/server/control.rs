@@ -347,6 +347,8 @@ impl Control {
         self.revocations.borrow_mut().set_max(settings.limits.revocations_max as usize);
         self.settings = Arc::new(settings);
         self.supervisor.set_settings(Arc::clone(&self.settings));
+        self.status.borrow_mut().ready_without_backend =
+            self.settings.gateway.ready_without_backend;
         self.stats.settings_hash = self.settings.hash;
         self.stats.settings_loaded = unix_ms() / 1000;
         Ok(warnings)

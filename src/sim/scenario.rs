@@ -211,6 +211,7 @@ impl Scenario {
                 admin_token: None,
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
+                ready_without_backend: true,
                 log_subject: LogSubject::Off,
                 admin_socket: None,
                 close_log: None,

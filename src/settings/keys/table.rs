@@ -60,6 +60,10 @@ sections! {
             "Unix socket of the admin API, for root and the gateway's own user; made with mode \
              0600. The command line uses it. Without `admin_token_file`, changes are accepted here \
              alone.";
+        ready_without_backend: Flag() as bool = "true", Live,
+            "Whether `/readyz` answers 200 while no link to any backend is ready. `true` is for a \
+             single gateway, whose clients then learn why; with several, `false` sends clients to \
+             the gateways that can reach a backend.";
         log: Table(RawLog) = NONE, Live,
             "How the log is written.";
         close_log: Text(PATH) = NONE,
