@@ -166,7 +166,10 @@ impl Core {
         };
         let jitter = self.random.number() as u32;
         let tls = !transport.is_plain();
-        let client = Client::new(peer, tls, jitter, &self.env.context());
+        let mut client = Client::new(peer, tls, jitter, &self.env.context());
+        if let Some(at) = self.closes_newcomer_at() {
+            client.schedule_close(at, Cause::GoingAway);
+        }
         let key = self.connections.insert(Connection {
             pipe: Pipe::new(socket, BufferGroup::Client),
             client,

@@ -299,6 +299,7 @@ impl Core {
     pub(super) fn open_session(&mut self, owner: Key, backend: u16) {
         let balance = self.env.settings.backends[usize::from(backend)].balance;
         let chosen = if self.drain.is_some() { None } else { self.links.choose(backend, balance) };
+        self.output.request.set_connection(self.connection_number(owner));
         let opened = chosen.ok_or(Cause::BackendUnavailable).and_then(|link| {
             let id = self.links.entry(link).link.open(owner, &self.output.request);
             Ok((link, id.map_err(refusal)?))
@@ -308,6 +309,7 @@ impl Core {
         if let Ok((link, _)) = opened {
             connection.client.session_opened(self.links.entry(link).link.message_max());
             self.env.counters.increment(Metric::SessionsOpened);
+            self.keep_requested_subject(owner);
             self.output.answers.append(&mut self.output.connect_ack);
             self.send_answers(owner);
         } else {

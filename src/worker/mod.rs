@@ -18,6 +18,7 @@ mod settle;
 pub mod sockets;
 mod sweep;
 mod tick_time;
+mod trail;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -50,6 +51,7 @@ use mailbox::WorkerMailbox;
 use sockets::{Flush, Ops, PipeEvent};
 use sweep::Sweep;
 use tick_time::{Phase, TickTime};
+use trail::Subjects;
 
 /// The resolution of every deadline: one turn of the wheel's lowest level.
 pub const WHEEL_TICK: Duration = Duration::from_millis(10);
@@ -110,6 +112,8 @@ struct Core {
     drain: Option<Drain>,
     stopped: bool,
     close_lines: TokenBucket,
+    origin_lines: TokenBucket,
+    subjects: Subjects,
     sweep: Sweep,
     /// Settings that wait for the end of a sweep.
     settings_due: Option<Arc<Settings>>,
@@ -208,6 +212,8 @@ impl<R: Ring> Worker<R> {
             drain: None,
             stopped: false,
             close_lines: TokenBucket::full(now.instant),
+            origin_lines: TokenBucket::full(now.instant),
+            subjects: Subjects::default(),
             sweep: Sweep::default(),
             settings_due: None,
             revocations_owed: VecDeque::new(),

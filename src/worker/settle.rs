@@ -21,6 +21,10 @@ impl Core {
     pub(super) fn settle(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         connection.touched = false;
+        if !self.output.refused_origin.is_empty() {
+            self.report_refused_origin(owner);
+        }
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
         let in_session = connection.client.is_open() || connection.client.awaits_decision();
         if !in_session && connection.session.is_some() {
             self.end_session(owner);
@@ -162,6 +166,8 @@ impl Core {
         self.env.counters.closed(end.cause);
         let now = self.env.now.instant;
         let record = CloseRecord {
+            connection: self.number_of(owner, client.accepted().as_nanos()),
+            subject: self.subjects.take(owner.slot),
             cause: end.cause,
             by: end.by,
             stage: end.stage,
@@ -178,6 +184,10 @@ impl Core {
     }
 
     fn log_close(&mut self, record: CloseRecord) {
+        if record.cause == Cause::HealthCheck {
+            // Balancers ask every few seconds; `portcullis_closes_total` has them.
+            return;
+        }
         let rate = self.env.settings.limits.close_lines_per_second;
         let allowed = self.close_lines.take(1, rate, rate, self.env.now.instant);
         if !allowed || !self.mailbox.report(Report::Closed(record)) {
