@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
-use super::backends::overlap;
+use super::file::{RawDeadlines, RawGateway, RawLimits, RawLog, RawSettings};
 pub use super::problem::{Problem, Severity};
 use super::problem::{Report, did_you_mean};
-use super::raw::{RawDeadlines, RawGateway, RawLimits, RawLog, RawSettings, Text};
+use super::raw::Text;
 use super::units::format_duration;
 use super::{Deadlines, Gateway, Limits, Listener, LogSubject, Settings, shape};
 use crate::base::secret::Secret;
@@ -480,4 +480,16 @@ pub fn test_settings() -> Settings {
         Ok(loaded) => loaded.settings,
         Err(problems) => panic!("{}", problems[0]),
     }
+}
+
+/// Whether a socket at one of the addresses keeps the other from being bound: an IPv6 wildcard
+/// takes IPv4 clients too.
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, other: IpAddr| match wide {
+        IpAddr::V6(_) => wide.is_unspecified(),
+        IpAddr::V4(_) => wide.is_unspecified() && other.is_ipv4(),
+    };
+    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
+    let same_port = a.port() == b.port() && a.port() != 0;
+    same_port && (ip_a == ip_b || covers(ip_a, ip_b) || covers(ip_b, ip_a))
 }

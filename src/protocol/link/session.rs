@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::flow::CREDIT_MAX;
 use super::{
     CLOSE_REASON_MAX, Fields, FrameHeader, HEADER_BYTES, Kind, LABEL_MAX, LinkError, PAYLOAD_MAX,
     REASON_MAX, SessionId, cut, encode_frame,
@@ -392,7 +393,7 @@ impl Credit {
     pub fn decode(payload: &[u8]) -> Result<Self, LinkError> {
         let value = Fields { kind: Kind::Credit, rest: payload };
         match u32::from_be_bytes(exact(value, "bytes")?) {
-            bytes @ 1..=super::flow::CREDIT_MAX => Ok(Credit { bytes }),
+            bytes @ 1..=CREDIT_MAX => Ok(Credit { bytes }),
             _ => Err(LinkError::CreditOverflow),
         }
     }

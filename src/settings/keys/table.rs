@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::super::raw::{self, List, ListOrWord, Number, Path, Text};
+use super::super::words::FromWord;
 use super::super::{
     Balance, DeferAccept, Descriptors, LogFormat, MessageTypes, Refuse, RevokeScope,
 };
