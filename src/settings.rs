@@ -76,14 +76,29 @@ pub struct Gateway {
     pub admin_token: Option<Secret>,
     /// The unix socket of the admin API.
     pub admin_socket: Option<std::path::PathBuf>,
+    /// Whether the gateway counts as ready while no backend is linked.
+    pub ready_without_backend: bool,
     /// Shape of log lines.
     pub log_format: LogFormat,
     /// A `tracing` filter, as in `info` or `portcullis=debug`.
     pub log_level: String,
+    /// What stands for a client's subject in close lines.
+    pub log_subject: LogSubject,
     /// Where close lines go as JSON; `None` is the log.
     pub close_log: Option<std::path::PathBuf>,
     /// Where revocations outlive a restart; `None` is nowhere.
     pub revocations_file: Option<std::path::PathBuf>,
+}
+
+/// What stands for a client's subject in close lines.
+#[derive(Clone)]
+pub enum LogSubject {
+    /// Nothing.
+    Off,
+    /// The subject.
+    Plain,
+    /// The HMAC-SHA-256 of the subject by this key.
+    Hash(Secret),
 }
 
 /// One address that clients connect to.

@@ -438,9 +438,24 @@ fn shapes() {
         ),
         (
             "[gateway]",
+            "[gateway]\nlog = { subject = \"hash\" }",
+            &["2:19: error: subject = \"hash\" in log of [gateway] has no key; set \
+             subject_key_file; openssl rand -hex 32 makes a key"],
+        ),
+        (
+            "[gateway]",
+            "[gateway]\nlog = { subject = \"hash\", subject_key_file = \"keys/short\" }",
+            &[
+                "2:46: error: this secret has 31 bytes and can be guessed: at least 32 are required; \
+             make one with: openssl rand -hex 32",
+            ],
+        ),
+        (
+            "[gateway]",
             "[gateway]\nlog = \"info\"",
             &[
-                "2:7: error: \"log\" in [gateway] is \"info\"; write { … } with the keys format, level",
+                "2:7: error: \"log\" in [gateway] is \"info\"; write { … } with the keys format, level, \
+             subject, subject_key_file",
             ],
         ),
         (

@@ -7,6 +7,7 @@ use crate::settings::Settings;
 
 use super::auth_request::HttpAuthRequest;
 use super::authenticate;
+use super::route_order::RouteOrder;
 use super::session::SessionRequest;
 
 /// What a machine may look at while it works.
@@ -16,6 +17,8 @@ pub struct Context<'a> {
     pub now: Now,
     /// The settings in force.
     pub settings: &'a Settings,
+    /// Where clients' routes are in the settings.
+    pub routes: &'a RouteOrder,
     /// The worker's numbers.
     pub counters: &'a Counters,
     /// A number drawn anew in each of the worker's turns.
@@ -50,6 +53,8 @@ pub struct Output {
     /// What came with the token and is the backend's, as a frame of the client's, after
     /// [`Step::Authenticated`](super::client::Step::Authenticated).
     pub rest: Vec<u8>,
+    /// An Origin that its route refuses, or its beginning, for the log; the worker empties it.
+    pub refused_origin: Vec<u8>,
     /// Room to decode tokens in.
     pub tokens: authenticate::Scratch,
 }

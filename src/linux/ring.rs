@@ -388,6 +388,10 @@ impl Ring for LinuxRing {
         self.now
     }
 
+    fn clock(&self) -> Instant {
+        clock::instant()
+    }
+
     fn set_endpoint(&mut self, endpoint: u16, address: EndpointAddress) {
         let index = usize::from(endpoint);
         if self.endpoints.len() <= index {

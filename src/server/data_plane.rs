@@ -18,7 +18,7 @@ use crate::linux::ring::{DescriptorMode, LinuxRing, RingOptions};
 use crate::ring::GENERATION_BITS;
 use crate::settings::{DeferAccept, Descriptors, Limits, Listener, Settings};
 use crate::worker::admission::Allowance;
-use crate::worker::{Turn, Worker, WorkerOptions};
+use crate::worker::{SWEEP_SLOTS, Turn, Worker, WorkerOptions};
 
 /// Finished TCP handshakes that may wait for a worker; the kernel caps it at
 /// `net.core.somaxconn`.
@@ -236,6 +236,7 @@ impl DataPlane for LinuxDataPlane {
         let (ring, waker) = LinuxRing::new(options).map_err(|error| error.to_string())?;
         let seed = process::random_seed().map_err(|error| error.to_string())?;
         let worker_options = WorkerOptions {
+            sweep_slots: SWEEP_SLOTS,
             index: spawn.index,
             instance: self.instance,
             epoch: self.epoch,

@@ -51,6 +51,8 @@ impl DataPlane for Obedient {
 
 fn closed() -> CloseRecord {
     CloseRecord {
+        connection: 1,
+        subject: None,
         cause: Cause::ClientGone,
         by: ClosedBy::Client,
         stage: Stage::Open,

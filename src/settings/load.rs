@@ -17,7 +17,7 @@ pub use super::problem::{Problem, Severity};
 use super::problem::{Report, did_you_mean};
 use super::raw::Text;
 use super::units::format_duration;
-use super::{Deadlines, Gateway, Limits, Listener, Settings, shape};
+use super::{Deadlines, Gateway, Limits, Listener, LogSubject, Settings, shape};
 use crate::base::secret::Secret;
 use crate::protocol::compact_token::CompactKey;
 use crate::protocol::external_term::TermPath;
@@ -278,11 +278,28 @@ impl Loader<'_> {
             admin,
             admin_token,
             admin_socket: path(&raw.admin_socket),
+            ready_without_backend: raw.ready_without_backend(),
             log_format: log.format(),
             log_level: log.level().to_owned(),
+            log_subject: self.log_subject(log)?,
             close_log: path(&raw.close_log),
             revocations_file: path(&raw.revocations_file),
         })
+    }
+
+    fn log_subject(&mut self, log: &RawLog) -> Option<LogSubject> {
+        let key = self.secret(&log.subject_key_file, &None, "subject_key_file");
+        match log.subject() {
+            "plain" => Some(LogSubject::Plain),
+            "hash" if log.subject_key_file.is_none() => {
+                let what = "subject = \"hash\" in log of [gateway] has no key";
+                let fix = "set subject_key_file; openssl rand -hex 32 makes a key";
+                self.report.error(place(&log.subject, &(0..0)), what, fix);
+                None
+            }
+            "hash" => key.map(LogSubject::Hash),
+            _ => Some(LogSubject::Off),
+        }
     }
 
     /// An IP address and port that can be listened on.

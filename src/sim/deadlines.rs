@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::scanner::{Output, Scanner};
-use super::watched::{CLOSING_LINGER, Ending, Facts, NEVER, Stage, Watched, nanos};
+use super::watched::{
+    CLOSING_LINGER, DRAIN_REST, Ending, Facts, NEVER, Stage, Watched, nanos, since,
+};
 use crate::ring::{BufferGroup, Completion, Failure, Op, OpKey, OpKind, Outcome, Owner, Socket};
 use crate::settings::Deadlines;
 use crate::worker::WHEEL_TICK;
@@ -31,6 +33,16 @@ pub struct Watch {
     decision: Option<Duration>,
     /// When the worker was last told other deadlines.
     changed: u64,
+    /// Those that held before, and the turn in which the worker has come by all connections with
+    /// what followed them: until then either may hold for a connection.
+    before: Vec<(Deadlines, u64)>,
+    /// The worker's turns.
+    turns: u64,
+    /// In how many turns the worker comes by all connections.
+    sweep_turns: u64,
+    /// The turn in which the worker has come by all connections after the drain's window, and
+    /// after its rest.
+    drained: [Option<u64>; 2],
     /// A close frame that did not wait for as long as it should.
     hasty: Option<String>,
     /// Deadlines that were due and kept.
@@ -55,9 +67,16 @@ impl Watch {
         self.denied = false;
     }
 
-    /// The worker was told other deadlines; it must know them from its next turn on.
+    /// In how many turns the worker comes by all connections.
+    pub fn set_sweep_turns(&mut self, turns: u64) {
+        self.sweep_turns = turns;
+    }
+
+    /// The worker was told other deadlines. It must know them from its next turn on, or once a
+    /// sweep for the reload before has ended; and timers that are there follow with its sweep.
     pub fn set_deadlines(&mut self, deadlines: Deadlines, now: u64) {
-        self.deadlines = Some(deadlines);
+        let until = self.turns + 2 * self.sweep_turns + 1;
+        self.before.extend(self.deadlines.replace(deadlines).map(|before| (before, until)));
         self.changed = now;
     }
 
@@ -260,6 +279,15 @@ impl Watch {
         if let Some(hasty) = self.hasty.take() {
             return Err(hasty);
         }
+        self.turns += 1;
+        let turns = self.turns;
+        self.before.retain(|(_, until)| turns < *until);
+        let drain_over = self.drain_ends.map(|end| [end, since(end, DRAIN_REST)]);
+        for (over, drained) in drain_over.into_iter().flatten().zip(&mut self.drained) {
+            if now >= over {
+                drained.get_or_insert(turns + self.sweep_turns);
+            }
+        }
         let Some(deadlines) = &self.deadlines else { return Ok(()) };
         let denied = std::mem::take(&mut self.denied);
         for (socket, watched) in &mut self.watched {
@@ -272,8 +300,18 @@ impl Watch {
                 let hidden = denied || watched.sending.is_some();
                 let drain = self.drain_ends.unwrap_or(NEVER);
                 let (name, due, must_show) = watched.next_deadline(deadlines, drain);
+                let under = |(before, _): &(Deadlines, u64)| watched.next_deadline(before, drain).1;
+                let due = self.before.iter().map(under).fold(due, u64::max);
                 let latest = due.saturating_add(nanos(WHEEL_TICK));
                 if now < latest && until <= latest {
+                    break;
+                }
+                let swept = match name {
+                    "drain" => self.drained[0],
+                    "drain rest" => self.drained[1],
+                    _ => Some(0),
+                };
+                if swept.is_none_or(|turn| turns <= turn) && until <= now {
                     break;
                 }
                 if name == CLOSING_LINGER && denied && watched.sending.is_none() {

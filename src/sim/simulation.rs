@@ -171,7 +171,7 @@ impl<R: Ring + 'static> Simulation<R> {
         let counters = Arc::new(Counters::default());
         let settings = Arc::new(settings);
         let forgets = options.bug == Some(Bug::RevocationForgotten);
-        let revocations = Revocations::new(forgets);
+        let revocations = Revocations::new(forgets, scenario.sweep_turns());
         let (control, mailbox) = mailboxes(Plan::new(settings.clone(), revocations.snapshot()));
         let worker = Worker::new(
             wrap(FakeRing::new(world.clone())),
@@ -514,6 +514,7 @@ fn worker_options(scenario: &Scenario) -> WorkerOptions {
         workers: 1,
         descriptors_max: 10_000,
         queue_bytes_max: 64 << 20,
+        sweep_slots: scenario.sweep_slots,
     }
 }
 
@@ -526,7 +527,9 @@ fn world(
     bug: Option<Bug>,
 ) -> World {
     let net = Net::new(random, faults, scenario.latency_max, scenario.capacity_min);
-    let mut world = World::new(net, tokens, Watch::new(settings.deadlines.clone()), scenario.sizes);
+    let mut watch = Watch::new(settings.deadlines.clone());
+    watch.set_sweep_turns(scenario.sweep_turns());
+    let mut world = World::new(net, tokens, watch, scenario.sizes);
     if scenario.asks {
         world.watch.set_verdict(VERDICT_TIMEOUT);
     }

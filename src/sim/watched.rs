@@ -9,7 +9,7 @@ use crate::ring::Owner;
 use crate::settings::Deadlines;
 
 /// What a drain leaves for goodbyes after its window.
-const DRAIN_REST: Duration = Duration::from_secs(2);
+pub(super) const DRAIN_REST: Duration = Duration::from_secs(2);
 /// What a refused client gets beyond all stages together.
 const REFUSED_GRACE: Duration = Duration::from_millis(100);
 pub(super) const CLOSING_LINGER: &str = "closing linger";

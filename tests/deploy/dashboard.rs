@@ -395,6 +395,15 @@ const ROWS: &[Row] = &[
                 ],
             ).about("Iterations and completions; stale completions are harmless."),
             panel(
+                "Longest loop iteration",
+                "s",
+                &[(
+                    "max by (phase) \
+                     (portcullis_worker_tick_longest_seconds{instance=~\"$instance\"})",
+                    "{{phase}}",
+                )],
+            ).about("By part, of the last one to two minutes. Every client of the worker waits for it."),
+            panel(
                 "Panics and reloads",
                 "cps",
                 &[

@@ -14,7 +14,7 @@ use crate::protocol::cause::Cause;
 use crate::protocol::dialect::{Answer, Dialect};
 use crate::protocol::http_upgrade::{self, HttpRefusal};
 use crate::protocol::websocket::{self, OpCode};
-use crate::settings::{Deadlines, MessageTypes, Settings};
+use crate::settings::{Deadlines, MessageTypes};
 
 use super::phase::{CloseProgress, Delayed, DelayedInput, Ended, Next, Phase, Standing};
 use super::state::{Client, write_frame};
@@ -120,7 +120,7 @@ impl Client {
         if !self.is_open() {
             return;
         }
-        let unsaid = self.answer(Cause::BackendClosed, ctx.settings).code;
+        let unsaid = self.answer(Cause::BackendClosed, ctx).code;
         let code = if websocket::is_sendable_close_code(code) { code } else { unsaid };
         write_close(code, reason, output);
         let next = if self.is_broken() { Next::Shutdown } else { Next::AwaitClose };
@@ -219,7 +219,7 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        let mut answer = self.answer(cause, ctx.settings);
+        let mut answer = self.answer(cause, ctx);
         if answer.reconnect && details.hint.retry_after.is_some() {
             answer.retry_after = details.hint.retry_after;
         }
@@ -250,7 +250,7 @@ impl Client {
             return;
         };
         let broken = delayed.input == DelayedInput::Broken;
-        let answer = self.answer(end.cause, ctx.settings);
+        let answer = self.answer(end.cause, ctx);
         write_close(answer.code, answer.reason, output);
         self.phase_since = ctx.now.instant.into();
         // Nothing may follow the close frame.
@@ -298,9 +298,9 @@ impl Client {
 
     /// How `cause` is put to this client: looked up when it is said, so that it costs no memory
     /// and a reload counts.
-    pub(super) fn answer<'s>(&self, cause: Cause, settings: &'s Settings) -> Answer<'s> {
+    pub(super) fn answer<'s>(&self, cause: Cause, ctx: &Context<'s>) -> Answer<'s> {
         let dialect = self.dialect().unwrap_or(Dialect::Plain);
-        match self.route().and_then(|index| settings.routes.get(usize::from(index))) {
+        match self.settings_of_route(ctx) {
             Some(route) => route.closes.answer(dialect, cause),
             None => dialect.answer(cause),
         }

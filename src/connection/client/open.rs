@@ -49,7 +49,7 @@ impl Client {
         ctx: &Context<'_>,
         asked_for: &mut SessionRequest,
     ) {
-        asked_for.begin(self.route().unwrap_or_default(), self.peer(), |path| {
+        asked_for.begin(self.route(ctx.routes).unwrap_or_default(), self.peer(), |path| {
             let secrets = ctx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
             carrier::redacted_path_and_query(request, secrets, path);
         });

@@ -23,6 +23,9 @@ use super::step::Step;
 /// list it: a longer one may be a token.
 const REFUSAL_SUBPROTOCOL_MAX: usize = 64;
 
+/// Bytes of a refused Origin that the log gets; an honest one is a scheme, a host name and a port.
+const ORIGIN_LOGGED_MAX: usize = 270;
+
 impl Client {
     /// Takes bytes of the request head; always uses all of them.
     pub(super) fn receive_head(
@@ -86,9 +89,12 @@ impl Client {
             return Step::Handled;
         };
         let route = &ctx.settings.routes[usize::from(index)];
-        self.set_route(index, route);
+        self.set_route(index, route, ctx);
         self.set_dialect(dialect(route, &request));
         if !origin_allowed(route, &request) {
+            let origin = request.origin().unwrap_or_default();
+            output.refused_origin.clear();
+            output.refused_origin.extend(origin.iter().take(ORIGIN_LOGGED_MAX));
             self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), ctx, output);
             return Step::Handled;
         }

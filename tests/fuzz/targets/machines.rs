@@ -8,6 +8,7 @@ use portcullis::base::random::Random;
 use portcullis::base::secret::Secret;
 use portcullis::base::time::{Instant, Now, UnixTime};
 use portcullis::connection::client::{Client, SocketAction, Step};
+use portcullis::connection::route_order::FIRST_ORDER;
 use portcullis::connection::session::SessionRequest;
 use portcullis::connection::transport::Transport;
 use portcullis::connection::upstream::link::compose;
@@ -152,8 +153,14 @@ fn live<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Life {
     let counters = Counters::default();
     let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
     let revoked = Revoked::nothing(Hasher::new(&[0; 32]));
-    let ctx =
-        Context { now, settings: &SETTINGS, counters: &counters, revoked: &revoked, jitter: 0 };
+    let ctx = Context {
+        now,
+        settings: &SETTINGS,
+        routes: &FIRST_ORDER,
+        counters: &counters,
+        revoked: &revoked,
+        jitter: 0,
+    };
     let mut client = Client::new(None, false, 0, &ctx);
     let mut output = Output::default();
     let mut life =

@@ -286,10 +286,9 @@ impl Link {
         self.state = State::AwaitingChallenge { deadline };
     }
 
-    /// The connection is gone or given up. The caller takes the sessions first. The next
-    /// attempt waits for a back-off that doubles with each failure; `jitter` is a random number.
+    /// The connection is gone or given up. Its sessions keep their names, see
+    /// [`forget_sessions`](Self::forget_sessions). The next attempt waits for a back-off that doubles with each failure; `jitter` is a random number.
     pub fn lost(&mut self, now: Instant, deadlines: &Deadlines, jitter: u32) {
-        assert!(self.sessions.is_empty(), "sessions must be taken first");
         let was_ready = self.is_ready();
         self.attempts = if was_ready { 0 } else { self.attempts.saturating_add(1) };
         let doubled = deadlines.link_retry_min.saturating_mul(1 << self.attempts.min(16));
@@ -300,7 +299,6 @@ impl Link {
         self.output.clear();
         self.closing = VecDeque::new();
         self.waiting.clear();
-        self.open_sessions = 0;
         self.unknown_session_frames = UnknownSessionFrames::default();
         self.pinged = false;
         self.proved_key = false;
@@ -312,16 +310,11 @@ impl Link {
         self.refused.as_ref().unwrap_or(failure).clone()
     }
 
-    /// Removes every session and names the clients that still had one.
-    pub fn take_sessions(&mut self, clients: &mut Vec<Key>) {
-        let keys: Vec<Key> = self.sessions.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            if let Some(session) = self.sessions.remove(key)
-                && !session.closed
-            {
-                clients.push(session.client);
-            }
-        }
+    /// Nothing names the sessions of a lost connection any more. Until then its sessions take
+    /// nothing, and no connection may be made: its sessions would get the same names.
+    pub fn forget_sessions(&mut self) {
+        assert!(self.is_down(), "the backend knows these sessions");
+        self.sessions.reset();
         self.open_sessions = 0;
     }
 
@@ -377,6 +370,9 @@ impl Link {
     /// How many payload bytes the next DATA frame may have; `None` when not even an empty
     /// frame is allowed. Remembers a session that waits for the link's credit.
     pub fn allowance(&mut self, id: SessionId) -> Option<usize> {
+        if self.is_down() {
+            return None;
+        }
         let session = self.sessions.entry(id.into())?;
         // However much credit the backend gives, what waits here for it is bounded by us.
         let room = self.data_max().checked_sub(self.output.len()).filter(|bytes| *bytes > 0);
@@ -391,6 +387,9 @@ impl Link {
 
     /// Remembers a session that needs more than what the link has left.
     pub fn wait(&mut self, id: SessionId) {
+        if self.is_down() {
+            return;
+        }
         if let Some(session) = self.sessions.entry_mut(id.into())
             && !session.waiting
         {
@@ -426,6 +425,9 @@ impl Link {
     /// now: it does not read. One that does not speak of such things is not told, and needs not
     /// be.
     pub fn reauthenticated(&mut self, id: SessionId, request: &SessionRequest) -> bool {
+        if self.is_down() {
+            return false;
+        }
         if self.features & features::REAUTHENTICATION == 0 {
             return true;
         }
@@ -438,12 +440,16 @@ impl Link {
 
     /// Tells the backend that a session is over.
     pub fn close(&mut self, id: SessionId, close: &Close<'_>) {
+        let down = self.is_down();
         let Some(session) = self.sessions.entry_mut(id.into()) else { return };
         if session.closed {
             return;
         }
         session.closed = true;
         self.open_sessions -= 1;
+        if down {
+            return;
+        }
         if session.opening.is_some_and(|opening| self.output.drop_opening(opening)) {
             // The backend has never heard of it.
             self.sessions.remove(id.into());
@@ -468,8 +474,9 @@ impl Link {
 
     /// The client has `cost` bytes of what came for it: credit goes back to the backend.
     pub fn delivered(&mut self, id: SessionId, cost: u32) {
+        let down = self.is_down();
         let Some(session) = self.sessions.entry_mut(id.into()) else { return };
-        if session.closed {
+        if session.closed || down {
             return;
         }
         if let Some(bytes) = session.window.consume(cost) {

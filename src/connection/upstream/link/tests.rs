@@ -715,8 +715,26 @@ fn a_verdict_that_crosses_our_close_changes_nothing() {
         .unwrap_err()
     };
     assert_eq!(error, Failure::Protocol(LinkError::WrongState { kind: Kind::Accept }));
-    let mut clients = Vec::new();
-    let asked = pair.ask();
-    pair.link.take_sessions(&mut clients);
-    assert_eq!(clients, [CLIENT], "a lost link's questions are lost: {asked:?}");
+}
+
+/// Between the loss of a connection and the moment when its clients know, they may go on: nothing
+/// of that is kept for the next connection, whose sessions have the same names.
+#[test]
+fn the_sessions_of_a_lost_connection_take_nothing() {
+    let mut pair = asking_pair();
+    let (left, stays) = (pair.open(), pair.open());
+    assert!(pair.link.allowance(stays).is_some());
+    pair.link.lost(pair.now, &pair.deadlines, 0);
+    assert_eq!(pair.link.allowance(stays), None);
+    pair.link.wait(stays);
+    pair.link.delivered(stays, u32::MAX);
+    assert!(!pair.link.reauthenticated(stays, &SessionRequest::default()));
+    pair.link.close(left, &close(Closer::Client, 0, ""));
+    assert_eq!(pair.link.open_sessions(), 1);
+    assert_eq!(pair.link.unsent(), 0);
+    pair.link.forget_sessions();
+    assert_eq!(pair.link.open_sessions(), 0);
+    let mut waiting = Vec::new();
+    pair.link.take_waiting(&mut waiting);
+    assert_eq!(waiting, []);
 }
