@@ -31,7 +31,7 @@ pub enum Dialect {
     Centrifuge,
 }
 
-/// What a client is told when its connection ends.
+/// What the gateway sends to a client when its connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer<'r> {
     /// Why.
@@ -50,7 +50,7 @@ pub struct Answer<'r> {
     /// does not read or said goodbye itself.
     pub explain: bool,
     /// How long the close frame waits at least, the message having been sent: some clients come
-    /// back at once, whatever they are told. Up to half as much again is added at random.
+    /// back immediately, whatever the close says. Up to half as much again is added at random.
     pub pace: Duration,
 }
 
@@ -89,7 +89,7 @@ pub struct FirstMessage<'m> {
     pub rest: &'m [u8],
 }
 
-/// What a client is told that was let in by its first message.
+/// The answer to a client that authenticated by its first message.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectAck {
     /// The command that is answered.
@@ -221,7 +221,7 @@ impl Overrides {
 
 impl Override {
     fn apply<'r>(&'r self, said: Answer<'r>) -> Answer<'r> {
-        // A time to wait is no use to a client that is told to stay away.
+        // A client that must not come back needs no time to wait.
         let reconnect = self.reconnect.unwrap_or(said.reconnect || self.retry_after.is_some());
         let wait = self.retry_after.or(said.retry_after).unwrap_or(table::RETRY_AFTER);
         Answer {

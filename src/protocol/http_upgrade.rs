@@ -1,7 +1,7 @@
 //! The HTTP/1.1 request that asks for a WebSocket, and the answers to it (RFC 9112, RFC 9110,
 //! RFC 6455 §4.2).
 //!
-//! [`HeadScanner`] finds the end of the head while it arrives and refuses bad bytes at once;
+//! [`HeadScanner`] finds the end of the head while it arrives and refuses bad bytes immediately;
 //! [`parse`] then judges the whole head without allocating. What is refused is one closed set,
 //! [`HttpRefusal`].
 

@@ -48,7 +48,7 @@ pub struct JwtOptions {
     /// `iss` must be this.
     pub issuer: Option<String>,
     /// `aud` must be or contain this. Without it, tokens that carry an `aud` are refused: they
-    /// are for somebody else (RFC 7519 §4.1.3).
+    /// are for another service (RFC 7519 §4.1.3).
     pub audience: Option<String>,
     /// How far the clocks of issuer and gateway may differ, at most [`LEEWAY_MAX`].
     pub leeway: Duration,

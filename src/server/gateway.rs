@@ -61,7 +61,7 @@ pub struct Plane {
     pub listeners: Vec<SocketAddr>,
 }
 
-/// A running gateway. Dropping it stops it at once.
+/// A running gateway. Dropping it stops it immediately.
 pub struct GatewayHandle {
     listeners: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
@@ -135,7 +135,7 @@ impl GatewayHandle {
         self.request(ControlRequest::Drain { window: Some(window) });
     }
 
-    /// Ends at once.
+    /// Ends immediately.
     pub fn stop(&self) {
         self.request(ControlRequest::Stop);
     }

@@ -18,7 +18,7 @@ macro_rules! refusals {
             Unauthorized(Cause),
             /// 403: understood, and not allowed.
             Forbidden(Cause),
-            /// 503: no room, or nobody to serve it, for now.
+            /// 503: no room, or no backend to serve it, for now.
             Unavailable(Cause),
         }
 

@@ -120,7 +120,7 @@ pub struct Hello {
     pub epoch: u64,
     /// Which of its workers dials.
     pub worker: u16,
-    /// Which of the worker's links this is; the same when the link is dialled anew.
+    /// Which of the worker's links this is; the same when the link is dialled again.
     pub link: u16,
     /// Whether the gateway has a key: then it demands the backend's proof, and gives its own.
     pub authenticated: bool,

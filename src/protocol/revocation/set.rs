@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Hasher, Kind, NEVER, NOBODY, Revocation, Revoked, Row, Target, seconds_up};
+use super::{Hasher, Kind, NEVER, NO_NAME, Revocation, Revoked, Row, Target, seconds_up};
 use crate::base::time::UnixTime;
 
 /// What became of a revocation.
@@ -196,7 +196,7 @@ impl RevocationSet {
         let hash = match target {
             Target::Subject { subject, .. } => self.hasher.hash(Kind::Subject, subject),
             Target::TokenId(id) => self.hasher.hash(Kind::TokenId, id),
-            Target::IssuedBefore(_) => NOBODY,
+            Target::IssuedBefore(_) => NO_NAME,
         };
         (hash, target.issued_before().map_or(ALL, UnixTime::as_millis))
     }
