@@ -128,7 +128,7 @@ impl fmt::Display for CloseNote {
 /// [`ConnectError`]; a close with 1000 or 1001 is none.
 pub fn run(options: &ConnectOptions) -> Result<Option<CloseNote>, ConnectError> {
     let (sender, lines) = sync_channel(LINES_MAX);
-    // Not joined: it may sit in a read for ever, and ends with the process.
+    // Not joined: it may block in a read without end, and ends with the process.
     std::thread::spawn(move || {
         for line in io::stdin().lock().lines().map_while(Result::ok) {
             if sender.send(line).is_err() {

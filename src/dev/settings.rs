@@ -72,7 +72,7 @@ endpoints = ["{backend}"]
 secret_file = "{LINK_SECRET_FILE}"
 "#
     );
-    // Apart, because a route that waits for a first message cannot say at once that a token is
+    // Apart, because a route that waits for a first message cannot say before it that a token is
     // missing.
     let auths = [
         ("upgrade", r#"["authorization", "subprotocol", "query:token"]"#),

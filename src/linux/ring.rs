@@ -498,12 +498,12 @@ impl Drop for LinuxRing {
             }
         });
         for descriptor in accepted {
-            // SAFETY: the kernel has just opened it for us, and nobody else knows of it.
+            // SAFETY: the kernel has just opened it for us, and no other code knows of it.
             drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
         }
         self.sockets.close_all();
         if direct {
-            // At once, not when the kernel gets round to the rest of the ring.
+            // Now, not when the kernel gets round to the rest of the ring.
             let _ = self.uring.inner().submitter().unregister_files();
         }
         // SAFETY: neither field is used after this; the ring goes first.

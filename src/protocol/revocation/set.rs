@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn an_insert_does_not_look_at_every_entry() {
-        // One name, ever later instants for ever shorter times: none covers another.
+        // One name, later and later instants for shorter and shorter times: none covers another.
         let mut set = set();
         let count = 200_000;
         let begun = std::time::Instant::now();
