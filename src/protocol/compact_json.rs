@@ -151,11 +151,6 @@ impl<'t> Object<'t> {
         }
         Ok(found)
     }
-
-    /// The object as written.
-    pub const fn text(self) -> &'t str {
-        self.text
-    }
 }
 
 impl<'t> Array<'t> {

@@ -16,7 +16,7 @@ use crate::protocol::compact_json::{self, Object, Value};
 use crate::protocol::identity::VerifiedIdentity;
 pub use crate::protocol::mac::Algorithm;
 use crate::protocol::mac::{MAC_MAX, MacState};
-use crate::protocol::scratch::{CLAIMS_MAX, NAME_MAX};
+use crate::protocol::scratch::NAME_MAX;
 pub use crate::protocol::scratch::{TOKEN_MAX, TokenScratch};
 
 /// Most members of a header: a forged one must not cost much.
@@ -279,39 +279,6 @@ pub fn mint(key: &JwtKey, claims_json: &[u8]) -> String {
     token.push(b'.');
     base64url::encode(mac, &mut token);
     token.into_iter().map(char::from).collect()
-}
-
-/// What a token says of itself, with no key asked. Never decide on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inspection {
-    /// The header, as written.
-    pub unverified_header: String,
-    /// The claims, as written.
-    pub unverified_claims: String,
-    /// Length of the MAC in bytes.
-    pub mac_length: usize,
-}
-
-/// Takes a token apart for a person to look at.
-///
-/// # Errors
-/// [`Cause::TokenMalformed`] when it is not three parts of base64url, the first two JSON objects
-/// without repeated members.
-pub fn inspect(token: &[u8]) -> Result<Inspection, Cause> {
-    let parts = Parts::split(token).ok_or(Cause::TokenMalformed)?;
-    let json = |part: &[u8]| {
-        let mut buffer = [0; CLAIMS_MAX];
-        let text = base64url::decode(part, &mut buffer)?;
-        compact_json::object(text, compact_json::MEMBERS_MAX).ok()?;
-        str::from_utf8(text).ok().map(str::to_owned)
-    };
-    let mut mac = [0; CLAIMS_MAX];
-    let mac = base64url::decode(parts.mac, &mut mac).ok_or(Cause::TokenMalformed)?;
-    Ok(Inspection {
-        unverified_header: json(parts.header).ok_or(Cause::TokenMalformed)?,
-        unverified_claims: json(parts.claims).ok_or(Cause::TokenMalformed)?,
-        mac_length: mac.len(),
-    })
 }
 
 /// The compact serialization (RFC 7515 §7.1).

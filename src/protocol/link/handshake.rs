@@ -13,8 +13,6 @@ use crate::base::secret::Secret;
 
 /// The first bytes of every HELLO.
 pub const MAGIC: [u8; 4] = *b"PTCL";
-/// Length of HELLO's payload in version 1, in bytes.
-pub const HELLO_BYTES: usize = 100;
 /// Length of CHALLENGE's payload without its proof, in bytes.
 pub const CHALLENGE_BYTES: usize = 80;
 /// Length of a proof, in bytes.
