@@ -16,6 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use super::error::RunError;
+use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::Dialect;
 use crate::ring::EndpointAddress;
 use crate::settings::{LogFormat, PathPattern, Settings};
@@ -104,6 +105,7 @@ impl<'a> CloseLine<'a> {
             worker = self.worker,
             peer = record.peer.as_ref().map(tracing::field::display),
             cause = record.cause.label(),
+            detail = record.detail.map(CloseDetail::label),
             by = by_label(record.by),
             stage = record.stage.label(),
             code = record.code,
@@ -126,6 +128,7 @@ impl<'a> CloseLine<'a> {
             "worker": self.worker,
             "peer": record.peer.map(|peer: SocketAddr| peer.to_string()),
             "cause": record.cause.label(),
+            "detail": record.detail.map(CloseDetail::label),
             "by": by_label(record.by),
             "stage": record.stage.label(),
             "code": record.code,
@@ -240,6 +243,7 @@ mod tests {
     fn a_close_line_has_every_field() {
         let record = CloseRecord {
             cause: Cause::TokenExpired,
+            detail: Some(CloseDetail::TokenFarOff),
             by: ClosedBy::Gateway,
             stage: Stage::Authenticating,
             code: Some(4401),
@@ -254,7 +258,7 @@ mod tests {
         let line = CloseLine { worker: 1, record: &record, route: Some("/ws") };
         let expected = json!({
             "time": "1970-01-01T00:00:01.000Z", "worker": 1, "peer": "[2001:db8::1]:5",
-            "cause": "token_expired", "by": "gateway", "stage": "authenticating", "code": 4401,
+            "cause": "token_expired", "detail": "token_far_off", "by": "gateway", "stage": "authenticating", "code": 4401,
             "dialect": "plain", "route": "/ws", "age_ms": 1500, "received_ago_ms": 20,
             "sent_ago_ms": 10, "queued": 3,
         });
