@@ -17,6 +17,7 @@ mod raw;
 mod reauthenticate;
 pub mod reload;
 mod routes;
+mod secrets;
 mod shape;
 mod tls;
 pub mod units;
@@ -24,7 +25,9 @@ mod words;
 
 pub use keys::{Deadlines, Limits};
 pub use reauthenticate::PREFIX_MAX;
-pub use words::{Balance, DeferAccept, Descriptors, LogFormat, MessageTypes, Refuse, RevokeScope};
+pub use words::{
+    Balance, DeferAccept, Descriptors, LogFormat, MessageTypes, Refuse, RevokeScope, SecretEncoding,
+};
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -502,7 +502,7 @@ fn shapes() {
             "keys",
             "keys = [\"k\"]",
             &["10:8: error: \"keys\" in [[auth]] must hold tables; write a list of tables, \
-             [{ … }], each { … } with the keys id, algorithm, secret_file, secret"],
+             [{ … }], each { … } with the keys id, algorithm, secret_file, secret, secret_encoding"],
         ),
         (
             "keys",
@@ -1229,7 +1229,7 @@ fn kinds_of_tokens_have_their_own_keys() {
             compact.to_owned(),
             vec![
                 "6:1: error: \"keys\" is missing from [[auth]]; write a list of tables, \
-                 [{ … }], each { … } with the keys id, algorithm, secret_file, secret"
+                 [{ … }], each { … } with the keys id, algorithm, secret_file, secret, secret_encoding"
                     .into(),
             ],
         ),

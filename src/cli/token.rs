@@ -107,10 +107,7 @@ fn run_inspect(command: &Inspect) -> Result<ExitCode, ExitCode> {
             Err(ExitCode::FAILURE)
         }
         Ok(identity) => {
-            match identity.subject() {
-                "" => println!("subject (none)"),
-                subject => println!("subject {}", shown::plain(subject)),
-            }
+            println!("subject {}", shown::plain(identity.subject()));
             match identity.expires() {
                 Some(at) => println!("{}", shown::moment("end", at.as_seconds(), now_s)),
                 None => println!("end     never"),

@@ -101,6 +101,18 @@ words! {
         RoundRobin = "round-robin",
     }
 
+    /// How a key is written down.
+    pub enum SecretEncoding {
+        /// Not at all: the bytes of the text, or of the file, are the key.
+        Utf8 = "utf-8",
+        /// Base64 (RFC 4648 §4).
+        Base64 = "base64",
+        /// Base64url (RFC 4648 §5).
+        Base64Url = "base64url",
+        /// Hexadecimal.
+        Hex = "hex",
+    }
+
     /// Which tokens a backend may revoke.
     pub enum RevokeScope {
         /// None.

@@ -234,7 +234,7 @@ impl Core {
                     self.transport_input(owner, &mut gathered[used..]);
                 }
             }
-            Err(_) => connection.client.drop_silently(Cause::BadRequest, &self.env.context()),
+            Err(error) => connection.client.refuse_proxy_header(error, &self.env.context()),
         }
     }
 
@@ -260,7 +260,7 @@ impl Core {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let ctx = self.env.context();
         match result {
-            Err(_) => connection.client.tls_failed(&ctx),
+            Err(error) => connection.client.tls_failed(error.fault(), &ctx),
             Ok(received) => {
                 if received.handshake_finished_now {
                     connection.client.handshake_finished(&ctx);

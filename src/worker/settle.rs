@@ -163,12 +163,13 @@ impl Core {
         let client = &connection.client;
         let Some(end) = client.end() else { unreachable!("a connection that is over has an end") };
         client.leave(&self.env.context());
-        self.env.counters.closed(end.cause);
+        self.env.counters.closed(end.cause, end.detail);
         let now = self.env.now.instant;
         let record = CloseRecord {
             connection: self.number_of(owner, client.accepted().as_nanos()),
             subject: self.subjects.take(owner.slot),
             cause: end.cause,
+            detail: end.detail,
             by: end.by,
             stage: end.stage,
             code: end.code,

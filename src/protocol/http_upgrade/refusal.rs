@@ -162,7 +162,9 @@ impl HttpRefusal {
             | Cause::TokenExpired
             | Cause::TokenRevoked
             | Cause::TokenNotYetValid => HttpRefusal::Unauthorized(cause),
-            Cause::TokenForbidden
+            // Not 401, at which pages log their user out.
+            Cause::TokenRepeated
+            | Cause::TokenForbidden
             | Cause::CsrfMismatch
             | Cause::ForbiddenOrigin
             | Cause::ForbiddenRoute => HttpRefusal::Forbidden(cause),
