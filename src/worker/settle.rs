@@ -65,7 +65,7 @@ impl Core {
         let idle = !connection.life.is_sending() && !connection.life.is_ending();
         if idle && !connection.dirty && !connection.out.is_empty() {
             connection.dirty = true;
-            self.dirty.push(owner);
+            self.dirty.push_back(owner);
         }
         self.schedule_deadline(owner);
     }
