@@ -438,9 +438,24 @@ fn shapes() {
         ),
         (
             "[gateway]",
+            "[gateway]\nlog = { subject = \"hash\" }",
+            &["2:19: error: subject = \"hash\" in log of [gateway] has no key; set \
+             subject_key_file; openssl rand -hex 32 makes a key"],
+        ),
+        (
+            "[gateway]",
+            "[gateway]\nlog = { subject = \"hash\", subject_key_file = \"keys/short\" }",
+            &[
+                "2:46: error: this secret has 31 bytes and can be guessed: at least 32 are required; \
+             make one with: openssl rand -hex 32",
+            ],
+        ),
+        (
+            "[gateway]",
             "[gateway]\nlog = \"info\"",
             &[
-                "2:7: error: \"log\" in [gateway] is \"info\"; write { … } with the keys format, level",
+                "2:7: error: \"log\" in [gateway] is \"info\"; write { … } with the keys format, level, \
+             subject, subject_key_file",
             ],
         ),
         (
@@ -487,7 +502,7 @@ fn shapes() {
             "keys",
             "keys = [\"k\"]",
             &["10:8: error: \"keys\" in [[auth]] must hold tables; write a list of tables, \
-             [{ … }], each { … } with the keys id, algorithm, secret_file, secret"],
+             [{ … }], each { … } with the keys id, algorithm, secret_file, secret, secret_encoding"],
         ),
         (
             "keys",
@@ -754,6 +769,20 @@ fn rules_of_routes() {
             "[[route]]\npath = \"/ws\"\norigins = []\norigin_absent = \"allow\"\n\
                        auth = \"app\"\nbackend = \"main\"\n[[route]]",
             &["18:8: error: two routes have the path \"/ws\"; remove one"],
+        ),
+        (
+            "[[route]]",
+            "[[route]]\nname = \"chat\"\npath = \"/a\"\norigins = []\norigin_absent = \"allow\"\n\
+                       auth = \"app\"\nbackend = \"main\"\n[[route]]\nname = \"chat\"",
+            &["19:8: error: two routes have the name \"chat\"; give one of them another name"],
+        ),
+        (
+            "[[route]]",
+            "[[route]]\nname = \"/chat\"",
+            &[
+                "12:8: error: \"/chat\" cannot name an [[route]]; use 1 to 64 letters, digits, -, _ \
+             and .",
+            ],
         ),
         (
             "origins",
@@ -1200,7 +1229,7 @@ fn kinds_of_tokens_have_their_own_keys() {
             compact.to_owned(),
             vec![
                 "6:1: error: \"keys\" is missing from [[auth]]; write a list of tables, \
-                 [{ … }], each { … } with the keys id, algorithm, secret_file, secret"
+                 [{ … }], each { … } with the keys id, algorithm, secret_file, secret, secret_encoding"
                     .into(),
             ],
         ),

@@ -53,6 +53,8 @@ pub struct Output {
     /// What came with the token and is the backend's, as a frame of the client's, after
     /// [`Step::Authenticated`](super::client::Step::Authenticated).
     pub rest: Vec<u8>,
+    /// An Origin that its route refuses, or its beginning, for the log; the worker empties it.
+    pub refused_origin: Vec<u8>,
     /// Room to decode tokens in.
     pub tokens: authenticate::Scratch,
 }

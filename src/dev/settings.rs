@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::certificate::Certificate;
-use super::{DevOptions, failure, unix_seconds};
+use super::options::{DevOptions, failure, unix_seconds};
 use crate::protocol::jwt::JwtKey;
 use crate::server::RunError;
 use crate::settings::load::{FileContents, Issuing, Loaded, Outside, load};

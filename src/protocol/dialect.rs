@@ -5,6 +5,7 @@
 
 pub mod centrifuge;
 pub mod graphql;
+mod handshake;
 mod liveness;
 mod table;
 
@@ -148,7 +149,14 @@ impl Dialect {
     /// [`Cause::ClientClosed`] the code is the one for when the other side gave none; its own
     /// goes first.
     pub const fn answer(self, cause: Cause) -> Answer<'static> {
-        table::cell(self, cause).answer(cause)
+        let answer = table::cell(self, cause).answer(cause);
+        match (self, cause) {
+            // The protocol's own words (its GitHub repository's PROTOCOL.md).
+            (Dialect::Graphql, Cause::HandshakeRepeated) => {
+                Answer { reason: "Too many initialisation requests", ..answer }
+            }
+            _ => answer,
+        }
     }
 
     /// Appends the text message that explains the close; nothing where the dialect has none.

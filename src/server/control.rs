@@ -347,6 +347,8 @@ impl Control {
         self.revocations.borrow_mut().set_max(settings.limits.revocations_max as usize);
         self.settings = Arc::new(settings);
         self.supervisor.set_settings(Arc::clone(&self.settings));
+        self.status.borrow_mut().ready_without_backend =
+            self.settings.gateway.ready_without_backend;
         self.stats.settings_hash = self.settings.hash;
         self.stats.settings_loaded = unix_ms() / 1000;
         Ok(warnings)
@@ -374,6 +376,16 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
         Report::LinkDown { backend, endpoint, reason } => {
             let (backend, endpoint) = logs::endpoint_name(settings, *backend, *endpoint);
             tracing::warn!(worker, backend, endpoint, reason, "link down");
+        }
+        Report::OriginRefused { route, peer, origin } => {
+            let route = route.and_then(|index| settings.routes.get(usize::from(index)));
+            tracing::warn!(
+                worker,
+                route = route.map(|route| route.name.as_str()),
+                peer = peer.as_ref().map(tracing::field::display),
+                origin = logs::escaped(origin),
+                "Origin refused: if this page is yours, add it to the route's origins"
+            );
         }
         Report::AcceptExhausted => tracing::error!(
             worker,

@@ -31,7 +31,7 @@ impl DataPlane for Obedient {
         let drain = self.drain;
         let mut end = None;
         spawn.counters.increment(Metric::Accepted);
-        spawn.counters.closed(Cause::ClientGone);
+        spawn.counters.closed(Cause::ClientGone, None);
         spawn.mailbox.report(Report::Closed(closed()));
         let body = Box::new(move || {
             std::thread::sleep(Duration::from_millis(1));
@@ -51,7 +51,10 @@ impl DataPlane for Obedient {
 
 fn closed() -> CloseRecord {
     CloseRecord {
+        connection: 1,
+        subject: None,
         cause: Cause::ClientGone,
+        detail: None,
         by: ClosedBy::Client,
         stage: Stage::Open,
         code: None,

@@ -267,6 +267,7 @@ impl ControlThread {
         status.listeners = self.plane.listeners.len();
         status.workers = supervisor.status(now);
         status.phase = Phase::Serving;
+        status.ready_without_backend = self.settings.gateway.ready_without_backend;
         let config_path = self.options.config_path;
         let control = Control {
             supervisor,

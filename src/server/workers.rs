@@ -422,7 +422,7 @@ impl Slot {
     fn write_off(&self) -> u64 {
         let lost = self.connections();
         for _ in 0..lost {
-            self.counters.closed(Cause::Internal);
+            self.counters.closed(Cause::Internal, None);
         }
         self.counters.clear_gauges();
         lost

@@ -23,8 +23,8 @@ use crate::protocol::verifier::{TokenFormat, Verifier};
 use crate::ring::EndpointAddress;
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, Gateway, Limits,
-    Listener, LogFormat, MessageTypes, Network, PathPattern, Reauthenticate, Refuse, RevokeScope,
-    Route, Settings, TlsListener,
+    Listener, LogFormat, LogSubject, MessageTypes, Network, PathPattern, Reauthenticate, Refuse,
+    RevokeScope, Route, Settings, TlsListener,
 };
 
 /// Accepts that the worker keeps outstanding.
@@ -222,6 +222,8 @@ impl Scenario {
                 admin_token: None,
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
+                ready_without_backend: true,
+                log_subject: LogSubject::Off,
                 admin_socket: None,
                 close_log: None,
                 revocations_file: None,
@@ -398,6 +400,7 @@ pub(super) const PACED: &[Cause] =
 fn route(path: &str, auth: u16, pace: Duration) -> Route {
     let said = Override { pace: Some(pace), ..Override::default() };
     Route {
+        name: path.into(),
         path: PathPattern::Exact(path.into()),
         origins: OriginPolicy::parse_list(&[ORIGIN.to_owned()]).expect("the origin is exact"),
         origin_absent_allowed: true,

@@ -243,7 +243,7 @@ impl Core {
         let client = &connection.client;
         let of = prefixes(client.peer());
         let now = self.env.now.instant;
-        let stays = client.is_unauthenticated() && !connection.life.is_ending();
+        let stays = client.is_unauthenticated() && !connection.pipe.is_ending();
         if stays && client.end().is_none() {
             return;
         }
@@ -329,7 +329,8 @@ fn has_authenticated(client: &Client) -> bool {
 const fn is_failure(cause: Cause) -> bool {
     use Cause::*;
     match cause {
-        TokenMissing | TokenMalformed | BadSignature | TokenExpired | TokenRevoked => true,
+        TokenMissing | TokenMalformed | TokenRepeated | BadSignature | TokenExpired => true,
+        TokenRevoked | HandshakeRepeated => true,
         TokenNotYetValid | TokenForbidden | ForbiddenOrigin | ForbiddenRoute | CsrfMismatch => true,
         AuthenticationTimedOut | HandshakeTimedOut | TlsFailed | BadRequest => true,
         ProtocolError | InvalidUtf8 | UnsupportedType | TooLarge | RateLimited => true,

@@ -16,12 +16,12 @@ use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::link::SessionId;
 use crate::protocol::proxy_header;
-use crate::ring::{BufferGroup, Failure, SendSlot, Socket};
+use crate::ring::{BufferGroup, Socket};
 
 use super::Core;
 use super::auth_requests::Asking;
 use super::links::LinkTable;
-use super::sockets::{ReceiveEnd, SocketLife};
+use super::sockets::{Pipe, PipeEvent};
 
 /// How often send slots are taken from stalled clients, when there are none.
 const RELIEF_EVERY: Duration = Duration::from_millis(100);
@@ -32,13 +32,11 @@ const RELIEF_MAX: usize = 64;
 
 /// One client's connection and all that belongs to it.
 pub(super) struct Connection {
-    pub(super) life: SocketLife,
+    pub(super) pipe: Pipe,
     pub(super) client: Client,
     pub(super) transport: Transport,
     /// Bytes to send, encrypted already.
     pub(super) out: ByteQueue,
-    /// What is left of the send in flight: `slot[start..end]`.
-    pub(super) in_flight: (u32, u32),
     /// Boxed: few connections ever wait.
     waiting: Option<Box<Waiting>>,
     /// Link and session, while one is open.
@@ -82,8 +80,8 @@ pub(super) struct Senders(Vec<Option<Key>>);
 
 impl Senders {
     /// A connection sends from a slot.
-    pub(super) fn note(&mut self, slot: &SendSlot, owner: Key) {
-        let id = usize::from(slot.id());
+    pub(super) fn note(&mut self, slot: u16, owner: Key) {
+        let id = usize::from(slot);
         if id >= self.0.len() {
             self.0.resize(id + 1, None);
         }
@@ -99,7 +97,7 @@ impl Senders {
         let senders = self.0.iter().flatten();
         let mut stalled: Vec<_> = senders
             .filter_map(|key| connections.entry(*key).map(|connection| (connection, *key)))
-            .filter(|(c, _)| c.life.is_sending() && c.client.progressed() <= instant)
+            .filter(|(c, _)| c.pipe.is_sending() && c.client.progressed() <= instant)
             .map(|(connection, key)| (connection.client.progressed(), key))
             .collect();
         // One that has sent from several slots is in several places.
@@ -143,7 +141,7 @@ impl Connection {
     }
 
     pub(super) fn unsent(&self) -> usize {
-        self.out.len() + (self.in_flight.1 - self.in_flight.0) as usize
+        self.out.len() + self.pipe.unsent()
     }
 }
 
@@ -168,13 +166,15 @@ impl Core {
         };
         let jitter = self.random.number() as u32;
         let tls = !transport.is_plain();
-        let client = Client::new(peer, tls, jitter, &self.env.context());
+        let mut client = Client::new(peer, tls, jitter, &self.env.context());
+        if let Some(at) = self.closes_newcomer_at() {
+            client.schedule_close(at, Cause::GoingAway);
+        }
         let key = self.connections.insert(Connection {
-            life: SocketLife::new(socket, BufferGroup::Client),
+            pipe: Pipe::new(socket, BufferGroup::Client),
             client,
             transport,
             out: ByteQueue::default(),
-            in_flight: (0, 0),
             waiting,
             session: None,
             owed: 0,
@@ -206,7 +206,7 @@ impl Core {
     pub(super) fn input(&mut self, owner: Key, bytes: &mut [u8]) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         connection.deferred = connection.deferred.saturating_sub(1);
-        if connection.life.is_ending() {
+        if connection.pipe.is_ending() {
             // This may have been the receive's last completion, which the end waits for.
             return self.settle(owner);
         }
@@ -234,7 +234,7 @@ impl Core {
                     self.transport_input(owner, &mut gathered[used..]);
                 }
             }
-            Err(_) => connection.client.drop_silently(Cause::BadRequest, &self.env.context()),
+            Err(error) => connection.client.refuse_proxy_header(error, &self.env.context()),
         }
     }
 
@@ -260,7 +260,7 @@ impl Core {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let ctx = self.env.context();
         match result {
-            Err(_) => connection.client.tls_failed(&ctx),
+            Err(error) => connection.client.tls_failed(error.fault(), &ctx),
             Ok(received) => {
                 if received.handshake_finished_now {
                     connection.client.handshake_finished(&ctx);
@@ -471,7 +471,7 @@ impl Core {
     }
 
     /// Some of a connection's output was sent.
-    pub(super) fn send_progressed(&mut self, owner: Key) {
+    fn send_progressed(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let unsent = connection.unsent();
         let ctx = self.env.context();
@@ -489,23 +489,18 @@ impl Core {
         self.settle(owner);
     }
 
-    pub(super) fn send_failed(&mut self, owner: Key, failure: Failure) {
-        if failure != Failure::Cancelled {
-            self.peer_gone(owner);
-        }
-        self.settle(owner);
-    }
-
-    /// A receive-like operation of a connection is over without bytes.
-    pub(super) fn receive_ended(&mut self, owner: Key, end: ReceiveEnd) {
-        match end {
-            ReceiveEnd::Routine => {}
-            ReceiveEnd::Starved => {
+    /// Acts on what a completion means, but for input.
+    pub(super) fn client_event(&mut self, owner: Key, event: PipeEvent) {
+        match event {
+            PipeEvent::Received(_) => unreachable!("the worker has the ring, and so the bytes"),
+            PipeEvent::Sent => return self.send_progressed(owner),
+            PipeEvent::Finished => self.peer_finished(owner),
+            PipeEvent::Broken => self.peer_gone(owner),
+            PipeEvent::Starved => {
                 self.env.counters.increment(Metric::ReceiveStarved);
                 self.starved.push_back(owner);
             }
-            ReceiveEnd::Gone { fin: true } => self.peer_finished(owner),
-            ReceiveEnd::Gone { fin: false } => self.peer_gone(owner),
+            PipeEvent::Routine => {}
         }
         self.settle(owner);
     }
@@ -590,10 +585,6 @@ mod tests {
     fn a_connection_is_small() {
         let bytes = size_of::<Connection>();
         assert!(bytes <= 264, "{bytes} bytes");
-        println!(
-            "connection {bytes}, client {}, life {}",
-            size_of::<Client>(),
-            size_of::<SocketLife>()
-        );
+        println!("connection {bytes}, client {}, pipe {}", size_of::<Client>(), size_of::<Pipe>());
     }
 }

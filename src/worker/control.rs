@@ -112,11 +112,14 @@ impl Core {
     /// Connections know their route by its number, and the new settings may have it elsewhere.
     fn move_routes(&mut self, settings: &Settings) {
         let (old, new) = (&self.env.settings.routes, &settings.routes);
-        if old.iter().map(|route| &route.path).eq(new.iter().map(|route| &route.path)) {
+        if old.iter().map(|route| &route.name).eq(new.iter().map(|route| &route.name)) {
             return;
         }
-        let place = |route: &Route| new.iter().position(|other| other.path == route.path);
-        let moved = old.iter().map(|route| place(route).map(|place| place as u16)).collect();
+        // A route that was given another name is known by its path.
+        let named = |old: &Route| new.iter().position(|route| route.name == old.name);
+        let at = |old: &Route| new.iter().position(|route| route.path == old.path);
+        let place = |old: &Route| named(old).or_else(|| at(old)).map(|place| place as u16);
+        let moved = old.iter().map(place).collect();
         self.env.routes = self.env.routes.changed(moved);
         self.sweep.begin(Duty::Routes);
     }
@@ -132,7 +135,7 @@ impl Core {
             step: Step::Window,
             listeners_closed: false,
         });
-        self.stop_accepting();
+        self.acceptor.stop(now);
         self.announce_drain();
         self.sweep.begin(Duty::ScheduleDrain);
     }
@@ -152,7 +155,7 @@ impl Core {
             Some(Step::Join) => self.stopped = true,
             None => {}
         }
-        if self.connections.is_empty() && drain.listeners_closed {
+        if self.connections.is_empty() && drain.listeners_closed && self.acceptor.is_over() {
             self.end_links();
             if self.links.is_over() {
                 self.stopped = true;
@@ -164,15 +167,22 @@ impl Core {
         self.drain = Some(drain);
     }
 
-    /// The listeners, once, when a drain has seen the last accept complete.
+    /// The listeners, once, when a drain has taken what waited in their backlogs.
     pub(super) fn listeners_to_close(&mut self) -> std::ops::Range<u16> {
-        match &mut self.drain {
-            Some(drain) if !drain.listeners_closed && self.acceptor.is_over() => {
-                drain.listeners_closed = true;
-                0..self.env.settings.listeners.len() as u16
-            }
-            _ => 0..0,
+        let Some(drain) = &mut self.drain else { return 0..0 };
+        if !self.acceptor.closes_listeners(self.env.now.instant) {
+            return 0..0;
         }
+        drain.listeners_closed = true;
+        0..self.env.settings.listeners.len() as u16
+    }
+
+    /// When a connection that comes in a drain is to be closed.
+    pub(super) fn closes_newcomer_at(&mut self) -> Option<Instant> {
+        let Drain { end, step, .. } = self.drain.as_ref()?;
+        let left = end.since(self.env.now.instant);
+        let within = if *step == Step::Window { left } else { Duration::ZERO };
+        Some(self.env.now.instant + self.random.duration_below(within))
     }
 }
 

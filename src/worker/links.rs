@@ -12,12 +12,12 @@ use crate::protocol::cause::Cause;
 use crate::protocol::link::{Close, HANDSHAKE_FRAME_MAX, LinkReader, Reject, SessionId};
 use crate::ring::{
     BufferGroup, EndpointAddress, Failure as RingFailure, Op, OpKey, OpKind, Outcome, Owner,
-    ReceivedBuffer, Ring, SendSlot,
+    ReceivedBuffer, Ring,
 };
 use crate::settings::{Balance, Deadlines, Settings};
 
 use super::mailbox::Report;
-use super::sockets::{ReceiveEnd, SocketLife};
+use super::sockets::{Flush, Pipe, PipeEvent};
 use super::{Core, WHEEL_TICK, Worker, WorkerOptions};
 
 /// Links that one turn looks at when all are concerned, or acts on when their deadlines come.
@@ -44,12 +44,11 @@ pub(super) struct LinkEntry {
     endpoint: u16,
     /// Which connection attempt this is; completions of earlier ones are stale.
     generation: u32,
-    life: Option<SocketLife>,
+    pipe: Option<Pipe>,
     connecting: bool,
     /// The cancellation of a connect is in flight. The connect may be quicker, so that there is
     /// a socket when it completes.
     cancelling: bool,
-    in_flight: (u32, u32),
     /// The sweep has not come by all clients of a connection that was lost.
     lost: bool,
     /// It is in the table's `dirty`.
@@ -69,7 +68,7 @@ struct Counted {
 impl LinkEntry {
     /// Whether an earlier connection still has operations in flight.
     fn is_busy(&self) -> bool {
-        self.connecting || self.cancelling || self.life.is_some()
+        self.connecting || self.cancelling || self.pipe.is_some()
     }
 
     /// Whether there is something to wait for before it may be connected again.
@@ -137,10 +136,9 @@ impl LinkTable {
                     backend: backend as u16,
                     endpoint: endpoint as u16,
                     generation: 0,
-                    life: None,
+                    pipe: None,
                     connecting: false,
                     cancelling: false,
-                    in_flight: (0, 0),
                     lost: false,
                     dirty: false,
                     counted: Counted::default(),
@@ -301,6 +299,7 @@ impl Core {
     pub(super) fn open_session(&mut self, owner: Key, backend: u16) {
         let balance = self.env.settings.backends[usize::from(backend)].balance;
         let chosen = if self.drain.is_some() { None } else { self.links.choose(backend, balance) };
+        self.output.request.set_connection(self.connection_number(owner));
         let opened = chosen.ok_or(Cause::BackendUnavailable).and_then(|link| {
             let id = self.links.entry(link).link.open(owner, &self.output.request);
             Ok((link, id.map_err(refusal)?))
@@ -310,6 +309,7 @@ impl Core {
         if let Ok((link, _)) = opened {
             connection.client.session_opened(self.links.entry(link).link.message_max());
             self.env.counters.increment(Metric::SessionsOpened);
+            self.keep_requested_subject(owner);
             self.output.answers.append(&mut self.output.connect_ack);
             self.send_answers(owner);
         } else {
@@ -359,6 +359,7 @@ impl Core {
         if entry.link.is_down() {
             return;
         }
+        let failure = &entry.link.cause_of(failure);
         let is_failure = *failure != Failure::Drained;
         self.env.counters.add(Metric::LinkFailures, u64::from(is_failure));
         if matches!(failure, Failure::Protocol(_)) {
@@ -367,10 +368,10 @@ impl Core {
         entry.link.lost(now, &self.env.settings.deadlines, self.random.number() as u32);
         entry.reader = LinkReader::new(HANDSHAKE_FRAME_MAX);
         let owner = entry.owner(index);
-        match &mut entry.life {
-            Some(life) => {
-                life.end(false);
-                life.reconcile(owner, &mut self.ops);
+        match &mut entry.pipe {
+            Some(pipe) => {
+                pipe.end(false);
+                pipe.reconcile(owner, &mut self.ops);
             }
             None if entry.connecting => {
                 entry.cancelling = true;
@@ -397,16 +398,16 @@ impl Core {
         let mut nonce = [0; 32];
         self.random.fill(&mut nonce);
         let entry = self.links.at(index);
-        let mut life = SocketLife::new(socket, BufferGroup::Link);
+        let mut pipe = Pipe::new(socket, BufferGroup::Link);
         if entry.link.is_down() {
             // It was given up while it was being connected.
-            life.end(true);
+            pipe.end(true);
         } else {
             let secret = &self.env.settings.backends[usize::from(entry.backend)].secret;
             entry.link.connected(nonce, secret.is_some(), &self.env.settings.limits);
         }
-        life.reconcile(entry.owner(index), &mut self.ops);
-        entry.life = Some(life);
+        pipe.reconcile(entry.owner(index), &mut self.ops);
+        entry.pipe = Some(pipe);
     }
 
     /// Takes bytes from a backend.
@@ -523,17 +524,24 @@ impl Core {
         self.touched = touched;
     }
 
-    fn link_receive_ended(&mut self, index: usize, end: ReceiveEnd) {
-        match end {
-            ReceiveEnd::Gone { .. } => self.fail_link(index, &Failure::Disconnected),
-            // Link buffers are given back within the tick, so trying again at once is no loop.
-            ReceiveEnd::Starved => {
+    fn link_event_of_socket(&mut self, index: usize, event: PipeEvent) {
+        match event {
+            PipeEvent::Received(_) => unreachable!("the worker has the ring, and so the bytes"),
+            PipeEvent::Sent => {
+                let now = self.env.now.instant;
+                self.links.at(index).link.send_progressed(now);
+            }
+            PipeEvent::Finished | PipeEvent::Broken => {
+                self.fail_link(index, &Failure::Disconnected);
+            }
+            // Link buffers are given back within the tick, so trying again now is no loop.
+            PipeEvent::Starved => {
                 self.env.counters.increment(Metric::ReceiveStarved);
-                if let Some(life) = &mut self.links.at(index).life {
-                    life.feed();
+                if let Some(pipe) = &mut self.links.at(index).pipe {
+                    pipe.feed();
                 }
             }
-            ReceiveEnd::Routine => {}
+            PipeEvent::Routine => {}
         }
         self.settle_link(index);
     }
@@ -541,11 +549,10 @@ impl Core {
     fn settle_link(&mut self, index: usize) {
         let entry = self.links.at(index);
         let owner = entry.owner(index);
-        if let Some(life) = &mut entry.life {
-            life.reconcile(owner, &mut self.ops);
-            if life.is_over() {
-                entry.life = None;
-                entry.in_flight = (0, 0);
+        if let Some(pipe) = &mut entry.pipe {
+            pipe.reconcile(owner, &mut self.ops);
+            if pipe.is_over() {
+                entry.pipe = None;
             }
         }
     }
@@ -608,36 +615,16 @@ impl<R: Ring> Worker<R> {
 
     fn complete_link_socket(&mut self, index: usize, outcome: Outcome, more: bool) {
         let core = &mut self.core;
-        let Some(life) = &mut core.links.at(index).life else {
-            return self.complete_stale(outcome);
-        };
-        match outcome {
-            Outcome::Received(buffer) => {
-                life.received(more);
+        let entry = core.links.at(index);
+        let owner = entry.owner(index);
+        let Some(pipe) = &mut entry.pipe else { return self.complete_stale(outcome) };
+        match pipe.complete(owner, outcome, more, &mut self.ring, &mut core.ops) {
+            PipeEvent::Received(buffer) => {
                 self.link_buffer(index, buffer);
+                self.core.settle_link(index);
             }
-            Outcome::EndOfStream => {
-                let end = life.stream_ended();
-                core.link_receive_ended(index, end);
-            }
-            Outcome::Failed(failure) => {
-                let end = life.receive_failed(failure);
-                core.link_receive_ended(index, end);
-            }
-            Outcome::Sent { slot, result } => {
-                life.sent();
-                if result.is_ok() {
-                    core.links.at(index).link.send_progressed(core.env.now.instant);
-                }
-                self.link_sent(index, slot, result);
-            }
-            Outcome::CancelDone => life.cancel_done(),
-            Outcome::Closed => life.closed(),
-            Outcome::Readable | Outcome::Accepted { .. } | Outcome::Connected(_) => {
-                unreachable!("links are read by multishot receives")
-            }
+            event => core.link_event_of_socket(index, event),
         }
-        self.core.settle_link(index);
     }
 
     fn link_buffer(&mut self, index: usize, buffer: ReceivedBuffer) {
@@ -645,27 +632,6 @@ impl<R: Ring> Worker<R> {
             self.core.link_input(index, self.ring.received(&buffer));
         }
         self.ring.give_back(buffer);
-    }
-
-    fn link_sent(&mut self, index: usize, slot: SendSlot, result: Result<u32, RingFailure>) {
-        let core = &mut self.core;
-        let entry = core.links.at(index);
-        let owner = entry.owner(index);
-        let (start, end) = entry.in_flight;
-        let Some(life) = &mut entry.life else { unreachable!("the caller found the socket") };
-        match result {
-            Ok(count) if start + count < end && !life.is_ending() => {
-                entry.in_flight = (start + count, end);
-                life.send(owner, slot, start + count, end, &mut core.ops);
-            }
-            Ok(_) => self.ring.release(slot),
-            Err(failure) => {
-                self.ring.release(slot);
-                if failure != RingFailure::Cancelled {
-                    core.fail_link(index, &Failure::Disconnected);
-                }
-            }
-        }
     }
 
     /// Fills one send for every link to which something happened, that has output and no send in
@@ -687,22 +653,19 @@ impl<R: Ring> Worker<R> {
         let Core { links, ops, env, woken, .. } = &mut self.core;
         let entry = &mut links.entries[index];
         let owner = entry.owner(index);
-        let Some(life) = &mut entry.life else { return };
-        if life.is_sending() || life.is_ending() || entry.link.unsent() == 0 {
+        let LinkEntry { pipe: Some(pipe), link, .. } = entry else { return };
+        if link.unsent() == 0 {
             return;
         }
-        let Some(slot) = self.ring.send_slot(BufferGroup::Link) else {
-            // It stays dirty until slots come back.
-            env.counters.increment(Metric::SendStarved);
-            links.at(index);
-            return;
-        };
-        let count = entry.link.copy_output(self.ring.slot_bytes(&slot));
-        if entry.link.may_wake() {
-            entry.link.take_waiting(woken);
+        match pipe.flush(owner, &mut self.ring, ops, |bytes| link.copy_output(bytes)) {
+            Flush::Sending(_) if link.may_wake() => link.take_waiting(woken),
+            Flush::Sending(_) | Flush::Busy => {}
+            Flush::NoSlot => {
+                // It stays dirty until slots come back.
+                env.counters.increment(Metric::SendStarved);
+                links.at(index);
+            }
         }
-        entry.in_flight = (0, count as u32);
-        life.send(owner, slot, 0, count as u32, ops);
     }
 }
 

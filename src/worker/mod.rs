@@ -18,6 +18,7 @@ mod settle;
 pub mod sockets;
 mod sweep;
 mod tick_time;
+mod trail;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -37,8 +38,7 @@ use crate::counters::{Counters, Metric};
 use crate::protocol::rejected_tokens::RejectedTokenCache;
 use crate::protocol::revocation::{Hasher, Revocation, Revoked};
 use crate::ring::{
-    BufferGroup, Completion, ENTER_WAIT_MAX, Failure, OpKind, Outcome, Owner, ReceivedBuffer, Ring,
-    SendSlot, Socket,
+    BufferGroup, Completion, ENTER_WAIT_MAX, OpKind, Outcome, Owner, ReceivedBuffer, Ring, Socket,
 };
 use crate::settings::Settings;
 
@@ -48,9 +48,10 @@ use clients::{Connection, Senders};
 use control::Drain;
 use links::LinkTable;
 use mailbox::WorkerMailbox;
-use sockets::Ops;
+use sockets::{Flush, Ops, PipeEvent};
 use sweep::Sweep;
 use tick_time::{Phase, TickTime};
+use trail::Subjects;
 
 /// The resolution of every deadline: one turn of the wheel's lowest level.
 pub const WHEEL_TICK: Duration = Duration::from_millis(10);
@@ -111,6 +112,8 @@ struct Core {
     drain: Option<Drain>,
     stopped: bool,
     close_lines: TokenBucket,
+    origin_lines: TokenBucket,
+    subjects: Subjects,
     sweep: Sweep,
     /// Settings that wait for the end of a sweep.
     settings_due: Option<Arc<Settings>>,
@@ -209,6 +212,8 @@ impl<R: Ring> Worker<R> {
             drain: None,
             stopped: false,
             close_lines: TokenBucket::full(now.instant),
+            origin_lines: TokenBucket::full(now.instant),
+            subjects: Subjects::default(),
             sweep: Sweep::default(),
             settings_due: None,
             revocations_owed: VecDeque::new(),
@@ -321,50 +326,24 @@ impl<R: Ring> Worker<R> {
         match key.owner {
             Owner::Nobody => self.core.acceptor.unowned_done(),
             Owner::Acceptor(slot) => self.core.accepted(slot, outcome),
-            Owner::Client(owner) => self.complete_client(key.kind, owner, outcome, more),
+            Owner::Client(owner) => self.complete_client(owner, outcome, more),
             Owner::Upstream(owner) => self.complete_link(key.kind, owner, outcome, more),
         }
     }
 
-    fn complete_client(&mut self, kind: OpKind, owner: Key, outcome: Outcome, more: bool) {
+    fn complete_client(&mut self, owner: Key, outcome: Outcome, more: bool) {
         let core = &mut self.core;
         let Some(connection) = core.connections.entry_mut(owner) else {
             return self.complete_stale(outcome);
         };
-        match outcome {
-            Outcome::Received(buffer) => {
-                connection.life.received(more);
-                if core.must_defer(owner) {
-                    core.deferred.push_back((owner, buffer));
-                    core.settle(owner);
-                } else {
-                    self.input(owner, buffer);
-                }
-            }
-            Outcome::Readable => {
-                let end = connection.life.polled();
-                core.receive_ended(owner, end);
-            }
-            Outcome::EndOfStream => {
-                let end = connection.life.stream_ended();
-                core.receive_ended(owner, end);
-            }
-            Outcome::Failed(failure) => {
-                let end = connection.life.receive_failed(failure);
-                core.receive_ended(owner, end);
-            }
-            Outcome::Sent { slot, result } => self.sent(owner, slot, result),
-            Outcome::CancelDone => {
-                connection.life.cancel_done();
+        let id = Owner::Client(owner);
+        match connection.pipe.complete(id, outcome, more, &mut self.ring, &mut core.ops) {
+            PipeEvent::Received(buffer) if core.must_defer(owner) => {
+                core.deferred.push_back((owner, buffer));
                 core.settle(owner);
             }
-            Outcome::Closed => {
-                connection.life.closed();
-                core.settle(owner);
-            }
-            Outcome::Accepted { .. } | Outcome::Connected(_) => {
-                unreachable!("{kind:?} completed for a client")
-            }
+            PipeEvent::Received(buffer) => self.input(owner, buffer),
+            event => core.client_event(owner, event),
         }
     }
 
@@ -411,7 +390,7 @@ impl<R: Ring> Worker<R> {
         for _ in 0..count.free {
             let Some(owner) = self.core.starved.pop_front() else { return };
             if let Some(connection) = self.core.connections.entry_mut(owner) {
-                connection.life.feed();
+                connection.pipe.feed();
                 self.core.settle(owner);
             }
         }
@@ -443,45 +422,17 @@ impl<R: Ring> Worker<R> {
     fn flush_client(&mut self, owner: Key) -> bool {
         let Core { connections, queues, ops, senders, .. } = &mut self.core;
         let Some(connection) = connections.entry_mut(owner) else { return true };
-        if connection.life.is_sending() || connection.life.is_ending() || connection.out.is_empty()
-        {
-            connection.dirty = false;
-            return true;
+        if !connection.out.is_empty() {
+            let Connection { pipe, out, .. } = connection;
+            let copy_out = |bytes: &mut [u8]| out.copy_out(queues, bytes);
+            match pipe.flush(Owner::Client(owner), &mut self.ring, ops, copy_out) {
+                Flush::Sending(slot) => senders.note(slot, owner),
+                Flush::Busy => {}
+                Flush::NoSlot => return false,
+            }
         }
-        let Some(slot) = self.ring.send_slot(BufferGroup::Client) else { return false };
-        let bytes = connection.out.copy_out(queues, self.ring.slot_bytes(&slot)) as u32;
         connection.dirty = false;
-        connection.in_flight = (0, bytes);
-        senders.note(&slot, owner);
-        connection.life.send(Owner::Client(owner), slot, 0, bytes, ops);
         true
-    }
-
-    /// A send completed: the rest of a short one goes out from the same slot.
-    fn sent(&mut self, owner: Key, slot: SendSlot, result: Result<u32, Failure>) {
-        let core = &mut self.core;
-        let Some(connection) = core.connections.entry_mut(owner) else {
-            unreachable!("the caller found the connection")
-        };
-        connection.life.sent();
-        let (start, end) = connection.in_flight;
-        match result {
-            Ok(count) if start + count < end && !connection.life.is_ending() => {
-                connection.in_flight = (start + count, end);
-                connection.life.send(Owner::Client(owner), slot, start + count, end, &mut core.ops);
-                core.send_progressed(owner);
-            }
-            Ok(_) => {
-                connection.in_flight = (0, 0);
-                self.ring.release(slot);
-                core.send_progressed(owner);
-            }
-            Err(failure) => {
-                connection.in_flight = (0, 0);
-                self.ring.release(slot);
-                core.send_failed(owner, failure);
-            }
-        }
     }
 }
 

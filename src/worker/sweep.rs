@@ -159,7 +159,7 @@ impl Core {
         let Some(connection) = self.connections.entry_mut(key) else { return false };
         let stalled =
             |c: &Connection| c.unsent() > 0 && now.since(c.client.progressed()) >= SLOW_AFTER;
-        if connection.life.is_ending() || !stalled(connection) {
+        if connection.pipe.is_ending() || !stalled(connection) {
             return false;
         }
         self.env.counters.increment(Metric::MemoryCloses);

@@ -33,6 +33,8 @@ impl Client {
             backend_message_max: u32::MAX,
             renewal: route.reauthenticate.as_ref().map(Renewal::new),
             ping_sent: false,
+            handshake_done: false,
+            handshake_seen: 0,
             pings_promised: false,
             to_client_unfinished: false,
             broken: false,
@@ -53,6 +55,7 @@ impl Client {
             let secrets = ctx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
             carrier::redacted_path_and_query(request, secrets, path);
         });
+        asked_for.set_route_name(&route.name);
         asked_for.set_subprotocol(subprotocol(request, route));
         asked_for.set_origin(request.origin().and_then(|origin| std::str::from_utf8(origin).ok()));
         // All of them, so that repeats of one field push no other out; the head bounds them.
@@ -141,7 +144,7 @@ pub(super) fn unless_revoked<'s>(decision: Decision<'s>, ctx: &Context<'_>) -> D
     match decision {
         Decision::Accepted(identity) if ctx.revoked.meets(&identity, ctx.now.unix) => {
             ctx.counters.increment(Metric::RevokedRefused);
-            Decision::Refused(Cause::TokenRevoked)
+            Decision::Refused(Cause::TokenRevoked.into())
         }
         decision => decision,
     }

@@ -36,6 +36,11 @@ pub fn refresh(line: &[u8]) -> Option<u32> {
     command(line, "refresh").map(|(id, _)| id)
 }
 
+/// Whether a line is a `connect` command.
+pub(super) fn is_connect(line: &[u8]) -> bool {
+    command(line, "connect").is_some()
+}
+
 /// Appends the reply to a `ping` command; false if `line` is none. (The `{}` with which a client
 /// answers our ping wants no reply.)
 pub(super) fn answer_ping(line: &[u8], out: &mut Vec<u8>) -> bool {

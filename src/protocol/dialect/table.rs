@@ -96,11 +96,14 @@ const TABLE: [Row; Cause::ALL.len()] = {
     //                 plain                    phoenix          graphql                  pusher                   centrifuge
     (TokenMissing,     [no(4401),               PHX_NO,          no(4401).mute(),         no(4009),                no(3500).mute()]),
     (TokenMalformed,   [no(4401),               PHX_NO,          no(4400).mute(),         no(4009),                no(3500).mute()]),
+    // Not 4401, at which pages log their user out: the next log-in sends both cookies again.
+    (TokenRepeated,    [no(4400),               PHX_NO,          no(4400).mute(),         no(4009),                no(3501).mute()]),
     (BadSignature,     [no(4401),               PHX_NO,          no(4401).mute(),         no(4009),                no(3500).mute()]),
     // graphql-ws and centrifuge-js fetch a fresh token before they come back.
     (TokenExpired,     [no(4401),               PHX_NO,          again(4403, 1000).mute(), no(4009),               again(3005, 500).paced(REPLY_PACE_MS)]),
     (TokenRevoked,     [no(4401),               PHX_NO,          no(4401).mute(),         no(4009),                no(3500).mute()]),
-    (TokenNotYetValid, [no(4401),               PHX_NO,          no(4401).mute(),         no(4009),                no(3500).mute()]),
+    // Its time begins soon: one that is far off is closed as with `BadSignature`.
+    (TokenNotYetValid, [again(4401, 1000),      phx_again(4401), again(4403, 1000).mute(), again(4100, 1000),      again(3013, 500).mute()]),
     (TokenForbidden,   [no(4403),               PHX_NO,          no(4401).mute(),         no(4009),                no(3507).mute()]),
     (CsrfMismatch,     [no(4403),               PHX_NO,          no(4401).mute(),         no(4009),                no(3507).mute()]),
     (ForbiddenOrigin,  [no(4403),               PHX_NO,          no(4401).mute(),         no(4009),                no(3507).mute()]),
@@ -108,6 +111,8 @@ const TABLE: [Row; Cause::ALL.len()] = {
     (AuthenticationTimedOut,
                        [again(4408, 1000),      phx_again(4408), again(4408, 1000).mute(), again(4100, 1000),      no(3502).mute()]),
     (OverCapacity,     [again(1013, 5000),      phx_again(1013), again(1013, 1000).mute(), again(4100, 1000),      again(3013, 500).mute()]),
+    // The protocols' own answers, where the handshake is the gateway's.
+    (HandshakeRepeated, [no(4429),              PHX_NO,          no(4429).mute(),         no(4009),                no(3501).mute()]),
     (RateLimited,      [again(4429, 5000),      phx_again(4429), again(1013, 1000).mute(), again(4100, 1000),      again(3013, 500).mute()]),
     // It does not read: a message more would only wait with the others.
     (SlowConsumer,     [again(4429, 5000).mute(), again(4429, 5000).mute(), again(1013, 1000).mute(), again(4100, 1000).mute(), again(3008, 500).mute()]),

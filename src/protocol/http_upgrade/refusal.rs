@@ -1,6 +1,7 @@
 //! Every HTTP answer that is not a 101, as one closed set.
 
 use crate::protocol::cause::Cause;
+use crate::protocol::close_detail::CloseDetail;
 
 /// Seconds in `Retry-After` of a 503.
 const RETRY_AFTER_SECONDS: &str = "5";
@@ -162,7 +163,9 @@ impl HttpRefusal {
             | Cause::TokenExpired
             | Cause::TokenRevoked
             | Cause::TokenNotYetValid => HttpRefusal::Unauthorized(cause),
-            Cause::TokenForbidden
+            // Not 401, at which pages log their user out.
+            Cause::TokenRepeated
+            | Cause::TokenForbidden
             | Cause::CsrfMismatch
             | Cause::ForbiddenOrigin
             | Cause::ForbiddenRoute => HttpRefusal::Forbidden(cause),
@@ -179,6 +182,16 @@ impl HttpRefusal {
             | HttpRefusal::Unavailable(cause) => cause,
             HttpRefusal::HeadTimedOut => Cause::HandshakeTimedOut,
             _ => Cause::BadRequest,
+        }
+    }
+
+    /// What to log and count beside the cause, which says it all where the refusal carries one.
+    pub const fn detail(self) -> Option<CloseDetail> {
+        match self {
+            HttpRefusal::Unauthorized(_)
+            | HttpRefusal::Forbidden(_)
+            | HttpRefusal::Unavailable(_) => None,
+            plain => Some(CloseDetail::Http(plain)),
         }
     }
 

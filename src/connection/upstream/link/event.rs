@@ -6,7 +6,7 @@ use crate::base::slab::Key;
 use crate::base::time::UnixTime;
 use crate::connection::session::Fragment;
 use crate::protocol::identity::VerifiedIdentity;
-use crate::protocol::link::{LinkError, Reject};
+use crate::protocol::link::{LinkError, RefusalCode, Reject};
 use crate::protocol::revocation::Revocation;
 
 /// What a received frame means to the worker.
@@ -104,7 +104,7 @@ pub enum Failure {
         "the backend's proof is wrong: both sides need the same secret_file, or neither must \
          have one"
     )]
-    WrongProof,
+    WrongProof(RefusalCode),
     /// The handshake took too long.
     #[error("no connection within deadlines.link_connect; is the backend listening there?")]
     TimedOut,

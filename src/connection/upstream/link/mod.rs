@@ -10,6 +10,7 @@ mod receive;
 mod sessions;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 pub use event::{Due, Event, Failure, OpenError, Redacted};
 use output::LinkOutput;
@@ -30,6 +31,8 @@ use crate::settings::{Deadlines, Limits};
 const PINGS_UNANSWERED_MAX: u32 = 3;
 /// A backend must have answered a CLOSE within this many ping intervals.
 const CLOSE_ANSWER_PINGS: u32 = 12;
+/// How long the backend may take to read a REFUSED and close.
+const REFUSAL_LINGER: Duration = Duration::from_millis(500);
 /// Closed sessions that a link remembers without allocating.
 const CLOSING_KEPT: usize = 64;
 
@@ -56,6 +59,9 @@ enum State {
     AwaitingChallenge { deadline: Instant },
     /// PROOF is sent.
     AwaitingReady { deadline: Instant },
+    /// REFUSED is sent, for the reason in [`Link::refused`]; the backend closes the connection, or
+    /// the gateway does at the deadline.
+    Refusing { deadline: Instant },
     /// Sessions flow. With `leaving`, no new ones.
     Ready { leaving: bool },
 }
@@ -90,6 +96,8 @@ pub struct Link {
     pinged: bool,
     /// The backend has proved a key.
     proved_key: bool,
+    /// Why the gateway has refused the handshake.
+    refused: Option<Failure>,
 }
 
 impl Link {
@@ -117,6 +125,7 @@ impl Link {
             proved: now,
             pinged: false,
             proved_key: false,
+            refused: None,
         }
     }
 
@@ -205,7 +214,8 @@ impl Link {
             State::Down { retry_at } => retry_at,
             State::Connecting { deadline }
             | State::AwaitingChallenge { deadline }
-            | State::AwaitingReady { deadline } => deadline,
+            | State::AwaitingReady { deadline }
+            | State::Refusing { deadline } => deadline,
             State::Ready { .. } => {
                 let pings = if self.pinged { PINGS_UNANSWERED_MAX } else { 1 };
                 let answer = self.closing.front().map_or(Instant::NEVER, |(_, since)| {
@@ -229,7 +239,8 @@ impl Link {
             }
             State::Connecting { .. }
             | State::AwaitingChallenge { .. }
-            | State::AwaitingReady { .. } => Due::Fail(Failure::TimedOut),
+            | State::AwaitingReady { .. }
+            | State::Refusing { .. } => Due::Fail(Failure::TimedOut),
             State::Ready { .. } => self.handle_ready_deadline(now, deadlines),
         }
     }
@@ -291,6 +302,12 @@ impl Link {
         self.unknown_session_frames = UnknownSessionFrames::default();
         self.pinged = false;
         self.proved_key = false;
+        self.refused = None;
+    }
+
+    /// Why a link fails: a refusal outlasts the end of the connection that follows it.
+    pub fn cause_of(&self, failure: &Failure) -> Failure {
+        self.refused.as_ref().unwrap_or(failure).clone()
     }
 
     /// Nothing names the sessions of a lost connection any more. Until then its sessions take

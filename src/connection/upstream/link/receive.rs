@@ -2,13 +2,13 @@
 
 use super::event::{Event, Failure};
 use super::sessions::Table;
-use super::{CLOSING_KEPT, Link, State};
+use super::{CLOSING_KEPT, Link, REFUSAL_LINGER, State};
 use crate::base::secret::Secret;
 use crate::base::time::Instant;
 use crate::counters::{Counters, LINK_RTT};
 use crate::protocol::link::{
-    Accept, Challenge, Close, Credit, Expire, GoAway, Kind, LinkError, LinkReader, Ping, Pong,
-    Proof, ReceiveWindow, Refused, Reject, SendCredit, features,
+    Accept, Challenge, Close, Credit, Expire, Frame, GoAway, Kind, LinkError, LinkReader, Ping,
+    Pong, Proof, ReceiveWindow, RefusalCode, Refused, Reject, SendCredit, features,
 };
 use crate::protocol::revocation::Revocation;
 
@@ -32,11 +32,30 @@ impl Link {
         if self.output.len() > self.output_max * OUTPUT_OVERFLOW {
             return Err(Failure::NotReading);
         }
-        let Some(frame) = reader.next(input)? else { return Ok(None) };
-        let (header, payload) = (frame.header, frame.payload);
-        if !self.is_ready() {
-            return self.shake_hands(header.kind, payload, now, secret).map(Some);
+        if let State::Refusing { .. } = self.state {
+            *input = &[];
+            return Ok(None);
         }
+        let frame = match reader.next(input) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(None),
+            Err(error) if self.is_ready() => return Err(error.into()),
+            Err(error) => return self.refuse(error.into(), now).map(Some),
+        };
+        if self.is_ready() {
+            return self.act_on(&frame, now, counters).map(Some);
+        }
+        let event = self.shake_hands(frame.header.kind, frame.payload, now, secret);
+        event.or_else(|failure| self.refuse(failure, now)).map(Some)
+    }
+
+    fn act_on<'a>(
+        &mut self,
+        frame: &Frame<'a>,
+        now: Instant,
+        counters: &Counters,
+    ) -> Result<Event<'a>, Failure> {
+        let (header, payload) = (frame.header, frame.payload);
         self.unknown_session_frames.frame();
         let mut table = Table {
             sessions: &mut self.sessions,
@@ -79,17 +98,32 @@ impl Link {
             Kind::Revoke => Event::Revoke(Revocation::decode(payload)?),
             kind => return Err(LinkError::Unexpected { kind }.into()),
         };
-        Ok(Some(event))
+        Ok(event)
+    }
+
+    /// Answers a handshake that cannot succeed, so that the log at the other end has the reason
+    /// too. A refusal of the backend's own is not answered.
+    fn refuse(&mut self, why: Failure, now: Instant) -> Result<Event<'static>, Failure> {
+        let code = match &why {
+            Failure::WrongProof(code) => *code,
+            Failure::Protocol(LinkError::NoCommonVersion { .. }) => RefusalCode::Version,
+            Failure::Protocol(_) => RefusalCode::Malformed,
+            _ => return Err(why),
+        };
+        Refused::new(code).encode(self.output.frames());
+        self.refused = Some(why);
+        self.state = State::Refusing { deadline: now + REFUSAL_LINGER };
+        Ok(Event::Routine)
     }
 
     /// Takes the frame that the handshake is waiting for.
-    fn shake_hands<'a>(
+    fn shake_hands(
         &mut self,
         kind: Kind,
         payload: &[u8],
         now: Instant,
         secret: Option<&Secret>,
-    ) -> Result<Event<'a>, Failure> {
+    ) -> Result<Event<'static>, Failure> {
         match self.state {
             State::AwaitingChallenge { deadline } => {
                 let challenge = expect(kind, Kind::Challenge, payload)?;
@@ -100,7 +134,11 @@ impl Link {
                     );
                 }
                 if !decoded.proof.verify_backend(secret, &self.hello, challenge) {
-                    return Err(Failure::WrongProof);
+                    return Err(Failure::WrongProof(match (secret, decoded.proof) {
+                        (Some(_), Proof::Absent) => RefusalCode::AuthenticationRequired,
+                        (None, _) => RefusalCode::AuthenticationNotConfigured,
+                        (Some(_), Proof::Hmac(_)) => RefusalCode::WrongKey,
+                    }));
                 }
                 self.proved_key = secret.is_some();
                 let proof = match secret {
@@ -124,7 +162,10 @@ impl Link {
                 self.state = State::Ready { leaving: false };
                 Ok(Event::Ready)
             }
-            State::Down { .. } | State::Connecting { .. } | State::Ready { .. } => {
+            State::Down { .. }
+            | State::Connecting { .. }
+            | State::Refusing { .. }
+            | State::Ready { .. } => {
                 unreachable!("no handshake is under way")
             }
         }

@@ -8,7 +8,8 @@ use crate::base::time::UnixTime;
 use crate::counters::{Counters, Metric};
 use crate::protocol::link::{
     Accept, Challenge, Closer, Expire, FrameHeader, HEADER_BYTES, Kind, Limits as LinkLimits,
-    LinkError, LinkReader, Ping, Pong, Proof, Ready, Refused, Reject, UNKNOWN_SESSION_FRAMES_MAX,
+    LinkError, LinkReader, Ping, Pong, Proof, Ready, RefusalCode, Refused, Reject,
+    UNKNOWN_SESSION_FRAMES_MAX,
 };
 use crate::protocol::revocation::Revocation;
 use crate::settings::load::test_settings;
@@ -144,16 +145,47 @@ fn mutual_authentication() {
 }
 
 #[test]
-fn a_wrong_or_missing_proof_is_refused() {
-    for (secret, proof) in [
-        (Some("a link secret that is long enough"), Proof::Hmac([9; 32])),
-        (Some("a link secret that is long enough"), Proof::Absent),
-        (None, Proof::Hmac([9; 32])),
+fn a_handshake_that_cannot_succeed_is_refused_with_the_reason() {
+    let key = Some("a link secret that is long enough");
+    let wrong = challenge(Proof::Hmac([9; 32]), LinkLimits::default());
+    let none = challenge(Proof::Absent, LinkLimits::default());
+    let later = Challenge { version: 2, ..none.clone() };
+    let unknown = Challenge { features: 1 << 63, ..none.clone() };
+    for (secret, answer, code) in [
+        (key, &wrong, RefusalCode::WrongKey),
+        (key, &none, RefusalCode::AuthenticationRequired),
+        (None, &wrong, RefusalCode::AuthenticationNotConfigured),
+        (None, &later, RefusalCode::Version),
+        (None, &unknown, RefusalCode::Malformed),
     ] {
         let mut pair = Pair::connecting(secret);
-        let answer = challenge(proof, LinkLimits::default());
-        assert_eq!(pair.try_say(|out| answer.encode(out)), Err(Failure::WrongProof));
+        pair.take_output();
+        assert_eq!(pair.say(|out| answer.encode(out)), ["Routine"], "{code:?}");
+        let said = pair.take_output();
+        assert_eq!((said.len(), said[0].0), (1, Kind::Refused), "no proof of ours: {code:?}");
+        assert_eq!(Refused::decode(&said[0].2), Ok(Refused::new(code)));
+        // Whatever comes now is not looked at, and the end of the connection is not the reason.
+        assert_eq!(pair.say(|out| Ready.encode(out)), [""; 0]);
+        assert!(!pair.link.takes_sessions() && !pair.link.proved_key());
+        let cause = pair.link.cause_of(&Failure::Disconnected);
+        assert!(matches!(cause, Failure::WrongProof(_) | Failure::Protocol(_)), "{cause}");
+        // A backend that does not close is left soon.
+        let deadlines = test_settings().deadlines;
+        assert_eq!(pair.link.next_deadline(&deadlines), pair.now + REFUSAL_LINGER);
+        let due = pair.link.handle_deadline(pair.now + REFUSAL_LINGER, &deadlines);
+        assert!(matches!(due, Due::Fail(_)), "{due:?}");
+        pair.link.lost(pair.now, &deadlines, 0);
+        assert_eq!(pair.link.cause_of(&Failure::Disconnected), Failure::Disconnected);
     }
+}
+
+#[test]
+fn bytes_that_are_no_handshake_are_refused() {
+    let mut pair = Pair::connecting(None);
+    pair.take_output();
+    assert_eq!(pair.say(|out| out.extend_from_slice(b"HTTP/1.1 400 Bad Request\r\n")), ["Routine"]);
+    let said = pair.take_output();
+    assert_eq!(Refused::decode(&said[0].2), Ok(Refused::new(RefusalCode::Malformed)));
 }
 
 #[test]
