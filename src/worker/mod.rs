@@ -136,7 +136,7 @@ struct Core {
     /// Left for the ring, in order.
     ops: Ops,
     /// Connections with output and no send in flight.
-    dirty: Vec<Key>,
+    dirty: VecDeque<Key>,
     /// Connections that found no receive buffer.
     starved: VecDeque<Key>,
     /// Who sends from which slot.
@@ -225,7 +225,7 @@ impl<R: Ring> Worker<R> {
             deferred: VecDeque::new(),
             handshakes: 0,
             ops: Ops::new(),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             starved: VecDeque::new(),
             senders: Senders::default(),
             relief_at: now.instant,
@@ -399,22 +399,16 @@ impl<R: Ring> Worker<R> {
     /// Fills one send for every connection and link that has output and none in flight, and
     /// hands everything queued to the ring.
     fn flush(&mut self) {
-        let mut dirty = std::mem::take(&mut self.core.dirty);
-        let mut left = 0;
-        for index in 0..dirty.len() {
-            let owner = dirty[index];
+        for _ in 0..self.core.dirty.len() {
+            let Some(owner) = self.core.dirty.pop_front() else { break };
             if !self.flush_client(owner) {
                 // No slot: this one and the rest stay dirty until slots come back.
                 self.core.env.counters.increment(Metric::SendStarved);
+                self.core.dirty.push_front(owner);
                 self.core.drop_stalled();
-                dirty.copy_within(index.., left);
-                left += dirty.len() - index;
                 break;
             }
         }
-        dirty.truncate(left);
-        dirty.append(&mut self.core.dirty);
-        self.core.dirty = dirty;
         self.flush_links();
         for socket in self.core.shutdowns.drain(..) {
             self.ring.shutdown_write(socket);

@@ -69,7 +69,7 @@ impl Core {
         let idle = connection.pipe.can_send();
         if idle && !connection.dirty && !connection.out.is_empty() {
             connection.dirty = true;
-            self.dirty.push(owner);
+            self.dirty.push_back(owner);
         }
         self.schedule_deadline(owner);
     }
