@@ -131,6 +131,27 @@ fn the_threat_model_names_tests_that_exist() {
     assert!(absent.is_empty(), "named in docs/threat-model.md, but not there: {absent:?}");
 }
 
+/// `tests/mutations/run` takes an hour; what it changes must be in the source all the same.
+#[test]
+fn every_mutation_still_has_its_lines() {
+    let list = fs::read_to_string("tests/mutations/list.txt").expect("the list");
+    let mut wrong = Vec::new();
+    for mutation in list.split("\n== ").skip(1) {
+        let name = mutation.split(':').next().unwrap_or_default();
+        let lines =
+            |start: &'static str| mutation.lines().filter_map(move |line| line.strip_prefix(start));
+        let path = lines("in ").next().unwrap_or_default();
+        let old: Vec<&str> = lines("- ").collect();
+        let source = fs::read_to_string(path).unwrap_or_default();
+        let bare: Vec<&str> = source.lines().map(str::trim).collect();
+        let places = bare.windows(old.len().max(1)).filter(|window| *window == old).count();
+        if places != 1 {
+            wrong.push(format!("{name}: its lines are {places} times in {path}"));
+        }
+    }
+    assert!(list.contains("\n== ") && wrong.is_empty(), "{wrong:#?}");
+}
+
 /// The modules named by `crate::x` and `portcullis::x` in a line.
 fn crate_paths(code: &str) -> Vec<String> {
     let mut found = Vec::new();
