@@ -10,7 +10,6 @@ use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::Instant;
 use crate::connection::client::{Client, SocketAction, Step};
 use crate::connection::session::Fragment;
-use crate::connection::stage::Stage;
 use crate::connection::transport::Transport;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
@@ -48,8 +47,8 @@ pub(super) struct Connection {
     pub(super) blocked: bool,
     pub(super) counted_paused: bool,
     pub(super) cold: bool,
-    /// How many receive buffers of this connection wait in `deferred`.
-    pub(super) deferred: u16,
+    /// Its TLS handshake goes on in a later turn: it is in `deferred`, and is not read.
+    pub(super) parked: bool,
     /// Counted among those who have not authenticated.
     pub(super) unauthenticated: bool,
     pub(super) shut_down: bool,
@@ -183,7 +182,7 @@ impl Core {
             blocked: false,
             counted_paused: false,
             cold: false,
-            deferred: 0,
+            parked: false,
             unauthenticated: true,
             shut_down: false,
         });
@@ -191,21 +190,9 @@ impl Core {
         self.settle(key);
     }
 
-    /// Whether input must wait for a later tick: it belongs to a TLS handshake, and this tick's
-    /// share of handshakes is used up, or earlier input of the connection waits already.
-    pub(super) fn must_defer(&mut self, owner: Key) -> bool {
-        let Some(connection) = self.connections.entry_mut(owner) else { return false };
-        let over = self.handshakes >= self.env.settings.limits.handshakes_per_tick;
-        let handshaking = connection.client.stage() == Stage::TlsHandshake;
-        let defer = connection.deferred > 0 || (over && handshaking);
-        connection.deferred += u16::from(defer);
-        defer
-    }
-
     /// Takes bytes from the socket, as they came.
     pub(super) fn input(&mut self, owner: Key, bytes: &mut [u8]) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        connection.deferred = connection.deferred.saturating_sub(1);
         if connection.pipe.is_ending() {
             // This may have been the receive's last completion, which the end waits for.
             return self.settle(owner);
@@ -246,38 +233,14 @@ impl Core {
         if connection.transport.is_plain() {
             return self.plain_input(owner, bytes);
         }
-        if connection.transport.is_untouched() && !self.may_handshake(owner) {
-            return;
+        if connection.transport.is_handshaking() {
+            return self.handshake_input(owner, bytes);
         }
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let handshaking = connection.transport.is_handshaking();
-        self.handshakes += u32::from(handshaking);
-        let mut plaintext = std::mem::take(&mut self.plaintext);
-        plaintext.clear();
-        self.ciphertext.clear();
-        let result = connection.transport.receive(bytes, &mut plaintext, &mut self.ciphertext);
-        self.queue_ciphertext(owner);
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let ctx = self.env.context();
-        match result {
-            Err(error) => connection.client.tls_failed(error.fault(), &ctx),
-            Ok(received) => {
-                if received.handshake_finished_now {
-                    connection.client.handshake_finished(&ctx);
-                }
-                if !plaintext.is_empty() {
-                    self.plain_input(owner, &mut plaintext);
-                }
-                if received.peer_closed {
-                    self.peer_finished(owner);
-                }
-            }
-        }
-        self.plaintext = plaintext;
+        self.tls_input(owner, bytes);
     }
 
     /// Takes plaintext: hands it to the client's machine, or stashes it behind what waits.
-    fn plain_input(&mut self, owner: Key, bytes: &mut [u8]) {
+    pub(super) fn plain_input(&mut self, owner: Key, bytes: &mut [u8]) {
         let waits = |c: &Connection| c.blocked || c.stash().is_some();
         if self.connections.entry(owner).is_some_and(waits) {
             return self.stash(owner, bytes);
@@ -505,7 +468,7 @@ impl Core {
         self.settle(owner);
     }
 
-    fn peer_finished(&mut self, owner: Key) {
+    pub(super) fn peer_finished(&mut self, owner: Key) {
         if let Some(connection) = self.connections.entry_mut(owner) {
             connection.client.peer_finished(&self.env.context());
         }

@@ -10,6 +10,7 @@ pub mod admission;
 pub mod auth_requests;
 mod clients;
 mod control;
+mod handshakes;
 mod links;
 pub mod mailbox;
 mod memory;
@@ -129,8 +130,8 @@ struct Core {
     /// Questions that are out, and the number of the latest to the HTTP service.
     questions: u32,
     question_number: u32,
-    /// TLS input beyond this tick's handshake budget, in order of arrival.
-    deferred: VecDeque<(Key, ReceivedBuffer)>,
+    /// Connections with TLS input beyond this turn's handshake budget, in order of arrival.
+    deferred: VecDeque<Key>,
     handshakes: u32,
 
     /// Left for the ring, in order.
@@ -282,7 +283,7 @@ impl<R: Ring> Worker<R> {
         self.measure(Phase::Sweep, sweeps);
         self.core.report_revocations();
         self.core.advance_accepts();
-        let handshakes = self.handle_deferred();
+        let handshakes = self.core.handle_deferred();
         self.measure(Phase::DeferredTls, handshakes);
         self.feed_starved();
         self.core.advance_drain();
@@ -338,10 +339,6 @@ impl<R: Ring> Worker<R> {
         };
         let id = Owner::Client(owner);
         match connection.pipe.complete(id, outcome, more, &mut self.ring, &mut core.ops) {
-            PipeEvent::Received(buffer) if core.must_defer(owner) => {
-                core.deferred.push_back((owner, buffer));
-                core.settle(owner);
-            }
             PipeEvent::Received(buffer) => self.input(owner, buffer),
             event => core.client_event(owner, event),
         }
@@ -362,19 +359,6 @@ impl<R: Ring> Worker<R> {
     fn input(&mut self, owner: Key, buffer: ReceivedBuffer) {
         self.core.input(owner, self.ring.received(&buffer));
         self.ring.give_back(buffer);
-    }
-
-    /// Goes on with TLS handshakes that were put off, within this tick's budget.
-    fn handle_deferred(&mut self) -> bool {
-        let any = !self.core.deferred.is_empty();
-        for _ in 0..self.core.deferred.len() {
-            if self.core.handshakes >= self.core.env.settings.limits.handshakes_per_tick {
-                break;
-            }
-            let Some((owner, buffer)) = self.core.deferred.pop_front() else { break };
-            self.input(owner, buffer);
-        }
-        any
     }
 
     /// Lets starved connections receive again once a quarter of the buffers is free.

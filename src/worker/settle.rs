@@ -55,7 +55,7 @@ impl Core {
         if connection.pipe.is_over() {
             return self.remove(owner);
         }
-        let unread = !connection.client.takes_input();
+        let unread = connection.parked || !connection.client.takes_input();
         connection.pipe.set_reading(if connection.asking() != Asking::NOBODY || unread {
             Reading::HangupOnly
         } else if connection.blocked {

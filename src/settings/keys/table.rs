@@ -121,7 +121,7 @@ sections! {
             "Prefixes whose failures are remembered, of all workers together.";
         tls_handshakes_per_second: CountOrAuto(1, 100_000_000) as u32 = "auto", Live,
             "TLS handshakes that may begin in a second, of all workers together; a connection \
-             above it is reset at its first byte. `\"auto\"` is 2,000 for each worker.";
+             above it is reset when its ClientHello is whole. `\"auto\"` is 2,000 for each worker.";
         connections_per_worker: CountOrAuto(16, 16_000_000) as u32 = "auto", RestartRequired,
             "Connections of one worker; `\"auto\"` derives it from the descriptor limit.";
         memory_max: SizeOrAuto(16 * MIB, 16_384 * GIB) as u64 = "auto", RestartRequired,
