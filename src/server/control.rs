@@ -360,7 +360,7 @@ impl Control {
         }
         if pressure != before {
             let (used, budget) = (self.memory.used(), self.memory.budget());
-            tracing::warn!(?pressure, ?before, used, budget, "memory use has reached another rung");
+            tracing::warn!(?pressure, ?before, used, budget, "memory pressure changed");
         }
         self.status.borrow_mut().memory_short = pressure != MemoryPressure::Clear;
         self.supervisor.set_pressure(pressure);
@@ -459,7 +459,7 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
             worker,
             "out of descriptors or memory on accept; see \"Limits\" in docs/operating.md"
         ),
-        Report::Revoke(_) => unreachable!("the keeper takes these"),
+        Report::Revoke(_) => unreachable!("the store takes these"),
         Report::Drained => tracing::info!(worker, "drained"),
     }
 }

@@ -53,7 +53,7 @@ pub struct StartOptions {
     pub config_path: Option<PathBuf>,
     /// What the admin listener serves at `/`; the list of endpoints by default.
     pub page: Option<PageMaker>,
-    /// Obey SIGHUP, SIGTERM and SIGINT.
+    /// Act on SIGHUP, SIGTERM and SIGINT.
     pub signals: bool,
     /// The way to change the log level.
     pub logs: Option<LogControl>,

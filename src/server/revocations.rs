@@ -212,7 +212,7 @@ impl RevocationStore {
         self.set.lapse(now);
     }
 
-    /// The picture for the workers, when it changed since the last call.
+    /// The snapshot for the workers, when it changed since the last call.
     pub fn take_update(&mut self) -> Option<Arc<Revoked>> {
         let changed = self.published < self.changes;
         self.published = self.changes;
