@@ -1,5 +1,5 @@
 //! Finds the end of a TLS ClientHello (RFC 8446 §4.1.2, §5.1) without looking into it: what costs
-//! a handshake's arithmetic is told from what costs only memory.
+//! a handshake's arithmetic can be distinguished from what costs only memory.
 
 /// Records that a ClientHello may come in. Clients that cut it for middleboxes use a few; each
 /// record more is work.
