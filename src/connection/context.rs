@@ -7,6 +7,7 @@ use crate::settings::Settings;
 
 use super::auth_request::HttpAuthRequest;
 use super::authenticate;
+use super::route_order::RouteOrder;
 use super::session::SessionRequest;
 
 /// What a machine may look at while it works.
@@ -16,9 +17,11 @@ pub struct Context<'a> {
     pub now: Now,
     /// The settings in force.
     pub settings: &'a Settings,
+    /// Where clients' routes are in the settings.
+    pub routes: &'a RouteOrder,
     /// The worker's numbers.
     pub counters: &'a Counters,
-    /// A number drawn anew in each of the worker's turns.
+    /// A random number; the worker draws another in each turn.
     pub jitter: u32,
     /// Who must not be let in.
     pub revoked: &'a Revoked,
@@ -43,7 +46,7 @@ pub struct Output {
     pub reason: Vec<u8>,
     /// Bytes of a client's message that were held back, after [`Step::Released`](super::client::Step::Released).
     pub released: Vec<u8>,
-    /// Room to write the path in that an HTTP endpoint is told.
+    /// Room for the path that goes to an HTTP endpoint.
     pub path: Vec<u8>,
     /// What greets the client once its session is open, after [`Step::Authenticated`](super::client::Step::Authenticated).
     pub connect_ack: Vec<u8>,

@@ -5,9 +5,11 @@ pub mod auth_request;
 pub mod authenticate;
 pub mod client;
 mod context;
+pub mod route_order;
 pub mod session;
 pub mod stage;
 pub mod transport;
+mod transport_error;
 pub mod upstream;
 
 pub use context::{Context, Output};

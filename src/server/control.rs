@@ -42,7 +42,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(5);
 const FINISH_MAX: Duration = Duration::from_secs(2);
 /// How long the last revocations may take to be saved before another gateway is refused.
 const TAKEOVER_SAVE_MAX: Duration = Duration::from_secs(5);
-/// How long workers may take to stop at once.
+/// How long workers may take to stop immediately.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Something that the gateway is asked to do from outside the control loop.
@@ -62,7 +62,7 @@ pub enum ControlRequest {
         /// Called with the place where this gateway can be asked from then on, or with why not.
         reply: TakeoverReply,
     },
-    /// End at once.
+    /// End immediately.
     Stop,
     /// Make one worker panic; for tests of supervision.
     Panic(u16),
@@ -256,7 +256,7 @@ impl Control {
         if self.phase() == Phase::Stopping {
             return;
         }
-        tracing::info!("stopping at once");
+        tracing::info!("stopping immediately");
         self.status.borrow_mut().phase = Phase::Stopping;
         self.stats.abandon_at = Some(Instant::now() + STOP_GRACE);
         self.supervisor.stop();
@@ -354,13 +354,13 @@ impl Control {
         let before = self.memory.pressure();
         let pressure = self.memory.look();
         if pressure != MemoryPressure::Clear {
-            // Otherwise what clients held stays resident after they gave it up, and nobody is
-            // let in for ever.
+            // Otherwise what clients held stays resident after they gave it up, and no
+            // client is ever accepted again.
             return_freed_memory();
         }
         if pressure != before {
             let (used, budget) = (self.memory.used(), self.memory.budget());
-            tracing::warn!(?pressure, ?before, used, budget, "memory use has reached another rung");
+            tracing::warn!(?pressure, ?before, used, budget, "memory pressure changed");
         }
         self.status.borrow_mut().memory_short = pressure != MemoryPressure::Clear;
         self.supervisor.set_pressure(pressure);
@@ -459,13 +459,13 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
             worker,
             "out of descriptors or memory on accept; see \"Limits\" in docs/operating.md"
         ),
-        Report::Revoke(_) => unreachable!("the keeper takes these"),
+        Report::Revoke(_) => unreachable!("the store takes these"),
         Report::Drained => tracing::info!(worker, "drained"),
     }
 }
 
-/// Lets the last revocations reach their file. Nobody else uses the keeper by now but admin
-/// connections, which wait.
+/// Lets the last revocations reach their file. Only admin connections still use the store
+/// by now, and they wait.
 async fn finish(revocations: &RefCell<RevocationStore>) {
     let deadline = Instant::now() + FINISH_MAX;
     while !revocations.borrow().is_saved() && Instant::now() < deadline {

@@ -53,7 +53,7 @@ pub struct StartOptions {
     pub config_path: Option<PathBuf>,
     /// What the admin listener serves at `/`; the list of endpoints by default.
     pub page: Option<PageMaker>,
-    /// Obey SIGHUP, SIGTERM and SIGINT.
+    /// Act on SIGHUP, SIGTERM and SIGINT.
     pub signals: bool,
     /// The way to change the log level.
     pub logs: Option<LogControl>,
@@ -71,7 +71,7 @@ pub struct Plane {
     pub listeners: Vec<SocketAddr>,
 }
 
-/// A running gateway. Dropping it stops it at once.
+/// A running gateway. Dropping it stops it immediately.
 pub struct GatewayHandle {
     listeners: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
@@ -162,7 +162,7 @@ impl GatewayHandle {
         self.request(ControlRequest::Drain { window: Some(window) });
     }
 
-    /// Ends at once.
+    /// Ends immediately.
     pub fn stop(&self) {
         self.request(ControlRequest::Stop);
     }

@@ -16,6 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use super::error::RunError;
+use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::Dialect;
 use crate::ring::EndpointAddress;
 use crate::settings::{LogFormat, Settings};
@@ -109,6 +110,7 @@ impl<'a> CloseLine<'a> {
             subject = self.subject,
             peer = record.peer.as_ref().map(tracing::field::display),
             cause = record.cause.label(),
+            detail = record.detail.map(CloseDetail::label),
             by = by_label(record.by),
             stage = record.stage.label(),
             code = record.code,
@@ -133,6 +135,7 @@ impl<'a> CloseLine<'a> {
             "subject": self.subject,
             "peer": record.peer.map(|peer: SocketAddr| peer.to_string()),
             "cause": record.cause.label(),
+            "detail": record.detail.map(CloseDetail::label),
             "by": by_label(record.by),
             "stage": record.stage.label(),
             "code": record.code,
@@ -257,6 +260,7 @@ mod tests {
             connection: 0x0a,
             subject: Some("al\"ice\n\u{1b}[2J\u{202e}\u{9b}\\é".into()),
             cause: Cause::TokenExpired,
+            detail: Some(CloseDetail::TokenFarOff),
             by: ClosedBy::Gateway,
             stage: Stage::Authenticating,
             code: Some(4401),
@@ -275,7 +279,7 @@ mod tests {
         let expected = json!({
             "time": "1970-01-01T00:00:01.000Z", "worker": 1, "connection": "000000000000000a",
             "subject": "al\"ice\\n\\u{1b}[2J\\u{202e}\\u{9b}\\\\é", "peer": "[2001:db8::1]:5",
-            "cause": "token_expired", "by": "gateway", "stage": "authenticating", "code": 4401,
+            "cause": "token_expired", "detail": "token_far_off", "by": "gateway", "stage": "authenticating", "code": 4401,
             "dialect": "plain", "route": "/ws", "age_ms": 1500, "received_ago_ms": 20,
             "sent_ago_ms": 10, "queued": 3,
         });

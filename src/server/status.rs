@@ -263,7 +263,7 @@ mod tests {
         counters.add(Metric::MessagesToClients, 20);
         counters.set(Metric::StageOpen, 9);
         counters.set(Metric::LinksReady, 2);
-        counters.closed(Cause::Idle);
+        counters.closed(Cause::Idle, None);
         status.take_sums(exposition::sums([&counters].into_iter()), Duration::from_secs(2));
         let live = status.live(status.started + Duration::from_secs(61));
         let table = [

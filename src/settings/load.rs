@@ -1,10 +1,10 @@
 //! From the file's text to [`Settings`], or to everything that is wrong with it.
 //!
-//! [`load`] reads no file, no environment and no clock itself: it asks [`Outside`].
+//! [`load`] reads no file, no environment and no clock itself: it asks [`Environment`].
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
-use super::backends::overlap;
+use super::file::{RawDeadlines, RawGateway, RawLimits, RawLog, RawSettings};
 pub use super::problem::{Problem, Severity};
 use super::problem::{Report, did_you_mean};
-use super::raw::{RawDeadlines, RawGateway, RawLimits, RawLog, RawSettings, Text};
+use super::raw::Text;
 use super::units::format_duration;
 use super::{Deadlines, Gateway, Limits, Listener, LogSubject, Settings, shape};
 use crate::base::secret::Secret;
@@ -24,7 +24,7 @@ use crate::protocol::external_term::TermPath;
 use crate::protocol::jwt::{JwtKey, JwtOptions};
 
 /// What the loader asks of the world.
-pub trait Outside {
+pub trait Environment {
     /// A whole file. The path is absolute or relative to the process's directory.
     fn read(&self, path: &Path) -> io::Result<FileContents>;
     /// An environment variable; `None` when it is not set.
@@ -91,10 +91,14 @@ pub enum Issuing {
 /// # Errors
 /// Everything that is wrong, warnings included, in the order of the file. Only a broken syntax
 /// hides the rest.
-pub fn load(text: &str, file: &Path, outside: &dyn Outside) -> Result<Loaded, Vec<Problem>> {
+pub fn load(
+    text: &str,
+    file: &Path,
+    environment: &dyn Environment,
+) -> Result<Loaded, Vec<Problem>> {
     let base = file.parent().unwrap_or(Path::new(""));
     let report = Report::new(file.display().to_string(), text);
-    let mut loader = Loader { report, base, outside };
+    let mut loader = Loader { report, base, environment };
     let Some(raw) = shape::parse(text, &mut loader.report) else {
         return Err(loader.report.into_problems());
     };
@@ -121,7 +125,7 @@ pub(super) struct Loader<'a> {
     /// The folder of the configuration file.
     pub(super) base: &'a Path,
     /// The world.
-    pub(super) outside: &'a dyn Outside,
+    pub(super) environment: &'a dyn Environment,
 }
 
 /// The names of a kind of block, and what they lead to.
@@ -449,7 +453,7 @@ fn is_log_filter(text: &str) -> bool {
 #[cfg(test)]
 pub fn test_settings() -> Settings {
     struct Nothing;
-    impl Outside for Nothing {
+    impl Environment for Nothing {
         fn read(&self, _: &Path) -> io::Result<FileContents> {
             Err(io::ErrorKind::NotFound.into())
         }
@@ -481,4 +485,16 @@ pub fn test_settings() -> Settings {
         Ok(loaded) => loaded.settings,
         Err(problems) => panic!("{}", problems[0]),
     }
+}
+
+/// Whether a socket at one of the addresses keeps the other from being bound: an IPv6 wildcard
+/// takes IPv4 clients too.
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, other: IpAddr| match wide {
+        IpAddr::V6(_) => wide.is_unspecified(),
+        IpAddr::V4(_) => wide.is_unspecified() && other.is_ipv4(),
+    };
+    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
+    let same_port = a.port() == b.port() && a.port() != 0;
+    same_port && (ip_a == ip_b || covers(ip_a, ip_b) || covers(ip_b, ip_a))
 }

@@ -15,8 +15,8 @@ use toml::Spanned;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::TlsListener;
+use super::file::RawCertificate;
 use super::load::Loader;
-use super::raw::RawCertificate;
 
 /// A certificate that ends within this many seconds is warned of.
 const EXPIRES_SOON_S: i64 = 7 * 24 * 3600;
@@ -184,7 +184,7 @@ impl Loader<'_> {
                 return None;
             }
         };
-        let now = i64::try_from(self.outside.unix_seconds()).unwrap_or(i64::MAX);
+        let now = i64::try_from(self.environment.unix_seconds()).unwrap_or(i64::MAX);
         let validity = certificate.validity();
         let not_after = validity.not_after.timestamp();
         if now > validity.not_after.timestamp() {

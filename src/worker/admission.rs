@@ -102,8 +102,6 @@ pub(super) struct Admission {
     penalties: Penalties,
     handshakes: TokenBucket,
     pub(super) pressure: MemoryPressure,
-    /// Slots up to here were looked at for slow readers, while there is a search.
-    pub(super) sweep: Option<u32>,
 }
 
 impl Admission {
@@ -114,7 +112,6 @@ impl Admission {
             penalties: Penalties::default(),
             handshakes: TokenBucket::full(now),
             pressure: MemoryPressure::Clear,
-            sweep: None,
         }
     }
 
@@ -246,7 +243,7 @@ impl Core {
         let client = &connection.client;
         let of = prefixes(client.peer());
         let now = self.env.now.instant;
-        let stays = client.is_unauthenticated() && !connection.life.is_ending();
+        let stays = client.is_unauthenticated() && !connection.pipe.is_ending();
         if stays && client.end().is_none() {
             return;
         }
@@ -332,7 +329,8 @@ fn has_authenticated(client: &Client) -> bool {
 const fn is_failure(cause: Cause) -> bool {
     use Cause::*;
     match cause {
-        TokenMissing | TokenMalformed | BadSignature | TokenExpired | TokenRevoked => true,
+        TokenMissing | TokenMalformed | TokenRepeated | BadSignature | TokenExpired => true,
+        TokenRevoked | HandshakeRepeated => true,
         TokenNotYetValid | TokenForbidden | ForbiddenOrigin | ForbiddenRoute | CsrfMismatch => true,
         AuthenticationTimedOut | HandshakeTimedOut | TlsFailed | BadRequest => true,
         ProtocolError | InvalidUtf8 | UnsupportedType | TooLarge | RateLimited => true,

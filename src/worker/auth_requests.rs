@@ -133,14 +133,17 @@ impl Core {
         self.env.counters.set(Metric::VerdictsAwaited, u64::from(self.questions));
     }
 
-    /// Acts on the decisions that the HTTP service has sent.
-    pub(super) fn take_decisions(&mut self) {
+    /// Acts on the decisions that the HTTP service has sent. Whether there were any.
+    pub(super) fn take_decisions(&mut self) -> bool {
+        let mut any = false;
         while let Some((ticket, decision)) = self.mailbox.decisions().decision() {
+            any = true;
             let Some(connection) = self.connections.entry(ticket.owner) else { continue };
             if connection.asking() == Asking(ticket.number) {
                 self.http_decision(ticket.owner, &decision);
             }
         }
+        any
     }
 
     fn http_decision(&mut self, owner: Key, decision: &HttpDecision) {

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::byte_queue::ByteQueue;
-use crate::base::slab::Key;
+use crate::base::slab::{Key, KeyedSlab};
+use crate::base::time::Instant;
 use crate::connection::client::{Client, SocketAction, Step};
 use crate::connection::session::Fragment;
-use crate::connection::stage::Stage;
 use crate::connection::transport::Transport;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::link::SessionId;
 use crate::protocol::proxy_header;
-use crate::ring::{BufferGroup, Failure, Socket};
+use crate::ring::{BufferGroup, Socket};
 
 use super::Core;
 use super::auth_requests::Asking;
 use super::links::LinkTable;
-use super::sockets::{ReceiveEnd, SocketLife};
+use super::sockets::{Pipe, PipeEvent};
 
 /// How often send slots are taken from stalled clients, when there are none.
 const RELIEF_EVERY: Duration = Duration::from_millis(100);
@@ -31,13 +31,11 @@ const RELIEF_MAX: usize = 64;
 
 /// One client's connection and all that belongs to it.
 pub(super) struct Connection {
-    pub(super) life: SocketLife,
+    pub(super) pipe: Pipe,
     pub(super) client: Client,
     pub(super) transport: Transport,
     /// Bytes to send, encrypted already.
     pub(super) out: ByteQueue,
-    /// What is left of the send in flight: `slot[start..end]`.
-    pub(super) in_flight: (u32, u32),
     /// Boxed: few connections ever wait.
     waiting: Option<Box<Waiting>>,
     /// Link and session, while one is open.
@@ -49,8 +47,8 @@ pub(super) struct Connection {
     pub(super) blocked: bool,
     pub(super) counted_paused: bool,
     pub(super) cold: bool,
-    /// How many receive buffers of this connection wait in `deferred`.
-    pub(super) deferred: u16,
+    /// Its TLS handshake goes on in a later turn: it is in `deferred`, and is not read.
+    pub(super) parked: bool,
     /// Counted among those who have not authenticated.
     pub(super) unauthenticated: bool,
     pub(super) shut_down: bool,
@@ -72,6 +70,40 @@ pub(super) struct Stash {
     pub(super) early: u32,
     /// Whose decision the client awaits.
     pub(super) asking: Asking,
+}
+
+/// For each send slot the connection that sent from it last: the ones that can give a slot back,
+/// without a look at all connections.
+#[derive(Default)]
+pub(super) struct Senders(Vec<Option<Key>>);
+
+impl Senders {
+    /// A connection sends from a slot.
+    pub(super) fn note(&mut self, slot: u16, owner: Key) {
+        let id = usize::from(slot);
+        if id >= self.0.len() {
+            self.0.resize(id + 1, None);
+        }
+        self.0[id] = Some(owner);
+    }
+
+    /// Those whose send has made no progress since `instant`, the longest first.
+    fn stalled_since(
+        &self,
+        instant: Instant,
+        connections: &KeyedSlab<Connection>,
+    ) -> Vec<(Instant, Key)> {
+        let senders = self.0.iter().flatten();
+        let mut stalled: Vec<_> = senders
+            .filter_map(|key| connections.entry(*key).map(|connection| (connection, *key)))
+            .filter(|(c, _)| c.pipe.is_sending() && c.client.progressed() <= instant)
+            .map(|(connection, key)| (connection.client.progressed(), key))
+            .collect();
+        // One that has sent from several slots is in several places.
+        stalled.sort_unstable();
+        stalled.dedup();
+        stalled
+    }
 }
 
 impl Connection {
@@ -108,7 +140,7 @@ impl Connection {
     }
 
     pub(super) fn unsent(&self) -> usize {
-        self.out.len() + (self.in_flight.1 - self.in_flight.0) as usize
+        self.out.len() + self.pipe.unsent()
     }
 }
 
@@ -138,11 +170,10 @@ impl Core {
             client.schedule_close(at, Cause::GoingAway);
         }
         let key = self.connections.insert(Connection {
-            life: SocketLife::new(socket, BufferGroup::Client),
+            pipe: Pipe::new(socket, BufferGroup::Client),
             client,
             transport,
             out: ByteQueue::default(),
-            in_flight: (0, 0),
             waiting,
             session: None,
             owed: 0,
@@ -151,7 +182,7 @@ impl Core {
             blocked: false,
             counted_paused: false,
             cold: false,
-            deferred: 0,
+            parked: false,
             unauthenticated: true,
             shut_down: false,
         });
@@ -159,22 +190,10 @@ impl Core {
         self.settle(key);
     }
 
-    /// Whether input must wait for a later tick: it belongs to a TLS handshake, and this tick's
-    /// share of handshakes is used up, or earlier input of the connection waits already.
-    pub(super) fn must_defer(&mut self, owner: Key) -> bool {
-        let Some(connection) = self.connections.entry_mut(owner) else { return false };
-        let over = self.handshakes >= self.env.settings.limits.handshakes_per_tick;
-        let handshaking = connection.client.stage() == Stage::TlsHandshake;
-        let defer = connection.deferred > 0 || (over && handshaking);
-        connection.deferred += u16::from(defer);
-        defer
-    }
-
     /// Takes bytes from the socket, as they came.
     pub(super) fn input(&mut self, owner: Key, bytes: &mut [u8]) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        connection.deferred = connection.deferred.saturating_sub(1);
-        if connection.life.is_ending() {
+        if connection.pipe.is_ending() {
             // This may have been the receive's last completion, which the end waits for.
             return self.settle(owner);
         }
@@ -202,7 +221,7 @@ impl Core {
                     self.transport_input(owner, &mut gathered[used..]);
                 }
             }
-            Err(_) => connection.client.drop_silently(Cause::BadRequest, &self.env.context()),
+            Err(error) => connection.client.refuse_proxy_header(error, &self.env.context()),
         }
     }
 
@@ -214,38 +233,14 @@ impl Core {
         if connection.transport.is_plain() {
             return self.plain_input(owner, bytes);
         }
-        if connection.transport.is_untouched() && !self.may_handshake(owner) {
-            return;
+        if connection.transport.is_handshaking() {
+            return self.handshake_input(owner, bytes);
         }
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let handshaking = connection.transport.is_handshaking();
-        self.handshakes += u32::from(handshaking);
-        let mut plaintext = std::mem::take(&mut self.plaintext);
-        plaintext.clear();
-        self.ciphertext.clear();
-        let result = connection.transport.receive(bytes, &mut plaintext, &mut self.ciphertext);
-        self.queue_ciphertext(owner);
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let ctx = self.env.context();
-        match result {
-            Err(_) => connection.client.tls_failed(&ctx),
-            Ok(received) => {
-                if received.handshake_finished_now {
-                    connection.client.handshake_finished(&ctx);
-                }
-                if !plaintext.is_empty() {
-                    self.plain_input(owner, &mut plaintext);
-                }
-                if received.peer_closed {
-                    self.peer_finished(owner);
-                }
-            }
-        }
-        self.plaintext = plaintext;
+        self.tls_input(owner, bytes);
     }
 
     /// Takes plaintext: hands it to the client's machine, or stashes it behind what waits.
-    fn plain_input(&mut self, owner: Key, bytes: &mut [u8]) {
+    pub(super) fn plain_input(&mut self, owner: Key, bytes: &mut [u8]) {
         let waits = |c: &Connection| c.blocked || c.stash().is_some();
         if self.connections.entry(owner).is_some_and(waits) {
             return self.stash(owner, bytes);
@@ -439,7 +434,7 @@ impl Core {
     }
 
     /// Some of a connection's output was sent.
-    pub(super) fn send_progressed(&mut self, owner: Key) {
+    fn send_progressed(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let unsent = connection.unsent();
         let ctx = self.env.context();
@@ -457,28 +452,23 @@ impl Core {
         self.settle(owner);
     }
 
-    pub(super) fn send_failed(&mut self, owner: Key, failure: Failure) {
-        if failure != Failure::Cancelled {
-            self.peer_gone(owner);
-        }
-        self.settle(owner);
-    }
-
-    /// A receive-like operation of a connection is over without bytes.
-    pub(super) fn receive_ended(&mut self, owner: Key, end: ReceiveEnd) {
-        match end {
-            ReceiveEnd::Routine => {}
-            ReceiveEnd::Starved => {
+    /// Acts on what a completion means, but for input.
+    pub(super) fn client_event(&mut self, owner: Key, event: PipeEvent) {
+        match event {
+            PipeEvent::Received(_) => unreachable!("the worker has the ring, and so the bytes"),
+            PipeEvent::Sent => return self.send_progressed(owner),
+            PipeEvent::Finished => self.peer_finished(owner),
+            PipeEvent::Broken => self.peer_gone(owner),
+            PipeEvent::Starved => {
                 self.env.counters.increment(Metric::ReceiveStarved);
-                self.starved.push(owner);
+                self.starved.push_back(owner);
             }
-            ReceiveEnd::Gone { fin: true } => self.peer_finished(owner),
-            ReceiveEnd::Gone { fin: false } => self.peer_gone(owner),
+            PipeEvent::Routine => {}
         }
         self.settle(owner);
     }
 
-    fn peer_finished(&mut self, owner: Key) {
+    pub(super) fn peer_finished(&mut self, owner: Key) {
         if let Some(connection) = self.connections.entry_mut(owner) {
             connection.client.peer_finished(&self.env.context());
         }
@@ -492,14 +482,10 @@ impl Core {
             return;
         }
         self.relief_at = self.env.now.instant + RELIEF_EVERY;
-        let now = self.env.now.instant;
-        let stalled = |c: &Connection| {
-            c.life.is_sending() && now.since(c.client.progressed()) >= STALLED_AFTER
-        };
-        let mut slow: Vec<_> = self.connections.iter().filter(|(_, c)| stalled(c)).collect();
-        slow.sort_by_key(|(_, c)| c.client.progressed());
-        let slow: Vec<Key> = slow.into_iter().take(RELIEF_MAX).map(|(key, _)| key).collect();
-        for key in slow {
+        let stalled_since = self.env.now.instant - STALLED_AFTER;
+        let mut slow = self.senders.stalled_since(stalled_since, &self.connections);
+        slow.truncate(RELIEF_MAX);
+        for (_, key) in slow {
             if let Some(connection) = self.connections.entry_mut(key) {
                 connection.client.drop_silently(Cause::SlowConsumer, &self.env.context());
             }
@@ -562,10 +548,6 @@ mod tests {
     fn a_connection_is_small() {
         let bytes = size_of::<Connection>();
         assert!(bytes <= 264, "{bytes} bytes");
-        println!(
-            "connection {bytes}, client {}, life {}",
-            size_of::<Client>(),
-            size_of::<SocketLife>()
-        );
+        println!("connection {bytes}, client {}, pipe {}", size_of::<Client>(), size_of::<Pipe>());
     }
 }

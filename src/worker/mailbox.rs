@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::base::memory_pressure::MemoryPressure;
 pub use crate::connection::stage::{ClosedBy, Stage};
 use crate::protocol::cause::Cause;
+use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::revocation::{Revocation, Revoked};
 use crate::settings::Settings;
@@ -147,6 +148,8 @@ pub struct CloseRecord {
     pub subject: Option<Box<str>>,
     /// Why.
     pub cause: Cause,
+    /// What it was in particular, where the cause has many reasons.
+    pub detail: Option<CloseDetail>,
     /// Who ended it.
     pub by: ClosedBy,
     /// The furthest stage reached before the end began.

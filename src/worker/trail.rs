@@ -82,7 +82,7 @@ impl Core {
         }
         let client = self.connections.entry(owner).map(|found| &found.client);
         self.mailbox.report(Report::OriginRefused {
-            route: client.and_then(Client::route),
+            route: client.and_then(|client| client.route(&self.env.routes)),
             peer: client.and_then(Client::peer),
             origin,
         });

@@ -98,7 +98,7 @@ impl Client {
             _ if identity.expires().is_some_and(|end| end <= ctx.now.unix) => {
                 Err(Cause::BackendUnavailable)
             }
-            _ if ctx.revoked.meets(identity, ctx.now.unix) => {
+            _ if ctx.revoked.is_revoked(identity, ctx.now.unix) => {
                 ctx.counters.increment(Metric::RevokedRefused);
                 Err(Cause::TokenRevoked)
             }
@@ -111,7 +111,7 @@ impl Client {
             Ok((index, request)) => {
                 decision.count(Metric::VerdictsAccepted, ctx);
                 let route = &ctx.settings.routes[usize::from(index)];
-                self.set_route(index, route);
+                self.set_route(index, route, ctx);
                 self.open(identity, &request, route, ctx, &mut output.request);
                 self.acknowledge(decision.first_message, identity.expires(), ctx, output);
                 Step::Authenticated { backend: route.backend }
@@ -146,7 +146,7 @@ impl Client {
             ctx.counters.increment(Metric::TokensRefused);
         }
         let command = decision.first_message.command;
-        let details = CloseDetails { command, hint: *hint, broken: false };
+        let details = CloseDetails { command, hint: *hint, ..CloseDetails::default() };
         self.refuse_with(cause, &details, ctx, output);
     }
 

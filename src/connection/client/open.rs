@@ -33,6 +33,8 @@ impl Client {
             backend_message_max: u32::MAX,
             renewal: route.reauthenticate.as_ref().map(Renewal::new),
             ping_sent: false,
+            handshake_done: false,
+            handshake_seen: 0,
             pings_promised: false,
             to_client_unfinished: false,
             broken: false,
@@ -49,7 +51,7 @@ impl Client {
         ctx: &Context<'_>,
         asked_for: &mut SessionRequest,
     ) {
-        asked_for.begin(self.route().unwrap_or_default(), self.peer(), |path| {
+        asked_for.begin(self.route(ctx.routes).unwrap_or_default(), self.peer(), |path| {
             let secrets = ctx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
             carrier::redacted_path_and_query(request, secrets, path);
         });
@@ -140,9 +142,9 @@ pub(super) fn subprotocol<'a>(
 /// The decision, but no acceptance of a revoked identity.
 pub(super) fn unless_revoked<'s>(decision: Decision<'s>, ctx: &Context<'_>) -> Decision<'s> {
     match decision {
-        Decision::Accepted(identity) if ctx.revoked.meets(&identity, ctx.now.unix) => {
+        Decision::Accepted(identity) if ctx.revoked.is_revoked(&identity, ctx.now.unix) => {
             ctx.counters.increment(Metric::RevokedRefused);
-            Decision::Refused(Cause::TokenRevoked)
+            Decision::Refused(Cause::TokenRevoked.into())
         }
         decision => decision,
     }

@@ -7,9 +7,11 @@ use std::time::Duration;
 use crate::base::time::{Instant, PackedInstant, UnixTime};
 use crate::base::token_bucket::TokenBucket;
 use crate::connection::context::Context;
+use crate::connection::route_order::{RouteNumber, RouteOrder};
 use crate::connection::stage::{ClosedBy, Stage};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
+use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::revocation::IdentityFingerprint;
@@ -39,7 +41,7 @@ pub struct Client {
     /// 0 <= pongs_unsent <= limits.pongs_unsent_max, as that was when the last was written.
     pub(super) pongs_unsent: u8,
     pub(super) messages: MessageTypes,
-    route: u16,
+    route: RouteNumber,
     /// When a live client is closed, whatever it does: at the end of its lifetime, in a drain, or
     /// after the loss of its backend. Of no effect in [`Phase::Ended`].
     pub(super) close_scheduled: PackedInstant,
@@ -56,9 +58,6 @@ pub struct Client {
     peer: PeerAddress,
 }
 
-/// `route` before a route is chosen.
-const NO_ROUTE: u16 = u16::MAX;
-
 impl Client {
     /// A connection just accepted. `jitter` is a random number; it spreads lifetimes.
     pub fn new(peer: Option<SocketAddr>, tls: bool, jitter: u32, ctx: &Context<'_>) -> Self {
@@ -73,7 +72,7 @@ impl Client {
             output_pending: false,
             pongs_unsent: 0,
             messages: MessageTypes::Any,
-            route: NO_ROUTE,
+            route: RouteNumber::NONE,
             close_scheduled: lifetime_end.into(),
             close_cause: Cause::Lifetime,
             accepted: now.into(),
@@ -133,14 +132,18 @@ impl Client {
         self.dialect
     }
 
-    /// Index of the route, once one was chosen.
-    pub fn route(&self) -> Option<u16> {
-        (self.route != NO_ROUTE).then_some(self.route)
+    /// Index of the route, once one was chosen and while the settings have it.
+    pub fn route(&self, routes: &RouteOrder) -> Option<u16> {
+        routes.place(self.route)
     }
 
-    /// A reload moved the client's route; `None` took it away.
-    pub fn move_route(&mut self, moved: impl FnOnce(u16) -> Option<u16>) {
-        self.route = self.route().and_then(moved).unwrap_or(NO_ROUTE);
+    pub(super) fn settings_of_route<'s>(&self, ctx: &Context<'s>) -> Option<&'s Route> {
+        self.route(ctx.routes).and_then(|index| ctx.settings.routes.get(usize::from(index)))
+    }
+
+    /// A reload changed the order of the routes.
+    pub fn renew_route(&mut self, routes: &RouteOrder) {
+        self.route = routes.renewed(self.route);
     }
 
     /// When the connection was accepted.
@@ -232,8 +235,8 @@ impl Client {
     }
 
     /// Keeps what later frames need of the route: a reload may move or remove it.
-    pub(super) fn set_route(&mut self, index: u16, route: &Route) {
-        self.route = index;
+    pub(super) fn set_route(&mut self, index: u16, route: &Route, ctx: &Context<'_>) {
+        self.route = ctx.routes.number(index);
         self.messages = route.messages;
     }
 
@@ -283,13 +286,25 @@ impl Client {
     /// Ends the connection, if it has not ended before.
     pub(super) fn end_with(
         &mut self,
+        end: (Cause, ClosedBy, Option<u16>),
+        standing: Standing,
+        progress: CloseProgress,
+        ctx: &Context<'_>,
+    ) {
+        self.end_because(end, None, standing, progress, ctx);
+    }
+
+    /// As [`end_with`](Self::end_with), with what the cause was in particular.
+    pub(super) fn end_because(
+        &mut self,
         (cause, by, code): (Cause, ClosedBy, Option<u16>),
+        detail: Option<CloseDetail>,
         standing: Standing,
         progress: CloseProgress,
         ctx: &Context<'_>,
     ) {
         if !matches!(self.phase, Phase::Ended(_)) {
-            let end = End { cause, by, code, stage: self.stage() };
+            let end = End { cause, by, code, stage: self.stage(), detail };
             self.enter(Phase::Ended(Ended { end, standing, progress }), ctx);
         }
     }

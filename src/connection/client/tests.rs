@@ -13,6 +13,7 @@ use super::*;
 use crate::base::secret::Secret;
 use crate::base::time::{Instant, Now, UnixTime};
 use crate::connection::authenticate::{self, Decision};
+use crate::connection::route_order::{FIRST_ORDER, RouteOrder};
 use crate::connection::session::SessionRequest;
 use crate::connection::stage::Stage;
 use crate::connection::upstream::link::compose;
@@ -28,7 +29,7 @@ use crate::protocol::websocket::DataKind;
 use crate::settings::PREFIX_MAX;
 use crate::settings::Refuse;
 use crate::settings::Settings;
-use crate::settings::load::{FileContents, Outside, load};
+use crate::settings::load::{Environment, FileContents, load};
 
 #[path = "reauthenticate_tests.rs"]
 mod reauthenticate;
@@ -84,7 +85,7 @@ const ROUTES: &str = r#"
 /// Settings with these routes over two kinds of authentication.
 fn settings(routes: &str) -> Settings {
     struct Nothing;
-    impl Outside for Nothing {
+    impl Environment for Nothing {
         fn read(&self, _: &Path) -> io::Result<FileContents> {
             Err(io::ErrorKind::NotFound.into())
         }
@@ -175,6 +176,7 @@ const CLOSE: u8 = 0x88;
 struct World {
     client: Client,
     settings: Settings,
+    routes: RouteOrder,
     counters: Counters,
     revocations: RevocationSet,
     revoked: Revoked,
@@ -208,12 +210,19 @@ impl World {
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
         let set = RevocationSet::new(Hasher::new(&[7; 32]));
         let revoked = set.snapshot();
-        let ctx =
-            Context { now, settings: &settings, counters: &counters, jitter: 0, revoked: &revoked };
+        let ctx = Context {
+            now,
+            settings: &settings,
+            routes: &FIRST_ORDER,
+            counters: &counters,
+            jitter: 0,
+            revoked: &revoked,
+        };
         let client = Client::new(None, tls, jitter, &ctx);
         let mut world = World {
             client,
             settings,
+            routes: RouteOrder::default(),
             counters,
             revocations: set,
             revoked,
@@ -269,7 +278,8 @@ impl World {
     fn checked<T>(&mut self, call: impl FnOnce(&mut Client, &Context<'_>, &mut Output) -> T) -> T {
         let due = self.due();
         let (now, settings, counters) = (self.now, &self.settings, &self.counters);
-        let ctx = Context { now, settings, counters, jitter: 0, revoked: &self.revoked };
+        let routes = &self.routes;
+        let ctx = Context { now, settings, routes, counters, jitter: 0, revoked: &self.revoked };
         let result = call(&mut self.client, &ctx, &mut self.output);
         let next = self.client.next_deadline(&self.settings);
         // Who is refused with no time left is due at once.
@@ -441,7 +451,7 @@ impl World {
             SocketAction::CloseNow { reset: false } => "gone",
         };
         let mut line = format!("{} {socket_action}", self.client.stage().label());
-        if let Some(End { cause, by, code, stage }) = self.client.end() {
+        if let Some(End { cause, by, code, stage, .. }) = self.client.end() {
             line += &format!(" <- {} {by:?} {}", cause.label(), stage.label());
             line += &code.map_or(String::new(), |code| format!(" {code}"));
         }
@@ -524,7 +534,9 @@ impl World {
             Event::Garbage => self.feed(b"\xff\x00\xff\x00"),
             Event::PeerGone => self.call(|client, ctx, _| client.peer_gone(ctx)),
             Event::PeerFinished => self.call(|client, ctx, _| client.peer_finished(ctx)),
-            Event::TlsFailed => self.call(|client, ctx, _| client.tls_failed(ctx)),
+            Event::TlsFailed => self.call(|client, ctx, _| {
+                client.tls_failed(crate::protocol::close_detail::TlsFault::Other, ctx)
+            }),
             Event::HandshakeFinished => self.call(|client, ctx, _| client.handshake_finished(ctx)),
             Event::Close => self.call(|client, ctx, out| client.close(Cause::Internal, ctx, out)),
             Event::Refuse => {
@@ -1181,7 +1193,7 @@ fn a_reload_while_a_client_authenticates() {
             for open in &world.opened {
                 let open = Open::decode(&open[link::HEADER_BYTES..]).unwrap();
                 assert_eq!((open.route, open.subprotocol), (0, Some("chat")));
-                assert_eq!(world.client.route(), Some(0));
+                assert_eq!(world.client.route(&world.routes), Some(0));
             }
         }
     }
@@ -1401,7 +1413,7 @@ fn several_blocks_on_one_route() {
                 Decision::Accepted(identity) => Ok(identity.subject().to_owned()),
                 Decision::Ask(_) => panic!("these blocks ask nobody"),
                 Decision::AwaitFirstMessage => Err(None),
-                Decision::Refused(cause) => Err(Some(cause)),
+                Decision::Refused(refusal) => Err(Some(refusal.cause)),
             };
             assert_eq!(&found, expected, "{lines}");
         }
@@ -1850,6 +1862,7 @@ proptest! {
         let ctx = Context {
             now: world.now,
             settings: &world.settings,
+            routes: &world.routes,
             counters: &world.counters,
             jitter: 0,
             revoked: &world.revoked,

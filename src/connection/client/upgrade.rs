@@ -14,6 +14,7 @@ use crate::protocol::http_upgrade::{
 use crate::settings::{PathPattern, Refuse, Route, Settings};
 
 use super::auth_decision::Credentials;
+use super::closing::CloseDetails;
 use super::open::{count_refusal, head_limits, origin_allowed, subprotocol, unless_revoked};
 use super::phase::{Authenticating, Awaited, PendingRequest, Phase};
 use super::state::Client;
@@ -89,7 +90,7 @@ impl Client {
             return Step::Handled;
         };
         let route = &ctx.settings.routes[usize::from(index)];
-        self.set_route(index, route);
+        self.set_route(index, route, ctx);
         self.set_dialect(dialect(route, &request));
         if !origin_allowed(route, &request) {
             let origin = request.origin().unwrap_or_default();
@@ -135,15 +136,16 @@ impl Client {
                 self.await_first_message(Arc::clone(&pending), ctx);
                 self.ask(auth, &pending, &Credentials::InRequest, ctx, output)
             }
-            Decision::Refused(cause) => {
+            Decision::Refused(refusal) => {
                 count_refusal(ctx, tokens);
                 if explains(route, request) {
                     ctx.counters.increment(Metric::Upgrades);
                     let subprotocol = refusal_subprotocol(request, route);
                     http_upgrade::write_switching_protocols(answers, request.key(), subprotocol);
-                    self.refuse_in_dialect(cause, ctx, output);
+                    let details = CloseDetails::of(refusal, ctx);
+                    self.refuse_with(refusal.cause, &details, ctx, output);
                 } else {
-                    self.refuse_http(HttpRefusal::for_cause(cause), ctx, output);
+                    self.refuse_http(HttpRefusal::for_cause(refusal.cause), ctx, output);
                 }
                 Step::Handled
             }

@@ -5,8 +5,8 @@
 
 use super::session::{exact, open_fields, put_field};
 use super::{
-    CLOSE_REASON_MAX, Fields, HEADER_BYTES, Kind, LABEL_MAX, LinkError, Open, PAYLOAD_MAX,
-    SessionId, cut, encode_frame,
+    CLOSE_REASON_MAX, Fields, HEADER_BYTES, Kind, LinkError, Open, PAYLOAD_MAX, SessionId, cut,
+    encode_frame,
 };
 use crate::base::time::UnixTime;
 use crate::protocol::cause::Cause;
@@ -202,8 +202,8 @@ impl<'a> Auth<'a> {
     }
 }
 
-/// The backend's yes: the session is open. To be encoded; decoding one makes the identity
-/// itself, so that nobody else can make one up.
+/// The backend accepts the client: the session is open. It is only encoded; decoding makes the
+/// identity itself, so that no other code can make one up.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Accept<'a> {
     /// Whom the backend recognised: 1 to [`IDENTITY_TEXT_MAX`] bytes.
@@ -366,6 +366,3 @@ impl<'a> Reject<'a> {
         self.retry_after_ms == 0 || (may_retry && self.retry_after_ms <= RETRY_AFTER_MAX_MS)
     }
 }
-
-/// Least and most bytes of a REJECT's payload: a cause has at least one letter.
-pub(super) const REJECT_BYTES: (usize, usize) = (6, 5 + LABEL_MAX + CLOSE_REASON_MAX);

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::frame::Scope;
 use super::*;
 use crate::base::secret::Secret;
 use crate::base::time::UnixTime;

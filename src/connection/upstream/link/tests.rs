@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use super::*;
-use crate::counters::Metric;
+use crate::base::secret::Secret;
+use crate::base::time::UnixTime;
+use crate::counters::{Counters, Metric};
 use crate::protocol::link::{
-    Closer, FrameHeader, HEADER_BYTES, Limits as LinkLimits, Ready, UNKNOWN_SESSION_FRAMES_MAX,
+    Accept, Challenge, Closer, Expire, FrameHeader, HEADER_BYTES, Kind, Limits as LinkLimits,
+    LinkError, LinkReader, Ping, Pong, Proof, Ready, RefusalCode, Refused, Reject,
+    UNKNOWN_SESSION_FRAMES_MAX,
 };
+use crate::protocol::revocation::Revocation;
 use crate::settings::load::test_settings;
 
 const CLIENT: Key = Key { slot: 4, generation: 2 };
@@ -477,11 +482,11 @@ fn sessions_whose_close_is_not_answered_count_and_end_with_the_link() {
         let now = pair.now.as_nanos();
         pair.say(|out| Pong { opaque: now }.encode(out));
     }
-    panic!("it goes on for ever");
+    panic!("it goes on forever");
 }
 
 #[test]
-fn back_off_doubles_to_its_limit_and_begins_anew_after_success() {
+fn back_off_doubles_to_its_limit_and_begins_again_after_success() {
     let mut pair = Pair::connecting(None);
     let mut waits = Vec::new();
     for _ in 0..12 {
@@ -569,7 +574,7 @@ fn a_backend_is_told_of_fresh_tokens_within_bounds() {
     assert!(pair.link.reauthenticated(id, &request("", b"{}")));
     let frames = pair.take_output();
     assert_eq!((frames[0].0, frames[0].1), (Kind::Reauth, id));
-    // It does not read: nothing piles up for ever.
+    // It does not read: nothing piles up forever.
     let fresh = request("", &[b'x'; 4000]);
     let told = (0..10_000).filter(|_| pair.link.reauthenticated(id, &fresh)).count();
     let bound = test_settings().limits.link_output_max as usize + 5000;
@@ -710,8 +715,26 @@ fn a_verdict_that_crosses_our_close_changes_nothing() {
         .unwrap_err()
     };
     assert_eq!(error, Failure::Protocol(LinkError::WrongState { kind: Kind::Accept }));
-    let mut clients = Vec::new();
-    let asked = pair.ask();
-    pair.link.take_sessions(&mut clients);
-    assert_eq!(clients, [CLIENT], "a lost link's questions are lost: {asked:?}");
+}
+
+/// Between the loss of a connection and the moment when its clients know, they may go on: nothing
+/// of that is kept for the next connection, whose sessions have the same names.
+#[test]
+fn the_sessions_of_a_lost_connection_take_nothing() {
+    let mut pair = asking_pair();
+    let (left, stays) = (pair.open(), pair.open());
+    assert!(pair.link.allowance(stays).is_some());
+    pair.link.lost(pair.now, &pair.deadlines, 0);
+    assert_eq!(pair.link.allowance(stays), None);
+    pair.link.wait(stays);
+    pair.link.delivered(stays, u32::MAX);
+    assert!(!pair.link.reauthenticated(stays, &SessionRequest::default()));
+    pair.link.close(left, &close(Closer::Client, 0, ""));
+    assert_eq!(pair.link.open_sessions(), 1);
+    assert_eq!(pair.link.unsent(), 0);
+    pair.link.forget_sessions();
+    assert_eq!(pair.link.open_sessions(), 0);
+    let mut waiting = Vec::new();
+    pair.link.take_waiting(&mut waiting);
+    assert_eq!(waiting, []);
 }
