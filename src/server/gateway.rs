@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::admin::listen::AdminListeners;
 use super::admin::{Admin, Page};
+use super::admin_sockets::AdminListeners;
 use super::close_log::CloseLog;
 use super::control::{Control, ControlRequest, ControlStats, unix_ms};
 use super::data_plane::{Beside, LinuxDataPlane};
@@ -236,33 +236,8 @@ impl ControlThread {
     fn serve(mut self, started: &SyncSender<Result<(), RunError>>) -> Result<(), RunError> {
         let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())
             .map_err(|source| RunError::Runtime { source })?;
-        let key = random_seed().map_err(|source| RunError::Random { source })?;
-        let hasher = Hasher::new(&key);
         let (close_log, signals) = runtime.block_on(self.prepare())?;
-        let workers = Arc::clone(&self.plane.workers);
-        let supervisor = |revoked| {
-            let settings = Arc::clone(&self.settings);
-            start_workers(Supervisor::new(workers, settings, revoked, self.plane.count))
-        };
-        let (supervisor, revocations, drains_at) = match self.predecessor.take() {
-            None => {
-                let store = self.open_revocations(hasher)?;
-                (supervisor(store.snapshot())?, store, None)
-            }
-            Some(predecessor) => {
-                let mut supervisor = supervisor(self.read_revocations(hasher.clone())?)?;
-                match self.take_over(&predecessor, hasher, &supervisor) {
-                    Ok((store, socket)) => {
-                        supervisor.set_revoked(store.snapshot());
-                        (supervisor, store, Some(socket))
-                    }
-                    Err(error) => {
-                        stop_workers(supervisor);
-                        return Err(error);
-                    }
-                }
-            }
-        };
+        let (supervisor, revocations, drains_at) = self.start_work()?;
         let now = Instant::now();
         let mut status = Status::new(now);
         status.listeners = self.plane.listeners.len();
@@ -293,20 +268,40 @@ impl ControlThread {
             let token = control.settings.gateway.admin_token.clone();
             let page = page.unwrap_or_else(Page::index);
             let revocations = control.revocations.clone();
-            control.admin.serve(&Admin::new(
-                token,
-                page,
-                status,
-                exposition,
-                revocations,
-                self.requests_in,
-            ));
+            let requests = self.requests_in;
+            let admin = Admin::new(token, page, status, exposition, revocations, requests);
+            serve_admin(&mut control.admin, &admin);
             let listeners = &self.plane.listeners;
             tracing::info!(?listeners, workers = self.plane.count, "serving");
             let _ = started.send(Ok(()));
             control.run(self.requests, signals).await;
         });
         Ok(())
+    }
+
+    /// Starts the workers, and takes over from the gateway that runs, if there is one: then also
+    /// answers where that one can be asked until it ends.
+    fn start_work(&mut self) -> Result<(Supervisor, RevocationStore, Option<PathBuf>), RunError> {
+        let key = random_seed().map_err(|source| RunError::Random { source })?;
+        let hasher = Hasher::new(&key);
+        let (workers, count) = (Arc::clone(&self.plane.workers), self.plane.count);
+        let settings = Arc::clone(&self.settings);
+        let start = |revoked| start_workers(Supervisor::new(workers, settings, revoked, count));
+        let Some(predecessor) = self.predecessor.take() else {
+            let store = self.open_revocations(hasher)?;
+            return Ok((start(store.snapshot())?, store, None));
+        };
+        let mut supervisor = start(self.read_revocations(hasher.clone())?)?;
+        match self.take_over(&predecessor, hasher, &supervisor) {
+            Ok((store, socket)) => {
+                supervisor.set_revoked(store.snapshot());
+                Ok((supervisor, store, Some(socket)))
+            }
+            Err(error) => {
+                stop_workers(supervisor);
+                Err(error)
+            }
+        }
     }
 
     /// The revocations of the last run, and the file for those of this one.
@@ -370,6 +365,21 @@ impl ControlThread {
         };
         let signals = self.options.signals.then(Signals::watch).transpose();
         Ok((close_log, signals.map_err(|source| RunError::Signals { source })?))
+    }
+}
+
+/// Serves the admin side's listeners. Within the control thread's runtime only.
+fn serve_admin(sockets: &mut AdminListeners, admin: &Rc<Admin>) {
+    let failed = |error| tracing::error!(%error, "an admin listener cannot be served");
+    let (tcp, unix) = sockets.take();
+    if let Some(listener) = tcp {
+        let served = Rc::clone(admin).serve_tcp(listener);
+        let task = async move { served.await.unwrap_or_else(failed) };
+        sockets.set_tcp_task(tokio_uring::spawn(task));
+    }
+    if let Some(listener) = unix {
+        let served = Rc::clone(admin).serve_unix(listener);
+        tokio_uring::spawn(async move { served.await.unwrap_or_else(failed) });
     }
 }
 

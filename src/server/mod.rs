@@ -3,6 +3,7 @@
 //! No client's byte passes through it.
 
 pub mod admin;
+pub mod admin_sockets;
 pub mod auth_client;
 pub mod close_log;
 pub mod control;

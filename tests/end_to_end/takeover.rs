@@ -296,3 +296,96 @@ fn a_drain_says_so_before_it_refuses_clients() {
     assert_eq!(child.wait().code(), Some(0), "{}", child.log());
     assert!(begun.elapsed() > Duration::from_millis(1500));
 }
+
+/// As much of systemctl as deploy/upgrade uses: an instance is a process and a file with its id.
+const SYSTEMCTL: &str = r#"#!/bin/sh
+command=$1
+for last in "$@"; do :; done
+pid=$(cat "$last.pid" 2> /dev/null)
+echo "$@" >> systemctl.log
+case $command in
+  is-active) kill -0 "$pid" 2> /dev/null && [ "$(cut -d' ' -f3 "/proc/$pid/stat")" != Z ] ;;
+  start) "$PORTCULLIS_BIN" run --takeover -c "$PORTCULLIS_CONFIG" > /dev/null 2> "$last.log" &
+    echo $! > "$last.pid" ;;
+  show) echo "$pid" ;;
+  enable | disable) ;;
+  *) exit 1 ;;
+esac
+"#;
+
+#[test]
+fn the_upgrade_script_starts_the_other_instance_each_time() {
+    let backend = Backend::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let (port, admin) = (crate::support::free_port(), crate::support::free_port());
+    let config = Config::to(backend.address()).ports(port, admin).deadlines("drain = \"500ms\"");
+    std::fs::write(at("portcullis.toml"), config.text()).expect("written");
+    std::fs::write(at("systemctl"), SYSTEMCTL).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(at("systemctl"), mode).expect("executable");
+    let upgrade = || {
+        let path = std::env::var("PATH").expect("a path");
+        let output = std::process::Command::new("sh")
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/upgrade"))
+            .current_dir(folder.path())
+            .env("PATH", format!("{}:{path}", folder.path().display()))
+            .env("PORTCULLIS_BIN", env!("CARGO_BIN_EXE_portcullis"))
+            .env("PORTCULLIS_CONFIG", "portcullis.toml")
+            .stdin(std::process::Stdio::null())
+            .output()
+            .expect("a shell");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
+        // On success its standard error has the configuration's warnings alone.
+        let said = if output.status.success() { output.stdout } else { output.stderr };
+        (output.status.code(), text(said))
+    };
+    let pid = |name: &str| {
+        let text = std::fs::read_to_string(at(&format!("portcullis@{name}.pid"))).expect("it ran");
+        text.trim().parse::<u32>().expect("a number")
+    };
+    let end = |pid: u32| {
+        let signal = std::process::Command::new("kill").arg(pid.to_string()).status();
+        assert!(signal.expect("kill").success());
+    };
+    let _ends = Ends(folder.path());
+    assert_eq!(upgrade(), (Some(0), "portcullis@a serves".into()));
+    let first = pid("a");
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    Client::open(address, "/ws", "");
+    assert_eq!(upgrade(), (Some(0), "portcullis@b serves; portcullis@a drains".into()));
+    wait_until("the first one has ended", || !is_alive(first));
+    assert_eq!(upgrade(), (Some(0), "portcullis@a serves; portcullis@b drains".into()));
+    assert_ne!(pid("a"), first);
+    wait_until("the second one has ended", || !is_alive(pid("b")));
+    // A configuration that is not good changes nothing.
+    std::fs::write(at("portcullis.toml"), "[gateway]\nworker = 1\n").expect("written");
+    let (code, said) = upgrade();
+    assert_eq!(code, Some(1));
+    assert!(said.contains("nothing was changed"), "{said}");
+    let log = std::fs::read_to_string(at("systemctl.log")).expect("it was used");
+    assert!(
+        log.contains("enable --quiet portcullis@b") && log.contains("disable --quiet portcullis@a")
+    );
+    end(pid("a"));
+    wait_until("the last one has ended", || !is_alive(pid("a")));
+}
+
+/// Ends what still runs of both instances, whatever becomes of the test.
+struct Ends<'p>(&'p std::path::Path);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        for name in ["portcullis@a.pid", "portcullis@b.pid"] {
+            if let Ok(pid) = std::fs::read_to_string(self.0.join(name)) {
+                let _ = std::process::Command::new("kill").args(["-9", pid.trim()]).status();
+            }
+        }
+    }
+}
+
+/// Whether it runs; what is left of an ended one until its parent looks does not.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+}
