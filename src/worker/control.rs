@@ -7,10 +7,11 @@ use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::settings::{Route, Settings};
 
+use super::WorkerOptions;
 use super::admission::Allowance;
+use super::core::{Core, Parts};
 use super::mailbox::{PlanChange, Report, WorkerOrder};
 use super::sweep::Duty;
-use super::{Core, WorkerOptions};
 
 /// How long after the drain's window the last bytes and closes may take.
 const DRAIN_REST: Duration = Duration::from_secs(2);
@@ -63,25 +64,52 @@ enum Step {
 impl Core {
     /// Takes in the latest plan. Revocations first: no token may pass by new settings before.
     pub(super) fn take_plan(&mut self) {
-        if let Some(PlanChange { before, now }) = self.mailbox.take_plan() {
+        if let Some(PlanChange { before, now }) = self.parts.control.mailbox.take_plan() {
             let before = before.as_deref();
             if before.is_none_or(|before| !Arc::ptr_eq(&before.revoked, &now.revoked)) {
-                self.take_revoked(Arc::clone(&now.revoked));
+                self.parts.take_revoked(Arc::clone(&now.revoked));
             }
-            self.settings_due = Some(Arc::clone(&now.settings));
+            self.parts.control.settings_due = Some(Arc::clone(&now.settings));
             if before.is_none_or(|before| before.memory != now.memory) {
-                self.set_pressure(now.memory.pressure);
+                self.parts.set_pressure(now.memory.pressure);
             }
             match now.order {
                 WorkerOrder::Serve => {}
-                WorkerOrder::Drain { window } => self.begin_drain(window),
-                WorkerOrder::Stop => self.stopped = true,
+                WorkerOrder::Drain { window } => self.parts.begin_drain(window),
+                WorkerOrder::Stop => self.parts.control.stopped = true,
                 WorkerOrder::Panic => panic!("told to panic"),
             }
         }
-        self.take_settings();
+        self.parts.take_settings();
     }
 
+    /// Takes a drain to its next step when that is due.
+    pub(super) fn advance_drain(&mut self) {
+        let Parts { control, sweep, links, agenda, env, .. } = &mut self.parts;
+        let Some(drain) = &mut control.drain else { return };
+        match drain.advance(env.now.instant) {
+            Some(Step::Window) => {
+                sweep.cancel(Duty::ScheduleDrain);
+                sweep.begin(Duty::Close);
+            }
+            Some(Step::Rest) => {
+                sweep.cancel(Duty::Close);
+                sweep.begin(Duty::Drop);
+            }
+            Some(Step::Join) => control.stopped = true,
+            None => {}
+        }
+        if self.sockets.clients_len() == 0 && drain.listeners_closed {
+            links.end();
+            control.stopped |= links.is_over(agenda);
+        }
+        if control.stopped {
+            control.mailbox.report(Report::Drained);
+        }
+    }
+}
+
+impl Parts {
     /// New settings hold for the connections that are there, too: a timer that was set under
     /// longer deadlines would fire too late.
     fn take_settings(&mut self) {
@@ -90,7 +118,7 @@ impl Core {
         if self.sweep.does(Duty::Routes) {
             return;
         }
-        let Some(settings) = self.settings_due.take() else { return };
+        let Some(settings) = self.control.settings_due.take() else { return };
         if Arc::ptr_eq(&self.env.settings, &settings) {
             return;
         }
@@ -122,51 +150,21 @@ impl Core {
     }
 
     fn begin_drain(&mut self, window: Duration) {
-        if self.drain.is_some() {
+        if self.control.drain.is_some() {
             return;
         }
-        let now = self.env.now.instant;
-        self.drain = Some(Drain {
-            began: now,
-            end: now + window,
-            step: Step::Window,
-            listeners_closed: false,
-        });
+        let began = self.env.now.instant;
+        let end = began + window;
+        self.control.drain =
+            Some(Drain { began, end, step: Step::Window, listeners_closed: false });
         self.stop_accepting();
-        self.announce_drain();
+        self.links.announce_drain();
         self.sweep.begin(Duty::ScheduleDrain);
-    }
-
-    /// Takes a drain to its next step when that is due.
-    pub(super) fn advance_drain(&mut self) {
-        let Some(mut drain) = self.drain.take() else { return };
-        match drain.advance(self.env.now.instant) {
-            Some(Step::Window) => {
-                self.sweep.cancel(Duty::ScheduleDrain);
-                self.sweep.begin(Duty::Close);
-            }
-            Some(Step::Rest) => {
-                self.sweep.cancel(Duty::Close);
-                self.sweep.begin(Duty::Drop);
-            }
-            Some(Step::Join) => self.stopped = true,
-            None => {}
-        }
-        if self.connections.is_empty() && drain.listeners_closed {
-            self.end_links();
-            if self.links.is_over() {
-                self.stopped = true;
-            }
-        }
-        if self.stopped {
-            self.mailbox.report(Report::Drained);
-        }
-        self.drain = Some(drain);
     }
 
     /// The listeners, once, when a drain has seen the last accept complete.
     pub(super) fn listeners_to_close(&mut self) -> std::ops::Range<u16> {
-        match &mut self.drain {
+        match &mut self.control.drain {
             Some(drain) if !drain.listeners_closed && self.acceptor.is_over() => {
                 drain.listeners_closed = true;
                 0..self.env.settings.listeners.len() as u16
