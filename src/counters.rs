@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::protocol::cause::Cause;
+use crate::protocol::close_detail::CloseDetail;
 
 /// How a metric behaves over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +163,13 @@ metrics! {
     SessionsOpened, Counter, "portcullis_sessions_opened_total", "Sessions opened on links.";
     LogLinesDropped, Counter, "portcullis_close_lines_dropped_total", "Close lines dropped by the log's rate limit.";
     Ticks, Counter, "portcullis_worker_ticks_total", "Iterations of the worker loops.";
+    TickLongest, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "all"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
+    TickLongestCommands, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "commands"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
+    TickLongestTimers, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "timers"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
+    TickLongestSweep, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "sweep"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
+    TickLongestDeferredTls, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "deferred_tls"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
+    TickLongestFlush, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "flush"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
+    TickLongestCompletions, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "completions"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
     Completions, Counter, "portcullis_worker_completions_total", "Completions handled.";
 }
 
@@ -207,12 +215,15 @@ const METRICS: usize = DESCRIPTIONS.len();
 const CAUSES: usize = Cause::ALL.len();
 const CLOSES_NAME: &str = "portcullis_closes_total";
 const CLOSES_HELP: &str = "Connections that ended, by cause.";
+const DETAILS_NAME: &str = "portcullis_close_details_total";
+const DETAILS_HELP: &str = "Connections that ended for a cause with many reasons, by reason: bad requests, failed TLS handshakes, wrong PROXY headers, tokens of the far future.";
 
 /// One worker's block of numbers. Aligned so that two workers never share a cache line.
 #[repr(align(128))]
 pub struct Counters {
     metrics: [AtomicU64; METRICS],
     closes: [AtomicU64; CAUSES],
+    details: [AtomicU64; CloseDetail::COUNT],
 }
 
 impl Default for Counters {
@@ -220,6 +231,7 @@ impl Default for Counters {
         Counters {
             metrics: [const { AtomicU64::new(0) }; METRICS],
             closes: [const { AtomicU64::new(0) }; CAUSES],
+            details: [const { AtomicU64::new(0) }; CloseDetail::COUNT],
         }
     }
 }
@@ -259,8 +271,11 @@ impl Counters {
     }
 
     /// Counts a connection that ended.
-    pub fn closed(&self, cause: Cause) {
+    pub fn closed(&self, cause: Cause, detail: Option<CloseDetail>) {
         bump(&self.closes[cause as usize], 1);
+        if let Some(index) = detail.and_then(CloseDetail::index) {
+            bump(&self.details[index], 1);
+        }
     }
 
     /// One metric's value.
@@ -282,18 +297,20 @@ impl Counters {
         }
     }
 
-    /// Every metric with its value, closes by cause last.
+    /// Every metric with its value, closes by cause and detail last.
     pub fn all(&self) -> impl Iterator<Item = (Description, u64)> {
         let plain = DESCRIPTIONS.iter().copied().zip(self.metrics.iter());
         let closes = Cause::ALL.iter().map(|cause| close_description(*cause));
-        plain.chain(closes.zip(self.closes.iter())).map(|(d, cell)| (d, cell.load(Relaxed)))
+        let details = CloseDetail::all().map(detail_description).zip(self.details.iter());
+        let closes = closes.zip(self.closes.iter());
+        plain.chain(closes).chain(details).map(|(d, cell)| (d, cell.load(Relaxed)))
     }
 }
 
 /// What every entry of [`Counters::all`] is, in the same order.
 pub fn descriptions() -> impl Iterator<Item = Description> {
     let closes = Cause::ALL.iter().map(|cause| close_description(*cause));
-    DESCRIPTIONS.iter().copied().chain(closes)
+    DESCRIPTIONS.iter().copied().chain(closes).chain(CloseDetail::all().map(detail_description))
 }
 
 fn close_description(cause: Cause) -> Description {
@@ -303,6 +320,16 @@ fn close_description(cause: Cause) -> Description {
         kind: MetricKind::Counter,
         per_unit: 1,
         help: CLOSES_HELP,
+    }
+}
+
+fn detail_description(detail: CloseDetail) -> Description {
+    Description {
+        name: DETAILS_NAME,
+        label: Some(("detail", detail.label())),
+        kind: MetricKind::Counter,
+        per_unit: 1,
+        help: DETAILS_HELP,
     }
 }
 
@@ -316,6 +343,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::protocol::http_upgrade::HttpRefusal;
 
     #[test]
     fn names_are_unique_with_their_label_and_well_formed() {
@@ -358,13 +386,18 @@ mod tests {
     fn values_come_out_under_their_description() {
         let counters = Counters::default();
         counters.add(Metric::Accepted, 3);
-        counters.closed(Cause::Idle);
+        counters.closed(Cause::Idle, None);
+        let detail = CloseDetail::Http(HttpRefusal::HeadTooLarge);
+        counters.closed(Cause::BadRequest, Some(detail));
         counters.set(Metric::LinksReady, 2);
         let value = |name: &str, label: Option<(&str, &str)>| {
             counters.all().find(|(d, _)| d.name == name && d.label == label).map(|(_, v)| v)
         };
         assert_eq!(value("portcullis_connections_accepted_total", None), Some(3));
         assert_eq!(value(CLOSES_NAME, Some(("cause", "idle"))), Some(1));
+        assert_eq!(value(CLOSES_NAME, Some(("cause", "bad_request"))), Some(1));
+        assert_eq!(value(DETAILS_NAME, Some(("detail", "head_too_large"))), Some(1));
+        assert_eq!(value(DETAILS_NAME, Some(("detail", "too_many_fields"))), Some(0));
         counters.clear_gauges();
         assert_eq!(value("portcullis_links", Some(("state", "ready"))), Some(0));
         assert_eq!(counters.value(Metric::Accepted), 3);

@@ -359,6 +359,10 @@ pub trait Ring {
     /// Both clocks, as read when [`enter`](Self::enter) last returned.
     fn now(&self) -> Now;
 
+    /// The monotonic clock as it is now, without a system call. For measurements alone: a turn's
+    /// decisions go by [`now`](Self::now).
+    fn clock(&self) -> Instant;
+
     /// Replaces entry `endpoint` of the table that [`Op::Connect`] refers to.
     fn set_endpoint(&mut self, endpoint: u16, address: EndpointAddress);
 

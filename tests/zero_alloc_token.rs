@@ -68,7 +68,7 @@ fn verification_allocates_nothing() {
         ("no MAC", truncated(mint(0, good), 43), Some(Cause::BadSignature)),
         ("empty", String::new(), Some(Cause::TokenMalformed)),
         ("garbage", "\u{e9}.\0.".into(), Some(Cause::TokenMalformed)),
-        ("too long", "a".repeat(5000), Some(Cause::TokenMalformed)),
+        ("too long", "a".repeat(20_000), Some(Cause::TokenMalformed)),
         ("bad base64", "e30.e30=.AA".into(), Some(Cause::TokenMalformed)),
         ("header", "e30.e30.AAAA".into(), Some(Cause::TokenMalformed)),
         ("no exp", mint(0, r#"{"sub":"u"}"#), Some(Cause::TokenMalformed)),
@@ -102,7 +102,7 @@ fn broken(token: &str) -> Vec<(String, Cause)> {
         (token[..token.len() - 4].to_owned(), BadSignature),
         (String::new(), TokenMalformed),
         ("\u{e9}.\0.".to_owned(), TokenMalformed),
-        ("a".repeat(5000), TokenMalformed),
+        ("a".repeat(20_000), TokenMalformed),
         (format!("{token}="), TokenMalformed),
     ]
 }
@@ -242,7 +242,7 @@ fn judging_a_request_allocates_nothing() {
         ("/ws", "X-Token: abc\r\n", Ok(true)),
         ("/ws?token=%61bc", "", Ok(true)),
         ("/ws", "", Ok(false)),
-        ("/ws?token=a&token=b", "", Err(Cause::TokenMalformed)),
+        ("/ws?token=a&token=b", "", Err(Cause::TokenRepeated)),
         ("/ws", "Sec-WebSocket-Protocol: base64url.bearer.phx.Y\r\n", Err(Cause::TokenMalformed)),
     ];
     let mut scratch = CarrierScratch::new();

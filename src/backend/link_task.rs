@@ -223,7 +223,7 @@ impl Task {
         while let Some((handle, id, identity)) = { self.link.lock().next_accepted() } {
             match &mut self.sink {
                 Sink::Queue(accepted) => {
-                    // A session that nobody takes closes as it is dropped.
+                    // Without a receiver the session is dropped, which closes it.
                     let _ = accepted.send(Session::new(self.link.clone(), handle, identity));
                 }
                 Sink::Handler(handler) => {
@@ -328,7 +328,7 @@ fn queue_frame(
             if let Some(handle) = state.open(frame.header.session, open.subject, open.credit)? {
                 let session = Session::new(link.clone(), handle, Identity::from_open(&open));
                 if let Err(unwanted) = accepted.send(session) {
-                    // Nobody accepts any more. The lock is held here, so the session's own
+                    // The author accepts no more sessions. The lock is held here, so the session's own
                     // Drop, which takes it, must not run.
                     unwanted.0.forget();
                     state.disown(handle, 1012);

@@ -105,6 +105,12 @@ impl UnixTime {
         UnixTime(self.0.saturating_add(millis))
     }
 
+    /// The time this much earlier, saturating.
+    pub fn earlier(self, by: Duration) -> UnixTime {
+        let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        UnixTime(self.0.saturating_sub(millis))
+    }
+
     /// Whole seconds since the Unix epoch, as JWT's NumericDate counts them (RFC 7519 §2).
     pub const fn as_seconds(self) -> u64 {
         self.0 / 1000

@@ -1,8 +1,8 @@
 //! Which carrier holds a token, and what the token is worth.
 //!
 //! A route names one or more `[[auth]]` blocks. They are asked in that order: a block that finds
-//! no token, or one that it has not signed, gives way to the next. What a block did sign, it
-//! judges for good, so that an expired token is never "unknown" to somebody else.
+//! no token, or one that it has not signed, falls through to the next. A block's decision on a
+//! token that it did sign is final, so that an expired token is never "unknown" to another block.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use crate::protocol::link::{Credential, CredentialCarrier};
 use crate::protocol::plug_session::{CSRF_NAME, MASKED_BYTES};
 use crate::protocol::rejected_tokens::RejectedTokenCache;
 use crate::protocol::scratch::TokenScratch;
-use crate::protocol::verifier::{TokenCheck, Verifier, falls_through};
+use crate::protocol::verifier::{Refusal, TokenCheck, Verifier, falls_through};
 use crate::settings::{Auth, ROUTE_AUTHS_MAX, Reauthenticate, Route, Settings};
 
 /// What one worker verifies tokens with, made once.
@@ -58,7 +58,7 @@ impl Scratch {
         (blocks, TokenCheck { token_max, now, rejected, rejected_hits })
     }
 
-    /// Room to decode a token of somebody else's kind in.
+    /// Room to decode a token of a block that another program decides on.
     pub(super) fn carried(&mut self) -> &mut CarrierScratch {
         &mut self.blocks[0].carried
     }
@@ -75,10 +75,10 @@ pub enum Decision<'s> {
     Accepted(VerifiedIdentity<'s>),
     /// No token yet, but the first message may bring it.
     AwaitFirstMessage,
-    /// The `[[auth]]` with this index has credentials, and somebody else must judge them.
+    /// The `[[auth]]` with this index has credentials, and another program must judge them.
     Ask(u16),
     /// The token is bad, or there is none and none may come.
-    Refused(Cause),
+    Refused(Refusal),
 }
 
 /// Judges the tokens that the request carries: in each of the route's blocks, the first in the
@@ -101,20 +101,20 @@ pub fn by_request<'s>(
             match each_credential(auth, request, check.token_max, carried, |_| {}) {
                 Ok(0) => continue,
                 Ok(_) => return Decision::Ask(index),
-                Err(cause) => return Decision::Refused(cause),
+                Err(cause) => return Decision::Refused(cause.into()),
             }
         };
         let found = match carrier::find(&auth.carriers, request, carried) {
             Ok(Some(found)) => found,
             Ok(None) => continue,
-            // Two tokens, or a broken carrier: whoever reads on might read another token than
-            // the server behind us.
-            Err(cause) => return Decision::Refused(cause),
+            // Two tokens, or a broken carrier: the server behind the gateway might read another
+            // token than the gateway.
+            Err(cause) => return Decision::Refused(cause.into()),
         };
-        // A browser sends cookies whoever wrote the page, so a cookie counts only beside an
-        // Origin, which the route has checked by now.
+        // A browser sends cookies along with any page's request, so a cookie counts only beside
+        // an Origin, which the route has checked by now.
         let decision = if is_cookie(auth, &found) && request.origin().is_none() {
-            Err(Cause::ForbiddenOrigin)
+            Err(Cause::ForbiddenOrigin.into())
         } else {
             let mut csrf = [0; MASKED_BYTES];
             let csrf = csrf_parameter(verifier, request, &mut csrf);
@@ -122,15 +122,17 @@ pub fn by_request<'s>(
         };
         match decision {
             Ok(identity) => return Decision::Accepted(identity),
-            Err(cause) if falls_through(cause) => refused = first_telling(refused, cause),
-            Err(cause) => return Decision::Refused(cause),
+            Err(refusal) if falls_through(refusal.cause) => {
+                refused = first_telling(refused, refusal.cause);
+            }
+            Err(refusal) => return Decision::Refused(refusal),
         }
     }
     let may_come = |auth: &Auth| auth.carriers.iter().any(Carrier::is_first_message);
     if refused == Cause::TokenMissing && settings.auths_of(route).any(may_come) {
         return Decision::AwaitFirstMessage;
     }
-    Decision::Refused(refused)
+    Decision::Refused(refused.into())
 }
 
 /// Judges the token in a client's first message.
@@ -159,11 +161,13 @@ pub fn by_first_message<'s>(
         let Some(verifier) = auth.kind.verifier() else { return Decision::Ask(index) };
         match check.verify(verifier, token, None, claims) {
             Ok(identity) => return Decision::Accepted(identity),
-            Err(cause) if falls_through(cause) => refused = first_telling(refused, cause),
-            Err(cause) => return Decision::Refused(cause),
+            Err(refusal) if falls_through(refusal.cause) => {
+                refused = first_telling(refused, refusal.cause);
+            }
+            Err(refusal) => return Decision::Refused(refusal),
         }
     }
-    Decision::Refused(refused)
+    Decision::Refused(refused.into())
 }
 
 /// Judges the token in a message with which an open client renews its identity.
@@ -179,25 +183,25 @@ pub fn by_open_client<'s>(
     // client has to come again then.
     let mut refused = Cause::GoingAway;
     for (name, scratch) in pattern.auths.iter().zip(blocks.iter_mut()) {
-        // Somebody outside takes time, and open clients are not held up: those end identities
-        // by themselves.
+        // A decision of another program takes time, and an open client is not held up for it:
+        // that program ends identities by itself.
         let mut named = settings.auths.iter().filter(|auth| auth.name == *name);
         let Some(verifier) = named.find_map(|auth| auth.kind.verifier()) else { continue };
         let BlockScratch { carried, claims } = scratch;
         let token = match carrier::first_message_token(&pattern.token, message, carried) {
             Ok(token) => token,
             // The same for every block.
-            Err(cause) => return Decision::Refused(cause),
+            Err(cause) => return Decision::Refused(cause.into()),
         };
         match check.verify(verifier, token, None, claims) {
             Ok(identity) => return Decision::Accepted(identity),
-            Err(cause) if falls_through(cause) => {
+            Err(Refusal { cause, .. }) if falls_through(cause) => {
                 refused = if refused == Cause::GoingAway { cause } else { refused };
             }
-            Err(cause) => return Decision::Refused(cause),
+            Err(refusal) => return Decision::Refused(refusal),
         }
     }
-    Decision::Refused(refused)
+    Decision::Refused(refused.into())
 }
 
 /// The route's blocks with their indices.

@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
+use rustls::{AlertDescription, PeerIncompatible, ServerConfig};
 
-use crate::protocol::cause::Cause;
+use crate::protocol::close_detail::TlsFault;
 
 /// Most bytes that a client may send before its handshake is finished.
 pub const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
@@ -35,6 +35,9 @@ pub enum TransportError {
     /// The client's bytes are not acceptable TLS, or it sent a fatal alert.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// The client speaks HTTP where TLS is expected.
+    #[error("the client speaks HTTP without TLS")]
+    PlainHttp,
     /// The client sent too much before its handshake was finished.
     #[error("more than {HANDSHAKE_BYTES_MAX} bytes before the end of the TLS handshake")]
     HandshakeTooLong,
@@ -53,9 +56,56 @@ pub enum TransportError {
 }
 
 impl TransportError {
-    /// The connection's cause of death.
-    pub const fn cause(&self) -> Cause {
-        Cause::TlsFailed
+    /// What it is for logs and metrics.
+    pub fn fault(&self) -> TlsFault {
+        use rustls::Error::{
+            AlertReceived, DecryptError, InappropriateHandshakeMessage, InappropriateMessage,
+            InvalidMessage, NoApplicationProtocol, PeerIncompatible, PeerMisbehaved,
+        };
+        match self {
+            TransportError::PlainHttp => TlsFault::PlainHttp,
+            TransportError::HandshakeTooLong => TlsFault::HelloTooLong,
+            TransportError::FragmentTooLong => TlsFault::ProtocolError,
+            TransportError::KeysExhausted | TransportError::NotOpen | TransportError::Failed => {
+                TlsFault::Other
+            }
+            TransportError::Tls(error) => match error {
+                PeerIncompatible(why) => incompatibility(why),
+                AlertReceived(alert) => match alert {
+                    AlertDescription::BadCertificate
+                    | AlertDescription::UnsupportedCertificate
+                    | AlertDescription::CertificateRevoked
+                    | AlertDescription::CertificateExpired
+                    | AlertDescription::CertificateUnknown
+                    | AlertDescription::UnknownCA => TlsFault::CertificateRefused,
+                    _ => TlsFault::ClientAlert,
+                },
+                InvalidMessage(rustls::InvalidMessage::InvalidContentType) => TlsFault::NotTls,
+                DecryptError => TlsFault::BadRecord,
+                NoApplicationProtocol => TlsFault::NoCommonProtocol,
+                InvalidMessage(_)
+                | PeerMisbehaved(_)
+                | InappropriateMessage { .. }
+                | InappropriateHandshakeMessage { .. } => TlsFault::ProtocolError,
+                _ => TlsFault::Other,
+            },
+        }
+    }
+}
+
+fn incompatibility(why: &PeerIncompatible) -> TlsFault {
+    match why {
+        PeerIncompatible::NoCipherSuitesInCommon => TlsFault::NoCommonCipher,
+        PeerIncompatible::NoKxGroupsInCommon | PeerIncompatible::NamedGroupsExtensionRequired => {
+            TlsFault::NoCommonGroup
+        }
+        PeerIncompatible::NoSignatureSchemesInCommon => TlsFault::NoCommonSignature,
+        // Clients of TLS 1.0 and 1.1 do not know the extension (RFC 5246 §7.4.1.4.1).
+        PeerIncompatible::SignatureAlgorithmsExtensionRequired
+        | PeerIncompatible::Tls12NotOffered
+        | PeerIncompatible::Tls12NotOfferedOrEnabled
+        | PeerIncompatible::SupportedVersionsExtensionRequired => TlsFault::NoCommonVersion,
+        _ => TlsFault::Incompatible,
     }
 }
 
@@ -253,7 +303,9 @@ impl TlsTransport {
         }
         let handshaking = self.connection.is_handshaking();
         let queued = output.len();
+        let http = self.is_http(input);
         let result = self.take(input, plaintext, output);
+        let result = result.map_err(|error| if http { TransportError::PlainHttp } else { error });
         self.answered |= output.len() > queued;
         if let Err(error) = result {
             self.failed = true;
@@ -270,6 +322,12 @@ impl TlsTransport {
             handshake_finished_now: handshaking && !self.connection.is_handshaking(),
             peer_closed: self.peer_closed,
         })
+    }
+
+    /// Whether the first bytes of the connection are a request's, in capitals, where TLS has 22.
+    fn is_http(&self, input: &[u8]) -> bool {
+        let is_method = |start: &[u8]| start.iter().all(|b| b.is_ascii_uppercase() || *b == b' ');
+        self.handshake_bytes == 0 && input.get(..4).is_some_and(is_method)
     }
 
     fn take(
@@ -672,14 +730,20 @@ mod tests {
             let payload = [bad_hello, bad_hello].concat();
             [&[22, 3, 1, 0, payload.len() as u8][..], &payload].concat()
         };
-        let table: &[(&[u8], AlertDescription)] = &[
-            (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", AlertDescription::DecodeError),
-            (&[22, 3, 1, 0xff, 0xff, 0], AlertDescription::DecodeError),
-            (&[0x80, 0x2e, 1, 3, 1, 0, 0], AlertDescription::DecodeError),
-            (&[23, 3, 3, 0, 3, 1, 2, 3], AlertDescription::UnexpectedMessage),
-            (&client_hello_with_two_messages, AlertDescription::DecodeError),
+        let no_tls_12 = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x01";
+        let old_hello = [&no_tls_12[..], &[7; 32], &[0, 0, 2, 0, 0x2f, 1, 0]].concat();
+        use AlertDescription::{DecodeError, HandshakeFailure, UnexpectedMessage};
+        let table: &[(&[u8], AlertDescription, TlsFault)] = &[
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", DecodeError, TlsFault::PlainHttp),
+            (b"POST / HTTP/1.1\r\nHost: a\r\n\r\n", DecodeError, TlsFault::PlainHttp),
+            (b"get / HTTP/1.1\r\n\r\n", DecodeError, TlsFault::NotTls),
+            (&[22, 3, 1, 0xff, 0xff, 0], DecodeError, TlsFault::ProtocolError),
+            (&[0x80, 0x2e, 1, 3, 1, 0, 0], DecodeError, TlsFault::NotTls),
+            (&[23, 3, 3, 0, 3, 1, 2, 3], UnexpectedMessage, TlsFault::ProtocolError),
+            (&client_hello_with_two_messages, DecodeError, TlsFault::ProtocolError),
+            (&old_hello, HandshakeFailure, TlsFault::NoCommonVersion),
         ];
-        for (input, alert) in table {
+        for (input, alert, fault) in table {
             for size in [1, usize::MAX] {
                 let mut server = pair(&TLS13).server;
                 let (mut plaintext, mut output) = (Vec::new(), Vec::new());
@@ -688,8 +752,10 @@ mod tests {
                     .map(|piece| server.receive(&mut piece.to_vec(), &mut plaintext, &mut output));
                 let error = results.find_map(Result::err).expect("refused");
                 drop(results);
-                assert!(matches!(error, TransportError::Tls(_)), "{error}");
-                assert_eq!(error.cause(), Cause::TlsFailed);
+                // One letter is not known to be a request's.
+                let cut = *fault == TlsFault::PlainHttp && size == 1;
+                let fault = if cut { TlsFault::NotTls } else { *fault };
+                assert_eq!(error.fault(), fault, "{input:x?} by {size}: {error}");
                 assert_eq!(plain_alert(&output), *alert, "{input:x?}: {error}");
                 let again = server.receive(&mut [22], &mut plaintext, &mut output);
                 assert_eq!(again, Err(TransportError::Failed));

@@ -164,8 +164,8 @@ impl Carrier {
 /// The token of the first carrier in the list that holds one; `None` when none does.
 ///
 /// # Errors
-/// [`Cause::TokenMalformed`] when a carrier before that one holds something broken, two tokens,
-/// or one over [`TOKEN_MAX`] bytes.
+/// When a carrier before that one holds two tokens, [`Cause::TokenRepeated`]; something broken, or
+/// one over [`TOKEN_MAX`] bytes, [`Cause::TokenMalformed`].
 pub fn find<'t>(
     carriers: &[Carrier],
     request: &UpgradeRequest<'_, 't>,
@@ -320,7 +320,7 @@ fn cookies<'h, 'b, 'n>(
 /// The one item, if any. Of two, an attacker may have planted either (RFC 6265 §8.6).
 fn only<T>(mut items: impl Iterator<Item = T>) -> Result<Option<T>, Cause> {
     let first = items.next();
-    if items.next().is_some() { Err(Cause::TokenMalformed) } else { Ok(first) }
+    if items.next().is_some() { Err(Cause::TokenRepeated) } else { Ok(first) }
 }
 
 /// The bytes that percent-encoded text stands for. `+` stays: tokens may contain it, and
@@ -382,6 +382,7 @@ mod tests {
     #[test]
     fn tokens_are_found_exactly() {
         const BAD: Result<Option<&str>, Cause> = Err(Cause::TokenMalformed);
+        const TWICE: Result<Option<&str>, Cause> = Err(Cause::TokenRepeated);
         let long = format!("X-Token: {}\r\n", "a".repeat(TOKEN_MAX + 1));
         let long_query = format!("/?token={}", "%61".repeat(TOKEN_MAX + 1));
         type Row<'r> = (&'r str, &'r str, Result<Option<&'r str>, Cause>);
@@ -401,7 +402,7 @@ mod tests {
             ("/", "X-Token: Bearer\r\n", Ok(Some("3:Bearer"))),
             ("/", "X-Token: Bearerabc\r\n", Ok(Some("3:Bearerabc"))),
             ("/", "X-Token: Basic abc\r\n", Ok(Some("3:Basic abc"))),
-            ("/", "X-Token: Bearer a\r\nX-Token: Bearer a\r\n", BAD),
+            ("/", "X-Token: Bearer a\r\nX-Token: Bearer a\r\n", TWICE),
             ("/", "Cookie: session=Bearer abc\r\n", Ok(Some("2:Bearer abc"))),
             ("/?token=q", "Authorization: Basic abc\r\n", Ok(Some("4:q"))),
             ("/?token=q", "Authorization: Bearer abc\r\n", Ok(Some("0:abc"))),
@@ -437,27 +438,27 @@ mod tests {
                 "/",
                 "Sec-WebSocket-Protocol: base64url.bearer.phx.YWJj, \
                    base64url.bearer.authorization.YWJj\r\n",
-                BAD,
+                TWICE,
             ),
             ("/", "Sec-WebSocket-Protocol: phoenix\r\n", Ok(None)),
             ("/", "Cookie: session=abc\r\n", Ok(Some("2:abc"))),
             ("/", "Cookie: a=b; session=a=c; xsession=d\r\n", Ok(Some("2:a=c"))),
             ("/", "Cookie: a=b\r\nCookie: session=\"abc\" ;c=d\r\n", Ok(Some("2:abc"))),
-            ("/", "Cookie: session=a; session=a\r\n", BAD),
-            ("/", "Cookie: session=a\r\nCookie: session=b\r\n", BAD),
+            ("/", "Cookie: session=a; session=a\r\n", TWICE),
+            ("/", "Cookie: session=a\r\nCookie: session=b\r\n", TWICE),
             ("/", "Cookie: Session=a; session; sessions=b;;=c\r\n", Ok(None)),
             ("/", "Cookie: session=\r\n", Ok(None)),
             ("/", "Cookie: session=%61\r\n", Ok(Some("2:%61"))),
             ("/", "X-TOKEN:  abc \r\n", Ok(Some("3:abc"))),
-            ("/", "X-Token: a\r\nx-token: a\r\n", BAD),
+            ("/", "X-Token: a\r\nx-token: a\r\n", TWICE),
             ("/", "X-Token:\r\n", Ok(None)),
             ("/", &long, BAD),
             ("/?token=abc", "", Ok(Some("4:abc"))),
             ("/?a=1&token=a%2Eb+%2b=&b", "", Ok(Some("4:a.b++="))),
             ("/?tok%65n=abc", "", Ok(Some("4:abc"))),
-            ("/?token=a&token=b", "", BAD),
-            ("/?token=a&%74oken=b", "", BAD),
-            ("/?token=&token=b", "", BAD),
+            ("/?token=a&token=b", "", TWICE),
+            ("/?token=a&%74oken=b", "", TWICE),
+            ("/?token=&token=b", "", TWICE),
             ("/?token=", "", Ok(None)),
             ("/?token", "", Ok(None)),
             ("/?Token=a&tokens=b", "", Ok(None)),

@@ -32,6 +32,8 @@ causes! {
     TokenMissing = "token_missing",
     /// The token cannot be read, or breaks a rule that no valid token breaks.
     TokenMalformed = "token_malformed",
+    /// A carrier holds two tokens, and nothing says which of them counts.
+    TokenRepeated = "token_repeated",
     /// The MAC does not match, or the key is not one of ours.
     BadSignature = "token_bad_signature",
     /// The token's time is over.
@@ -52,6 +54,8 @@ causes! {
     AuthenticationTimedOut = "authentication_timed_out",
     /// The gateway has no room.
     OverCapacity = "over_capacity",
+    /// The client began its dialect's handshake a second time.
+    HandshakeRepeated = "handshake_repeated",
     /// Too many frames, pings or connections.
     RateLimited = "rate_limited",
     /// The client reads too slowly.

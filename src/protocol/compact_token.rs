@@ -109,6 +109,11 @@ impl CompactVerifier {
         .with_leeway(self.options.leeway))
     }
 
+    /// See [`Verifier::valid_from`](crate::protocol::verifier::Verifier::valid_from).
+    pub fn valid_from(&self, token: &[u8]) -> Option<UnixTime> {
+        inspect(token).map(|token| token.unverified_issued.earlier(self.options.leeway))
+    }
+
     fn is_signed(&self, id: u8, signed: &[u8], mac: &[u8]) -> bool {
         let known = self.keys.iter().find(|(ours, _)| *ours == id).map(|(_, state)| state);
         // One call for both: an unknown key must cost a MAC like a wrong one.

@@ -13,6 +13,7 @@ use crate::base::time::UnixTime;
 use crate::protocol::base64url;
 use crate::protocol::cause::Cause;
 use crate::protocol::compact_json::{self, Object, Value};
+use crate::protocol::external_term::{Step, TermPath};
 use crate::protocol::identity::VerifiedIdentity;
 pub use crate::protocol::mac::Algorithm;
 use crate::protocol::mac::{MAC_MAX, MacState};
@@ -29,7 +30,10 @@ pub const KEY_MIN: usize = 32;
 pub const KEYS_MAX: usize = 16;
 
 /// Longest leeway between the clocks of issuer and gateway.
-pub const LEEWAY_MAX: Duration = Duration::from_secs(30);
+pub const LEEWAY_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// The claim that names the subject (RFC 7519 §4.1.2).
+const SUBJECT_CLAIM: &str = "sub";
 
 /// A key, the algorithm that it is for, and the `kid` by which tokens may name it.
 #[derive(Clone)]
@@ -48,12 +52,14 @@ pub struct JwtOptions {
     /// `iss` must be this.
     pub issuer: Option<String>,
     /// `aud` must be or contain this. Without it, tokens that carry an `aud` are refused: they
-    /// are for somebody else (RFC 7519 §4.1.3).
+    /// are for another service (RFC 7519 §4.1.3).
     pub audience: Option<String>,
     /// How far the clocks of issuer and gateway may differ, at most [`LEEWAY_MAX`].
     pub leeway: Duration,
     /// How far ahead `exp` may lie.
     pub lifetime_max: Duration,
+    /// Where the subject is among the claims; `None` is `sub`.
+    pub subject: Option<TermPath>,
 }
 
 impl Default for JwtOptions {
@@ -63,6 +69,7 @@ impl Default for JwtOptions {
             audience: None,
             leeway: Duration::from_secs(10),
             lifetime_max: Duration::from_secs(10 * 365 * 24 * 60 * 60),
+            subject: None,
         }
     }
 }
@@ -94,7 +101,7 @@ pub enum JwtSetupError {
     #[error("the id of key {0} is empty: leave it out or name it")]
     EmptyId(usize),
     /// A leeway over [`LEEWAY_MAX`].
-    #[error("the leeway is over 30s: mend the clocks instead")]
+    #[error("the leeway is over 5m: mend the clocks instead")]
     LeewayTooLong,
 }
 
@@ -148,14 +155,14 @@ impl JwtVerifier {
         Ok(JwtVerifier { keys: ready, dummies, options })
     }
 
-    /// Verifies one token. A token without `sub` gives an identity with an empty subject.
+    /// Verifies one token.
     ///
     /// # Errors
     /// In this order: [`Cause::TokenMalformed`] when the token or its header cannot be read;
     /// [`Cause::BadSignature`]; and only with a valid MAC `TokenMalformed` for the claims (no
     /// `exp`, times that are no numbers of 0 to 2^53), [`Cause::TokenForbidden`] for an `exp` beyond
     /// `lifetime_max`, issuer and audience, [`Cause::TokenExpired`],
-    /// [`Cause::TokenNotYetValid`].
+    /// [`Cause::TokenNotYetValid`], and `TokenForbidden` for a token that names no subject.
     pub fn verify<'s>(
         &self,
         token: &[u8],
@@ -173,19 +180,20 @@ impl JwtVerifier {
         }
         let object = compact_json::object(claims, compact_json::MEMBERS_MAX)
             .map_err(|_| Cause::TokenMalformed)?;
-        let read = Claims::read(object)?;
+        let read = Claims::read(object, self.options.subject.as_ref())?;
         if read.expires > now.later(self.options.lifetime_max) {
             // Not malformed: what is too far off now will be near enough some day.
             return Err(Cause::TokenForbidden);
         }
         self.judge_parties(&read)?;
         self.judge_times(&read, now)?;
-        let subject = match read.subject {
-            Some(name) => Some(unescape(name, subject)?).filter(|subject| !subject.is_empty()),
-            None => Some(""),
-        };
+        // A token without a subject names no user: sessions could be neither told apart nor
+        // revoked.
+        let subject = unescape(read.subject.ok_or(Cause::TokenForbidden)?, subject)?;
+        if subject.is_empty() {
+            return Err(Cause::TokenForbidden);
+        }
         let token_id = read.token_id.map(|name| unescape(name, token_id)).transpose()?;
-        let subject = subject.ok_or(Cause::TokenMalformed)?;
         Ok(VerifiedIdentity::verified(
             subject,
             token_id,
@@ -251,14 +259,22 @@ impl JwtVerifier {
         if issuer_ok && audience_ok { Ok(()) } else { Err(Cause::TokenForbidden) }
     }
 
+    /// See [`Verifier::valid_from`](crate::protocol::verifier::Verifier::valid_from).
+    pub fn valid_from(&self, token: &[u8]) -> Option<UnixTime> {
+        let mut room = vec![0; CLAIMS_MAX];
+        let claims = base64url::decode(Parts::split(token)?.claims, &mut room)?;
+        let object = compact_json::object(claims, compact_json::MEMBERS_MAX).ok()?;
+        let claims = Claims::read(object, None).ok()?;
+        claims.begins().map(|begins| begins.earlier(self.options.leeway))
+    }
+
     fn judge_times(&self, claims: &Claims<'_>, now: UnixTime) -> Result<(), Cause> {
         let leeway = self.options.leeway;
         if now >= claims.expires.later(leeway) {
             return Err(Cause::TokenExpired);
         }
         let latest = now.later(leeway);
-        let begins = claims.not_before.max(claims.issued_at);
-        if begins.is_some_and(|begin| begin > latest) {
+        if claims.begins().is_some_and(|begin| begin > latest) {
             return Err(Cause::TokenNotYetValid);
         }
         Ok(())
@@ -279,39 +295,6 @@ pub fn mint(key: &JwtKey, claims_json: &[u8]) -> String {
     token.push(b'.');
     base64url::encode(mac, &mut token);
     token.into_iter().map(char::from).collect()
-}
-
-/// What a token says of itself, with no key asked. Never decide on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inspection {
-    /// The header, as written.
-    pub unverified_header: String,
-    /// The claims, as written.
-    pub unverified_claims: String,
-    /// Length of the MAC in bytes.
-    pub mac_length: usize,
-}
-
-/// Takes a token apart for a person to look at.
-///
-/// # Errors
-/// [`Cause::TokenMalformed`] when it is not three parts of base64url, the first two JSON objects
-/// without repeated members.
-pub fn inspect(token: &[u8]) -> Result<Inspection, Cause> {
-    let parts = Parts::split(token).ok_or(Cause::TokenMalformed)?;
-    let json = |part: &[u8]| {
-        let mut buffer = [0; CLAIMS_MAX];
-        let text = base64url::decode(part, &mut buffer)?;
-        compact_json::object(text, compact_json::MEMBERS_MAX).ok()?;
-        str::from_utf8(text).ok().map(str::to_owned)
-    };
-    let mut mac = [0; CLAIMS_MAX];
-    let mac = base64url::decode(parts.mac, &mut mac).ok_or(Cause::TokenMalformed)?;
-    Ok(Inspection {
-        unverified_header: json(parts.header).ok_or(Cause::TokenMalformed)?,
-        unverified_claims: json(parts.claims).ok_or(Cause::TokenMalformed)?,
-        mac_length: mac.len(),
-    })
 }
 
 /// The compact serialization (RFC 7515 §7.1).
@@ -348,7 +331,18 @@ struct Claims<'t> {
 }
 
 impl<'t> Claims<'t> {
-    fn read(object: Object<'t>) -> Result<Self, Cause> {
+    /// When the token's time begins, if it says so.
+    fn begins(&self) -> Option<UnixTime> {
+        self.not_before.max(self.issued_at)
+    }
+
+    /// `subject` is where the subject is; `None` is `sub`.
+    fn read(object: Object<'t>, subject: Option<&TermPath>) -> Result<Self, Cause> {
+        let steps = subject.map_or(&[][..], TermPath::steps);
+        let (subject_claim, steps) = match steps.split_first() {
+            Some((Step::Name(name), rest)) => (name.as_str(), rest),
+            _ => (SUBJECT_CLAIM, &[][..]),
+        };
         let seconds = |value: Value<'_>| {
             value.numeric_date().map(UnixTime::from_seconds).ok_or(Cause::TokenMalformed)
         };
@@ -356,14 +350,15 @@ impl<'t> Claims<'t> {
         let mut claims = Claims::default();
         let mut expires = None;
         for (name, value) in object.members() {
+            if name.is(subject_claim) {
+                // Many issuers number their users, though RFC 7519 §4.1.2 has text here.
+                claims.subject = value_at(value, steps)
+                    .and_then(|value| value.integer_text().or_else(|| value.string()));
+            }
             if name.is("iss") {
                 claims.issuer = Some(value);
             } else if name.is("aud") {
                 claims.audience = Some(value);
-            } else if name.is("sub") {
-                // Many issuers number their users, though RFC 7519 §4.1.2 has text here.
-                let subject = value.integer_text().or_else(|| value.string());
-                claims.subject = Some(subject.ok_or(Cause::TokenMalformed)?);
             } else if name.is("jti") {
                 claims.token_id = Some(text(value)?);
             } else if name.is("exp") {
@@ -377,6 +372,15 @@ impl<'t> Claims<'t> {
         claims.expires = expires.ok_or(Cause::TokenMalformed)?;
         Ok(claims)
     }
+}
+
+/// The part of a claim that the steps lead to. A name that stands there twice leads nowhere.
+fn value_at<'t>(value: Value<'t>, steps: &[Step]) -> Option<Value<'t>> {
+    steps.iter().try_fold(value, |value, step| match (step, value) {
+        (Step::Name(name), Value::Object(object)) => object.member(name).ok()?,
+        (Step::Index(index), Value::Array(array)) => array.elements().nth(*index),
+        _ => None,
+    })
 }
 
 /// A name of at most [`NAME_MAX`] bytes.

@@ -84,6 +84,15 @@ impl PhoenixVerifier {
         Ok(VerifiedIdentity::verified(subject, None, issued, expires, claims))
     }
 
+    /// See [`Verifier::valid_from`](crate::protocol::verifier::Verifier::valid_from).
+    pub fn valid_from(&self, token: &[u8]) -> Option<UnixTime> {
+        let payload = plug_crypto::unverified_payload(token)?;
+        let mut inflated = Vec::new();
+        let term =
+            external_term::inflated(&payload, &mut inflated).and_then(external_term::read)?;
+        u64::try_from(Signed::of(term)?.at_ms).ok().map(UnixTime::from_millis)
+    }
+
     /// When the token ends; `None` is never.
     fn judge_age(&self, signed: &Signed<'_>, now: UnixTime) -> Result<Option<UnixTime>, Cause> {
         let age_ms = match (self.options.max_age, signed.max_age_ms) {
@@ -111,7 +120,7 @@ impl PhoenixVerifier {
 struct Signed<'t> {
     data: Term<'t>,
     at_ms: i64,
-    /// `None` is `:infinity`; negative is an age of 0 or less, which is over at once.
+    /// `None` is `:infinity`; negative is an age of 0 or less, which is over from the start.
     max_age_ms: Option<i64>,
 }
 

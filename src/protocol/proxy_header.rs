@@ -36,6 +36,12 @@ pub enum ProxyError {
     NotTcp,
 }
 
+impl ProxyError {
+    /// Every error, in declaration order.
+    pub const ALL: &'static [ProxyError] =
+        &[ProxyError::Missing, ProxyError::Malformed, ProxyError::TooLong, ProxyError::NotTcp];
+}
+
 /// Reads the header at the start of `bytes`. `None`: more bytes are needed. Else how many bytes
 /// it has, and the client's address; `LOCAL`, `UNKNOWN` and unix sockets have none, and the
 /// connection's own address stands.

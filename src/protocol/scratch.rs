@@ -1,7 +1,7 @@
 //! The buffers that tokens are verified in, so that verification allocates nothing.
 
-/// Longest token, in bytes of text.
-pub const TOKEN_MAX: usize = 4096;
+/// Longest token, in bytes of text; `limits.token_max` is at most this.
+pub const TOKEN_MAX: usize = 16 * 1024;
 
 /// Longest header of a JWT, in decoded bytes.
 pub(in crate::protocol) const HEADER_MAX: usize = 1024;
@@ -12,9 +12,10 @@ pub(in crate::protocol) const CLAIMS_MAX: usize = TOKEN_MAX / 4 * 3;
 /// Longest subject and token id, in bytes of UTF-8.
 pub const NAME_MAX: usize = 256;
 
-/// Longest claims after they were rendered as JSON: a control character of one byte becomes an
-/// escape of six. The claims of a compressed term may be longer; then they are marked as such.
-const RENDERED_MAX: usize = CLAIMS_MAX * 6;
+/// Longest claims after they were rendered as JSON, where a control character of one byte becomes
+/// an escape of six; longer ones are marked as such. An OPEN that holds them must fit into a frame
+/// of a link, by default of 64 KiB.
+const RENDERED_MAX: usize = 32 * 1024;
 
 /// Buffers that verification works in, made once per worker and `[[auth]]` of a route.
 pub struct TokenScratch {

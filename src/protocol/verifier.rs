@@ -73,6 +73,34 @@ impl Verifier {
             TokenFormat::Compact(verifier) => verifier.verify(token, now, scratch),
         }
     }
+
+    /// From when on a token is accepted that was refused as [`Cause::TokenNotYetValid`]; of no
+    /// meaning for others, since nothing is verified here. It allocates: only a token that one of
+    /// the keys signed comes here.
+    pub fn valid_from(&self, token: &[u8]) -> Option<UnixTime> {
+        match &self.format {
+            TokenFormat::Jwt(verifier) => verifier.valid_from(token),
+            TokenFormat::Phoenix(verifier) => verifier.valid_from(token),
+            TokenFormat::Compact(verifier) => verifier.valid_from(token),
+            // A session carries no time.
+            TokenFormat::PlugSession(_) => None,
+        }
+    }
+}
+
+/// Why a token, or a request without one, is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub cause: Cause,
+    /// When the same token will be good, where that is [`Cause::TokenNotYetValid`] and known.
+    pub valid_from: Option<UnixTime>,
+}
+
+impl From<Cause> for Refusal {
+    fn from(cause: Cause) -> Self {
+        Refusal { cause, valid_from: None }
+    }
 }
 
 /// Verifies tokens for one client, whichever block they are for: refuses what is too long before
@@ -99,20 +127,23 @@ impl TokenCheck<'_> {
         token: &[u8],
         csrf: Option<&[u8]>,
         scratch: &'s mut TokenScratch,
-    ) -> Result<VerifiedIdentity<'s>, Cause> {
+    ) -> Result<VerifiedIdentity<'s>, Refusal> {
         if token.len() > usize::from(self.token_max) {
-            return Err(Cause::TokenMalformed);
+            return Err(Cause::TokenMalformed.into());
         }
         let key = self.rejected.key(&verifier.fingerprint, token);
         if let Some(cause) = key.and_then(|key| self.rejected.find(key, self.now)) {
             *self.rejected_hits += 1;
-            return Err(cause);
+            return Err(cause.into());
         }
         let decision = verifier.verify(token, csrf, self.now, scratch);
         if let (Some(key), Err(cause)) = (key, &decision) {
             self.rejected.insert(key, *cause);
         }
-        decision
+        decision.map_err(|cause| {
+            let early = cause == Cause::TokenNotYetValid;
+            Refusal { cause, valid_from: early.then(|| verifier.valid_from(token)).flatten() }
+        })
     }
 }
 

@@ -448,7 +448,7 @@ mod tests {
         two.set(Metric::StageOpen, 7);
         one.set(Metric::UnauthenticatedOldest, 50);
         two.set(Metric::UnauthenticatedOldest, 30);
-        two.closed(Cause::Idle);
+        two.closed(Cause::Idle, None);
         let mut exposition = Exposition::default();
         let numbers = ControlNumbers { panics: 3, reloads_refused: 1, ..Default::default() };
         two.observe(counters::VERDICT_TIME, std::time::Duration::from_millis(30));

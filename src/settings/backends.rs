@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::load::Loader;
-use super::raw::{List, RawBackend, RawListener};
+use super::file::{RawBackend, RawListener};
+use super::load::{Loader, overlap};
+use super::raw::List;
 use super::{Backend, Listener, Network, RevokeScope};
 use crate::ring::EndpointAddress;
 
@@ -16,18 +17,6 @@ const LISTENERS_MAX: usize = 64;
 const ENDPOINTS_MAX: usize = 1024;
 /// Longest path of a unix socket: `sun_path` without its final NUL.
 const UNIX_PATH_BYTES_MAX: usize = 107;
-
-/// Whether a socket at one of the addresses keeps the other from being bound: an IPv6 wildcard
-/// takes IPv4 clients too.
-pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let covers = |wide: IpAddr, other: IpAddr| match wide {
-        IpAddr::V6(_) => wide.is_unspecified(),
-        IpAddr::V4(_) => wide.is_unspecified() && other.is_ipv4(),
-    };
-    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
-    let same_port = a.port() == b.port() && a.port() != 0;
-    same_port && (ip_a == ip_b || covers(ip_a, ip_b) || covers(ip_b, ip_a))
-}
 
 impl Loader<'_> {
     /// Every `[[listener]]`; `None` when one of them cannot be used.

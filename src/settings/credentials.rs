@@ -9,10 +9,12 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
+use super::file::{RawAuth, RawKey};
 use super::load::{Issuing, Loader, place, trim_newline};
-use super::raw::{CountOrWord, List, Path, RawAuth, RawKey, Text};
+use super::raw::{CountOrWord, List, Path, Text};
+use super::secrets;
 use super::units::parse_duration;
-use super::{Auth, AuthKind};
+use super::{Auth, AuthKind, SecretEncoding};
 use crate::base::secret::Secret;
 use crate::protocol::carrier::Carrier;
 use crate::protocol::compact_token::{self, CompactKey, CompactOptions, CompactVerifier};
@@ -133,6 +135,16 @@ impl Loader<'_> {
     /// A secret from a file or from the configuration itself; `None` when there is none, or
     /// when what there is was reported.
     pub(super) fn secret(&mut self, file: &Text, inline: &Text, key: &str) -> Option<Secret> {
+        self.secret_as(SecretEncoding::Utf8, file, inline, key)
+    }
+
+    fn secret_as(
+        &mut self,
+        encoding: SecretEncoding,
+        file: &Text,
+        inline: &Text,
+        key: &str,
+    ) -> Option<Secret> {
         let (bytes, at) = match (file, inline) {
             (None, None) => return None,
             (Some(_), Some(inline)) => {
@@ -152,6 +164,16 @@ impl Loader<'_> {
                 (inline.get_ref().clone().into_bytes(), inline.span())
             }
         };
+        let Some(bytes) = secrets::decode(encoding, bytes) else {
+            let what = format!("this secret is not written in {}", encoding.word());
+            let fix = "secret_encoding says how the issuer decodes it";
+            self.report.error(at, what, fix);
+            return None;
+        };
+        let invisible = match encoding {
+            SecretEncoding::Utf8 => secrets::invisible_end(&bytes),
+            _ => None,
+        };
         let secret = Secret::new(bytes);
         if secret.len() < SECRET_BYTES_MIN {
             let what = format!(
@@ -160,6 +182,10 @@ impl Loader<'_> {
             );
             self.report.error(at, what, "make one with: openssl rand -hex 32");
             return None;
+        }
+        if let Some((end, what)) = invisible {
+            let what = format!("this secret {end} with {what}, which counts as part of it");
+            self.report.warning(at, what, "remove it, unless the other side has it, too");
         }
         Some(secret)
     }
@@ -189,11 +215,19 @@ impl Loader<'_> {
     fn jwt(&mut self, auth: &Spanned<RawAuth>) -> Option<Built> {
         let raw = auth.get_ref();
         let keys = self.keys(raw)?;
+        let subject = path(&raw.subject);
+        if let Some([Step::Index(_), ..]) = subject.as_ref().map(TermPath::steps) {
+            let at = place(&raw.subject, &auth.span());
+            let what = "the claims are an object, whose members have names";
+            self.report.error(at, what, "begin the path with a claim's name");
+            return None;
+        }
         let options = JwtOptions {
             issuer: text(&raw.issuer),
             audience: text(&raw.audience),
             leeway: raw.leeway(),
             lifetime_max: raw.lifetime_max(),
+            subject,
         };
         let verifier = match JwtVerifier::new(keys.clone(), options.clone()) {
             Ok(verifier) => verifier,
@@ -472,7 +506,8 @@ impl Loader<'_> {
             let fix = "add secret_file = \"keys/NAME\" or secret_file = \"env:NAME\"";
             self.report.error(key.span(), "this key has no secret", fix);
         }
-        let secret = self.secret(&raw.secret_file, &raw.secret, "secret_file")?;
+        let encoding = raw.secret_encoding();
+        let secret = self.secret_as(encoding, &raw.secret_file, &raw.secret, "secret_file")?;
         let algorithm = Algorithm::from_name(raw.algorithm())?;
         let hash_bytes = match algorithm {
             Algorithm::HS256 => 32,

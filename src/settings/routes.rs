@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use toml::Spanned;
 
+use super::file::{RawAuth, RawRoute, RawSettings};
 use super::load::{Loader, Names, place};
-use super::raw::{List, ListOrWord, RawAuth, RawRoute, RawSettings};
+use super::raw::{List, ListOrWord};
 use super::{PathPattern, ROUTE_AUTHS_MAX, Route};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::origin::OriginPolicy;
@@ -247,7 +248,7 @@ impl Loader<'_> {
         }
         let raw = route.get_ref();
         if let Some(origins) = &raw.origins
-            && let ListOrWord::Word(_) = origins.get_ref()
+            && let ListOrWord::Word = origins.get_ref()
         {
             let what = "origins = \"any\" with a cookie carrier: every page on the internet could \
                         connect as the visitor, since browsers add the cookie by themselves \
@@ -265,7 +266,7 @@ impl Loader<'_> {
     }
 
     fn check_open(&mut self, route: &Spanned<RawRoute>, asked: Option<&[u16]>) {
-        let any = |origins: &Spanned<ListOrWord>| matches!(origins.get_ref(), ListOrWord::Word(_));
+        let any = |origins: &Spanned<ListOrWord>| matches!(origins.get_ref(), ListOrWord::Word);
         let raw = route.get_ref();
         if asked == Some(&[]) && raw.origins.as_ref().is_some_and(any) {
             let what = "auth = \"none\" with origins = \"any\": anybody can reach the backend";
@@ -274,7 +275,7 @@ impl Loader<'_> {
         }
         let nobody = |origins: &Spanned<ListOrWord>| match origins.get_ref() {
             ListOrWord::List(list) => list.is_empty(),
-            ListOrWord::Word(_) => false,
+            ListOrWord::Word => false,
         };
         if raw.origins.as_ref().is_some_and(nobody) && raw.origin_absent() == "refuse" {
             let what = "origins = [] and origin_absent = \"refuse\": nobody can use this route";

@@ -36,6 +36,10 @@ impl Ring for FakeRing {
         }
     }
 
+    fn clock(&self) -> Instant {
+        self.now().instant
+    }
+
     fn set_endpoint(&mut self, endpoint: u16, address: EndpointAddress) {
         self.world.borrow_mut().kernel.set_endpoint(endpoint, address);
     }

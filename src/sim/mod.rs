@@ -8,6 +8,7 @@ pub mod behaviour;
 pub mod bugs;
 pub mod check;
 pub mod client;
+pub mod crowd;
 pub mod deadlines;
 pub mod fake_ring;
 pub mod faults;

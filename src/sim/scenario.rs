@@ -23,8 +23,8 @@ use crate::protocol::verifier::{TokenFormat, Verifier};
 use crate::ring::EndpointAddress;
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, Gateway, Limits,
-    Listener, LogFormat, MessageTypes, Network, PathPattern, Reauthenticate, Refuse, RevokeScope,
-    Route, Settings, TlsListener,
+    Listener, LogFormat, LogSubject, MessageTypes, Network, PathPattern, Reauthenticate, Refuse,
+    RevokeScope, Route, Settings, TlsListener,
 };
 
 /// Accepts that the worker keeps outstanding.
@@ -222,6 +222,8 @@ impl Scenario {
                 admin_token: None,
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
+                ready_without_backend: true,
+                log_subject: LogSubject::Off,
                 admin_socket: None,
                 close_log: None,
                 revocations_file: None,

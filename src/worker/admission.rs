@@ -335,7 +335,8 @@ fn has_authenticated(client: &Client) -> bool {
 const fn is_failure(cause: Cause) -> bool {
     use Cause::*;
     match cause {
-        TokenMissing | TokenMalformed | BadSignature | TokenExpired | TokenRevoked => true,
+        TokenMissing | TokenMalformed | TokenRepeated | BadSignature | TokenExpired => true,
+        TokenRevoked | HandshakeRepeated => true,
         TokenNotYetValid | TokenForbidden | ForbiddenOrigin | ForbiddenRoute | CsrfMismatch => true,
         AuthenticationTimedOut | HandshakeTimedOut | TlsFailed | BadRequest => true,
         ProtocolError | InvalidUtf8 | UnsupportedType | TooLarge | RateLimited => true,

@@ -147,7 +147,7 @@ fn handshakes_are_counted_and_half_of_them_kept_for_the_unsuspected() {
 #[test]
 fn every_cause_before_authentication_is_a_failure_of_somebody_or_not() {
     let failures = Cause::ALL.iter().filter(|cause| is_failure(**cause)).count();
-    assert_eq!((failures, is_failure(Cause::OverCapacity)), (21, false), "an eviction is ours");
+    assert_eq!((failures, is_failure(Cause::OverCapacity)), (23, false), "an eviction is ours");
     assert!(!is_failure(Cause::ClientGone) && !is_failure(Cause::HealthCheck));
     assert!(is_failure(Cause::HandshakeTimedOut) && is_failure(Cause::BadSignature));
 }

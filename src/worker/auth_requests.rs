@@ -77,9 +77,11 @@ pub(super) struct AuthRequests {
 }
 
 impl Core {
-    /// Acts on the decisions that the HTTP service has sent.
-    pub(super) fn take_decisions(&mut self) {
+    /// Acts on the decisions that the HTTP service has sent. Whether there were any.
+    pub(super) fn take_decisions(&mut self) -> bool {
+        let mut any = false;
         while let Some((id, decision)) = self.parts.control.mailbox.decisions().decision() {
+            any = true;
             // The client may have left, or await another decision by now.
             self.with_client(id.owner, |parts, key, connection| {
                 if connection.pending_auth() == PendingAuth(id.number) {
@@ -87,6 +89,7 @@ impl Core {
                 }
             });
         }
+        any
     }
 }
 
@@ -131,6 +134,8 @@ impl Parts {
         let balance = self.env.settings.backends[usize::from(backend)].balance;
         let chosen = self.links.choose_to_ask(backend, balance);
         let link = chosen.ok_or(Cause::BackendUnavailable)?;
+        let number = self.connection_number(key, connection);
+        self.scratch.output.request.set_connection(number);
         let entry = self.links.entry(link, &mut self.agenda);
         let id = entry.link.ask(key, &self.scratch.output.request).map_err(refusal)?;
         connection.session = Some((link, id));
@@ -201,6 +206,7 @@ impl Parts {
         match connection.client.accept(identity, &ctx, output) {
             Step::Authenticated { backend: now } if now == self.links.backend(link) => {
                 assert!(connection.session.is_some(), "it was asked through its session");
+                self.control.keep_subject(&self.env.settings, key, identity.subject());
                 self.session_opened(connection, self.link_message_max(link));
             }
             // A reload gave the route to another backend, which this decision does not bind.

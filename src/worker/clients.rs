@@ -146,7 +146,10 @@ impl Core {
             Some(tls) => Transport::tls(Arc::clone(&tls.config)),
         };
         let jitter = random.number() as u32;
-        let client = Client::new(peer, !transport.is_plain(), jitter, &env.context());
+        let mut client = Client::new(peer, !transport.is_plain(), jitter, &env.context());
+        if let Some(at) = self.parts.closes_newcomer_at() {
+            client.schedule_close(at, Cause::GoingAway);
+        }
         let key = self.sockets.insert_client(Connection {
             pipe: Pipe::new(socket, BufferGroup::Client),
             client,
@@ -268,7 +271,7 @@ impl Parts {
                     self.transport_input(key, connection, &mut bytes[used..]);
                 }
             }
-            Err(_) => connection.client.drop_silently(Cause::BadRequest, &self.env.context()),
+            Err(error) => connection.client.refuse_proxy_header(error, &self.env.context()),
         }
     }
 
@@ -291,7 +294,7 @@ impl Parts {
         self.queue_ciphertext(connection);
         let ctx = self.env.context();
         match result {
-            Err(_) => connection.client.tls_failed(&ctx),
+            Err(error) => connection.client.tls_failed(error.fault(), &ctx),
             Ok(received) => {
                 if received.handshake_finished_now {
                     connection.client.handshake_finished(&ctx);

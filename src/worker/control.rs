@@ -62,9 +62,12 @@ enum Step {
 }
 
 impl Core {
-    /// Takes in the latest plan. Revocations first: no token may pass by new settings before.
-    pub(super) fn take_plan(&mut self) {
-        if let Some(PlanChange { before, now }) = self.parts.control.mailbox.take_plan() {
+    /// Takes in the latest plan, if it is a new one. Revocations first: no token may pass by new
+    /// settings before.
+    pub(super) fn take_plan(&mut self) -> bool {
+        let change = self.parts.control.mailbox.take_plan();
+        let worked = change.is_some() || self.parts.control.settings_due.is_some();
+        if let Some(PlanChange { before, now }) = change {
             let before = before.as_deref();
             if before.is_none_or(|before| !Arc::ptr_eq(&before.revoked, &now.revoked)) {
                 self.parts.take_revoked(Arc::clone(&now.revoked));
@@ -81,11 +84,12 @@ impl Core {
             }
         }
         self.parts.take_settings();
+        worked
     }
 
     /// Takes a drain to its next step when that is due.
     pub(super) fn advance_drain(&mut self) {
-        let Parts { control, sweep, links, agenda, env, .. } = &mut self.parts;
+        let Parts { control, sweep, links, agenda, env, acceptor, .. } = &mut self.parts;
         let Some(drain) = &mut control.drain else { return };
         match drain.advance(env.now.instant) {
             Some(Step::Window) => {
@@ -99,7 +103,7 @@ impl Core {
             Some(Step::Join) => control.stopped = true,
             None => {}
         }
-        if self.sockets.clients_len() == 0 && drain.listeners_closed {
+        if self.sockets.clients_len() == 0 && drain.listeners_closed && acceptor.is_over() {
             links.end();
             control.stopped |= links.is_over(agenda);
         }
@@ -157,20 +161,27 @@ impl Parts {
         let end = began + window;
         self.control.drain =
             Some(Drain { began, end, step: Step::Window, listeners_closed: false });
-        self.stop_accepting();
+        self.acceptor.stop(began);
         self.links.announce_drain();
         self.sweep.begin(Duty::ScheduleDrain);
     }
 
-    /// The listeners, once, when a drain has seen the last accept complete.
+    /// The listeners, once, when a drain has taken what waited in their backlogs.
     pub(super) fn listeners_to_close(&mut self) -> std::ops::Range<u16> {
-        match &mut self.control.drain {
-            Some(drain) if !drain.listeners_closed && self.acceptor.is_over() => {
-                drain.listeners_closed = true;
-                0..self.env.settings.listeners.len() as u16
-            }
-            _ => 0..0,
+        let Some(drain) = &mut self.control.drain else { return 0..0 };
+        if !self.acceptor.closes_listeners(self.env.now.instant) {
+            return 0..0;
         }
+        drain.listeners_closed = true;
+        0..self.env.settings.listeners.len() as u16
+    }
+
+    /// When a connection that comes in a drain is to be closed.
+    pub(super) fn closes_newcomer_at(&mut self) -> Option<Instant> {
+        let Drain { end, step, .. } = self.control.drain.as_ref()?;
+        let left = end.since(self.env.now.instant);
+        let within = if *step == Step::Window { left } else { Duration::ZERO };
+        Some(self.env.now.instant + self.random.duration_below(within))
     }
 }
 

@@ -29,6 +29,7 @@ use super::mailbox::WorkerMailbox;
 use super::reconcile::Reconciled;
 use super::sockets::{Agenda, SocketTable};
 use super::sweep::Sweep;
+use super::trail::Subjects;
 
 /// All of a worker but its ring. What concerns several sockets is done here.
 pub(super) struct Core {
@@ -107,6 +108,10 @@ pub(super) struct Control {
     pub(super) stopped: bool,
     /// Bounds the lines of the close log.
     pub(super) close_lines: TokenBucket,
+    /// Bounds the lines about refused Origins.
+    pub(super) origin_lines: TokenBucket,
+    /// Those that the close log is to have.
+    pub(super) subjects: Subjects,
     /// Revocations of backends that found the control thread's mailbox full.
     pub(super) revocations_waiting: VecDeque<Revocation>,
     /// When send slots may next be taken from clients that read too slowly.

@@ -307,7 +307,9 @@ impl Parts {
         let draining = self.control.drain.is_some();
         let balance = self.env.settings.backends[usize::from(backend)].balance;
         let chosen = if draining { None } else { self.links.choose(backend, balance) };
+        let number = self.connection_number(key, connection);
         let output = &mut self.scratch.output;
+        output.request.set_connection(number);
         let opened = chosen.ok_or(Cause::BackendUnavailable).and_then(|link| {
             let entry = self.links.entry(link, &mut self.agenda);
             let id = entry.link.open(key, &output.request).map_err(refusal)?;
@@ -316,6 +318,9 @@ impl Parts {
         match opened {
             Ok((session, message_max)) => {
                 connection.session = Some(session);
+                if let Some(identity) = output.request.identity() {
+                    self.control.keep_subject(&self.env.settings, key, identity.subject);
+                }
                 self.session_opened(connection, message_max);
             }
             Err(cause) => {

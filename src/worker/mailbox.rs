@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::base::memory_pressure::MemoryPressure;
 pub use crate::connection::stage::{ClosedBy, Stage};
 use crate::protocol::cause::Cause;
+use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::revocation::{Revocation, Revoked};
 use crate::settings::Settings;
@@ -120,6 +121,15 @@ pub enum Report {
         /// Why, for people. Never holds unescaped bytes of the backend's.
         reason: String,
     },
+    /// A route does not list the Origin of a page; told a few times a second at most.
+    OriginRefused {
+        /// Index of the route in the settings.
+        route: Option<u16>,
+        /// The client's address.
+        peer: Option<SocketAddr>,
+        /// The Origin as the client sent it, not escaped; a long one is cut.
+        origin: String,
+    },
     /// Descriptors or memory ran out on accept; told at most once a second.
     AcceptExhausted,
     /// A backend revoked tokens.
@@ -128,11 +138,18 @@ pub enum Report {
     Drained,
 }
 
-/// One line of the close log. It holds nothing that a client chose but its address.
+/// One line of the close log. It holds nothing that a client chose but its address, and its subject
+/// where the settings ask for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseRecord {
+    /// The connection's number, which a backend gets with OPEN or AUTH.
+    pub connection: u64,
+    /// What stands for the client's subject, not escaped.
+    pub subject: Option<Box<str>>,
     /// Why.
     pub cause: Cause,
+    /// What it was in particular, where the cause has many reasons.
+    pub detail: Option<CloseDetail>,
     /// Who ended it.
     pub by: ClosedBy,
     /// The furthest stage reached before the end began.

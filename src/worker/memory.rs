@@ -33,10 +33,12 @@ impl Parts {
 }
 
 impl Core {
-    /// Gives up a turn's part of what the pressure says.
-    pub(super) fn give_up_memory(&mut self) {
-        if self.parts.admission.pressure >= MemoryPressure::ShedUnauthenticated {
+    /// Gives up a turn's part of what the pressure says, if it says anything.
+    pub(super) fn give_up_memory(&mut self) -> bool {
+        let sheds = self.parts.admission.pressure >= MemoryPressure::ShedUnauthenticated;
+        if sheds {
             self.evict_some(SHED_PER_TICK);
         }
+        sheds
     }
 }

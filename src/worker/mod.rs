@@ -18,6 +18,8 @@ mod reconcile;
 mod revocations;
 pub mod sockets;
 mod sweep;
+mod tick_time;
+mod trail;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -49,6 +51,8 @@ use mailbox::WorkerMailbox;
 use reconcile::Reconciled;
 use sockets::{Agenda, Entry, Flush, PipeEvent, SocketTable};
 use sweep::Sweep;
+use tick_time::{Phase, TickTime};
+use trail::Subjects;
 
 /// The resolution of every deadline: one turn of the wheel's lowest level.
 pub const WHEEL_TICK: Duration = Duration::from_millis(10);
@@ -92,6 +96,7 @@ pub enum Turn {
 pub struct Worker<R: Ring> {
     ring: R,
     core: Core,
+    time: TickTime,
 }
 
 impl<R: Ring> Worker<R> {
@@ -134,6 +139,8 @@ impl<R: Ring> Worker<R> {
                 drain: None,
                 stopped: false,
                 close_lines: TokenBucket::full(now.instant),
+                origin_lines: TokenBucket::full(now.instant),
+                subjects: Subjects::default(),
                 revocations_waiting: VecDeque::new(),
                 relief_at: now.instant,
             },
@@ -153,7 +160,7 @@ impl<R: Ring> Worker<R> {
             random,
             options,
         };
-        Worker { ring, core: Core { sockets, parts } }
+        Worker { ring, core: Core { sockets, parts }, time: TickTime::new(now.instant) }
     }
 
     /// The ring, for a simulation that looks inside.
@@ -178,14 +185,16 @@ impl<R: Ring> Worker<R> {
         core.parts.env.now = self.ring.now();
         core.parts.env.jitter = core.parts.random.number() as u32;
         core.parts.handshakes.done = 0;
-        core.take_plan();
-        core.take_decisions();
-        core.handle_timers();
-        core.give_up_memory();
-        core.sweep();
-        core.parts.report_revocations();
-        core.parts.advance_accepts();
-        self.handle_deferred();
+        let commands = core.take_plan() | core.take_decisions();
+        self.measure(Phase::Commands, commands);
+        let timers = self.core.handle_timers();
+        self.measure(Phase::Timers, timers);
+        let sweeps = self.core.give_up_memory() | self.core.sweep();
+        self.measure(Phase::Sweep, sweeps);
+        self.core.parts.report_revocations();
+        self.core.parts.advance_accepts();
+        let handshakes = self.handle_deferred();
+        self.measure(Phase::DeferredTls, handshakes);
         self.feed_starved();
         self.core.advance_drain();
         for listener in self.core.parts.listeners_to_close() {
@@ -196,15 +205,25 @@ impl<R: Ring> Worker<R> {
         }
         self.flush();
         let until = self.core.parts.next_wake();
+        self.time.end_turn(self.ring.clock(), &self.core.parts.env.counters);
         self.ring.enter(until);
         self.core.parts.env.now = self.ring.now();
+        self.time.begin(self.core.parts.env.now.instant);
         self.core.parts.env.counters.increment(Metric::Ticks);
         while let Some(completion) = self.ring.completion() {
             self.core.parts.env.counters.increment(Metric::Completions);
             self.complete(completion);
         }
         self.core.parts.set_gauges(self.ring.buffers(BufferGroup::Client).free);
+        self.measure(Phase::Completions, true);
         Turn::Continue
+    }
+
+    /// A part of the turn is over; it took time only if it had something to do.
+    fn measure(&mut self, phase: Phase, worked: bool) {
+        if worked {
+            self.time.end(phase, self.ring.clock(), &self.core.parts.env.counters);
+        }
     }
 
     fn complete(&mut self, completion: Completion) {
@@ -256,13 +275,14 @@ impl<R: Ring> Worker<R> {
     }
 
     /// Goes on with TLS handshakes that were put off, within this tick's budget.
-    fn handle_deferred(&mut self) {
+    fn handle_deferred(&mut self) -> bool {
+        let any = !self.core.parts.handshakes.deferred.is_empty();
         for _ in 0..self.core.parts.handshakes.deferred.len() {
             let Parts { handshakes, env, .. } = &mut self.core.parts;
             if handshakes.done >= env.settings.limits.handshakes_per_tick {
-                return;
+                break;
             }
-            let Some((key, buffer)) = handshakes.deferred.pop_front() else { return };
+            let Some((key, buffer)) = handshakes.deferred.pop_front() else { break };
             let bytes = self.ring.received(&buffer);
             // It may have left meanwhile.
             self.core.with_client(key, |parts, key, connection| {
@@ -270,6 +290,7 @@ impl<R: Ring> Worker<R> {
             });
             self.ring.give_back(buffer);
         }
+        any
     }
 
     /// Lets sockets that found no buffer receive again once a quarter of their pool is free.
@@ -345,10 +366,13 @@ impl<R: Ring> Worker<R> {
 }
 
 impl Core {
-    /// Acts on the timers that are due.
-    fn handle_timers(&mut self) {
-        let mut fired = std::mem::take(&mut self.parts.scratch.fired);
+    /// Acts on the timers that are due. Whether there were any.
+    fn handle_timers(&mut self) -> bool {
         let now = self.parts.env.now.instant;
+        if self.parts.agenda.next_timer() > now {
+            return false;
+        }
+        let mut fired = std::mem::take(&mut self.parts.scratch.fired);
         self.parts.agenda.wheel.expire(now, TIMERS_PER_TURN, &mut fired);
         for slot in fired.drain(..) {
             match self.sockets.slot_mut(slot) {
@@ -367,6 +391,7 @@ impl Core {
             }
         }
         self.parts.scratch.fired = fired;
+        true
     }
 
     /// Receive buffers are free again: a socket that found none may try again.

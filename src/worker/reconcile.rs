@@ -29,6 +29,9 @@ impl Parts {
     /// operations, deadline. To be called after each thing that happened to it.
     pub(super) fn reconcile(&mut self, key: Key, connection: &mut Connection) -> Reconciled {
         connection.needs_reconcile = false;
+        if !self.scratch.output.refused_origin.is_empty() {
+            self.report_refused_origin(connection);
+        }
         let in_session = connection.client.is_open() || connection.client.awaits_decision();
         if !in_session {
             self.end_session(connection);
@@ -153,10 +156,13 @@ impl Parts {
         let client = &connection.client;
         let Some(end) = client.end() else { unreachable!("a connection that is over has an end") };
         client.leave(&self.env.context());
-        self.env.counters.closed(end.cause);
+        self.env.counters.closed(end.cause, end.detail);
         let now = self.env.now.instant;
         let record = CloseRecord {
+            connection: self.connection_number(key, &connection),
+            subject: self.control.subjects.take(key.slot),
             cause: end.cause,
+            detail: end.detail,
             by: end.by,
             stage: end.stage,
             code: end.code,
@@ -172,6 +178,10 @@ impl Parts {
     }
 
     fn log_close(&mut self, record: CloseRecord) {
+        if record.cause == Cause::HealthCheck {
+            // Balancers ask every few seconds; `portcullis_closes_total` has them.
+            return;
+        }
         let rate = self.env.settings.limits.close_lines_per_second;
         let allowed = self.control.close_lines.take(1, rate, rate, self.env.now.instant);
         if !allowed || !self.control.mailbox.report(Report::Closed(record)) {

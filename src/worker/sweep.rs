@@ -83,8 +83,11 @@ impl Sweep {
 }
 
 impl Core {
-    /// Does a turn's part of the sweep.
-    pub(super) fn sweep(&mut self) {
+    /// Does a turn's part of the sweeps, if any is under way.
+    pub(super) fn sweep(&mut self) -> bool {
+        if !self.parts.sweep.is_under_way() && !self.parts.links.is_swept() {
+            return false;
+        }
         let mut slots_left = self.parts.options.sweep_slots;
         let mut closes_left = CLOSES_PER_TURN;
         while slots_left > 0 && closes_left > 0 {
@@ -102,6 +105,7 @@ impl Core {
         }
         self.parts.forget_lost_sessions();
         self.sweep_links();
+        true
     }
 
     /// Whether this closed a client.

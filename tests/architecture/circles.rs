@@ -8,19 +8,14 @@ use crate::source::{self, Source};
 type Path = Vec<String>;
 
 /// Folders whose circles are not mended yet. Remove a folder when the test says so; never add one.
-const NOT_YET: &[&str] = &[
-    "cli",
-    "cli/token",
-    "dev",
-    "protocol/dialect",
-    "protocol/http_upgrade",
-    "protocol/link",
-    "server/admin",
-    "server/auth_client",
+const NOT_YET: &[&str] = &["worker"];
+
+/// Circles that stay: the folder, the members, the reason.
+const ALLOWED: &[(&str, &[&str], &str)] = &[(
     "settings",
-    "settings/keys",
-    "worker",
-];
+    &["keys", "mod"],
+    "a row of the table compares two `Settings`, whose limits and deadlines the table makes",
+)];
 
 #[test]
 fn the_files_of_a_folder_import_in_one_direction() {
@@ -28,12 +23,16 @@ fn the_files_of_a_folder_import_in_one_direction() {
     let wrong: Vec<String> = circles
         .iter()
         .filter(|circle| !NOT_YET.contains(&circle.folder.as_str()))
+        .filter(|circle| !ALLOWED.iter().any(|allowed| circle.is(allowed)))
         .map(Circle::to_string)
         .collect();
     assert!(wrong.is_empty(), "circles of imports:\n{}", wrong.join("\n"));
     let mended = |folder: &&&str| circles.iter().all(|circle| circle.folder != **folder);
     let mended: Vec<_> = NOT_YET.iter().filter(mended).collect();
     assert!(mended.is_empty(), "mended: remove from NOT_YET: {mended:?}");
+    for allowed in ALLOWED {
+        assert!(circles.iter().any(|circle| circle.is(allowed)), "mended: remove {allowed:?}");
+    }
 }
 
 struct Circle {
@@ -41,6 +40,12 @@ struct Circle {
     members: Vec<String>,
     /// The imports between members: place, from, to.
     imports: Vec<String>,
+}
+
+impl Circle {
+    fn is(&self, (folder, members, _reason): &(&str, &[&str], &str)) -> bool {
+        self.folder == *folder && self.members == *members
+    }
 }
 
 impl std::fmt::Display for Circle {

@@ -42,6 +42,23 @@ fn an_absent_backend_is_explained_and_comes_back_by_itself() {
 }
 
 #[test]
+fn a_gateway_without_a_backend_is_not_ready_where_the_settings_say_so() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut config = Config::to(&address).ports(free_port(), free_port());
+    config.gateway += "ready_without_backend = false\n";
+    let gateway = Gateway::start_from(&config, tempfile::tempdir().expect("a folder"));
+    assert_eq!(gateway.get("/readyz"), (503, "no backend is linked\n".into()));
+    assert_eq!(gateway.get("/healthz").0, 200);
+    let backend = Backend::start_at(&address, Choices::default());
+    wait_until("it is ready", || gateway.get("/readyz").0 == 200);
+    drop(backend);
+    wait_until("it is not", || gateway.get("/readyz").0 == 503);
+    config.gateway = config.gateway.replace("backend = false", "backend = true");
+    assert!(gateway.reload(&config).is_ok());
+    wait_until("a reload changes it", || gateway.get("/readyz").0 == 200);
+}
+
+#[test]
 fn clients_of_a_killed_backend_are_told_one_after_the_other() {
     let address = format!("127.0.0.1:{}", free_port());
     let backend = Backend::start_at(&address, Choices::default());

@@ -171,29 +171,36 @@ fn broken_carriers_are_malformed_tokens() {
     let gateway = Gateway::start(&config(&backend, ""));
     let good = token("good");
     let url = URL_SAFE_NO_PAD.encode(&good);
+    const MALFORMED: (u16, &str) = (4401, "token_malformed");
+    const TWICE: (u16, &str) = (4400, "token_repeated");
     let table = [
-        ("/authorization", "Authorization: Bearer\r\n".to_owned()),
-        ("/authorization", format!("Authorization: Bearer {good} x\r\n")),
-        ("/subprotocol", "Sec-WebSocket-Protocol: base64url.bearer.phx.!!!\r\n".into()),
-        ("/subprotocol", "Sec-WebSocket-Protocol: base64url.bearer.phx.\r\n".into()),
-        ("/subprotocol", format!("Sec-WebSocket-Protocol: base64url.bearer.other.{url}\r\n")),
+        ("/authorization", "Authorization: Bearer\r\n".to_owned(), MALFORMED),
+        ("/authorization", format!("Authorization: Bearer {good} x\r\n"), MALFORMED),
+        ("/subprotocol", "Sec-WebSocket-Protocol: base64url.bearer.phx.!!!\r\n".into(), MALFORMED),
+        ("/subprotocol", "Sec-WebSocket-Protocol: base64url.bearer.phx.\r\n".into(), MALFORMED),
+        (
+            "/subprotocol",
+            format!("Sec-WebSocket-Protocol: base64url.bearer.other.{url}\r\n"),
+            MALFORMED,
+        ),
         (
             "/subprotocol",
             format!(
                 "Sec-WebSocket-Protocol: base64url.bearer.phx.{url}, \
                  base64url.bearer.authorization.{url}\r\n"
             ),
+            TWICE,
         ),
-        ("/cookie", format!("{ORIGIN}Cookie: session={good}; session={good}\r\n")),
-        ("/header", format!("X-Token: {good}\r\nX-Token: {good}\r\n")),
-        ("/query?token=a&token=b", String::new()),
-        ("/authorization", format!("Authorization: Bearer {}\r\n", "a".repeat(4097))),
-        ("/authorization", format!("Authorization: Bearer {good}=\r\n")),
+        ("/cookie", format!("{ORIGIN}Cookie: session={good}; session={good}\r\n"), TWICE),
+        ("/header", format!("X-Token: {good}\r\nX-Token: {good}\r\n"), TWICE),
+        ("/query?token=a&token=b", String::new(), TWICE),
+        ("/authorization", format!("Authorization: Bearer {}\r\n", "a".repeat(4097)), MALFORMED),
+        ("/authorization", format!("Authorization: Bearer {good}=\r\n"), MALFORMED),
     ];
-    for (path, fields) in table {
+    for (path, fields, (code, reason)) in table {
         eprintln!("{path} {fields}");
         let mut client = Client::open(gateway.address(), path, &fields);
-        client.expect_explained(&explained(4401, "token_malformed"), 4401, "token_malformed");
+        client.expect_explained(&explained(code, reason), code, reason);
     }
     assert!(backend.seen().is_empty());
 }
@@ -271,6 +278,75 @@ fn audience_issuer_and_leeway_are_judged() {
                 client.expect_explained(&explained(code, reason), code, reason);
             }
         }
+    }
+}
+
+#[test]
+fn a_token_that_names_no_subject_is_forbidden_unless_another_claim_does() {
+    let backend = Backend::start();
+    let mut config = Config::bare(backend.address()).guarded("usual", "authorization", "");
+    config = config.guarded("mapped", "authorization", "");
+    config.auths += "subject = [\"user\", \"id\"]\n";
+    let gateway = Gateway::start(&config);
+    let soon = unix_now() + 600;
+    for (path, claims, subject) in [
+        ("/usual", r#""sub":"ada""#, Some("ada")),
+        ("/usual", r#""sub":42"#, Some("42")),
+        ("/usual", r#""user":{"id":"ada"}"#, None),
+        ("/usual", r#""sub":"" "#, None),
+        ("/usual", r#""sub":null"#, None),
+        ("/mapped", r#""user":{"id":"ada"}"#, Some("ada")),
+        ("/mapped", r#""sub":"eve","user":{"id":7}"#, Some("7")),
+        ("/mapped", r#""sub":"eve""#, None),
+    ] {
+        let token = mint(SECRET, &format!(r#"{{{claims},"exp":{soon}}}"#));
+        let fields = format!("Authorization: Bearer {token}\r\n");
+        let mut client = Client::open(gateway.address(), path, &fields);
+        match subject {
+            Some(subject) => {
+                client.echo("in");
+                assert_eq!(backend.opened().subject.as_deref(), Some(subject), "{path} {claims}");
+            }
+            None => {
+                let forbidden = explained(4403, "token_forbidden");
+                client.expect_explained(&forbidden, 4403, "token_forbidden");
+            }
+        }
+    }
+}
+
+#[test]
+fn tokens_up_to_token_max_come_by_every_carrier() {
+    let backend = Backend::start();
+    let limits = "head_max = \"64KiB\"\nrequest_line_max = \"32KiB\"\n\
+                  first_message_max = \"32KiB\"\ntoken_max = \"16KiB\"";
+    let gateway = Gateway::start(&config(&backend, "").limits(limits));
+    let sized = |roles: usize| {
+        let roles = "x".repeat(roles);
+        let claims = format!(r#"{{"sub":"ada","exp":{},"roles":"{roles}"}}"#, unix_now() + 600);
+        mint(SECRET, &claims)
+    };
+    let largest = (12_000..12_288).rev().map(sized).find(|token| token.len() <= 16_384);
+    let largest = largest.expect("one fits");
+    assert!(largest.len() > 16_380, "{}", largest.len());
+    for (row, path, fields, message) in carried(&largest) {
+        let (mut client, answer) = Client::ask(gateway.address(), &path, &fields);
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{row}: {answer}");
+        if let Some(message) = &message {
+            client.text(message);
+        }
+        client.echo("hello");
+        let identity = backend.opened();
+        assert_eq!(identity.subject.as_deref(), Some("ada"), "{row}");
+        assert!(identity.claims.len() > 12_000, "{row}: {}", identity.claims.len());
+    }
+    for (row, path, fields, message) in carried(&sized(12_290)) {
+        let (mut client, answer) = Client::ask(gateway.address(), &path, &fields);
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{row}: {answer}");
+        if let Some(message) = &message {
+            client.text(message);
+        }
+        client.expect_explained(&explained(4401, "token_malformed"), 4401, "token_malformed");
     }
 }
 

@@ -10,24 +10,16 @@ use portcullis::base::secret::Secret;
 use portcullis::base::time::UnixTime;
 use portcullis::protocol::cause::Cause;
 use portcullis::protocol::compact_json::{DEPTH_MAX, MEMBERS_MAX};
+use portcullis::protocol::external_term::{Step, TermPath};
 use portcullis::protocol::jwt::{Algorithm, JwtKey, JwtOptions, JwtVerifier};
 use portcullis::protocol::scratch::{NAME_MAX, TOKEN_MAX, TokenScratch};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::shown::{moment, plain};
+use super::shown::{Jwt, moment, plain};
 
 /// Longest text of a token's that a message repeats, in characters.
 const QUOTED_MAX: usize = 64;
-
-/// A JWT taken apart, however broken it is.
-pub(super) struct Jwt {
-    /// The decoded header and claims, where they are text.
-    pub(super) header: Option<String>,
-    pub(super) claims: Option<String>,
-    /// What is wrong with it, whatever the configuration.
-    pub(super) faults: Vec<String>,
-}
 
 /// Takes a token apart that looks like a JWT: its first part is a JSON object.
 pub(super) fn jwt(token: &str) -> Option<Jwt> {
@@ -182,9 +174,8 @@ fn claim_faults(members: Vec<(String, Value)>) -> Vec<String> {
                 let length = text.len();
                 faults.push(format!("`{name}` has {length} bytes, and {bound} are the most"));
             }
-            Some(Value::String(text)) if text.is_empty() && name == "sub" => {
-                faults.push("`sub` is empty".to_owned());
-            }
+            // Whom a token names, the [[auth]] says.
+            _ if name == "sub" => {}
             None | Some(Value::String(_)) => {}
             Some(other) => faults.push(format!("`{name}` is {}, and not text", kind(other))),
         }
@@ -281,23 +272,27 @@ fn other_readings(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let mut readings = Vec::new();
     let text: Vec<u8> = secret.iter().copied().filter(|byte| *byte != b'=').collect();
     if let Ok(bytes) = URL_SAFE_NO_PAD.decode(&text).or_else(|_| STANDARD_NO_PAD.decode(&text)) {
-        let hint = "once its text is decoded from base64: the issuer decodes it. Give the gateway \
-                    the decoded bytes: base64 -d < FILE > FILE.raw";
+        let hint = "once its text is decoded from base64: the issuer decodes it. Write \
+                    secret_encoding = \"base64\" (or \"base64url\") beside the key's secret";
         readings.push((hint, bytes));
     }
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
     let hex: Option<Vec<u8>> =
         secret.chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect();
     if let Some(bytes) = hex {
-        let hint = "once its text is decoded from hexadecimal: the issuer decodes it. Give the \
-                    gateway the decoded bytes: xxd -r -p < FILE > FILE.raw";
+        let hint = "once its text is decoded from hexadecimal: the issuer decodes it. Write \
+                    secret_encoding = \"hex\" beside the key's secret";
         readings.push((hint, bytes));
     }
-    let hint = "with base64 of it: the issuer does not decode its secret. Give the gateway the \
-                text that the issuer has";
+    let hint = "with base64 of it: the issuer does not decode its secret. Remove secret_encoding, \
+                or give the gateway the text that the issuer has";
     for engine in [STANDARD, URL_SAFE_NO_PAD] {
         readings.push((hint, engine.encode(secret).into_bytes()));
     }
+    let hint = "with hexadecimal of it: the issuer does not decode its secret. Remove \
+                secret_encoding, or give the gateway the text that the issuer has";
+    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    readings.push((hint, hex.into_bytes()));
     let hint = "with a newline at its end: the issuer's copy ends in one";
     readings.push((hint, [secret, b"\n"].concat()));
     let hint = "without the white space around it: the gateway's copy has some";
@@ -359,12 +354,44 @@ fn party_faults(claims: &[(String, Value)], options: &JwtOptions, now_s: u64) ->
         )),
         _ => {}
     }
+    faults.extend(subject_fault(claims, options.subject.as_ref()));
     let ends = find("exp").and_then(Value::as_f64).unwrap_or_default();
     let bound_s = options.lifetime_max.as_secs();
     if ends > now_s.saturating_add(bound_s) as f64 {
         faults.push(format!("`exp` is further ahead than lifetime_max, {bound_s} s, permits"));
     }
     faults
+}
+
+/// Why the token names no subject, if it names none.
+fn subject_fault(claims: &[(String, Value)], path: Option<&TermPath>) -> Option<String> {
+    let default = [Step::Name("sub".to_owned())];
+    let steps = path.map_or(&default[..], TermPath::steps);
+    let (Step::Name(first), rest) = steps.split_first()? else { return None };
+    let named: Vec<String> = steps
+        .iter()
+        .map(|step| match step {
+            Step::Name(name) => format!("{name:?}"),
+            Step::Index(index) => index.to_string(),
+        })
+        .collect();
+    let claim = claims.iter().find(|(member, _)| member == first).map(|(_, value)| value);
+    let value = claim.and_then(|claim| {
+        rest.iter().try_fold(claim, |value, step| match step {
+            Step::Name(name) => value.get(name),
+            Step::Index(index) => value.get(index),
+        })
+    });
+    let what = match value {
+        Some(Value::String(text)) if !text.is_empty() => return None,
+        Some(Value::Number(number)) if !number.is_f64() => return None,
+        Some(Value::String(_)) => "is empty",
+        Some(Value::Number(_)) => "is a number with a fraction or exponent",
+        Some(_) => "is neither text nor an integer",
+        None => "is missing",
+    };
+    let place = named.join(", ");
+    Some(format!("it names no subject: the claim [{place}] {what}; `subject` says which it is"))
 }
 
 fn time_fault(claims: &[(String, Value)], name: &str, verb: &str, now_s: u64) -> Vec<String> {
@@ -423,7 +450,7 @@ mod tests {
     #[test]
     fn each_fault_is_named() {
         const HEADER: &str = r#"{"alg":"HS256"}"#;
-        let long = format!(r#"{{"exp":1,"x":"{}"}}"#, "y".repeat(4000));
+        let long = format!(r#"{{"exp":1,"x":"{}"}}"#, "y".repeat(TOKEN_MAX));
         let deep = format!(r#"{{"exp":1,"x":{}{}}}"#, "[".repeat(17), "]".repeat(17));
         let table: &[(&str, &str, &str)] = &[
             (HEADER, r#"{"exp":"tomorrow"}"#, "`exp` is text, and not a number"),
@@ -431,12 +458,11 @@ mod tests {
             (HEADER, r#"{"sub":"x"}"#, "`exp` is missing"),
             (HEADER, r#"{"exp":1795837543000}"#, "milliseconds"),
             (HEADER, r#"{"exp":1,"iat":[]}"#, "`iat` is a list"),
-            (HEADER, r#"{"exp":1,"sub":42}"#, "`sub` is a number, and not text"),
-            (HEADER, r#"{"exp":1,"sub":""}"#, "`sub` is empty"),
+            (HEADER, r#"{"exp":1,"sub":"x","jti":7}"#, "`jti` is a number, and not text"),
             (HEADER, r#"{"exp":1,"a":1,"a":2}"#, "the claims has \"a\" twice"),
             (HEADER, "\u{feff}{\"exp\":1}", "byte order mark"),
             (HEADER, &deep, "nested 18 levels deep, and 16 are read"),
-            (HEADER, &long, "and the gateway takes at most 4096"),
+            (HEADER, &long, "and the gateway takes at most 16384"),
             (HEADER, r#"{"exp":"#, "no JSON object"),
             (r#"{"alg":"HS256","kid":null}"#, r#"{"exp":1}"#, "`kid` is null, and not text"),
             (r#"{"alg":"none"}"#, r#"{"exp":1}"#, "not signed"),
@@ -460,6 +486,8 @@ mod tests {
     fn a_signature_that_fits_another_reading_of_the_secret_is_found() {
         let raw = b"0123456789abcdef0123456789abcdef".to_vec();
         let encoded = STANDARD.encode(&raw).into_bytes();
+        let hex: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex.into_bytes();
         let options = JwtOptions::default();
         let key = |secret: &[u8]| JwtKey {
             id: None,
@@ -470,6 +498,8 @@ mod tests {
         for (issuer, ours, expected) in [
             (&raw, &encoded, "decoded from base64"),
             (&encoded, &raw, "the issuer does not decode"),
+            (&raw, &hex, "decoded from hexadecimal"),
+            (&hex, &raw, "with hexadecimal of it"),
         ] {
             let token = portcullis::protocol::jwt::mint(&key(issuer), claims);
             let view = jwt(&token).expect("a JWT");

@@ -19,8 +19,8 @@ use portcullis::settings::load::{Issuing, Outside};
 use portcullis::settings::units::parse_duration;
 use serde_json::{Map, Value};
 
-use super::super::{ConfigFile, failed, load};
-use super::{explain, find_auth, verify};
+use super::super::common::{ConfigFile, failed, load};
+use super::verify::{explain, find_auth, verify};
 
 /// Create a token that a configuration accepts; only the token goes to stdout.
 #[derive(Args)]
@@ -28,7 +28,8 @@ use super::{explain, find_auth, verify};
 It is signed with the first key, or the one that --key names: by its id, or its place from 1 among
 the values of secret_key_base. A claim's value is read as JSON if it is JSON, and is text otherwise.
 
-  jwt           sub, iat, exp, the issuer and audience that the [[auth]] asks for, and the claims
+  jwt           the subject as `sub` or where the [[auth]]'s `subject` says, iat, exp, the issuer and
+                audience that the [[auth]] asks for, and the claims
   phoenix       the subject as signed data (a number as an integer); with claims, a map of them and
                 the subject under the [[auth]]'s `subject`
   plug-session  a session of the subject and the claims; the parameter _csrf_token that goes with it
@@ -102,14 +103,21 @@ fn mint_jwt(
     now_s: u64,
 ) -> Result<Minted, String> {
     let key = by_id(command, keys, |key| key.id.clone())?;
-    let mut claims = Map::new();
-    claims.insert("sub".into(), command.subject.as_str().into());
+    let subject = Value::from(command.subject.as_str());
+    let mut claims = match &options.subject {
+        None => Map::from_iter([("sub".to_owned(), subject)]),
+        Some(path) => match nested(path, subject) {
+            Value::Object(members) => members,
+            _ => return Err("claims are an object: begin `subject` with a name".to_owned()),
+        },
+    };
     claims.insert("iat".into(), now_s.into());
     claims.insert("exp".into(), expires_s(command, now_s).into());
     let expected = [("iss", &options.issuer), ("aud", &options.audience)];
     for (name, value) in expected {
         if let Some(value) = value {
-            claims.insert(name.into(), value.as_str().into());
+            // Where the subject is the issuer, it is the user who says which.
+            claims.entry(name).or_insert_with(|| value.as_str().into());
         }
     }
     add_claims(command, &mut claims)?;
@@ -140,15 +148,7 @@ fn mint_phoenix(
 
 /// The claims, and the subject where `path` wants it.
 fn data_with_subject(command: &Mint, path: &TermPath) -> Result<Value, String> {
-    let data = path.steps().iter().rev().fold(subject(command), |inner, step| match step {
-        Step::Name(name) => Value::Object(Map::from_iter([(name.clone(), inner)])),
-        Step::Index(index) => {
-            let mut items = vec![Value::Null; *index];
-            items.push(inner);
-            Value::Array(items)
-        }
-    });
-    match data {
+    match nested(path, subject(command)) {
         Value::Object(mut members) => {
             add_claims(command, &mut members)?;
             Ok(Value::Object(members))
@@ -157,6 +157,18 @@ fn data_with_subject(command: &Mint, path: &TermPath) -> Result<Value, String> {
         _ => Err("the subject of this [[auth]] stands in a list, which has no room for claims"
             .to_owned()),
     }
+}
+
+/// The least data in which `path` leads to `value`.
+fn nested(path: &TermPath, value: Value) -> Value {
+    path.steps().iter().rev().fold(value, |inner, step| match step {
+        Step::Name(name) => Value::Object(Map::from_iter([(name.clone(), inner)])),
+        Step::Index(index) => {
+            let mut items = vec![Value::Null; *index];
+            items.push(inner);
+            Value::Array(items)
+        }
+    })
 }
 
 fn mint_session(command: &Mint, keys: &[Secret], path: &TermPath) -> Result<Minted, String> {
@@ -190,7 +202,7 @@ fn mint_compact(command: &Mint, keys: &[CompactKey], now_s: u64) -> Result<Minte
     };
     let token = compact_token::mint(key, &fields).ok_or(
         "it does not fit: subject (1 to 255 bytes), jti (at most 255), the end (before 2106), all \
-         of it (4,096 characters)",
+         of it (16,384 characters)",
     )?;
     Ok(Minted { token, csrf: None })
 }

@@ -146,7 +146,7 @@ impl Client {
             ctx.counters.increment(Metric::TokensRefused);
         }
         let command = decision.first_message.command;
-        let details = CloseDetails { command, hint: *hint, broken: false };
+        let details = CloseDetails { command, hint: *hint, ..CloseDetails::default() };
         self.refuse_with(cause, &details, ctx, output);
     }
 

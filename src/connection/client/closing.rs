@@ -11,8 +11,11 @@ use crate::connection::context::{Context, Output};
 use crate::connection::stage::{ClosedBy, Stage};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
+use crate::protocol::close_detail::{CloseDetail, TlsFault};
 use crate::protocol::dialect::{Answer, Dialect};
 use crate::protocol::http_upgrade::{self, HttpRefusal};
+use crate::protocol::proxy_header::ProxyError;
+use crate::protocol::verifier::Refusal;
 use crate::protocol::websocket::{self, OpCode};
 use crate::settings::{Deadlines, MessageTypes};
 
@@ -21,6 +24,10 @@ use super::state::{Client, write_frame};
 
 /// What a client that used up every stage still gets to read its refusal.
 const REFUSED_GRACE: Duration = Duration::from_millis(100);
+
+/// The longest that a client waits for its token to become valid: clocks that are further apart
+/// are not a matter of waiting.
+const EARLY_MAX: Duration = Duration::from_secs(60);
 
 /// What a backend that refuses a client wants it to be told beyond the cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,17 +48,36 @@ pub(super) struct CloseDetails<'a> {
     pub(super) hint: RejectHint<'a>,
     /// After a broken frame (RFC 6455 §7.1.7): FIN follows the close frame.
     pub(super) broken: bool,
+    /// Trying again is of no use, though the cause's own answer says so.
+    pub(super) is_final: bool,
+}
+
+impl CloseDetails<'_> {
+    /// A token whose time begins soon is to be shown again then; one of next year is not.
+    pub(super) fn of(refusal: Refusal, ctx: &Context<'_>) -> Self {
+        let now_ms = ctx.now.unix.as_millis();
+        let wait = refusal
+            .valid_from
+            .map(|at| Duration::from_millis(at.as_millis().saturating_sub(now_ms)));
+        let soon = wait.filter(|wait| *wait <= EARLY_MAX);
+        CloseDetails {
+            hint: RejectHint { retry_after: soon, ..RejectHint::default() },
+            is_final: wait.is_some() && soon.is_none(),
+            ..CloseDetails::default()
+        }
+    }
 }
 
 impl Client {
     /// The client's connection ended, and nothing reaches it any more.
     pub fn peer_gone(&mut self, ctx: &Context<'_>) {
-        let cause = match self.phase {
-            Phase::TlsHandshake => Cause::TlsFailed,
-            _ => Cause::ClientGone,
+        let (cause, detail) = match self.phase {
+            Phase::TlsHandshake => (Cause::TlsFailed, Some(CloseDetail::Tls(TlsFault::ClientLeft))),
+            _ => (Cause::ClientGone, None),
         };
         let progress = CloseProgress::Dropped { reset: false };
-        self.end_with((cause, ClosedBy::Client, None), Standing::Leaving, progress, ctx);
+        let end = (cause, ClosedBy::Client, None);
+        self.end_because(end, detail, Standing::Leaving, progress, ctx);
         self.drop_ended(false);
     }
 
@@ -68,10 +94,11 @@ impl Client {
     }
 
     /// TLS failed. An alert may be queued; it is sent as far as the socket takes it.
-    pub fn tls_failed(&mut self, ctx: &Context<'_>) {
+    pub fn tls_failed(&mut self, fault: TlsFault, ctx: &Context<'_>) {
         let standing = if self.is_open() { Standing::Leaving } else { Standing::Refused };
         let progress = CloseProgress::said(Next::Shutdown);
-        self.end_with((Cause::TlsFailed, ClosedBy::Gateway, None), standing, progress, ctx);
+        let end = (Cause::TlsFailed, ClosedBy::Gateway, None);
+        self.end_because(end, Some(CloseDetail::Tls(fault)), standing, progress, ctx);
         self.say_last(Next::Shutdown);
     }
 
@@ -120,7 +147,7 @@ impl Client {
         if !self.is_open() {
             return;
         }
-        let unsaid = self.answer(Cause::BackendClosed, ctx).code;
+        let unsaid = self.answer(Cause::BackendClosed, false, ctx).code;
         let code = if websocket::is_sendable_close_code(code) { code } else { unsaid };
         write_close(code, reason, output);
         let next = if self.is_broken() { Next::Shutdown } else { Next::AwaitClose };
@@ -150,8 +177,18 @@ impl Client {
 
     /// Ends the connection without a word.
     pub fn drop_silently(&mut self, cause: Cause, ctx: &Context<'_>) {
+        self.drop_because(cause, None, ctx);
+    }
+
+    /// A trusted proxy did not say where the client comes from.
+    pub fn refuse_proxy_header(&mut self, error: ProxyError, ctx: &Context<'_>) {
+        self.drop_because(Cause::BadRequest, Some(CloseDetail::Proxy(error)), ctx);
+    }
+
+    fn drop_because(&mut self, cause: Cause, detail: Option<CloseDetail>, ctx: &Context<'_>) {
         let progress = CloseProgress::Dropped { reset: true };
-        self.end_with((cause, ClosedBy::Gateway, None), Standing::Leaving, progress, ctx);
+        let end = (cause, ClosedBy::Gateway, None);
+        self.end_because(end, detail, Standing::Leaving, progress, ctx);
         self.drop_ended(true);
     }
 
@@ -174,18 +211,19 @@ impl Client {
         output: &mut Output,
     ) {
         refusal.write_with(detail, &mut output.answers);
-        self.end_over_http(refusal.cause(), ctx);
+        self.end_over_http(refusal.cause(), refusal.detail(), ctx);
     }
 
     pub(super) fn answer_health(&mut self, is_head: bool, ctx: &Context<'_>, output: &mut Output) {
         http_upgrade::write_ok_health(&mut output.answers, is_head);
-        self.end_over_http(Cause::HealthCheck, ctx);
+        self.end_over_http(Cause::HealthCheck, None, ctx);
     }
 
     /// An HTTP answer was the last word: FIN follows it.
-    fn end_over_http(&mut self, cause: Cause, ctx: &Context<'_>) {
+    fn end_over_http(&mut self, cause: Cause, detail: Option<CloseDetail>, ctx: &Context<'_>) {
         let end = (cause, ClosedBy::Gateway, None);
-        self.end_with(end, Standing::Refused, CloseProgress::said(Next::Shutdown), ctx);
+        let progress = CloseProgress::said(Next::Shutdown);
+        self.end_because(end, detail, Standing::Refused, progress, ctx);
     }
 
     /// Explains a refusal, closes, and waits a linger for the client's close.
@@ -219,7 +257,7 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        let mut answer = self.answer(cause, ctx);
+        let mut answer = self.answer(cause, details.is_final, ctx);
         if answer.reconnect && details.hint.retry_after.is_some() {
             answer.retry_after = details.hint.retry_after;
         }
@@ -239,7 +277,9 @@ impl Client {
             write_close(answer.code, if own.is_empty() { answer.reason } else { own }, output);
             CloseProgress::said(if broken { Next::Shutdown } else { Next::AwaitClose })
         };
-        self.end_with((cause, ClosedBy::Gateway, Some(answer.code)), standing, progress, ctx);
+        let detail = details.is_final.then_some(CloseDetail::TokenFarOff);
+        let end = (cause, ClosedBy::Gateway, Some(answer.code));
+        self.end_because(end, detail, standing, progress, ctx);
     }
 
     /// The close frame has waited long enough. A reload may have given it other words.
@@ -250,7 +290,8 @@ impl Client {
             return;
         };
         let broken = delayed.input == DelayedInput::Broken;
-        let answer = self.answer(end.cause, ctx);
+        let is_final = end.detail == Some(CloseDetail::TokenFarOff);
+        let answer = self.answer(end.cause, is_final, ctx);
         write_close(answer.code, answer.reason, output);
         self.phase_since = ctx.now.instant.into();
         // Nothing may follow the close frame.
@@ -298,11 +339,16 @@ impl Client {
 
     /// How `cause` is put to this client: looked up when it is said, so that it costs no memory
     /// and a reload counts.
-    pub(super) fn answer<'s>(&self, cause: Cause, ctx: &Context<'s>) -> Answer<'s> {
+    pub(super) fn answer<'s>(&self, cause: Cause, is_final: bool, ctx: &Context<'s>) -> Answer<'s> {
         let dialect = self.dialect().unwrap_or(Dialect::Plain);
-        match self.settings_of_route(ctx) {
+        let answer = |cause| match self.settings_of_route(ctx) {
             Some(route) => route.closes.answer(dialect, cause),
             None => dialect.answer(cause),
+        };
+        let own = answer(cause);
+        match is_final && own.reconnect {
+            false => own,
+            true => Answer { cause, reason: own.reason, ..answer(Cause::BadSignature) },
         }
     }
 

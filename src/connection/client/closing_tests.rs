@@ -1,6 +1,8 @@
 //! Closes that wait, routes with words of their own, and the handshakes of dialects.
 
 use super::*;
+use crate::connection::stage::ClosedBy;
+use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::centrifuge::PING as CENTRIFUGE_PING;
 
 const DIALECTS: &str = r#"
@@ -139,6 +141,50 @@ fn paces_are_spread() {
             assert!((10..50).contains(&count), "{count} of 100 in quarter {quarter}");
         }
     }
+}
+
+/// A token of Ann's whose time begins `ahead` seconds from the start.
+fn token_of_the_future(ahead: u64) -> String {
+    let secret = Secret::new(APP.into());
+    let key = JwtKey { id: Some("k".into()), algorithm: Algorithm::HS256, secret };
+    let (begins, expires) = (UNIX + ahead, UNIX + 100_000);
+    let claims = format!(r#"{{"sub":"ann","iat":{begins},"exp":{expires}}}"#);
+    jwt::mint(&key, claims.as_bytes())
+}
+
+#[test]
+fn a_token_that_is_valid_soon_is_to_be_shown_again_then() {
+    let again = |ms: u64| format!(r#""reconnect":true,"retry_after_ms":{ms}"#);
+    let stay = || r#""reconnect":false"#.to_owned();
+    // The leeway is 10 s.
+    for (path, ahead, code, said) in [
+        ("/own", 11, 4401, again(1_000)),
+        ("/own", 13, 4401, again(3_000)),
+        ("/own", 70, 4401, again(60_000)),
+        ("/own", 71, 4401, stay()),
+        ("/own", 50_000, 4401, stay()),
+        ("/phoenix/websocket?vsn=2.0.0", 13, 4401, again(3_000)),
+        ("/phoenix/websocket?vsn=2.0.0", 71, 1000, stay()),
+    ] {
+        let mut world = world();
+        world.feed(&head(path, &bearer(&token_of_the_future(ahead))));
+        let explanation = String::from_utf8(world.output.explanation.clone()).unwrap();
+        assert!(explanation.contains(&said), "{path} {ahead}: {explanation}");
+        if world.client.is_close_delayed() {
+            wait(&mut world);
+        }
+        let close = format!("close {code} token_not_yet_valid");
+        assert_eq!(world.told.last(), Some(&close), "{path} {ahead}");
+        let end = world.client.end().expect("refused");
+        let far = (ahead > 70).then_some(CloseDetail::TokenFarOff);
+        assert_eq!((end.cause, end.detail), (Cause::TokenNotYetValid, far), "{path} {ahead}");
+    }
+    let mut world = World::new(false);
+    world.feed(&head("/first", ""));
+    let mut late = token_of_the_future(13).into_bytes();
+    assert!(world.told == ["101"] && !late.is_empty());
+    world.feed(&frame(TEXT, &std::mem::take(&mut late)));
+    assert_eq!(world.told[1..], ["text token_bad_signature", "close 4401 token_bad_signature"]);
 }
 
 /// However slowly a client comes to its refusal, it is gone when all stages together are over.
@@ -449,6 +495,115 @@ fn what_is_no_init_gets_the_protocols_codes() {
     world.feed(&head("/graphql", &offers("graphql-transport-ws")));
     assert_eq!(wait(&mut world), Duration::from_secs(5));
     assert_eq!(world.told, ["101", "close 4408 authentication_timed_out"]);
+}
+
+/// The protocol lets either side ping at any time.
+#[test]
+fn liveness_checks_before_the_first_message_are_answered_and_bounded() {
+    const PING: &[u8] = br#"{"type":"ping","payload":{"n":1}}"#;
+    const PONG: &[u8] = br#"{"type":"pong"}"#;
+    let init =
+        format!(r#"{{"type":"connection_init","payload":{{"token":"{}"}}}}"#, token(APP, 3600));
+    let mut world = graphql(r#"{"type":"ping"}"#);
+    assert_eq!(world.told, ["101", "text pong"]);
+    world.feed(&frame(TEXT, PONG));
+    world.feed(&frame(TEXT, PING));
+    assert_eq!(world.told[2..], ["text pong"]);
+    world.feed(&frame(TEXT, init.as_bytes()));
+    assert!(world.client.is_open());
+    // An open client's are between it and the backend.
+    world.feed(&frame(TEXT, PING));
+    assert_eq!((world.data.len(), world.told.len()), (1, 3));
+
+    // They do not put the deadline off.
+    let mut world = graphql(r#"{"type":"ping"}"#);
+    world.pass(Duration::from_millis(4_999));
+    world.feed(&frame(TEXT, PING));
+    assert_eq!(wait(&mut world), Duration::from_millis(1));
+    assert_eq!(world.told.last().unwrap(), "close 4408 authentication_timed_out");
+    // They cost control frames, pongs too.
+    for check in [PING, PONG] {
+        let mut world = graphql(r#"{"type":"ping"}"#);
+        for _ in 1..60 {
+            world.feed(&frame(TEXT, check));
+        }
+        assert_eq!(world.client.stage(), Stage::Authenticating);
+        world.feed(&frame(TEXT, check));
+        assert_eq!(world.told.last().unwrap(), "close 1013 rate_limited");
+    }
+    // The other dialects' own; binary and longer ones are first messages like any other.
+    let mut phoenix = World::with(settings(DIALECTS), false, 0);
+    phoenix.feed(&head("/phoenix/late", ""));
+    phoenix.feed(&frame(TEXT, br#"[null,"1","phoenix","heartbeat",{}]"#));
+    phoenix.feed(&frame(TEXT, token(LATE, 3600).as_bytes()));
+    assert!(phoenix.client.is_open());
+    let mut world = graphql(&format!(r#"{{"type":"ping","payload":"{}"}}"#, "x".repeat(256)));
+    assert_eq!(world.told.pop().unwrap(), "close 4401 token_missing");
+    let mut world = World::with(settings(DIALECTS), false, 0);
+    world.feed(&head("/graphql", &offers("graphql-transport-ws")));
+    world.feed(&frame(0x82, br#"{"type":"ping"}"#));
+    assert_eq!(world.told.pop().unwrap(), "close 4401 token_missing");
+}
+
+/// However it is written and cut, its token does not come out.
+#[test]
+fn a_second_handshake_ends_the_connection() {
+    let token = token(APP, 3600);
+    let init = format!(r#"{{"type":"connection_init","payload":{{"token":"{token}"}}}}"#);
+    let swapped = format!(r#"{{"payload":{{"token":"{token}"}}, "type":"connection_init"}}"#);
+    let second = connect(&token);
+    let behind = format!("{{\"send\":{{}}}}\n{second}");
+    let init_refused = "close 4429 Too many initialisation requests";
+    let connect_refused = "close 3501 handshake_repeated";
+    for (open, message, cut, expected) in [
+        (graphql(&init), &init, usize::MAX, init_refused),
+        (graphql(&init), &swapped, usize::MAX, init_refused),
+        (graphql(&init), &init, 1, init_refused),
+        (graphql(&init), &init, 30, init_refused),
+        (centrifuge(&second), &second, usize::MAX, connect_refused),
+        (centrifuge(&second), &behind, usize::MAX, connect_refused),
+        (centrifuge(&second), &second, 1, connect_refused),
+    ] {
+        let mut world = open;
+        assert!(world.client.is_open());
+        world.told.clear();
+        let bytes = frame(TEXT, message.as_bytes());
+        for piece in bytes.chunks(cut.min(bytes.len())) {
+            if world.client.is_open() {
+                world.feed(piece);
+            }
+        }
+        assert_eq!(world.told, [expected], "{message} by {cut}");
+        let end = world.client.end().expect("closed");
+        assert_eq!((end.cause, end.by), (Cause::HandshakeRepeated, ClosedBy::Gateway));
+        let sent: Vec<u8> = world.data.iter().flat_map(|(.., bytes)| bytes.clone()).collect();
+        let sent = String::from_utf8(sent).unwrap();
+        assert!(!sent.contains(&token[..8]), "{message} by {cut}: {sent}");
+    }
+    // All else goes on, whatever it holds.
+    let mut world = graphql(&init);
+    world.feed(&frame(
+        TEXT,
+        br#"{"id":"1","type":"subscribe","payload":{"query":"{connection_init}"}}"#,
+    ));
+    for byte in frame(TEXT, br#"{"type":"connection_in","x":"connection_init"}"#) {
+        world.feed(&[byte]);
+    }
+    world.feed(&frame(0x82, init.as_bytes()));
+    assert!(world.client.is_open());
+    // Where the dialect's handshake was not the gateway's, it is the backend's.
+    let mut world = world_of_no_dialect(&token);
+    world.feed(&frame(TEXT, init.as_bytes()));
+    assert!(world.client.is_open() && !world.data.is_empty());
+}
+
+/// A client whose token came in plain JSON.
+fn world_of_no_dialect(token: &str) -> World {
+    let mut world = world();
+    world.feed(&head("/graphql", ""));
+    world.feed(&frame(TEXT, format!(r#"{{"payload":{{"token":"{token}"}}}}"#).as_bytes()));
+    assert!(world.client.is_open());
+    world
 }
 
 /// The same carrier without the subprotocol: any JSON will do, and nobody acknowledges.

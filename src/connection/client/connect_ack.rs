@@ -34,10 +34,9 @@ impl Client {
         output.explanation.clear();
         dialect.write_welcome(&connect_ack, &mut output.explanation);
         write_frame(OpCode::Text, &output.explanation, &mut output.connect_ack);
-        if dialect == Dialect::Centrifuge
-            && let Some(open) = self.open_mut()
-        {
-            open.pings_promised = true;
+        if let Some(open) = self.open_mut() {
+            open.handshake_done = true;
+            open.pings_promised = dialect == Dialect::Centrifuge;
         }
     }
 }

@@ -4,6 +4,9 @@
 use crate::connection::context::{Context, Output};
 use crate::connection::stage::Stage;
 use crate::counters::Metric;
+use crate::protocol::cause::Cause;
+use crate::protocol::dialect::Dialect;
+use crate::protocol::websocket::DataKind;
 
 use super::phase::{CloseProgress, Ended, Phase, Standing};
 use super::state::Client;
@@ -41,15 +44,49 @@ impl Client {
             }
             Phase::Open(open) => {
                 open.ping_sent = false;
-                match open.renewal.take() {
+                let (used, step) = match open.renewal.take() {
                     None => self.receive_frames(input, allowance, ctx, output),
                     Some(renewal) => {
                         self.receive_classified(renewal, input, allowance, ctx, output)
                     }
+                };
+                if self.repeats_handshake(&step, input, output) {
+                    self.close(Cause::HandshakeRepeated, ctx, output);
+                    return (used, Step::Handled);
                 }
+                (used, step)
             }
             Phase::Ended(_) => self.receive_after_close(input, ctx, output),
         }
+    }
+
+    /// Whether a piece of a message begins the dialect's handshake again. Of a message in several
+    /// pieces what its libraries write is known: nothing is held back, since the token comes later.
+    fn repeats_handshake(&mut self, step: &Step, input: &[u8], output: &Output) -> bool {
+        let (piece, kind, first, last) = match step {
+            Step::Data { range, kind, first, last } => (&input[range.clone()], kind, *first, *last),
+            Step::Released { kind, last } => (&output.released[..], kind, true, *last),
+            _ => return false,
+        };
+        let dialect = self.dialect().unwrap_or(Dialect::Plain);
+        let Some(open) = self.open_mut().filter(|open| open.handshake_done) else { return false };
+        if *kind != DataKind::Text {
+            return false;
+        }
+        if first && last {
+            return dialect.is_handshake(piece);
+        }
+        let prefix = dialect.handshake_prefix();
+        let seen = if first { 0 } else { usize::from(open.handshake_seen) };
+        let wanted = &prefix[seen..];
+        if wanted.is_empty() {
+            return false;
+        }
+        let length = wanted.len().min(piece.len());
+        let alike = wanted[..length] == piece[..length];
+        // Behind a prefix that was seen whole there is no message any more.
+        open.handshake_seen = if alike { seen + length } else { prefix.len() } as u8;
+        alike && length == wanted.len()
     }
 
     /// Some output was sent. With `flushed`, nothing is left.

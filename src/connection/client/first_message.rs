@@ -9,13 +9,14 @@ use crate::protocol::carrier::Carrier;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::http_upgrade::{self, FIELDS, Request};
-use crate::protocol::websocket::{self, OpCode};
+use crate::protocol::websocket::{self, DataKind, OpCode};
+use crate::settings::MessageTypes;
 
 use super::auth_decision::Credentials;
 use super::closing::CloseDetails;
 use super::open::{count_refusal, head_limits, still_valid, unless_revoked};
 use super::phase::{Authenticating, Awaited, FirstMessageInfo, PendingRequest, Phase};
-use super::state::Client;
+use super::state::{Client, write_frame};
 use super::step::Step;
 
 /// A mask that leaves bytes as they are.
@@ -30,7 +31,7 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
-        let Step::Data { range, last, .. } = step else { return step };
+        let Step::Data { range, kind, last, .. } = step else { return step };
         let Phase::Authenticating(Authenticating { request, awaited }) = &mut self.phase else {
             unreachable!("data comes out while the phase goes on")
         };
@@ -42,8 +43,37 @@ impl Client {
             return Step::Handled;
         }
         let (message, request) = (std::mem::take(message), Arc::clone(request));
-        *awaited = Awaited::Nothing;
+        if kind == DataKind::Text && self.comes_before_first(&message, ctx, output) {
+            return Step::Handled;
+        }
+        if let Phase::Authenticating(authenticating) = &mut self.phase {
+            authenticating.awaited = Awaited::Nothing;
+        }
         self.decide_first_message(message, &request, ctx, output)
+    }
+
+    /// Takes what may precede the first message: answers a check of liveness, and ignores the answer
+    /// to one. The deadline goes on, and each costs a control frame, so that no client can wait so
+    /// for longer, or cheaper, than in silence.
+    fn comes_before_first(
+        &mut self,
+        message: &[u8],
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) -> bool {
+        output.explanation.clear();
+        let dialect = self.dialect().unwrap_or(Dialect::Plain);
+        if self.messages == MessageTypes::Binary
+            || !dialect.comes_before_first(message, &mut output.explanation)
+        {
+            return false;
+        }
+        if !self.charge_controls(1, ctx) {
+            self.close(Cause::RateLimited, ctx, output);
+        } else if !output.explanation.is_empty() {
+            write_frame(OpCode::Text, &output.explanation, &mut output.answers);
+        }
+        true
     }
 
     fn decide_first_message(
@@ -72,10 +102,10 @@ impl Client {
         self.set_route(index, route, ctx);
         let (unix, scratch) = (ctx.now.unix, &mut output.tokens);
         let decision = match taken {
-            Err(cause) => Decision::Refused(cause),
+            Err(cause) => Decision::Refused(cause.into()),
             Ok(_) => authenticate::by_first_message(ctx.settings, route, &message, unix, scratch),
         };
-        let cause = match unless_revoked(decision, ctx) {
+        let refusal = match unless_revoked(decision, ctx) {
             Decision::Accepted(identity) => {
                 let expires = identity.expires();
                 self.open(&identity, &request, route, ctx, &mut output.request);
@@ -86,12 +116,12 @@ impl Client {
                 let credentials = Credentials::InMessage(&message, info);
                 return self.ask(auth, pending, &credentials, ctx, output);
             }
-            Decision::AwaitFirstMessage => Cause::TokenMissing,
-            Decision::Refused(cause) => cause,
+            Decision::AwaitFirstMessage => Cause::TokenMissing.into(),
+            Decision::Refused(refusal) => refusal,
         };
         count_refusal(ctx, &mut output.tokens);
-        let details = CloseDetails { command: info.command, ..CloseDetails::default() };
-        self.refuse_with(cause, &details, ctx, output);
+        let details = CloseDetails { command: info.command, ..CloseDetails::of(refusal, ctx) };
+        self.refuse_with(refusal.cause, &details, ctx, output);
         Step::Handled
     }
 

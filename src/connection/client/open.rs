@@ -33,6 +33,8 @@ impl Client {
             backend_message_max: u32::MAX,
             renewal: route.reauthenticate.as_ref().map(Renewal::new),
             ping_sent: false,
+            handshake_done: false,
+            handshake_seen: 0,
             pings_promised: false,
             to_client_unfinished: false,
             broken: false,
@@ -142,7 +144,7 @@ pub(super) fn unless_revoked<'s>(decision: Decision<'s>, ctx: &Context<'_>) -> D
     match decision {
         Decision::Accepted(identity) if ctx.revoked.meets(&identity, ctx.now.unix) => {
             ctx.counters.increment(Metric::RevokedRefused);
-            Decision::Refused(Cause::TokenRevoked)
+            Decision::Refused(Cause::TokenRevoked.into())
         }
         decision => decision,
     }

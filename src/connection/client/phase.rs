@@ -7,6 +7,7 @@ use crate::connection::context::Context;
 use crate::connection::stage::{ClosedBy, Stage};
 use crate::counters::{Metric, VERDICT_TIME};
 use crate::protocol::cause::Cause;
+use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::http_upgrade::HeadScanner;
 use crate::protocol::revocation::IdentityFingerprint;
 
@@ -122,6 +123,11 @@ pub(super) struct Open {
     pub(super) renewal: Option<Box<Renewal>>,
     /// A ping is out, and nothing came since.
     pub(super) ping_sent: bool,
+    /// The client was let in by its dialect's handshake, which it may not begin again.
+    pub(super) handshake_done: bool,
+    /// How many bytes of the dialect's handshake the message under way began with; the length of
+    /// that once it differs.
+    pub(super) handshake_seen: u8,
     /// The client was promised messages of its dialect at the ping interval.
     pub(super) pings_promised: bool,
     /// The client has been sent the beginning of a message, but not its end.
@@ -214,6 +220,8 @@ pub struct End {
     pub code: Option<u16>,
     /// The furthest stage before the end began.
     pub stage: Stage,
+    /// What it was in particular, where the cause has many reasons.
+    pub detail: Option<CloseDetail>,
 }
 
 // There is one for each connection.

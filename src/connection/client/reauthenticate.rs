@@ -15,8 +15,10 @@ use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::{Dialect, centrifuge};
 use crate::protocol::identity::VerifiedIdentity;
+use crate::protocol::verifier::Refusal;
 use crate::protocol::websocket::{DataKind, OpCode};
 
+use super::closing::CloseDetails;
 use super::phase::Phase;
 use super::renewal::{Buffered, Renewal};
 use super::state::{Client, write_frame};
@@ -86,7 +88,7 @@ impl Client {
         }
         let mut buffered = renewal.buffered.take()?;
         if buffered.bytes.len() + piece.len() > ctx.settings.limits.first_message_max as usize {
-            return Some(self.refuse_token(Cause::TokenMalformed, ctx, output));
+            return Some(self.refuse_token(Cause::TokenMalformed.into(), ctx, output));
         }
         buffered.bytes.extend_from_slice(piece);
         if !begins_alike(prefix, &buffered.bytes) || (last && buffered.bytes.len() < prefix.len()) {
@@ -116,7 +118,7 @@ impl Client {
         let (settings, unix) = (ctx.settings, ctx.now.unix);
         let decision =
             authenticate::by_open_client(settings, &renewal.pattern, message, unix, tokens);
-        let cause = match decision {
+        let refusal = match decision {
             Decision::Accepted(identity) => match self.renew(&identity, ctx, request) {
                 Ok(()) => {
                     ctx.counters.increment(Metric::ReauthAccepted);
@@ -125,12 +127,12 @@ impl Client {
                     self.answer_renewal(renewal, ctx, output);
                     return Step::Reauthenticated;
                 }
-                Err(cause) => cause,
+                Err(cause) => cause.into(),
             },
-            Decision::AwaitFirstMessage | Decision::Ask(_) => Cause::TokenMissing,
-            Decision::Refused(cause) => cause,
+            Decision::AwaitFirstMessage | Decision::Ask(_) => Cause::TokenMissing.into(),
+            Decision::Refused(refusal) => refusal,
         };
-        self.refuse_token(cause, ctx, output)
+        self.refuse_token(refusal, ctx, output)
     }
 
     /// Puts a verified identity in the place of the one before, if it is the same subject's.
@@ -156,9 +158,9 @@ impl Client {
 
     /// A token that is not good ends the connection: whoever presents one has no better, and
     /// where trying again may help, the answer says so.
-    fn refuse_token(&mut self, cause: Cause, ctx: &Context<'_>, output: &mut Output) -> Step {
+    fn refuse_token(&mut self, refusal: Refusal, ctx: &Context<'_>, output: &mut Output) -> Step {
         ctx.counters.increment(Metric::ReauthRefused);
-        self.close(cause, ctx, output);
+        self.close_with(refusal.cause, &CloseDetails::of(refusal, ctx), ctx, output);
         Step::Handled
     }
 

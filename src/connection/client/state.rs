@@ -11,6 +11,7 @@ use crate::connection::route_order::{RouteNumber, RouteOrder};
 use crate::connection::stage::{ClosedBy, Stage};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
+use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::revocation::IdentityFingerprint;
@@ -285,13 +286,25 @@ impl Client {
     /// Ends the connection, if it has not ended before.
     pub(super) fn end_with(
         &mut self,
+        end: (Cause, ClosedBy, Option<u16>),
+        standing: Standing,
+        progress: CloseProgress,
+        ctx: &Context<'_>,
+    ) {
+        self.end_because(end, None, standing, progress, ctx);
+    }
+
+    /// As [`end_with`](Self::end_with), with what the cause was in particular.
+    pub(super) fn end_because(
+        &mut self,
         (cause, by, code): (Cause, ClosedBy, Option<u16>),
+        detail: Option<CloseDetail>,
         standing: Standing,
         progress: CloseProgress,
         ctx: &Context<'_>,
     ) {
         if !matches!(self.phase, Phase::Ended(_)) {
-            let end = End { cause, by, code, stage: self.stage() };
+            let end = End { cause, by, code, stage: self.stage(), detail };
             self.enter(Phase::Ended(Ended { end, standing, progress }), ctx);
         }
     }

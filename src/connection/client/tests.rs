@@ -451,7 +451,7 @@ impl World {
             SocketAction::CloseNow { reset: false } => "gone",
         };
         let mut line = format!("{} {socket_action}", self.client.stage().label());
-        if let Some(End { cause, by, code, stage }) = self.client.end() {
+        if let Some(End { cause, by, code, stage, .. }) = self.client.end() {
             line += &format!(" <- {} {by:?} {}", cause.label(), stage.label());
             line += &code.map_or(String::new(), |code| format!(" {code}"));
         }
@@ -534,7 +534,9 @@ impl World {
             Event::Garbage => self.feed(b"\xff\x00\xff\x00"),
             Event::PeerGone => self.call(|client, ctx, _| client.peer_gone(ctx)),
             Event::PeerFinished => self.call(|client, ctx, _| client.peer_finished(ctx)),
-            Event::TlsFailed => self.call(|client, ctx, _| client.tls_failed(ctx)),
+            Event::TlsFailed => self.call(|client, ctx, _| {
+                client.tls_failed(crate::protocol::close_detail::TlsFault::Other, ctx)
+            }),
             Event::HandshakeFinished => self.call(|client, ctx, _| client.handshake_finished(ctx)),
             Event::Close => self.call(|client, ctx, out| client.close(Cause::Internal, ctx, out)),
             Event::Refuse => {
@@ -1411,7 +1413,7 @@ fn several_blocks_on_one_route() {
                 Decision::Accepted(identity) => Ok(identity.subject().to_owned()),
                 Decision::Ask(_) => panic!("these blocks ask nobody"),
                 Decision::AwaitFirstMessage => Err(None),
-                Decision::Refused(cause) => Err(Some(cause)),
+                Decision::Refused(refusal) => Err(Some(refusal.cause)),
             };
             assert_eq!(&found, expected, "{lines}");
         }

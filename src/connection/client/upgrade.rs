@@ -14,6 +14,7 @@ use crate::protocol::http_upgrade::{
 use crate::settings::{PathPattern, Refuse, Route, Settings};
 
 use super::auth_decision::Credentials;
+use super::closing::CloseDetails;
 use super::open::{count_refusal, head_limits, origin_allowed, subprotocol, unless_revoked};
 use super::phase::{Authenticating, Awaited, PendingRequest, Phase};
 use super::state::Client;
@@ -22,6 +23,9 @@ use super::step::Step;
 /// Longest offered subprotocol that a refused client is answered with although the route does not
 /// list it: a longer one may be a token.
 const REFUSAL_SUBPROTOCOL_MAX: usize = 64;
+
+/// Bytes of a refused Origin that the log gets; an honest one is a scheme, a host name and a port.
+const ORIGIN_LOGGED_MAX: usize = 270;
 
 impl Client {
     /// Takes bytes of the request head; always uses all of them.
@@ -89,6 +93,9 @@ impl Client {
         self.set_route(index, route, ctx);
         self.set_dialect(dialect(route, &request));
         if !origin_allowed(route, &request) {
+            let origin = request.origin().unwrap_or_default();
+            output.refused_origin.clear();
+            output.refused_origin.extend(origin.iter().take(ORIGIN_LOGGED_MAX));
             self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), ctx, output);
             return Step::Handled;
         }
@@ -129,15 +136,16 @@ impl Client {
                 self.await_first_message(Arc::clone(&pending), ctx);
                 self.ask(auth, &pending, &Credentials::InRequest, ctx, output)
             }
-            Decision::Refused(cause) => {
+            Decision::Refused(refusal) => {
                 count_refusal(ctx, tokens);
                 if explains(route, request) {
                     ctx.counters.increment(Metric::Upgrades);
                     let subprotocol = refusal_subprotocol(request, route);
                     http_upgrade::write_switching_protocols(answers, request.key(), subprotocol);
-                    self.refuse_in_dialect(cause, ctx, output);
+                    let details = CloseDetails::of(refusal, ctx);
+                    self.refuse_with(refusal.cause, &details, ctx, output);
                 } else {
-                    self.refuse_http(HttpRefusal::for_cause(cause), ctx, output);
+                    self.refuse_http(HttpRefusal::for_cause(refusal.cause), ctx, output);
                 }
                 Step::Handled
             }

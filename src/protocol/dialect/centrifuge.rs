@@ -5,7 +5,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use super::{Answer, ConnectAck, FirstMessage};
+use super::answer::{Answer, ConnectAck, Escaped, FirstMessage};
 use crate::protocol::cause::Cause;
 use crate::protocol::compact_json::{self, MEMBERS_MAX, Object, Value};
 
@@ -34,6 +34,11 @@ pub(super) fn first_message(message: &[u8]) -> Result<FirstMessage<'_>, Cause> {
 /// every other message.
 pub fn refresh(line: &[u8]) -> Option<u32> {
     command(line, "refresh").map(|(id, _)| id)
+}
+
+/// Whether a line is a `connect` command.
+pub(super) fn is_connect(line: &[u8]) -> bool {
+    command(line, "connect").is_some()
 }
 
 /// Appends the reply to a `ping` command; false if `line` is none. (The `{}` with which a client
@@ -90,7 +95,7 @@ fn write_expiry(expires_in: Option<Duration>, out: &mut Vec<u8>) {
 pub fn write_error(id: u32, answer: &Answer<'_>, out: &mut Vec<u8>) {
     let expired = answer.cause == Cause::TokenExpired;
     let code = if expired { TOKEN_EXPIRED } else { answer.code };
-    let reason = super::Escaped(answer.reason);
+    let reason = Escaped(answer.reason);
     let _infallible = write!(out, r#"{{"id":{id},"error":{{"code":{code},"message":"{reason}""#);
     if answer.reconnect && !expired {
         out.extend_from_slice(br#","temporary":true"#);

@@ -33,6 +33,19 @@ impl Dialect {
     }
 }
 
+impl Dialect {
+    /// Whether `message` may come before the first message that the dialect begins with: a check of
+    /// liveness, whose answer it appends, or the answer to one.
+    pub fn comes_before_first(self, message: &[u8], out: &mut Vec<u8>) -> bool {
+        let is_pong = || {
+            self == Dialect::Graphql
+                && message.len() <= MESSAGE_MAX
+                && is_object_with(message, "type", "pong")
+        };
+        self.answer_liveness(message, out) || is_pong()
+    }
+}
+
 fn answer_if(is_check: bool, answer: &[u8], out: &mut Vec<u8>) -> bool {
     if is_check {
         out.extend_from_slice(answer);
@@ -164,8 +177,12 @@ mod tests {
         for (dialect, message, expected) in table {
             let mut out = Vec::new();
             let answered = dialect.answer_liveness(message.as_bytes(), &mut out);
-            assert_eq!(String::from_utf8(out).unwrap(), expected, "{dialect:?} {message}");
+            assert_eq!(String::from_utf8(out.clone()).unwrap(), expected, "{dialect:?} {message}");
             assert_eq!(answered, !expected.is_empty());
+            out.clear();
+            let ignored = message == r#"{"type":"pong"}"#;
+            let before = dialect.comes_before_first(message.as_bytes(), &mut out);
+            assert_eq!(before, answered || ignored, "{dialect:?} {message}");
             if answered {
                 serde_json::from_str::<serde_json::Value>(expected).expect("JSON");
             }

@@ -41,6 +41,9 @@ When the gateway itself checks the `Origin`, it refuses a forbidden one with 403
 hijacking page gets no explanation. The row `forbidden_origin` is for a backend or an HTTP endpoint
 that refuses with this cause.
 
+`token_not_yet_valid` is for a token whose time begins within a minute: the client should come back then,
+and `retry_after_ms` says when. One of later is closed like `token_bad_signature`, under its own reason.
+
 When the backend or the client closes with a code of its own, the gateway passes that code on; the
 table shows the code for a close without one. After a broken frame the gateway sends the code of the
 WebSocket protocol in every dialect. The following causes end a connection without a close frame,

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::protocol::base64url;
 use crate::protocol::plug_crypto::Derivation;
+use crate::protocol::scratch::TOKEN_MAX;
 
 const AT_MS: u64 = 1_700_000_000_000;
 
@@ -227,7 +228,7 @@ fn messages_are_read_exactly() {
         (format!("bm9uZQ.{payload}."), Some(Bad)),
         (format!("eyJhbGciOiJIUzI1NiJ9.{payload}.{mac}"), Some(Bad)),
         (String::new(), Some(Bad)),
-        (format!("{name}.{}.{mac}", "A".repeat(4096)), Some(Bad)),
+        (format!("{name}.{}.{mac}", "A".repeat(TOKEN_MAX)), Some(Bad)),
     ];
     for (token, expected) in table {
         assert_eq!(decision(&verifier, &token, AT_MS).err(), expected, "{token}");
@@ -245,7 +246,7 @@ fn keys_rotate_with_overlap() {
     }
 }
 
-/// Data beside the subject that JSON has no form for locks nobody out.
+/// Data beside the subject that JSON has no form for locks no user out.
 #[test]
 fn the_subject_decides() {
     let (verifier, key) = fixture(MaxAge::Infinite, Some("user_id"));

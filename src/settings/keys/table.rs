@@ -7,8 +7,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::super::raw::{self, List, ListOrWord, Number, Path, Text};
+use super::super::words::FromWord;
 use super::super::{
-    Balance, DeferAccept, Descriptors, LogFormat, MessageTypes, Refuse, RevokeScope,
+    Balance, DeferAccept, Descriptors, LogFormat, MessageTypes, Refuse, RevokeScope, SecretEncoding,
 };
 use super::{Key, NONE, REQUIRED, Reload, Shape};
 use crate::base::secret::Secret;
@@ -60,6 +61,10 @@ sections! {
             "Unix socket of the admin API, for root and the gateway's own user; made with mode \
              0600. The command line uses it. Without `admin_token_file`, changes are accepted here \
              alone.";
+        ready_without_backend: Flag() as bool = "true", Live,
+            "Whether `/readyz` answers 200 while no link to any backend is ready. `true` is for a \
+             single gateway, whose clients then learn why; with several, `false` sends clients to \
+             the gateways that can reach a backend.";
         log: Table(RawLog) = NONE, Live,
             "How the log is written.";
         close_log: Text(PATH) = NONE,
@@ -78,6 +83,13 @@ sections! {
         level: Text("level, or list of `target=level`") as &str = "info", Live,
             "What is logged: `error`, `warn`, `info`, `debug`, `trace` or `off`, for all or by \
              target, as in `info,portcullis=debug`.";
+        subject: Word(&["off", "plain", "hash"]) as &str = "off", Live,
+            "Whether close lines name the client's subject: `\"plain\"` as it is, escaped; \
+             `\"hash\"` as the first 32 digits of the HMAC-SHA-256 by `subject_key_file`. It takes \
+             the memory of one subject for each open connection.";
+        subject_key_file: Text(SECRET_FILE) = NONE, Live,
+            "Key for `subject = \"hash\"`, required there: at least 32 bytes, the same on all \
+             gateways whose logs are compared. One newline at the end is removed.";
     }
     "limits" RawLimits => Limits in limits {
         profile: Word(&["production", "conformance"]) = "production", Live,
@@ -125,8 +137,10 @@ sections! {
             "Most header fields in a request; 431 above it.";
         request_line_max: Size(128, 32 * KIB) as u32 = "8000B", Live,
             "Longest request line; 414 above it.";
-        token_max: Size(64, 4 * KIB) as u16 = "4KiB", Live,
-            "Longest token; a longer one is refused before it is decoded.";
+        token_max: Size(64, 16 * KIB) as u16 = "4KiB", Live,
+            "Longest token; a longer one is refused before it is decoded. At most `head_max` and \
+             `first_message_max`, which bound what an unauthenticated client makes the gateway hold: \
+             above 4KiB raise them, too.";
         dead_tokens_max: Count(0, 1 << 24) as u32 = "65_536", RestartRequired,
             "Rejected tokens that one worker remembers, to refuse them again without \
              verification: 8 bytes each, rounded up to a power of two. 0 is off.";
@@ -259,7 +273,7 @@ sections! {
         audience: Text("text") = NONE, Live for ["jwt"],
             "`jwt`: what `aud` must be or contain. Without it, tokens with an `aud` are refused: \
              they are for another service.";
-        leeway: Time(0, 30 * SECOND) as Duration = "10s", Live for ["jwt", "compact"],
+        leeway: Time(0, 5 * MINUTE) as Duration = "10s", Live for ["jwt", "compact"],
             "`jwt`, `compact`: how far clocks may differ when the gateway checks a token's times. \
              It does not lengthen a connection, which ends at `exp` plus `expiry_grace`; only a \
              connection accepted after `exp` ends with the leeway.";
@@ -281,8 +295,10 @@ sections! {
             "`phoenix`: maximum age of a token, in place of its own; `\"off\"`: no limit; absent: \
              its own, usually a day. `plug-session`: how long a connection may live, since the \
              cookie carries no time; absent or `\"off\"`: no limit.";
-        subject: Path("name") = NONE, Live for ["phoenix"] required for ["plug-session"],
-            "`phoenix`: where the subject is in signed data that is not an integer or text: the \
+        subject: Path("name") = NONE, Live for ["jwt", "phoenix"] required for ["plug-session"],
+            "`jwt`: the claim that names the subject, `sub` if absent: one member's name (dots \
+             belong to it), or a path, as in `[\"user\", \"id\"]`; a token without it is refused \
+             as `token_forbidden`. `phoenix`: where the subject is in signed data that is not an integer or text: the \
              name of a member of a map or keyword list, or a path, as in `[\"user\", \"id\"]` or \
              `[1]`; numbers count the elements of tuples and lists from 0. `plug-session`: the \
              same in the session, required; a session without it falls through to the route's \
@@ -336,9 +352,13 @@ sections! {
         algorithm: Word(&["HS256", "HS384", "HS512"]) as &str = "HS256", Live,
             "The only algorithm of this key, whatever the token says. `compact` has HS256 only.";
         secret_file: Text(SECRET_FILE) = NONE, Live,
-            "The key: at least 32 bytes, used as they are. One newline at the end is removed.";
+            "The key: at least 32 bytes, read as `secret_encoding` says. One newline at the end is \
+             removed.";
         secret: Text("text") = NONE, Live,
             "The key itself, instead of `secret_file`. For development only.";
+        secret_encoding: Word(SecretEncoding::WORDS) as SecretEncoding = "utf-8", Live,
+            "How the secret is written: `\"utf-8\"`, its bytes are the key; or as its issuer decodes \
+             it, with or without padding and white space.";
     }
     "auth.identity" RawIdentityHeaders {
         subject: Text("header name") as &str = "X-Auth-Subject", Live,

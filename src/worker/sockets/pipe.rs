@@ -204,6 +204,9 @@ mod tests {
         fn now(&self) -> Now {
             unreachable!("a pipe does not ask for it")
         }
+        fn clock(&self) -> Instant {
+            unimplemented!()
+        }
         fn set_endpoint(&mut self, _: u16, _: EndpointAddress) {}
         fn submit(&mut self, _: OpKey, _: Op) {}
         fn enter(&mut self, _: Instant) {}

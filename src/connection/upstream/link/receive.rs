@@ -7,8 +7,8 @@ use crate::base::secret::Secret;
 use crate::base::time::Instant;
 use crate::counters::{Counters, LINK_RTT};
 use crate::protocol::link::{
-    Accept, Challenge, Close, Credit, Expire, GoAway, Kind, LinkError, LinkReader, Ping, Pong,
-    Proof, ReceiveWindow, RefusalCode, Refused, Reject, SendCredit, features,
+    Accept, Challenge, Close, Credit, Expire, Frame, GoAway, Kind, LinkError, LinkReader, Ping,
+    Pong, Proof, ReceiveWindow, RefusalCode, Refused, Reject, SendCredit, features,
 };
 use crate::protocol::revocation::Revocation;
 
@@ -42,11 +42,20 @@ impl Link {
             Err(error) if self.is_ready() => return Err(error.into()),
             Err(error) => return self.refuse(error.into(), now).map(Some),
         };
-        let (header, payload) = (frame.header, frame.payload);
-        if !self.is_ready() {
-            let event = self.shake_hands(header.kind, payload, now, secret);
-            return event.or_else(|failure| self.refuse(failure, now)).map(Some);
+        if self.is_ready() {
+            return self.act_on(&frame, now, counters).map(Some);
         }
+        let event = self.shake_hands(frame.header.kind, frame.payload, now, secret);
+        event.or_else(|failure| self.refuse(failure, now)).map(Some)
+    }
+
+    fn act_on<'a>(
+        &mut self,
+        frame: &Frame<'a>,
+        now: Instant,
+        counters: &Counters,
+    ) -> Result<Event<'a>, Failure> {
+        let (header, payload) = (frame.header, frame.payload);
         self.unknown_session_frames.frame();
         let mut table = Table {
             sessions: &mut self.sessions,
@@ -89,7 +98,7 @@ impl Link {
             Kind::Revoke => Event::Revoke(Revocation::decode(payload)?),
             kind => return Err(LinkError::Unexpected { kind }.into()),
         };
-        Ok(Some(event))
+        Ok(event)
     }
 
     /// Answers a handshake that cannot succeed, so that the log at the other end has the reason
@@ -163,7 +172,7 @@ impl Link {
     }
 }
 
-/// During the handshake exactly one kind is due; REFUSED is told apart for the log.
+/// During the handshake exactly one kind is due; REFUSED has an error of its own, for the log.
 fn expect(found: Kind, due: Kind, payload: &[u8]) -> Result<&[u8], Failure> {
     if found == due {
         return Ok(payload);
