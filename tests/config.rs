@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use portcullis::protocol::carrier::Carrier;
 use portcullis::settings::keys::{self, NONE, REQUIRED, Reload, SECTIONS, Shape, schema};
-use portcullis::settings::load::{FileContents, Loaded, Outside, Problem, load};
+use portcullis::settings::load::{Environment, FileContents, Loaded, Problem, load};
 use portcullis::settings::reload::restart_required;
 use portcullis::settings::units::{SIZES, TIMES, format_duration, format_size};
 use portcullis::settings::{
@@ -25,7 +25,7 @@ struct World {
     variables: HashMap<&'static str, String>,
 }
 
-impl Outside for World {
+impl Environment for World {
     fn read(&self, path: &Path) -> io::Result<FileContents> {
         match self.files.get(path) {
             Some((bytes, others)) => {
@@ -372,7 +372,7 @@ fn mistakes_of_other_programs_configurations_are_answered() {
 #[test]
 fn a_file_that_cannot_be_read_gets_the_hint_of_its_cause() {
     struct Refusing(io::ErrorKind);
-    impl Outside for Refusing {
+    impl Environment for Refusing {
         fn read(&self, _: &Path) -> io::Result<FileContents> {
             Err(self.0.into())
         }

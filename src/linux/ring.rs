@@ -196,7 +196,7 @@ impl LinuxRing {
         let link = if slot.group() == BufferGroup::Link { SEND_LINK_BIT } else { 0 };
         let user_data = SEND | link | u64::from(slot.id());
         let target = self.sockets.target(socket);
-        let data = self.memory.slots(slot.group()).launch(slot, key, start, end);
+        let data = self.memory.slots(slot.group()).start_send(slot, key, start, end);
         let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
         let length = end - start;
         let entry = match target {
@@ -358,7 +358,7 @@ impl LinuxRing {
             0 => BufferGroup::Client,
             _ => BufferGroup::Link,
         };
-        let (key, slot) = self.memory.slots(group).land(cqe.user_data as u16);
+        let (key, slot) = self.memory.slots(group).finish_send(cqe.user_data as u16);
         let result = u32::try_from(cqe.result).map_err(|_| match -cqe.result {
             libc::ENOBUFS => Failure::Exhausted,
             errno => transfer_failure(errno),

@@ -101,7 +101,7 @@ pub enum JwtSetupError {
     #[error("the id of key {0} is empty: leave it out or name it")]
     EmptyId(usize),
     /// A leeway over [`LEEWAY_MAX`].
-    #[error("the leeway is over 5m: mend the clocks instead")]
+    #[error("the leeway is over 5m: set the clocks right instead")]
     LeewayTooLong,
 }
 

@@ -3,6 +3,7 @@
 pub mod base64url;
 pub mod carrier;
 pub mod cause;
+pub mod client_hello;
 pub mod close_detail;
 pub mod compact_json;
 pub mod compact_token;

@@ -225,7 +225,7 @@ impl Revoked {
     }
 
     /// Whether a client of this identity must not be let in, at `now`.
-    pub fn meets(&self, identity: &VerifiedIdentity<'_>, now: UnixTime) -> bool {
+    pub fn is_revoked(&self, identity: &VerifiedIdentity<'_>, now: UnixTime) -> bool {
         !self.rows.is_empty() && self.holds(self.mark(identity), now)
     }
 

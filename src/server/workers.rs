@@ -1,4 +1,4 @@
-//! The worker threads: started, watched, and started again when one panics.
+//! The worker threads: started, joined, and started again when one panics.
 //!
 //! What a worker thread runs is behind [`DataPlane`], so that supervision is tested with bodies
 //! that panic on demand. A worker's block of counters outlives it, so counters never go back.

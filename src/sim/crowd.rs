@@ -21,7 +21,7 @@ use crate::protocol::jwt::{self, Algorithm, JwtKey};
 use crate::protocol::revocation::{Hasher, Revocation, RevocationSet, Target};
 use crate::ring::Ring;
 use crate::settings::Settings;
-use crate::settings::load::{FileContents, Outside, load};
+use crate::settings::load::{Environment, FileContents, load};
 use crate::worker::mailbox::{ControlMailbox, Plan, Report, WorkerOrder, mailboxes};
 use crate::worker::{Turn, Worker, WorkerOptions};
 
@@ -87,7 +87,23 @@ impl Crowd {
     /// A worker that sweeps `sweep_slots` in one turn, with so many open clients, each with a
     /// session on one of two links. `clock` measures turns.
     pub fn new(clients: u32, sweep_slots: u32, clock: fn() -> Duration) -> Crowd {
-        let settings = Arc::new(settings(["/a", "/b"], ""));
+        let settings = settings(["/a", "/b"], "");
+        let mut crowd = Crowd::nobody(settings, clients, sweep_slots, clock);
+        crowd.turn_until(|crowd| crowd.counters.value(Metric::LinksReady) == 2);
+        crowd.worker.ring().connect(clients, vec![head("/a"), head("/b")]);
+        crowd.turn_until(|crowd| crowd.open() == u64::from(crowd.clients));
+        crowd.took = Took::default();
+        crowd
+    }
+
+    /// Likewise before any client has come.
+    fn nobody(
+        settings: Settings,
+        clients: u32,
+        sweep_slots: u32,
+        clock: fn() -> Duration,
+    ) -> Crowd {
+        let settings = Arc::new(settings);
         let counters = Arc::new(Counters::default());
         let set = RevocationSet::new(Hasher::new(&[9; 32]));
         let (control, mailbox) =
@@ -113,7 +129,7 @@ impl Crowd {
         };
         let random = Random::from_number(1);
         let worker = Worker::new(ring, settings, Arc::clone(&counters), mailbox, random, options);
-        let mut crowd = Crowd {
+        Crowd {
             worker,
             control,
             counters,
@@ -122,12 +138,7 @@ impl Crowd {
             took: Took::default(),
             stopped: false,
             closes: BTreeMap::new(),
-        };
-        crowd.turn_until(|crowd| crowd.counters.value(Metric::LinksReady) == 2);
-        crowd.worker.ring().connect(clients, vec![head("/a"), head("/b")]);
-        crowd.turn_until(|crowd| crowd.open() == u64::from(crowd.clients));
-        crowd.took = Took::default();
-        crowd
+        }
     }
 
     /// Clients that are open.
@@ -237,7 +248,7 @@ impl Crowd {
 /// Settings with these routes, of which each has one token carrier.
 fn settings(routes: [&str; 2], deadlines: &str) -> Settings {
     struct Nothing;
-    impl Outside for Nothing {
+    impl Environment for Nothing {
         fn read(&self, _: &Path) -> io::Result<FileContents> {
             Err(io::ErrorKind::NotFound.into())
         }
@@ -302,6 +313,9 @@ fn head(path: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::BufferGroup;
+    use crate::settings::TlsListener;
+    use crate::sim::tls::{self, TlsClient};
 
     /// As [`Crowd::happen`] in benchmarks, of which the assertions count here: with few slots in a
     /// turn every sweep takes many turns.
@@ -311,6 +325,63 @@ mod tests {
             let mut crowd = Crowd::new(1000, 7, Duration::default);
             crowd.happen(happening);
         }
+    }
+
+    fn tls_settings() -> Settings {
+        let mut settings = settings(["/a", "/b"], "");
+        settings.listeners[0].tls =
+            Some(TlsListener { config: tls::server(), not_after_s: u64::MAX });
+        settings
+    }
+
+    fn hello() -> Vec<u8> {
+        let mut hello = Vec::new();
+        TlsClient::new().send(b"", &mut hello);
+        assert!(hello.len() > 100);
+        hello
+    }
+
+    /// However many strangers shake hands, no receive buffer waits for their turns: clients that
+    /// are open find all of them.
+    #[test]
+    fn handshakes_that_wait_hold_no_receive_buffers() {
+        let mut settings = tls_settings();
+        settings.limits.handshakes_per_tick = 1;
+        let mut crowd = Crowd::nobody(settings, 1000, 8192, Duration::default);
+        crowd.worker.ring().connect(1000, vec![hello()]);
+        let (mut turns, mut waited) = (0, 0);
+        while crowd.worker.ring().sends < 1000 {
+            crowd.turn();
+            turns += 1;
+            let ring = crowd.worker.ring();
+            let buffers = ring.buffers(BufferGroup::Client);
+            assert_eq!(buffers.free, buffers.total, "after {turns} turns");
+            assert!(ring.sends <= turns, "one handshake in a turn");
+            waited = waited.max(crowd.worker.connections() as u64 - crowd.worker.ring().sends);
+        }
+        assert!(waited > 900, "only {waited} waited");
+    }
+
+    /// The second's budget is for what costs arithmetic: strangers who send a part of a hello
+    /// take nothing from those who send a whole one.
+    #[test]
+    fn parts_of_hellos_do_not_use_up_the_rate() {
+        let mut settings = tls_settings();
+        settings.limits.tls_handshakes_per_second = Some(50);
+        let mut crowd = Crowd::nobody(settings, 1000, 8192, Duration::default);
+        let part = hello()[..hello().len() - 1].to_vec();
+        crowd.worker.ring().connect(1000, vec![vec![22], part]);
+        crowd.turn_until(|crowd| crowd.worker.connections() == 1000);
+        crowd.pass(Duration::from_millis(10));
+        assert_eq!(crowd.counters.value(Metric::TlsRateRefusals), 0);
+        assert_eq!(crowd.worker.ring().sends, 0, "no work was done for them");
+        crowd.worker.ring().connect(20, vec![hello()]);
+        crowd.pass(Duration::from_millis(10));
+        assert_eq!(crowd.worker.ring().sends, 20, "all of these are answered");
+        crowd.worker.ring().connect(100, vec![hello()]);
+        crowd.pass(Duration::from_millis(10));
+        let refused = crowd.counters.value(Metric::TlsRateRefusals);
+        assert!((50..100).contains(&refused), "{refused} refused beyond the rate");
     }
 
     /// A client that the sweep has not reached is logged under the route that it is on, through

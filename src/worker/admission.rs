@@ -1,9 +1,9 @@
-//! Who is let in, and who gives way, before anybody has authenticated.
+//! Who is let in, and who gives way, of clients that have not authenticated.
 //!
-//! At rest nothing here refuses anybody. From a share of the cap on, prefixes that hold many
+//! At rest nothing here refuses a client. From a share of the cap on, prefixes that hold many
 //! connections already, or have failed often, are dropped on arrival, with a chance that grows
 //! up to the cap; at the cap every newcomer that is not dropped takes the place of another that
-//! has not authenticated. Nobody who has authenticated gives way to a newcomer.
+//! has not authenticated. No authenticated client gives way to a newcomer.
 //!
 //! Every decision is a function of what is counted here, the time and one drawn number, and
 //! costs a few steps in ordered maps, however many connections there are.
@@ -116,7 +116,7 @@ impl Admission {
         }
     }
 
-    /// Whether anybody is here who has not authenticated.
+    /// Whether any client is here that has not authenticated.
     pub(super) fn holds_any(&self) -> bool {
         !self.shares.is_empty()
     }

@@ -9,7 +9,6 @@ use crate::base::byte_queue::ByteQueue;
 use crate::base::slab::Key;
 use crate::connection::client::{Client, SocketAction, Step};
 use crate::connection::session::Fragment;
-use crate::connection::stage::Stage;
 use crate::connection::transport::Transport;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
@@ -50,8 +49,9 @@ pub(super) struct Connection {
     pub(super) counted_paused: bool,
     /// It was silent for a ping interval, and so waits without a receive.
     pub(super) idle: bool,
-    /// How many receive buffers of this connection wait in `deferred`.
-    pub(super) deferred: u16,
+    /// Its TLS handshake goes on in a later turn: it is in the list of those that are deferred,
+    /// and is not read.
+    pub(super) parked: bool,
     /// Counted among those who have not authenticated.
     pub(super) unauthenticated: bool,
     pub(super) shut_down: bool,
@@ -110,7 +110,8 @@ impl Connection {
 
     /// How its socket should be read now.
     pub(super) fn reading(&self) -> Reading {
-        if self.pending_auth() != PendingAuth::NONE || !self.client.takes_input() {
+        let unread = self.parked || !self.client.takes_input();
+        if self.pending_auth() != PendingAuth::NONE || unread {
             Reading::HangupOnly
         } else if self.blocked {
             Reading::Paused
@@ -163,7 +164,7 @@ impl Core {
             blocked: false,
             counted_paused: false,
             idle: false,
-            deferred: 0,
+            parked: false,
             unauthenticated: true,
             shut_down: false,
         });
@@ -216,16 +217,6 @@ impl Core {
 }
 
 impl Parts {
-    /// Whether input must wait for a later tick: it belongs to a TLS handshake, and this tick's
-    /// share of handshakes is used up, or earlier input of the connection waits already.
-    pub(super) fn must_defer(&mut self, connection: &mut Connection) -> bool {
-        let over = self.handshakes.done >= self.env.settings.limits.handshakes_per_tick;
-        let handshaking = connection.client.stage() == Stage::TlsHandshake;
-        let defer = connection.deferred > 0 || (over && handshaking);
-        connection.deferred += u16::from(defer);
-        defer
-    }
-
     /// Acts on what a completion means, but for input.
     pub(super) fn client_event(&mut self, key: Key, connection: &mut Connection, event: PipeEvent) {
         match event {
@@ -243,7 +234,6 @@ impl Parts {
 
     /// Takes bytes from the socket, as they came.
     pub(super) fn input(&mut self, key: Key, connection: &mut Connection, bytes: &mut [u8]) {
-        connection.deferred = connection.deferred.saturating_sub(1);
         if connection.pipe.is_ending() {
             // This may have been the receive's last completion, which the end waits for.
             return;
@@ -282,36 +272,14 @@ impl Parts {
         if connection.transport.is_plain() {
             return self.plain_input(key, connection, bytes);
         }
-        if connection.transport.is_untouched() && !self.may_handshake(connection) {
-            return;
+        if connection.transport.is_handshaking() {
+            return self.handshake_input(key, connection, bytes);
         }
-        self.handshakes.done += u32::from(connection.transport.is_handshaking());
-        let mut plaintext = std::mem::take(&mut self.scratch.plaintext);
-        plaintext.clear();
-        self.scratch.ciphertext.clear();
-        let result =
-            connection.transport.receive(bytes, &mut plaintext, &mut self.scratch.ciphertext);
-        self.queue_ciphertext(connection);
-        let ctx = self.env.context();
-        match result {
-            Err(error) => connection.client.tls_failed(error.fault(), &ctx),
-            Ok(received) => {
-                if received.handshake_finished_now {
-                    connection.client.handshake_finished(&ctx);
-                }
-                if !plaintext.is_empty() {
-                    self.plain_input(key, connection, &mut plaintext);
-                }
-                if received.peer_closed {
-                    connection.client.peer_finished(&self.env.context());
-                }
-            }
-        }
-        self.scratch.plaintext = plaintext;
+        self.tls_input(key, connection, bytes);
     }
 
     /// Takes plaintext: hands it to the client's machine, or keeps it behind what waits.
-    fn plain_input(&mut self, key: Key, connection: &mut Connection, bytes: &mut [u8]) {
+    pub(super) fn plain_input(&mut self, key: Key, connection: &mut Connection, bytes: &mut [u8]) {
         if connection.blocked || connection.backlog().is_some() {
             return self.keep(connection, bytes);
         }

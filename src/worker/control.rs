@@ -55,7 +55,7 @@ impl Drain {
 enum Step {
     /// Closes come at their drawn times.
     Window,
-    /// Every client is told to go, and may say goodbye.
+    /// Every client has been sent its close, and may answer.
     Rest,
     /// Those that were left are dropped; their operations are being joined.
     Join,

@@ -15,7 +15,6 @@ use crate::connection::route_order::RouteOrder;
 use crate::connection::{Context, Output};
 use crate::counters::Counters;
 use crate::protocol::revocation::{Revocation, Revoked};
-use crate::ring::ReceivedBuffer;
 use crate::settings::Settings;
 
 use super::WorkerOptions;
@@ -95,8 +94,8 @@ pub(super) struct Pools {
 pub(super) struct Handshakes {
     /// Those of this turn.
     pub(super) done: u32,
-    /// Input beyond the budget, in order of arrival.
-    pub(super) deferred: VecDeque<(Key, ReceivedBuffer)>,
+    /// Clients with input beyond the budget, in order of arrival.
+    pub(super) deferred: VecDeque<Key>,
 }
 
 /// What passes between the worker and the control thread.

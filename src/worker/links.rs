@@ -29,7 +29,7 @@ const LINKS_PER_TURN: u32 = 64;
 enum LinkDuty {
     /// Its deadline may be another one.
     Deadlines,
-    /// A drain has begun: its backend is told.
+    /// A drain has begun: a GOAWAY goes to its backend.
     GoAway,
     /// It is ended.
     End,
@@ -641,7 +641,7 @@ impl<R: Ring> Worker<R> {
     }
 }
 
-/// What a client is told whose session cannot be opened. One whose request is too large for the
+/// Why a client is refused whose session cannot be opened. One whose request is too large for the
 /// backend would find it no smaller another time.
 pub(super) fn refusal(error: OpenError) -> Cause {
     match error {

@@ -11,6 +11,7 @@ pub mod auth_requests;
 mod clients;
 mod control;
 mod core;
+mod handshakes;
 mod links;
 pub mod mailbox;
 mod memory;
@@ -61,7 +62,7 @@ pub const SWEEP_SLOTS: u32 = 8192;
 /// Deadlines that one turn acts on; those beyond are due in the next.
 const TIMERS_PER_TURN: usize = 1024;
 
-/// What a worker is told once, at its start.
+/// What does not change over the life of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
     /// The worker's number, from 0.
@@ -193,11 +194,16 @@ impl<R: Ring> Worker<R> {
         self.measure(Phase::Sweep, sweeps);
         self.core.parts.report_revocations();
         self.core.parts.advance_accepts();
-        let handshakes = self.handle_deferred();
+        let handshakes = self.core.handle_deferred();
         self.measure(Phase::DeferredTls, handshakes);
         self.feed_starved();
         self.core.advance_drain();
-        for listener in self.core.parts.listeners_to_close() {
+        let listeners = self.core.parts.listeners_to_close();
+        if !listeners.is_empty() {
+            // What came since the last look is in the accepts now, and no longer in a backlog.
+            self.ring.enter(self.core.parts.env.now.instant);
+        }
+        for listener in listeners {
             self.ring.close_listener(listener);
         }
         if self.core.parts.control.stopped {
@@ -249,9 +255,6 @@ impl<R: Ring> Worker<R> {
         };
         let (owner, ops) = (Owner::Client(key), &mut parts.agenda.ops);
         match connection.pipe.complete(owner, outcome, more, &mut self.ring, ops) {
-            PipeEvent::Received(buffer) if parts.must_defer(connection) => {
-                parts.handshakes.deferred.push_back((key, buffer));
-            }
             PipeEvent::Received(buffer) => {
                 parts.input(key, connection, self.ring.received(&buffer));
                 self.ring.give_back(buffer);
@@ -272,25 +275,6 @@ impl<R: Ring> Worker<R> {
             _ => {}
         }
         self.core.parts.env.counters.increment(Metric::StaleCompletions);
-    }
-
-    /// Goes on with TLS handshakes that were put off, within this tick's budget.
-    fn handle_deferred(&mut self) -> bool {
-        let any = !self.core.parts.handshakes.deferred.is_empty();
-        for _ in 0..self.core.parts.handshakes.deferred.len() {
-            let Parts { handshakes, env, .. } = &mut self.core.parts;
-            if handshakes.done >= env.settings.limits.handshakes_per_tick {
-                break;
-            }
-            let Some((key, buffer)) = handshakes.deferred.pop_front() else { break };
-            let bytes = self.ring.received(&buffer);
-            // It may have left meanwhile.
-            self.core.with_client(key, |parts, key, connection| {
-                parts.input(key, connection, bytes);
-            });
-            self.ring.give_back(buffer);
-        }
-        any
     }
 
     /// Lets sockets that found no buffer receive again once a quarter of their pool is free.

@@ -22,7 +22,7 @@ use super::sockets::Entry;
 /// Connections that a sweep closes in one turn: each costs a close frame, and a send, in that
 /// turn and the completions of its end in later ones.
 pub(super) const CLOSES_PER_TURN: u32 = 512;
-/// Over how long the clients of a lost link are told to come again.
+/// Over how long the closes of a lost link's clients are spread.
 const LOSS_SPREAD: Duration = Duration::from_secs(1);
 /// How long a send must have made no progress for its client to be a slow reader.
 const SLOW_AFTER: Duration = Duration::from_secs(1);

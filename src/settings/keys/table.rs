@@ -65,6 +65,10 @@ sections! {
             "Whether `/readyz` answers 200 while no link to any backend is ready. `true` is for a \
              single gateway, whose clients then learn why; with several, `false` sends clients to \
              the gateways that can reach a backend.";
+        drain_delay: Time(0, HOUR) as Duration = "0s", Live,
+            "How long a drain goes on accepting connections after `/readyz` has begun to answer \
+             503, so that a load balancer stops sending clients before it begins to refuse them. A \
+             supervisor's stop timeout must be longer than this and `deadlines.drain` together.";
         log: Table(RawLog) = NONE, Live,
             "How the log is written.";
         close_log: Text(PATH) = NONE,
@@ -121,7 +125,7 @@ sections! {
             "Prefixes whose failures are remembered, of all workers together.";
         tls_handshakes_per_second: CountOrAuto(1, 100_000_000) as u32 = "auto", Live,
             "TLS handshakes that may begin in a second, of all workers together; a connection \
-             above it is reset at its first byte. `\"auto\"` is 2,000 for each worker.";
+             above it is reset when its ClientHello is whole. `\"auto\"` is 2,000 for each worker.";
         connections_per_worker: CountOrAuto(16, 16_000_000) as u32 = "auto", RestartRequired,
             "Connections of one worker; `\"auto\"` derives it from the descriptor limit.";
         memory_max: SizeOrAuto(16 * MIB, 16_384 * GIB) as u64 = "auto", RestartRequired,

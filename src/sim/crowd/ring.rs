@@ -45,6 +45,8 @@ pub struct CrowdRing {
     came: u32,
     /// Clients read nothing: what is sent to them stays in flight.
     pub stalls: bool,
+    /// Sends to clients.
+    pub sends: u64,
 }
 
 impl CrowdRing {
@@ -66,6 +68,7 @@ impl CrowdRing {
             coming: 0,
             came: 0,
             stalls: false,
+            sends: 0,
         }
     }
 
@@ -191,6 +194,7 @@ impl Ring for CrowdRing {
             }
             Op::Send { socket, slot, start, end } => {
                 self.note_owner(key, socket.0);
+                self.sends += u64::from(slot.group() == BufferGroup::Client);
                 if self.stalls && slot.group() == BufferGroup::Client {
                     if let Some(state) = self.state(socket.0) {
                         state.send = Some((key, slot, end - start));

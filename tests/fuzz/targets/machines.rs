@@ -19,7 +19,7 @@ use portcullis::protocol::jwt::{Algorithm, JwtKey, mint};
 use portcullis::protocol::link::{PAYLOAD_MAX, SessionId};
 use portcullis::protocol::revocation::{Hasher, Revoked};
 use portcullis::settings::Settings;
-use portcullis::settings::load::{FileContents, Outside, load};
+use portcullis::settings::load::{Environment, FileContents, load};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ServerConfig};
 
@@ -63,7 +63,7 @@ pub fn settings() -> Settings {
 /// Settings from a text that is good.
 pub fn settings_from(text: &str) -> Settings {
     struct Nothing;
-    impl Outside for Nothing {
+    impl Environment for Nothing {
         fn read(&self, _: &Path) -> io::Result<FileContents> {
             Err(io::ErrorKind::NotFound.into())
         }
