@@ -1,9 +1,9 @@
-//! Who is let in, and who gives way, before anybody has authenticated.
+//! Who is let in, and who gives way, of clients that have not authenticated.
 //!
-//! At rest nothing here refuses anybody. From a share of the cap on, prefixes that hold many
+//! At rest nothing here refuses a client. From a share of the cap on, prefixes that hold many
 //! connections already, or have failed often, are dropped on arrival, with a chance that grows
 //! up to the cap; at the cap every newcomer that is not dropped takes the place of another that
-//! has not authenticated. Nobody who has authenticated gives way to a newcomer.
+//! has not authenticated. No authenticated client gives way to a newcomer.
 //!
 //! Every decision is a function of what is counted here, the time and one drawn number, and
 //! costs a few steps in ordered maps, however many connections there are.
@@ -24,7 +24,8 @@ use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::settings::Limits;
 
-use super::Core;
+use super::clients::Connection;
+use super::core::{Core, Parts};
 
 /// TLS handshakes of one worker in a second, where the settings name no number: about half of
 /// what a core does when each of them is a full one with an ECDSA key.
@@ -115,7 +116,7 @@ impl Admission {
         }
     }
 
-    /// Whether anybody is here who has not authenticated.
+    /// Whether any client is here that has not authenticated.
     pub(super) fn holds_any(&self) -> bool {
         !self.shares.is_empty()
     }
@@ -181,18 +182,19 @@ impl Core {
     /// Decides about a connection that was just accepted; makes room for it if it is let in.
     pub(super) fn may_enter(&mut self, peer: Option<SocketAddr>) -> bool {
         let of = prefixes(peer);
-        let draw = self.random.below(DRAWS);
-        let connections = self.connections.len();
-        match self.admission.judge(&of, connections, draw, self.env.now.instant) {
+        let Parts { admission, random, env, .. } = &mut self.parts;
+        let draw = random.below(DRAWS);
+        let connections = self.sockets.clients_len();
+        match admission.judge(&of, connections, draw, env.now.instant) {
             Decision::Admit => true,
             Decision::AdmitInPlaceOf(victim) => {
                 self.evict(victim);
                 true
             }
             Decision::Drop(metric) => {
-                self.env.counters.increment(metric);
+                env.counters.increment(metric);
                 if metric == Metric::AcceptRefused
-                    && let Some(lingering) = self.admission.shares.first_refused()
+                    && let Some(lingering) = admission.shares.first_refused()
                 {
                     // Its place is free only when it is closed: for the next one.
                     self.evict(Victim::Refused(lingering));
@@ -202,19 +204,62 @@ impl Core {
         }
     }
 
+    /// Ends a connection that has not authenticated, with a reset.
+    fn evict(&mut self, victim: Victim) {
+        let (key, metric) = match victim {
+            Victim::Refused(key) => (key, Metric::EvictedRefused),
+            Victim::Oldest(key) => (key, Metric::EvictedOldest),
+        };
+        self.parts.env.counters.increment(metric);
+        let found = self.with_client(key, |parts, _, connection| {
+            assert!(connection.client.is_unauthenticated(), "an authenticated client gives way");
+            connection.client.drop_silently(Cause::OverCapacity, &parts.env.context());
+        });
+        assert!(found, "a connection that is counted is there");
+    }
+
+    /// Evicts up to `most` of those who have not authenticated.
+    pub(super) fn evict_some(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some(victim) = self.parts.admission.shares.victim() else { return };
+            self.evict(victim);
+        }
+    }
+
+    /// Evicts up to `most` of those who were refused, or have taken so long that they are
+    /// hardly honest.
+    pub(super) fn evict_idle(&mut self, most: usize) {
+        let late = self.parts.env.now.instant - LATE_AFTER;
+        for _ in 0..most {
+            let shares = &self.parts.admission.shares;
+            let victim = match (shares.first_refused(), shares.first()) {
+                (Some(refused), _) => Victim::Refused(refused),
+                (None, Some((oldest, since))) if since <= late => Victim::Oldest(oldest),
+                _ => return,
+            };
+            self.evict(victim);
+        }
+    }
+}
+
+impl Parts {
     /// Counts a connection that was let in. `peer` is none while only a balancer knows it.
-    pub(super) fn count_in(&mut self, owner: Key, peer: Option<SocketAddr>) {
-        self.admission.shares.add(owner, &prefixes(peer), self.env.now.instant);
+    pub(super) fn count_in(&mut self, key: Key, peer: Option<SocketAddr>) {
+        self.admission.shares.add(key, &prefixes(peer), self.env.now.instant);
     }
 
     /// A trusted balancer said where a client comes from. Its share and penalty were unknown
     /// when it was let in. False when it is dropped for them.
-    pub(super) fn peer_told(&mut self, owner: Key, peer: SocketAddr) -> bool {
+    pub(super) fn set_peer(
+        &mut self,
+        key: Key,
+        connection: &mut Connection,
+        peer: SocketAddr,
+    ) -> bool {
         let of = prefixes(Some(peer));
         let draw = self.random.below(DRAWS);
         let dropped = self.admission.early_drop(&of, draw, self.env.now.instant);
-        self.admission.shares.set_prefixes(owner, &of);
-        let Some(connection) = self.connections.entry_mut(owner) else { return false };
+        self.admission.shares.set_prefixes(key, &of);
         connection.client.set_peer(peer);
         if let Some(metric) = dropped {
             self.env.counters.increment(metric);
@@ -224,8 +269,7 @@ impl Core {
     }
 
     /// Whether a connection may begin its TLS handshake; drops it if not.
-    pub(super) fn may_handshake(&mut self, owner: Key) -> bool {
-        let Some(connection) = self.connections.entry_mut(owner) else { return false };
+    pub(super) fn may_handshake(&mut self, connection: &mut Connection) -> bool {
         let of = prefixes(connection.client.peer());
         if self.admission.take_handshake(&of, self.env.now.instant) {
             return true;
@@ -237,8 +281,7 @@ impl Core {
 
     /// Brings the counts in line with a connection that is counted: it may have authenticated,
     /// been refused, or be on its way out.
-    pub(super) fn recount(&mut self, owner: Key) {
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
+    pub(super) fn recount(&mut self, key: Key, connection: &mut Connection) {
         let Admission { shares, penalties, allowance, .. } = &mut self.admission;
         let client = &connection.client;
         let of = prefixes(client.peer());
@@ -248,10 +291,10 @@ impl Core {
             return;
         }
         let news = if stays {
-            shares.refuse(owner)
+            shares.refuse(key)
         } else {
             connection.unauthenticated = false;
-            shares.remove(owner) == Some(false)
+            shares.remove(key) == Some(false)
         };
         if !news {
             return;
@@ -262,43 +305,6 @@ impl Core {
             && penalties.failed(&of, &allowance.penalty, now)
         {
             self.env.counters.increment(Metric::Penalties);
-        }
-    }
-
-    /// Ends a connection that has not authenticated, with a reset.
-    fn evict(&mut self, victim: Victim) {
-        let (owner, metric) = match victim {
-            Victim::Refused(owner) => (owner, Metric::EvictedRefused),
-            Victim::Oldest(owner) => (owner, Metric::EvictedOldest),
-        };
-        self.env.counters.increment(metric);
-        if let Some(connection) = self.connections.entry_mut(owner) {
-            assert!(connection.client.is_unauthenticated(), "an authenticated client gives way");
-            connection.client.drop_silently(Cause::OverCapacity, &self.env.context());
-        }
-        self.settle(owner);
-    }
-
-    /// Evicts up to `most` of those who have not authenticated.
-    pub(super) fn evict_some(&mut self, most: usize) {
-        for _ in 0..most {
-            let Some(victim) = self.admission.shares.victim() else { return };
-            self.evict(victim);
-        }
-    }
-
-    /// Evicts up to `most` of those who were refused, or have taken so long that they are
-    /// hardly honest.
-    pub(super) fn evict_idle(&mut self, most: usize) {
-        let late = self.env.now.instant - LATE_AFTER;
-        for _ in 0..most {
-            let shares = &self.admission.shares;
-            let victim = match (shares.first_refused(), shares.first()) {
-                (Some(refused), _) => Victim::Refused(refused),
-                (None, Some((oldest, since))) if since <= late => Victim::Oldest(oldest),
-                _ => return,
-            };
-            self.evict(victim);
         }
     }
 

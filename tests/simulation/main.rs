@@ -165,7 +165,7 @@ fn a_flood_that_hurts_is_seen() {
 /// Each bug with words of the failures that show it for what it is; any of them will do.
 const PLANTED: &[(Bug, &[&str])] = &[
     (Bug::RingLosesBuffer, &["away, not"]),
-    (Bug::KernelRepeatsInput, &["broke the link protocol", "wrong byte"]),
+    (Bug::KernelRepeatsInput, &["broke the link protocol", "wrong byte", "twice"]),
     (Bug::KernelDropsByte, &["wrong byte", "reserved bits", "a pong to no ping"]),
     (Bug::BackendDuplicates, &["twice"]),
     (Bug::ClientMisreads, &["echo "]),
