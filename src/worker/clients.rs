@@ -18,6 +18,7 @@ use crate::protocol::proxy_header;
 use crate::ring::{BufferGroup, Socket};
 
 use super::Core;
+use super::admission::Place;
 use super::auth_requests::Asking;
 use super::links::LinkTable;
 use super::sockets::{Pipe, PipeEvent};
@@ -49,8 +50,8 @@ pub(super) struct Connection {
     pub(super) cold: bool,
     /// Its TLS handshake goes on in a later turn: it is in `deferred`, and is not read.
     pub(super) parked: bool,
-    /// Counted among those who have not authenticated.
-    pub(super) unauthenticated: bool,
+    /// Where it is counted, while it has not authenticated.
+    pub(super) counted: Option<Place>,
     pub(super) shut_down: bool,
 }
 
@@ -85,6 +86,15 @@ impl Senders {
             self.0.resize(id + 1, None);
         }
         self.0[id] = Some(owner);
+    }
+
+    /// The one with the most bytes queued behind a send in flight, if that is more than `own`.
+    fn heaviest(&self, own: usize, owner: Key, connections: &KeyedSlab<Connection>) -> Option<Key> {
+        let queued = |key: &Key| {
+            let connection = connections.entry(*key).filter(|c| c.pipe.is_sending())?;
+            Some((connection.out.len(), *key)).filter(|(bytes, key)| *bytes > own && *key != owner)
+        };
+        self.0.iter().flatten().filter_map(queued).max().map(|(_, key)| key)
     }
 
     /// Those whose send has made no progress since `instant`, the longest first.
@@ -155,9 +165,9 @@ impl Core {
         let waiting = proxied.then(|| Box::new(Waiting::ProxyHeader(Vec::new())));
         // A balancer's own address is nobody's share.
         let counted_as = peer.filter(|_| !proxied);
-        if !self.may_enter(counted_as) {
+        let Some(place) = self.place_for(counted_as) else {
             return self.turn_away(socket);
-        }
+        };
         let listener = &self.env.settings.listeners[usize::from(listener_index)];
         let transport = match &listener.tls {
             None => Transport::Plain,
@@ -166,6 +176,9 @@ impl Core {
         let jitter = self.random.number() as u32;
         let tls = !transport.is_plain();
         let mut client = Client::new(peer, tls, jitter, &self.env.context());
+        if place == Place::Explanation {
+            client.refuse_for_capacity();
+        }
         if let Some(at) = self.closes_newcomer_at() {
             client.schedule_close(at, Cause::GoingAway);
         }
@@ -183,10 +196,10 @@ impl Core {
             counted_paused: false,
             cold: false,
             parked: false,
-            unauthenticated: true,
+            counted: Some(place),
             shut_down: false,
         });
-        self.count_in(key, counted_as);
+        self.count_in(key, place, counted_as);
         self.settle(key);
     }
 
@@ -403,13 +416,16 @@ impl Core {
         let mut fits = true;
         if connection.transport.is_plain() {
             for part in parts {
-                fits &= connection.out.push(&mut self.queues, part).is_ok();
+                fits &= self.push_output(owner, part);
             }
         } else {
-            self.ciphertext.clear();
-            fits = connection.transport.send(parts, &mut self.ciphertext).is_ok()
-                && connection.out.push(&mut self.queues, &self.ciphertext).is_ok();
+            let mut ciphertext = std::mem::take(&mut self.ciphertext);
+            ciphertext.clear();
+            fits = connection.transport.send(parts, &mut ciphertext).is_ok()
+                && self.push_output(owner, &ciphertext);
+            self.ciphertext = ciphertext;
         }
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
         let ctx = self.env.context();
         if fits {
             connection.client.output_queued(&ctx);
@@ -418,6 +434,31 @@ impl Core {
             // the connection cannot go on.
             connection.client.drop_silently(Cause::SlowConsumer, &ctx);
         }
+    }
+
+    /// Queues bytes for a client. While there is no room for them, the one that holds the most of
+    /// those that do not read gives its part up, and its connection. False when that is this one.
+    fn push_output(&mut self, owner: Key, bytes: &[u8]) -> bool {
+        loop {
+            let Some(connection) = self.connections.entry_mut(owner) else { return false };
+            if connection.out.push(&mut self.queues, bytes).is_ok() {
+                return true;
+            }
+            let own = connection.out.len();
+            match self.senders.heaviest(own, owner, &self.connections) {
+                Some(heaviest) => self.give_up_output(heaviest),
+                None => return false,
+            }
+        }
+    }
+
+    /// Drops a client that holds too much output, and gives its part back immediately: nothing of
+    /// it is sent any more. What is in a send slot goes with the socket.
+    fn give_up_output(&mut self, owner: Key) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        connection.client.drop_silently(Cause::SlowConsumer, &self.env.context());
+        connection.out.clear(&mut self.queues);
+        self.settle(owner);
     }
 
     /// Queues what TLS itself has to say.

@@ -48,7 +48,7 @@ impl Core {
         }
         self.apply_disposition(owner);
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        if connection.unauthenticated {
+        if connection.counted.is_some() {
             self.recount(owner);
         }
         let Some(connection) = self.connections.entry_mut(owner) else { return };
@@ -156,7 +156,7 @@ impl Core {
             debug_assert_eq!(stash.early, 0, "its question was over before it was");
             stash.queue.clear(&mut self.stashes);
         }
-        assert!(!connection.unauthenticated, "whoever is gone is counted no more");
+        assert!(connection.counted.is_none(), "whoever is gone is counted no more");
         if connection.counted_paused {
             self.env.counters.decrement(Metric::ReadsPaused);
         }
