@@ -81,6 +81,8 @@ pub struct Gateway {
     pub admin_socket: Option<std::path::PathBuf>,
     /// Whether the gateway counts as ready while no backend is linked.
     pub ready_without_backend: bool,
+    /// How long a drain goes on accepting connections.
+    pub drain_delay: Duration,
     /// Shape of log lines.
     pub log_format: LogFormat,
     /// A `tracing` filter, as in `info` or `portcullis=debug`.

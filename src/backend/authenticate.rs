@@ -15,7 +15,7 @@ pub use crate::protocol::link::CredentialCarrier;
 use crate::protocol::link::{Accept, Auth, Reject, SessionId};
 
 /// A client that shows credentials: the gateway asks who it is.
-pub struct Question {
+pub struct AuthRequest {
     request: Identity,
     credentials: Vec<ShownCredential>,
 }
@@ -36,7 +36,7 @@ impl ShownCredential {
     }
 }
 
-impl Question {
+impl AuthRequest {
     pub(super) fn from_auth(auth: &Auth<'_>) -> Self {
         let credentials = auth
             .credentials()
@@ -46,7 +46,7 @@ impl Question {
                 token: Secret::new(credential.token.to_vec()),
             })
             .collect();
-        Question { request: Identity::from_open(&auth.open), credentials }
+        AuthRequest { request: Identity::from_open(&auth.open), credentials }
     }
 
     /// What the client asked for; no subject yet.
@@ -65,7 +65,7 @@ impl Question {
     }
 }
 
-/// The answer to a [`Question`].
+/// The answer to a [`AuthRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The session opens.
@@ -86,7 +86,7 @@ impl Decision {
         }
     }
 
-    /// No, for this cause: one of those that a verdict may give
+    /// No, for this cause: one of those that a decision may give
     /// ([`Cause::BackendUnavailable`] stands for every other).
     pub fn reject(cause: Cause) -> Rejected {
         Rejected { cause, retry_after: None, message: String::new() }
@@ -176,7 +176,7 @@ impl Rejected {
 /// Decides, perhaps after having asked others. Dropped when the client leaves meanwhile.
 pub(super) type Deciding = Pin<Box<dyn Future<Output = Decision> + Send>>;
 /// What the author gave to [`Builder::authenticate`](super::Builder::authenticate).
-pub(super) type Authenticator = Arc<dyn Fn(Question) -> Deciding + Send + Sync>;
+pub(super) type Authenticator = Arc<dyn Fn(AuthRequest) -> Deciding + Send + Sync>;
 
 /// Appends the frame that says `decision`; false when the session is over by it.
 pub(super) fn encode(decision: &Decision, id: SessionId, out: &mut Vec<u8>) -> bool {
@@ -215,5 +215,5 @@ pub(super) fn encode(decision: &Decision, id: SessionId, out: &mut Vec<u8>) -> b
 /// Appends the rejection for whatever went wrong on this side.
 pub(super) fn unavailable(id: SessionId, out: &mut Vec<u8>) {
     let sent = Reject::new(Cause::BackendUnavailable).encode(id, out);
-    debug_assert!(sent, "a cause that a verdict may give");
+    debug_assert!(sent, "a cause that a decision may give");
 }

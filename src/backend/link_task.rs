@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::sync::mpsc;
 
-use super::authenticate::{Authenticator, Decision, Question};
+use super::authenticate::{AuthRequest, Authenticator, Decision};
 use super::handler::{Handler, SessionHandle};
 use super::handshake::{HandshakeError, Input, handshake, refuse};
 use super::link::Link;
@@ -223,7 +223,7 @@ impl Task {
         while let Some((handle, id, identity)) = { self.link.lock().next_accepted() } {
             match &mut self.sink {
                 Sink::Queue(accepted) => {
-                    // A session that nobody takes closes as it is dropped.
+                    // Without a receiver the session is dropped, which closes it.
                     let _ = accepted.send(Session::new(self.link.clone(), handle, identity));
                 }
                 Sink::Handler(handler) => {
@@ -302,8 +302,8 @@ fn ask(
 ) -> Result<(), LinkError> {
     let auth = Auth::decode(frame.payload)?;
     let Some(handle) = state.ask(frame.header.session, auth.open.credit)? else { return Ok(()) };
-    let question = Question::from_auth(&auth);
-    let task = tokio::spawn(decide(authenticator.clone(), question, link.clone(), handle));
+    let request = AuthRequest::from_auth(&auth);
+    let task = tokio::spawn(decide(authenticator.clone(), request, link.clone(), handle));
     state.deciding(handle, task.abort_handle());
     Ok(())
 }
@@ -328,7 +328,7 @@ fn queue_frame(
             if let Some(handle) = state.open(frame.header.session, open.subject, open.credit)? {
                 let session = Session::new(link.clone(), handle, Identity::from_open(&open));
                 if let Err(unwanted) = accepted.send(session) {
-                    // Nobody accepts any more. The lock is held here, so the session's own
+                    // The author accepts no more sessions. The lock is held here, so the session's own
                     // Drop, which takes it, must not run.
                     unwanted.0.forget();
                     state.disown(handle, 1012);
@@ -395,22 +395,27 @@ fn handle_frame(
     Ok(())
 }
 
-/// Runs the author's code for one question.
-async fn decide(authenticator: Authenticator, question: Question, link: Arc<Link>, handle: Handle) {
-    let request = question.request().clone();
-    let mut verdict = Verdict { link, handle, decision: None };
-    let decision = authenticator(question).await;
-    verdict.decision = Some((decision, request));
+/// Runs the author's code for one request.
+async fn decide(
+    authenticator: Authenticator,
+    request: AuthRequest,
+    link: Arc<Link>,
+    handle: Handle,
+) {
+    let asked_for = request.request().clone();
+    let mut pending = PendingDecision { link, handle, decision: None };
+    let decision = authenticator(request).await;
+    pending.decision = Some((decision, asked_for));
 }
 
-/// Says the verdict when it is dropped: an author's panic must not leave the client waiting.
-struct Verdict {
+/// Sends the decision when it is dropped: an author's panic must not leave the client waiting.
+struct PendingDecision {
     link: Arc<Link>,
     handle: Handle,
     decision: Option<(Decision, Identity)>,
 }
 
-impl Drop for Verdict {
+impl Drop for PendingDecision {
     fn drop(&mut self) {
         let (decision, request) = self.decision.take().unzip();
         let decision =

@@ -78,7 +78,7 @@ pub use session::{Session, SessionSender};
 pub use stream::BindError;
 
 use crate::protocol::link::KEY_MIN;
-use authenticate::{Deciding, Decision, Question};
+use authenticate::{AuthRequest, Deciding, Decision};
 use link_task::Sink;
 use settings::Settings;
 use shared::{Handshake, Shared};
@@ -163,7 +163,7 @@ impl Builder {
     }
 
     /// Decides who clients are, on routes whose authentication is `kind = "backend"`. Each
-    /// question gets a task of its own, so the answer may take its time; the gateway waits for
+    /// request gets a task of its own, so the answer may take its time; the gateway waits for
     /// `timeout` of its settings. The task is dropped when the client leaves meanwhile. One that
     /// panics refuses its client, which may come again.
     ///
@@ -173,8 +173,8 @@ impl Builder {
     ///
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// let backend = Backend::builder()
-    ///     .authenticate(|question| async move {
-    ///         match question.token() {
+    ///     .authenticate(|request| async move {
+    ///         match request.token() {
     ///             b"sesame" => Decision::accept("ali").into(),
     ///             _ => Decision::reject(Cause::BadSignature).into(),
     ///         }
@@ -186,11 +186,11 @@ impl Builder {
     /// ```
     pub fn authenticate<F, D>(mut self, decide: F) -> Self
     where
-        F: Fn(Question) -> D + Send + Sync + 'static,
+        F: Fn(AuthRequest) -> D + Send + Sync + 'static,
         D: Future<Output = Decision> + Send + 'static,
     {
         self.settings.authenticator =
-            Some(Arc::new(move |question| Box::pin(decide(question)) as Deciding));
+            Some(Arc::new(move |request| Box::pin(decide(request)) as Deciding));
         self
     }
 

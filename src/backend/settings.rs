@@ -43,7 +43,7 @@ impl Default for Settings {
 impl Settings {
     /// What this backend can do, as bits of the handshake.
     pub(super) fn features(&self) -> u64 {
-        let verdicts = if self.authenticator.is_some() { features::VERDICTS } else { 0 };
-        features::REAUTHENTICATION | verdicts
+        let decisions = if self.authenticator.is_some() { features::VERDICTS } else { 0 };
+        features::REAUTHENTICATION | decisions
     }
 }

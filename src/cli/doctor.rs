@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use clap::Args;
 use portcullis::linux::probe::{kernel_release, probe};
 use portcullis::linux::process;
-use portcullis::server::files::{Machine, load_file};
+use portcullis::server::files::{SystemEnvironment, load_file};
 use portcullis::settings::Settings;
-use portcullis::settings::load::{Outside, Problem};
+use portcullis::settings::load::{Environment, Problem};
 use serde_json::{Value, json};
 
 use super::common::{ConfigFile, Format};
@@ -108,7 +108,7 @@ fn examine(settings: Option<&Settings>) -> Vec<Row> {
         machine::locked_memory(process::locked_memory_limit(), usable),
     ];
     rows.extend(machine::sysctls(read, settings));
-    let now_s = Machine.unix_seconds();
+    let now_s = SystemEnvironment.unix_seconds();
     rows.push(machine::clock(now_s, process::clock_is_synchronised()));
     if let Some(settings) = settings {
         let ports: Vec<u16> =

@@ -12,9 +12,9 @@ use clap::{Args, Subcommand};
 use portcullis::base::time::UnixTime;
 use portcullis::protocol::revocation::{Hasher, Revoked};
 use portcullis::protocol::scratch::{TOKEN_MAX, TokenScratch};
-use portcullis::server::files::Machine;
+use portcullis::server::files::SystemEnvironment;
 use portcullis::server::journal;
-use portcullis::settings::load::{Issuing, Loaded, Outside};
+use portcullis::settings::load::{Environment, Issuing, Loaded};
 
 use super::common::{failed, load};
 use verify::{explain, find_auth};
@@ -69,7 +69,7 @@ fn run_inspect(command: &Inspect) -> Result<ExitCode, ExitCode> {
         _ => read_stdin().map_err(failed)?,
     };
     let token = token.trim().trim_start_matches("Bearer ").trim();
-    let now_s = Machine.unix_seconds();
+    let now_s = SystemEnvironment.unix_seconds();
     let jwt = diagnose::jwt(token);
     let lines = match &jwt {
         Some(jwt) => Some(shown::jwt_lines(jwt, now_s)),
@@ -102,7 +102,7 @@ fn run_inspect(command: &Inspect) -> Result<ExitCode, ExitCode> {
         )));
     };
     match verifier.verify(token.as_bytes(), csrf, now, &mut scratch) {
-        Ok(identity) if revoked.meets(&identity, now) => {
+        Ok(identity) if revoked.is_revoked(&identity, now) => {
             println!("verdict refused by auth {auth:?}: token_revoked (by the revocations file)");
             Err(ExitCode::FAILURE)
         }

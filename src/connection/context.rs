@@ -21,7 +21,7 @@ pub struct Context<'a> {
     pub routes: &'a RouteOrder,
     /// The worker's numbers.
     pub counters: &'a Counters,
-    /// A number drawn anew in each of the worker's turns.
+    /// A random number; the worker draws another in each turn.
     pub jitter: u32,
     /// Who must not be let in.
     pub revoked: &'a Revoked,
@@ -46,7 +46,7 @@ pub struct Output {
     pub reason: Vec<u8>,
     /// Bytes of a client's message that were held back, after [`Step::Released`](super::client::Step::Released).
     pub released: Vec<u8>,
-    /// Room to write the path in that an HTTP endpoint is told.
+    /// Room for the path that goes to an HTTP endpoint.
     pub path: Vec<u8>,
     /// What greets the client once its session is open, after [`Step::Authenticated`](super::client::Step::Authenticated).
     pub connect_ack: Vec<u8>,

@@ -21,7 +21,7 @@ pub struct Fragment<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Whose session it is, as far as an upstream is told. It has no `Debug`: claims are private.
+/// Whose session it is, as far as an upstream learns it. It has no `Debug`: claims are private.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SessionIdentity<'a> {
     /// Whom the token names; empty for an anonymous client.

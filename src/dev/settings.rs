@@ -9,7 +9,7 @@ use super::certificate::Certificate;
 use super::options::{DevOptions, failure, unix_seconds};
 use crate::protocol::jwt::JwtKey;
 use crate::server::RunError;
-use crate::settings::load::{FileContents, Issuing, Loaded, Outside, load};
+use crate::settings::load::{Environment, FileContents, Issuing, Loaded, load};
 
 /// The subprotocol that the page offers beside its token: a browser fails a connection whose
 /// offers were all passed over.
@@ -72,7 +72,7 @@ endpoints = ["{backend}"]
 secret_file = "{LINK_SECRET_FILE}"
 "#
     );
-    // Apart, because a route that waits for a first message cannot say at once that a token is
+    // Apart, because a route that waits for a first message cannot say before it that a token is
     // missing.
     let auths = [
         ("upgrade", r#"["authorization", "subprotocol", "query:token"]"#),
@@ -118,7 +118,7 @@ health = true
 /// The files of a [`Demo`], and this machine's clock.
 struct InMemory<'a>(&'a Demo);
 
-impl Outside for InMemory<'_> {
+impl Environment for InMemory<'_> {
     fn read(&self, path: &Path) -> io::Result<FileContents> {
         let Demo { certificate, token_key, link_secret, .. } = self.0;
         let text = match path.to_str() {

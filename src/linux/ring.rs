@@ -196,7 +196,7 @@ impl LinuxRing {
         let link = if slot.group() == BufferGroup::Link { SEND_LINK_BIT } else { 0 };
         let user_data = SEND | link | u64::from(slot.id());
         let target = self.sockets.target(socket);
-        let data = self.memory.slots(slot.group()).launch(slot, key, start, end);
+        let data = self.memory.slots(slot.group()).start_send(slot, key, start, end);
         let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
         let length = end - start;
         let entry = match target {
@@ -358,7 +358,7 @@ impl LinuxRing {
             0 => BufferGroup::Client,
             _ => BufferGroup::Link,
         };
-        let (key, slot) = self.memory.slots(group).land(cqe.user_data as u16);
+        let (key, slot) = self.memory.slots(group).finish_send(cqe.user_data as u16);
         let result = u32::try_from(cqe.result).map_err(|_| match -cqe.result {
             libc::ENOBUFS => Failure::Exhausted,
             errno => transfer_failure(errno),
@@ -498,12 +498,12 @@ impl Drop for LinuxRing {
             }
         });
         for descriptor in accepted {
-            // SAFETY: the kernel has just opened it for us, and nobody else knows of it.
+            // SAFETY: the kernel has just opened it for us, and no other code knows of it.
             drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
         }
         self.sockets.close_all();
         if direct {
-            // At once, not when the kernel gets round to the rest of the ring.
+            // Now, not when the kernel gets round to the rest of the ring.
             let _ = self.uring.inner().submitter().unregister_files();
         }
         // SAFETY: neither field is used after this; the ring goes first.

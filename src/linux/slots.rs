@@ -60,7 +60,13 @@ impl SlotPool {
     }
 
     /// Puts a slot in flight for the send `key`; returns the address of byte `start`.
-    pub(super) fn launch(&mut self, slot: SendSlot, key: OpKey, start: u32, end: u32) -> *const u8 {
+    pub(super) fn start_send(
+        &mut self,
+        slot: SendSlot,
+        key: OpKey,
+        start: u32,
+        end: u32,
+    ) -> *const u8 {
         assert!(start < end && end as usize <= self.usable, "send of {start}..{end}");
         self.change(slot.id(), TAKEN, key.to_bits());
         let offset = usize::from(slot.id()) * self.stride + start as usize;
@@ -68,7 +74,7 @@ impl SlotPool {
     }
 
     /// The send that has slot `id` in flight has ended: its key, and the slot again.
-    pub(super) fn land(&mut self, id: u16) -> (OpKey, SendSlot) {
+    pub(super) fn finish_send(&mut self, id: u16) -> (OpKey, SendSlot) {
         let bits = self.uses[usize::from(id)];
         let key = OpKey::from_bits(bits).expect("a send ended whose slot is not in flight");
         self.uses[usize::from(id)] = TAKEN;
@@ -106,11 +112,11 @@ mod tests {
         assert_eq!((first.id(), second.id(), pool.take()), (0, 1, None));
         pool.bytes(&first)[99] = 5;
         pool.bytes(&second).fill(6);
-        let address = pool.launch(first, key(9), 99, 100);
+        let address = pool.start_send(first, key(9), 99, 100);
         // SAFETY: the address is inside the pool's mapping.
         assert_eq!(unsafe { *address }, 5);
         assert_eq!((pool.find(key(9)), pool.find(key(8))), (Some(0), None));
-        let (landed, first) = pool.land(0);
+        let (landed, first) = pool.finish_send(0);
         assert_eq!((landed, pool.find(key(9))), (key(9), None));
         pool.release(second);
         pool.release(first);
@@ -123,7 +129,7 @@ mod tests {
         let mut pool = SlotPool::new(BufferGroup::Client, 1, 100).unwrap();
         let slot = pool.take().unwrap();
         let forged = SendSlot::of_ring(slot.group(), slot.id());
-        pool.launch(slot, key(1), 0, 1);
+        pool.start_send(slot, key(1), 0, 1);
         pool.bytes(&forged);
     }
 
@@ -132,6 +138,6 @@ mod tests {
     fn a_send_stays_inside_its_slot() {
         let mut pool = SlotPool::new(BufferGroup::Client, 2, 100).unwrap();
         let slot = pool.take().unwrap();
-        pool.launch(slot, key(1), 50, 101);
+        pool.start_send(slot, key(1), 50, 101);
     }
 }

@@ -33,7 +33,7 @@ pub(crate) use frame::encode_frame;
 pub use frame::{
     CLOSE_REASON_MAX, Frame, FrameHeader, HANDSHAKE_FRAME_MAX, HEADER_BYTES, KEY_MIN, Kind,
     LABEL_MAX, LinkError, PAYLOAD_MAX, REASON_MAX, SessionId, UNKNOWN_SESSION_FRAMES_FORGIVEN_PER,
-    UNKNOWN_SESSION_FRAMES_MAX, VERSION, data_flags, encode_data, features, set_session,
+    UNKNOWN_SESSION_FRAMES_MAX, VERSION, data_flags, encode_data, features,
 };
 pub use handshake::{Challenge, Hello, Limits, Proof, Ready, RefusalCode, Refused};
 pub use life::{Expire, Reauth};

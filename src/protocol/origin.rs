@@ -52,11 +52,6 @@ impl OriginPolicy {
     pub fn allows(&self, origin: &[u8]) -> bool {
         !origin.is_empty() && self.entries.iter().any(|entry| entry.allows(origin))
     }
-
-    /// Whether every origin is accepted, so that a cookie alone must never authenticate.
-    pub fn is_any(&self) -> bool {
-        self.entries.contains(&Entry::Any)
-    }
 }
 
 impl Entry {
@@ -345,7 +340,7 @@ mod tests {
             assert!(!none.allows(origin.as_bytes()));
             assert!(any.allows(origin.as_bytes()));
         }
-        assert!(!any.allows(b"") && any.is_any() && !none.is_any());
+        assert!(!any.allows(b""));
         assert_eq!(OriginPolicy::default(), none);
     }
 

@@ -23,7 +23,7 @@ use crate::worker::auth_requests::{AuthClient, AuthRequestId};
 use endpoint::Endpoint;
 pub use numbers::AuthNumbers;
 
-/// Questions on their way to the service, which takes each at once: where they wait for an
+/// Questions on their way to the service, which takes each immediately: where they wait for an
 /// endpoint, `queue_max` bounds them.
 const INTAKE_MAX: usize = 4096;
 /// Threads that resolve names; the resolver of the system blocks.
@@ -147,7 +147,7 @@ async fn serve(
         let endpoint = match known {
             Some(known) => Rc::clone(known),
             None => {
-                // A reload made new settings; what nobody can ask any more goes.
+                // A reload made new settings; endpoints that no settings name any more go.
                 endpoints.retain(|endpoint| !endpoint.is_abandoned());
                 let endpoint = new_endpoint(settings, &numbers, random.number());
                 endpoints.push(Rc::clone(&endpoint));

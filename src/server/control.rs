@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
 
+use super::admin::listen::AdminListeners;
 use super::auth_client::AuthNumbers;
 use super::close_log::CloseLog;
 use super::exposition::{self, CIRCUITS, ControlNumbers, Exposition};
@@ -39,7 +40,9 @@ const PROCESS_INTERVAL: Duration = Duration::from_secs(5);
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// At the end, how long the last revocations may take to be saved.
 const FINISH_MAX: Duration = Duration::from_secs(2);
-/// How long workers may take to stop at once.
+/// How long the last revocations may take to be saved before another gateway is refused.
+const TAKEOVER_SAVE_MAX: Duration = Duration::from_secs(5);
+/// How long workers may take to stop immediately.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Something that the gateway is asked to do from outside the control loop.
@@ -54,11 +57,19 @@ pub enum ControlRequest {
         /// Over how long the closes are spread; `None` is the settings' `deadlines.drain`.
         window: Option<Duration>,
     },
-    /// End at once.
+    /// Give up admin port and revocations file to another gateway, then drain.
+    Takeover {
+        /// Called with the place where this gateway can be asked from then on, or with why not.
+        reply: TakeoverReply,
+    },
+    /// End immediately.
     Stop,
     /// Make one worker panic; for tests of supervision.
     Panic(u16),
 }
+
+/// Takes what became of a takeover.
+pub type TakeoverReply = Box<dyn FnOnce(Result<PathBuf, String>) + Send>;
 
 /// Everything that the control loop owns.
 pub struct Control {
@@ -78,6 +89,8 @@ pub struct Control {
     pub close_log: Option<CloseLog>,
     /// Who must not be let in.
     pub revocations: Rc<RefCell<RevocationStore>>,
+    /// The admin side's listeners.
+    pub admin: AdminListeners,
     /// What is measured of the memory.
     pub memory: MemoryWatch,
     /// Bookkeeping.
@@ -95,6 +108,10 @@ pub struct ControlStats {
     process: ProcessUse,
     process_at: Option<Instant>,
     summed_at: Instant,
+    /// When the workers are to begin a drain, and its window.
+    drain_at: Option<(Instant, Duration)>,
+    /// A takeover that waits for the last revocations to be saved, and since when.
+    takeover: Option<(TakeoverReply, Instant)>,
     /// When a drain is cut short by a stop, and when a stop is given up.
     stop_at: Option<Instant>,
     abandon_at: Option<Instant>,
@@ -112,6 +129,8 @@ impl ControlStats {
             process: ProcessUse::default(),
             process_at: None,
             summed_at: now,
+            drain_at: None,
+            takeover: None,
             stop_at: None,
             abandon_at: None,
         }
@@ -150,6 +169,7 @@ impl Control {
             ControlRequest::Drain { window } => {
                 self.drain(window.unwrap_or(self.settings.deadlines.drain));
             }
+            ControlRequest::Takeover { reply } => self.take_over(reply),
             ControlRequest::Stop => self.stop(),
             ControlRequest::Panic(worker) => self.supervisor.inject_panic(worker),
         }
@@ -177,20 +197,66 @@ impl Control {
     }
 
     fn drain(&mut self, window: Duration) {
+        self.drain_after(self.settings.gateway.drain_delay, window);
+    }
+
+    /// Says so on `/readyz` now, and has the workers drain after the delay.
+    fn drain_after(&mut self, delay: Duration, window: Duration) {
         if self.phase() != Phase::Serving {
             return;
         }
-        tracing::info!(window_ms = window.as_millis() as u64, "draining");
+        let (delay_ms, window_ms) = (delay.as_millis() as u64, window.as_millis() as u64);
+        tracing::info!(delay_ms, window_ms, "draining");
         self.status.borrow_mut().phase = Phase::Draining;
-        self.stats.stop_at = Some(Instant::now() + window + DRAIN_GRACE);
-        self.supervisor.drain(window);
+        let now = Instant::now();
+        self.stats.drain_at = Some((now + delay, window));
+        self.stats.stop_at = Some(now + delay + window + DRAIN_GRACE);
+        self.begin_due_drain(now);
+    }
+
+    fn begin_due_drain(&mut self, now: Instant) {
+        if let Some((_, window)) = self.stats.drain_at.take_if(|(at, _)| *at <= now) {
+            self.supervisor.drain(window);
+        }
+    }
+
+    fn take_over(&mut self, reply: TakeoverReply) {
+        if self.phase() != Phase::Serving || self.stats.takeover.is_some() {
+            return reply(Err("the gateway is ending already".into()));
+        }
+        self.stats.takeover = Some((reply, Instant::now()));
+        self.advance_takeover(Instant::now());
+    }
+
+    /// Makes room for another gateway as soon as the file of revocations says all that this one
+    /// knows: from then on the other one writes it.
+    fn advance_takeover(&mut self, now: Instant) {
+        let Some((reply, since)) = self.stats.takeover.take() else { return };
+        if self.phase() != Phase::Serving {
+            return reply(Err("the gateway is ending already".into()));
+        }
+        if !self.revocations.borrow().can_give_up_file() {
+            if now.duration_since(since) >= TAKEOVER_SAVE_MAX {
+                return reply(Err("the revocations cannot be saved; the log says why".into()));
+            }
+            self.stats.takeover = Some((reply, since));
+            return;
+        }
+        let socket = self.admin.give_up();
+        if let Ok(socket) = &socket {
+            self.revocations.borrow_mut().give_up_file();
+            tracing::info!(socket = %socket.display(), "another gateway takes over");
+            // The other one answers on the admin port: no load balancer need be waited for.
+            self.drain_after(Duration::ZERO, self.settings.deadlines.drain);
+        }
+        reply(socket);
     }
 
     fn stop(&mut self) {
         if self.phase() == Phase::Stopping {
             return;
         }
-        tracing::info!("stopping at once");
+        tracing::info!("stopping immediately");
         self.status.borrow_mut().phase = Phase::Stopping;
         self.stats.abandon_at = Some(Instant::now() + STOP_GRACE);
         self.supervisor.stop();
@@ -222,6 +288,8 @@ impl Control {
         }
         revocations.advance(now);
         drop(revocations);
+        self.advance_takeover(now);
+        self.begin_due_drain(now);
         if self.phase() == Phase::Draining && self.stats.stop_at.is_some_and(|at| at <= now) {
             tracing::warn!("the drain took too long");
             self.stop();
@@ -286,13 +354,13 @@ impl Control {
         let before = self.memory.pressure();
         let pressure = self.memory.look();
         if pressure != MemoryPressure::Clear {
-            // Otherwise what clients held stays resident after they gave it up, and nobody is
-            // let in for ever.
+            // Otherwise what clients held stays resident after they gave it up, and no
+            // client is ever accepted again.
             return_freed_memory();
         }
         if pressure != before {
             let (used, budget) = (self.memory.used(), self.memory.budget());
-            tracing::warn!(?pressure, ?before, used, budget, "memory use has reached another rung");
+            tracing::warn!(?pressure, ?before, used, budget, "memory pressure changed");
         }
         self.status.borrow_mut().memory_short = pressure != MemoryPressure::Clear;
         self.supervisor.set_pressure(pressure);
@@ -391,13 +459,13 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
             worker,
             "out of descriptors or memory on accept; see \"Limits\" in docs/operating.md"
         ),
-        Report::Revoke(_) => unreachable!("the keeper takes these"),
+        Report::Revoke(_) => unreachable!("the store takes these"),
         Report::Drained => tracing::info!(worker, "drained"),
     }
 }
 
-/// Lets the last revocations reach their file. Nobody else uses the keeper by now but admin
-/// connections, which wait.
+/// Lets the last revocations reach their file. Only admin connections still use the store
+/// by now, and they wait.
 async fn finish(revocations: &RefCell<RevocationStore>) {
     let deadline = Instant::now() + FINISH_MAX;
     while !revocations.borrow().is_saved() && Instant::now() < deadline {

@@ -5,15 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::settings::load::{FileContents, Loaded, Outside, Problem, Severity, load};
+use crate::settings::load::{Environment, FileContents, Loaded, Problem, Severity, load};
 
 /// Larger files are no configuration, key or certificate, but a mistake.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The files, environment and clock of this machine.
-pub struct Machine;
+pub struct SystemEnvironment;
 
-impl Outside for Machine {
+impl Environment for SystemEnvironment {
     fn read(&self, path: &Path) -> io::Result<FileContents> {
         let metadata = std::fs::metadata(path)?;
         if !metadata.is_file() {
@@ -45,7 +45,7 @@ pub fn load_file(path: &Path) -> Result<Loaded, Vec<Problem>> {
         let (severity, code) = (Severity::Error, "unreadable_file");
         vec![Problem { file, line: 1, column: 1, severity, code, what, fix }]
     };
-    let bytes = match Machine.read(path) {
+    let bytes = match SystemEnvironment.read(path) {
         Ok(file) => file.bytes,
         Err(error) => {
             let fix = "name the configuration with --config FILE";
@@ -53,7 +53,7 @@ pub fn load_file(path: &Path) -> Result<Loaded, Vec<Problem>> {
         }
     };
     match std::str::from_utf8(&bytes) {
-        Ok(text) => load(text, path, &Machine),
+        Ok(text) => load(text, path, &SystemEnvironment),
         Err(error) => {
             let what = format!("byte {} is not UTF-8", error.valid_up_to() + 1);
             Err(unreadable(what, "save the file as UTF-8"))
@@ -74,10 +74,10 @@ mod tests {
         std::fs::write(&path, "x").expect("written");
         for (mode, others) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
             std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("set");
-            let file = Machine.read(&path).expect("read");
+            let file = SystemEnvironment.read(&path).expect("read");
             assert_eq!((file.readable_by_others, file.bytes), (others, b"x".to_vec()), "{mode:o}");
         }
-        assert!(Machine.read(folder.path()).is_err(), "a folder is no file");
+        assert!(SystemEnvironment.read(folder.path()).is_err(), "a folder is no file");
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct RevocationStore {
     waiting: Vec<(u64, oneshot::Sender<Kept>)>,
     refused: u64,
     save_failures: u64,
+    /// The gateway that this one took over from, while it drains.
+    forward: Option<UnboundedSender<Revocation>>,
 }
 
 /// A save that has ended.
@@ -55,7 +57,7 @@ struct Done {
 }
 
 impl RevocationStore {
-    /// A store of what the file holds; the file is written anew, which shows whether that works.
+    /// A store of what the file holds; the file is written again, which shows whether that works.
     ///
     /// # Errors
     /// [`FileError`]: starting without the file would let the revoked in again.
@@ -99,6 +101,7 @@ impl RevocationStore {
             waiting: Vec::new(),
             refused: 0,
             save_failures: 0,
+            forward: None,
         })
     }
 
@@ -140,6 +143,8 @@ impl RevocationStore {
         // What has lapsed must not stand in the way of what is needed.
         self.lapse(now);
         let noted = self.has_file.then(|| revocation.clone());
+        // What is covered here may not be there, which refuses nothing that it has.
+        self.forward.take_if(|forward| forward.send(revocation.clone()).is_err());
         let inserted = self.set.insert(revocation, self.max, now);
         match inserted {
             Ok(Inserted::New(id)) => self.note(|record| {
@@ -149,6 +154,24 @@ impl RevocationStore {
             Err(_) => self.refused += 1,
         }
         inserted
+    }
+
+    /// From now on every revocation goes to that gateway, too.
+    pub fn forward(&mut self, to: UnboundedSender<Revocation>) {
+        self.forward = Some(to);
+    }
+
+    /// Whether the file has everything, and no save is under way.
+    pub fn can_give_up_file(&self) -> bool {
+        !self.has_file || (self.journal.is_some() && self.is_saved())
+    }
+
+    /// Leaves the file to another process. What comes from now on holds, but this process no
+    /// longer saves it.
+    pub fn give_up_file(&mut self) {
+        assert!(self.can_give_up_file(), "the file lacks revocations");
+        self.has_file = false;
+        self.journal = None;
     }
 
     /// How many entries there may be from now on. Those that are there stay.
@@ -189,7 +212,7 @@ impl RevocationStore {
         self.set.lapse(now);
     }
 
-    /// The picture for the workers, when it changed since the last call.
+    /// The snapshot for the workers, when it changed since the last call.
     pub fn take_update(&mut self) -> Option<Arc<Revoked>> {
         let changed = self.published < self.changes;
         self.published = self.changes;
@@ -250,7 +273,7 @@ impl RevocationStore {
     /// Answers those who wait for no more than `changes`.
     fn answer(&mut self, changes: u64, kept: &Kept) {
         for (_, waiting) in self.waiting.extract_if(.., |(wanted, _)| *wanted <= changes) {
-            // Nobody may be there any more to hear it.
+            // The request that waits may have been dropped.
             let _ = waiting.send(kept.clone());
         }
     }

@@ -40,6 +40,7 @@ fn gateway() -> Gateway {
         log_format: LogFormat::Auto,
         log_level: "info".into(),
         ready_without_backend: true,
+        drain_delay: Duration::ZERO,
         log_subject: LogSubject::Off,
         admin_socket: None,
         close_log: None,

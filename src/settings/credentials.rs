@@ -92,7 +92,7 @@ impl Loader<'_> {
     /// A file that the configuration names, or what `env:NAME` stands for.
     pub(super) fn contents(&mut self, name: &Spanned<String>, private: bool) -> Option<Vec<u8>> {
         if let Some(variable) = name.get_ref().strip_prefix("env:").filter(|_| private) {
-            let value = self.outside.variable(variable);
+            let value = self.environment.variable(variable);
             if value.is_none() {
                 let what = match may_be_secret(variable) {
                     true => format!("the environment variable ({NOT_SHOWN}) is not set"),
@@ -103,7 +103,7 @@ impl Loader<'_> {
             return value.map(String::into_bytes);
         }
         let path: PathBuf = self.base.join(name.get_ref());
-        match self.outside.read(&path) {
+        match self.environment.read(&path) {
             Ok(file) => {
                 if private && file.readable_by_others {
                     let what = format!("{} can be read by every user", path.display());

@@ -1,6 +1,6 @@
 //! From the file's text to [`Settings`], or to everything that is wrong with it.
 //!
-//! [`load`] reads no file, no environment and no clock itself: it asks [`Outside`].
+//! [`load`] reads no file, no environment and no clock itself: it asks [`Environment`].
 
 use std::collections::HashMap;
 use std::io;
@@ -24,7 +24,7 @@ use crate::protocol::external_term::TermPath;
 use crate::protocol::jwt::{JwtKey, JwtOptions};
 
 /// What the loader asks of the world.
-pub trait Outside {
+pub trait Environment {
     /// A whole file. The path is absolute or relative to the process's directory.
     fn read(&self, path: &Path) -> io::Result<FileContents>;
     /// An environment variable; `None` when it is not set.
@@ -91,10 +91,14 @@ pub enum Issuing {
 /// # Errors
 /// Everything that is wrong, warnings included, in the order of the file. Only a broken syntax
 /// hides the rest.
-pub fn load(text: &str, file: &Path, outside: &dyn Outside) -> Result<Loaded, Vec<Problem>> {
+pub fn load(
+    text: &str,
+    file: &Path,
+    environment: &dyn Environment,
+) -> Result<Loaded, Vec<Problem>> {
     let base = file.parent().unwrap_or(Path::new(""));
     let report = Report::new(file.display().to_string(), text);
-    let mut loader = Loader { report, base, outside };
+    let mut loader = Loader { report, base, environment };
     let Some(raw) = shape::parse(text, &mut loader.report) else {
         return Err(loader.report.into_problems());
     };
@@ -121,7 +125,7 @@ pub(super) struct Loader<'a> {
     /// The folder of the configuration file.
     pub(super) base: &'a Path,
     /// The world.
-    pub(super) outside: &'a dyn Outside,
+    pub(super) environment: &'a dyn Environment,
 }
 
 /// The names of a kind of block, and what they lead to.
@@ -279,6 +283,7 @@ impl Loader<'_> {
             admin_token,
             admin_socket: path(&raw.admin_socket),
             ready_without_backend: raw.ready_without_backend(),
+            drain_delay: raw.drain_delay(),
             log_format: log.format(),
             log_level: log.level().to_owned(),
             log_subject: self.log_subject(log)?,
@@ -448,7 +453,7 @@ fn is_log_filter(text: &str) -> bool {
 #[cfg(test)]
 pub fn test_settings() -> Settings {
     struct Nothing;
-    impl Outside for Nothing {
+    impl Environment for Nothing {
         fn read(&self, _: &Path) -> io::Result<FileContents> {
             Err(io::ErrorKind::NotFound.into())
         }

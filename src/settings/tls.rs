@@ -184,7 +184,7 @@ impl Loader<'_> {
                 return None;
             }
         };
-        let now = i64::try_from(self.outside.unix_seconds()).unwrap_or(i64::MAX);
+        let now = i64::try_from(self.environment.unix_seconds()).unwrap_or(i64::MAX);
         let validity = certificate.validity();
         let not_after = validity.not_after.timestamp();
         if now > validity.not_after.timestamp() {

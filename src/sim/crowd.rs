@@ -21,7 +21,7 @@ use crate::protocol::jwt::{self, Algorithm, JwtKey};
 use crate::protocol::revocation::{Hasher, Revocation, RevocationSet, Target};
 use crate::ring::Ring;
 use crate::settings::Settings;
-use crate::settings::load::{FileContents, Outside, load};
+use crate::settings::load::{Environment, FileContents, load};
 use crate::worker::mailbox::{ControlMailbox, Plan, Report, WorkerOrder, mailboxes};
 use crate::worker::{Turn, Worker, WorkerOptions};
 
@@ -260,7 +260,7 @@ impl Crowd {
 /// Settings with these routes, of which each has one token carrier.
 fn settings(routes: [&str; 2], deadlines: &str) -> Settings {
     struct Nothing;
-    impl Outside for Nothing {
+    impl Environment for Nothing {
         fn read(&self, _: &Path) -> io::Result<FileContents> {
             Err(io::ErrorKind::NotFound.into())
         }

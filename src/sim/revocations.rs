@@ -105,7 +105,7 @@ impl Revocations {
 /// are made for, so those near an instant are left out.
 fn means(told: &CloseDetails, author: Author) -> bool {
     let subject = author.subject();
-    // The youngest token that anybody can have had then.
+    // The youngest token that a client can have had then.
     let surely_older =
         |before: &UnixTime| before.as_seconds() + ISSUED_BEFORE > told.wall_millis / 1000 + 3600;
     match &told.revocation.target {

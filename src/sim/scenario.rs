@@ -223,6 +223,7 @@ impl Scenario {
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
                 ready_without_backend: true,
+                drain_delay: Duration::ZERO,
                 log_subject: LogSubject::Off,
                 admin_socket: None,
                 close_log: None,

@@ -96,8 +96,8 @@ impl Watched {
     /// Without a receive in flight, input may wait for credit, and whether the client has been
     /// heard since cannot be seen. An end would have led to a close by now.
     pub(super) fn note_pause(&mut self, now: u64, denied: bool, ping_interval: Duration) {
-        // Whoever awaits a decision is watched for its end. Who is not has been accepted, and its
-        // input, which may have come before, waits for credit.
+        // A client that awaits a decision is watched for its end. One that is not watched has been
+        // accepted, and its input, which may have come before, waits for credit.
         let unwatched = !self.receiving && self.cancels == 0 && self.ending == Ending::No;
         if self.stage == Stage::Asking && self.facts.is_valid && unwatched {
             self.open(None, now);
@@ -106,7 +106,7 @@ impl Watched {
         if self.ending == Ending::Perhaps && joined {
             self.ending = Ending::No;
         }
-        // Whoever was silent up to a ping waits without a buffer; that is no pause.
+        // A client that was silent up to a ping waits without a buffer; that is no pause.
         let silent = self.pinged || now >= self.received.saturating_add(nanos(ping_interval));
         self.paused |= (!self.receiving || self.ending == Ending::Perhaps) && !silent;
         if self.paused {
@@ -128,7 +128,8 @@ impl Watched {
             None => ("write stall", NEVER, true),
         };
         let lifetime = ("lifetime", self.lifetime_ends, false);
-        // At the end of the window whoever is left is told, and dropped only after a rest.
+        // At the end of the window the clients that are left get a close, and the worker drops them
+        // only after a rest.
         let rest = ("drain rest", drain.saturating_add(nanos(DRAIN_REST)), true);
         let drain = ("drain", drain, false);
         let all = match self.stage {

@@ -287,7 +287,12 @@ impl<R: Ring> Worker<R> {
         self.measure(Phase::DeferredTls, handshakes);
         self.feed_starved();
         self.core.advance_drain();
-        for listener in self.core.listeners_to_close() {
+        let listeners = self.core.listeners_to_close();
+        if !listeners.is_empty() {
+            // What came since the last look is in the accepts now, and no longer in a backlog.
+            self.ring.enter(self.core.env.now.instant);
+        }
+        for listener in listeners {
             self.ring.close_listener(listener);
         }
         if self.core.stopped {

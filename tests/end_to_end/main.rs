@@ -17,6 +17,7 @@ mod origins;
 mod proxy;
 mod stress;
 mod support;
+mod takeover;
 mod tls;
 mod token_kinds;
 mod tokens;

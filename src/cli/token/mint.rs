@@ -14,8 +14,8 @@ use portcullis::protocol::external_term::{Step, TermPath};
 use portcullis::protocol::jwt::{self, JwtKey, JwtOptions};
 use portcullis::protocol::phoenix_token;
 use portcullis::protocol::plug_session::{self, CSRF_NAME};
-use portcullis::server::files::Machine;
-use portcullis::settings::load::{Issuing, Outside};
+use portcullis::server::files::SystemEnvironment;
+use portcullis::settings::load::{Environment, Issuing};
 use portcullis::settings::units::parse_duration;
 use serde_json::{Map, Value};
 
@@ -71,7 +71,7 @@ struct Minted {
 pub(super) fn run(command: &Mint) -> Result<ExitCode, ExitCode> {
     let loaded = load(command.config.path())?;
     let (auth, issuing) = find_auth(&loaded, &command.auth).map_err(failed)?;
-    let now_s = Machine.unix_seconds();
+    let now_s = SystemEnvironment.unix_seconds();
     let minted = match issuing {
         Issuing::Jwt { keys, options } => mint_jwt(command, keys, options, now_s),
         Issuing::Phoenix { keys, subject } => mint_phoenix(command, keys, subject.as_ref(), now_s),

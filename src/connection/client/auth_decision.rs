@@ -98,7 +98,7 @@ impl Client {
             _ if identity.expires().is_some_and(|end| end <= ctx.now.unix) => {
                 Err(Cause::BackendUnavailable)
             }
-            _ if ctx.revoked.meets(identity, ctx.now.unix) => {
+            _ if ctx.revoked.is_revoked(identity, ctx.now.unix) => {
                 ctx.counters.increment(Metric::RevokedRefused);
                 Err(Cause::TokenRevoked)
             }

@@ -19,7 +19,7 @@ use crate::protocol::link::{
 use crate::protocol::mask::apply_mask;
 use crate::protocol::revocation::{Hasher, Revoked};
 use crate::settings::Settings;
-use crate::settings::load::{FileContents, Outside, load};
+use crate::settings::load::{Environment, FileContents, load};
 
 const START: Instant = Instant::from_nanos(1_000_000_000_000);
 const UNIX: u64 = 1_700_000_000;
@@ -52,7 +52,7 @@ const BLOCKS: &str = r#"
 
 fn settings(blocks: &str) -> Settings {
     struct Nothing;
-    impl Outside for Nothing {
+    impl Environment for Nothing {
         fn read(&self, _: &Path) -> io::Result<FileContents> {
             Err(io::ErrorKind::NotFound.into())
         }

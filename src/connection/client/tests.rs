@@ -29,7 +29,7 @@ use crate::protocol::websocket::DataKind;
 use crate::settings::PREFIX_MAX;
 use crate::settings::Refuse;
 use crate::settings::Settings;
-use crate::settings::load::{FileContents, Outside, load};
+use crate::settings::load::{Environment, FileContents, load};
 
 #[path = "reauthenticate_tests.rs"]
 mod reauthenticate;
@@ -85,7 +85,7 @@ const ROUTES: &str = r#"
 /// Settings with these routes over two kinds of authentication.
 fn settings(routes: &str) -> Settings {
     struct Nothing;
-    impl Outside for Nothing {
+    impl Environment for Nothing {
         fn read(&self, _: &Path) -> io::Result<FileContents> {
             Err(io::ErrorKind::NotFound.into())
         }

@@ -202,8 +202,8 @@ impl<'a> Auth<'a> {
     }
 }
 
-/// The backend's yes: the session is open. To be encoded; decoding one makes the identity
-/// itself, so that nobody else can make one up.
+/// The backend accepts the client: the session is open. It is only encoded; decoding makes the
+/// identity itself, so that no other code can make one up.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Accept<'a> {
     /// Whom the backend recognised: 1 to [`IDENTITY_TEXT_MAX`] bytes.

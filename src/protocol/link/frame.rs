@@ -278,16 +278,6 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
 }
 
-/// Fills in the session of a whole encoded frame.
-///
-/// # Panics
-/// When `frame` is shorter than a header.
-pub fn set_session(frame: &mut [u8], session: SessionId) {
-    let [_, g0, g1, g2] = session.generation.to_be_bytes();
-    let [s0, s1, s2, s3] = session.slot.to_be_bytes();
-    frame[5..HEADER_BYTES].copy_from_slice(&[g0, g1, g2, s0, s1, s2, s3]);
-}
-
 /// Appends a DATA frame: one piece of a message, or a whole one. Allocates only when `out` is
 /// too small.
 ///
@@ -380,9 +370,6 @@ pub enum LinkError {
         /// The limit in bytes.
         limit: u32,
     },
-    /// Text that is not UTF-8.
-    #[error("text message is not UTF-8")]
-    InvalidUtf8,
     /// OPEN for a session that is open, or DATA or CREDIT after the sender's own CLOSE.
     #[error("{kind:?} frame for a session in the wrong state")]
     WrongState {

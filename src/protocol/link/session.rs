@@ -308,7 +308,7 @@ pub struct Close<'a> {
     /// Who ended the session. A backend says `Backend`, whatever it was told.
     pub by: Closer,
     /// Label of the cause ([`Cause::label`]), lower case and `_`, at most [`LABEL_MAX`] bytes.
-    /// Empty when none is told. One that this version does not know may be treated as none.
+    /// Empty when there is none. One that this version does not know may be treated as none.
     pub label: &'a str,
     /// WebSocket close code: 1000 to 4999 without 1004, 1005, 1006, 1015; 0 when there is none.
     pub code: u16,
@@ -399,7 +399,7 @@ impl Credit {
     }
 }
 
-/// Are you there? The receiver answers at once with the same bytes.
+/// Are you there? The receiver answers immediately with the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ping {
     /// Means something to the sender only; a time, as a rule.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Hasher, Kind, NEVER, NOBODY, Revocation, Revoked, Row, Target, seconds_up};
+use super::{Hasher, Kind, NEVER, NO_NAME, Revocation, Revoked, Row, Target, seconds_up};
 use crate::base::time::UnixTime;
 
 /// What became of a revocation.
@@ -196,7 +196,7 @@ impl RevocationSet {
         let hash = match target {
             Target::Subject { subject, .. } => self.hasher.hash(Kind::Subject, subject),
             Target::TokenId(id) => self.hasher.hash(Kind::TokenId, id),
-            Target::IssuedBefore(_) => NOBODY,
+            Target::IssuedBefore(_) => NO_NAME,
         };
         (hash, target.issued_before().map_or(ALL, UnixTime::as_millis))
     }
@@ -266,7 +266,7 @@ mod tests {
         ] {
             assert!(matches!(set.insert(revocation, 10, at(1)), Ok(Inserted::New(_))));
         }
-        let picture = set.snapshot();
+        let snapshot = set.snapshot();
         // subject, token id, issued at -> revoked at 999 s
         for (name, id, issued, revoked) in [
             ("alice", None, Some(600), true),
@@ -290,12 +290,12 @@ mod tests {
             ("", None, Some(99), true),
             ("carol", None, Some(u64::MAX / 1000), false),
         ] {
-            let mark = picture.mark(&identity(name, id, issued));
-            assert_eq!(picture.holds(mark, at(999)), revoked, "{name} {id:?} {issued:?}");
-            assert!(!picture.holds(mark, at(1000)), "all has lapsed");
+            let mark = snapshot.mark(&identity(name, id, issued));
+            assert_eq!(snapshot.holds(mark, at(999)), revoked, "{name} {id:?} {issued:?}");
+            assert!(!snapshot.holds(mark, at(1000)), "all has lapsed");
         }
-        assert!(!picture.holds(IdentityFingerprint::ANONYMOUS, at(1)));
-        assert_eq!(picture.mark(&VerifiedIdentity::anonymous()), IdentityFingerprint::ANONYMOUS);
+        assert!(!snapshot.holds(IdentityFingerprint::ANONYMOUS, at(1)));
+        assert_eq!(snapshot.mark(&VerifiedIdentity::anonymous()), IdentityFingerprint::ANONYMOUS);
     }
 
     #[test]
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn an_insert_does_not_look_at_every_entry() {
-        // One name, ever later instants for ever shorter times: none covers another.
+        // One name, later and later instants for shorter and shorter times: none covers another.
         let mut set = set();
         let count = 200_000;
         let begun = std::time::Instant::now();
@@ -375,7 +375,7 @@ mod tests {
     }
 
     proptest! {
-        /// The picture against a look at every entry.
+        /// The snapshot against a look at every entry.
         #[test]
         fn pictures_say_what_the_entries_say(
             entries in prop::collection::vec((0u8..3, 0u8..3, prop::option::of(0u64..12), 1u64..12), 0..14),
@@ -408,9 +408,9 @@ mod tests {
                 };
                 named && r.lapses > at(now)
             });
-            let picture = set.snapshot();
-            let mark = picture.mark(&identity(&name, id.as_deref(), who.2));
-            prop_assert_eq!(picture.holds(mark, at(now)), expected);
+            let snapshot = set.snapshot();
+            let mark = snapshot.mark(&identity(&name, id.as_deref(), who.2));
+            prop_assert_eq!(snapshot.holds(mark, at(now)), expected);
         }
     }
 }

@@ -48,6 +48,8 @@ pub enum Action {
     Reload,
     /// An orderly end of the gateway.
     Drain,
+    /// The same, and room for the gateway that asks.
+    Takeover,
     /// The revocations with an id above this.
     Revocations {
         /// 0 for the first ones.
@@ -115,6 +117,11 @@ pub fn decide(head: &Parts, sender: Sender, access: &Access) -> Result<Action, R
         "/live.json" => request.read(Action::Live),
         "/-/reload" => request.post(Action::Reload),
         "/-/drain" => request.post(Action::Drain),
+        "/-/takeover" if sender == Sender::Tcp => Err(refuse(
+            StatusCode::FORBIDDEN,
+            "a takeover is asked for at gateway.admin_socket, by portcullis run --takeover",
+        )),
+        "/-/takeover" => request.post(Action::Takeover),
         "/revocations" => request.revocations(),
         path => match path.strip_prefix("/revocations/") {
             Some(id) if head.method == Method::DELETE => {
@@ -362,6 +369,17 @@ mod tests {
             let status = outcome(line, fields, Sender::Tcp, None);
             assert!(matches!(status, Err(400 | 403)), "{line} {fields}: {status:?}");
         }
+    }
+
+    #[test]
+    fn a_takeover_is_for_our_own_user_alone() {
+        let line = "POST /-/takeover";
+        assert_eq!(outcome(line, LOCAL, Sender::OwnUser, None), Ok(Action::Takeover));
+        assert_eq!(outcome("GET /-/takeover", LOCAL, Sender::OwnUser, None), Err(405));
+        assert_eq!(outcome(line, LOCAL, Sender::Tcp, None), Err(403));
+        let token = format!("{LOCAL}; Authorization: Bearer s3cret");
+        assert_eq!(outcome(line, &token, Sender::Tcp, Some("s3cret")), Err(403));
+        assert_eq!(outcome(line, LOCAL, Sender::Tcp, Some("s3cret")), Err(401));
     }
 
     #[test]

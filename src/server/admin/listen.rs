@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::access::Sender;
 use super::room::{Place, Room};
 use super::{Admin, DEADLINE, RELOAD_MAX};
 use crate::linux::process::effective_user;
+use crate::server::error::RunError;
+use crate::settings::Settings;
 
 /// Largest request head, in bytes; hyper takes no less.
 pub const HEAD_MAX: usize = 8 * 1024;
@@ -80,6 +83,80 @@ pub fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// The admin side's listeners.
+#[derive(Default)]
+pub struct AdminListeners {
+    tcp: Option<StdTcpListener>,
+    unix: Option<StdUnixListener>,
+    /// Removed at the end.
+    unix_path: Option<PathBuf>,
+    tcp_task: Option<JoinHandle<()>>,
+}
+
+impl AdminListeners {
+    /// Binds what the settings name; also says where the TCP listener is.
+    ///
+    /// # Errors
+    /// [`RunError::Bind`] and [`RunError::AdminSocket`].
+    pub fn bind(settings: &Settings) -> Result<(AdminListeners, Option<SocketAddr>), RunError> {
+        let gateway = &settings.gateway;
+        let tcp = |address| {
+            let bound = bind_tcp(address)
+                .and_then(|listener| listener.local_addr().map(|address| (listener, address)));
+            bound.map_err(|source| RunError::Bind { what: "gateway.admin".into(), address, source })
+        };
+        let unix = |path: &PathBuf| {
+            bind_unix(path).map_err(|source| RunError::AdminSocket { path: path.clone(), source })
+        };
+        let (tcp, address) = gateway.admin.map(tcp).transpose()?.unzip();
+        let unix = gateway.admin_socket.as_ref().map(unix).transpose()?;
+        let unix_path = unix.as_ref().and(gateway.admin_socket.clone());
+        Ok((AdminListeners { tcp, unix, unix_path, tcp_task: None }, address))
+    }
+
+    /// Serves both. Within the control thread's runtime only.
+    pub fn serve(&mut self, admin: &Rc<Admin>) {
+        let failed = |error| tracing::error!(%error, "an admin listener cannot be served");
+        if let Some(listener) = self.tcp.take() {
+            let served = Rc::clone(admin).serve_tcp(listener);
+            let task = async move { served.await.unwrap_or_else(failed) };
+            self.tcp_task = Some(tokio_uring::spawn(task));
+        }
+        if let Some(listener) = self.unix.take() {
+            let served = Rc::clone(admin).serve_unix(listener);
+            tokio_uring::spawn(async move { served.await.unwrap_or_else(failed) });
+        }
+    }
+
+    /// Closes the TCP listener and moves the socket aside, so that another gateway of the same
+    /// settings can have both. Answers where the socket is now.
+    ///
+    /// # Errors
+    /// Why the socket cannot be moved; then both stay.
+    pub fn give_up(&mut self) -> Result<PathBuf, String> {
+        let Some(path) = &self.unix_path else { return Err("it has no admin socket".into()) };
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{}", std::process::id()));
+        let beside = PathBuf::from(beside);
+        SockAddr::unix(&beside)
+            .and_then(|_| std::fs::rename(path, &beside))
+            .map_err(|error| format!("cannot move {}: {error}", path.display()))?;
+        self.unix_path = Some(beside.clone());
+        if let Some(task) = self.tcp_task.take() {
+            task.abort();
+        }
+        Ok(beside)
+    }
+}
+
+impl Drop for AdminListeners {
+    fn drop(&mut self) {
+        if let Some(path) = &self.unix_path {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 impl Admin {

@@ -65,6 +65,10 @@ sections! {
             "Whether `/readyz` answers 200 while no link to any backend is ready. `true` is for a \
              single gateway, whose clients then learn why; with several, `false` sends clients to \
              the gateways that can reach a backend.";
+        drain_delay: Time(0, HOUR) as Duration = "0s", Live,
+            "How long a drain goes on accepting connections after `/readyz` has begun to answer \
+             503, so that a load balancer stops sending clients before it begins to refuse them. A \
+             supervisor's stop timeout must be longer than this and `deadlines.drain` together.";
         log: Table(RawLog) = NONE, Live,
             "How the log is written.";
         close_log: Text(PATH) = NONE,

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use portcullis::backend::authenticate::{Cause, Decision, Question};
+use portcullis::backend::authenticate::{AuthRequest, Cause, Decision};
 use portcullis::backend::{
     Backend as Library, Ended, Identity, Limits, Message, Revocation, Revoker, Secret, Session,
     Stopper, Target,
@@ -20,7 +20,7 @@ pub enum Event {
     Open(Box<Identity>),
     Message(Message),
     Ended(Ended),
-    /// Path, carriers with names and tokens of a question.
+    /// Path, carriers with names and tokens of a request.
     Asked(String, Vec<String>),
 }
 
@@ -68,8 +68,7 @@ impl Backend {
                 }
                 if choices.decides {
                     let events = events_in.clone();
-                    builder =
-                        builder.authenticate(move |question| decide(question, events.clone()));
+                    builder = builder.authenticate(move |request| decide(request, events.clone()));
                 }
                 let backend = builder.bind(&address).await.expect("the backend listens");
                 let told = (backend.address().to_owned(), backend.stopper());
@@ -108,7 +107,7 @@ impl Backend {
         }
     }
 
-    /// Path and credentials of the next question, past everything else.
+    /// Path and credentials of the next request, past everything else.
     pub fn asked(&self) -> (String, Vec<String>) {
         loop {
             if let Event::Asked(path, credentials) = self.event() {
@@ -159,14 +158,14 @@ async fn accept(mut backend: Library, events: Sender<Event>) {
     std::future::pending::<()>().await;
 }
 
-async fn decide(question: Question, events: Sender<Event>) -> Decision {
-    let shown = question.credentials().iter().map(|credential| {
+async fn decide(request: AuthRequest, events: Sender<Event>) -> Decision {
+    let shown = request.credentials().iter().map(|credential| {
         let token = String::from_utf8_lossy(credential.token());
         format!("{:?}:{}:{token}", credential.carrier, credential.name)
     });
-    let path = question.request().path.clone();
+    let path = request.request().path.clone();
     let _ = events.send(Event::Asked(path, shown.collect()));
-    let text = String::from_utf8_lossy(question.token()).replace('_', " ");
+    let text = String::from_utf8_lossy(request.token()).replace('_', " ");
     let mut words: Vec<&str> = text.split(' ').collect();
     if words[0] == "slow" {
         let wait = words[1].parse().unwrap_or(0);

@@ -16,7 +16,7 @@ use portcullis::protocol::http_upgrade::{
 use portcullis::protocol::jwt::{Algorithm, JwtKey, JwtOptions, JwtVerifier, TokenScratch, mint};
 use portcullis::protocol::origin::OriginPolicy;
 use portcullis::protocol::{base64url as ours, proxy_header};
-use portcullis::settings::load::{FileContents, Outside, load};
+use portcullis::settings::load::{Environment, FileContents, load};
 
 use super::{pieces, with_cuts};
 
@@ -222,7 +222,7 @@ pub fn proxy(data: &[u8]) {
 
 struct Nothing;
 
-impl Outside for Nothing {
+impl Environment for Nothing {
     fn read(&self, _: &Path) -> io::Result<FileContents> {
         Err(io::ErrorKind::NotFound.into())
     }

@@ -172,7 +172,7 @@ impl Link {
     }
 }
 
-/// During the handshake exactly one kind is due; REFUSED is told apart for the log.
+/// During the handshake exactly one kind is due; REFUSED has an error of its own, for the log.
 fn expect(found: Kind, due: Kind, payload: &[u8]) -> Result<&[u8], Failure> {
     if found == due {
         return Ok(payload);

@@ -482,11 +482,11 @@ fn sessions_whose_close_is_not_answered_count_and_end_with_the_link() {
         let now = pair.now.as_nanos();
         pair.say(|out| Pong { opaque: now }.encode(out));
     }
-    panic!("it goes on for ever");
+    panic!("it goes on forever");
 }
 
 #[test]
-fn back_off_doubles_to_its_limit_and_begins_anew_after_success() {
+fn back_off_doubles_to_its_limit_and_begins_again_after_success() {
     let mut pair = Pair::connecting(None);
     let mut waits = Vec::new();
     for _ in 0..12 {
@@ -574,7 +574,7 @@ fn a_backend_is_told_of_fresh_tokens_within_bounds() {
     assert!(pair.link.reauthenticated(id, &request("", b"{}")));
     let frames = pair.take_output();
     assert_eq!((frames[0].0, frames[0].1), (Kind::Reauth, id));
-    // It does not read: nothing piles up for ever.
+    // It does not read: nothing piles up forever.
     let fresh = request("", &[b'x'; 4000]);
     let told = (0..10_000).filter(|_| pair.link.reauthenticated(id, &fresh)).count();
     let bound = test_settings().limits.link_output_max as usize + 5000;
