@@ -1579,6 +1579,7 @@ fn changes_that_require_a_restart_are_named_and_live_ones_are_not() {
         ("[limits]", "[limits]\nconnections_per_worker = 500", "limits.connections_per_worker"),
         ("[limits]", "[limits]\nmemory_max = \"1GiB\"", "limits.memory_max"),
         ("[limits]", "[limits]\nclient_buffers = 512", "limits.client_buffers"),
+        ("[limits]", "[limits]\nclient_send_buffer = \"64KiB\"", "limits.client_send_buffer"),
         ("[limits]", "[limits]\naccepts = 8", "limits.accepts"),
         ("[limits]", "[limits]\ndead_tokens_max = 0", "limits.dead_tokens_max"),
         ("address", "address = \"127.0.0.1:8081\"", "listener.address"),

@@ -212,7 +212,8 @@ impl LinuxDataPlane {
         let pairs = self.addresses.iter().zip(&spawn.settings.listeners);
         let bind = |(address, listener): (&SocketAddr, &Listener)| {
             let defer = defer_accept(&spawn.settings, listener);
-            listen(*address, BACKLOG, defer)
+            let send_buffer = spawn.settings.limits.client_send_buffer as usize;
+            listen(*address, BACKLOG, defer, send_buffer)
                 .map_err(|error| format!("cannot listen on {address} again: {error}"))
         };
         pairs.map(bind).collect()
@@ -271,6 +272,7 @@ type Bound = (Vec<SocketAddr>, Vec<Option<Vec<ListenerSocket>>>);
 fn bind_all(settings: &Settings, workers: u16, beside: Beside) -> Result<Bound, RunError> {
     let mut addresses = Vec::new();
     let mut sockets: Vec<Vec<ListenerSocket>> = (0..workers).map(|_| Vec::new()).collect();
+    let send_buffer = settings.limits.client_send_buffer as usize;
     for (index, listener) in settings.listeners.iter().enumerate() {
         let defer = defer_accept(settings, listener);
         let failed = |source| RunError::Bind {
@@ -283,7 +285,7 @@ fn bind_all(settings: &Settings, workers: u16, beside: Beside) -> Result<Bound, 
         }
         let mut address = listener.address;
         for worker in &mut sockets {
-            let socket = listen(address, BACKLOG, defer).map_err(failed)?;
+            let socket = listen(address, BACKLOG, defer, send_buffer).map_err(failed)?;
             address = socket.local_address();
             worker.push(socket);
         }

@@ -52,6 +52,8 @@ fn limits() -> Limits {
     Limits {
         connections_max: 1000,
         unauthenticated_max: 100,
+        explain_reserve: 256,
+        client_send_buffer: 128 * 1024,
         early_drop_start: 80,
         early_drop_rate: 30,
         prefix_share: 32,

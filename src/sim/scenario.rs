@@ -314,6 +314,8 @@ impl Scenario {
         Limits {
             connections_max: self.caps.0,
             unauthenticated_max: self.caps.1,
+            explain_reserve: 256,
+            client_send_buffer: 128 * 1024,
             early_drop_start: 80,
             early_drop_rate: 30,
             prefix_share: 4,

@@ -30,6 +30,8 @@ use super::core::{Core, Parts};
 /// TLS handshakes of one worker in a second, where the settings name no number: about half of
 /// what a core does when each of them is a full one with an ECDSA key.
 const TLS_HANDSHAKES_PER_WORKER: u32 = 2_000;
+/// The reserve for explanations is at most one part in this many of a worker's connections.
+const EXPLAIN_RESERVE_PARTS: u32 = 16;
 /// Honest clients are taken to have authenticated by this age, but for the slowest hundredth.
 const LATE_AFTER: Duration = Duration::from_secs(1);
 /// Draws are numbers below this.
@@ -40,6 +42,8 @@ const DRAWS: u64 = 10_000;
 pub struct Allowance {
     /// Connections of the worker.
     pub connections_max: u32,
+    /// How many of these places are for clients that hear that there is no other.
+    pub explain_reserve: u32,
     /// Connections that have not authenticated.
     pub unauthenticated_max: u32,
     /// As many of them as early drop begins with.
@@ -70,6 +74,8 @@ impl Allowance {
         let minute = Duration::from_secs(60);
         Allowance {
             connections_max,
+            explain_reserve: (limits.explain_reserve / workers)
+                .min(connections_max / EXPLAIN_RESERVE_PARTS),
             unauthenticated_max,
             early_drop_start: start.div_ceil(100) as u32,
             early_drop_rate: limits.early_drop_rate.into(),
@@ -87,12 +93,22 @@ impl Allowance {
     }
 }
 
+/// Which of the worker's places a connection has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Ordinary,
+    /// One of the reserve, to be told that there is no other.
+    Explanation,
+}
+
 /// What becomes of a connection that was just accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
     Admit,
     /// This one has to go first.
     AdmitInPlaceOf(Victim),
+    /// There is no place but to say so.
+    Explain,
     Drop(Metric),
 }
 
@@ -100,6 +116,8 @@ enum Decision {
 pub(super) struct Admission {
     pub(super) allowance: Allowance,
     shares: UnauthenticatedIndex,
+    /// Those in the reserve. They do not count among the others, and give way to none of them.
+    explained: UnauthenticatedIndex,
     penalties: Penalties,
     handshakes: TokenBucket,
     pub(super) pressure: MemoryPressure,
@@ -110,6 +128,7 @@ impl Admission {
         Admission {
             allowance,
             shares: UnauthenticatedIndex::default(),
+            explained: UnauthenticatedIndex::default(),
             penalties: Penalties::default(),
             handshakes: TokenBucket::full(now),
             pressure: MemoryPressure::Clear,
@@ -118,7 +137,20 @@ impl Admission {
 
     /// Whether any client is here that has not authenticated.
     pub(super) fn holds_any(&self) -> bool {
-        !self.shares.is_empty()
+        !self.shares.is_empty() || !self.explained.is_empty()
+    }
+
+    /// Where a connection is counted.
+    fn index_of(&mut self, place: Place) -> &mut UnauthenticatedIndex {
+        match place {
+            Place::Ordinary => &mut self.shares,
+            Place::Explanation => &mut self.explained,
+        }
+    }
+
+    fn may_explain(&self, of: &Prefixes) -> bool {
+        (self.explained.len() as u32) < self.allowance.explain_reserve
+            && self.explained.load(of) == 0
     }
 
     fn unauthenticated(&self) -> u32 {
@@ -130,11 +162,20 @@ impl Admission {
         if self.pressure >= MemoryPressure::StopAccepting {
             return Decision::Drop(Metric::MemoryRefusals);
         }
-        if connections >= self.allowance.connections_max as usize {
-            return Decision::Drop(Metric::AcceptRefused);
-        }
+        let Allowance { connections_max, explain_reserve, .. } = self.allowance;
         if let Some(metric) = self.early_drop(of, draw, now) {
             return Decision::Drop(metric);
+        }
+        if connections >= connections_max as usize {
+            return Decision::Drop(Metric::AcceptRefused);
+        }
+        if connections >= (connections_max - explain_reserve) as usize {
+            // Strangers give way before any newcomer is refused, whatever their number.
+            return match self.shares.victim() {
+                Some(victim) => Decision::AdmitInPlaceOf(victim),
+                None if self.may_explain(of) => Decision::Explain,
+                None => Decision::Drop(Metric::AcceptRefused),
+            };
         }
         if self.unauthenticated() < self.allowance.unauthenticated_max {
             return Decision::Admit;
@@ -179,27 +220,29 @@ impl Admission {
 }
 
 impl Core {
-    /// Decides about a connection that was just accepted; makes room for it if it is let in.
-    pub(super) fn may_enter(&mut self, peer: Option<SocketAddr>) -> bool {
+    /// Decides about a connection that was just accepted, and makes room for it: says which place
+    /// it gets, if any.
+    pub(super) fn place_for(&mut self, peer: Option<SocketAddr>) -> Option<Place> {
         let of = prefixes(peer);
         let Parts { admission, random, env, .. } = &mut self.parts;
         let draw = random.below(DRAWS);
         let connections = self.sockets.clients_len();
         match admission.judge(&of, connections, draw, env.now.instant) {
-            Decision::Admit => true,
+            Decision::Admit => Some(Place::Ordinary),
             Decision::AdmitInPlaceOf(victim) => {
                 self.evict(victim);
-                true
+                Some(Place::Ordinary)
             }
+            Decision::Explain => Some(Place::Explanation),
             Decision::Drop(metric) => {
                 env.counters.increment(metric);
                 if metric == Metric::AcceptRefused
-                    && let Some(lingering) = admission.shares.first_refused()
+                    && let Some(victim) = admission.shares.victim()
                 {
                     // Its place is free only when it is closed: for the next one.
-                    self.evict(Victim::Refused(lingering));
+                    self.evict(victim);
                 }
-                false
+                None
             }
         }
     }
@@ -221,7 +264,8 @@ impl Core {
     /// Evicts up to `most` of those who have not authenticated.
     pub(super) fn evict_some(&mut self, most: usize) {
         for _ in 0..most {
-            let Some(victim) = self.parts.admission.shares.victim() else { return };
+            let Admission { shares, explained, .. } = &self.parts.admission;
+            let Some(victim) = shares.victim().or_else(|| explained.victim()) else { return };
             self.evict(victim);
         }
     }
@@ -244,8 +288,9 @@ impl Core {
 
 impl Parts {
     /// Counts a connection that was let in. `peer` is none while only a balancer knows it.
-    pub(super) fn count_in(&mut self, key: Key, peer: Option<SocketAddr>) {
-        self.admission.shares.add(key, &prefixes(peer), self.env.now.instant);
+    pub(super) fn count_in(&mut self, key: Key, place: Place, peer: Option<SocketAddr>) {
+        let now = self.env.now.instant;
+        self.admission.index_of(place).add(key, &prefixes(peer), now);
     }
 
     /// A trusted balancer said where a client comes from. Its share and penalty were unknown
@@ -258,8 +303,14 @@ impl Parts {
     ) -> bool {
         let of = prefixes(Some(peer));
         let draw = self.random.below(DRAWS);
-        let dropped = self.admission.early_drop(&of, draw, self.env.now.instant);
-        self.admission.shares.set_prefixes(key, &of);
+        let Some(place) = connection.counted else { return false };
+        let dropped = match place {
+            Place::Ordinary => self.admission.early_drop(&of, draw, self.env.now.instant),
+            Place::Explanation => {
+                (self.admission.explained.load(&of) > 0).then_some(Metric::AcceptRefused)
+            }
+        };
+        self.admission.index_of(place).set_prefixes(key, &of);
         connection.client.set_peer(peer);
         if let Some(metric) = dropped {
             self.env.counters.increment(metric);
@@ -282,7 +333,12 @@ impl Parts {
     /// Brings the counts in line with a connection that is counted: it may have authenticated,
     /// been refused, or be on its way out.
     pub(super) fn recount(&mut self, key: Key, connection: &mut Connection) {
-        let Admission { shares, penalties, allowance, .. } = &mut self.admission;
+        let Admission { shares, explained, penalties, allowance, .. } = &mut self.admission;
+        let shares = match connection.counted {
+            Some(Place::Ordinary) => shares,
+            Some(Place::Explanation) => explained,
+            None => return,
+        };
         let client = &connection.client;
         let of = prefixes(client.peer());
         let now = self.env.now.instant;
@@ -293,7 +349,7 @@ impl Parts {
         let news = if stays {
             shares.refuse(key)
         } else {
-            connection.unauthenticated = false;
+            connection.counted = None;
             shares.remove(key) == Some(false)
         };
         if !news {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::byte_queue::ByteQueue;
+use crate::base::byte_queue::{ByteQueue, CHUNK_BYTES};
 use crate::base::slab::Key;
 use crate::connection::client::{Client, SocketAction, Step};
 use crate::connection::session::Fragment;
@@ -16,10 +16,13 @@ use crate::protocol::link::SessionId;
 use crate::protocol::proxy_header;
 use crate::ring::{BufferGroup, Owner, Socket};
 
+use super::admission::Place;
 use super::auth_requests::PendingAuth;
 use super::core::{Core, Parts};
 use super::sockets::{Pipe, PipeEvent, Reading};
 
+/// Room for output beyond the bytes themselves that must be there before a client is dealt with.
+const ROOM_SPARE: usize = 2 * CHUNK_BYTES;
 /// How often send slots are taken from stalled clients, when there are none.
 const RELIEF_EVERY: Duration = Duration::from_millis(100);
 /// How long a send must have made no progress for that.
@@ -52,8 +55,8 @@ pub(super) struct Connection {
     /// Its TLS handshake goes on in a later turn: it is in the list of those that are deferred,
     /// and is not read.
     pub(super) parked: bool,
-    /// Counted among those who have not authenticated.
-    pub(super) unauthenticated: bool,
+    /// Where it is counted, while it has not authenticated.
+    pub(super) counted: Option<Place>,
     pub(super) shut_down: bool,
 }
 
@@ -138,9 +141,9 @@ impl Core {
         let waiting = proxied.then(|| Box::new(Waiting::ProxyHeader(Vec::new())));
         // A balancer's own address is no client's share.
         let counted_as = peer.filter(|_| !proxied);
-        if !self.may_enter(counted_as) {
+        let Some(place) = self.place_for(counted_as) else {
             return self.parts.turn_away(socket);
-        }
+        };
         let Parts { env, random, .. } = &mut self.parts;
         let transport = match &env.settings.listeners[usize::from(listener_index)].tls {
             None => Transport::Plain,
@@ -148,6 +151,9 @@ impl Core {
         };
         let jitter = random.number() as u32;
         let mut client = Client::new(peer, !transport.is_plain(), jitter, &env.context());
+        if place == Place::Explanation {
+            client.refuse_for_capacity();
+        }
         if let Some(at) = self.parts.closes_newcomer_at() {
             client.schedule_close(at, Cause::GoingAway);
         }
@@ -165,10 +171,10 @@ impl Core {
             counted_paused: false,
             idle: false,
             parked: false,
-            unauthenticated: true,
+            counted: Some(place),
             shut_down: false,
         });
-        self.with_client(key, |parts, key, _| parts.count_in(key, counted_as));
+        self.with_client(key, |parts, key, _| parts.count_in(key, place, counted_as));
     }
 
     /// No send slot is free. A slot in flight to a client that does not read comes back only at
@@ -193,6 +199,31 @@ impl Core {
         for (_, key) in slow {
             self.with_client(key, |parts, _, connection| {
                 connection.client.drop_silently(Cause::SlowConsumer, &parts.env.context());
+            });
+        }
+    }
+
+    /// Sees to it that there is room for so many more bytes of output of a client. While there is
+    /// not, the client that holds the most, of those that do not read, gives its part up and its
+    /// connection: not the one to which something is said next. What is in a send slot goes with
+    /// the socket.
+    pub(super) fn make_room(&mut self, key: Key, bytes: usize) {
+        // Frame headers, TLS records, and the chunks that are begun.
+        let needed = bytes + bytes / 256 + ROOM_SPARE;
+        while self.parts.pools.queues.free_bytes() < needed {
+            let own = self.sockets.client(key).map_or(0, |connection| connection.out.len());
+            let queued = |sender: Key| {
+                let connection = self.sockets.client(sender)?;
+                let queued = connection.out.len();
+                let heavier = connection.pipe.is_sending() && queued > own && sender != key;
+                heavier.then_some((queued, sender))
+            };
+            let Some((_, heaviest)) = self.parts.agenda.senders().filter_map(queued).max() else {
+                return;
+            };
+            self.with_client(heaviest, |parts, _, connection| {
+                connection.client.drop_silently(Cause::SlowConsumer, &parts.env.context());
+                connection.out.clear(&mut parts.pools.queues);
             });
         }
     }

@@ -476,6 +476,7 @@ impl Core {
     fn link_event(&mut self, link: u16, event: Event<'_>) {
         match event {
             Event::Data { client, fragment, cost } => {
+                self.make_room(client, fragment.bytes.len());
                 let (parts, connection) = self.session_client(client);
                 parts.deliver(client, connection, &fragment, cost);
             }

@@ -249,6 +249,8 @@ impl<R: Ring> Worker<R> {
     }
 
     fn complete_client(&mut self, key: Key, outcome: Outcome, more: bool) {
+        // For what the gateway itself answers.
+        self.core.make_room(key, 0);
         let Core { sockets, parts } = &mut self.core;
         let Some(connection) = sockets.client_mut(key) else {
             return self.complete_stale(outcome);

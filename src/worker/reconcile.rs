@@ -45,7 +45,7 @@ impl Parts {
         }
         self.count_paused(connection);
         self.apply_socket_action(connection);
-        if connection.unauthenticated {
+        if connection.counted.is_some() {
             self.recount(key, connection);
         }
         if connection.pipe.is_over() {
@@ -149,7 +149,7 @@ impl Parts {
             debug_assert_eq!(backlog.early, 0, "its auth request was over before it was");
             backlog.queue.clear(&mut self.pools.backlogs);
         }
-        assert!(!connection.unauthenticated, "a client that is gone is counted no more");
+        assert!(connection.counted.is_none(), "a client that is gone is counted no more");
         if connection.counted_paused {
             self.env.counters.decrement(Metric::ReadsPaused);
         }

@@ -97,6 +97,17 @@ impl Client {
         self.peer = PeerAddress::pack(Some(peer));
     }
 
+    /// There is no room for the client: its request is answered with that, in its dialect.
+    pub fn refuse_for_capacity(&mut self) {
+        self.close_cause = Cause::OverCapacity;
+    }
+
+    /// Whether there was no room for the client from the beginning. A drain that has begun since
+    /// is the better reason.
+    pub(super) fn is_over_capacity(&self) -> bool {
+        self.close_cause == Cause::OverCapacity
+    }
+
     /// Whether the client came over TLS to this gateway.
     pub fn is_tls(&self) -> bool {
         self.tls

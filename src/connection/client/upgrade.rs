@@ -117,6 +117,16 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
+        if self.is_over_capacity() {
+            self.refuse_upgrade(
+                Cause::OverCapacity,
+                &CloseDetails::default(),
+                request,
+                ctx,
+                output,
+            );
+            return Step::Handled;
+        }
         let Output { answers, request: asked_for, tokens, .. } = output;
         let decision = authenticate::by_request(ctx.settings, route, request, ctx.now.unix, tokens);
         match unless_revoked(decision, ctx) {
@@ -138,17 +148,31 @@ impl Client {
             }
             Decision::Refused(refusal) => {
                 count_refusal(ctx, tokens);
-                if explains(route, request) {
-                    ctx.counters.increment(Metric::Upgrades);
-                    let subprotocol = refusal_subprotocol(request, route);
-                    http_upgrade::write_switching_protocols(answers, request.key(), subprotocol);
-                    let details = CloseDetails::of(refusal, ctx);
-                    self.refuse_with(refusal.cause, &details, ctx, output);
-                } else {
-                    self.refuse_http(HttpRefusal::for_cause(refusal.cause), ctx, output);
-                }
+                let details = CloseDetails::of(refusal, ctx);
+                self.refuse_upgrade(refusal.cause, &details, request, ctx, output);
                 Step::Handled
             }
+        }
+    }
+
+    /// Refuses a request that is an upgrade: over WebSocket or HTTP, as the route has it.
+    fn refuse_upgrade(
+        &mut self,
+        cause: Cause,
+        details: &CloseDetails<'_>,
+        request: &UpgradeRequest<'_, '_>,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        match self.settings_of_route(ctx).filter(|route| explains(route, request)) {
+            Some(route) => {
+                ctx.counters.increment(Metric::Upgrades);
+                let subprotocol = refusal_subprotocol(request, route);
+                let answers = &mut output.answers;
+                http_upgrade::write_switching_protocols(answers, request.key(), subprotocol);
+                self.refuse_with(cause, details, ctx, output);
+            }
+            None => self.refuse_http(HttpRefusal::for_cause(cause), ctx, output),
         }
     }
 

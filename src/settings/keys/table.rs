@@ -102,6 +102,10 @@ sections! {
              internet.";
         connections_max: Count(1, 100_000_000) as u32 = "1_000_000", Live,
             "Connections of all workers together.";
+        explain_reserve: Count(0, 1_000_000) as u32 = "256", Live,
+            "Places of `connections_max`, of all workers together and at most a sixteenth of them, \
+             that are kept to tell clients beyond the others to come back later \
+             (`over_capacity`), one client of each address at a time.";
         unauthenticated_max: Count(1, 100_000_000) as u32 = "50_000", Live,
             "Unauthenticated connections of all workers together. Keep it above the honest \
              arrivals per second times their p99 time to authenticate in seconds.";
@@ -168,6 +172,10 @@ sections! {
             "Most frames of one message; 1009 above it.";
         session_window: Size(4 * KIB, 256 * MIB) as u32 = "256KiB" (conformance "32MiB"), Live,
             "Bytes in flight to one client that a backend may have without new credit.";
+        client_send_buffer: Size(16 * KIB, 64 * MIB) as u32 = "128KiB", RestartRequired,
+            "The kernel's send buffer of one client (SO_SNDBUF). The kernel takes up to twice as \
+             much memory, and no more than `net.core.wmem_max` allows. A client far away gets at \
+             most about this much in one round trip.";
         link_window: Size(64 * KIB, 2 * GIB - 1) as u32 = "16MiB" (conformance "64MiB"), Live,
             "Bytes in flight on one link, in each direction, without new credit. At least \
              `session_window`.";
