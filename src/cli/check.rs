@@ -9,7 +9,7 @@ use portcullis::ring::EndpointAddress;
 use portcullis::settings::admission::{Protection, TIME_TO_AUTHENTICATE, protection};
 use portcullis::settings::load::{Loaded, Problem, Severity};
 use portcullis::settings::units::format_duration;
-use portcullis::settings::{Balance, Listener, PathPattern, Settings};
+use portcullis::settings::{Balance, Listener, PathPattern, Redirect, Settings};
 
 use serde_json::{Value, json};
 
@@ -165,11 +165,14 @@ fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
         Some(address) => writeln!(out, "  admin     http://{address}/")?,
         None => writeln!(out, "  admin     off")?,
     }
-    for Listener { address, tls, proxy_trusted, .. } in listeners {
+    for Listener { address, tls, proxy_trusted, forwarded, redirect, .. } in listeners {
         let tls = if tls.is_some() { "TLS" } else { "plain" };
         let networks = proxy_trusted.len();
         let proxy = counted(networks, "network", ", PROXY header from ");
-        writeln!(out, "  listener  {address} {tls}{proxy}")?;
+        let networks = forwarded.as_ref().map_or(0, |proxies| proxies.trusted.len());
+        let forwarded = counted(networks, "network", ", X-Forwarded-* from ");
+        let redirect = if *redirect == Redirect::Https { ", redirects to https" } else { "" };
+        writeln!(out, "  listener  {address} {tls}{proxy}{forwarded}{redirect}")?;
     }
     for auth in auths {
         writeln!(

@@ -16,6 +16,9 @@ use base64::Engine as _;
 use httparse::Header;
 use sha1::{Digest as _, Sha1};
 
+use crate::protocol::forwarded;
+use crate::protocol::host::split_port;
+
 pub use refusal::HttpRefusal;
 pub use scanner::HeadScanner;
 use scanner::is_token;
@@ -56,14 +59,14 @@ pub enum Request<'h, 'b> {
     Upgrade(UpgradeRequest<'h, 'b>),
     /// A GET or HEAD, in HTTP/1.1 or HTTP/1.0, that asks for no WebSocket: a load balancer's
     /// health check on routes that answer it.
-    Plain(PlainRequest<'b>),
+    Plain(PlainRequest<'h, 'b>),
 }
 
 /// A request that asks for no WebSocket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PlainRequest<'b> {
-    /// The path, without the query.
-    pub path: &'b str,
+#[derive(Clone, Copy)]
+pub struct PlainRequest<'h, 'b> {
+    /// What it asks for.
+    pub parts: RequestParts<'h, 'b>,
     /// Whether the answer must have no content (RFC 9110 §9.3.2).
     pub is_head: bool,
     /// The answer of a route that has no other.
@@ -74,10 +77,16 @@ pub struct PlainRequest<'b> {
 /// It has no `Debug`: its fields hold tokens and cookies.
 #[derive(Clone, Copy)]
 pub struct UpgradeRequest<'h, 'b> {
-    target: Target<'b>,
-    host: &'b str,
+    parts: RequestParts<'h, 'b>,
     origin: Option<&'b [u8]>,
     key: &'b [u8; 24],
+}
+
+/// What every request has. It has no `Debug`: its fields hold tokens and cookies.
+#[derive(Clone, Copy)]
+pub struct RequestParts<'h, 'b> {
+    target: Target<'b>,
+    host: &'b str,
     fields: &'h [Header<'b>],
 }
 
@@ -89,7 +98,7 @@ struct Target<'b> {
     authority: Option<(&'b str, &'static str)>,
 }
 
-impl<'h, 'b> UpgradeRequest<'h, 'b> {
+impl<'h, 'b> RequestParts<'h, 'b> {
     /// The path as sent (percent-encoded), starting with `/`, without dot segments.
     pub fn path(&self) -> &'b str {
         self.target.path
@@ -100,9 +109,54 @@ impl<'h, 'b> UpgradeRequest<'h, 'b> {
         self.target.query
     }
 
-    /// Host and, when given, port.
+    /// Host and, when given, port; empty where HTTP/1.0 came without.
     pub fn host(&self) -> &'b str {
         self.host
+    }
+
+    /// Trimmed values of all fields called `name`, in any case, in order.
+    pub fn values<'n>(
+        &self,
+        name: &'n str,
+    ) -> impl DoubleEndedIterator<Item = &'b [u8]> + use<'h, 'b, 'n> {
+        let named = self.fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
+        named.map(|field| trim(field.value))
+    }
+
+    /// The port of X-Forwarded-Port, if it is one port; for requests of trusted proxies.
+    pub fn forwarded_port(&self) -> Option<&'b str> {
+        let port = str::from_utf8(forwarded::single(self.values("x-forwarded-port"))?).ok()?;
+        let is_port =
+            port.parse::<u16>().is_ok_and(|number| number > 0 && number.to_string() == port);
+        is_port.then_some(port)
+    }
+
+    /// The host of X-Forwarded-Host, if it is one valid host; for requests of trusted proxies.
+    pub fn forwarded_host(&self) -> Option<&'b str> {
+        let host = str::from_utf8(forwarded::single(self.values("x-forwarded-host"))?).ok()?;
+        is_host(host).then_some(host)
+    }
+}
+
+impl<'h, 'b> UpgradeRequest<'h, 'b> {
+    /// What it has in common with others.
+    pub fn parts(&self) -> &RequestParts<'h, 'b> {
+        &self.parts
+    }
+
+    /// The path as sent (percent-encoded), starting with `/`, without dot segments.
+    pub fn path(&self) -> &'b str {
+        self.parts.path()
+    }
+
+    /// The query as sent, without `?`; `None` when there is no `?`.
+    pub fn query(&self) -> Option<&'b str> {
+        self.parts.query()
+    }
+
+    /// Host and, when given, port.
+    pub fn host(&self) -> &'b str {
+        self.parts.host
     }
 
     /// The one Origin field, trimmed; it may be empty or nonsense.
@@ -117,13 +171,12 @@ impl<'h, 'b> UpgradeRequest<'h, 'b> {
 
     /// All header fields as name and trimmed value, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&'b str, &'b [u8])> + use<'h, 'b> {
-        self.fields.iter().map(|field| (field.name, trim(field.value)))
+        self.parts.fields.iter().map(|field| (field.name, trim(field.value)))
     }
 
     /// Trimmed values of all fields called `name`, in any case, in order.
     pub fn values<'n>(&self, name: &'n str) -> impl Iterator<Item = &'b [u8]> + use<'h, 'b, 'n> {
-        let named = self.fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
-        named.map(|field| trim(field.value))
+        self.parts.values(name)
     }
 
     /// The trimmed value of the first field called `name`, in any case.
@@ -134,7 +187,7 @@ impl<'h, 'b> UpgradeRequest<'h, 'b> {
     /// What Sec-WebSocket-Protocol offers, in the client's order, entries with tokens included.
     /// Entries are visible ASCII, unique, and at most [`SUBPROTOCOLS_MAX`].
     pub fn subprotocols(&self) -> impl Iterator<Item = &'b str> + use<'h, 'b> {
-        offered(self.fields)
+        offered(self.parts.fields)
     }
 
     /// The offered subprotocols that may be answered: never one that carries a token.
@@ -185,7 +238,8 @@ pub fn parse<'h, 'b>(
     };
     if !known.upgrade_websocket && known.key.value.is_none() {
         let refusal = refusal.unwrap_or(HttpRefusal::UpgradeRequired);
-        return Ok(Request::Plain(PlainRequest { path: target.path, is_head, refusal }));
+        let parts = RequestParts { target, host, fields };
+        return Ok(Request::Plain(PlainRequest { parts, is_head, refusal }));
     }
     // A client that wants a WebSocket must not take the answer to a health check for its own.
     if let Some(refusal) = refusal {
@@ -206,7 +260,8 @@ pub fn parse<'h, 'b>(
     let key = known.key.at_most_once(HttpRefusal::KeyRepeated)?.ok_or(HttpRefusal::KeyMissing)?;
     let key = judge_key(key)?;
     judge_subprotocols(fields)?;
-    Ok(Request::Upgrade(UpgradeRequest { target, host, origin, key, fields }))
+    let parts = RequestParts { target, host, fields };
+    Ok(Request::Upgrade(UpgradeRequest { parts, origin, key }))
 }
 
 /// Appends the 101 for this key (RFC 6455 §4.2.2). `subprotocol` must be one that the client
@@ -521,14 +576,6 @@ fn judge_host<'b>(host: &Once<'b>, target: &Target<'_>) -> Result<&'b str, HttpR
 fn same_host(one: &str, other: &str, default: &str) -> bool {
     let ((one, one_port), (other, other_port)) = (split_port(one), split_port(other));
     one.eq_ignore_ascii_case(other) && one_port.unwrap_or(default) == other_port.unwrap_or(default)
-}
-
-/// A host without its port, and that port.
-fn split_port(host: &str) -> (&str, Option<&str>) {
-    match host.rfind(':') {
-        Some(at) if !host[at..].contains(']') => (&host[..at], Some(&host[at + 1..])),
-        _ => (host, None),
-    }
 }
 
 /// `host [":" port]` (RFC 9110 §7.2), where a name has letters, digits, `-`, `.` and `_` only.

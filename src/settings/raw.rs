@@ -13,8 +13,9 @@ use serde::de::{self, Visitor};
 use toml::Spanned;
 
 pub use super::keys::table::{
-    RawAuth, RawBackend, RawCertificate, RawClose, RawDeadlines, RawGateway, RawIdentityHeaders,
-    RawKey, RawLimits, RawListener, RawLog, RawProxy, RawReauthenticate, RawRoute,
+    RawAuth, RawBackend, RawCertificate, RawClose, RawDeadlines, RawForwarded, RawGateway,
+    RawIdentityHeaders, RawKey, RawLimits, RawListener, RawLog, RawProxy, RawReauthenticate,
+    RawRoute,
 };
 use super::units::{parse_duration, parse_size};
 

@@ -218,7 +218,7 @@ impl Core {
         let dropped = self.admission.early_drop(&of, draw, self.env.now.instant);
         self.admission.shares.set_prefixes(owner, &of);
         let Some(connection) = self.connections.entry_mut(owner) else { return false };
-        connection.client.set_peer(peer);
+        connection.client.set_peer(peer, &self.env.context());
         if let Some(metric) = dropped {
             self.env.counters.increment(metric);
             connection.client.drop_silently(Cause::OverCapacity, &self.env.context());
@@ -226,10 +226,31 @@ impl Core {
         dropped.is_none()
     }
 
+    /// A trusted proxy's request said whose a connection is. If that is decided already, it stays:
+    /// only one that may still be anybody's is dropped for its prefix.
+    pub(super) fn peer_forwarded(&mut self, owner: Key, peer: SocketAddr) {
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
+        if !connection.unauthenticated {
+            return;
+        }
+        let of = prefixes(Some(peer));
+        let draw = self.random.below(DRAWS);
+        let dropped = self.admission.early_drop(&of, draw, self.env.now.instant);
+        self.admission.shares.set_prefixes(owner, &of);
+        let client = &mut connection.client;
+        if client.end().is_none()
+            && client.is_unauthenticated()
+            && let Some(metric) = dropped
+        {
+            self.env.counters.increment(metric);
+            client.drop_silently(Cause::OverCapacity, &self.env.context());
+        }
+    }
+
     /// Whether a connection may begin its TLS handshake; drops it if not.
     pub(super) fn may_handshake(&mut self, owner: Key) -> bool {
         let Some(connection) = self.connections.entry_mut(owner) else { return false };
-        let of = prefixes(connection.client.peer());
+        let of = prefixes(connection.client.counted_as());
         if self.admission.take_handshake(&of, self.env.now.instant) {
             return true;
         }
@@ -244,7 +265,7 @@ impl Core {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let Admission { shares, penalties, allowance, .. } = &mut self.admission;
         let client = &connection.client;
-        let of = prefixes(client.peer());
+        let of = prefixes(client.counted_as());
         let now = self.env.now.instant;
         let stays = client.is_unauthenticated() && !connection.life.is_ending();
         if stays && client.end().is_none() {
@@ -339,7 +360,7 @@ const fn is_failure(cause: Cause) -> bool {
         ProtocolError | InvalidUtf8 | UnsupportedType | TooLarge | RateLimited => true,
         SlowConsumer | Idle => true,
         OverCapacity | Lifetime | GoingAway | BackendUnavailable | BackendClosed => false,
-        HealthCheck | ClientClosed | ClientGone | Internal => false,
+        HealthCheck | Redirected | ClientClosed | ClientGone | Internal => false,
     }
 }
 

@@ -120,9 +120,11 @@ impl Core {
             peer.is_some_and(|peer| network.contains(peer.ip()))
         };
         let proxied = listener.proxy_trusted.iter().any(trusted);
+        let forwards = |proxies: &crate::settings::Forwarded| proxies.trusted.iter().any(trusted);
+        let shared = proxied || listener.forwarded.as_ref().is_some_and(forwards);
         let waiting = proxied.then(|| Box::new(Waiting::ProxyHeader(Vec::new())));
         // A balancer's own address is nobody's share.
-        let counted_as = peer.filter(|_| !proxied);
+        let counted_as = peer.filter(|_| !shared);
         if !self.may_enter(counted_as) {
             return self.turn_away(socket);
         }
@@ -133,7 +135,7 @@ impl Core {
         };
         let jitter = self.random.number() as u32;
         let tls = !transport.is_plain();
-        let client = Client::new(peer, tls, jitter, &self.env.context());
+        let client = Client::new(peer, listener_index, tls, jitter, &self.env.context());
         let key = self.connections.insert(Connection {
             life: SocketLife::new(socket, BufferGroup::Client),
             client,
@@ -195,6 +197,9 @@ impl Core {
             Ok(Some((used, source))) => {
                 let mut gathered = std::mem::take(gathered);
                 connection.waiting = None;
+                if proxy_header::says_tls(&gathered[..used]) {
+                    connection.client.set_external_tls();
+                }
                 if source.is_none_or(|source| self.peer_told(owner, source)) {
                     self.transport_input(owner, &mut gathered[used..]);
                 }
@@ -277,6 +282,10 @@ impl Core {
             let ctx = self.env.context();
             let input = &mut bytes[used..];
             let (count, step) = connection.client.receive(input, allowance, &ctx, &mut self.output);
+            if let Some(peer) = self.output.forwarded_peer.take() {
+                self.peer_forwarded(owner, peer);
+            }
+            let Some(connection) = self.connections.entry_mut(owner) else { return bytes.len() };
             match step {
                 Step::NeedMore | Step::Handled => {}
                 Step::Blocked => {

@@ -54,20 +54,33 @@ pub struct Client {
     pub(super) reader: FrameReader,
     /// The pong that waits for earlier ones to be sent.
     pub(super) pong: Option<Box<ControlPayload>>,
-    peer: PeerAddress,
+    pub(super) peer: PeerAddress,
+    pub(super) listener: u16,
+    /// The connection's peer is a proxy whose word on the client counts.
+    pub(super) from_proxy: bool,
+    /// It has said who the client is, which [`Client::peer`] is since then.
+    pub(super) is_forwarded: bool,
+    /// The client speaks TLS, to this gateway or to a server in front of it.
+    pub(super) is_secure: bool,
 }
 
 /// `route` before a route is chosen.
 const NO_ROUTE: u16 = u16::MAX;
 
 impl Client {
-    /// A connection just accepted. `jitter` is a random number; it spreads lifetimes.
-    pub fn new(peer: Option<SocketAddr>, tls: bool, jitter: u32, ctx: &Context<'_>) -> Self {
+    /// A connection that the `listener` of this number just accepted. `jitter` is a random number; it spreads lifetimes.
+    pub fn new(
+        peer: Option<SocketAddr>,
+        listener: u16,
+        tls: bool,
+        jitter: u32,
+        ctx: &Context<'_>,
+    ) -> Self {
         let now = ctx.now.instant;
         let phase = if tls { Phase::TlsHandshake } else { Phase::RequestHead(None) };
         ctx.counters.increment(gauge(phase.stage()));
         let lifetime_end = lifetime_end(now, ctx.settings.deadlines.lifetime, jitter);
-        Client {
+        let mut client = Client {
             phase,
             dialect: None,
             tls,
@@ -86,7 +99,13 @@ impl Client {
             reader: FrameReader::new(Side::Server),
             pong: None,
             peer: PeerAddress::pack(peer),
-        }
+            listener,
+            from_proxy: false,
+            is_forwarded: false,
+            is_secure: false,
+        };
+        client.meet_peer(ctx);
+        client
     }
 
     /// Where the client comes from, as far as is known.
@@ -95,8 +114,9 @@ impl Client {
     }
 
     /// A trusted proxy said where the client comes from.
-    pub fn set_peer(&mut self, peer: SocketAddr) {
+    pub fn set_peer(&mut self, peer: SocketAddr, ctx: &Context<'_>) {
         self.peer = PeerAddress::pack(Some(peer));
+        self.meet_peer(ctx);
     }
 
     /// Whether the client came over TLS to this gateway.

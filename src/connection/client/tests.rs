@@ -210,7 +210,7 @@ impl World {
         let revoked = set.snapshot();
         let ctx =
             Context { now, settings: &settings, counters: &counters, jitter: 0, revoked: &revoked };
-        let client = Client::new(None, tls, jitter, &ctx);
+        let client = Client::new(None, 0, tls, jitter, &ctx);
         let mut world = World {
             client,
             settings,

@@ -234,7 +234,7 @@ fn live<'a>(
     let revoked = Revoked::nothing(Hasher::new(&[0; 32]));
     let settings = &*SETTINGS;
     let ctx = Context { now, settings, counters: &counters, revoked: &revoked, jitter: 0 };
-    let mut client = Client::new(None, false, 0, &ctx);
+    let mut client = Client::new(None, 0, false, 0, &ctx);
     let mut output = Output::default();
     let mut life = Life { answers: Vec::new(), events: Vec::new(), end: String::new() };
     let mut message: Option<Vec<u8>> = None;
