@@ -31,6 +31,8 @@ pub struct Context<'a> {
 pub struct Output {
     /// Bytes for the client, before encryption.
     pub answers: Vec<u8>,
+    /// The escaped origin of a page that the route does not list.
+    pub refused_origin: Option<Box<str>>,
     /// Who the client is by the word of a trusted proxy, once its request head is read.
     pub forwarded_peer: Option<SocketAddr>,
     /// Room to write an explanation in.

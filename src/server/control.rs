@@ -375,6 +375,16 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
             let (backend, endpoint) = logs::endpoint_name(settings, *backend, *endpoint);
             tracing::warn!(worker, backend, endpoint, reason, "link down");
         }
+        Report::OriginRefused { origin, route } => {
+            let route = route.and_then(|index| settings.routes.get(usize::from(index)));
+            let route = route.map(|route| logs::path_text(&route.path));
+            tracing::warn!(
+                worker,
+                origin = &**origin,
+                route,
+                "origin not listed in the route's origins"
+            );
+        }
         Report::AcceptExhausted => tracing::error!(
             worker,
             "out of descriptors or memory on accept; see \"Limits\" in docs/operating.md"

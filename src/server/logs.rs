@@ -165,7 +165,7 @@ fn by_label(by: ClosedBy) -> &'static str {
 }
 
 /// The path as kept in the settings: a prefix ends in `/`.
-fn path_text(path: &PathPattern) -> &str {
+pub(super) fn path_text(path: &PathPattern) -> &str {
     match path {
         PathPattern::Exact(text) | PathPattern::Prefix(text) => text,
     }

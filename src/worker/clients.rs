@@ -282,6 +282,10 @@ impl Core {
             let ctx = self.env.context();
             let input = &mut bytes[used..];
             let (count, step) = connection.client.receive(input, allowance, &ctx, &mut self.output);
+            if let Some(origin) = self.output.refused_origin.take() {
+                let route = connection.client.route();
+                self.log_origin(origin, route);
+            }
             if let Some(peer) = self.output.forwarded_peer.take() {
                 self.peer_forwarded(owner, peer);
             }

@@ -121,6 +121,13 @@ pub enum Report {
         /// Why, for people. Never holds unescaped bytes of the backend's.
         reason: String,
     },
+    /// A page was refused whose origin its route does not list.
+    OriginRefused {
+        /// The origin, escaped.
+        origin: Box<str>,
+        /// Index of the route.
+        route: Option<u16>,
+    },
     /// Descriptors or memory ran out on accept; told at most once a second.
     AcceptExhausted,
     /// A backend revoked tokens.

@@ -179,9 +179,18 @@ impl Core {
     }
 
     fn log_close(&mut self, record: CloseRecord) {
+        self.log_limited(Report::Closed(record));
+    }
+
+    /// Tells the operator which origin is not listed: front-end authors forget their own first.
+    pub(super) fn log_origin(&mut self, origin: Box<str>, route: Option<u16>) {
+        self.log_limited(Report::OriginRefused { origin, route });
+    }
+
+    fn log_limited(&mut self, report: Report) {
         let rate = self.env.settings.limits.close_lines_per_second;
         let allowed = self.close_lines.take(1, rate, rate, self.env.now.instant);
-        if !allowed || !self.mailbox.report(Report::Closed(record)) {
+        if !allowed || !self.mailbox.report(report) {
             self.env.counters.increment(Metric::LogLinesDropped);
         }
     }

@@ -97,12 +97,12 @@ fn what_strangers_claim_of_themselves_is_not_passed_on() {
 fn routes_are_chosen_by_host_and_path() {
     let backend = Backend::start();
     let more = |hosts: &str, origins: &str| {
-        format!("auth = \"none\"\nhosts = [{hosts}]\norigins = [{origins}]\n")
+        format!("auth = \"none\"\nrefuse = \"http\"\nhosts = [{hosts}]\norigins = [{origins}]\n")
     };
     let config = Config::bare(backend.address())
         .route("/ws", &more("\"app.example\"", "\"https://app.example\""))
         .route("/ws", &more("\"*.wild.example\", \"192.0.2.1\"", "\"same-host\""))
-        .route("/local", "auth = \"none\"\norigins = [\"null\", \"file://\"]\n");
+        .route("/local", "auth = \"none\"\nrefuse = \"http\"\norigins = [\"null\", \"file://\"]\n");
     let proxied = Gateway::start(&behind(config.clone(), TRUSTED));
     let direct = Gateway::start(&config);
     let forwarded = |host: &str, more: &str| {

@@ -12,6 +12,7 @@ use crate::protocol::host::split_port;
 use crate::protocol::http_upgrade::{
     self, FIELDS, HeadScanner, HttpRefusal, PlainRequest, Request, RequestParts, UpgradeRequest,
 };
+use crate::protocol::verifier::Refusal;
 use crate::settings::{PathPattern, Refuse, Route, Settings};
 
 use super::auth_decision::Credentials;
@@ -24,6 +25,9 @@ use super::step::Step;
 /// Longest offered subprotocol that a refused client is answered with although the route does not
 /// list it: a longer one may be a token.
 const REFUSAL_SUBPROTOCOL_MAX: usize = 64;
+
+/// Bytes of a refused origin that the log shows: a scheme, the longest host name and a port.
+const ORIGIN_SHOWN_MAX: usize = 270;
 
 impl Client {
     /// Takes bytes of the request head; always uses all of them.
@@ -100,7 +104,14 @@ impl Client {
         self.set_route(index, route);
         self.set_dialect(dialect(route, &request));
         if !origin_allowed(route, &request, site) {
-            self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), ctx, output);
+            output.refused_origin = request.origin().map(shown_origin);
+            // Before any token or cookie is looked at: the page learns nothing but that.
+            let is_page = request.origin().is_some();
+            if is_page && explains(route, &request) && !early {
+                self.explain_refusal(Cause::ForbiddenOrigin.into(), &request, route, ctx, output);
+            } else {
+                self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), ctx, output);
+            }
             return Step::Handled;
         }
         // Nothing may follow the head before our 101: what a client sends blindly could be
@@ -143,17 +154,28 @@ impl Client {
             Decision::Refused(refusal) => {
                 count_refusal(ctx, tokens);
                 if explains(route, request) {
-                    ctx.counters.increment(Metric::Upgrades);
-                    let subprotocol = refusal_subprotocol(request, route);
-                    http_upgrade::write_switching_protocols(answers, request.key(), subprotocol);
-                    let details = CloseDetails::of(refusal, ctx);
-                    self.refuse_with(refusal.cause, &details, ctx, output);
+                    self.explain_refusal(refusal, request, route, ctx, output);
                 } else {
                     self.refuse_http(HttpRefusal::for_cause(refusal.cause), ctx, output);
                 }
                 Step::Handled
             }
         }
+    }
+
+    /// Answers with 101, and refuses then.
+    fn explain_refusal(
+        &mut self,
+        refusal: Refusal,
+        request: &UpgradeRequest<'_, '_>,
+        route: &Route,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        ctx.counters.increment(Metric::Upgrades);
+        let subprotocol = refusal_subprotocol(request, route);
+        http_upgrade::write_switching_protocols(&mut output.answers, request.key(), subprotocol);
+        self.refuse_with(refusal.cause, &CloseDetails::of(refusal, ctx), ctx, output);
     }
 
     fn await_first_message(&mut self, request: Arc<PendingRequest>, ctx: &Context<'_>) {
@@ -229,6 +251,12 @@ fn pending_request(
         auths: ctx.settings.auths_of(route).map(|auth| auth.name.clone()).collect(),
         subprotocol: subprotocol(request, route).map(str::to_owned),
     })
+}
+
+/// An origin as the log shows it: all of it, if it is no longer than origins are.
+fn shown_origin(origin: &[u8]) -> Box<str> {
+    let shown = origin.get(..ORIGIN_SHOWN_MAX).unwrap_or(origin);
+    shown.escape_ascii().to_string().into_boxed_str()
 }
 
 /// Whether a refused token is explained over WebSocket, or answered over HTTP.
