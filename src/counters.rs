@@ -163,6 +163,13 @@ metrics! {
     SessionsOpened, Counter, "portcullis_sessions_opened_total", "Sessions opened on links.";
     LogLinesDropped, Counter, "portcullis_close_lines_dropped_total", "Close lines dropped by the log's rate limit.";
     Ticks, Counter, "portcullis_worker_ticks_total", "Iterations of the worker loops.";
+    TickLongest, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "all"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
+    TickLongestCommands, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "commands"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
+    TickLongestTimers, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "timers"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
+    TickLongestSweep, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "sweep"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
+    TickLongestDeferredTls, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "deferred_tls"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
+    TickLongestFlush, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "flush"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
+    TickLongestCompletions, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "completions"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
     Completions, Counter, "portcullis_worker_completions_total", "Completions handled.";
 }
 

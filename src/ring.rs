@@ -4,7 +4,7 @@
 //! The ring owns all buffer memory. A receive buffer and a send slot are named by handles that
 //! can be neither copied nor made up: the holder of a handle may touch the bytes, and a slot in
 //! flight is held by the ring. So the layers above need no `unsafe`. Only implementations of the
-//! ring make handles: the constructors are private to the crate, and `tests/architecture.rs`
+//! ring make handles: the constructors are private to the crate, and `tests/architecture/`
 //! finds a call outside `linux/` and `sim/`.
 //!
 //! ```compile_fail,E0451
@@ -358,6 +358,10 @@ pub enum EndpointAddress {
 pub trait Ring {
     /// Both clocks, as read when [`enter`](Self::enter) last returned.
     fn now(&self) -> Now;
+
+    /// The monotonic clock as it is now, without a system call. For measurements alone: a turn's
+    /// decisions go by [`now`](Self::now).
+    fn clock(&self) -> Instant;
 
     /// Replaces entry `endpoint` of the table that [`Op::Connect`] refers to.
     fn set_endpoint(&mut self, endpoint: u16, address: EndpointAddress);

@@ -1,6 +1,6 @@
 //! The validated, immutable settings snapshot that every worker holds behind an `Arc`.
 //!
-//! `settings/raw.rs` is what the file says (serde, unknown keys refused); `settings/load.rs`
+//! `settings/file.rs` is what the file says (serde, unknown keys refused); `settings/load.rs`
 //! turns it into [`Settings`] or a list of everything that is wrong with it, by the table of
 //! `settings/keys.rs`; `settings/reload.rs` says which differences need a restart.
 
@@ -9,10 +9,11 @@ mod backends;
 mod closes;
 mod credentials;
 mod external_auth;
+mod file;
 pub mod keys;
 pub mod load;
 pub mod problem;
-pub mod raw;
+mod raw;
 mod reauthenticate;
 pub mod reload;
 mod routes;
@@ -20,122 +21,32 @@ mod secrets;
 mod shape;
 mod tls;
 pub mod units;
+mod words;
 
 pub use keys::{Deadlines, Limits};
 pub use reauthenticate::PREFIX_MAX;
+pub use words::{
+    Balance, DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
+    RevokeScope, SecretEncoding,
+};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use external_auth::HttpAuth;
+use hyper::Uri;
+use rustls::RootCertStore;
 
+use crate::base::circuit::CircuitLimits;
 use crate::base::secret::Secret;
 use crate::protocol::carrier::Carrier;
 use crate::protocol::dialect::{Dialect, Overrides};
 use crate::protocol::host::HostPattern;
+use crate::protocol::http_decision::DecisionHeaders;
 use crate::protocol::origin::OriginPolicy;
 use crate::protocol::plug_session::CSRF_NAME;
 use crate::protocol::verifier::{NoAuthentication, Verifier};
 use crate::ring::EndpointAddress;
-
-raw::words! {
-    /// What accepted sockets are.
-    pub enum Descriptors {
-        /// Direct where the kernel can close them with a reset (Linux 6.7), plain otherwise.
-        Auto = "auto",
-        /// Descriptors of the process: RLIMIT_NOFILE bounds all workers together.
-        Plain = "plain",
-        /// Entries of each ring's own table: RLIMIT_NOFILE bounds each worker.
-        Direct = "direct",
-    }
-
-    /// Shape of log lines.
-    pub enum LogFormat {
-        /// Pretty on a terminal, JSON otherwise.
-        Auto = "auto",
-        /// For people.
-        Pretty = "pretty",
-        /// For machines.
-        Json = "json",
-    }
-
-    /// Whether the kernel keeps silent connections to itself at first.
-    pub enum DeferAccept {
-        /// Where the deadlines leave the time.
-        Auto = "auto",
-        /// In any case.
-        On = "on",
-        /// Never.
-        Off = "off",
-    }
-
-    /// What clients speak to the outermost server.
-    pub enum ExternalScheme {
-        /// What they speak to this gateway.
-        Auto = "auto",
-        /// No TLS.
-        Http = "http",
-        /// TLS, which ends in front of the gateway.
-        Https = "https",
-    }
-
-    /// Where requests are sent on to.
-    pub enum Redirect {
-        /// Nowhere.
-        Off = "off",
-        /// To the same address with TLS.
-        Https = "https",
-    }
-
-    /// How the refusal of a token is delivered.
-    pub enum Refuse {
-        /// 101, an explanation, a close code.
-        Explain = "explain",
-        /// 401 or 403.
-        Http = "http",
-        /// `Explain` to requests with an Origin (browsers), `Http` to the rest.
-        Auto = "auto",
-    }
-
-    /// Which message types a route takes.
-    pub enum MessageTypes {
-        /// Both.
-        Any = "any",
-        /// Text only (binary: 1003).
-        Text = "text",
-        /// Binary only (text: 1003).
-        Binary = "binary",
-    }
-
-    /// How a new session chooses an endpoint.
-    pub enum Balance {
-        /// The ready link with the fewest sessions.
-        LeastSessions = "least-sessions",
-        /// One after the other.
-        RoundRobin = "round-robin",
-    }
-
-    /// How a key is written down.
-    pub enum SecretEncoding {
-        /// Not at all: the bytes of the text, or of the file, are the key.
-        Utf8 = "utf-8",
-        /// Base64 (RFC 4648 §4).
-        Base64 = "base64",
-        /// Base64url (RFC 4648 §5).
-        Base64Url = "base64url",
-        /// Hexadecimal.
-        Hex = "hex",
-    }
-
-    /// Which tokens a backend may revoke.
-    pub enum RevokeScope {
-        /// None.
-        None = "none",
-        /// Every route's.
-        All = "all",
-    }
-}
 
 /// Everything a worker needs to know, checked.
 pub struct Settings {
@@ -170,14 +81,29 @@ pub struct Gateway {
     pub admin_token: Option<Secret>,
     /// The unix socket of the admin API.
     pub admin_socket: Option<std::path::PathBuf>,
+    /// Whether the gateway counts as ready while no backend is linked.
+    pub ready_without_backend: bool,
     /// Shape of log lines.
     pub log_format: LogFormat,
     /// A `tracing` filter, as in `info` or `portcullis=debug`.
     pub log_level: String,
+    /// What stands for a client's subject in close lines.
+    pub log_subject: LogSubject,
     /// Where close lines go as JSON; `None` is the log.
     pub close_log: Option<std::path::PathBuf>,
     /// Where revocations outlive a restart; `None` is nowhere.
     pub revocations_file: Option<std::path::PathBuf>,
+}
+
+/// What stands for a client's subject in close lines.
+#[derive(Clone)]
+pub enum LogSubject {
+    /// Nothing.
+    Off,
+    /// The subject.
+    Plain,
+    /// The HMAC-SHA-256 of the subject by this key.
+    Hash(Secret),
 }
 
 /// One address that clients connect to.
@@ -281,6 +207,32 @@ pub enum AuthKind {
     Http(Arc<HttpAuth>),
 }
 
+/// An HTTP endpoint that decides who a client is. Every load of the settings makes a new one,
+/// with connections and a circuit of its own.
+#[derive(Clone)]
+pub struct HttpAuth {
+    /// Name of the `[[auth]]`.
+    pub name: String,
+    /// `http://` or `https://` with a host.
+    pub endpoint: Uri,
+    /// How long a decision may take.
+    pub timeout: Duration,
+    /// Requests at the endpoint at one time, of all workers together.
+    pub in_flight_max: u32,
+    /// Questions that wait for room among them.
+    pub queue_max: u32,
+    /// Most bytes of a response's head, and of its body.
+    pub response_max: u32,
+    /// Request fields (lower case) that go along.
+    pub headers: Vec<String>,
+    /// Response fields that are looked at.
+    pub identity: DecisionHeaders,
+    /// Whose certificates an `https://` endpoint may show; `None` is the system's.
+    pub roots: Option<Arc<RootCertStore>>,
+    /// When the endpoint is left alone.
+    pub circuit: CircuitLimits,
+}
+
 /// Most `[[auth]]` blocks of one route: each may cost a MAC for every token.
 pub const ROUTE_AUTHS_MAX: usize = 8;
 
@@ -301,6 +253,8 @@ impl AuthKind {
 
 /// One path that clients may ask for.
 pub struct Route {
+    /// What backends, metrics and the log call it; no other route has this name.
+    pub name: String,
     /// Which paths.
     pub path: PathPattern,
     /// The hosts that it serves; empty is every one.

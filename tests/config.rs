@@ -10,7 +10,7 @@ use portcullis::protocol::carrier::Carrier;
 use portcullis::settings::keys::{self, NONE, REQUIRED, Reload, SECTIONS, Shape, schema};
 use portcullis::settings::load::{FileContents, Loaded, Outside, Problem, load};
 use portcullis::settings::reload::restart_required;
-use portcullis::settings::units::{format_duration, format_size};
+use portcullis::settings::units::{SIZES, TIMES, format_duration, format_size};
 use portcullis::settings::{
     AuthKind, Descriptors, LogFormat, MessageTypes, PathPattern, Refuse, Settings,
 };
@@ -438,9 +438,24 @@ fn shapes() {
         ),
         (
             "[gateway]",
+            "[gateway]\nlog = { subject = \"hash\" }",
+            &["2:19: error: subject = \"hash\" in log of [gateway] has no key; set \
+             subject_key_file; openssl rand -hex 32 makes a key"],
+        ),
+        (
+            "[gateway]",
+            "[gateway]\nlog = { subject = \"hash\", subject_key_file = \"keys/short\" }",
+            &[
+                "2:46: error: this secret has 31 bytes and can be guessed: at least 32 are required; \
+             make one with: openssl rand -hex 32",
+            ],
+        ),
+        (
+            "[gateway]",
             "[gateway]\nlog = \"info\"",
             &[
-                "2:7: error: \"log\" in [gateway] is \"info\"; write { … } with the keys format, level",
+                "2:7: error: \"log\" in [gateway] is \"info\"; write { … } with the keys format, level, \
+             subject, subject_key_file",
             ],
         ),
         (
@@ -781,6 +796,20 @@ fn rules_of_routes() {
             "[[route]]\npath = \"/ws\"\norigins = []\norigin_absent = \"allow\"\n\
                        auth = \"app\"\nbackend = \"main\"\n[[route]]",
             &["18:8: error: two routes have the path \"/ws\"; remove one"],
+        ),
+        (
+            "[[route]]",
+            "[[route]]\nname = \"chat\"\npath = \"/a\"\norigins = []\norigin_absent = \"allow\"\n\
+                       auth = \"app\"\nbackend = \"main\"\n[[route]]\nname = \"chat\"",
+            &["19:8: error: two routes have the name \"chat\"; give one of them another name"],
+        ),
+        (
+            "[[route]]",
+            "[[route]]\nname = \"/chat\"",
+            &[
+                "12:8: error: \"/chat\" cannot name an [[route]]; use 1 to 64 letters, digits, -, _ \
+             and .",
+            ],
         ),
         (
             "origins",
@@ -1772,11 +1801,16 @@ struct Schema {
 impl Schema {
     /// The one in the repository.
     fn committed() -> Schema {
+        Schema::at("portcullis.schema.json")
+    }
+
+    /// A part of it, as in `portcullis.schema.json#/properties/limits`.
+    fn at(part: &str) -> Schema {
         let schema = serde_json::from_str(&example("portcullis.schema.json")).expect("JSON");
         let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
         compiler.set_default_draft(boon::Draft::V2020_12);
         compiler.add_resource("portcullis.schema.json", schema).expect("a resource");
-        let index = compiler.compile("portcullis.schema.json", &mut schemas);
+        let index = compiler.compile(part, &mut schemas);
         Schema { index: index.unwrap_or_else(|error| panic!("{error:#}")), schemas }
     }
 
@@ -1860,4 +1894,94 @@ fn the_schema_refuses_what_the_loader_refuses() {
         assert!(load_text(&text).is_err(), "the loader takes\n{text}");
         assert!(schema.check(&text).is_err(), "the schema takes\n{text}");
     }
+}
+
+/// What can be written for a key at the ends of its range, and just beyond them.
+fn at_the_bounds(shape: Shape) -> Vec<String> {
+    let quantities = |units: &[(&str, u64)], min: u64, max: u64, word: &str| {
+        let mut texts = vec![format!("\"{word}\""), "\"\"".to_owned(), min.to_string()];
+        for (unit, scale) in units {
+            for bound in [min.div_ceil(*scale), max / scale] {
+                for number in [bound.saturating_sub(1), bound, bound + 1, bound * 10] {
+                    texts.push(format!("\"{number}{unit}\""));
+                    texts.push(format!("\"00{number}{unit}\""));
+                }
+            }
+            texts.extend([format!("\"{unit}\""), format!("\"{min} {unit}\"")]);
+        }
+        texts
+    };
+    let counts = |min: u64, max: u64| -> Vec<String> {
+        let beyond = [max + 1, min.saturating_sub(1)].map(|count| count.to_string());
+        let other = ["-1", "\"auto\"", "\"off\"", "\"1\"", "true"].map(str::to_owned);
+        [min, max].map(|count| count.to_string()).into_iter().chain(beyond).chain(other).collect()
+    };
+    match shape {
+        Shape::Count(min, max) | Shape::CountOrAuto(min, max) => counts(min, max),
+        Shape::Size(min, max) | Shape::SizeOrAuto(min, max) => quantities(SIZES, min, max, "auto"),
+        Shape::Time(min, max) | Shape::TimeOrOff(min, max) => quantities(TIMES, min, max, "off"),
+        _ => Vec::new(),
+    }
+}
+
+/// A file that says `inner` in a section, and where the section is in the schema. A section
+/// within another is written as the inline table that leads to it.
+fn file_with(section: &str, kind: Option<&str>, inner: &str) -> (String, String) {
+    let inner = match kind {
+        Some(kind) => format!("kind = \"{kind}\", {inner}"),
+        None => inner.to_owned(),
+    };
+    if let Some((_, is_list)) = SECTIONS.iter().find(|(name, _)| *name == section) {
+        let (text, items) = match is_list {
+            true => (format!("{section} = [{{ {inner} }}]"), "/items"),
+            false => (format!("{section} = {{ {inner} }}"), ""),
+        };
+        return (text, format!("#/properties/{section}{items}"));
+    }
+    let leads = |key: &&keys::Key| match key.shape {
+        Shape::Table(to)
+        | Shape::Tables(to)
+        | Shape::TableOrTables(to)
+        | Shape::TablesByName(to, ..) => to == section,
+        _ => false,
+    };
+    let key = keys::all().find(leads).expect("a key leads to every section");
+    let (value, step) = match key.shape {
+        Shape::Table(_) => (format!("{{ {inner} }}"), ""),
+        Shape::Tables(_) => (format!("[{{ {inner} }}]"), "/items"),
+        Shape::TableOrTables(_) => (format!("{{ {inner} }}"), "/anyOf/0"),
+        Shape::TablesByName(_, _, names) => {
+            (format!("{{ {} = {{ {inner} }} }}", names[0]), "/additionalProperties")
+        }
+        _ => unreachable!("it leads to a section"),
+    };
+    let outer = format!("{} = {value}", key.name);
+    let (text, at) = file_with(key.section, key.kinds().next(), &outer);
+    (text, format!("{at}/properties/{}{step}", key.name))
+}
+
+/// At both ends of each range, and beyond them.
+#[test]
+fn the_schema_has_the_ranges_of_the_loader() {
+    let (mut taken, mut refused) = (0, 0);
+    for key in keys::all() {
+        let mut schema = None;
+        for value in at_the_bounds(key.shape) {
+            let inner = format!("{} = {value}", key.name);
+            let (text, at) = file_with(key.section, key.kinds().next(), &inner);
+            let of_this_key = format!("\"{}\" in ", key.name);
+            let loader_takes = problems(&text).iter().all(|problem| {
+                assert!(!problem.contains("unknown key"), "{text}: {problem}");
+                !problem.contains(&of_this_key)
+            });
+            let part = format!("portcullis.schema.json{at}/properties/{}", key.name);
+            let value: toml::Table = toml::from_str(&format!("value = {value}")).expect("TOML");
+            let value = serde_json::to_value(&value["value"]).expect("JSON");
+            let schema = schema.get_or_insert_with(|| Schema::at(&part));
+            let schema_takes = schema.schemas.validate(&value, schema.index).is_ok();
+            assert_eq!(schema_takes, loader_takes, "{text}");
+            *if loader_takes { &mut taken } else { &mut refused } += 1;
+        }
+    }
+    assert!(taken > 500 && refused > 500, "{taken} taken, {refused} refused");
 }

@@ -20,6 +20,9 @@ impl<R: Ring> Ring for Uncounted<R> {
     fn now(&self) -> Now {
         uncounted(|| self.0.now())
     }
+    fn clock(&self) -> Instant {
+        self.0.clock()
+    }
     fn set_endpoint(&mut self, endpoint: u16, address: EndpointAddress) {
         uncounted(|| self.0.set_endpoint(endpoint, address));
     }

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::link::Link;
 use super::message::Identity;
-use super::state::Handle;
 use crate::base::secret::Secret;
 use crate::base::time::UnixTime;
 pub use crate::protocol::cause::Cause;
@@ -218,33 +216,4 @@ pub(super) fn encode(decision: &Decision, id: SessionId, out: &mut Vec<u8>) -> b
 pub(super) fn unavailable(id: SessionId, out: &mut Vec<u8>) {
     let sent = Reject::new(Cause::BackendUnavailable).encode(id, out);
     debug_assert!(sent, "a cause that a verdict may give");
-}
-
-/// Runs the author's code for one question.
-pub(super) async fn decide(
-    authenticator: Authenticator,
-    question: Question,
-    link: Arc<Link>,
-    handle: Handle,
-) {
-    let request = question.request.clone();
-    let mut verdict = Verdict { link, handle, decision: None };
-    let decision = authenticator(question).await;
-    verdict.decision = Some((decision, request));
-}
-
-/// Says the verdict when it is dropped: an author's panic must not leave the client waiting.
-struct Verdict {
-    link: Arc<Link>,
-    handle: Handle,
-    decision: Option<(Decision, Identity)>,
-}
-
-impl Drop for Verdict {
-    fn drop(&mut self) {
-        let (decision, request) = self.decision.take().unzip();
-        let decision =
-            decision.unwrap_or_else(|| Decision::reject(Cause::BackendUnavailable).into());
-        self.link.with(|state| state.decided(self.handle, decision, request));
-    }
 }

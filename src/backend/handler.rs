@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Settings;
 use super::link::Link;
-use super::message::{Ended, Identity, MessageRef, Renewal, TellError};
-use super::session::SessionSender;
+use super::message::{Ended, Identity, MessageRef, Renewal, SendError, TellError};
+use super::session::{SessionSender, sendable};
+use super::settings::Settings;
 use super::state::Handle;
 use crate::base::time::UnixTime;
 use crate::protocol::link::SessionId;
@@ -60,7 +60,7 @@ impl<'a> SessionHandle<'a> {
     pub fn send(&mut self, message: MessageRef<'_>) {
         let mut state = self.link.lock();
         let sent = state.send(self.handle, message, true);
-        if let Err(super::SendError::TooLarge { .. }) = sent {
+        if let Err(SendError::TooLarge { .. }) = sent {
             state.close(self.handle, 1009, "message too large");
         }
         if state.pending_bytes(self.handle) > self.settings.pending_max {
@@ -71,7 +71,7 @@ impl<'a> SessionHandle<'a> {
     /// Closes the session, after the messages that wait. See
     /// [`Session::close`](super::Session::close) for the codes.
     pub fn close(&mut self, code: u16, reason: &str) {
-        self.link.lock().close(self.handle, super::session::sendable(code), reason);
+        self.link.lock().close(self.handle, sendable(code), reason);
     }
 
     /// Sets when the client's identity is over. See [`Session::expire`](super::Session::expire).

@@ -102,10 +102,14 @@ pub struct Identity {
     pub claims: Bytes,
     /// Path and query of the request, with tokens removed.
     pub path: String,
-    /// Index of the route in the gateway's settings.
+    /// Index of the route in the gateway's settings. It changes when routes are added or moved;
+    /// `route_name` does not.
     pub route: u16,
-    /// The route's path pattern.
+    /// What the gateway's settings call the route: its `name`, or its path as written there.
     pub route_name: String,
+    /// The connection as the gateway's close line names it (`connection`): put it into your own log.
+    /// Empty when the gateway does not tell it.
+    pub connection: String,
     /// The client's address as the gateway sees it.
     pub remote: Option<SocketAddr>,
     /// The subprotocol that was agreed on.
@@ -133,6 +137,7 @@ impl Identity {
             path: open.path.to_owned(),
             route: open.route,
             route_name: open.route_name.to_owned(),
+            connection: open.connection.map(|it| format!("{it:016x}")).unwrap_or_default(),
             remote: open.remote,
             subprotocol: owned(open.subprotocol),
             origin: owned(open.origin),

@@ -48,23 +48,25 @@
 pub mod authenticate;
 pub mod echo;
 mod handler;
+mod handshake;
 mod link;
+mod link_task;
 mod message;
 mod session;
+mod settings;
+mod shared;
 mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod unfinished;
 
-use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::mpsc;
 
 pub use crate::base::secret::Secret;
 pub use crate::base::time::UnixTime;
@@ -73,91 +75,14 @@ pub use crate::protocol::revocation::{Revocation, Target, TargetError};
 pub use handler::{Handler, SessionHandle};
 pub use message::{Ended, EndedBy, Identity, Message, MessageRef, Renewal, SendError, TellError};
 pub use session::{Session, SessionSender};
+pub use stream::BindError;
 
-use crate::protocol::link::{KEY_MIN, features};
-use authenticate::{Authenticator, Deciding, Decision, Question};
-use link::{Registry, Sink};
+use crate::protocol::link::KEY_MIN;
+use authenticate::{Deciding, Decision, Question};
+use link_task::Sink;
+use settings::Settings;
+use shared::{Handshake, Shared};
 use stream::{Listener, Stream};
-
-/// Why a backend cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The address is not understood.
-    #[error("'{address}' is no address: write HOST:PORT, as 127.0.0.1:7000, or unix:/path")]
-    Address {
-        /// What was given.
-        address: String,
-    },
-    /// The system refused.
-    #[error("cannot listen on {address}: {error} (is another process listening there?)")]
-    Listen {
-        /// What was given.
-        address: String,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The secret is too short to be one.
-    #[error("the link secret has {bytes} bytes; make one of 32 or more: openssl rand -hex 32")]
-    WeakSecret {
-        /// Its length in bytes.
-        bytes: usize,
-    },
-    /// A limit is out of its range.
-    #[error("limit {name} is out of its range; see the documentation of Limits")]
-    Limit {
-        /// The limit's name.
-        name: &'static str,
-    },
-}
-
-/// What the builder collects.
-struct Settings {
-    secret: Option<Secret>,
-    limits: Limits,
-    links_max: usize,
-    handshakes_max: usize,
-    queue_max: usize,
-    assembly_max: usize,
-    unfinished_max: Duration,
-    send_queue_max: usize,
-    pending_max: usize,
-    handshake_timeout: Duration,
-    silence_max: Duration,
-    authenticator: Option<Authenticator>,
-}
-
-impl Settings {
-    /// What this backend can do, as bits of the handshake.
-    fn features(&self) -> u64 {
-        let verdicts = if self.authenticator.is_some() { features::VERDICTS } else { 0 };
-        features::REAUTHENTICATION | verdicts
-    }
-}
-
-/// What the tasks of one backend share.
-struct Shared {
-    settings: Settings,
-    instance: [u8; 16],
-    registry: Mutex<Registry>,
-    handshakes: Mutex<Handshakes>,
-    is_stopping: AtomicBool,
-    /// A link ended, or the backend is stopping.
-    changed: Notify,
-}
-
-impl Shared {
-    fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn handshakes(&self) -> MutexGuard<'_, Handshakes> {
-        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.is_stopping.load(Ordering::Acquire)
-    }
-}
 
 /// Chooses how a backend listens. Every limit has a default that fits most.
 pub struct Builder {
@@ -285,14 +210,7 @@ impl Builder {
             return Err(BindError::Limit { name });
         }
         let listener = Listener::bind(address).await?;
-        let shared = Arc::new(Shared {
-            settings,
-            instance: link::random(),
-            registry: Mutex::new(HashMap::new()),
-            handshakes: Mutex::new(Handshakes::default()),
-            is_stopping: AtomicBool::new(false),
-            changed: Notify::new(),
-        });
+        let shared = Arc::new(Shared::new(settings, handshake::random()));
         let address = listener.address();
         Ok(Backend { shared, address, listener: Some(listener), accepted: None })
     }
@@ -330,22 +248,7 @@ impl Backend {
 
     /// For a secret, and for limits other than the defaults.
     pub fn builder() -> Builder {
-        Builder {
-            settings: Settings {
-                secret: None,
-                limits: Limits::default(),
-                links_max: 256,
-                handshakes_max: 256,
-                queue_max: 64 << 20,
-                assembly_max: 256 << 20,
-                unfinished_max: Duration::from_secs(300),
-                send_queue_max: 16 << 20,
-                pending_max: 8 << 20,
-                handshake_timeout: Duration::from_secs(5),
-                silence_max: Duration::from_secs(30),
-                authenticator: None,
-            },
-        }
+        Builder { settings: Settings::default() }
     }
 
     /// Where it listens, as gateways' settings want it; with the port that the system chose
@@ -483,51 +386,8 @@ async fn listen(listener: Listener, shared: Arc<Shared>, mut sink: impl FnMut() 
     }
 }
 
-/// Connections in their handshake, oldest first.
-#[derive(Default)]
-struct Handshakes {
-    next: u64,
-    /// The end of its channel makes each give its place up.
-    waiting: BTreeMap<u64, oneshot::Sender<()>>,
-}
-
 fn spawn_link(stream: Stream, shared: &Arc<Shared>, sink: &mut impl FnMut() -> Sink) {
     let handshake = Handshake::begin(shared);
     let (shared, sink) = (shared.clone(), sink());
-    tokio::spawn(link::run(stream, shared, sink, handshake));
-}
-
-/// A connection's place among those in their handshake.
-struct Handshake {
-    number: u64,
-    shared: Arc<Shared>,
-    evicted: oneshot::Receiver<()>,
-}
-
-impl Handshake {
-    /// Takes a place; the oldest gives its own up where there are too many.
-    fn begin(shared: &Arc<Shared>) -> Self {
-        let (sender, evicted) = oneshot::channel();
-        let mut handshakes = shared.handshakes();
-        let number = handshakes.next;
-        handshakes.next += 1;
-        handshakes.waiting.insert(number, sender);
-        while handshakes.waiting.len() > shared.settings.handshakes_max {
-            drop(handshakes.waiting.pop_first());
-        }
-        drop(handshakes);
-        Handshake { number, shared: shared.clone(), evicted }
-    }
-
-    /// Waits until a newer connection needs the place.
-    async fn evicted(&mut self) {
-        // Nothing is ever sent: the channel ends when the place is taken away.
-        let _ = (&mut self.evicted).await;
-    }
-}
-
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        self.shared.handshakes().waiting.remove(&self.number);
-    }
+    tokio::spawn(link_task::run(stream, shared, sink, handshake));
 }

@@ -8,25 +8,23 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::task::AbortHandle;
 
-use super::Settings;
 use super::authenticate::{self, Decision};
-use super::message::{
-    Ended, EndedBy, Identity, Message, MessageRef, Renewal, SendError, TellError,
-};
+use super::message::{Ended, EndedBy, Identity, Message, Renewal, TellError};
+use super::settings::Settings;
 use super::unfinished::{Owner, Unfinished};
 use crate::base::time::UnixTime;
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{
-    Close, Closer, Credit, Expire, Frame, GoAway, HEADER_BYTES, Kind, Limits, LinkError,
-    PieceOrder, Ping, Pong, Reauth, ReceiveWindow, SendCredit, SessionId, UnknownSessionFrames,
-    data_cost, data_flags, encode_data, features,
+    Close, Closer, Credit, Expire, Frame, GoAway, Kind, Limits, LinkError, PieceOrder, Ping, Pong,
+    Reauth, ReceiveWindow, SendCredit, SessionId, UnknownSessionFrames, features,
 };
 use crate::protocol::revocation::Revocation;
 
-/// Control frames that may wait for a gateway that does not read, in bytes.
-const CONTROL_QUEUE_MAX: usize = 1024 * 1024;
-/// A message is cut for want of credit only if a piece of this many bytes can go.
-const PIECE_MIN: usize = 1024;
+mod receive;
+mod send;
+mod stalls;
+
+pub(super) use receive::{Arrival, message_ref};
 
 /// Names a session of this link for as long as its entry lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,55 +92,6 @@ struct Entry {
     writers: Vec<Waker>,
     /// The task that decides, while it does.
     deciding: Option<AbortHandle>,
-}
-
-/// What a DATA frame brought.
-pub(super) enum Arrival<'a> {
-    /// Nothing to deliver (yet).
-    Nothing,
-    /// A message in one piece, where it lies.
-    Whole(Delivery, MessageRef<'a>),
-    /// A message of several pieces.
-    Assembled(Delivery, bool, Vec<u8>),
-}
-
-/// Whose a message is, and what it cost.
-#[derive(Clone, Copy)]
-pub(super) struct Delivery {
-    pub(super) handle: Handle,
-    owed: u32,
-    total: usize,
-}
-
-/// Sessions that have stood still for long, and what they wait for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stalls {
-    /// The author's program takes no messages of theirs, so their clients may send no more.
-    pub(super) by_author: Stall,
-    /// The gateway gives no credit: their clients do not read.
-    pub(super) by_gateway: Stall,
-    /// Sessions that were closed since the last look because unfinished messages filled
-    /// `assembly_max`.
-    pub(super) evicted: u32,
-}
-
-/// How many sessions stand still, and the one that has for longest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stall {
-    pub(super) sessions: usize,
-    pub(super) longest: Option<(SessionId, Duration)>,
-}
-
-impl Stall {
-    fn note(&mut self, id: SessionId, still: Duration, after: Duration) {
-        if still < after {
-            return;
-        }
-        self.sessions += 1;
-        if self.longest.is_none_or(|(_, longest)| still > longest) {
-            self.longest = Some((id, still));
-        }
-    }
 }
 
 /// How a session's end reaches the author.
@@ -359,229 +308,6 @@ impl LinkState {
         Ok(None)
     }
 
-    /// Takes a DATA frame.
-    pub(super) fn data<'a>(&mut self, frame: &Frame<'a>) -> Result<Arrival<'a>, LinkError> {
-        self.unknown_session_frames.frame();
-        let cost = data_cost(frame.payload.len());
-        self.receive.receive(cost)?;
-        if self.queued <= self.queue_max {
-            self.return_link_credit(cost);
-        } else {
-            self.held += cost;
-        }
-        let Some(&index) = self.by_id.get(&frame.header.session) else {
-            return self.unknown_session_frames.unknown().map(|()| Arrival::Nothing);
-        };
-        let flags = frame.header.flags;
-        let entry = &mut self.sessions[index];
-        if entry.phase == Phase::Asked {
-            return Err(LinkError::WrongState { kind: Kind::Data });
-        }
-        entry.receive.receive(cost)?;
-        entry.order.accept(flags)?;
-        let is_whole = flags & data_flags::WHOLE == data_flags::WHOLE;
-        let length = entry.assembly.len() + frame.payload.len();
-        if length > self.ours.message_max as usize {
-            return Err(LinkError::MessageTooLarge { limit: self.ours.message_max });
-        }
-        if entry.phase != Phase::Open || entry.close_after.is_some() {
-            return Ok(Arrival::Nothing);
-        }
-        let is_text = flags & data_flags::TEXT != 0;
-        let handle = Handle { index, serial: entry.serial };
-        if is_whole {
-            let total = cost as usize;
-            let Some(message) = message_ref(is_text, frame.payload) else {
-                self.close_now(index, Cause::InvalidUtf8, 1007);
-                return Ok(Arrival::Nothing);
-            };
-            self.queued += total;
-            return Ok(Arrival::Whole(Delivery { handle, owed: cost, total }, message));
-        }
-        self.assemble(handle, frame, cost)
-    }
-
-    fn assemble<'a>(
-        &mut self,
-        handle: Handle,
-        frame: &Frame<'a>,
-        cost: u32,
-    ) -> Result<Arrival<'a>, LinkError> {
-        let flags = frame.header.flags;
-        let entry = &mut self.sessions[handle.index];
-        if flags & data_flags::FIRST != 0 {
-            entry.assembly_since = self.now;
-        }
-        entry.assembly.extend_from_slice(frame.payload);
-        entry.assembly_owed += cost;
-        self.unfinished.add(entry.owner, frame.payload.len());
-        self.evict_unfinished();
-        let entry = &mut self.sessions[handle.index];
-        if entry.phase != Phase::Open {
-            return Ok(Arrival::Nothing);
-        }
-        if flags & data_flags::FIN == 0 {
-            self.advance_unfinished(handle.index);
-            return Ok(Arrival::Nothing);
-        }
-        let bytes = std::mem::take(&mut entry.assembly);
-        let owed = std::mem::take(&mut entry.assembly_owed);
-        self.unfinished.remove(entry.owner, bytes.len());
-        let is_text = flags & data_flags::TEXT != 0;
-        if message_ref(is_text, &bytes).is_none() {
-            self.close_now(handle.index, Cause::InvalidUtf8, 1007);
-            return Ok(Arrival::Nothing);
-        }
-        let total = bytes.len() + HEADER_BYTES;
-        self.queued += total;
-        Ok(Arrival::Assembled(Delivery { handle, owed, total }, is_text, bytes))
-    }
-
-    /// Ends the largest unfinished message of the owner that holds most, until all fit again.
-    fn evict_unfinished(&mut self) {
-        while self.unfinished.is_over() {
-            let Some(heaviest) = self.unfinished.heaviest() else { return };
-            let held =
-                |entry: &Entry| if entry.owner == heaviest { entry.assembly.len() } else { 0 };
-            let largest = self.sessions.iter().max_by_key(|(_, entry)| held(entry));
-            let Some((index, _)) = largest else { return };
-            self.evicted += 1;
-            self.close_now(index, Cause::OverCapacity, 1013);
-        }
-    }
-
-    fn drop_unfinished(&mut self, index: usize) {
-        let entry = &mut self.sessions[index];
-        self.unfinished.remove(entry.owner, entry.assembly.len());
-        entry.assembly = Vec::new();
-    }
-
-    /// To be called every few seconds, with the time since the link's start: closes sessions
-    /// whose unfinished message is too old, and says which sessions have stood still for
-    /// `stall_after`.
-    pub(super) fn tick(&mut self, now: Duration, stall_after: Duration) -> Stalls {
-        self.now = now;
-        let mut stalls = Stalls { evicted: std::mem::take(&mut self.evicted), ..Stalls::default() };
-        let mut late = Vec::new();
-        for (&id, &index) in &self.by_id {
-            let entry = &mut self.sessions[index];
-            if entry.phase != Phase::Open {
-                continue;
-            }
-            if !entry.assembly.is_empty()
-                && now.saturating_sub(entry.assembly_since) >= self.unfinished_max
-            {
-                late.push(index);
-            }
-            if entry.queue.is_empty() {
-                entry.taken_at = now;
-            }
-            if entry.pending.is_empty() {
-                entry.sent_at = now;
-            }
-            stalls.by_author.note(id, now.saturating_sub(entry.taken_at), stall_after);
-            stalls.by_gateway.note(id, now.saturating_sub(entry.sent_at), stall_after);
-        }
-        for index in late {
-            self.close_now(index, Cause::SlowConsumer, 1013);
-        }
-        stalls
-    }
-
-    /// Puts a message into the session's queue, for [`LinkState::poll_next`].
-    pub(super) fn enqueue(&mut self, delivery: Delivery, message: Message) {
-        let entry = &mut self.sessions[delivery.handle.index];
-        let Delivery { owed, total, .. } = delivery;
-        if entry.queue.is_empty() {
-            entry.taken_at = self.now;
-        }
-        entry.queue.push_back(Queued { message, owed, total });
-        if let Some(reader) = entry.reader.take() {
-            reader.wake();
-        }
-    }
-
-    /// A handler is done with a message: its credit goes back, unless replies still wait.
-    pub(super) fn handled(&mut self, delivery: Delivery) {
-        self.release_queued(delivery.total);
-        let Some(entry) = self.entry(delivery.handle) else { return };
-        entry.held += delivery.owed;
-        self.return_held(delivery.handle.index);
-    }
-
-    /// The next message for the author: `Some(None)` at the end, `None` when there is none yet.
-    pub(super) fn poll_next(&mut self, handle: Handle, waker: &Waker) -> Option<Option<Message>> {
-        let now = self.now;
-        let Some(entry) = self.entry(handle) else { return Some(None) };
-        entry.taken_at = now;
-        let Some(queued) = entry.queue.pop_front() else {
-            if entry.phase != Phase::Open || entry.close_after.is_some() {
-                return Some(None);
-            }
-            entry.reader = Some(waker.clone());
-            return None;
-        };
-        self.release_queued(queued.total);
-        self.return_session_credit(handle.index, queued.owed);
-        self.advance_unfinished(handle.index);
-        Some(Some(queued.message))
-    }
-
-    /// Sends or queues a whole message. With `force` it is queued behind others.
-    pub(super) fn send(
-        &mut self,
-        handle: Handle,
-        message: MessageRef<'_>,
-        force: bool,
-    ) -> Result<(), SendError> {
-        let (limit, frame_max) = (self.theirs.message_max, self.theirs.frame_max as usize);
-        let has_room = self.has_room();
-        let (link_credit, now) = (self.send.available(), self.now);
-        let bytes = message.bytes();
-        let entry = self.entry(handle).ok_or(SendError::Closed)?;
-        if entry.phase != Phase::Open || entry.close_after.is_some() {
-            return Err(SendError::Closed);
-        }
-        if bytes.len() > limit as usize {
-            return Err(SendError::TooLarge { bytes: bytes.len(), limit });
-        }
-        if !entry.pending.is_empty() && !force {
-            return Err(SendError::Full);
-        }
-        let text_flag = if message.is_text() { data_flags::TEXT } else { 0 };
-        if entry.pending.is_empty() && has_room && bytes.len() <= frame_max {
-            let cost = data_cost(bytes.len());
-            if cost <= entry.send.available() && cost <= link_credit {
-                entry.send.spend(cost);
-                let id = entry.id;
-                self.send.spend(cost);
-                encode_data(id, data_flags::WHOLE | text_flag, bytes, &mut self.out);
-                return Ok(());
-            }
-        }
-        let bytes = Bytes::copy_from_slice(bytes);
-        if entry.pending.is_empty() {
-            entry.sent_at = now;
-        }
-        entry.pending_bytes += bytes.len();
-        entry.pending.push_back(Pending { is_text: message.is_text(), bytes, sent: 0 });
-        self.pump(handle.index);
-        Ok(())
-    }
-
-    /// Bytes of this session's messages that wait for credit.
-    pub(super) fn pending_bytes(&mut self, handle: Handle) -> usize {
-        self.entry(handle).map_or(0, |entry| entry.pending_bytes)
-    }
-
-    /// Remembers a task to wake when the session can take a message or has ended.
-    pub(super) fn await_room(&mut self, handle: Handle, waker: &Waker) {
-        let Some(entry) = self.entry(handle) else { return };
-        if !entry.writers.iter().any(|known| known.will_wake(waker)) {
-            entry.writers.push(waker.clone());
-        }
-    }
-
     /// Closes from this side, after the messages that wait. Later calls change nothing.
     pub(super) fn close(&mut self, handle: Handle, code: u16, reason: &str) {
         let Some(entry) = self.entry(handle) else { return };
@@ -708,12 +434,6 @@ impl LinkState {
         }
     }
 
-    /// Whether the gateway lets so much pile up that it must be broken.
-    pub(super) fn is_overfull(&self) -> bool {
-        self.out.len() + self.unsent
-            > self.send_queue_max + self.theirs.frame_max as usize + CONTROL_QUEUE_MAX
-    }
-
     /// The link is gone: every session ends. Answers those that a handler must hear of.
     pub(super) fn lose(&mut self, reason: &str) -> Vec<(Handle, SessionId, Ended)> {
         self.lost = Some(reason.to_owned());
@@ -743,20 +463,6 @@ impl LinkState {
         }
     }
 
-    /// Sends what has come to fit, session after session.
-    pub(super) fn pump_blocked(&mut self) {
-        for _ in 0..self.blocked.len() {
-            if !self.has_room() || self.send.payload_max().is_none() {
-                return;
-            }
-            let Some(handle) = self.blocked.pop_front() else { return };
-            if let Some(entry) = self.entry(handle) {
-                entry.is_blocked = false;
-                self.pump(handle.index);
-            }
-        }
-    }
-
     fn entry(&mut self, handle: Handle) -> Option<&mut Entry> {
         self.sessions.get_mut(handle.index).filter(|entry| entry.serial == handle.serial)
     }
@@ -766,57 +472,6 @@ impl LinkState {
         if let Some(entry) = self.entry(handle) {
             entry.is_owned = false;
         }
-    }
-
-    fn has_room(&self) -> bool {
-        self.out.len() + self.unsent < self.send_queue_max
-    }
-
-    /// Sends as much of the session's messages as credit and room allow, then its CLOSE.
-    fn pump(&mut self, index: usize) {
-        let frame_max = self.theirs.frame_max as usize;
-        loop {
-            let has_room = self.has_room();
-            let entry = &mut self.sessions[index];
-            if entry.phase != Phase::Open {
-                return;
-            }
-            let Some(pending) = entry.pending.front_mut() else { break };
-            let left = pending.bytes.len() - pending.sent;
-            let wanted = left.min(PIECE_MIN);
-            let by_session = entry.send.payload_max().filter(|most| *most >= wanted);
-            let by_link = self.send.payload_max().filter(|most| *most >= wanted && has_room);
-            let Some(by_session) = by_session else { return };
-            let Some(by_link) = by_link else {
-                if !entry.is_blocked {
-                    entry.is_blocked = true;
-                    self.blocked.push_back(Handle { index, serial: entry.serial });
-                }
-                return;
-            };
-            let length = left.min(by_session).min(by_link).min(frame_max);
-            let mut flags = if pending.is_text { data_flags::TEXT } else { 0 };
-            flags |= if pending.sent == 0 { data_flags::FIRST } else { 0 };
-            flags |= if length == left { data_flags::FIN } else { 0 };
-            let piece = &pending.bytes[pending.sent..pending.sent + length];
-            encode_data(entry.id, flags, piece, &mut self.out);
-            let cost = data_cost(length);
-            entry.send.spend(cost);
-            self.send.spend(cost);
-            pending.sent += length;
-            entry.sent_at = self.now;
-            entry.pending_bytes -= length;
-            if length == left {
-                entry.pending.pop_front();
-            }
-        }
-        let entry = &mut self.sessions[index];
-        entry.writers.drain(..).for_each(Waker::wake);
-        if let Some((code, reason)) = entry.close_after.take() {
-            encode_close(entry.id, Cause::BackendClosed, code, &reason, &mut self.out);
-            self.set_closing(index, code, reason);
-        }
-        self.return_held(index);
     }
 
     fn set_closing(&mut self, index: usize, code: u16, reason: String) {
@@ -891,68 +546,8 @@ impl LinkState {
             self.sessions.remove(index);
         }
     }
-
-    fn discard_unread(&mut self, index: usize) {
-        let Some(entry) = self.sessions.get_mut(index) else { return };
-        let queue = std::mem::take(&mut entry.queue);
-        self.drop_unfinished(index);
-        for queued in queue {
-            self.release_queued(queued.total);
-        }
-    }
-
-    fn return_session_credit(&mut self, index: usize, cost: u32) {
-        let entry = &mut self.sessions[index];
-        if let Some(bytes) = entry.receive.consume(cost) {
-            // After this side's CLOSE nothing more is sent for the session.
-            if entry.phase == Phase::Open {
-                Credit { bytes }.encode(entry.id, &mut self.out);
-            }
-        }
-    }
-
-    fn return_link_credit(&mut self, cost: u32) {
-        if let Some(bytes) = self.receive.consume(cost) {
-            Credit { bytes }.encode(SessionId::LINK, &mut self.out);
-        }
-    }
-
-    fn return_held(&mut self, index: usize) {
-        let entry = &mut self.sessions[index];
-        if entry.pending.is_empty() && entry.held > 0 {
-            let held = std::mem::take(&mut entry.held);
-            self.return_session_credit(index, held);
-            self.advance_unfinished(index);
-        }
-    }
-
-    /// Lets an unfinished message go on when no finished one waits before it.
-    fn advance_unfinished(&mut self, index: usize) {
-        let entry = &mut self.sessions[index];
-        if entry.queue.is_empty() && entry.held == 0 && entry.assembly_owed > 0 {
-            let owed = std::mem::take(&mut entry.assembly_owed);
-            self.return_session_credit(index, owed);
-        }
-    }
-
-    fn release_queued(&mut self, total: usize) {
-        self.queued -= total;
-        if self.queued <= self.queue_max && self.held > 0 {
-            let held = std::mem::take(&mut self.held);
-            self.return_link_credit(held);
-        }
-    }
 }
 
 fn encode_close(id: SessionId, cause: Cause, code: u16, reason: &str, out: &mut Vec<u8>) {
     Close { by: Closer::Backend, label: cause.label(), code, reason }.encode(id, out);
-}
-
-/// The message in these bytes; `None` for text that is not UTF-8.
-pub(super) fn message_ref(is_text: bool, bytes: &[u8]) -> Option<MessageRef<'_>> {
-    if is_text {
-        simdutf8::basic::from_utf8(bytes).ok().map(MessageRef::Text)
-    } else {
-        Some(MessageRef::Binary(bytes))
-    }
 }

@@ -7,7 +7,36 @@ use std::path::{Path, PathBuf};
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::BindError;
+/// Why a backend cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is not understood.
+    #[error("'{address}' is no address: write HOST:PORT, as 127.0.0.1:7000, or unix:/path")]
+    Address {
+        /// What was given.
+        address: String,
+    },
+    /// The system refused.
+    #[error("cannot listen on {address}: {error} (is another process listening there?)")]
+    Listen {
+        /// What was given.
+        address: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The secret is too short to be one.
+    #[error("the link secret has {bytes} bytes; make one of 32 or more: openssl rand -hex 32")]
+    WeakSecret {
+        /// Its length in bytes.
+        bytes: usize,
+    },
+    /// A limit is out of its range.
+    #[error("limit {name} is out of its range; see the documentation of Limits")]
+    Limit {
+        /// The limit's name.
+        name: &'static str,
+    },
+}
 
 pub(super) enum Listener {
     Tcp(TcpListener),

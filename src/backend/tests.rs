@@ -254,6 +254,7 @@ async fn the_author_sees_identity_messages_and_end() {
             expires: Some(UnixTime::from_seconds(99)),
             claims: b"{\"sub\":\"ada\"}",
             route: 3,
+            connection: Some(0xab),
             route_name: "/ws/*",
             remote: Some("[::1]:9".parse().unwrap()),
             subprotocol: Some("chat"),
@@ -278,6 +279,7 @@ async fn the_author_sees_identity_messages_and_end() {
     assert_eq!(&identity.claims[..], b"{\"sub\":\"ada\"}");
     assert_eq!((identity.path.as_str(), identity.route), ("/ws/1?x=2", 3));
     assert_eq!(identity.route_name, "/ws/*");
+    assert_eq!(identity.connection, "00000000000000ab");
     assert_eq!(identity.remote, Some("[::1]:9".parse().unwrap()));
     assert_eq!(identity.subprotocol.as_deref(), Some("chat"));
     assert_eq!(identity.origin.as_deref(), Some("https://a.example"));

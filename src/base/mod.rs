@@ -2,6 +2,7 @@
 
 pub mod byte_queue;
 pub mod circuit;
+pub mod laps;
 pub mod memory_pressure;
 pub mod penalties;
 pub mod prefix;

@@ -39,11 +39,6 @@ impl Secret {
     pub fn len(&self) -> usize {
         self.0.len()
     }
-
-    /// Whether there are no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 impl Drop for Secret {

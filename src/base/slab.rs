@@ -78,6 +78,13 @@ impl<T> KeyedSlab<T> {
         Some(value)
     }
 
+    /// Forgets all entries, and which generations there have been: earlier keys must be gone too.
+    /// What it costs does not depend on their number, where they need no drop.
+    pub fn reset(&mut self) {
+        self.entries = Slab::new();
+        self.generations = Vec::new();
+    }
+
     /// Every live entry's slot is below this.
     pub fn slots(&self) -> u32 {
         self.generations.len() as u32

@@ -10,9 +10,13 @@ const LEVEL_BITS: u32 = 6;
 const BUCKETS_PER_LEVEL: u32 = 1 << LEVEL_BITS;
 /// Enough levels for every tick number of 64 bits.
 const LEVELS: usize = 11;
-/// Timers whose tick had passed already when they were scheduled.
+/// Timers that are due: their tick had passed when they were scheduled, or has come since.
 const OVERDUE: u32 = LEVELS as u32 * BUCKETS_PER_LEVEL;
-const BUCKETS: usize = OVERDUE as usize + 1;
+/// A bucket whose first tick has come, while it is spread over the levels below in parts.
+const SPREADING: u32 = OVERDUE + 1;
+const BUCKETS: usize = SPREADING as usize + 1;
+/// Timers that one call spreads: a bucket of a high level may hold all there are.
+const SPREAD_MAX: usize = 8192;
 
 const NONE: u32 = u32::MAX;
 /// Set in `Node::previous` of the first node of a bucket; the other bits name the bucket.
@@ -33,7 +37,8 @@ const _: () = assert!(size_of::<Node>() == 16);
 
 /// The wheel. A timer fires at its deadline rounded up to a whole tick.
 ///
-/// Invariants: every timer with `tick <= current` is in the overdue bucket. Any other is at the
+/// Invariants: every timer with `tick <= current` is in the overdue bucket or is being spread,
+/// and time does not go on before all of those have been. Any other is at the
 /// level of the highest group of `LEVEL_BITS` bits in which `tick` and `current` differ, in
 /// the bucket that this group of `tick` names. So all timers of a level fire before all of the
 /// next, and within a level buckets fire in order. Bit `b` of `occupied[l]` is set exactly when
@@ -104,21 +109,40 @@ impl Wheel {
         (tick != IDLE).then(|| self.instant_of(tick))
     }
 
-    /// Removes every timer that is due at `now` and appends its slot to `fired`, earlier ticks
-    /// first. `now` should not step back; if it does, nothing becomes due.
-    pub fn expire(&mut self, now: Instant, fired: &mut Vec<u32>) {
-        self.fire_bucket(OVERDUE, fired);
+    /// Removes up to `most` timers that are due at `now` and appends their slots to `fired`,
+    /// earlier ticks first. Where there are more, [`next_expiry`](Self::next_expiry) has come.
+    /// `now` should not step back; if it does, nothing becomes due.
+    pub fn expire(&mut self, now: Instant, most: usize, fired: &mut Vec<u32>) {
         let target = now.since(self.start).as_nanos() as u64 / self.tick_nanos;
-        while let Some((level, bucket, tick)) = self.earliest_bucket() {
+        let (mut fires, mut spreads) = (most, SPREAD_MAX);
+        loop {
+            while self.buckets[SPREADING as usize] != NONE {
+                if spreads == 0 {
+                    return;
+                }
+                spreads -= 1;
+                let slot = self.buckets[SPREADING as usize];
+                let tick = self.nodes[slot as usize].tick;
+                self.cancel(slot);
+                self.nodes[slot as usize].tick = tick;
+                self.link(slot);
+            }
+            while self.buckets[OVERDUE as usize] != NONE {
+                if fires == 0 {
+                    return;
+                }
+                fires -= 1;
+                let slot = self.buckets[OVERDUE as usize];
+                debug_assert!(self.nodes[slot as usize].tick <= self.current);
+                self.cancel(slot);
+                fired.push(slot);
+            }
+            let Some((level, bucket, tick)) = self.earliest_bucket() else { break };
             if tick > target {
                 break;
             }
             self.current = tick;
-            if level == 0 {
-                self.fire_bucket(bucket, fired);
-            } else {
-                self.cascade(bucket, fired);
-            }
+            self.rename_bucket(bucket, if level == 0 { OVERDUE } else { SPREADING });
         }
         // No bucket begins in between, so no timer changes its level by this.
         self.current = self.current.max(target);
@@ -127,7 +151,7 @@ impl Wheel {
     /// The earliest instant at which [`expire`](Self::expire) could have work: never after the
     /// earliest timer, sometimes before it (to spread a bucket over the levels below).
     pub fn next_expiry(&self) -> Option<Instant> {
-        if self.buckets[OVERDUE as usize] != NONE {
+        if self.buckets[OVERDUE as usize] != NONE || self.buckets[SPREADING as usize] != NONE {
             return Some(self.instant_of(self.current));
         }
         self.earliest_bucket().map(|(_, _, tick)| self.instant_of(tick))
@@ -194,38 +218,20 @@ impl Wheel {
     }
 
     fn mark_empty(&mut self, bucket: u32) {
-        if bucket != OVERDUE {
+        if bucket < OVERDUE {
             let level = (bucket / BUCKETS_PER_LEVEL) as usize;
             self.occupied[level] &= !(1 << (bucket % BUCKETS_PER_LEVEL));
         }
     }
 
-    fn fire_bucket(&mut self, bucket: u32, fired: &mut Vec<u32>) {
-        let mut slot = std::mem::replace(&mut self.buckets[bucket as usize], NONE);
-        self.mark_empty(bucket);
-        while slot != NONE {
-            let node = &mut self.nodes[slot as usize];
-            debug_assert!(node.tick <= self.current);
-            node.tick = IDLE;
-            fired.push(slot);
-            slot = node.next;
-        }
-    }
-
-    /// Spreads a bucket whose first tick has come over the levels below, or fires.
-    fn cascade(&mut self, bucket: u32, fired: &mut Vec<u32>) {
-        let mut slot = std::mem::replace(&mut self.buckets[bucket as usize], NONE);
-        self.mark_empty(bucket);
-        while slot != NONE {
-            let node = &mut self.nodes[slot as usize];
-            let next = node.next;
-            if node.tick == self.current {
-                node.tick = IDLE;
-                fired.push(slot);
-            } else {
-                self.link(slot);
-            }
-            slot = next;
+    /// Makes all of a bucket's timers those of another, empty one.
+    fn rename_bucket(&mut self, from: u32, to: u32) {
+        debug_assert_eq!(self.buckets[to as usize], NONE);
+        let first = std::mem::replace(&mut self.buckets[from as usize], NONE);
+        self.mark_empty(from);
+        self.buckets[to as usize] = first;
+        if first != NONE {
+            self.nodes[first as usize].previous = IS_FIRST | to;
         }
     }
 }
@@ -250,6 +256,8 @@ mod tests {
         Pass(u64),
         /// Time moves on to what the wheel itself asks for.
         PassToNext,
+        /// How many timers fire in one call, from now on.
+        Most(usize),
     }
 
     fn span() -> impl Strategy<Value = u64> {
@@ -264,6 +272,7 @@ mod tests {
             2 => (0..24u32).prop_map(Action::Cancel),
             4 => span().prop_map(Action::Pass),
             3 => Just(Action::PassToNext),
+            1 => prop_oneof![1..4usize, Just(usize::MAX)].prop_map(Action::Most),
         ]
     }
 
@@ -276,8 +285,10 @@ mod tests {
         let mut wheel = Wheel::new(TICK, Instant::from_nanos(start));
         let mut model: BTreeMap<u32, u64> = BTreeMap::new();
         let mut now = start;
+        let mut most = usize::MAX;
         for action in actions {
             match *action {
+                Action::Most(count) => most = count,
                 Action::Schedule(slot, millis, nanos) => {
                     let deadline = now.saturating_add_signed(millis * 1_000_000) + nanos;
                     wheel.schedule(slot, Instant::from_nanos(deadline));
@@ -294,7 +305,11 @@ mod tests {
             }
             if matches!(action, Action::Pass(_) | Action::PassToNext) {
                 let mut fired = Vec::new();
-                wheel.expire(Instant::from_nanos(now), &mut fired);
+                while wheel.next_expiry().is_some_and(|next| next <= Instant::from_nanos(now)) {
+                    let before = fired.len();
+                    wheel.expire(Instant::from_nanos(now), most, &mut fired);
+                    assert!(fired.len() - before <= most);
+                }
                 let times: Vec<u64> = fired.iter().map(|slot| model[slot]).collect();
                 assert!(times.iter().all(|time| *time <= now), "fired early");
                 fired.sort_unstable();
@@ -337,7 +352,7 @@ mod tests {
         let mut steps = 0;
         while let Some(next) = wheel.next_expiry() {
             let before = fired.len();
-            wheel.expire(next, &mut fired);
+            wheel.expire(next, usize::MAX, &mut fired);
             for slot in &fired[before..] {
                 let late = next.since(start + Duration::from_millis(deadlines[*slot as usize]));
                 let due = start + Duration::from_millis(deadlines[*slot as usize]) <= next;
@@ -347,6 +362,8 @@ mod tests {
         }
         assert_eq!(fired[0], 0);
         assert_eq!(fired.iter().position(|slot| *slot == 4), Some(4));
+        // 639 ms and 640 ms are one tick.
+        fired[5..7].sort_unstable();
         assert_eq!(fired[5..], [5, 6, 7, 8, 9, 10]);
         assert!(steps < 30, "{steps} steps");
     }
@@ -357,12 +374,49 @@ mod tests {
             let mut wheel = Wheel::new(tick, Instant::from_nanos(5));
             wheel.schedule(3, Instant::NEVER);
             let mut fired = Vec::new();
-            wheel.expire(Instant::from_nanos(u64::MAX / 2), &mut fired);
+            wheel.expire(Instant::from_nanos(u64::MAX / 2), usize::MAX, &mut fired);
             assert!(fired.is_empty());
             assert!(wheel.scheduled(3).is_some() && wheel.next_expiry().is_some());
             wheel.cancel(3);
             assert_eq!(wheel.next_expiry(), None);
         }
+    }
+
+    /// A bucket of a high level with every timer in it is spread in parts, and while that lasts
+    /// timers can be set, cancelled and fire.
+    #[test]
+    fn no_call_looks_at_all_timers() {
+        let millis = |millis: u64| Instant::from_nanos(millis * 1_000_000);
+        let mut wheel = Wheel::new(TICK, millis(0));
+        let count = 3 * SPREAD_MAX as u32;
+        for slot in 0..count {
+            wheel.schedule(slot, millis(60_000 + u64::from(slot % 7) * 10));
+        }
+        let mut fired = Vec::new();
+        let mut calls = 0;
+        while let Some(next) = wheel.next_expiry() {
+            if next > millis(70_000) {
+                break;
+            }
+            let before = fired.len();
+            wheel.expire(next.max(millis(60_030)), 1000, &mut fired);
+            assert!(fired.len() - before <= 1000);
+            calls += 1;
+            if calls == 2 {
+                assert!(fired.is_empty(), "the bucket is being spread");
+                wheel.cancel(0);
+                wheel.schedule(7, millis(65_000));
+                wheel.schedule(count, millis(0));
+            }
+        }
+        assert!(calls > 3, "{calls} calls");
+        assert_eq!(fired.len(), count as usize);
+        let mut seen = fired.clone();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), fired.len(), "a timer fires once");
+        assert!(!seen.contains(&0) && seen.contains(&count));
+        assert_eq!(fired.last(), Some(&7), "the one that was set again is last");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use portcullis::base::secret::Secret;
 
-use super::{ConfigFile, failed, load};
+use super::common::{ConfigFile, failed, load};
 
 /// How long the gateway may take: a reload has 30 s.
 const PATIENCE: Duration = Duration::from_secs(35);

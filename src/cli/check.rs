@@ -13,8 +13,9 @@ use portcullis::settings::{Balance, Listener, PathPattern, Redirect, Route, Sett
 
 use serde_json::{Value, json};
 
+use super::as_run;
+use super::common::{ConfigFile, Format};
 use super::doctor::row::{Row, Status};
-use super::{ConfigFile, Format, as_run};
 
 /// Report everything that is wrong with a configuration.
 #[derive(Args)]

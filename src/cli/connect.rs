@@ -6,7 +6,7 @@ use clap::Args;
 use portcullis::base::secret::Secret;
 use portcullis::dev::connect::{self, ConnectOptions};
 
-use super::failed;
+use super::common::failed;
 
 /// Talk to a gateway from a terminal: lines of standard input go out as text messages, messages
 /// come back as lines.

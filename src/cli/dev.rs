@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use portcullis::dev::DevOptions;
 
-use super::{failed, loopback};
+use super::common::{failed, loopback};
 
 /// Try it out: start a gateway, a backend and a page on loopback addresses.
 #[derive(Args)]

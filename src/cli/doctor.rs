@@ -15,7 +15,7 @@ use portcullis::settings::Settings;
 use portcullis::settings::load::{Outside, Problem};
 use serde_json::{Value, json};
 
-use super::{ConfigFile, Format};
+use super::common::{ConfigFile, Format};
 use row::{Row, Status};
 
 /// When a certificate's end is worth a warning, and when it is urgent.

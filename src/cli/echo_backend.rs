@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use portcullis::base::secret::Secret;
 
-use super::failed;
+use super::common::failed;
 
 /// Run a backend that echoes every message.
 #[derive(Args)]

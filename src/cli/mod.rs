@@ -1,17 +1,13 @@
 //! What can be asked for on the command line. Each command has a file.
 
-use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use portcullis::server::files::load_file;
-use portcullis::settings::load::Loaded;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 mod admin_client;
 mod as_run;
 mod check;
+mod common;
 mod connect;
 mod dev;
 mod doctor;
@@ -41,9 +37,6 @@ Exit codes:
   0  done
   1  it failed, or the answer is no (check, doctor, token inspect); stderr says why
   2  the command line was not understood";
-
-/// Where every command looks for its configuration at last.
-const CONFIG_DEFAULT: &str = "/etc/portcullis/portcullis.toml";
 
 /// A WebSocket gateway that authenticates clients or closes them, and relays the rest to your
 /// backends.
@@ -97,15 +90,6 @@ struct Completions {
     shell: clap_complete::Shell,
 }
 
-/// How to print a report.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
-}
-
 /// Carries the command out.
 pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
@@ -129,46 +113,6 @@ pub fn run(arguments: Arguments) -> ExitCode {
             ExitCode::SUCCESS
         }
     }
-}
-
-/// `--config FILE`.
-#[derive(Args)]
-struct ConfigFile {
-    /// The configuration file [default: /etc/portcullis/portcullis.toml].
-    #[arg(short = 'c', long = "config", value_name = "FILE", env = "PORTCULLIS_CONFIG")]
-    named: Option<PathBuf>,
-}
-
-impl ConfigFile {
-    /// The file that was named, or the default.
-    fn path(&self) -> &Path {
-        self.named.as_deref().unwrap_or(Path::new(CONFIG_DEFAULT))
-    }
-
-    /// Whether no file was named.
-    fn is_default(&self) -> bool {
-        self.named.is_none()
-    }
-}
-
-/// Prints why a command failed.
-fn failed(why: impl Display) -> ExitCode {
-    eprintln!("portcullis: {why}");
-    ExitCode::FAILURE
-}
-
-/// Loads a configuration; on failure prints its problems. Warnings are for `check` and `run`:
-/// commands that are called often do not repeat them.
-fn load(path: &Path) -> Result<Loaded, ExitCode> {
-    load_file(path).map_err(|problems| {
-        problems.iter().for_each(|problem| eprintln!("{problem}"));
-        failed(format_args!("{} cannot be used", path.display()))
-    })
-}
-
-/// A port that only this machine can reach.
-const fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
 #[cfg(test)]

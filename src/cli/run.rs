@@ -6,7 +6,7 @@ use clap::Args;
 
 use portcullis::settings::load::Loaded;
 
-use super::{ConfigFile, failed, load};
+use super::common::{ConfigFile, failed, load};
 
 /// Run the gateway until a signal ends it.
 #[derive(Args)]

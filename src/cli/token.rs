@@ -3,21 +3,21 @@
 mod diagnose;
 pub(super) mod mint;
 mod shown;
+mod verify;
 
 use std::io::Read;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use portcullis::base::time::UnixTime;
-use portcullis::protocol::cause::Cause;
 use portcullis::protocol::revocation::{Hasher, Revoked};
 use portcullis::protocol::scratch::{TOKEN_MAX, TokenScratch};
 use portcullis::server::files::Machine;
 use portcullis::server::journal;
-use portcullis::settings::Auth;
 use portcullis::settings::load::{Issuing, Loaded, Outside};
 
-use super::{failed, load};
+use super::common::{failed, load};
+use verify::{explain, find_auth};
 
 /// Create or inspect tokens.
 #[derive(Subcommand)]
@@ -149,47 +149,4 @@ fn read_stdin() -> Result<String, String> {
         Ok(_) => Ok(text),
         Err(error) => Err(format!("cannot read a token from stdin: {error}")),
     }
-}
-
-/// The `[[auth]]` called `name`, and how to make its tokens.
-fn find_auth<'l>(loaded: &'l Loaded, name: &str) -> Result<(&'l Auth, &'l Issuing), String> {
-    let auths = &loaded.settings.auths;
-    let Some(index) = auths.iter().position(|auth| auth.name == name) else {
-        let names: Vec<_> = auths.iter().map(|auth| auth.name.as_str()).collect();
-        return Err(format!(
-            "there is no [[auth]] called {name:?}; there are: {}",
-            names.join(", ")
-        ));
-    };
-    let auth = &auths[index];
-    if auth.kind.is_external() {
-        return Err(format!(
-            "[[auth]] {name:?} is decided outside the gateway, where its tokens are made, too"
-        ));
-    }
-    Ok((auth, &loaded.issuing[index]))
-}
-
-fn verify(auth: &Auth, token: &str, csrf: Option<&str>, now_s: u64) -> Result<(), Cause> {
-    let now = UnixTime::from_seconds(now_s);
-    let csrf = csrf.map(str::as_bytes);
-    let verifier = auth.kind.verifier().expect("find_auth refuses the rest");
-    verifier.verify(token.as_bytes(), csrf, now, &mut TokenScratch::new()).map(|_| ())
-}
-
-/// A cause for a person at a terminal, beside the label that clients and metrics use.
-fn explain(cause: Cause) -> String {
-    let why = match cause {
-        Cause::TokenMalformed => "it cannot be read; a fault or reason above says why",
-        Cause::BadSignature => "none of the keys signed it, or not with the key's algorithm",
-        Cause::TokenExpired => "it has expired",
-        Cause::TokenNotYetValid => "it is not valid yet",
-        Cause::TokenForbidden => {
-            "it is for another issuer or audience, names no subject, or ends beyond lifetime_max"
-        }
-        Cause::TokenMissing => "the session has no subject: the user has not logged in",
-        Cause::CsrfMismatch => "the session needs its _csrf_token beside it: --csrf",
-        _ => "see docs/configuration.md",
-    };
-    format!("{} ({why})", cause.label())
 }

@@ -1,8 +1,8 @@
 //! Which carrier holds a token, and what the token is worth.
 //!
 //! A route names one or more `[[auth]]` blocks. They are asked in that order: a block that finds
-//! no token, or one that it has not signed, gives way to the next. What a block did sign, it
-//! judges for good, so that an expired token is never "unknown" to somebody else.
+//! no token, or one that it has not signed, falls through to the next. A block's decision on a
+//! token that it did sign is final, so that an expired token is never "unknown" to another block.
 
 use std::borrow::Cow;
 
@@ -58,7 +58,7 @@ impl Scratch {
         (blocks, TokenCheck { token_max, now, rejected, rejected_hits })
     }
 
-    /// Room to decode a token of somebody else's kind in.
+    /// Room to decode a token of a block that another program decides on.
     pub(super) fn carried(&mut self) -> &mut CarrierScratch {
         &mut self.blocks[0].carried
     }
@@ -75,7 +75,7 @@ pub enum Decision<'s> {
     Accepted(VerifiedIdentity<'s>),
     /// No token yet, but the first message may bring it.
     AwaitFirstMessage,
-    /// The `[[auth]]` with this index has credentials, and somebody else must judge them.
+    /// The `[[auth]]` with this index has credentials, and another program must judge them.
     Ask(u16),
     /// The token is bad, or there is none and none may come.
     Refused(Refusal),
@@ -107,12 +107,12 @@ pub fn by_request<'s>(
         let found = match carrier::find(&auth.carriers, request, carried) {
             Ok(Some(found)) => found,
             Ok(None) => continue,
-            // Two tokens, or a broken carrier: whoever reads on might read another token than
-            // the server behind us.
+            // Two tokens, or a broken carrier: the server behind the gateway might read another
+            // token than the gateway.
             Err(cause) => return Decision::Refused(cause.into()),
         };
-        // A browser sends cookies whoever wrote the page, so a cookie counts only beside an
-        // Origin, which the route has checked by now.
+        // A browser sends cookies along with any page's request, so a cookie counts only beside
+        // an Origin, which the route has checked by now.
         let decision = if is_cookie(auth, &found) && request.origin().is_none() {
             Err(Cause::ForbiddenOrigin.into())
         } else {
@@ -183,8 +183,8 @@ pub fn by_open_client<'s>(
     // client has to come again then.
     let mut refused = Cause::GoingAway;
     for (name, scratch) in pattern.auths.iter().zip(blocks.iter_mut()) {
-        // Somebody outside takes time, and open clients are not held up: those end identities
-        // by themselves.
+        // A decision of another program takes time, and an open client is not held up for it:
+        // that program ends identities by itself.
         let mut named = settings.auths.iter().filter(|auth| auth.name == *name);
         let Some(verifier) = named.find_map(|auth| auth.kind.verifier()) else { continue };
         let BlockScratch { carried, claims } = scratch;

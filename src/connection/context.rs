@@ -9,6 +9,7 @@ use crate::settings::Settings;
 
 use super::auth_request::HttpAuthRequest;
 use super::authenticate;
+use super::route_order::RouteOrder;
 use super::session::SessionRequest;
 
 /// What a machine may look at while it works.
@@ -18,9 +19,11 @@ pub struct Context<'a> {
     pub now: Now,
     /// The settings in force.
     pub settings: &'a Settings,
+    /// Where clients' routes are in the settings.
+    pub routes: &'a RouteOrder,
     /// The worker's numbers.
     pub counters: &'a Counters,
-    /// A number drawn anew in each of the worker's turns.
+    /// A random number; the worker draws another in each turn.
     pub jitter: u32,
     /// Who must not be let in.
     pub revoked: &'a Revoked,
@@ -31,8 +34,6 @@ pub struct Context<'a> {
 pub struct Output {
     /// Bytes for the client, before encryption.
     pub answers: Vec<u8>,
-    /// The escaped origin of a page that the route does not list.
-    pub refused_origin: Option<Box<str>>,
     /// Who the client is by the word of a trusted proxy, once its request head is read.
     pub forwarded_peer: Option<SocketAddr>,
     /// Room to write an explanation in.
@@ -49,13 +50,15 @@ pub struct Output {
     pub reason: Vec<u8>,
     /// Bytes of a client's message that were held back, after [`Step::Released`](super::client::Step::Released).
     pub released: Vec<u8>,
-    /// Room to write the path in that an HTTP endpoint is told.
+    /// Room for the path that goes to an HTTP endpoint.
     pub path: Vec<u8>,
     /// What greets the client once its session is open, after [`Step::Authenticated`](super::client::Step::Authenticated).
     pub connect_ack: Vec<u8>,
     /// What came with the token and is the backend's, as a frame of the client's, after
     /// [`Step::Authenticated`](super::client::Step::Authenticated).
     pub rest: Vec<u8>,
+    /// An Origin that its route refuses, or its beginning, for the log; the worker empties it.
+    pub refused_origin: Vec<u8>,
     /// Room to decode tokens in.
     pub tokens: authenticate::Scratch,
 }

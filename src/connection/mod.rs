@@ -5,6 +5,7 @@ pub mod auth_request;
 pub mod authenticate;
 pub mod client;
 mod context;
+pub mod route_order;
 pub mod session;
 pub mod stage;
 pub mod transport;

@@ -21,7 +21,7 @@ pub struct Fragment<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Whose session it is, as far as an upstream is told. It has no `Debug`: claims are private.
+/// Whose session it is, as far as an upstream learns it. It has no `Debug`: claims are private.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SessionIdentity<'a> {
     /// Whom the token names; empty for an anonymous client.
@@ -46,7 +46,9 @@ pub struct SessionRequest {
     identity: Option<IdentitySpans>,
     path: Span,
     route: u16,
+    route_name: Span,
     remote: Option<SocketAddr>,
+    connection: Option<u64>,
     subprotocol: Option<Span>,
     origin: Option<Span>,
     headers: Vec<(Span, Span)>,
@@ -90,6 +92,16 @@ impl SessionRequest {
         (self.route, self.remote) = (route, remote);
         write_path(&mut self.bytes);
         self.path = Span { start: 0, end: self.bytes.len() as u32 };
+    }
+
+    /// What the settings call the route.
+    pub fn set_route_name(&mut self, name: &str) {
+        self.route_name = self.push(name.as_bytes());
+    }
+
+    /// The worker's number of the connection, which its close line has too.
+    pub fn set_connection(&mut self, connection: u64) {
+        self.connection = Some(connection);
     }
 
     /// The subprotocol that the 101 names.
@@ -148,6 +160,16 @@ impl SessionRequest {
     /// Index of the route in the settings.
     pub fn route(&self) -> u16 {
         self.route
+    }
+
+    /// What the settings call the route.
+    pub fn route_name(&self) -> &str {
+        self.text(self.route_name)
+    }
+
+    /// The worker's number of the connection.
+    pub fn connection(&self) -> Option<u64> {
+        self.connection
     }
 
     /// The client's address, as far as it is known.

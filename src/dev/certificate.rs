@@ -2,7 +2,7 @@
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 
-use super::failure;
+use super::options::failure;
 use crate::server::RunError;
 
 /// The names that the certificate is good for.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::failure;
+use super::options::failure;
 use crate::backend::{Backend, Message, Secret, SendError, Session, SessionSender, Stopper};
 use crate::server::RunError;
 

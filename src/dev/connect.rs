@@ -128,7 +128,7 @@ impl fmt::Display for CloseNote {
 /// [`ConnectError`]; a close with 1000 or 1001 is none.
 pub fn run(options: &ConnectOptions) -> Result<Option<CloseNote>, ConnectError> {
     let (sender, lines) = sync_channel(LINES_MAX);
-    // Not joined: it may sit in a read for ever, and ends with the process.
+    // Not joined: it may block in a read without end, and ends with the process.
     std::thread::spawn(move || {
         for line in io::stdin().lock().lines().map_while(Result::ok) {
             if sender.send(line).is_err() {
@@ -362,12 +362,12 @@ impl Write for Stream {
 /// TLS with the system's root certificates, or with none on this machine and with `--insecure`.
 mod tls {
     use hyper_rustls::ConfigBuilderExt;
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
+    use rustls::crypto::ring;
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, ClientConnection};
 
     use super::*;
+    use crate::dev::any_certificate::AnyCertificate;
 
     pub(super) fn wrap(
         host: &str,
@@ -396,47 +396,6 @@ mod tls {
             connection.complete_io(&mut tcp).map_err(|error| failed(error.to_string()))?;
         }
         Ok(Stream::Tls(Box::new(rustls::StreamOwned::new(connection, tcp))))
-    }
-
-    /// Takes any certificate whose key the other side has.
-    #[derive(Debug)]
-    struct AnyCertificate(Arc<CryptoProvider>);
-
-    impl ServerCertVerifier for AnyCertificate {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signed: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            let algorithms = &self.0.signature_verification_algorithms;
-            verify_tls12_signature(message, certificate, signed, algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signed: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            let algorithms = &self.0.signature_verification_algorithms;
-            verify_tls13_signature(message, certificate, signed, algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.signature_verification_algorithms.supported_schemes()
-        }
     }
 }
 

@@ -5,9 +5,11 @@
 //! Nothing here is a short cut: the settings are text for the ordinary loader, the backend is an
 //! ordinary one, the clients are strangers.
 
+pub mod any_certificate;
 mod certificate;
 mod chat;
 pub mod connect;
+mod options;
 mod page;
 mod settings;
 mod tokens;
@@ -16,32 +18,14 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand::TryRngCore;
 
 use crate::server::{self, RunError, StartOptions};
 use chat::ChatBackend;
+pub use options::DevOptions;
+use options::{failure, unix_seconds};
 use tokens::Mint;
-
-/// Where `portcullis dev` listens. A port 0 is a free one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DevOptions {
-    /// WebSocket over plain TCP.
-    pub plain: SocketAddr,
-    /// WebSocket over TLS.
-    pub tls: SocketAddr,
-    /// The page, the metrics, the tokens. Loopback only.
-    pub admin: SocketAddr,
-}
-
-impl Default for DevOptions {
-    /// 127.0.0.1 with the ports 8080, 8443 and 9464.
-    fn default() -> Self {
-        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        DevOptions { plain: loopback(8080), tls: loopback(8443), admin: loopback(9464) }
-    }
-}
 
 /// Runs everything until SIGINT or SIGTERM; prints where it is and how to talk to it.
 ///
@@ -79,10 +63,6 @@ pub fn run(options: DevOptions) -> Result<(), RunError> {
     ended
 }
 
-fn failure(what: &str, error: impl std::fmt::Display) -> RunError {
-    RunError::Dev { reason: format!("{what}: {error}") }
-}
-
 /// 256 random bits as text, as `openssl rand -hex 32` would give.
 fn random_hex() -> Result<String, RunError> {
     let mut bytes = [0; 32];
@@ -92,11 +72,6 @@ fn random_hex() -> Result<String, RunError> {
         let _infallible = write!(text, "{byte:02x}");
         text
     }))
-}
-
-/// The wall clock, in seconds since 1970.
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Replaces ports 0 and finds out which address is taken. The gateway's own listeners share

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::options::{DevOptions, unix_seconds};
 use super::settings::SUBPROTOCOL;
 use super::tokens::Mint;
-use super::{DevOptions, unix_seconds};
+
 use crate::server::{Asset, AssetBody, Page};
 
 const HTML: &str = include_str!("page.html");

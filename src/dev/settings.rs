@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::certificate::Certificate;
-use super::{DevOptions, failure, unix_seconds};
+use super::options::{DevOptions, failure, unix_seconds};
 use crate::protocol::jwt::JwtKey;
 use crate::server::RunError;
 use crate::settings::load::{FileContents, Issuing, Loaded, Outside, load};
@@ -72,7 +72,7 @@ endpoints = ["{backend}"]
 secret_file = "{LINK_SECRET_FILE}"
 "#
     );
-    // Apart, because a route that waits for a first message cannot say at once that a token is
+    // Apart, because a route that waits for a first message cannot say before it that a token is
     // missing.
     let auths = [
         ("upgrade", r#"["authorization", "subprotocol", "query:token"]"#),

@@ -63,7 +63,7 @@ impl Mapping {
     pub(super) unsafe fn slice(&mut self, offset: usize, length: usize) -> &mut [u8] {
         let start = self.at(offset, length);
         // SAFETY: `at` checked the bounds, mmap zeroed the bytes, and the caller vouches that
-        // nobody else uses them while `self` is borrowed.
+        // no other code uses them while `self` is borrowed.
         unsafe { std::slice::from_raw_parts_mut(start, length) }
     }
 }
@@ -98,7 +98,7 @@ impl<T> Pinned<T> {
     /// No operation that writes to it may be in flight.
     pub(super) unsafe fn value_mut(&mut self) -> &mut T {
         // SAFETY: the address came from a Box that only drop frees; the caller vouches that
-        // the kernel is not using it, and `&mut self` that nobody else is.
+        // the kernel is not using it, and `&mut self` that no other code is.
         unsafe { self.0.as_mut() }
     }
 }

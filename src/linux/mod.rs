@@ -12,6 +12,7 @@ mod address;
 mod buffers;
 mod memory;
 mod operations;
+mod options;
 mod slots;
 mod sockets;
 mod uring;

@@ -15,6 +15,7 @@ use super::clock;
 use super::listener::ListenerSocket;
 use super::memory::Pinned;
 use super::operations::{Accepts, Connects, open_failure, transfer_failure};
+pub use super::options::{DescriptorMode, RingError, RingOptions};
 use super::probe::{ProbeError, Step};
 use super::process;
 use super::slots::SlotPool;
@@ -40,49 +41,6 @@ const SEND: u64 = (OpKind::Send as u64) << 56;
 const SEND_LINK_BIT: u64 = 1 << 16;
 /// How long a ring that is dropped waits for its operations to end.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(100);
-
-/// Whether accepted sockets get descriptors of the process or entries of the ring's own table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DescriptorMode {
-    /// Descriptors of the process, bounded by RLIMIT_NOFILE for all workers together.
-    Plain,
-    /// Entries of the ring's table, bounded by RLIMIT_NOFILE for each ring. Links to backends
-    /// keep plain descriptors. A close with reset needs Linux 6.7; before, it sends FIN.
-    Direct,
-}
-
-/// What a ring is made of.
-#[derive(Debug)]
-pub struct RingOptions {
-    /// Operations that can be queued before they are handed to the kernel; a power of two.
-    pub entries: u32,
-    /// Receive buffers for clients, 1 to 32,768.
-    pub client_buffers: u16,
-    /// Receive buffers for links, 1 to 32,768.
-    pub link_buffers: u16,
-    /// Send slots for clients.
-    pub client_slots: u16,
-    /// Send slots for links.
-    pub link_slots: u16,
-    /// The listeners; `Op::Accept` names them by index.
-    pub listeners: Vec<ListenerSocket>,
-    /// What accepted sockets are.
-    pub descriptors: DescriptorMode,
-}
-
-/// Why no ring could be made.
-#[derive(Debug, thiserror::Error)]
-pub enum RingError {
-    /// The operator's options.
-    #[error("ring options: {0}")]
-    Options(&'static str),
-    /// The kernel refused; says what to do about it.
-    #[error(transparent)]
-    Kernel(#[from] ProbeError),
-    /// No memory or descriptors for the ring.
-    #[error("memory for the ring: {0}")]
-    Resources(#[from] io::Error),
-}
 
 /// One worker's io_uring. It is made, used and dropped on the worker's own thread; the type is
 /// not `Send`, and the kernel refuses other threads as well.
@@ -128,7 +86,7 @@ impl LinuxRing {
     /// When an option is out of range, when the kernel refuses io_uring or a feature (the
     /// error says how to remedy it), or when memory or descriptors run out.
     pub fn new(options: RingOptions) -> Result<(LinuxRing, Waker), RingError> {
-        check(&options)?;
+        options.check()?;
         let memory = Memory::new(&options)?;
         let waker = Waker::new()?;
         let uring = Uring::new(options.entries)
@@ -430,6 +388,10 @@ impl Ring for LinuxRing {
         self.now
     }
 
+    fn clock(&self) -> Instant {
+        clock::instant()
+    }
+
     fn set_endpoint(&mut self, endpoint: u16, address: EndpointAddress) {
         let index = usize::from(endpoint);
         if self.endpoints.len() <= index {
@@ -536,12 +498,12 @@ impl Drop for LinuxRing {
             }
         });
         for descriptor in accepted {
-            // SAFETY: the kernel has just opened it for us, and nobody else knows of it.
+            // SAFETY: the kernel has just opened it for us, and no other code knows of it.
             drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
         }
         self.sockets.close_all();
         if direct {
-            // At once, not when the kernel gets round to the rest of the ring.
+            // Now, not when the kernel gets round to the rest of the ring.
             let _ = self.uring.inner().submitter().unregister_files();
         }
         // SAFETY: neither field is used after this; the ring goes first.
@@ -594,18 +556,4 @@ impl Memory {
 
 fn receive_once(entry: opcode::Recv, group: u16) -> squeue::Entry {
     entry.buf_group(group).build().flags(squeue::Flags::BUFFER_SELECT)
-}
-
-fn check(options: &RingOptions) -> Result<(), RingError> {
-    let buffers = 1..=buffers::BUFFERS_MAX;
-    if !options.entries.is_power_of_two() {
-        return Err(RingError::Options("entries must be a power of two"));
-    }
-    if !buffers.contains(&options.client_buffers) || !buffers.contains(&options.link_buffers) {
-        return Err(RingError::Options("a pool has 1 to 32768 receive buffers"));
-    }
-    if options.client_slots == 0 || options.link_slots == 0 {
-        return Err(RingError::Options("a pool has at least one send slot"));
-    }
-    Ok(())
 }

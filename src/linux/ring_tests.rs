@@ -246,7 +246,7 @@ fn a_pool_that_runs_dry_ends_the_receive_and_recovers() {
         };
         assert_eq!((failure, held.len()), (Failure::NoBuffers, 4));
         assert_eq!(bench.ring.buffers(Client).free, 0);
-        // Armed on an empty pool it fails at once; the other group is not touched by that.
+        // Armed on an empty pool it fails immediately; the other group is not touched by that.
         bench.receive(5, socket);
         let (starved, failure) = bench.ending();
         assert_eq!((starved, failure), (key(OpKind::Receive, 5), Some(Failure::NoBuffers)));
@@ -482,7 +482,7 @@ fn another_thread_ends_the_wait() {
         bench.ring.enter(Instant::default());
         assert!(bench.ring.completion().is_none());
     }
-    // A wake-up while nobody waits ends the next wait.
+    // A wake-up while the ring does not wait ends the next wait.
     bench.waker.wake();
     let before = super::clock::instant();
     bench.ring.enter(before + PATIENCE);

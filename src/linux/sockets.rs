@@ -111,7 +111,7 @@ impl SocketTable {
 
 /// Makes the close of `descriptor` send RST.
 pub(super) fn abort_on_close(descriptor: RawFd) -> io::Result<()> {
-    // SAFETY: ABORT is a linger that lives for ever, and its size is the one given.
+    // SAFETY: ABORT is a `static` linger, and its size is the one given.
     let result = unsafe {
         libc::setsockopt(
             descriptor,

@@ -21,7 +21,7 @@ impl Waker {
         if descriptor < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor was just opened and belongs to nobody else.
+        // SAFETY: the descriptor was just opened and belongs to no other owner.
         let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
         Ok(Waker { event: Arc::new(File::from(owned)) })
     }

@@ -32,7 +32,7 @@ causes! {
     TokenMissing = "token_missing",
     /// The token cannot be read, or breaks a rule that no valid token breaks.
     TokenMalformed = "token_malformed",
-    /// A carrier holds two tokens, and nobody can tell which of them counts.
+    /// A carrier holds two tokens, and nothing says which of them counts.
     TokenRepeated = "token_repeated",
     /// The MAC does not match, or the key is not one of ours.
     BadSignature = "token_bad_signature",

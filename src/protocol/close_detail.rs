@@ -99,6 +99,18 @@ impl CloseDetail {
     }
 }
 
+impl HttpRefusal {
+    /// What to log and count beside the cause, which says it all where the refusal carries one.
+    pub const fn detail(self) -> Option<CloseDetail> {
+        match self {
+            HttpRefusal::Unauthorized(_)
+            | HttpRefusal::Forbidden(_)
+            | HttpRefusal::Unavailable(_) => None,
+            plain => Some(CloseDetail::Http(plain)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

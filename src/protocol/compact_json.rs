@@ -151,11 +151,6 @@ impl<'t> Object<'t> {
         }
         Ok(found)
     }
-
-    /// The object as written.
-    pub const fn text(self) -> &'t str {
-        self.text
-    }
 }
 
 impl<'t> Array<'t> {
@@ -449,7 +444,7 @@ fn unescape_unicode(text: &[u8]) -> Option<(char, usize)> {
     char::from_u32(code).map(|character| (character, 12))
 }
 
-/// Compares each name with all before it, by a hash first: the texts come from anybody, and names
+/// Compares each name with all before it, by a hash first: any client can send the texts, and names
 /// with long common starts must not cost a comparison for every pair.
 fn refuse_repeated(object: Object<'_>, members_max: usize) -> Result<(), Error> {
     let mut seen = [(0, JsonString { raw: "" }); MEMBERS_MAX];

@@ -16,7 +16,7 @@ const SECONDS_DIGITS_MAX: usize = 12;
 /// Names of the response fields that are looked at, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecisionHeaders {
-    /// Whom the endpoint recognised; a 2xx without it accepts nobody.
+    /// The user that the endpoint recognised; a 2xx without it accepts no client.
     pub subject: String,
     /// The token's own id.
     pub token_id: String,
@@ -78,8 +78,8 @@ pub enum Undecided {
 }
 
 impl Undecided {
-    /// Whether the endpoint failed. A whole answer below 500 is about the client, who chose what
-    /// the question says: nobody can have the endpoint left alone by asking nonsense.
+    /// Whether the endpoint failed. A whole answer below 500 is about the client, which chose what
+    /// the question says: no client can open the circuit by asking nonsense.
     pub fn is_failure(self) -> bool {
         match self {
             Undecided::Status(status) => status >= 500,
@@ -117,7 +117,7 @@ impl Undecided {
             Undecided::Status(status) if status < 500 => "`endpoint` is not a forward-auth service",
             Undecided::Malformed("subject") => {
                 "it names no user: identity.subject is another header, oauth2-proxy lacks \
-                 --set-xauthrequest, or a rule lets everybody pass"
+                 --set-xauthrequest, or a rule lets every user pass"
             }
             Undecided::Malformed(_) | Undecided::Contradictory(_) => {
                 "the headers named in `identity` are not what it sends"
@@ -197,7 +197,7 @@ fn busy(status: u16, fields: &[(&str, &[u8])]) -> Undecided {
     Undecided::Busy { status, retry_after }
 }
 
-/// A refusal that names somebody contradicts itself.
+/// A refusal that names a user contradicts itself.
 fn refuse(
     status: u16,
     fields: &[(&str, &[u8])],

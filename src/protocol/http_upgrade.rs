@@ -1,7 +1,7 @@
 //! The HTTP/1.1 request that asks for a WebSocket, and the answers to it (RFC 9112, RFC 9110,
 //! RFC 6455 §4.2).
 //!
-//! [`HeadScanner`] finds the end of the head while it arrives and refuses bad bytes at once;
+//! [`HeadScanner`] finds the end of the head while it arrives and refuses bad bytes immediately;
 //! [`parse`] then judges the whole head without allocating. What is refused is one closed set,
 //! [`HttpRefusal`].
 
@@ -20,11 +20,9 @@ use crate::protocol::forwarded;
 use crate::protocol::host::split_port;
 
 pub use refusal::HttpRefusal;
-pub use scanner::HeadScanner;
+use refusal::write_body;
 use scanner::is_token;
-
-/// Room for header fields; `header_fields_max` is at most this.
-pub const FIELDS: usize = 128;
+pub use scanner::{FIELDS, HeadLimits, HeadScanner};
 
 /// Most subprotocols that a client may offer.
 pub const SUBPROTOCOLS_MAX: usize = 32;
@@ -34,23 +32,6 @@ pub const BEARER_PREFIX: &str = "base64url.bearer.";
 
 /// An empty array for [`parse`].
 pub const NO_FIELDS: [Header<'static>; FIELDS] = [httparse::EMPTY_HEADER; FIELDS];
-
-/// Limits on a request head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeadLimits {
-    /// Bytes of the whole head, the final CRLF included.
-    pub head_max: u32,
-    /// Header fields, at most [`FIELDS`].
-    pub header_fields_max: u16,
-    /// Bytes of the request line, its CRLF not included.
-    pub request_line_max: u32,
-}
-
-impl Default for HeadLimits {
-    fn default() -> Self {
-        HeadLimits { head_max: 8 * 1024, header_fields_max: 64, request_line_max: 8_000 }
-    }
-}
 
 /// A request head that broke no rule.
 #[allow(clippy::large_enum_variant, reason = "lives on the stack for one call")]
@@ -330,20 +311,6 @@ pub(in crate::protocol) fn trim(mut value: &[u8]) -> &[u8] {
         value = rest;
     }
     value
-}
-
-/// The last two fields of a response head, and its body.
-fn write_body(out: &mut Vec<u8>, body: &[&str]) {
-    use std::io::Write as _;
-    let length: usize = body.iter().map(|part| part.len()).sum();
-    let _infallible = write!(
-        out,
-        "Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n\
-         Content-Length: {length}\r\n\r\n"
-    );
-    for part in body {
-        out.extend_from_slice(part.as_bytes());
-    }
 }
 
 struct RequestLine<'b> {

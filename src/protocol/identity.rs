@@ -10,7 +10,7 @@ pub const IDENTITY_TEXT_MAX: usize = 1024;
 pub const CLAIMS_MAX: usize = 8 * 1024;
 
 /// Who a client is, as verified. Only token verification (or a backend's decision) in this layer
-/// can make one, so whoever holds one need not ask again. It has no `Debug`: claims are private.
+/// can make one, so code that holds one need not check again. It has no `Debug`: claims are private.
 #[derive(Clone, Copy)]
 pub struct VerifiedIdentity<'a> {
     subject: &'a str,
@@ -22,7 +22,7 @@ pub struct VerifiedIdentity<'a> {
 }
 
 impl<'a> VerifiedIdentity<'a> {
-    /// The identity of everybody on a route with `auth = "none"`: no subject, no claims, no end.
+    /// The identity of every client on a route with `auth = "none"`: no subject, no claims, no end.
     pub(in crate::protocol) const fn anonymous() -> VerifiedIdentity<'static> {
         VerifiedIdentity {
             subject: "",
@@ -90,7 +90,7 @@ impl<'a> VerifiedIdentity<'a> {
         self.claims
     }
 
-    /// Whether nobody vouched for this client: who did, named a subject or claims.
+    /// Whether the client was not authenticated: an authentication names a subject or claims.
     pub const fn is_anonymous(&self) -> bool {
         self.claims.is_empty() && self.subject.is_empty()
     }

@@ -52,7 +52,7 @@ pub struct JwtOptions {
     /// `iss` must be this.
     pub issuer: Option<String>,
     /// `aud` must be or contain this. Without it, tokens that carry an `aud` are refused: they
-    /// are for somebody else (RFC 7519 §4.1.3).
+    /// are for another service (RFC 7519 §4.1.3).
     pub audience: Option<String>,
     /// How far the clocks of issuer and gateway may differ, at most [`LEEWAY_MAX`].
     pub leeway: Duration,
@@ -187,8 +187,8 @@ impl JwtVerifier {
         }
         self.judge_parties(&read)?;
         self.judge_times(&read, now)?;
-        // Whom nobody can tell from others must not pass as somebody: their sessions could be
-        // neither told apart nor revoked.
+        // A token without a subject names no user: sessions could be neither told apart nor
+        // revoked.
         let subject = unescape(read.subject.ok_or(Cause::TokenForbidden)?, subject)?;
         if subject.is_empty() {
             return Err(Cause::TokenForbidden);
@@ -295,39 +295,6 @@ pub fn mint(key: &JwtKey, claims_json: &[u8]) -> String {
     token.push(b'.');
     base64url::encode(mac, &mut token);
     token.into_iter().map(char::from).collect()
-}
-
-/// What a token says of itself, with no key asked. Never decide on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inspection {
-    /// The header, as written.
-    pub unverified_header: String,
-    /// The claims, as written.
-    pub unverified_claims: String,
-    /// Length of the MAC in bytes.
-    pub mac_length: usize,
-}
-
-/// Takes a token apart for a person to look at.
-///
-/// # Errors
-/// [`Cause::TokenMalformed`] when it is not three parts of base64url, the first two JSON objects
-/// without repeated members.
-pub fn inspect(token: &[u8]) -> Result<Inspection, Cause> {
-    let parts = Parts::split(token).ok_or(Cause::TokenMalformed)?;
-    let json = |part: &[u8]| {
-        let mut buffer = [0; CLAIMS_MAX];
-        let text = base64url::decode(part, &mut buffer)?;
-        compact_json::object(text, compact_json::MEMBERS_MAX).ok()?;
-        str::from_utf8(text).ok().map(str::to_owned)
-    };
-    let mut mac = [0; CLAIMS_MAX];
-    let mac = base64url::decode(parts.mac, &mut mac).ok_or(Cause::TokenMalformed)?;
-    Ok(Inspection {
-        unverified_header: json(parts.header).ok_or(Cause::TokenMalformed)?,
-        unverified_claims: json(parts.claims).ok_or(Cause::TokenMalformed)?,
-        mac_length: mac.len(),
-    })
 }
 
 /// The compact serialization (RFC 7515 §7.1).

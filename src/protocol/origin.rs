@@ -79,11 +79,6 @@ impl OriginPolicy {
             |entry: &Entry| matches!(entry, Entry::Exact(text) if OPAQUE.contains(&text.as_str()));
         self.entries.iter().any(opaque)
     }
-
-    /// Whether every origin is accepted, so that a cookie alone must never authenticate.
-    pub fn is_any(&self) -> bool {
-        self.entries.contains(&Entry::Any)
-    }
 }
 
 impl Entry {
@@ -375,7 +370,7 @@ mod tests {
             assert!(!none.allows(origin.as_bytes()));
             assert!(any.allows(origin.as_bytes()));
         }
-        assert!(!any.allows(b"") && any.is_any() && !none.is_any());
+        assert!(!any.allows(b""));
         assert_eq!(OriginPolicy::default(), none);
     }
 

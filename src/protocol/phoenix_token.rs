@@ -120,7 +120,7 @@ impl PhoenixVerifier {
 struct Signed<'t> {
     data: Term<'t>,
     at_ms: i64,
-    /// `None` is `:infinity`; negative is an age of 0 or less, which is over at once.
+    /// `None` is `:infinity`; negative is an age of 0 or less, which is over from the start.
     max_age_ms: Option<i64>,
 }
 

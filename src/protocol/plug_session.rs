@@ -37,7 +37,7 @@ pub const MASKED_BYTES: usize = 32 + CSRF_BYTES;
 /// What is asked of a session beside a valid MAC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// Where in the session the subject stands. A session without it belongs to nobody yet.
+    /// Where in the session the subject stands. A session without it belongs to no user yet.
     pub subject: TermPath,
     /// How long a connection may live on one look at the session; `None` is as long as it likes.
     pub max_age: Option<Duration>,

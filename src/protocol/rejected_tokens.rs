@@ -3,12 +3,12 @@
 //!
 //! It holds only decisions that no time can remedy: expired beyond the leeway, a bad signature,
 //! malformed. Entries are keyed hashes of the token and of the fingerprint of the `[[auth]]` that
-//! judged it: nobody outside can aim at a set or find two tokens of one hash, and a change of
+//! judged it: no client can aim at a set or find two tokens of one hash, and a change of
 //! keys or options makes every older entry unreachable.
 //!
 //! A set is one cache line of eight entries in the order of their last use. A new entry goes to
-//! the seventh place; only one that is met again moves to the front. So whoever sends tokens
-//! that are all different pushes out nothing but tokens that were seen once, too.
+//! the seventh place; only one that is met again moves to the front. So a client that
+//! sends tokens that are all different pushes out nothing but tokens that were seen once, too.
 
 use std::hash::Hasher as _;
 use std::time::Duration;
@@ -27,7 +27,7 @@ const NEW: usize = WAYS - 2;
 /// Low bits of an entry that say which decision it holds.
 const CODE_BITS: u64 = 0b11;
 
-/// How far the wall clock may step back before what expired has to be judged anew.
+/// How far the wall clock may step back before what expired has to be judged again.
 const STEP_BACK: Duration = Duration::from_secs(1);
 
 /// The decisions that are remembered; an entry's code is the index plus one, and 0 is no entry.

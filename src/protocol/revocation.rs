@@ -2,7 +2,7 @@
 //! workers ask whether an identity is revoked.
 //!
 //! A connection keeps no name, only its [`IdentityFingerprint`]: keyed hashes of its subject and its token's id,
-//! and when the token was made. The key is drawn once for a process, so nobody outside can make
+//! and when the token was made. The key is drawn once for a process, so no client can make
 //! two names meet; by chance two do once in 2^64 pairs.
 
 mod set;
@@ -30,7 +30,7 @@ pub enum Target {
     },
     /// The token with this id.
     TokenId(Box<str>),
-    /// Every token made before this, whoever has it.
+    /// Every token made before this, whatever its subject.
     IssuedBefore(UnixTime),
 }
 
@@ -124,7 +124,7 @@ enum Kind {
 }
 
 impl Hasher {
-    /// A hasher with a key that nobody else knows.
+    /// A hasher with a key that no other process knows.
     pub fn new(key: &[u8; 32]) -> Self {
         Hasher(Hmac::new_from_slice(key).expect("HMAC takes a key of any length"))
     }
@@ -135,7 +135,7 @@ impl Hasher {
             return IdentityFingerprint::ANONYMOUS;
         }
         let subject = identity.subject();
-        let hash = |kind, name: Option<&str>| name.map_or(NOBODY, |name| self.hash(kind, name));
+        let hash = |kind, name: Option<&str>| name.map_or(NO_NAME, |name| self.hash(kind, name));
         // A token that does not say when it was made counts as older than any instant.
         let issued = identity.issued_at().map_or(0, UnixTime::as_seconds);
         IdentityFingerprint {
@@ -151,12 +151,12 @@ impl Hasher {
         mac.update(name.as_bytes());
         let digest: [u8; 32] = mac.finalize().into_bytes().into();
         let [a, b, c, d, e, f, g, h, ..] = digest;
-        u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(NOBODY + 1)
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(NO_NAME + 1)
     }
 }
 
-/// The hash of no name; entries that name nobody have it.
-const NOBODY: u64 = 0;
+/// The hash of no name; entries without a name have it.
+const NO_NAME: u64 = 0;
 /// Later than any token was made.
 const NEVER: u32 = u32::MAX;
 
@@ -171,22 +171,22 @@ pub struct IdentityFingerprint {
 }
 
 impl IdentityFingerprint {
-    /// Of a client that nobody vouched for: no entry meets it.
+    /// Of a client without an identity: no entry revokes it.
     pub const ANONYMOUS: IdentityFingerprint =
-        IdentityFingerprint { subject: NOBODY, token_id: NOBODY, issued: NEVER };
+        IdentityFingerprint { subject: NO_NAME, token_id: NO_NAME, issued: NEVER };
 
     /// Whether both belong to the same subject. Tokens without a subject have no owner who could
     /// renew them.
     pub fn same_subject(self, other: IdentityFingerprint) -> bool {
         let (ours, theirs) = (self.subject, other.subject);
-        ours != NOBODY && ours == theirs
+        ours != NO_NAME && ours == theirs
     }
 }
 
 /// One entry as workers ask for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Row {
-    /// Of the subject or token id; [`NOBODY`] for everybody.
+    /// Of the subject or token id; [`NO_NAME`] for all tokens.
     hash: u64,
     /// Only tokens made before this second; [`NEVER`] for all.
     before: u32,
@@ -235,7 +235,7 @@ impl Revoked {
             return false;
         }
         let (issued, now) = (mark.issued, now.as_seconds());
-        [NOBODY, mark.subject, mark.token_id].into_iter().any(|hash| {
+        [NO_NAME, mark.subject, mark.token_id].into_iter().any(|hash| {
             let at = self.rows.partition_point(|row| (row.hash, row.before) <= (hash, issued));
             let row = self.rows.get(at).filter(|row| row.hash == hash);
             row.is_some_and(|row| u64::from(row.lapses) > now)

@@ -2,6 +2,7 @@
 //! hyper's, which runs on the tokio runtime that tokio-uring wraps.
 
 pub mod access;
+mod answer;
 pub mod listen;
 pub mod revocations;
 pub mod room;
@@ -13,14 +14,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
-    REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ALLOW, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, WWW_AUTHENTICATE,
+    X_FRAME_OPTIONS,
 };
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, StatusCode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::control::{ControlRequest, unix_ms};
@@ -32,15 +32,14 @@ use crate::base::secret::Secret;
 use crate::base::time::UnixTime;
 use crate::protocol::revocation::Inserted;
 use access::{Access, Action, Refusal, Sender};
+pub use answer::Answer;
+use answer::{json, respond, text};
 use room::Place;
 
 /// How long a request head may take, as long again its body, and as long a change.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 /// A reload reads a few files; it is never longer than this.
 const RELOAD_MAX: Duration = Duration::from_secs(30);
-
-/// An answer.
-pub type Answer = Response<Full<Bytes>>;
 
 /// Something served beside the fixed endpoints, such as the live page.
 #[derive(Clone, Debug)]
@@ -287,26 +286,6 @@ impl Admin {
         let sent = self.requests.try_send(request);
         sent.map_err(|_| text(StatusCode::SERVICE_UNAVAILABLE, busy))
     }
-}
-
-fn respond(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
-    *answer.status_mut() = status;
-    let fields = answer.headers_mut();
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let resource = HeaderName::from_static("cross-origin-resource-policy");
-    fields.insert(resource, HeaderValue::from_static("same-origin"));
-    answer
-}
-
-fn text(status: StatusCode, text: &str) -> Answer {
-    respond(status, "text/plain; charset=utf-8", format!("{text}\n").into_bytes())
-}
-
-fn json(status: StatusCode, value: &serde_json::Value) -> Answer {
-    respond(status, "application/json", format!("{value}\n").into_bytes())
 }
 
 fn refused(refusal: &Refusal) -> Answer {

@@ -5,16 +5,15 @@
 //! decision goes back through a channel of the worker's own, and wakes its ring.
 
 mod endpoint;
+mod numbers;
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc as blocking;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::base::circuit::CircuitState;
 use crate::base::random::Random;
 use crate::connection::auth_request::HttpAuthRequest;
 use crate::linux::process;
@@ -22,31 +21,13 @@ use crate::protocol::http_decision::HttpDecision;
 use crate::settings::{AuthKind, HttpAuth, Settings};
 use crate::worker::auth_requests::{AuthClient, AuthRequestId};
 use endpoint::Endpoint;
+pub use numbers::AuthNumbers;
 
-/// Questions on their way to the service, which takes each at once: where they wait for an
+/// Questions on their way to the service, which takes each immediately: where they wait for an
 /// endpoint, `queue_max` bounds them.
 const INTAKE_MAX: usize = 4096;
 /// Threads that resolve names; the resolver of the system blocks.
 const RESOLVERS_MAX: usize = 4;
-
-/// What the control thread shows of the service. Written by its thread alone.
-#[derive(Default)]
-pub struct AuthNumbers {
-    in_flight: AtomicU64,
-    circuits: [AtomicU64; 3],
-}
-
-impl AuthNumbers {
-    /// Requests at endpoints.
-    pub fn in_flight(&self) -> u64 {
-        self.in_flight.load(Relaxed)
-    }
-
-    /// Endpoints whose circuit stands so.
-    pub fn circuits(&self, state: CircuitState) -> u64 {
-        self.circuits[state as usize].load(Relaxed)
-    }
-}
 
 /// A question and the way back.
 struct Posted {
@@ -166,7 +147,7 @@ async fn serve(
         let endpoint = match known {
             Some(known) => Rc::clone(known),
             None => {
-                // A reload made new settings; what nobody can ask any more goes.
+                // A reload made new settings; endpoints that no settings name any more go.
                 endpoints.retain(|endpoint| !endpoint.is_abandoned());
                 let endpoint = new_endpoint(settings, &numbers, random.number());
                 endpoints.push(Rc::clone(&endpoint));

@@ -58,7 +58,7 @@ impl CloseLog {
         }
     }
 
-    /// Opens the path anew, after the file was renamed by log rotation.
+    /// Opens the path again, after the file was renamed by log rotation.
     pub fn reopen(&self) {
         // With the queue full, rotation is the smaller trouble: the next reload tries again.
         let _ = self.queue.try_send(Message::Reopen);

@@ -39,7 +39,7 @@ const PROCESS_INTERVAL: Duration = Duration::from_secs(5);
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// At the end, how long the last revocations may take to be saved.
 const FINISH_MAX: Duration = Duration::from_secs(2);
-/// How long workers may take to stop at once.
+/// How long workers may take to stop immediately.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Something that the gateway is asked to do from outside the control loop.
@@ -54,7 +54,7 @@ pub enum ControlRequest {
         /// Over how long the closes are spread; `None` is the settings' `deadlines.drain`.
         window: Option<Duration>,
     },
-    /// End at once.
+    /// End immediately.
     Stop,
     /// Make one worker panic; for tests of supervision.
     Panic(u16),
@@ -190,7 +190,7 @@ impl Control {
         if self.phase() == Phase::Stopping {
             return;
         }
-        tracing::info!("stopping at once");
+        tracing::info!("stopping immediately");
         self.status.borrow_mut().phase = Phase::Stopping;
         self.stats.abandon_at = Some(Instant::now() + STOP_GRACE);
         self.supervisor.stop();
@@ -286,8 +286,8 @@ impl Control {
         let before = self.memory.pressure();
         let pressure = self.memory.look();
         if pressure != MemoryPressure::Clear {
-            // Otherwise what clients held stays resident after they gave it up, and nobody is
-            // let in for ever.
+            // Otherwise what clients held stays resident after they gave it up, and no
+            // client is ever accepted again.
             return_freed_memory();
         }
         if pressure != before {
@@ -347,6 +347,8 @@ impl Control {
         self.revocations.borrow_mut().set_max(settings.limits.revocations_max as usize);
         self.settings = Arc::new(settings);
         self.supervisor.set_settings(Arc::clone(&self.settings));
+        self.status.borrow_mut().ready_without_backend =
+            self.settings.gateway.ready_without_backend;
         self.stats.settings_hash = self.settings.hash;
         self.stats.settings_loaded = unix_ms() / 1000;
         Ok(warnings)
@@ -375,14 +377,14 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
             let (backend, endpoint) = logs::endpoint_name(settings, *backend, *endpoint);
             tracing::warn!(worker, backend, endpoint, reason, "link down");
         }
-        Report::OriginRefused { origin, route } => {
+        Report::OriginRefused { route, peer, origin } => {
             let route = route.and_then(|index| settings.routes.get(usize::from(index)));
-            let route = route.map(|route| logs::path_text(&route.path));
             tracing::warn!(
                 worker,
-                origin = &**origin,
-                route,
-                "origin not listed in the route's origins"
+                route = route.map(|route| route.name.as_str()),
+                peer = peer.as_ref().map(tracing::field::display),
+                origin = logs::escaped(origin),
+                "Origin refused: if this page is yours, add it to the route's origins"
             );
         }
         Report::AcceptExhausted => tracing::error!(
@@ -394,8 +396,8 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
     }
 }
 
-/// Lets the last revocations reach their file. Nobody else uses the keeper by now but admin
-/// connections, which wait.
+/// Lets the last revocations reach their file. Only admin connections still use the store
+/// by now, and they wait.
 async fn finish(revocations: &RefCell<RevocationStore>) {
     let deadline = Instant::now() + FINISH_MAX;
     while !revocations.borrow().is_saved() && Instant::now() < deadline {

@@ -18,7 +18,7 @@ use crate::linux::ring::{DescriptorMode, LinuxRing, RingOptions};
 use crate::ring::GENERATION_BITS;
 use crate::settings::{DeferAccept, Descriptors, Limits, Listener, Settings};
 use crate::worker::admission::Allowance;
-use crate::worker::{Turn, Worker, WorkerOptions};
+use crate::worker::{SWEEP_SLOTS, Turn, Worker, WorkerOptions};
 
 /// Finished TCP handshakes that may wait for a worker; the kernel caps it at
 /// `net.core.somaxconn`.
@@ -88,7 +88,7 @@ pub fn descriptors_wanted(limits: &Limits, workers: u16, mode: DescriptorMode) -
 }
 
 /// The limit on descriptors below which the gateway does not start: one that is up, ready and
-/// without room for clients helps nobody. `connections_max` is a worker's by the settings.
+/// without room for clients serves none. `connections_max` is a worker's by the settings.
 pub fn descriptors_needed(workers: u16, mode: DescriptorMode, connections_max: u32) -> u64 {
     let least = u64::from(CONNECTIONS_LEAST.min(connections_max));
     DESCRIPTORS_KEPT
@@ -236,6 +236,7 @@ impl DataPlane for LinuxDataPlane {
         let (ring, waker) = LinuxRing::new(options).map_err(|error| error.to_string())?;
         let seed = process::random_seed().map_err(|error| error.to_string())?;
         let worker_options = WorkerOptions {
+            sweep_slots: SWEEP_SLOTS,
             index: spawn.index,
             instance: self.instance,
             epoch: self.epoch,
@@ -280,7 +281,7 @@ fn bind_all(settings: &Settings, workers: u16) -> Result<Bound, RunError> {
 }
 
 /// With SO_REUSEPORT alone, a second gateway of the same user would silently take half of the
-/// first one's connections. A bind without it fails while anybody listens there.
+/// first one's connections. A bind without it fails while any process listens there.
 pub fn refuse_if_taken(address: SocketAddr) -> std::io::Result<()> {
     if address.port() == 0 {
         return Ok(());

@@ -51,6 +51,8 @@ impl DataPlane for Obedient {
 
 fn closed() -> CloseRecord {
     CloseRecord {
+        connection: 1,
+        subject: None,
         cause: Cause::ClientGone,
         detail: None,
         by: ClosedBy::Client,
@@ -511,7 +513,7 @@ fn revocations_are_made_listed_taken_back_and_outlive_a_restart() {
     assert_eq!((status, &answer["result"]), (507, &"refused".into()));
     assert_eq!(post(&folder, r#"{"subject":"bob","lapses":5}"#).0, 422);
     assert_eq!(post(&folder, "{}").0, 422);
-    // Nobody's tokens of tomorrow can be known to be bad.
+    // No token that is made tomorrow can be known to be bad.
     let (status, answer) = post(&folder, r#"{"issued_before":99999999999,"lapses_in":3600}"#);
     assert!(
         status == 422 && answer["problems"][0].as_str().unwrap().contains("future"),

@@ -61,7 +61,7 @@ pub struct Plane {
     pub listeners: Vec<SocketAddr>,
 }
 
-/// A running gateway. Dropping it stops it at once.
+/// A running gateway. Dropping it stops it immediately.
 pub struct GatewayHandle {
     listeners: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
@@ -135,7 +135,7 @@ impl GatewayHandle {
         self.request(ControlRequest::Drain { window: Some(window) });
     }
 
-    /// Ends at once.
+    /// Ends immediately.
     pub fn stop(&self) {
         self.request(ControlRequest::Stop);
     }
@@ -267,6 +267,7 @@ impl ControlThread {
         status.listeners = self.plane.listeners.len();
         status.workers = supervisor.status(now);
         status.phase = Phase::Serving;
+        status.ready_without_backend = self.settings.gateway.ready_without_backend;
         let config_path = self.options.config_path;
         let control = Control {
             supervisor,

@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failed_save_everything_is_saved_anew() {
+    fn after_a_failed_save_everything_is_saved_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("revocations");
         let mut journal = Journal::create(path.clone(), &Snapshot::of(&set())).unwrap();

@@ -19,7 +19,7 @@ use super::error::RunError;
 use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::Dialect;
 use crate::ring::EndpointAddress;
-use crate::settings::{LogFormat, PathPattern, Settings};
+use crate::settings::{LogFormat, Settings};
 use crate::worker::mailbox::{CloseRecord, ClosedBy};
 
 /// The way to change the log filter while running.
@@ -79,22 +79,25 @@ fn pretty(format: LogFormat, terminal: bool) -> bool {
     }
 }
 
-/// What a close line says. All of it is the gateway's own words but the address.
-#[derive(Clone, Copy, Debug)]
+/// What a close line says. All of it is the gateway's own words but the address and the subject.
+#[derive(Clone, Debug)]
 pub struct CloseLine<'a> {
     /// The worker that held the connection.
     pub worker: u16,
     /// What the worker tells.
     pub record: &'a CloseRecord,
-    /// The route's path in the settings.
+    /// The route's name.
     pub route: Option<&'a str>,
+    /// The client's subject, escaped, where the settings ask for it.
+    pub subject: Option<String>,
 }
 
 impl<'a> CloseLine<'a> {
     /// A line for `record`, with the route's name looked up.
     pub fn new(worker: u16, record: &'a CloseRecord, settings: &'a Settings) -> Self {
         let route = record.route.and_then(|index| settings.routes.get(usize::from(index)));
-        CloseLine { worker, record, route: route.map(|route| path_text(&route.path)) }
+        let route = route.map(|route| route.name.as_str());
+        CloseLine { worker, record, route, subject: record.subject.as_deref().map(escaped) }
     }
 
     /// One line of the log.
@@ -103,6 +106,8 @@ impl<'a> CloseLine<'a> {
         tracing::info!(
             target: "portcullis::close",
             worker = self.worker,
+            connection = connection_name(record.connection),
+            subject = self.subject,
             peer = record.peer.as_ref().map(tracing::field::display),
             cause = record.cause.label(),
             detail = record.detail.map(CloseDetail::label),
@@ -126,6 +131,8 @@ impl<'a> CloseLine<'a> {
         let line: Value = json!({
             "time": rfc3339(unix_ms),
             "worker": self.worker,
+            "connection": connection_name(record.connection),
+            "subject": self.subject,
             "peer": record.peer.map(|peer: SocketAddr| peer.to_string()),
             "cause": record.cause.label(),
             "detail": record.detail.map(CloseDetail::label),
@@ -141,6 +148,21 @@ impl<'a> CloseLine<'a> {
         });
         format!("{line}\n")
     }
+}
+
+/// A connection's number as close lines write it, for a backend's own log too.
+pub fn connection_name(number: u64) -> String {
+    format!("{number:016x}")
+}
+
+/// Text of others with everything escaped that a terminal or a line-wise reader could take for
+/// something else: controls, line ends, invisible and reordering characters.
+pub fn escaped(text: &str) -> String {
+    let shown = |c: char| match c {
+        '"' | '\'' => c.to_string(),
+        c => c.escape_debug().to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 /// The name and address of an endpoint, for log lines.
@@ -161,13 +183,6 @@ fn by_label(by: ClosedBy) -> &'static str {
         ClosedBy::Client => "client",
         ClosedBy::Backend => "backend",
         ClosedBy::Gateway => "gateway",
-    }
-}
-
-/// The path as kept in the settings: a prefix ends in `/`.
-pub(super) fn path_text(path: &PathPattern) -> &str {
-    match path {
-        PathPattern::Exact(text) | PathPattern::Prefix(text) => text,
     }
 }
 
@@ -242,6 +257,8 @@ mod tests {
     #[test]
     fn a_close_line_has_every_field() {
         let record = CloseRecord {
+            connection: 0x0a,
+            subject: Some("al\"ice\n\u{1b}[2J\u{202e}\u{9b}\\é".into()),
             cause: Cause::TokenExpired,
             detail: Some(CloseDetail::TokenFarOff),
             by: ClosedBy::Gateway,
@@ -255,9 +272,13 @@ mod tests {
             sent_ago: Duration::from_millis(10),
             queued: 3,
         };
-        let line = CloseLine { worker: 1, record: &record, route: Some("/ws") };
+        let settings = testing::settings();
+        let line = CloseLine::new(1, &record, &settings);
+        assert_eq!(line.route, None, "a route that a reload took away has no name");
+        let line = CloseLine { route: Some("/ws"), ..line };
         let expected = json!({
-            "time": "1970-01-01T00:00:01.000Z", "worker": 1, "peer": "[2001:db8::1]:5",
+            "time": "1970-01-01T00:00:01.000Z", "worker": 1, "connection": "000000000000000a",
+            "subject": "al\"ice\\n\\u{1b}[2J\\u{202e}\\u{9b}\\\\é", "peer": "[2001:db8::1]:5",
             "cause": "token_expired", "detail": "token_far_off", "by": "gateway", "stage": "authenticating", "code": 4401,
             "dialect": "plain", "route": "/ws", "age_ms": 1500, "received_ago_ms": 20,
             "sent_ago_ms": 10, "queued": 3,
@@ -265,8 +286,6 @@ mod tests {
         let text = line.json(1000);
         assert!(text.ends_with('\n') && text.matches('\n').count() == 1);
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
-        // A route that a reload took away has no name.
-        assert_eq!(CloseLine::new(1, &record, &testing::settings()).route, None);
     }
 
     #[test]

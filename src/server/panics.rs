@@ -1,4 +1,4 @@
-//! Panics of workers become log lines; those of other threads are left to whoever watched before.
+//! Panics of workers become log lines; those of other threads go to the hook that was there before.
 
 use std::cell::Cell;
 use std::panic::PanicHookInfo;

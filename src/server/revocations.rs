@@ -55,7 +55,7 @@ struct Done {
 }
 
 impl RevocationStore {
-    /// A store of what the file holds; the file is written anew, which shows whether that works.
+    /// A store of what the file holds; the file is written again, which shows whether that works.
     ///
     /// # Errors
     /// [`FileError`]: starting without the file would let the revoked in again.
@@ -250,7 +250,7 @@ impl RevocationStore {
     /// Answers those who wait for no more than `changes`.
     fn answer(&mut self, changes: u64, kept: &Kept) {
         for (_, waiting) in self.waiting.extract_if(.., |(wanted, _)| *wanted <= changes) {
-            // Nobody may be there any more to hear it.
+            // The request that waits may have been dropped.
             let _ = waiting.send(kept.clone());
         }
     }

@@ -13,7 +13,7 @@ const WAITING_MAX: usize = 16;
 pub enum Signal {
     /// Read the configuration file again.
     Reload,
-    /// Open log files anew, after they were renamed.
+    /// Open log files again, after they were renamed.
     Reopen,
     /// Drain; the second time, stop.
     End,

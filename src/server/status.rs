@@ -39,6 +39,8 @@ pub struct Status {
     pub started: Instant,
     /// The workers' counters summed, in the order of [`counters::descriptions`].
     pub sums: Vec<u64>,
+    /// `gateway.ready_without_backend`.
+    pub ready_without_backend: bool,
     /// Memory is so short that new connections are reset.
     pub memory_short: bool,
     /// Messages per second to the gateway, over the last full second.
@@ -56,6 +58,7 @@ impl Status {
             workers: Vec::new(),
             panics: 0,
             started: now,
+            ready_without_backend: true,
             memory_short: false,
             sums: vec![0; counters::descriptions().count()],
             from_clients_per_second: 0.0,
@@ -99,6 +102,9 @@ impl Status {
         }
         if self.memory_short {
             return Err("memory is short".into());
+        }
+        if !self.ready_without_backend && self.links_ready() == 0 {
+            return Err("no backend is linked".into());
         }
         Ok(())
     }
@@ -153,6 +159,14 @@ impl Status {
             "workers": workers,
             "worker_panics": self.panics,
         })
+    }
+
+    /// Links that can take sessions, of all workers.
+    fn links_ready(&self) -> u64 {
+        let is =
+            |d: &Description| d.name == "portcullis_links" && d.label == Some(("state", "ready"));
+        let found = counters::descriptions().zip(&self.sums).find(|(d, _)| is(d));
+        found.map_or(0, |(_, sum)| *sum)
     }
 
     fn value(&self, name: &str) -> u64 {
@@ -223,6 +237,19 @@ mod tests {
         let short = Status { memory_short: true, ..status(Phase::Serving, 1, &[UP]) };
         assert_eq!(short.readiness(), Err("memory is short".into()));
         assert_eq!(short.health(), Ok(()));
+    }
+
+    #[test]
+    fn a_gateway_that_reaches_no_backend_is_ready_if_the_settings_say_so() {
+        let counters = Counters::default();
+        let mut status = status(Phase::Serving, 1, &[UP]);
+        assert_eq!(status.readiness(), Ok(()));
+        status.ready_without_backend = false;
+        assert_eq!(status.readiness(), Err("no backend is linked".into()));
+        assert_eq!(status.health(), Ok(()), "a restart would not help");
+        counters.set(Metric::LinksReady, 1);
+        status.take_sums(exposition::sums([&counters].into_iter()), Duration::from_secs(1));
+        assert_eq!(status.readiness(), Ok(()));
     }
 
     #[test]

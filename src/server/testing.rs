@@ -42,6 +42,8 @@ fn gateway() -> Gateway {
         admin_token: None,
         log_format: LogFormat::Auto,
         log_level: "info".into(),
+        ready_without_backend: true,
+        log_subject: LogSubject::Off,
         admin_socket: None,
         close_log: None,
         revocations_file: None,

@@ -178,7 +178,7 @@ impl Supervisor {
                     let reason = match end {
                         End::Failed(reason) => reason,
                         End::Panicked => "it panicked; the log says where".to_owned(),
-                        End::Stopped => "it stopped at once".to_owned(),
+                        End::Stopped => "it stopped before it was ready".to_owned(),
                     };
                     return Err((index, reason));
                 }
@@ -238,7 +238,7 @@ impl Supervisor {
         self.order(WorkerOrder::Drain { window });
     }
 
-    /// Tells every worker to stop at once.
+    /// Tells every worker to stop immediately.
     pub fn stop(&mut self) {
         self.order(WorkerOrder::Stop);
     }
@@ -477,7 +477,7 @@ mod tests {
     use crate::worker::mailbox::PlanChange;
 
     /// What the bodies of a fake data plane do: each life of a worker takes the next entry, the
-    /// last one for ever.
+    /// last one forever.
     #[derive(Clone, Copy)]
     enum Life {
         /// Obey commands.

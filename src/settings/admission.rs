@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::file::RawSettings;
 use super::load::{Loader, place};
-use super::raw::RawSettings;
 use super::units::format_duration;
 use super::{Deadlines, DeferAccept, Limits, Listener};
 

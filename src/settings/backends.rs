@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::load::{Loader, place};
-use super::raw::{List, RawBackend, RawForwarded, RawListener};
+use super::file::{RawBackend, RawForwarded, RawListener};
+use super::load::{Loader, overlap, place};
+use super::raw::List;
 use super::{Backend, ExternalScheme, Forwarded, Listener, Network, Redirect, RevokeScope};
 use crate::ring::EndpointAddress;
 
@@ -16,18 +17,6 @@ const LISTENERS_MAX: usize = 64;
 const ENDPOINTS_MAX: usize = 1024;
 /// Longest path of a unix socket: `sun_path` without its final NUL.
 const UNIX_PATH_BYTES_MAX: usize = 107;
-
-/// Whether a socket at one of the addresses keeps the other from being bound: an IPv6 wildcard
-/// takes IPv4 clients too.
-pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let covers = |wide: IpAddr, other: IpAddr| match wide {
-        IpAddr::V6(_) => wide.is_unspecified(),
-        IpAddr::V4(_) => wide.is_unspecified() && other.is_ipv4(),
-    };
-    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
-    let same_port = a.port() == b.port() && a.port() != 0;
-    same_port && (ip_a == ip_b || covers(ip_a, ip_b) || covers(ip_b, ip_a))
-}
 
 /// Whether a network holds addresses of the public internet: all that none of the ranges for
 /// private use holds whole.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::file::RawClose;
 use super::load::Loader;
-use super::raw::{CountOrWord, RawClose, Text};
+use super::raw::{CountOrWord, Text};
 use super::units::parse_duration;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::{Override, Overrides, REASON_MAX, is_silent};

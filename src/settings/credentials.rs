@@ -9,8 +9,9 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
+use super::file::{RawAuth, RawKey};
 use super::load::{Issuing, Loader, place, trim_newline};
-use super::raw::{CountOrWord, List, Path, RawAuth, RawKey, Text};
+use super::raw::{CountOrWord, List, Path, Text};
 use super::secrets;
 use super::units::parse_duration;
 use super::{Auth, AuthKind, SecretEncoding};

@@ -11,38 +11,13 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use toml::Spanned;
 
-use super::Refuse;
+use super::file::{RawAuth, RawIdentityHeaders, RawRoute};
 use super::load::{Loader, place};
-use super::raw::{List, RawAuth, RawIdentityHeaders, RawRoute, Text};
+use super::raw::{List, Text};
 use super::units::format_duration;
+use super::{HttpAuth, Refuse};
 use crate::base::circuit::CircuitLimits;
 use crate::protocol::http_decision::DecisionHeaders;
-
-/// An HTTP endpoint that decides who a client is. Every load of the settings makes a new one,
-/// with connections and a circuit of its own.
-#[derive(Clone)]
-pub struct HttpAuth {
-    /// Name of the `[[auth]]`.
-    pub name: String,
-    /// `http://` or `https://` with a host.
-    pub endpoint: Uri,
-    /// How long a decision may take.
-    pub timeout: Duration,
-    /// Requests at the endpoint at one time, of all workers together.
-    pub in_flight_max: u32,
-    /// Questions that wait for room among them.
-    pub queue_max: u32,
-    /// Most bytes of a response's head, and of its body.
-    pub response_max: u32,
-    /// Request fields (lower case) that go along.
-    pub headers: Vec<String>,
-    /// Response fields that are looked at.
-    pub identity: DecisionHeaders,
-    /// Whose certificates an `https://` endpoint may show; `None` is the system's.
-    pub roots: Option<Arc<RootCertStore>>,
-    /// When the endpoint is left alone.
-    pub circuit: CircuitLimits,
-}
 
 /// Fields that the gateway writes itself, or that belong to the connection.
 const HEADERS_WITHHELD: &[&str] = &[

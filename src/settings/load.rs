@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
-use super::backends::overlap;
+use super::file::{RawDeadlines, RawGateway, RawLimits, RawLog, RawSettings};
 pub use super::problem::{Problem, Severity};
 use super::problem::{Report, did_you_mean};
-use super::raw::{RawDeadlines, RawGateway, RawLimits, RawLog, RawSettings, Text};
+use super::raw::Text;
 use super::units::format_duration;
-use super::{Deadlines, Gateway, Limits, Listener, Settings, shape};
+use super::{Deadlines, Gateway, Limits, Listener, LogSubject, Settings, shape};
 use crate::base::secret::Secret;
 use crate::protocol::compact_token::CompactKey;
 use crate::protocol::external_term::TermPath;
@@ -210,12 +210,10 @@ impl Loader<'_> {
                 continue;
             };
             let text = name.get_ref();
-            let proper = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            if text.is_empty() || text.len() > 64 || !text.chars().all(proper) {
-                let what = format!("{text:?} cannot name an [[{section}]]");
-                let fix = "use 1 to 64 letters, digits, -, _ and .";
-                self.report.error(name.span(), what, fix);
-            } else if section == "auth" && text == "none" {
+            if !self.is_name(section, name) {
+                continue;
+            }
+            if section == "auth" && text == "none" {
                 let what = "\"none\" cannot name an [[auth]]";
                 self.report.error(name.span(), what, "in a route it means no authentication");
             } else if names.by_name.insert(text.clone(), index as u16).is_some() {
@@ -224,6 +222,18 @@ impl Loader<'_> {
             }
         }
         names
+    }
+
+    /// Whether a block may be called so; otherwise that is reported.
+    pub(super) fn is_name(&mut self, section: &str, name: &Spanned<String>) -> bool {
+        let text = name.get_ref();
+        let proper = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if (1..=64).contains(&text.len()) && text.chars().all(proper) {
+            return true;
+        }
+        let what = format!("{text:?} cannot name an [[{section}]]");
+        self.report.error(name.span(), what, "use 1 to 64 letters, digits, -, _ and .");
+        false
     }
 
     /// The admin listener shares its address with no other.
@@ -268,11 +278,28 @@ impl Loader<'_> {
             admin,
             admin_token,
             admin_socket: path(&raw.admin_socket),
+            ready_without_backend: raw.ready_without_backend(),
             log_format: log.format(),
             log_level: log.level().to_owned(),
+            log_subject: self.log_subject(log)?,
             close_log: path(&raw.close_log),
             revocations_file: path(&raw.revocations_file),
         })
+    }
+
+    fn log_subject(&mut self, log: &RawLog) -> Option<LogSubject> {
+        let key = self.secret(&log.subject_key_file, &None, "subject_key_file");
+        match log.subject() {
+            "plain" => Some(LogSubject::Plain),
+            "hash" if log.subject_key_file.is_none() => {
+                let what = "subject = \"hash\" in log of [gateway] has no key";
+                let fix = "set subject_key_file; openssl rand -hex 32 makes a key";
+                self.report.error(place(&log.subject, &(0..0)), what, fix);
+                None
+            }
+            "hash" => key.map(LogSubject::Hash),
+            _ => Some(LogSubject::Off),
+        }
     }
 
     /// An IP address and port that can be listened on.
@@ -453,4 +480,16 @@ pub fn test_settings() -> Settings {
         Ok(loaded) => loaded.settings,
         Err(problems) => panic!("{}", problems[0]),
     }
+}
+
+/// Whether a socket at one of the addresses keeps the other from being bound: an IPv6 wildcard
+/// takes IPv4 clients too.
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, other: IpAddr| match wide {
+        IpAddr::V6(_) => wide.is_unspecified(),
+        IpAddr::V4(_) => wide.is_unspecified() && other.is_ipv4(),
+    };
+    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
+    let same_port = a.port() == b.port() && a.port() != 0;
+    same_port && (ip_a == ip_b || covers(ip_a, ip_b) || covers(ip_b, ip_a))
 }

@@ -1,9 +1,5 @@
-//! The configuration file as it is written: shapes, no meaning.
-//!
-//! The table of keys declares the sections. `settings/shape.rs` makes a [`RawSettings`] of a
-//! text: it has reported and left out whatever is unknown, of a wrong type or out of range, so
-//! that the checks of meaning can go on and find the rest. Nothing is required here, for the
-//! same reason.
+//! What a key of the configuration file may hold as it is written: shapes, no meaning. Nothing is
+//! required here, so that the checks of meaning can go on and find the rest.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,32 +8,7 @@ use serde::Deserialize;
 use serde::de::{self, Visitor};
 use toml::Spanned;
 
-pub use super::keys::table::{
-    RawAuth, RawBackend, RawCertificate, RawClose, RawDeadlines, RawForwarded, RawGateway,
-    RawIdentityHeaders, RawKey, RawLimits, RawListener, RawLog, RawProxy, RawReauthenticate,
-    RawRoute,
-};
 use super::units::{parse_duration, parse_size};
-
-/// The whole file.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawSettings {
-    /// `[gateway]`.
-    pub gateway: RawGateway,
-    /// `[limits]`.
-    pub limits: RawLimits,
-    /// `[deadlines]`.
-    pub deadlines: RawDeadlines,
-    /// `[[listener]]`, in order.
-    pub listener: Vec<Spanned<RawListener>>,
-    /// `[[auth]]`, in order.
-    pub auth: Vec<Spanned<RawAuth>>,
-    /// `[[route]]`, in order.
-    pub route: Vec<Spanned<RawRoute>>,
-    /// `[[backend]]`, in order.
-    pub backend: Vec<Spanned<RawBackend>>,
-}
 
 /// A string and its place.
 pub type Text = Option<Spanned<String>>;
@@ -72,49 +43,6 @@ pub(super) fn size(value: &Text, default: &str) -> Option<u64> {
 pub(super) fn time(value: &Text, default: &str) -> Option<Duration> {
     parse_duration(text(value, default))
 }
-
-/// What a word of the file stands for.
-pub(super) trait FromWord<'t> {
-    /// `word` is one of its key's words.
-    fn from_word(word: &'t str) -> Self;
-}
-
-impl<'t> FromWord<'t> for &'t str {
-    fn from_word(word: &'t str) -> &'t str {
-        word
-    }
-}
-
-/// An enum whose values the file spells as words.
-macro_rules! words {
-    ($( #[$doc:meta] pub enum $name:ident {
-        $( #[$value_doc:meta] $value:ident = $word:literal, )*
-    } )*) => { $(
-        #[$doc]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $( #[$value_doc] $value, )* }
-
-        impl $name {
-            /// The words, in the order of the documentation.
-            pub const WORDS: &'static [&'static str] = &[$( $word, )*];
-
-            /// How the file spells it.
-            pub const fn word(self) -> &'static str {
-                match self { $( $name::$value => $word, )* }
-            }
-        }
-
-        impl $crate::settings::raw::FromWord<'_> for $name {
-            fn from_word(word: &str) -> $name {
-                match word {
-                    $( $word => $name::$value, )*
-                    _ => unreachable!("settings/shape.rs lets no other word through"),
-                }
-            }
-        }
-    )* };
-}
-pub(super) use words;
 
 /// A whole number, or a word such as `auto`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,8 +84,8 @@ impl<'de> Deserialize<'de> for CountOrWord {
 pub enum ListOrWord {
     /// The strings.
     List(Vec<Spanned<String>>),
-    /// The word.
-    Word(String),
+    /// The word; there is only one.
+    Word,
 }
 
 impl<'de> Deserialize<'de> for ListOrWord {
@@ -170,8 +98,8 @@ impl<'de> Deserialize<'de> for ListOrWord {
                 out.write_str("a list or a word")
             }
 
-            fn visit_str<E: de::Error>(self, word: &str) -> Result<ListOrWord, E> {
-                Ok(ListOrWord::Word(word.to_owned()))
+            fn visit_str<E: de::Error>(self, _word: &str) -> Result<ListOrWord, E> {
+                Ok(ListOrWord::Word)
             }
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<ListOrWord, A::Error> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
+use super::file::{RawAuth, RawReauthenticate, RawRoute};
 use super::load::Loader;
-use super::raw::{RawAuth, RawReauthenticate, RawRoute};
 use super::{MessageTypes, Reauthenticate};
 use crate::protocol::carrier::Carrier;
 

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use toml::Spanned;
 
+use super::file::{RawAuth, RawRoute, RawSettings};
 use super::load::{Loader, Names, place};
-use super::raw::{List, ListOrWord, RawAuth, RawRoute, RawSettings};
+use super::raw::{List, ListOrWord};
 use super::{PathPattern, ROUTE_AUTHS_MAX, Route};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::host::HostPattern;
@@ -67,7 +68,25 @@ impl Loader<'_> {
             self.check_same_host(route.get_ref());
             built.push(self.route(route.get_ref(), (path, hosts), asked, backend, &blocks));
         }
+        self.check_route_names(raw);
         built.into_iter().collect()
+    }
+
+    /// Names tell routes apart in metrics and for backends.
+    fn check_route_names(&mut self, raw: &RawSettings) {
+        let mut taken: Vec<&str> = Vec::new();
+        for route in &raw.route {
+            let RawRoute { name, path, .. } = route.get_ref();
+            let Some(text) = name.as_ref().or(path.as_ref()) else { continue };
+            let proper = name.as_ref().is_none_or(|name| self.is_name("route", name));
+            // Two routes with one path are reported for that already.
+            let is_new = name.is_some() || !self.report.has_errors();
+            if proper && is_new && taken.contains(&text.get_ref().as_str()) {
+                let what = format!("two routes have the name {:?}", text.get_ref());
+                self.report.error(text.span(), what, "give one of them another name");
+            }
+            taken.push(text.get_ref());
+        }
     }
 
     fn route(
@@ -83,7 +102,9 @@ impl Loader<'_> {
         let forward_headers = self.forward_headers(&raw.forward_headers, blocks);
         let closes = self.closes(&raw.closes);
         let reauthenticate = self.reauthenticate(raw, blocks);
+        let name = raw.name.as_ref().or(raw.path.as_ref());
         Some(Route {
+            name: name?.get_ref().clone(),
             path: path?,
             hosts: hosts?,
             origins: origins?,
@@ -269,7 +290,7 @@ impl Loader<'_> {
         }
         let raw = route.get_ref();
         if let Some(origins) = &raw.origins
-            && let ListOrWord::Word(_) = origins.get_ref()
+            && let ListOrWord::Word = origins.get_ref()
         {
             let what = "origins = \"any\" with a cookie carrier: every page on the internet could \
                         connect as the visitor, since browsers add the cookie by themselves \
@@ -279,7 +300,7 @@ impl Loader<'_> {
         }
         let listed = raw.origins.iter().flat_map(|origins| match origins.get_ref() {
             ListOrWord::List(list) => list.as_slice(),
-            ListOrWord::Word(_) => &[],
+            ListOrWord::Word => &[],
         });
         for text in listed.filter(|text| OPAQUE.contains(&text.get_ref().as_str())) {
             let what = format!(
@@ -300,7 +321,7 @@ impl Loader<'_> {
     }
 
     fn check_open(&mut self, route: &Spanned<RawRoute>, asked: Option<&[u16]>) {
-        let any = |origins: &Spanned<ListOrWord>| matches!(origins.get_ref(), ListOrWord::Word(_));
+        let any = |origins: &Spanned<ListOrWord>| matches!(origins.get_ref(), ListOrWord::Word);
         let raw = route.get_ref();
         if asked == Some(&[]) && raw.origins.as_ref().is_some_and(any) {
             let what = "auth = \"none\" with origins = \"any\": anybody can reach the backend";
@@ -309,7 +330,7 @@ impl Loader<'_> {
         }
         let nobody = |origins: &Spanned<ListOrWord>| match origins.get_ref() {
             ListOrWord::List(list) => list.is_empty(),
-            ListOrWord::Word(_) => false,
+            ListOrWord::Word => false,
         };
         if raw.origins.as_ref().is_some_and(nobody) && raw.origin_absent() == "refuse" {
             let what = "origins = [] and origin_absent = \"refuse\": nobody can use this route";

@@ -6,9 +6,9 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeString, DeTable, DeValue};
 
+use super::file::RawSettings;
 use super::keys::{self, Key, REQUIRED, Shape};
 use super::problem::{Report, did_you_mean};
-use super::raw::RawSettings;
 use super::units::{parse_duration, parse_size};
 
 /// Reads the file's text. `None` when its syntax is broken: the rest could only be guessed.

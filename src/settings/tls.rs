@@ -15,8 +15,8 @@ use toml::Spanned;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::TlsListener;
+use super::file::RawCertificate;
 use super::load::Loader;
-use super::raw::RawCertificate;
 
 /// A certificate that ends within this many seconds is warned of.
 const EXPIRES_SOON_S: i64 = 7 * 24 * 3600;

@@ -2,63 +2,48 @@
 
 use std::time::Duration;
 
+/// The units of a size, smallest first, and their bytes.
+pub const SIZES: &[(&str, u64)] = &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+/// The units of a duration, smallest first, and their milliseconds.
+pub const TIMES: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+
 /// Reads `250ms`, `3s`, `5m` or `1h`: a whole number and a unit, nothing between them.
 ///
 /// `None` for anything else, and for what does not fit into 64 bits of milliseconds.
 pub fn parse_duration(text: &str) -> Option<Duration> {
-    let (count, unit) = split(text)?;
-    let scale_ms = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60 * 1000,
-        "h" => 3600 * 1000,
-        _ => return None,
-    };
-    count.checked_mul(scale_ms).map(Duration::from_millis)
+    parse(text, TIMES).map(Duration::from_millis)
 }
 
 /// Reads `8000B`, `64KiB`, `1MiB` or `2GiB`: a whole number of bytes with a binary unit.
 ///
 /// `None` for anything else, and for what does not fit into 64 bits.
 pub fn parse_size(text: &str) -> Option<u64> {
-    let (count, unit) = split(text)?;
-    let scale = match unit {
-        "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return None,
-    };
-    count.checked_mul(scale)
+    parse(text, SIZES)
 }
 
 /// Writes a duration in the largest unit that keeps it whole.
 pub fn format_duration(duration: Duration) -> String {
-    let ms = duration.as_millis();
-    match ms {
-        0 => "0s".to_owned(),
-        _ if ms.is_multiple_of(3_600_000) => format!("{}h", ms / 3_600_000),
-        _ if ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
-        _ if ms.is_multiple_of(1000) => format!("{}s", ms / 1000),
-        _ => format!("{ms}ms"),
-    }
+    format(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), TIMES, "s")
 }
 
 /// Writes a size in the largest unit that keeps it whole.
 pub fn format_size(bytes: u64) -> String {
-    for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if bytes != 0 && bytes.is_multiple_of(1 << shift) {
-            return format!("{}{unit}", bytes >> shift);
-        }
-    }
-    format!("{bytes}B")
+    format(bytes, SIZES, "B")
 }
 
-/// Splits digits from the unit that follows them.
-fn split(text: &str) -> Option<(u64, &str)> {
+fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let end = text.find(|c: char| !c.is_ascii_digit())?;
     let (digits, unit) = text.split_at(end);
-    Some((digits.parse().ok()?, unit))
+    let (_, scale) = units.iter().find(|(name, _)| *name == unit)?;
+    digits.parse::<u64>().ok()?.checked_mul(*scale)
+}
+
+fn format(number: u64, units: &[(&str, u64)], of_zero: &str) -> String {
+    let whole = |(_, scale): &&(&str, u64)| number != 0 && number.is_multiple_of(*scale);
+    match units.iter().rev().find(whole) {
+        Some((unit, scale)) => format!("{}{unit}", number / scale),
+        None => format!("0{of_zero}"),
+    }
 }
 
 #[cfg(test)]

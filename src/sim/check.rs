@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::messages::Author;
-use super::net::ConnId;
 use crate::base::random::Random;
+
+/// Names one connection of a run; never reused.
+pub type ConnId = usize;
 
 /// What is known of one connection of one client.
 #[derive(Clone, Copy, Debug)]

@@ -11,95 +11,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::scenario::PACED;
-use crate::protocol::cause::Cause;
+use super::scanner::{Output, Scanner};
+use super::watched::{
+    CLOSING_LINGER, DRAIN_REST, Ending, Facts, NEVER, Stage, Watched, nanos, since,
+};
 use crate::ring::{BufferGroup, Completion, Failure, Op, OpKey, OpKind, Outcome, Owner, Socket};
 use crate::settings::Deadlines;
 use crate::worker::WHEEL_TICK;
-
-/// What a drain leaves for goodbyes after its window.
-const DRAIN_REST: Duration = Duration::from_secs(2);
-/// What a refused client gets beyond all stages together.
-const REFUSED_GRACE: Duration = Duration::from_millis(100);
-const CLOSING_LINGER: &str = "closing linger";
-const NEVER: u64 = u64::MAX;
-
-/// What the world knows of a connection that was just accepted.
-#[derive(Clone, Copy, Debug)]
-pub struct Facts {
-    /// The client's index.
-    pub client: usize,
-    /// Its token is good, or will be.
-    pub is_valid: bool,
-    /// Its token comes in the first message.
-    pub first_message: bool,
-    /// Bytes in front of its request: a PROXY header.
-    pub proxy_bytes: usize,
-    /// What follows is ciphertext: only silence can be judged.
-    pub is_tls: bool,
-    /// How long its close frame may have to wait at least, if it is refused.
-    pub pace: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Nothing was heard of the handshake yet.
-    SilentTls,
-    /// Nothing can be told of what goes on; the ends of both sides check it.
-    Opaque,
-    Head,
-    Authenticating,
-    /// A backend decides who the client is; the time of its answer cannot be seen.
-    Asking,
-    Open,
-    Refused,
-    Closing,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    No,
-    /// A receive is being cancelled: for the end, for a pause, or to wait without a buffer. An
-    /// end that begins meanwhile asks for nothing more, so it cannot be seen.
-    Perhaps,
-    /// A send is being cancelled, which only an end does.
-    Sure,
-}
-
-/// One connection. Times are in nanoseconds; where the true one is not known, the latest.
-#[derive(Debug)]
-struct Watched {
-    facts: Facts,
-    owner: Option<Owner>,
-    stage: Stage,
-    since: u64,
-    /// How long a backend's auth decision may take.
-    decision: Option<Duration>,
-    /// When the upgrade was answered.
-    upgraded: u64,
-    accepted: u64,
-    received: u64,
-    pinged: bool,
-    /// A close frame, or an answer over HTTP, was sent to it.
-    told: bool,
-    /// It was told a cause for which the close frame waits.
-    paced: bool,
-    expires: u64,
-    lifetime_ends: u64,
-    progressed: u64,
-    sending: Option<(u32, u32)>,
-    receiving: bool,
-    /// The receive in flight was cancelled.
-    receive_cancelled: bool,
-    /// Input may wait for credit, and be heard later.
-    paused: bool,
-    cancels: u32,
-    ending: Ending,
-    head: Vec<u8>,
-    skip: usize,
-    input: Scanner,
-    output: Output,
-}
 
 /// What the worker must keep, and how often it was held to it.
 #[derive(Debug, Default)]
@@ -115,6 +33,16 @@ pub struct Watch {
     decision: Option<Duration>,
     /// When the worker was last told other deadlines.
     changed: u64,
+    /// Those that held before, and the turn in which the worker has come by all connections with
+    /// what followed them: until then either may hold for a connection.
+    before: Vec<(Deadlines, u64)>,
+    /// The worker's turns.
+    turns: u64,
+    /// In how many turns the worker comes by all connections.
+    sweep_turns: u64,
+    /// The turn in which the worker has come by all connections after the drain's window, and
+    /// after its rest.
+    drained: [Option<u64>; 2],
     /// A close frame that did not wait for as long as it should.
     hasty: Option<String>,
     /// Deadlines that were due and kept.
@@ -139,9 +67,16 @@ impl Watch {
         self.denied = false;
     }
 
-    /// The worker was told other deadlines; it must know them from its next turn on.
+    /// In how many turns the worker comes by all connections.
+    pub fn set_sweep_turns(&mut self, turns: u64) {
+        self.sweep_turns = turns;
+    }
+
+    /// The worker was told other deadlines. It must know them from its next turn on, or once a
+    /// sweep for the reload before has ended; and timers that are there follow with its sweep.
     pub fn set_deadlines(&mut self, deadlines: Deadlines, now: u64) {
-        self.deadlines = Some(deadlines);
+        let until = self.turns + 2 * self.sweep_turns + 1;
+        self.before.extend(self.deadlines.replace(deadlines).map(|before| (before, until)));
         self.changed = now;
     }
 
@@ -344,6 +279,15 @@ impl Watch {
         if let Some(hasty) = self.hasty.take() {
             return Err(hasty);
         }
+        self.turns += 1;
+        let turns = self.turns;
+        self.before.retain(|(_, until)| turns < *until);
+        let drain_over = self.drain_ends.map(|end| [end, since(end, DRAIN_REST)]);
+        for (over, drained) in drain_over.into_iter().flatten().zip(&mut self.drained) {
+            if now >= over {
+                drained.get_or_insert(turns + self.sweep_turns);
+            }
+        }
         let Some(deadlines) = &self.deadlines else { return Ok(()) };
         let denied = std::mem::take(&mut self.denied);
         for (socket, watched) in &mut self.watched {
@@ -356,8 +300,18 @@ impl Watch {
                 let hidden = denied || watched.sending.is_some();
                 let drain = self.drain_ends.unwrap_or(NEVER);
                 let (name, due, must_show) = watched.next_deadline(deadlines, drain);
+                let under = |(before, _): &(Deadlines, u64)| watched.next_deadline(before, drain).1;
+                let due = self.before.iter().map(under).fold(due, u64::max);
                 let latest = due.saturating_add(nanos(WHEEL_TICK));
                 if now < latest && until <= latest {
+                    break;
+                }
+                let swept = match name {
+                    "drain" => self.drained[0],
+                    "drain rest" => self.drained[1],
+                    _ => Some(0),
+                };
+                if swept.is_none_or(|turn| turns <= turn) && until <= now {
                     break;
                 }
                 if name == CLOSING_LINGER && denied && watched.sending.is_none() {
@@ -388,360 +342,7 @@ impl Watch {
     }
 }
 
-impl Watched {
-    /// Without a receive in flight, input may wait for credit, and whether the client has been
-    /// heard since cannot be seen. An end would have led to a close by now.
-    fn note_pause(&mut self, now: u64, denied: bool, ping_interval: Duration) {
-        // Whoever awaits a decision is watched for its end. Who is not has been accepted, and its
-        // input, which may have come before, waits for credit.
-        let unwatched = !self.receiving && self.cancels == 0 && self.ending == Ending::No;
-        if self.stage == Stage::Asking && self.facts.is_valid && unwatched {
-            self.open(None, now);
-        }
-        let joined = !self.receiving && self.cancels == 0 && self.sending.is_none();
-        if self.ending == Ending::Perhaps && joined {
-            self.ending = Ending::No;
-        }
-        // Whoever was silent up to a ping waits without a buffer; that is no pause.
-        let silent = self.pinged || now >= self.received.saturating_add(nanos(ping_interval));
-        self.paused |= (!self.receiving || self.ending == Ending::Perhaps) && !silent;
-        if self.paused {
-            self.received = now;
-        }
-        if self.stage == Stage::Closing && denied && self.sending.is_none() {
-            self.since = now;
-        }
-    }
-
-    /// Name and time of the next deadline, and whether its effect shows immediately.
-    fn next_deadline(&self, deadlines: &Deadlines, drain: u64) -> (&'static str, u64, bool) {
-        let stall = match self.sending {
-            Some(_) => ("write stall", since(self.progressed, deadlines.write_stall), true),
-            None => ("write stall", NEVER, true),
-        };
-        let lifetime = ("lifetime", self.lifetime_ends, false);
-        // At the end of the window whoever is left is told, and dropped only after a rest.
-        let rest = ("drain rest", drain.saturating_add(nanos(DRAIN_REST)), true);
-        let drain = ("drain", drain, false);
-        let all = match self.stage {
-            Stage::SilentTls => {
-                let until = since(self.since, deadlines.tls_handshake);
-                [("TLS handshake", until, true), lifetime, drain, drain, drain]
-            }
-            Stage::Opaque => [rest; 5],
-            Stage::Head => {
-                let head = ("request head", since(self.since, deadlines.request_head), false);
-                [head, lifetime, drain, stall, drain]
-            }
-            Stage::Authenticating => {
-                let until = since(self.since, deadlines.authenticate);
-                [("authenticate", until, false), lifetime, drain, stall, drain]
-            }
-            Stage::Asking => {
-                let decision = since(self.since, self.decision.unwrap_or_default());
-                let until = decision.min(since(self.upgraded, deadlines.authenticate));
-                [("verdict", until, false), lifetime, drain, stall, drain]
-            }
-            Stage::Open => {
-                let expiry = ("token expiry", self.expires, false);
-                let silence = match self.pinged {
-                    false => ("ping", since(self.received, deadlines.ping_interval), false),
-                    true => ("idle", since(self.received, deadlines.idle), false),
-                };
-                [silence, lifetime, expiry, stall, drain]
-            }
-            Stage::Refused => {
-                let linger = ("refused", since(self.since, deadlines.linger), true);
-                let cap = ("refused cap", self.refused_at_latest(deadlines), true);
-                if self.told || self.facts.pace.is_zero() {
-                    return earliest([linger, cap, rest, rest, rest]);
-                }
-                let due = self.pace_end(self.facts.pace * 3 / 2, deadlines);
-                [("pace", due, false), cap, rest, rest, rest]
-            }
-            Stage::Closing if self.sending.is_some() => [stall, rest, rest, rest, rest],
-            Stage::Closing => {
-                let linger = (CLOSING_LINGER, since(self.since, deadlines.linger), true);
-                [linger, rest, rest, rest, rest]
-            }
-        };
-        earliest(all)
-    }
-
-    /// When a refused client must be gone.
-    fn refused_at_latest(&self, deadlines: &Deadlines) -> u64 {
-        let stages = deadlines.tls_handshake + deadlines.request_head + deadlines.authenticate;
-        since(self.accepted, stages + REFUSED_GRACE)
-    }
-
-    /// When a pace is over: it is cut so that the linger after it fits in.
-    fn pace_end(&self, pace: Duration, deadlines: &Deadlines) -> u64 {
-        let cut = self.refused_at_latest(deadlines).saturating_sub(nanos(deadlines.linger));
-        since(self.since, pace).min(cut.max(self.since))
-    }
-
-    fn state(&self) -> String {
-        let Watched { facts, stage, since, accepted, received, pinged, .. } = self;
-        let Watched { progressed, sending, receiving, cancels, ending, .. } = self;
-        format!(
-            "{facts:?} {stage:?} since {since}, accepted {accepted}, received {received}, pinged \
-             {pinged}, progressed {progressed}, sending {sending:?}, receiving {receiving}, \
-             cancels {cancels}, {ending:?}"
-        )
-    }
-
-    /// What was due is in a queue, unseen: the next deadline counts from now.
-    fn assume_met(&mut self, now: u64) {
-        match self.stage {
-            Stage::Open if !self.pinged => self.pinged = true,
-            Stage::Open => self.enter(Stage::Closing, now),
-            _ => {
-                self.told |= self.stage == Stage::Refused;
-                self.enter(Stage::Refused, now);
-            }
-        }
-    }
-
-    fn enter(&mut self, stage: Stage, now: u64) {
-        self.stage = stage;
-        self.since = now;
-    }
-
-    fn open(&mut self, expires: Option<u64>, now: u64) {
-        self.enter(Stage::Open, now);
-        self.received = now;
-        self.expires = expires.unwrap_or(NEVER);
-    }
-
-    /// The worker read `bytes`.
-    fn heard(&mut self, bytes: &[u8], expires: Option<u64>, now: u64) {
-        let skipped = self.skip.min(bytes.len());
-        self.skip -= skipped;
-        let mut bytes = &bytes[skipped..];
-        if self.facts.is_tls {
-            return self.enter(Stage::Opaque, now);
-        }
-        let before = self.stage;
-        if self.stage == Stage::Head {
-            let known = self.head.len();
-            self.head.extend_from_slice(bytes);
-            let Some(end) = self.head.windows(4).position(|w| w == b"\r\n\r\n") else { return };
-            bytes = &bytes[end + 4 - known..];
-            self.upgraded = now;
-            match self.facts {
-                Facts { first_message: true, .. } => self.enter(Stage::Authenticating, now),
-                _ if self.decision.is_some() => self.enter(Stage::Asking, now),
-                Facts { is_valid: true, .. } => self.open(expires, now),
-                _ => self.enter(Stage::Refused, now),
-            }
-        }
-        if self.stage == Stage::Authenticating {
-            let mut decided = false;
-            self.input.scan(bytes, |opcode, fin| decided |= fin && opcode < CLOSE);
-            match decided {
-                true if self.decision.is_some() => self.enter(Stage::Asking, now),
-                true if self.facts.is_valid => self.open(expires, now),
-                true => self.enter(Stage::Refused, now),
-                false => {}
-            }
-        } else if before == Stage::Open {
-            self.received = now;
-            self.pinged = false;
-        }
-    }
-
-    /// The worker sends `bytes`. Whether that ends a pace.
-    fn answered(&mut self, bytes: &[u8], now: u64) -> bool {
-        if self.facts.is_tls {
-            return false;
-        }
-        let (mut closes, mut pings) = (false, false);
-        let status = self.output.scan(bytes, |opcode| {
-            closes |= opcode == CLOSE;
-            pings |= opcode == PING;
-        });
-        if pings {
-            // Only those who were let in are pinged.
-            if self.stage == Stage::Asking && self.facts.is_valid {
-                self.open(None, now);
-            }
-            self.pinged |= self.stage == Stage::Open;
-        }
-        let refused = status == Some(false);
-        let now_told = !self.told && (closes || refused);
-        self.told |= now_told;
-        let refused_before = self.stage == Stage::Refused;
-        self.paced |= refused_before && PACED.iter().any(|cause| explains(bytes, *cause));
-        let ends_pace = refused_before && now_told && self.paced;
-        if refused_before && now_told && !self.facts.pace.is_zero() {
-            self.since = now;
-        }
-        match self.stage {
-            // Accepted, perhaps, and closed within the same turn; whichever lasts longer.
-            Stage::Asking if closes && self.facts.is_valid => self.enter(Stage::Closing, now),
-            Stage::Head | Stage::Authenticating | Stage::Asking if closes || refused => {
-                self.enter(Stage::Refused, now);
-            }
-            Stage::Open if refused => self.enter(Stage::Refused, now),
-            // Refused, perhaps, for want of a backend; whichever lasts longer.
-            Stage::Open if closes => self.enter(Stage::Closing, now),
-            _ => {}
-        }
-        ends_pace
-    }
-
-    fn sent(&mut self, count: Option<u32>, now: u64) {
-        let Some((start, end)) = self.sending.take() else { return };
-        if let Some(count) = count {
-            self.progressed = now;
-            if start + count >= end && self.stage == Stage::Closing {
-                self.since = now;
-            }
-        }
-    }
-}
-
-fn since(time: u64, duration: Duration) -> u64 {
-    time.saturating_add(nanos(duration))
-}
-
-/// Whether these bytes explain `cause` to a client.
-fn explains(bytes: &[u8], cause: Cause) -> bool {
-    let words = format!("\"reason\":\"{}\"", cause.label());
-    bytes.windows(words.len()).any(|window| window == words.as_bytes())
-}
-
-const CLOSE: u8 = 8;
-const PING: u8 = 9;
-
-/// Finds frames in a stream of bytes, masked or not, that comes in any pieces.
-#[derive(Debug, Default)]
-struct Scanner {
-    header: Vec<u8>,
-    payload: u64,
-}
-
-impl Scanner {
-    /// Tells opcode and FIN of each frame that ends within `bytes`. An empty frame ends with
-    /// its header.
-    fn scan(&mut self, mut bytes: &[u8], mut tell: impl FnMut(u8, bool)) {
-        while !bytes.is_empty() {
-            if self.payload == 0 {
-                self.header.push(bytes[0]);
-                bytes = &bytes[1..];
-                match frame_length(&self.header) {
-                    Some(length) => self.payload = length,
-                    None => continue,
-                }
-            }
-            let taken = self.payload.min(bytes.len() as u64);
-            bytes = &bytes[taken as usize..];
-            self.payload -= taken;
-            if self.payload == 0 {
-                tell(self.header[0] & 15, self.header[0] & 0x80 != 0);
-                self.header.clear();
-            }
-        }
-    }
-}
-
-/// Length of the payload, once the header is whole (RFC 6455 §5.2).
-fn frame_length(header: &[u8]) -> Option<u64> {
-    let second = *header.get(1)?;
-    let extended = match second & 0x7f {
-        126 => 2,
-        127 => 8,
-        _ => 0,
-    };
-    let mask = if second & 0x80 != 0 { 4 } else { 0 };
-    if header.len() < 2 + extended + mask {
-        return None;
-    }
-    let number = header[2..2 + extended].iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
-    Some(if extended == 0 { u64::from(second & 0x7f) } else { number })
-}
-
-/// What the worker says: a response head, then frames.
-#[derive(Debug, Default)]
-struct Output {
-    head: Vec<u8>,
-    upgraded: bool,
-    frames: Scanner,
-}
-
-impl Output {
-    /// Tells the opcode of each frame, and returns the status once the head is whole: whether
-    /// it is 101.
-    fn scan(&mut self, bytes: &[u8], mut tell: impl FnMut(u8)) -> Option<bool> {
-        if self.upgraded {
-            self.frames.scan(bytes, |opcode, _| tell(opcode));
-            return None;
-        }
-        self.head.extend_from_slice(bytes);
-        let end = self.head.windows(4).position(|window| window == b"\r\n\r\n")?;
-        self.upgraded = self.head.starts_with(b"HTTP/1.1 101 ");
-        if self.upgraded {
-            let rest = self.head.split_off(end + 4);
-            self.frames.scan(&rest, |opcode, _| tell(opcode));
-        }
-        self.head = Vec::new();
-        Some(self.upgraded)
-    }
-}
-
-/// A name, a time, and whether the effect shows immediately.
-type Due = (&'static str, u64, bool);
-
-fn earliest(all: [Due; 5]) -> Due {
-    let [first, ..] = all;
-    all.into_iter().min_by_key(|(_, due, _)| *due).unwrap_or(first)
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(NEVER)
-}
-
 /// Where an owner is: links and clients have tables of their own.
 fn place(owner: Owner) -> (bool, u32) {
     (matches!(owner, Owner::Upstream(_)), owner.key().slot)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frames(pieces: &[&[u8]]) -> Vec<(u8, bool)> {
-        let mut scanner = Scanner::default();
-        let mut found = Vec::new();
-        for piece in pieces {
-            scanner.scan(piece, |opcode, fin| found.push((opcode, fin)));
-        }
-        found
-    }
-
-    #[test]
-    fn frames_are_found_however_they_are_cut() {
-        let mut bytes =
-            b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58\x89\x00\x02\x7e\x01\x00".to_vec();
-        bytes.extend([7; 256]);
-        bytes.extend(b"\x88\x02\x03\xe8\x80");
-        let expected = [(1, true), (PING, true), (2, false), (CLOSE, true)];
-        for cut in 0..bytes.len() {
-            assert_eq!(frames(&[&bytes[..cut], &bytes[cut..]]), expected, "cut at {cut}");
-        }
-        let single: Vec<&[u8]> = bytes.chunks(1).collect();
-        assert_eq!(frames(&single), expected);
-    }
-
-    #[test]
-    fn the_status_is_told_once() {
-        let mut output = Output::default();
-        let mut seen = Vec::new();
-        assert_eq!(output.scan(b"HTTP/1.1 101 S\r\n", |opcode| seen.push(opcode)), None);
-        assert_eq!(output.scan(b"\r\n\x89\x00", |opcode| seen.push(opcode)), Some(true));
-        assert_eq!(output.scan(b"\x88\x00", |opcode| seen.push(opcode)), None);
-        assert_eq!(seen, [PING, CLOSE]);
-        let mut output = Output::default();
-        assert_eq!(output.scan(b"HTTP/1.1 408 R\r\n\r\n", |_| {}), Some(false));
-    }
 }

@@ -4,55 +4,13 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::kernel::RingSizes;
+use super::memory::Memory;
 use super::world::World;
 use crate::base::time::{Instant, Now, UnixTime};
 use crate::ring::{
-    BufferCount, BufferGroup, CLIENT_BUFFER_BYTES, CLIENT_SLOT_BYTES, Completion, EndpointAddress,
-    LINK_BUFFER_BYTES, LINK_SLOT_BYTES, Op, OpKey, ReceivedBuffer, Ring, SendSlot, Socket,
+    BufferCount, BufferGroup, Completion, EndpointAddress, Op, OpKey, ReceivedBuffer, Ring,
+    SendSlot, Socket,
 };
-
-/// The bytes of every buffer and slot.
-#[derive(Debug)]
-pub struct Memory {
-    buffers: [Vec<u8>; 2],
-    slots: [Vec<u8>; 2],
-}
-
-impl Memory {
-    /// Zeroed memory.
-    pub fn new(sizes: RingSizes) -> Self {
-        let bytes = |count: u16, size: usize| vec![0; usize::from(count) * size];
-        Memory {
-            buffers: [
-                bytes(sizes.buffers[0], CLIENT_BUFFER_BYTES),
-                bytes(sizes.buffers[1], LINK_BUFFER_BYTES),
-            ],
-            slots: [
-                bytes(sizes.slots[0], CLIENT_SLOT_BYTES),
-                bytes(sizes.slots[1], LINK_SLOT_BYTES),
-            ],
-        }
-    }
-
-    /// A whole receive buffer.
-    pub fn buffer(&mut self, group: BufferGroup, id: u16) -> &mut [u8] {
-        let size = match group {
-            BufferGroup::Client => CLIENT_BUFFER_BYTES,
-            BufferGroup::Link => LINK_BUFFER_BYTES,
-        };
-        &mut self.buffers[group as usize][usize::from(id) * size..][..size]
-    }
-
-    /// A whole send slot.
-    pub fn slot(&mut self, slot: &SendSlot) -> &mut [u8] {
-        let size = match slot.group() {
-            BufferGroup::Client => CLIENT_SLOT_BYTES,
-            BufferGroup::Link => LINK_SLOT_BYTES,
-        };
-        &mut self.slots[slot.group() as usize][usize::from(slot.id()) * size..][..size]
-    }
-}
 
 /// A ring over a shared simulated world.
 #[derive(Debug)]
@@ -76,6 +34,10 @@ impl Ring for FakeRing {
             instant: Instant::from_nanos(world.clock()),
             unix: UnixTime::from_millis(world.net.wall_millis()),
         }
+    }
+
+    fn clock(&self) -> Instant {
+        self.now().instant
     }
 
     fn set_endpoint(&mut self, endpoint: u16, address: EndpointAddress) {
@@ -148,11 +110,14 @@ mod tests {
     use super::*;
     use crate::base::random::Random;
     use crate::base::slab::Key;
+    use crate::ring::CLIENT_SLOT_BYTES;
     use crate::ring::Owner;
     use crate::ring::{Failure, OpKind, Outcome, Socket};
+    use crate::sim::check::ConnId;
     use crate::sim::deadlines::Watch;
     use crate::sim::faults::{Fault, Faults};
-    use crate::sim::net::{ConnId, MILLIS, Net, Party, SECONDS, Side};
+    use crate::sim::memory::RingSizes;
+    use crate::sim::net::{MILLIS, Net, Party, SECONDS, Side};
     use crate::sim::tokens::Tokens;
 
     fn sizes() -> RingSizes {

@@ -163,6 +163,10 @@ impl Ring for Careless {
         self.ring.now()
     }
 
+    fn clock(&self) -> Instant {
+        self.ring.clock()
+    }
+
     fn set_endpoint(&mut self, endpoint: u16, address: EndpointAddress) {
         self.ring.set_endpoint(endpoint, address);
     }

@@ -3,7 +3,8 @@
 
 use std::net::Ipv4Addr;
 
-use super::client::{Behaviour, Plan};
+use super::behaviour::Behaviour;
+use super::behaviour::Plan;
 use super::net::{MILLIS, SECONDS};
 use super::scenario::Scenario;
 use super::tokens::{Carriage, TokenKind};

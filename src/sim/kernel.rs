@@ -6,20 +6,24 @@
 //! last completion has not been taken, each buffer and slot given back exactly once.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
 
-use super::fake_ring::Memory;
+use super::check::ConnId;
 use super::faults::Fault;
-use super::net::{ConnId, Event, MICROS, MILLIS, Net, Party, SECONDS, Side};
+use super::memory::{Memory, RingSizes};
+use super::net::{Event, MILLIS, Net, Party, SECONDS, Side};
 use crate::ring::{
-    BufferCount, BufferGroup, Completion, EndpointAddress, Failure, Op, OpKey, OpKind, Outcome,
-    ReceivedBuffer, SendSlot, Socket,
+    BufferGroup, Completion, EndpointAddress, Failure, Op, OpKey, OpKind, Outcome, SendSlot, Socket,
 };
 
-/// Shots of one multishot receive in one pass, as in Linux.
-const SHOTS_MAX: u32 = 32;
-/// ECONNABORTED.
-const ABORTED: i32 = 103;
+mod accounts;
+mod cancel;
+mod names;
+mod pools;
+mod progress;
+
+use names::{op_name, op_socket, outcome_detail, outcome_name};
+use pools::{Place, Pool};
+
 /// ECONNREFUSED.
 const REFUSED: i32 = 111;
 /// ETIMEDOUT.
@@ -28,22 +32,6 @@ const TIMED_OUT: i32 = 110;
 const BAD_DESCRIPTOR: i32 = 9;
 /// EINVAL.
 const INVALID: i32 = 22;
-
-/// Sizes of one run's ring.
-#[derive(Clone, Copy, Debug)]
-pub struct RingSizes {
-    /// Receive buffers, clients and links.
-    pub buffers: [u16; 2],
-    /// Send slots, clients and links.
-    pub slots: [u16; 2],
-    /// Descriptors that may be open concurrently.
-    pub descriptors: usize,
-    /// Whether a closed descriptor's number is given out again. Without, a use after close is
-    /// always seen; with it, confusion of old and new is.
-    pub reuse_descriptors: bool,
-    /// Listeners, by number.
-    pub listeners: u16,
-}
 
 /// Bugs that the fake kernel can be told to have, to prove that the checks see them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,36 +46,6 @@ pub struct KernelBugs {
     pub completes_twice: u64,
     /// Every client's address is the same.
     pub peers_alike: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Free,
-    InFlight,
-    Worker,
-}
-
-#[derive(Debug)]
-struct Pool {
-    places: Vec<Place>,
-    free: Vec<u16>,
-}
-
-impl Pool {
-    fn new(count: u16) -> Self {
-        Pool { places: vec![Place::Free; count.into()], free: (0..count).rev().collect() }
-    }
-
-    fn take(&mut self, place: Place) -> Option<u16> {
-        let id = self.free.pop()?;
-        debug_assert_eq!(self.places[id as usize], Place::Free);
-        self.places[id as usize] = place;
-        Some(id)
-    }
-
-    fn count(&self, place: Place) -> usize {
-        self.places.iter().filter(|p| **p == place).count()
-    }
 }
 
 /// What an operation in flight is about.
@@ -331,44 +289,6 @@ impl Kernel {
         }
     }
 
-    fn progress_accepts(&mut self, net: &mut Net, listener: u16) {
-        loop {
-            let entry = &mut self.listeners[listener as usize];
-            if entry.backlog.is_empty() || entry.accepts.is_empty() {
-                return;
-            }
-            let Some(id) = entry.accepts.pop_front() else { return };
-            if self.descriptors.len() >= self.sizes.descriptors || net.fault(Fault::AcceptExhausted)
-            {
-                self.finish(net, id, Outcome::Failed(Failure::Exhausted));
-                continue;
-            }
-            let Some(conn) = self.listeners[listener as usize].backlog.pop_front() else { return };
-            if net.fault(Fault::AcceptAborted) {
-                net.close(conn, Side::Gateway, true);
-                self.finish(net, id, Outcome::Failed(Failure::Errno(ABORTED)));
-                continue;
-            }
-            let socket = self.open_descriptor(net, conn);
-            let now = net.now;
-            let entry = net.conn_mut(conn);
-            entry.accepted_at = Some(now);
-            let peer = match entry.party {
-                Party::Client(index) => {
-                    let [_, _, high, low] = (index as u32).to_be_bytes();
-                    let own = Ipv4Addr::new(10, 0, high, low);
-                    // Behind a balancer only the PROXY header tells.
-                    let source = entry.floods_from.filter(|_| !self.balanced).unwrap_or(own);
-                    let source = if self.bugs.peers_alike { [10, 0, 0, 0].into() } else { source };
-                    let port = 1024 + (conn % 60_000) as u16;
-                    Some(SocketAddr::from((source, port)))
-                }
-                Party::Backend(_) | Party::Test => None,
-            };
-            self.finish(net, id, Outcome::Accepted { socket: Socket(socket), peer });
-        }
-    }
-
     fn open_descriptor(&mut self, net: &mut Net, conn: ConnId) -> u32 {
         let socket = if self.sizes.reuse_descriptors {
             (3..).find(|number| !self.descriptors.contains_key(number)).unwrap_or(u32::MAX)
@@ -461,204 +381,6 @@ impl Kernel {
             self.let_go(net, descriptor.conn, reset);
         }
         self.finish(net, id, Outcome::Closed);
-    }
-
-    fn start_cancel(&mut self, net: &mut Net, memory: &mut Memory, id: u64, target: OpKey) {
-        let found = self.keys.get(&target.to_bits()).copied();
-        let live = found.filter(|target| self.ops.get(target).is_some_and(|op| !op.finished));
-        let Some(found) = live else {
-            return self.finish(net, id, Outcome::Failed(Failure::NotFound));
-        };
-        if net.fault(Fault::CancelRace) && self.complete_first(net, memory, found) {
-            return self.finish(net, id, Outcome::Failed(Failure::NotFound));
-        }
-        let first = net.random.chance(1, 2);
-        if first {
-            self.finish(net, id, Outcome::CancelDone);
-        }
-        self.cancel_work(net, found);
-        if !first {
-            self.finish(net, id, Outcome::CancelDone);
-        }
-    }
-
-    /// The target of a cancel gets a last chance; true when that ended it.
-    fn complete_first(&mut self, net: &mut Net, memory: &mut Memory, id: u64) -> bool {
-        let Some(pending) = self.ops.get_mut(&id) else { return false };
-        match &mut pending.work {
-            Work::Receive { socket, .. } => {
-                let socket = *socket;
-                self.progress_receive(net, memory, socket);
-            }
-            Work::Poll { socket, .. } => {
-                let socket = *socket;
-                self.progress_poll(net, socket);
-            }
-            Work::Send { socket, held_until, .. } => {
-                *held_until = 0;
-                let socket = *socket;
-                self.progress_send(net, memory, socket);
-            }
-            // It is decided now, by the world.
-            Work::Connect { .. } => {
-                net.schedule(net.now, Event::Connect(id));
-                return true;
-            }
-            Work::Close | Work::Accept { .. } | Work::Cancel => {}
-        }
-        self.ops.get(&id).is_none_or(|op| op.finished)
-    }
-
-    fn cancel_work(&mut self, net: &mut Net, id: u64) {
-        let Some(pending) = self.ops.get_mut(&id) else { return };
-        match &mut pending.work {
-            Work::Accept { listener } => {
-                let listener = *listener as usize;
-                self.listeners[listener].accepts.retain(|accept| *accept != id);
-                self.finish(net, id, Outcome::Failed(Failure::Cancelled));
-            }
-            Work::Send { slot, next, start, .. } => {
-                let done = *next - *start;
-                let Some(slot) = slot.take() else { return };
-                let result = if done > 0 { Ok(done) } else { Err(Failure::Cancelled) };
-                self.finish(net, id, Outcome::Sent { slot, result });
-            }
-            Work::Receive { .. } | Work::Poll { .. } | Work::Connect { .. } => {
-                self.finish(net, id, Outcome::Failed(Failure::Cancelled));
-            }
-            Work::Close | Work::Cancel => {}
-        }
-    }
-
-    /// Looks again at every operation on a connection's gateway end.
-    pub fn poke(&mut self, net: &mut Net, memory: &mut Memory, conn: ConnId) {
-        let Some(socket) = net.conn(conn).socket else { return };
-        self.progress_receive(net, memory, socket);
-        self.progress_poll(net, socket);
-        self.progress_send(net, memory, socket);
-    }
-
-    fn live(&self, op: Option<u64>) -> Option<(u64, &Pending)> {
-        let id = op?;
-        let pending = self.ops.get(&id)?;
-        let started = !self.submitted.iter().any(|(waiting, _)| *waiting == id);
-        (!pending.finished && started).then_some((id, pending))
-    }
-
-    fn progress_receive(&mut self, net: &mut Net, memory: &mut Memory, socket: u32) {
-        let Some(descriptor) = self.descriptors.get(&socket) else { return };
-        let conn = descriptor.conn;
-        for _ in 0..SHOTS_MAX {
-            let Some(descriptor) = self.descriptors.get(&socket) else { return };
-            let Some((id, pending)) = self.live(descriptor.receive) else { return };
-            let Work::Receive { group, multi, .. } = pending.work else { return };
-            let readable = net.readable(conn, Side::Gateway);
-            if readable > 0 {
-                let Some(buffer) = self.buffers[group as usize].take(Place::InFlight) else {
-                    net.faults.note(Fault::NoBuffers);
-                    return self.finish(net, id, Outcome::Failed(Failure::NoBuffers));
-                };
-                let more = multi && !net.fault(Fault::MultishotEnded);
-                self.shot(net, memory, id, conn, (group, buffer), more);
-                continue;
-            }
-            let outcome = if net.is_reset(conn, Side::Gateway) {
-                Outcome::Failed(Failure::Disconnected)
-            } else if net.ended(conn, Side::Gateway) {
-                Outcome::EndOfStream
-            } else {
-                return;
-            };
-            return self.finish(net, id, outcome);
-        }
-        net.schedule(net.now + 10 * MICROS, Event::Poke(conn));
-    }
-
-    /// One buffer's worth of a receive.
-    fn shot(
-        &mut self,
-        net: &mut Net,
-        memory: &mut Memory,
-        id: u64,
-        conn: ConnId,
-        (group, buffer): (BufferGroup, u16),
-        more: bool,
-    ) {
-        self.received += 1;
-        let bytes = memory.buffer(group, buffer);
-        let short = net.fault(Fault::ReceiveShort);
-        let most = if short { 1 + net.random.below(16) as usize } else { bytes.len() };
-        let most = most.min(bytes.len());
-        let count = net.read(conn, Side::Gateway, &mut bytes[..most]);
-        if planted(self.bugs.receives_twice, self.received) {
-            net.unread(conn, Side::Gateway, &bytes[..count]);
-        }
-        if !net.conn(conn).is_tls {
-            net.trace.note_bytes(&bytes[..count]);
-        }
-        let received = ReceivedBuffer::of_ring(group, buffer, count as u32);
-        if planted(self.bugs.completes_twice, self.received) {
-            let again = ReceivedBuffer::of_ring(group, buffer, count as u32);
-            self.post(net, id, Outcome::Received(again), true);
-        }
-        self.post(net, id, Outcome::Received(received), more);
-    }
-
-    fn progress_poll(&mut self, net: &mut Net, socket: u32) {
-        let Some(descriptor) = self.descriptors.get(&socket) else { return };
-        let conn = descriptor.conn;
-        let Some((id, pending)) = self.live(descriptor.poll) else { return };
-        let hangup = matches!(pending.work, Work::Poll { hangup: true, .. });
-        let readable = (!hangup && net.readable(conn, Side::Gateway) > 0)
-            || net.ended(conn, Side::Gateway)
-            || net.is_reset(conn, Side::Gateway);
-        if readable {
-            self.finish(net, id, Outcome::Readable);
-        }
-    }
-
-    fn progress_send(&mut self, net: &mut Net, memory: &mut Memory, socket: u32) {
-        let Some(descriptor) = self.descriptors.get(&socket) else { return };
-        let conn = descriptor.conn;
-        let Some((id, _)) = self.live(descriptor.send) else { return };
-        let drops = planted(self.bugs.drops_sent_byte, self.sent + 1);
-        let Some(pending) = self.ops.get_mut(&id) else { return };
-        let Work::Send { slot, next, start, end, held_until, .. } = &mut pending.work else {
-            return;
-        };
-        if *held_until > net.now {
-            return;
-        }
-        if net.fault(Fault::SendReset) {
-            net.kill(conn);
-        }
-        let Some(held) = slot.as_ref() else { return };
-        let all = &memory.slot(held)[*next as usize..*end as usize];
-        // A fault may end the send early, so only part of it is even offered.
-        let short = net.fault(Fault::SendShort);
-        let offered =
-            if short { 1 + net.random.below(all.len() as u64) as usize } else { all.len() };
-        let written = match net.write(conn, Side::Gateway, &all[..offered - usize::from(drops)]) {
-            Ok(count) => Ok(count + usize::from(drops && count + 1 == offered)),
-            Err(dead) => Err(dead),
-        };
-        let result = match written {
-            Ok(count) => {
-                if !net.conn(conn).is_tls {
-                    net.trace.note_bytes(&all[..count]);
-                }
-                *next += count as u32;
-                if *next < *end && !(short && count > 0) {
-                    return;
-                }
-                Ok(*next - *start)
-            }
-            Err(_) if *next > *start => Ok(*next - *start),
-            Err(_) => Err(Failure::Disconnected),
-        };
-        let Some(slot) = slot.take() else { return };
-        self.sent += 1;
-        self.finish(net, id, Outcome::Sent { slot, result });
     }
 
     fn finish(&mut self, net: &mut Net, id: u64, outcome: Outcome) {
@@ -786,74 +508,6 @@ impl Kernel {
         }
     }
 
-    /// Checks that the worker may touch a receive buffer.
-    pub fn check_buffer(&mut self, net: &mut Net, buffer: &ReceivedBuffer) {
-        let place = self.buffers[buffer.group() as usize].places.get(buffer.id() as usize);
-        if place != Some(&Place::Worker) {
-            net.check.fail(format!("{buffer:?} used while {place:?}"));
-        }
-    }
-
-    /// Checks that the worker may touch a send slot.
-    pub fn check_slot(&mut self, net: &mut Net, slot: &SendSlot) {
-        let place = self.slots[slot.group() as usize].places.get(slot.id() as usize);
-        if place != Some(&Place::Worker) {
-            net.check.fail(format!("{slot:?} used while {place:?}"));
-        }
-    }
-
-    /// Takes a receive buffer back.
-    pub fn give_back(&mut self, net: &mut Net, buffer: ReceivedBuffer) {
-        self.check_buffer(net, &buffer);
-        self.given_back += 1;
-        let pool = &mut self.buffers[buffer.group() as usize];
-        pool.places[buffer.id() as usize] = Place::Free;
-        if !planted(self.bugs.loses_buffer, self.given_back) {
-            pool.free.push(buffer.id());
-        }
-    }
-
-    /// Takes a send slot from its pool.
-    pub fn take_slot(&mut self, group: BufferGroup) -> Option<SendSlot> {
-        let id = self.slots[group as usize].take(Place::Worker)?;
-        Some(SendSlot::of_ring(group, id))
-    }
-
-    /// Takes a send slot back.
-    pub fn release(&mut self, net: &mut Net, slot: SendSlot) {
-        self.check_slot(net, &slot);
-        let pool = &mut self.slots[slot.group() as usize];
-        pool.places[slot.id() as usize] = Place::Free;
-        pool.free.push(slot.id());
-    }
-
-    /// How full a receive pool is.
-    pub fn buffer_count(&self, group: BufferGroup) -> BufferCount {
-        let pool = &self.buffers[group as usize];
-        BufferCount { total: pool.places.len() as u32, free: pool.free.len() as u32 }
-    }
-
-    /// Checks `free + held + in flight = total` in all four pools.
-    pub fn check_pools(&self, net: &mut Net) {
-        for (name, pools) in [("buffers", &self.buffers), ("slots", &self.slots)] {
-            for (group, pool) in pools.iter().enumerate() {
-                let away = pool.count(Place::InFlight) + pool.count(Place::Worker);
-                let (free, total) = (pool.free.len(), pool.places.len());
-                if free + away != total {
-                    net.check.fail(format!(
-                        "{name} of group {group}: {free} free + {away} away, not {total}"
-                    ));
-                }
-            }
-        }
-    }
-
-    /// How many buffers and slots the worker holds, in that order.
-    pub fn held_by_worker(&self) -> (usize, usize) {
-        let held = |pools: &[Pool; 2]| pools.iter().map(|pool| pool.count(Place::Worker)).sum();
-        (held(&self.buffers), held(&self.slots))
-    }
-
     /// Descriptors open now, with the connection of each.
     pub fn open(&self) -> impl Iterator<Item = (u32, ConnId)> + '_ {
         self.descriptors.iter().map(|(socket, descriptor)| (*socket, descriptor.conn))
@@ -869,12 +523,6 @@ impl Kernel {
         self.ops.len()
     }
 
-    /// Whether any buffer or slot is away from its pool.
-    pub fn all_free(&self) -> bool {
-        let full = |pools: &[Pool; 2]| pools.iter().all(|p| p.free.len() == p.places.len());
-        full(&self.buffers) && full(&self.slots)
-    }
-
     /// Whether the listener still takes connections.
     pub fn is_listening(&self, listener: u16) -> bool {
         self.listeners[listener as usize].open
@@ -883,60 +531,4 @@ impl Kernel {
 
 fn planted(every: u64, count: u64) -> bool {
     every > 0 && count.is_multiple_of(every)
-}
-
-fn op_socket(op: &Op) -> Option<u32> {
-    match op {
-        Op::ReceiveMultishot { socket, .. }
-        | Op::ReceiveOnce { socket, .. }
-        | Op::PollReadable { socket }
-        | Op::PollHangup { socket }
-        | Op::Send { socket, .. }
-        | Op::Close { socket, .. } => Some(socket.0),
-        Op::Accept { .. } | Op::Connect { .. } | Op::Cancel { .. } => None,
-    }
-}
-
-fn op_name(op: &Op) -> &'static str {
-    match op {
-        Op::Accept { .. } => "> accept",
-        Op::ReceiveMultishot { .. } => "> receive multi",
-        Op::ReceiveOnce { .. } => "> receive once",
-        Op::PollReadable { .. } => "> poll",
-        Op::PollHangup { .. } => "> poll for hangup",
-        Op::Send { .. } => "> send",
-        Op::Connect { .. } => "> connect",
-        Op::Close { .. } => "> close",
-        Op::Cancel { .. } => "> cancel",
-    }
-}
-
-fn outcome_name(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Accepted { .. } => "< accepted",
-        Outcome::Received(_) => "< received",
-        Outcome::EndOfStream => "< end of stream",
-        Outcome::Readable => "< readable",
-        Outcome::Sent { result: Ok(_), .. } => "< sent",
-        Outcome::Sent { result: Err(_), .. } => "< send failed",
-        Outcome::Connected(_) => "< connected",
-        Outcome::Closed => "< closed",
-        Outcome::CancelDone => "< cancel done",
-        Outcome::Failed(Failure::Cancelled) => "< cancelled",
-        Outcome::Failed(Failure::NoBuffers) => "< no buffers",
-        Outcome::Failed(Failure::Exhausted) => "< exhausted",
-        Outcome::Failed(Failure::Disconnected) => "< disconnected",
-        Outcome::Failed(Failure::NotFound) => "< not found",
-        Outcome::Failed(Failure::Errno(_)) => "< errno",
-    }
-}
-
-fn outcome_detail(outcome: &Outcome) -> u64 {
-    match outcome {
-        Outcome::Accepted { socket, .. } | Outcome::Connected(socket) => socket.0.into(),
-        Outcome::Received(buffer) => buffer.length().into(),
-        Outcome::Sent { result: Ok(count), .. } => (*count).into(),
-        Outcome::Failed(Failure::Errno(number)) => *number as u64,
-        _ => 0,
-    }
 }

@@ -3,9 +3,12 @@
 //! The same seed gives the same run, to the last byte.
 
 pub mod backend;
+pub mod backend_link;
+pub mod behaviour;
 pub mod bugs;
 pub mod check;
 pub mod client;
+pub mod crowd;
 pub mod deadlines;
 pub mod fake_ring;
 pub mod faults;
@@ -14,14 +17,17 @@ pub mod flood;
 pub mod frames;
 pub mod keep;
 pub mod kernel;
+pub mod memory;
 pub mod messages;
 pub mod net;
 mod revocations;
+mod scanner;
 pub mod scenario;
 pub mod simulation;
 pub mod tls;
 pub mod tokens;
 pub mod trace;
+pub mod watched;
 pub mod world;
 
 pub use bugs::Bug;

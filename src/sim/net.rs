@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::Ipv4Addr;
 
-use super::check::Check;
+use super::check::{Check, ConnId};
 use super::faults::{Fault, Faults};
 use super::trace::Trace;
 use crate::base::random::Random;
@@ -17,9 +17,6 @@ pub const MICROS: u64 = 1_000;
 pub const MILLIS: u64 = 1_000_000;
 /// One second, in nanoseconds.
 pub const SECONDS: u64 = 1_000_000_000;
-
-/// Names one connection of a run; never reused.
-pub type ConnId = usize;
 
 /// An end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

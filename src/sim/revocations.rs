@@ -33,13 +33,15 @@ pub struct Revocations {
     taken: u64,
     /// What backends said before is still on its way, and holds no more.
     over: bool,
+    /// In how many turns the worker's sweep comes by every connection.
+    sweep_turns: u64,
 }
 
 impl Revocations {
     /// Nothing is revoked.
-    pub fn new(forgets: bool) -> Self {
+    pub fn new(forgets: bool, sweep_turns: u64) -> Self {
         let set = RevocationSet::new(Hasher::new(&[9; 32]));
-        Revocations { set, told: Vec::new(), forgets, taken: 0, over: false }
+        Revocations { set, told: Vec::new(), forgets, taken: 0, over: false, sweep_turns }
     }
 
     /// What the worker is to know.
@@ -78,14 +80,14 @@ impl Revocations {
         self.snapshot()
     }
 
-    /// Two turns after the worker got the revocation, no revoked client may be open: neither those
-    /// that were, nor new ones.
+    /// Once the worker has got the revocation and a sweep has come by, no revoked client may be
+    /// open: neither those that were, nor new ones.
     pub fn check(&mut self, open: Vec<SocketAddr>, turn: u64, world: &mut World) {
         let (offset, now) = (world.net.wall_offset, world.net.wall_millis());
         self.told.retain(|told| {
             told.wall_offset == offset && told.revocation.lapses > UnixTime::from_millis(now)
         });
-        for told in self.told.iter().filter(|told| told.turn + 2 <= turn) {
+        for told in self.told.iter().filter(|told| told.turn + 1 + self.sweep_turns <= turn) {
             for author in open.iter().filter_map(|peer| author(*peer, world)) {
                 if means(told, author) {
                     let revocation = &told.revocation;
@@ -103,7 +105,7 @@ impl Revocations {
 /// are made for, so those near an instant are left out.
 fn means(told: &CloseDetails, author: Author) -> bool {
     let subject = author.subject();
-    // The youngest token that anybody can have had then.
+    // The youngest token that a client can have had then.
     let surely_older =
         |before: &UnixTime| before.as_seconds() + ISSUED_BEFORE > told.wall_millis / 1000 + 3600;
     match &told.revocation.target {

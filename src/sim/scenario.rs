@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backend::BackendPlan;
-use super::client::{Behaviour, Plan};
-use super::kernel::RingSizes;
+use super::backend_link::BackendPlan;
+use super::behaviour::Behaviour;
+use super::behaviour::Plan;
+use super::memory::RingSizes;
 use super::net::{MILLIS, SECONDS};
-use super::simulation::ACCEPTS;
 use super::tls;
-use super::tokens::{Carriage, ORIGIN, TokenKind};
+use super::tokens::{Carriage, ORIGIN, REAUTHENTICATE, TokenKind};
 use crate::base::random::Random;
 use crate::base::secret::Secret;
 use crate::protocol::carrier::Carrier;
@@ -23,12 +23,12 @@ use crate::protocol::verifier::{TokenFormat, Verifier};
 use crate::ring::EndpointAddress;
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, ExternalScheme, Gateway,
-    Limits, Listener, LogFormat, MessageTypes, Network, PathPattern, Reauthenticate, Redirect,
-    Refuse, RevokeScope, Route, Settings, TlsListener,
+    Limits, Listener, LogFormat, LogSubject, MessageTypes, Network, PathPattern, Reauthenticate,
+    Redirect, Refuse, RevokeScope, Route, Settings, TlsListener,
 };
 
-/// How messages begin that bring a fresh token.
-pub const REAUTHENTICATE: &str = r#"{"type":"authenticate","#;
+/// Accepts that the worker keeps outstanding.
+pub const ACCEPTS: usize = 4;
 
 /// How long a decision may take where backends decide.
 pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,6 +44,8 @@ pub struct Scenario {
     pub sizes: RingSizes,
     /// Width of the worker's generations.
     pub generation_bits: u32,
+    /// Slots that the worker's sweep looks at in one turn.
+    pub sweep_slots: u32,
     /// Largest message, in bytes.
     pub message_max: u32,
     /// Session window of both sides of the links, in bytes.
@@ -123,6 +125,8 @@ impl Scenario {
             capacity_min: pick(random, &[600, 4096, 65_536]),
             sizes,
             generation_bits,
+            // From a number that is drawn anyway, so that the seeds keep their worlds.
+            sweep_slots: [1, 3, 8, 8192][(chaos % 4) as usize],
             message_max,
             session_window,
             link_window,
@@ -147,6 +151,12 @@ impl Scenario {
             drains_early: random.chance(1, 6),
             pace: Duration::from_millis(pick(random, &[0, 0, 400, 2_000])),
         }
+    }
+
+    /// In how many turns the worker's sweep comes by every connection, from the turn that begins
+    /// it on. No more slots are ever in use than there are descriptors.
+    pub fn sweep_turns(&self) -> u64 {
+        1 + (self.sizes.descriptors as u64).div_ceil(self.sweep_slots.into())
     }
 
     /// A scenario in which nothing goes wrong: `clients` honest ones, `messages` each.
@@ -175,6 +185,7 @@ impl Scenario {
                 listeners: 1,
             },
             generation_bits: 24,
+            sweep_slots: 8192,
             message_max: 1 << 20,
             session_window: 65_536,
             link_window: 4 << 20,
@@ -211,6 +222,8 @@ impl Scenario {
                 admin_token: None,
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
+                ready_without_backend: true,
+                log_subject: LogSubject::Off,
                 admin_socket: None,
                 close_log: None,
                 revocations_file: None,
@@ -390,6 +403,7 @@ pub(super) const PACED: &[Cause] =
 fn route(path: &str, auth: u16, pace: Duration) -> Route {
     let said = Override { pace: Some(pace), ..Override::default() };
     Route {
+        name: path.into(),
         path: PathPattern::Exact(path.into()),
         hosts: Vec::new(),
         origins: OriginPolicy::parse_list(&[ORIGIN.to_owned()]).expect("the origin is exact"),

@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::backend::{Backend, revocation};
+use super::backend::Backend;
+use super::backend_link::revocation;
 use super::bugs::Bug;
 use super::client::Client;
 use super::deadlines::Watch;
@@ -17,7 +18,7 @@ use super::keep::Keep;
 use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};
 use super::revocations::Revocations;
-use super::scenario::{Scenario, VERDICT_TIMEOUT};
+use super::scenario::{ACCEPTS, Scenario, VERDICT_TIMEOUT};
 use super::tokens::Tokens;
 use super::world::World;
 use crate::base::random::Random;
@@ -40,9 +41,6 @@ const FINISH_MAX: u64 = 60 * SECONDS;
 const RESPAWN_MIN: u64 = 100 * MILLIS;
 /// Turns of the worker in one run: far above what any run needs.
 const TICKS_MAX: u64 = 3_000_000;
-
-/// Accepts that the worker keeps outstanding.
-pub const ACCEPTS: usize = 4;
 
 /// What a run is to be besides its seed.
 #[derive(Clone, Debug, Default)]
@@ -173,7 +171,7 @@ impl<R: Ring + 'static> Simulation<R> {
         let counters = Arc::new(Counters::default());
         let settings = Arc::new(settings);
         let forgets = options.bug == Some(Bug::RevocationForgotten);
-        let revocations = Revocations::new(forgets);
+        let revocations = Revocations::new(forgets, scenario.sweep_turns());
         let (control, mailbox) = mailboxes(Plan::new(settings.clone(), revocations.snapshot()));
         let worker = Worker::new(
             wrap(FakeRing::new(world.clone())),
@@ -516,6 +514,7 @@ fn worker_options(scenario: &Scenario) -> WorkerOptions {
         workers: 1,
         descriptors_max: 10_000,
         queue_bytes_max: 64 << 20,
+        sweep_slots: scenario.sweep_slots,
     }
 }
 
@@ -528,7 +527,9 @@ fn world(
     bug: Option<Bug>,
 ) -> World {
     let net = Net::new(random, faults, scenario.latency_max, scenario.capacity_min);
-    let mut world = World::new(net, tokens, Watch::new(settings.deadlines.clone()), scenario.sizes);
+    let mut watch = Watch::new(settings.deadlines.clone());
+    watch.set_sweep_turns(scenario.sweep_turns());
+    let mut world = World::new(net, tokens, watch, scenario.sizes);
     if scenario.asks {
         world.watch.set_verdict(VERDICT_TIMEOUT);
     }

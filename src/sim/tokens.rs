@@ -136,6 +136,9 @@ pub fn unverified_claims(token: &[u8]) -> Option<Claims> {
     })
 }
 
+/// How messages begin that bring a fresh token.
+pub const REAUTHENTICATE: &str = r#"{"type":"authenticate","#;
+
 /// The origin that the settings of a simulation allow.
 pub const ORIGIN: &str = "https://app.example.com";
 

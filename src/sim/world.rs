@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use super::backend::Backend;
+use super::check::ConnId;
 use super::client::Client;
-use super::deadlines::{Facts, Watch};
-use super::fake_ring::Memory;
+use super::deadlines::Watch;
 use super::faults::Fault;
-use super::kernel::{Answer, Kernel, RingSizes};
-use super::net::{ConnId, Event, MICROS, MILLIS, Net, Party, SECONDS, Side};
+use super::kernel::{Answer, Kernel};
+use super::memory::Memory;
+use super::memory::RingSizes;
+use super::net::{Event, MICROS, MILLIS, Net, Party, SECONDS, Side};
 use super::tokens::{Carriage, Tokens};
+use super::watched::Facts;
 use crate::protocol::jwt::JwtOptions;
 use crate::ring::{Completion, ENTER_WAIT_MAX, Op, OpKey, Outcome};
 

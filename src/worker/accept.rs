@@ -15,6 +15,8 @@ use super::mailbox::Report;
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// How many connections give way in that time.
 const EXHAUSTED_EVICTIONS: usize = 64;
+/// How long backlogs that do not become empty keep the listeners open in a drain.
+const BACKLOG_TIME_MAX: Duration = Duration::from_secs(1);
 /// How often exhaustion is reported.
 const EXHAUSTED_REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -23,19 +25,29 @@ enum Accept {
     /// To be submitted, not before the instant.
     Due(Instant),
     InFlight,
-    /// Being cancelled; it may still bring a connection.
+    /// Its listener is closed; it may still bring a connection.
     Ending,
     Over,
 }
 
+/// The end of accepting. The listeners stay open until a turn brings no connection: what waits
+/// in their backlogs then has been taken, and is not reset with them.
+struct Stopping {
+    /// A connection came since the last look.
+    busy: bool,
+    /// When the listeners are closed in any case.
+    until: Instant,
+    closed: bool,
+}
+
 /// The worker's outstanding accepts. Slot `i` serves listener `i / per_listener`.
 pub(super) struct Acceptor {
-    /// Closes of connections turned away, and cancellations of accepts, in flight: they have no
-    /// owner, and a drain waits for them too.
+    /// Closes of connections turned away, in flight: they have no owner, and a drain waits for
+    /// them too.
     unowned: u32,
     per_listener: u16,
     slots: Vec<Accept>,
-    stopping: bool,
+    stopping: Option<Stopping>,
     /// Not after the earliest `Due`; a turn before it need not look at the slots.
     due: Instant,
     reported: Instant,
@@ -52,7 +64,7 @@ impl Acceptor {
             unowned: 0,
             per_listener,
             slots,
-            stopping: false,
+            stopping: None,
             due: Instant::default(),
             reported: Instant::default(),
             relief_at: Instant::default(),
@@ -60,7 +72,35 @@ impl Acceptor {
     }
 
     pub(super) fn next_deadline(&self) -> Instant {
-        self.due
+        match &self.stopping {
+            Some(Stopping { closed: false, .. }) => Instant::default(),
+            _ => self.due,
+        }
+    }
+
+    /// Begins to end all accepts; [`is_over`](Self::is_over) says when they are gone.
+    pub(super) fn stop(&mut self, now: Instant) {
+        // Whatever waits has not been looked at since.
+        self.stopping = Some(Stopping { busy: true, until: now + BACKLOG_TIME_MAX, closed: false });
+    }
+
+    /// Whether the listeners are to be closed now, and with them the accepts in flight; true once.
+    pub(super) fn closes_listeners(&mut self, now: Instant) -> bool {
+        let Some(stopping) = &mut self.stopping else { return false };
+        let busy = std::mem::replace(&mut stopping.busy, false) && now < stopping.until;
+        if stopping.closed || busy {
+            return false;
+        }
+        stopping.closed = true;
+        for slot in &mut self.slots {
+            *slot = match *slot {
+                Accept::InFlight => Accept::Ending,
+                Accept::Due(_) => Accept::Over,
+                other => other,
+            };
+        }
+        self.due = Instant::NEVER;
+        true
     }
 
     fn earliest(&self) -> Instant {
@@ -111,39 +151,22 @@ impl Core {
         self.ops.push((OpKey::new(OpKind::Accept, owner), Op::Accept { listener }));
     }
 
-    /// Ends all accepts; [`Acceptor::is_over`] says when they are gone.
-    pub(super) fn stop_accepting(&mut self) {
-        self.acceptor.stopping = true;
-        for (index, slot) in self.acceptor.slots.iter_mut().enumerate() {
-            match *slot {
-                Accept::InFlight => {
-                    *slot = Accept::Ending;
-                    let owner = Owner::Acceptor(index as u32);
-                    let target = OpKey::new(OpKind::Accept, owner);
-                    self.acceptor.unowned += 1;
-                    self.ops
-                        .push((OpKey::new(OpKind::Cancel, Owner::Nobody), Op::Cancel { target }));
-                }
-                Accept::Due(_) => *slot = Accept::Over,
-                Accept::Ending | Accept::Over => {}
-            }
-        }
-    }
-
     pub(super) fn accepted(&mut self, slot: u32, outcome: Outcome) {
         let index = slot as usize;
         let listener = self.acceptor.listener(index);
         let mut again = self.env.now.instant;
+        let ending = self.acceptor.slots[index] == Accept::Ending;
         match outcome {
             Outcome::Accepted { socket, peer } => {
                 self.env.counters.increment(Metric::Accepted);
-                if self.acceptor.stopping {
-                    self.turn_away(socket);
-                } else {
-                    self.admit(socket, peer, listener);
+                if let Some(stopping) = &mut self.acceptor.stopping {
+                    stopping.busy = true;
                 }
+                self.admit(socket, peer, listener);
             }
             Outcome::Failed(Failure::Cancelled) => {}
+            // The listener is closed.
+            Outcome::Failed(_) if ending => {}
             Outcome::Failed(failure) => {
                 self.env.counters.increment(Metric::AcceptFailed);
                 if failure == Failure::Exhausted {
@@ -154,7 +177,7 @@ impl Core {
             }
             other => unreachable!("an accept completed with {other:?}"),
         }
-        if self.acceptor.stopping {
+        if ending {
             self.acceptor.slots[index] = Accept::Over;
         } else if again <= self.env.now.instant {
             self.submit_accept(index);

@@ -102,8 +102,6 @@ pub(super) struct Admission {
     penalties: Penalties,
     handshakes: TokenBucket,
     pub(super) pressure: MemoryPressure,
-    /// Slots up to here were looked at for slow readers, while there is a search.
-    pub(super) sweep: Option<u32>,
 }
 
 impl Admission {
@@ -114,7 +112,6 @@ impl Admission {
             penalties: Penalties::default(),
             handshakes: TokenBucket::full(now),
             pressure: MemoryPressure::Clear,
-            sweep: None,
         }
     }
 
@@ -267,7 +264,7 @@ impl Core {
         let client = &connection.client;
         let of = prefixes(client.counted_as());
         let now = self.env.now.instant;
-        let stays = client.is_unauthenticated() && !connection.life.is_ending();
+        let stays = client.is_unauthenticated() && !connection.pipe.is_ending();
         if stays && client.end().is_none() {
             return;
         }

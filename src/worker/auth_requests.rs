@@ -98,6 +98,7 @@ impl Core {
         let balance = self.env.settings.backends[usize::from(backend)].balance;
         let chosen = self.links.choose_to_ask(backend, balance);
         let link = chosen.ok_or(Cause::BackendUnavailable)?;
+        self.output.request.set_connection(self.connection_number(owner));
         let asked = self.links.entry(link).link.ask(owner, &self.output.request);
         let id = asked.map_err(refusal)?;
         let connection = self.connections.entry_mut(owner);
@@ -132,14 +133,17 @@ impl Core {
         self.env.counters.set(Metric::VerdictsAwaited, u64::from(self.questions));
     }
 
-    /// Acts on the decisions that the HTTP service has sent.
-    pub(super) fn take_decisions(&mut self) {
+    /// Acts on the decisions that the HTTP service has sent. Whether there were any.
+    pub(super) fn take_decisions(&mut self) -> bool {
+        let mut any = false;
         while let Some((ticket, decision)) = self.mailbox.decisions().decision() {
+            any = true;
             let Some(connection) = self.connections.entry(ticket.owner) else { continue };
             if connection.asking() == Asking(ticket.number) {
                 self.http_decision(ticket.owner, &decision);
             }
         }
+        any
     }
 
     fn http_decision(&mut self, owner: Key, decision: &HttpDecision) {
@@ -178,6 +182,7 @@ impl Core {
                     let message_max = self.links.entry(link).link.message_max();
                     connection.client.session_opened(message_max);
                     self.env.counters.increment(Metric::SessionsOpened);
+                    self.keep_subject(owner, identity.subject());
                     self.output.answers.append(&mut self.output.connect_ack);
                 }
             }

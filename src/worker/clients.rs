@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::byte_queue::ByteQueue;
-use crate::base::slab::Key;
+use crate::base::slab::{Key, KeyedSlab};
+use crate::base::time::Instant;
 use crate::connection::client::{Client, SocketAction, Step};
 use crate::connection::session::Fragment;
 use crate::connection::stage::Stage;
@@ -15,12 +16,12 @@ use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::link::SessionId;
 use crate::protocol::proxy_header;
-use crate::ring::{BufferGroup, Failure, Socket};
+use crate::ring::{BufferGroup, Socket};
 
 use super::Core;
 use super::auth_requests::Asking;
 use super::links::LinkTable;
-use super::sockets::{ReceiveEnd, SocketLife};
+use super::sockets::{Pipe, PipeEvent};
 
 /// How often send slots are taken from stalled clients, when there are none.
 const RELIEF_EVERY: Duration = Duration::from_millis(100);
@@ -31,13 +32,11 @@ const RELIEF_MAX: usize = 64;
 
 /// One client's connection and all that belongs to it.
 pub(super) struct Connection {
-    pub(super) life: SocketLife,
+    pub(super) pipe: Pipe,
     pub(super) client: Client,
     pub(super) transport: Transport,
     /// Bytes to send, encrypted already.
     pub(super) out: ByteQueue,
-    /// What is left of the send in flight: `slot[start..end]`.
-    pub(super) in_flight: (u32, u32),
     /// Boxed: few connections ever wait.
     waiting: Option<Box<Waiting>>,
     /// Link and session, while one is open.
@@ -74,6 +73,40 @@ pub(super) struct Stash {
     pub(super) asking: Asking,
 }
 
+/// For each send slot the connection that sent from it last: the ones that can give a slot back,
+/// without a look at all connections.
+#[derive(Default)]
+pub(super) struct Senders(Vec<Option<Key>>);
+
+impl Senders {
+    /// A connection sends from a slot.
+    pub(super) fn note(&mut self, slot: u16, owner: Key) {
+        let id = usize::from(slot);
+        if id >= self.0.len() {
+            self.0.resize(id + 1, None);
+        }
+        self.0[id] = Some(owner);
+    }
+
+    /// Those whose send has made no progress since `instant`, the longest first.
+    fn stalled_since(
+        &self,
+        instant: Instant,
+        connections: &KeyedSlab<Connection>,
+    ) -> Vec<(Instant, Key)> {
+        let senders = self.0.iter().flatten();
+        let mut stalled: Vec<_> = senders
+            .filter_map(|key| connections.entry(*key).map(|connection| (connection, *key)))
+            .filter(|(c, _)| c.pipe.is_sending() && c.client.progressed() <= instant)
+            .map(|(connection, key)| (connection.client.progressed(), key))
+            .collect();
+        // One that has sent from several slots is in several places.
+        stalled.sort_unstable();
+        stalled.dedup();
+        stalled
+    }
+}
+
 impl Connection {
     pub(super) fn stash(&self) -> Option<&Stash> {
         match self.waiting.as_deref() {
@@ -108,7 +141,7 @@ impl Connection {
     }
 
     pub(super) fn unsent(&self) -> usize {
-        self.out.len() + (self.in_flight.1 - self.in_flight.0) as usize
+        self.out.len() + self.pipe.unsent()
     }
 }
 
@@ -135,13 +168,15 @@ impl Core {
         };
         let jitter = self.random.number() as u32;
         let tls = !transport.is_plain();
-        let client = Client::new(peer, listener_index, tls, jitter, &self.env.context());
+        let mut client = Client::new(peer, listener_index, tls, jitter, &self.env.context());
+        if let Some(at) = self.closes_newcomer_at() {
+            client.schedule_close(at, Cause::GoingAway);
+        }
         let key = self.connections.insert(Connection {
-            life: SocketLife::new(socket, BufferGroup::Client),
+            pipe: Pipe::new(socket, BufferGroup::Client),
             client,
             transport,
             out: ByteQueue::default(),
-            in_flight: (0, 0),
             waiting,
             session: None,
             owed: 0,
@@ -173,7 +208,7 @@ impl Core {
     pub(super) fn input(&mut self, owner: Key, bytes: &mut [u8]) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         connection.deferred = connection.deferred.saturating_sub(1);
-        if connection.life.is_ending() {
+        if connection.pipe.is_ending() {
             // This may have been the receive's last completion, which the end waits for.
             return self.settle(owner);
         }
@@ -282,10 +317,6 @@ impl Core {
             let ctx = self.env.context();
             let input = &mut bytes[used..];
             let (count, step) = connection.client.receive(input, allowance, &ctx, &mut self.output);
-            if let Some(origin) = self.output.refused_origin.take() {
-                let route = connection.client.route();
-                self.log_origin(origin, route);
-            }
             if let Some(peer) = self.output.forwarded_peer.take() {
                 self.peer_forwarded(owner, peer);
             }
@@ -449,7 +480,7 @@ impl Core {
     }
 
     /// Some of a connection's output was sent.
-    pub(super) fn send_progressed(&mut self, owner: Key) {
+    fn send_progressed(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         let unsent = connection.unsent();
         let ctx = self.env.context();
@@ -467,23 +498,18 @@ impl Core {
         self.settle(owner);
     }
 
-    pub(super) fn send_failed(&mut self, owner: Key, failure: Failure) {
-        if failure != Failure::Cancelled {
-            self.peer_gone(owner);
-        }
-        self.settle(owner);
-    }
-
-    /// A receive-like operation of a connection is over without bytes.
-    pub(super) fn receive_ended(&mut self, owner: Key, end: ReceiveEnd) {
-        match end {
-            ReceiveEnd::Routine => {}
-            ReceiveEnd::Starved => {
+    /// Acts on what a completion means, but for input.
+    pub(super) fn client_event(&mut self, owner: Key, event: PipeEvent) {
+        match event {
+            PipeEvent::Received(_) => unreachable!("the worker has the ring, and so the bytes"),
+            PipeEvent::Sent => return self.send_progressed(owner),
+            PipeEvent::Finished => self.peer_finished(owner),
+            PipeEvent::Broken => self.peer_gone(owner),
+            PipeEvent::Starved => {
                 self.env.counters.increment(Metric::ReceiveStarved);
-                self.starved.push(owner);
+                self.starved.push_back(owner);
             }
-            ReceiveEnd::Gone { fin: true } => self.peer_finished(owner),
-            ReceiveEnd::Gone { fin: false } => self.peer_gone(owner),
+            PipeEvent::Routine => {}
         }
         self.settle(owner);
     }
@@ -502,14 +528,10 @@ impl Core {
             return;
         }
         self.relief_at = self.env.now.instant + RELIEF_EVERY;
-        let now = self.env.now.instant;
-        let stalled = |c: &Connection| {
-            c.life.is_sending() && now.since(c.client.progressed()) >= STALLED_AFTER
-        };
-        let mut slow: Vec<_> = self.connections.iter().filter(|(_, c)| stalled(c)).collect();
-        slow.sort_by_key(|(_, c)| c.client.progressed());
-        let slow: Vec<Key> = slow.into_iter().take(RELIEF_MAX).map(|(key, _)| key).collect();
-        for key in slow {
+        let stalled_since = self.env.now.instant - STALLED_AFTER;
+        let mut slow = self.senders.stalled_since(stalled_since, &self.connections);
+        slow.truncate(RELIEF_MAX);
+        for (_, key) in slow {
             if let Some(connection) = self.connections.entry_mut(key) {
                 connection.client.drop_silently(Cause::SlowConsumer, &self.env.context());
             }
@@ -572,10 +594,6 @@ mod tests {
     fn a_connection_is_small() {
         let bytes = size_of::<Connection>();
         assert!(bytes <= 264, "{bytes} bytes");
-        println!(
-            "connection {bytes}, client {}, life {}",
-            size_of::<Client>(),
-            size_of::<SocketLife>()
-        );
+        println!("connection {bytes}, client {}, pipe {}", size_of::<Client>(), size_of::<Pipe>());
     }
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::slab::Key;
+use crate::base::random::Random;
 use crate::base::time::Instant;
-use crate::protocol::cause::Cause;
-use crate::settings::Settings;
+use crate::settings::{Route, Settings};
 
 use super::admission::Allowance;
 use super::mailbox::{PlanChange, Report, WorkerOrder};
+use super::sweep::Duty;
 use super::{Core, WorkerOptions};
 
 /// How long after the drain's window the last bytes and closes may take.
@@ -19,6 +19,7 @@ const DRAIN_JOIN: Duration = Duration::from_secs(1);
 
 /// A drain under way.
 pub(super) struct Drain {
+    began: Instant,
     /// When the next step comes.
     pub(super) end: Instant,
     step: Step,
@@ -26,6 +27,12 @@ pub(super) struct Drain {
 }
 
 impl Drain {
+    /// When a connection is to be closed: at random within the window, however late the sweep
+    /// comes by.
+    pub(super) fn draw(&self, random: &mut Random) -> Instant {
+        self.began + random.duration_below(self.end.since(self.began))
+    }
+
     /// The step that is over by `now`, if one is. The next one's end counts from where this one
     /// was to end: a late turn must not make the whole drain longer than was promised.
     fn advance(&mut self, now: Instant) -> Option<Step> {
@@ -47,37 +54,49 @@ impl Drain {
 enum Step {
     /// Closes come at their drawn times.
     Window,
-    /// Everyone has been told to go, and may say goodbye.
+    /// Every client is told to go, and may say goodbye.
     Rest,
-    /// Whoever was left was dropped; their operations are being joined.
+    /// Those that were left are dropped; their operations are being joined.
     Join,
 }
 
 impl Core {
-    /// Takes in the latest plan. Revocations first: no token may pass by new settings before.
-    pub(super) fn take_plan(&mut self) {
-        let Some(PlanChange { before, now }) = self.mailbox.take_plan() else { return };
-        let before = before.as_deref();
-        if before.is_none_or(|before| !Arc::ptr_eq(&before.revoked, &now.revoked)) {
-            self.take_revoked(Arc::clone(&now.revoked));
+    /// Takes in the latest plan, if it is a new one. Revocations first: no token may pass by new settings before.
+    pub(super) fn take_plan(&mut self) -> bool {
+        let change = self.mailbox.take_plan();
+        let worked = change.is_some() || self.settings_due.is_some();
+        if let Some(PlanChange { before, now }) = change {
+            let before = before.as_deref();
+            if before.is_none_or(|before| !Arc::ptr_eq(&before.revoked, &now.revoked)) {
+                self.take_revoked(Arc::clone(&now.revoked));
+            }
+            self.settings_due = Some(Arc::clone(&now.settings));
+            if before.is_none_or(|before| before.memory != now.memory) {
+                self.set_pressure(now.memory.pressure);
+            }
+            match now.order {
+                WorkerOrder::Serve => {}
+                WorkerOrder::Drain { window } => self.begin_drain(window),
+                WorkerOrder::Stop => self.stopped = true,
+                WorkerOrder::Panic => panic!("told to panic"),
+            }
         }
-        if !Arc::ptr_eq(&self.env.settings, &now.settings) {
-            self.take_settings(Arc::clone(&now.settings));
-        }
-        if before.is_none_or(|before| before.memory != now.memory) {
-            self.set_pressure(now.memory.pressure);
-        }
-        match now.order {
-            WorkerOrder::Serve => {}
-            WorkerOrder::Drain { window } => self.begin_drain(window),
-            WorkerOrder::Stop => self.stopped = true,
-            WorkerOrder::Panic => panic!("told to panic"),
-        }
+        self.take_settings();
+        worked
     }
 
     /// New settings hold for the connections that are there, too: a timer that was set under
     /// longer deadlines would fire too late.
-    fn take_settings(&mut self, settings: Arc<Settings>) {
+    fn take_settings(&mut self) {
+        // Clients know their route by its place in one of the two latest orders, so one change of
+        // the order must have reached all of them before the next.
+        if self.sweep.does(Duty::Routes) {
+            return;
+        }
+        let Some(settings) = self.settings_due.take() else { return };
+        if Arc::ptr_eq(&self.env.settings, &settings) {
+            return;
+        }
         let same = settings.deadlines == self.env.settings.deadlines;
         self.move_routes(&settings);
         self.env.settings = settings;
@@ -85,27 +104,24 @@ impl Core {
         let limits = &self.env.settings.limits;
         self.admission.allowance = Allowance::new(limits, workers, descriptors_max);
         if !same {
-            self.links.mark_all();
-            for key in self.every_connection() {
-                self.schedule_deadline(key);
-            }
+            self.links.deadlines_changed();
+            self.sweep.begin(Duty::Deadlines);
         }
     }
 
     /// Connections know their route by its number, and the new settings may have it elsewhere.
     fn move_routes(&mut self, settings: &Settings) {
         let (old, new) = (&self.env.settings.routes, &settings.routes);
-        if old.iter().map(|route| &route.path).eq(new.iter().map(|route| &route.path)) {
+        if old.iter().map(|route| &route.name).eq(new.iter().map(|route| &route.name)) {
             return;
         }
-        let place = |path| new.iter().position(|route| route.path == path);
-        let moved: Vec<Option<u16>> =
-            old.iter().map(|route| Some(place(route.path.clone())? as u16)).collect();
-        for key in self.every_connection() {
-            if let Some(connection) = self.connections.entry_mut(key) {
-                connection.client.move_route(|old| *moved.get(usize::from(old))?);
-            }
-        }
+        // A route that was given another name is known by its path.
+        let named = |old: &Route| new.iter().position(|route| route.name == old.name);
+        let at = |old: &Route| new.iter().position(|route| route.path == old.path);
+        let place = |old: &Route| named(old).or_else(|| at(old)).map(|place| place as u16);
+        let moved = old.iter().map(place).collect();
+        self.env.routes = self.env.routes.changed(moved);
+        self.sweep.begin(Duty::Routes);
     }
 
     fn begin_drain(&mut self, window: Duration) {
@@ -113,28 +129,33 @@ impl Core {
             return;
         }
         let now = self.env.now.instant;
-        self.drain = Some(Drain { end: now + window, step: Step::Window, listeners_closed: false });
-        self.stop_accepting();
+        self.drain = Some(Drain {
+            began: now,
+            end: now + window,
+            step: Step::Window,
+            listeners_closed: false,
+        });
+        self.acceptor.stop(now);
         self.announce_drain();
-        for key in self.every_connection() {
-            let at = now + self.random.duration_below(window);
-            if let Some(connection) = self.connections.entry_mut(key) {
-                connection.client.schedule_close(at, Cause::GoingAway);
-            }
-            self.settle(key);
-        }
+        self.sweep.begin(Duty::ScheduleDrain);
     }
 
     /// Takes a drain to its next step when that is due.
     pub(super) fn advance_drain(&mut self) {
         let Some(mut drain) = self.drain.take() else { return };
         match drain.advance(self.env.now.instant) {
-            Some(Step::Window) => self.close_everyone(),
-            Some(Step::Rest) => self.drop_everyone(),
+            Some(Step::Window) => {
+                self.sweep.cancel(Duty::ScheduleDrain);
+                self.sweep.begin(Duty::Close);
+            }
+            Some(Step::Rest) => {
+                self.sweep.cancel(Duty::Close);
+                self.sweep.begin(Duty::Drop);
+            }
             Some(Step::Join) => self.stopped = true,
             None => {}
         }
-        if self.connections.is_empty() && drain.listeners_closed {
+        if self.connections.is_empty() && drain.listeners_closed && self.acceptor.is_over() {
             self.end_links();
             if self.links.is_over() {
                 self.stopped = true;
@@ -146,41 +167,22 @@ impl Core {
         self.drain = Some(drain);
     }
 
-    /// The scheduled closes were due within this tick of the wheel, or the window is none at
-    /// all: whoever is left is owed the same answer.
-    fn close_everyone(&mut self) {
-        for key in self.every_connection() {
-            if let Some(connection) = self.connections.entry_mut(key) {
-                let ctx = self.env.context();
-                connection.client.close(Cause::GoingAway, &ctx, &mut self.output);
-                self.send_answers(key);
-            }
-            self.settle(key);
-        }
-    }
-
-    fn drop_everyone(&mut self) {
-        for key in self.every_connection() {
-            if let Some(connection) = self.connections.entry_mut(key) {
-                connection.client.drop_silently(Cause::GoingAway, &self.env.context());
-            }
-            self.settle(key);
-        }
-    }
-
-    /// The listeners, once, when a drain has seen the last accept complete.
+    /// The listeners, once, when a drain has taken what waited in their backlogs.
     pub(super) fn listeners_to_close(&mut self) -> std::ops::Range<u16> {
-        match &mut self.drain {
-            Some(drain) if !drain.listeners_closed && self.acceptor.is_over() => {
-                drain.listeners_closed = true;
-                0..self.env.settings.listeners.len() as u16
-            }
-            _ => 0..0,
+        let Some(drain) = &mut self.drain else { return 0..0 };
+        if !self.acceptor.closes_listeners(self.env.now.instant) {
+            return 0..0;
         }
+        drain.listeners_closed = true;
+        0..self.env.settings.listeners.len() as u16
     }
 
-    fn every_connection(&self) -> Vec<Key> {
-        self.connections.iter().map(|(key, _)| key).collect()
+    /// When a connection that comes in a drain is to be closed.
+    pub(super) fn closes_newcomer_at(&mut self) -> Option<Instant> {
+        let Drain { end, step, .. } = self.drain.as_ref()?;
+        let left = end.since(self.env.now.instant);
+        let within = if *step == Step::Window { left } else { Duration::ZERO };
+        Some(self.env.now.instant + self.random.duration_below(within))
     }
 }
 
@@ -191,7 +193,8 @@ mod tests {
     #[test]
     fn late_turns_do_not_lengthen_a_drain() {
         let millis = |millis: u64| Instant::from_nanos(millis * 1_000_000);
-        let mut drain = Drain { end: millis(2000), step: Step::Window, listeners_closed: false };
+        let (began, end) = (millis(0), millis(2000));
+        let mut drain = Drain { began, end, step: Step::Window, listeners_closed: false };
         let turns = [
             (1999, None, 2000),
             // A turn that comes 185 ms late.

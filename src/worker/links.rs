@@ -1,5 +1,6 @@
 //! The worker's links: connecting, sessions, what comes from backends and goes to them.
 
+use crate::base::laps::Laps;
 use crate::base::random::Random;
 use crate::base::slab::Key;
 use crate::base::time::Instant;
@@ -11,16 +12,29 @@ use crate::protocol::cause::Cause;
 use crate::protocol::link::{Close, HANDSHAKE_FRAME_MAX, LinkReader, Reject, SessionId};
 use crate::ring::{
     BufferGroup, EndpointAddress, Failure as RingFailure, Op, OpKey, OpKind, Outcome, Owner,
-    ReceivedBuffer, Ring, SendSlot,
+    ReceivedBuffer, Ring,
 };
 use crate::settings::{Balance, Deadlines, Settings};
 
 use super::mailbox::Report;
-use super::sockets::{ReceiveEnd, SocketLife};
+use super::sockets::{Flush, Pipe, PipeEvent};
 use super::{Core, WHEEL_TICK, Worker, WorkerOptions};
 
-/// Over how long the clients of a lost link are told to come again.
-const LOSS_SPREAD: std::time::Duration = std::time::Duration::from_secs(1);
+/// Links that one turn looks at when all are concerned, or acts on when their deadlines come.
+const LINKS_PER_TURN: u32 = 64;
+
+/// What a sweep over the links does to each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LinkDuty {
+    /// Its deadline may be another one.
+    Deadlines,
+    /// A drain has begun: its backend is told.
+    GoAway,
+    /// It is ended.
+    End,
+}
+
+const LINK_DUTIES: usize = LinkDuty::End as usize + 1;
 
 /// One endpoint of one backend, and the link to it.
 pub(super) struct LinkEntry {
@@ -30,12 +44,13 @@ pub(super) struct LinkEntry {
     endpoint: u16,
     /// Which connection attempt this is; completions of earlier ones are stale.
     generation: u32,
-    life: Option<SocketLife>,
+    pipe: Option<Pipe>,
     connecting: bool,
     /// The cancellation of a connect is in flight. The connect may be quicker, so that there is
     /// a socket when it completes.
     cancelling: bool,
-    in_flight: (u32, u32),
+    /// The sweep has not come by all clients of a connection that was lost.
+    lost: bool,
     /// It is in the table's `dirty`.
     dirty: bool,
     /// How it is counted in the table.
@@ -53,7 +68,12 @@ struct Counted {
 impl LinkEntry {
     /// Whether an earlier connection still has operations in flight.
     fn is_busy(&self) -> bool {
-        self.connecting || self.cancelling || self.life.is_some()
+        self.connecting || self.cancelling || self.pipe.is_some()
+    }
+
+    /// Whether there is something to wait for before it may be connected again.
+    fn must_wait(&self) -> bool {
+        self.is_busy() || self.lost
     }
 
     fn owner(&self, index: usize) -> Owner {
@@ -78,6 +98,7 @@ pub(super) struct LinkTable {
     groups: Vec<Group>,
     dirty: Vec<u16>,
     wheel: Wheel,
+    laps: Laps<LINK_DUTIES>,
     /// No link is connected any more.
     draining: bool,
     /// All links were ended.
@@ -115,10 +136,10 @@ impl LinkTable {
                     backend: backend as u16,
                     endpoint: endpoint as u16,
                     generation: 0,
-                    life: None,
+                    pipe: None,
                     connecting: false,
                     cancelling: false,
-                    in_flight: (0, 0),
+                    lost: false,
                     dirty: false,
                     counted: Counted::default(),
                 });
@@ -129,21 +150,36 @@ impl LinkTable {
             groups,
             dirty: Vec::new(),
             wheel: Wheel::new(WHEEL_TICK, now),
+            laps: Laps::default(),
             draining: false,
             ended: false,
             ready: 0,
             busy: 0,
             unsent: 0,
         };
-        table.mark_all();
+        table.deadlines_changed();
         table
     }
 
-    /// The deadlines of every link have changed; there are at most 1,024.
-    pub(super) fn mark_all(&mut self) {
-        for index in 0..self.entries.len() {
-            self.at(index);
-        }
+    pub(super) fn deadlines_changed(&mut self) {
+        self.laps.begin(LinkDuty::Deadlines as usize);
+    }
+
+    /// Whether a sweep over the links is under way.
+    pub(super) fn is_swept(&self) -> bool {
+        self.laps.is_any_under_way()
+    }
+
+    /// Whether the sessions of a link are those of a connection that was lost.
+    pub(super) fn is_lost(&self, link: u16) -> bool {
+        self.entries[usize::from(link)].lost
+    }
+
+    /// No client names the sessions of a lost connection any more.
+    pub(super) fn forget_sessions(&mut self, link: u16) {
+        let entry = self.at(usize::from(link));
+        entry.lost = false;
+        entry.link.forget_sessions();
     }
 
     /// A link to which something is about to happen.
@@ -168,7 +204,7 @@ impl LinkTable {
         self.ready = self.ready + usize::from(now.ready) - usize::from(before.ready);
         self.busy = self.busy + usize::from(now.busy) - usize::from(before.busy);
         self.unsent = self.unsent + now.unsent - before.unsent;
-        if entry.link.is_down() && (now.busy || self.draining) {
+        if entry.link.is_down() && (entry.must_wait() || self.draining) {
             self.wheel.cancel(index as u32);
         } else {
             self.wheel.schedule(index as u32, entry.link.next_deadline(deadlines));
@@ -207,7 +243,7 @@ impl LinkTable {
 
     /// Whether no link has a connection, or operations in flight.
     pub(super) fn is_over(&self) -> bool {
-        self.busy == 0 && self.dirty.is_empty()
+        self.ended && self.busy == 0 && self.dirty.is_empty() && !self.is_swept()
     }
 
     /// Index of the backend that a link goes to.
@@ -263,6 +299,7 @@ impl Core {
     pub(super) fn open_session(&mut self, owner: Key, backend: u16) {
         let balance = self.env.settings.backends[usize::from(backend)].balance;
         let chosen = if self.drain.is_some() { None } else { self.links.choose(backend, balance) };
+        self.output.request.set_connection(self.connection_number(owner));
         let opened = chosen.ok_or(Cause::BackendUnavailable).and_then(|link| {
             let id = self.links.entry(link).link.open(owner, &self.output.request);
             Ok((link, id.map_err(refusal)?))
@@ -272,6 +309,7 @@ impl Core {
         if let Ok((link, _)) = opened {
             connection.client.session_opened(self.links.entry(link).link.message_max());
             self.env.counters.increment(Metric::SessionsOpened);
+            self.keep_requested_subject(owner);
             self.output.answers.append(&mut self.output.connect_ack);
             self.send_answers(owner);
         } else {
@@ -286,12 +324,16 @@ impl Core {
         }
     }
 
-    pub(super) fn handle_link_deadlines(&mut self) {
+    /// Whether any link's deadline was due.
+    pub(super) fn handle_link_deadlines(&mut self) -> bool {
+        if self.links.next_deadline() > self.env.now.instant {
+            return false;
+        }
         let mut fired = std::mem::take(&mut self.fired);
-        self.links.wheel.expire(self.env.now.instant, &mut fired);
+        self.links.wheel.expire(self.env.now.instant, LINKS_PER_TURN as usize, &mut fired);
         for index in fired.drain(..).map(|slot| slot as usize) {
             let entry = self.links.at(index);
-            if entry.link.is_down() && (entry.is_busy() || self.drain.is_some()) {
+            if entry.link.is_down() && (entry.must_wait() || self.drain.is_some()) {
                 continue;
             }
             match entry.link.handle_deadline(self.env.now.instant, &self.env.settings.deadlines) {
@@ -306,30 +348,30 @@ impl Core {
             }
         }
         self.fired = fired;
+        true
     }
 
-    /// Gives a link up: its clients are told to come again, spread over a second, and it is
-    /// tried again later.
+    /// Gives a link up: the sweep has its clients told to come again, and it is tried again after
+    /// that.
     pub(super) fn fail_link(&mut self, index: usize, failure: &Failure) {
         let now = self.env.now.instant;
         let entry = self.links.at(index);
         if entry.link.is_down() {
             return;
         }
+        let failure = &entry.link.cause_of(failure);
         let is_failure = *failure != Failure::Drained;
         self.env.counters.add(Metric::LinkFailures, u64::from(is_failure));
         if matches!(failure, Failure::Protocol(_)) {
             self.env.counters.increment(Metric::LinkViolations);
         }
-        let mut clients = Vec::new();
-        entry.link.take_sessions(&mut clients);
         entry.link.lost(now, &self.env.settings.deadlines, self.random.number() as u32);
         entry.reader = LinkReader::new(HANDSHAKE_FRAME_MAX);
         let owner = entry.owner(index);
-        match &mut entry.life {
-            Some(life) => {
-                life.end(false);
-                life.reconcile(owner, &mut self.ops);
+        match &mut entry.pipe {
+            Some(pipe) => {
+                pipe.end(false);
+                pipe.reconcile(owner, &mut self.ops);
             }
             None if entry.connecting => {
                 entry.cancelling = true;
@@ -343,13 +385,12 @@ impl Core {
             let reason = failure.to_string();
             self.mailbox.report(Report::LinkDown { backend, endpoint, reason });
         }
-        for client in clients {
-            let at = now + self.random.duration_below(LOSS_SPREAD);
-            if let Some(connection) = self.connections.entry_mut(client) {
-                connection.session = None;
-                connection.client.schedule_close(at, Cause::BackendUnavailable);
-            }
-            self.settle(client);
+        let entry = self.links.at(index);
+        if entry.link.open_sessions() == 0 {
+            entry.link.forget_sessions();
+        } else {
+            entry.lost = true;
+            self.sweep.begin_lost(index as u16);
         }
     }
 
@@ -357,16 +398,16 @@ impl Core {
         let mut nonce = [0; 32];
         self.random.fill(&mut nonce);
         let entry = self.links.at(index);
-        let mut life = SocketLife::new(socket, BufferGroup::Link);
+        let mut pipe = Pipe::new(socket, BufferGroup::Link);
         if entry.link.is_down() {
             // It was given up while it was being connected.
-            life.end(true);
+            pipe.end(true);
         } else {
             let secret = &self.env.settings.backends[usize::from(entry.backend)].secret;
             entry.link.connected(nonce, secret.is_some(), &self.env.settings.limits);
         }
-        life.reconcile(entry.owner(index), &mut self.ops);
-        entry.life = Some(life);
+        pipe.reconcile(entry.owner(index), &mut self.ops);
+        entry.pipe = Some(pipe);
     }
 
     /// Takes bytes from a backend.
@@ -483,17 +524,24 @@ impl Core {
         self.touched = touched;
     }
 
-    fn link_receive_ended(&mut self, index: usize, end: ReceiveEnd) {
-        match end {
-            ReceiveEnd::Gone { .. } => self.fail_link(index, &Failure::Disconnected),
-            // Link buffers are given back within the tick, so trying again at once is no loop.
-            ReceiveEnd::Starved => {
+    fn link_event_of_socket(&mut self, index: usize, event: PipeEvent) {
+        match event {
+            PipeEvent::Received(_) => unreachable!("the worker has the ring, and so the bytes"),
+            PipeEvent::Sent => {
+                let now = self.env.now.instant;
+                self.links.at(index).link.send_progressed(now);
+            }
+            PipeEvent::Finished | PipeEvent::Broken => {
+                self.fail_link(index, &Failure::Disconnected);
+            }
+            // Link buffers are given back within the tick, so trying again now is no loop.
+            PipeEvent::Starved => {
                 self.env.counters.increment(Metric::ReceiveStarved);
-                if let Some(life) = &mut self.links.at(index).life {
-                    life.feed();
+                if let Some(pipe) = &mut self.links.at(index).pipe {
+                    pipe.feed();
                 }
             }
-            ReceiveEnd::Routine => {}
+            PipeEvent::Routine => {}
         }
         self.settle_link(index);
     }
@@ -501,11 +549,10 @@ impl Core {
     fn settle_link(&mut self, index: usize) {
         let entry = self.links.at(index);
         let owner = entry.owner(index);
-        if let Some(life) = &mut entry.life {
-            life.reconcile(owner, &mut self.ops);
-            if life.is_over() {
-                entry.life = None;
-                entry.in_flight = (0, 0);
+        if let Some(pipe) = &mut entry.pipe {
+            pipe.reconcile(owner, &mut self.ops);
+            if pipe.is_over() {
+                entry.pipe = None;
             }
         }
     }
@@ -513,9 +560,7 @@ impl Core {
     /// Tells every backend that this gateway drains.
     pub(super) fn announce_drain(&mut self) {
         self.links.draining = true;
-        for index in 0..self.links.entries.len() {
-            self.links.at(index).link.go_away("the gateway drains");
-        }
+        self.links.laps.begin(LinkDuty::GoAway as usize);
     }
 
     /// Ends every link for good.
@@ -523,8 +568,23 @@ impl Core {
         if std::mem::replace(&mut self.links.ended, true) {
             return;
         }
-        for index in 0..self.links.entries.len() {
-            self.fail_link(index, &Failure::Drained);
+        self.links.laps.begin(LinkDuty::End as usize);
+    }
+
+    /// Does a turn's part of a sweep over the links.
+    pub(super) fn sweep_links(&mut self) {
+        let most = LINKS_PER_TURN.min(self.options.sweep_slots);
+        let links = self.links.entries.len() as u32;
+        let Some((part, duties)) = self.links.laps.advance(links, most) else { return };
+        for index in part.map(|link| link as usize) {
+            // Looked at again, its deadline and the sums are brought in line.
+            let entry = self.links.at(index);
+            if duties.has(LinkDuty::GoAway as usize) {
+                entry.link.go_away("the gateway drains");
+            }
+            if duties.has(LinkDuty::End as usize) {
+                self.fail_link(index, &Failure::Drained);
+            }
         }
     }
 }
@@ -555,36 +615,16 @@ impl<R: Ring> Worker<R> {
 
     fn complete_link_socket(&mut self, index: usize, outcome: Outcome, more: bool) {
         let core = &mut self.core;
-        let Some(life) = &mut core.links.at(index).life else {
-            return self.complete_stale(outcome);
-        };
-        match outcome {
-            Outcome::Received(buffer) => {
-                life.received(more);
+        let entry = core.links.at(index);
+        let owner = entry.owner(index);
+        let Some(pipe) = &mut entry.pipe else { return self.complete_stale(outcome) };
+        match pipe.complete(owner, outcome, more, &mut self.ring, &mut core.ops) {
+            PipeEvent::Received(buffer) => {
                 self.link_buffer(index, buffer);
+                self.core.settle_link(index);
             }
-            Outcome::EndOfStream => {
-                let end = life.stream_ended();
-                core.link_receive_ended(index, end);
-            }
-            Outcome::Failed(failure) => {
-                let end = life.receive_failed(failure);
-                core.link_receive_ended(index, end);
-            }
-            Outcome::Sent { slot, result } => {
-                life.sent();
-                if result.is_ok() {
-                    core.links.at(index).link.send_progressed(core.env.now.instant);
-                }
-                self.link_sent(index, slot, result);
-            }
-            Outcome::CancelDone => life.cancel_done(),
-            Outcome::Closed => life.closed(),
-            Outcome::Readable | Outcome::Accepted { .. } | Outcome::Connected(_) => {
-                unreachable!("links are read by multishot receives")
-            }
+            event => core.link_event_of_socket(index, event),
         }
-        self.core.settle_link(index);
     }
 
     fn link_buffer(&mut self, index: usize, buffer: ReceivedBuffer) {
@@ -592,27 +632,6 @@ impl<R: Ring> Worker<R> {
             self.core.link_input(index, self.ring.received(&buffer));
         }
         self.ring.give_back(buffer);
-    }
-
-    fn link_sent(&mut self, index: usize, slot: SendSlot, result: Result<u32, RingFailure>) {
-        let core = &mut self.core;
-        let entry = core.links.at(index);
-        let owner = entry.owner(index);
-        let (start, end) = entry.in_flight;
-        let Some(life) = &mut entry.life else { unreachable!("the caller found the socket") };
-        match result {
-            Ok(count) if start + count < end && !life.is_ending() => {
-                entry.in_flight = (start + count, end);
-                life.send(owner, slot, start + count, end, &mut core.ops);
-            }
-            Ok(_) => self.ring.release(slot),
-            Err(failure) => {
-                self.ring.release(slot);
-                if failure != RingFailure::Cancelled {
-                    core.fail_link(index, &Failure::Disconnected);
-                }
-            }
-        }
     }
 
     /// Fills one send for every link to which something happened, that has output and no send in
@@ -634,22 +653,19 @@ impl<R: Ring> Worker<R> {
         let Core { links, ops, env, woken, .. } = &mut self.core;
         let entry = &mut links.entries[index];
         let owner = entry.owner(index);
-        let Some(life) = &mut entry.life else { return };
-        if life.is_sending() || life.is_ending() || entry.link.unsent() == 0 {
+        let LinkEntry { pipe: Some(pipe), link, .. } = entry else { return };
+        if link.unsent() == 0 {
             return;
         }
-        let Some(slot) = self.ring.send_slot(BufferGroup::Link) else {
-            // It stays dirty until slots come back.
-            env.counters.increment(Metric::SendStarved);
-            links.at(index);
-            return;
-        };
-        let count = entry.link.copy_output(self.ring.slot_bytes(&slot));
-        if entry.link.may_wake() {
-            entry.link.take_waiting(woken);
+        match pipe.flush(owner, &mut self.ring, ops, |bytes| link.copy_output(bytes)) {
+            Flush::Sending(_) if link.may_wake() => link.take_waiting(woken),
+            Flush::Sending(_) | Flush::Busy => {}
+            Flush::NoSlot => {
+                // It stays dirty until slots come back.
+                env.counters.increment(Metric::SendStarved);
+                links.at(index);
+            }
         }
-        entry.in_flight = (0, count as u32);
-        life.send(owner, slot, 0, count as u32, ops);
     }
 }
 

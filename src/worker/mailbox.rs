@@ -121,12 +121,14 @@ pub enum Report {
         /// Why, for people. Never holds unescaped bytes of the backend's.
         reason: String,
     },
-    /// A page was refused whose origin its route does not list.
+    /// A route does not list the Origin of a page; told a few times a second at most.
     OriginRefused {
-        /// The origin, escaped.
-        origin: Box<str>,
-        /// Index of the route.
+        /// Index of the route in the settings.
         route: Option<u16>,
+        /// The client's address.
+        peer: Option<SocketAddr>,
+        /// The Origin as the client sent it, not escaped; a long one is cut.
+        origin: String,
     },
     /// Descriptors or memory ran out on accept; told at most once a second.
     AcceptExhausted,
@@ -136,9 +138,14 @@ pub enum Report {
     Drained,
 }
 
-/// One line of the close log. It holds nothing that a client chose but its address.
+/// One line of the close log. It holds nothing that a client chose but its address, and its subject
+/// where the settings ask for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseRecord {
+    /// The connection's number, which a backend gets with OPEN or AUTH.
+    pub connection: u64,
+    /// What stands for the client's subject, not escaped.
+    pub subject: Option<Box<str>>,
     /// Why.
     pub cause: Cause,
     /// What it was in particular, where the cause has many reasons.

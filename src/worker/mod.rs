@@ -16,6 +16,9 @@ mod memory;
 mod revocations;
 mod settle;
 pub mod sockets;
+mod sweep;
+mod tick_time;
+mod trail;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -29,27 +32,33 @@ use crate::base::time::{Instant, Now};
 use crate::base::token_bucket::TokenBucket;
 use crate::base::wheel::Wheel;
 use crate::connection::authenticate::Scratch;
+use crate::connection::route_order::RouteOrder;
 use crate::connection::{Context, Output};
 use crate::counters::{Counters, Metric};
 use crate::protocol::rejected_tokens::RejectedTokenCache;
 use crate::protocol::revocation::{Hasher, Revocation, Revoked};
 use crate::ring::{
-    BufferGroup, Completion, ENTER_WAIT_MAX, Failure, OpKind, Outcome, Owner, ReceivedBuffer, Ring,
-    SendSlot, Socket,
+    BufferGroup, Completion, ENTER_WAIT_MAX, OpKind, Outcome, Owner, ReceivedBuffer, Ring, Socket,
 };
 use crate::settings::Settings;
 
 use accept::Acceptor;
 use admission::{Admission, Allowance};
-use clients::Connection;
+use clients::{Connection, Senders};
 use control::Drain;
 use links::LinkTable;
 use mailbox::WorkerMailbox;
-use revocations::Sweep;
-use sockets::Ops;
+use sockets::{Flush, Ops, PipeEvent};
+use sweep::Sweep;
+use tick_time::{Phase, TickTime};
+use trail::Subjects;
 
 /// The resolution of every deadline: one turn of the wheel's lowest level.
 pub const WHEEL_TICK: Duration = Duration::from_millis(10);
+/// How many slots of a table one turn looks at when all are concerned.
+pub const SWEEP_SLOTS: u32 = 8192;
+/// Deadlines that one turn acts on; those beyond are due in the next.
+const TIMERS_PER_TURN: usize = 1024;
 
 /// What a worker is told once, at its start.
 #[derive(Clone, Debug)]
@@ -68,6 +77,9 @@ pub struct WorkerOptions {
     pub descriptors_max: u32,
     /// Most bytes that may be queued for this worker's clients.
     pub queue_bytes_max: u64,
+    /// How many slots of a table one turn looks at when all are concerned,
+    /// [`SWEEP_SLOTS`] but in tests, which make it tiny.
+    pub sweep_slots: u32,
 }
 
 /// Whether a worker goes on.
@@ -83,6 +95,7 @@ pub enum Turn {
 pub struct Worker<R: Ring> {
     ring: R,
     core: Core,
+    time: TickTime,
 }
 
 /// All of a worker but its ring.
@@ -99,7 +112,11 @@ struct Core {
     drain: Option<Drain>,
     stopped: bool,
     close_lines: TokenBucket,
+    origin_lines: TokenBucket,
+    subjects: Subjects,
     sweep: Sweep,
+    /// Settings that wait for the end of a sweep.
+    settings_due: Option<Arc<Settings>>,
     /// Revocations of backends that found the control thread's mailbox full.
     revocations_owed: VecDeque<Revocation>,
 
@@ -119,9 +136,11 @@ struct Core {
     /// Left for the ring, in order.
     ops: Ops,
     /// Connections with output and no send in flight.
-    dirty: Vec<Key>,
+    dirty: VecDeque<Key>,
     /// Connections that found no receive buffer.
-    starved: Vec<Key>,
+    starved: VecDeque<Key>,
+    /// Who sends from which slot.
+    senders: Senders,
     /// When send slots may next be taken from clients that read too slowly.
     relief_at: Instant,
     /// Sockets whose sending side is to be shut down.
@@ -142,6 +161,7 @@ struct Core {
 struct Environment {
     now: Now,
     settings: Arc<Settings>,
+    routes: RouteOrder,
     counters: Arc<Counters>,
     /// Drawn in each turn.
     jitter: u32,
@@ -154,6 +174,7 @@ impl Environment {
         Context {
             now: self.now,
             settings: &self.settings,
+            routes: &self.routes,
             counters: &self.counters,
             jitter: self.jitter,
             revoked: &self.revoked,
@@ -191,7 +212,10 @@ impl<R: Ring> Worker<R> {
             drain: None,
             stopped: false,
             close_lines: TokenBucket::full(now.instant),
+            origin_lines: TokenBucket::full(now.instant),
+            subjects: Subjects::default(),
             sweep: Sweep::default(),
+            settings_due: None,
             revocations_owed: VecDeque::new(),
             queues: BytePool::new(chunks(options.queue_bytes_max)),
             stashes: BytePool::new(chunks(settings.limits.stalled_input_max)),
@@ -201,8 +225,9 @@ impl<R: Ring> Worker<R> {
             deferred: VecDeque::new(),
             handshakes: 0,
             ops: Ops::new(),
-            dirty: Vec::new(),
-            starved: Vec::new(),
+            dirty: VecDeque::new(),
+            starved: VecDeque::new(),
+            senders: Senders::default(),
             relief_at: now.instant,
             shutdowns: Vec::new(),
             output: Output { tokens: Scratch::new(dead), ..Output::default() },
@@ -215,6 +240,7 @@ impl<R: Ring> Worker<R> {
             env: Environment {
                 now,
                 settings,
+                routes: RouteOrder::default(),
                 counters,
                 jitter: random.number() as u32,
                 revoked: Arc::new(Revoked::nothing(Hasher::new(&[0; 32]))),
@@ -223,7 +249,7 @@ impl<R: Ring> Worker<R> {
             random,
             options,
         };
-        Worker { ring, core }
+        Worker { ring, core, time: TickTime::new(now.instant) }
     }
 
     /// The ring, for a simulation that looks inside.
@@ -248,14 +274,16 @@ impl<R: Ring> Worker<R> {
         core.env.now = self.ring.now();
         core.env.jitter = core.random.number() as u32;
         core.handshakes = 0;
-        core.take_plan();
-        core.take_decisions();
-        core.handle_timers();
-        core.give_up_memory();
-        core.sweep_revoked();
-        core.report_revocations();
-        core.advance_accepts();
-        self.handle_deferred();
+        let commands = core.take_plan() | core.take_decisions();
+        self.measure(Phase::Commands, commands);
+        let timers = self.core.handle_timers();
+        self.measure(Phase::Timers, timers);
+        let sweeps = self.core.give_up_memory() | self.core.sweep();
+        self.measure(Phase::Sweep, sweeps);
+        self.core.report_revocations();
+        self.core.advance_accepts();
+        let handshakes = self.handle_deferred();
+        self.measure(Phase::DeferredTls, handshakes);
         self.feed_starved();
         self.core.advance_drain();
         for listener in self.core.listeners_to_close() {
@@ -266,15 +294,25 @@ impl<R: Ring> Worker<R> {
         }
         self.flush();
         let until = self.core.next_wake();
+        self.time.end_turn(self.ring.clock(), &self.core.env.counters);
         self.ring.enter(until);
         self.core.env.now = self.ring.now();
+        self.time.begin(self.core.env.now.instant);
         self.core.env.counters.increment(Metric::Ticks);
         while let Some(completion) = self.ring.completion() {
             self.core.env.counters.increment(Metric::Completions);
             self.complete(completion);
         }
         self.core.set_gauges(self.ring.buffers(BufferGroup::Client).free);
+        self.measure(Phase::Completions, true);
         Turn::Continue
+    }
+
+    /// A part of the turn is over; it took time only if it had something to do.
+    fn measure(&mut self, phase: Phase, worked: bool) {
+        if worked {
+            self.time.end(phase, self.ring.clock(), &self.core.env.counters);
+        }
     }
 
     fn complete(&mut self, completion: Completion) {
@@ -288,50 +326,24 @@ impl<R: Ring> Worker<R> {
         match key.owner {
             Owner::Nobody => self.core.acceptor.unowned_done(),
             Owner::Acceptor(slot) => self.core.accepted(slot, outcome),
-            Owner::Client(owner) => self.complete_client(key.kind, owner, outcome, more),
+            Owner::Client(owner) => self.complete_client(owner, outcome, more),
             Owner::Upstream(owner) => self.complete_link(key.kind, owner, outcome, more),
         }
     }
 
-    fn complete_client(&mut self, kind: OpKind, owner: Key, outcome: Outcome, more: bool) {
+    fn complete_client(&mut self, owner: Key, outcome: Outcome, more: bool) {
         let core = &mut self.core;
         let Some(connection) = core.connections.entry_mut(owner) else {
             return self.complete_stale(outcome);
         };
-        match outcome {
-            Outcome::Received(buffer) => {
-                connection.life.received(more);
-                if core.must_defer(owner) {
-                    core.deferred.push_back((owner, buffer));
-                    core.settle(owner);
-                } else {
-                    self.input(owner, buffer);
-                }
-            }
-            Outcome::Readable => {
-                let end = connection.life.polled();
-                core.receive_ended(owner, end);
-            }
-            Outcome::EndOfStream => {
-                let end = connection.life.stream_ended();
-                core.receive_ended(owner, end);
-            }
-            Outcome::Failed(failure) => {
-                let end = connection.life.receive_failed(failure);
-                core.receive_ended(owner, end);
-            }
-            Outcome::Sent { slot, result } => self.sent(owner, slot, result),
-            Outcome::CancelDone => {
-                connection.life.cancel_done();
+        let id = Owner::Client(owner);
+        match connection.pipe.complete(id, outcome, more, &mut self.ring, &mut core.ops) {
+            PipeEvent::Received(buffer) if core.must_defer(owner) => {
+                core.deferred.push_back((owner, buffer));
                 core.settle(owner);
             }
-            Outcome::Closed => {
-                connection.life.closed();
-                core.settle(owner);
-            }
-            Outcome::Accepted { .. } | Outcome::Connected(_) => {
-                unreachable!("{kind:?} completed for a client")
-            }
+            PipeEvent::Received(buffer) => self.input(owner, buffer),
+            event => core.client_event(owner, event),
         }
     }
 
@@ -353,14 +365,16 @@ impl<R: Ring> Worker<R> {
     }
 
     /// Goes on with TLS handshakes that were put off, within this tick's budget.
-    fn handle_deferred(&mut self) {
+    fn handle_deferred(&mut self) -> bool {
+        let any = !self.core.deferred.is_empty();
         for _ in 0..self.core.deferred.len() {
             if self.core.handshakes >= self.core.env.settings.limits.handshakes_per_tick {
-                return;
+                break;
             }
-            let Some((owner, buffer)) = self.core.deferred.pop_front() else { return };
+            let Some((owner, buffer)) = self.core.deferred.pop_front() else { break };
             self.input(owner, buffer);
         }
+        any
     }
 
     /// Lets starved connections receive again once a quarter of the buffers is free.
@@ -372,9 +386,11 @@ impl<R: Ring> Worker<R> {
         if count.free < count.total.div_ceil(4) {
             return;
         }
-        for owner in std::mem::take(&mut self.core.starved) {
+        // No more than there are buffers for: the others would starve again.
+        for _ in 0..count.free {
+            let Some(owner) = self.core.starved.pop_front() else { return };
             if let Some(connection) = self.core.connections.entry_mut(owner) {
-                connection.life.feed();
+                connection.pipe.feed();
                 self.core.settle(owner);
             }
         }
@@ -383,22 +399,16 @@ impl<R: Ring> Worker<R> {
     /// Fills one send for every connection and link that has output and none in flight, and
     /// hands everything queued to the ring.
     fn flush(&mut self) {
-        let mut dirty = std::mem::take(&mut self.core.dirty);
-        let mut left = 0;
-        for index in 0..dirty.len() {
-            let owner = dirty[index];
+        for _ in 0..self.core.dirty.len() {
+            let Some(owner) = self.core.dirty.pop_front() else { break };
             if !self.flush_client(owner) {
                 // No slot: this one and the rest stay dirty until slots come back.
                 self.core.env.counters.increment(Metric::SendStarved);
+                self.core.dirty.push_front(owner);
                 self.core.drop_stalled();
-                dirty.copy_within(index.., left);
-                left += dirty.len() - index;
                 break;
             }
         }
-        dirty.truncate(left);
-        dirty.append(&mut self.core.dirty);
-        self.core.dirty = dirty;
         self.flush_links();
         for socket in self.core.shutdowns.drain(..) {
             self.ring.shutdown_write(socket);
@@ -410,53 +420,27 @@ impl<R: Ring> Worker<R> {
 
     /// False when no send slot was free.
     fn flush_client(&mut self, owner: Key) -> bool {
-        let Core { connections, queues, ops, .. } = &mut self.core;
+        let Core { connections, queues, ops, senders, .. } = &mut self.core;
         let Some(connection) = connections.entry_mut(owner) else { return true };
-        if connection.life.is_sending() || connection.life.is_ending() || connection.out.is_empty()
-        {
-            connection.dirty = false;
-            return true;
+        if !connection.out.is_empty() {
+            let Connection { pipe, out, .. } = connection;
+            let copy_out = |bytes: &mut [u8]| out.copy_out(queues, bytes);
+            match pipe.flush(Owner::Client(owner), &mut self.ring, ops, copy_out) {
+                Flush::Sending(slot) => senders.note(slot, owner),
+                Flush::Busy => {}
+                Flush::NoSlot => return false,
+            }
         }
-        let Some(slot) = self.ring.send_slot(BufferGroup::Client) else { return false };
-        let bytes = connection.out.copy_out(queues, self.ring.slot_bytes(&slot)) as u32;
         connection.dirty = false;
-        connection.in_flight = (0, bytes);
-        connection.life.send(Owner::Client(owner), slot, 0, bytes, ops);
         true
-    }
-
-    /// A send completed: the rest of a short one goes out from the same slot.
-    fn sent(&mut self, owner: Key, slot: SendSlot, result: Result<u32, Failure>) {
-        let core = &mut self.core;
-        let Some(connection) = core.connections.entry_mut(owner) else {
-            unreachable!("the caller found the connection")
-        };
-        connection.life.sent();
-        let (start, end) = connection.in_flight;
-        match result {
-            Ok(count) if start + count < end && !connection.life.is_ending() => {
-                connection.in_flight = (start + count, end);
-                connection.life.send(Owner::Client(owner), slot, start + count, end, &mut core.ops);
-                core.send_progressed(owner);
-            }
-            Ok(_) => {
-                connection.in_flight = (0, 0);
-                self.ring.release(slot);
-                core.send_progressed(owner);
-            }
-            Err(failure) => {
-                connection.in_flight = (0, 0);
-                self.ring.release(slot);
-                core.send_failed(owner, failure);
-            }
-        }
     }
 }
 
 impl Core {
     /// When the ring must wake at the latest.
     fn next_wake(&mut self) -> Instant {
-        if !self.deferred.is_empty() || self.has_memory_to_give() {
+        let more = !self.deferred.is_empty() || self.has_memory_to_give();
+        if more || self.sweep.is_under_way() || self.links.is_swept() {
             return self.env.now.instant;
         }
         let mut until = self.env.now.instant + ENTER_WAIT_MAX;
@@ -481,15 +465,21 @@ impl Core {
         self.env.counters.set(Metric::StalledInputBytes, self.stashes.in_use_bytes() as u64);
     }
 
-    fn handle_timers(&mut self) {
+    /// Whether any were due.
+    fn handle_timers(&mut self) -> bool {
+        let now = self.env.now.instant;
+        let links = self.handle_link_deadlines();
+        if self.wheel.next_expiry().is_none_or(|at| at > now) {
+            return links;
+        }
         let mut fired = std::mem::take(&mut self.fired);
-        self.wheel.expire(self.env.now.instant, &mut fired);
+        self.wheel.expire(now, TIMERS_PER_TURN, &mut fired);
         for slot in fired.drain(..) {
             if let Some(key) = self.connections.key_of(slot) {
                 self.client_deadline(key);
             }
         }
         self.fired = fired;
-        self.handle_link_deadlines();
+        true
     }
 }

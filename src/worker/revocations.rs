@@ -1,5 +1,5 @@
-//! Revocations in a worker: what the control thread says must not be is looked for among the
-//! open connections; what a backend revokes goes to the control thread.
+//! Revocations in a worker: what the control thread says must not be is looked for by the sweep;
+//! what a backend revokes goes to the control thread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,63 +7,24 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::connection::upstream::link::Failure;
 use crate::counters::Metric;
-use crate::protocol::cause::Cause;
 use crate::protocol::revocation::{Revocation, Revoked};
 
 use crate::settings::RevokeScope;
 
 use super::Core;
 use super::mailbox::Report;
+use super::sweep::Duty;
 
-/// Slots looked at in one turn, so that nobody waits long for a worker that sweeps. Even with a
-/// million connections a sweep is over within 123 turns.
-const SWEEP_SLOTS: u32 = 8192;
 /// Revocations of backends that may wait for the control thread. A backend that goes on loses
 /// its link, so that it knows.
 const OWED_MAX: usize = 4096;
 /// How soon the control thread is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(10);
 
-/// A look at every connection, in parts. However many revocations come meanwhile, one more sweep
-/// after this one meets them all.
-#[derive(Default)]
-pub(super) struct Sweep {
-    /// The next slot to look at; `None` when no sweep is under way.
-    slot: Option<u32>,
-    /// Revocations came since it began.
-    again: bool,
-}
-
 impl Core {
     pub(super) fn take_revoked(&mut self, revoked: Arc<Revoked>) {
         self.env.revoked = revoked;
-        self.sweep.again = self.sweep.slot.is_some();
-        self.sweep.slot.get_or_insert(0);
-    }
-
-    /// Closes the open connections of a part of the slab that are revoked.
-    pub(super) fn sweep_revoked(&mut self) {
-        let Some(begin) = self.sweep.slot else { return };
-        let slots = self.connections.slots();
-        let end = slots.min(begin.saturating_add(SWEEP_SLOTS));
-        for slot in begin..end {
-            let Some(key) = self.connections.key_of(slot) else { continue };
-            let Some(connection) = self.connections.entry_mut(key) else { continue };
-            let client = &mut connection.client;
-            if !client.is_open() || !self.env.revoked.holds(client.mark(), self.env.now.unix) {
-                continue;
-            }
-            self.env.counters.increment(Metric::RevokedClosed);
-            client.close(Cause::TokenRevoked, &self.env.context(), &mut self.output);
-            self.send_answers(key);
-            self.settle(key);
-        }
-        self.sweep.slot = match self.sweep.again {
-            _ if end < slots => Some(end),
-            true => Some(0),
-            false => None,
-        };
-        self.sweep.again &= end < slots;
+        self.sweep.begin(Duty::Revocations);
     }
 
     /// A backend revoked something. All its workers must know, and the file, so the control
@@ -96,9 +57,7 @@ impl Core {
 
     /// When there is more to do here.
     pub(super) fn next_revocation_work(&self) -> Instant {
-        if self.sweep.slot.is_some() {
-            self.env.now.instant
-        } else if !self.revocations_owed.is_empty() {
+        if !self.revocations_owed.is_empty() {
             self.env.now.instant + RETRY_EVERY
         } else {
             Instant::NEVER

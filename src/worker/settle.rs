@@ -21,6 +21,10 @@ impl Core {
     pub(super) fn settle(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         connection.touched = false;
+        if !self.output.refused_origin.is_empty() {
+            self.report_refused_origin(owner);
+        }
+        let Some(connection) = self.connections.entry_mut(owner) else { return };
         let in_session = connection.client.is_open() || connection.client.awaits_decision();
         if !in_session && connection.session.is_some() {
             self.end_session(owner);
@@ -48,24 +52,24 @@ impl Core {
             self.recount(owner);
         }
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        if connection.life.is_over() {
+        if connection.pipe.is_over() {
             return self.remove(owner);
         }
         let unread = !connection.client.takes_input();
-        connection.life.set_reading(if connection.asking() != Asking::NOBODY || unread {
-            Reading::Watched
+        connection.pipe.set_reading(if connection.asking() != Asking::NOBODY || unread {
+            Reading::HangupOnly
         } else if connection.blocked {
             Reading::Paused
         } else if connection.cold || connection.client.is_close_delayed() {
-            Reading::Cold
+            Reading::IdlePoll
         } else {
-            Reading::Hot
+            Reading::Active
         });
-        connection.life.reconcile(Owner::Client(owner), &mut self.ops);
-        let idle = !connection.life.is_sending() && !connection.life.is_ending();
+        connection.pipe.reconcile(Owner::Client(owner), &mut self.ops);
+        let idle = connection.pipe.can_send();
         if idle && !connection.dirty && !connection.out.is_empty() {
             connection.dirty = true;
-            self.dirty.push(owner);
+            self.dirty.push_back(owner);
         }
         self.schedule_deadline(owner);
     }
@@ -73,7 +77,7 @@ impl Core {
     /// Sets a connection's timer, where it has none or one that fires too late.
     pub(super) fn schedule_deadline(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry(owner) else { return };
-        if connection.life.is_ending() {
+        if connection.pipe.is_ending() {
             self.wheel.cancel(owner.slot);
             return;
         }
@@ -86,13 +90,13 @@ impl Core {
 
     fn apply_disposition(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
-        if connection.life.is_ending() {
+        if connection.pipe.is_ending() {
             return;
         }
         let flushed = connection.unsent() == 0;
         match connection.client.socket_action() {
             SocketAction::Stay | SocketAction::AwaitEnd => {}
-            SocketAction::CloseNow { reset } => connection.life.end(reset),
+            SocketAction::CloseNow { reset } => connection.pipe.end(reset),
             SocketAction::CloseWhenFlushed | SocketAction::ShutdownWhenFlushed if !flushed => {}
             _ if !connection.shut_down && !connection.transport.is_plain() => {
                 // TLS says goodbye too (RFC 8446 §6.1), then this is looked at again.
@@ -113,9 +117,9 @@ impl Core {
     fn end_flushed(&mut self, owner: Key) {
         let Some(connection) = self.connections.entry_mut(owner) else { return };
         match connection.client.socket_action() {
-            SocketAction::CloseWhenFlushed => connection.life.end(false),
+            SocketAction::CloseWhenFlushed => connection.pipe.end(false),
             SocketAction::ShutdownWhenFlushed => {
-                self.shutdowns.push(connection.life.socket());
+                self.shutdowns.push(connection.pipe.socket());
                 connection.client.shut_down();
             }
             SocketAction::Stay | SocketAction::AwaitEnd | SocketAction::CloseNow { .. } => {}
@@ -162,13 +166,15 @@ impl Core {
         self.env.counters.closed(end.cause, end.detail);
         let now = self.env.now.instant;
         let record = CloseRecord {
+            connection: self.number_of(owner, client.accepted().as_nanos()),
+            subject: self.subjects.take(owner.slot),
             cause: end.cause,
             detail: end.detail,
             by: end.by,
             stage: end.stage,
             code: end.code,
             dialect: client.dialect(),
-            route: client.route(),
+            route: client.route(&self.env.routes),
             peer: client.peer(),
             age: now.since(client.accepted()),
             received_ago: now.since(client.received()),
@@ -179,18 +185,13 @@ impl Core {
     }
 
     fn log_close(&mut self, record: CloseRecord) {
-        self.log_limited(Report::Closed(record));
-    }
-
-    /// Tells the operator which origin is not listed: front-end authors forget their own first.
-    pub(super) fn log_origin(&mut self, origin: Box<str>, route: Option<u16>) {
-        self.log_limited(Report::OriginRefused { origin, route });
-    }
-
-    fn log_limited(&mut self, report: Report) {
+        if record.cause == Cause::HealthCheck {
+            // Balancers ask every few seconds; `portcullis_closes_total` has them.
+            return;
+        }
         let rate = self.env.settings.limits.close_lines_per_second;
         let allowed = self.close_lines.take(1, rate, rate, self.env.now.instant);
-        if !allowed || !self.mailbox.report(report) {
+        if !allowed || !self.mailbox.report(Report::Closed(record)) {
             self.env.counters.increment(Metric::LogLinesDropped);
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use portcullis::backend::{EndedBy, Limits};
 use portcullis::base::secret::Secret;
 use portcullis::protocol::link::{
-    Close, Kind, SessionId, UNKNOWN_SESSION_FRAMES_MAX, data_cost, data_flags,
+    Close, Kind, RefusalCode, Refused, SessionId, UNKNOWN_SESSION_FRAMES_MAX, data_cost, data_flags,
 };
 
 use crate::support::{
@@ -39,6 +39,23 @@ fn an_absent_backend_is_explained_and_comes_back_by_itself() {
     Client::open(gateway.address(), "/ws", "").echo("hello");
     backend.opened();
     gateway.wait_closes("backend_unavailable", 1);
+}
+
+#[test]
+fn a_gateway_without_a_backend_is_not_ready_where_the_settings_say_so() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut config = Config::to(&address).ports(free_port(), free_port());
+    config.gateway += "ready_without_backend = false\n";
+    let gateway = Gateway::start_from(&config, tempfile::tempdir().expect("a folder"));
+    assert_eq!(gateway.get("/readyz"), (503, "no backend is linked\n".into()));
+    assert_eq!(gateway.get("/healthz").0, 200);
+    let backend = Backend::start_at(&address, Choices::default());
+    wait_until("it is ready", || gateway.get("/readyz").0 == 200);
+    drop(backend);
+    wait_until("it is not", || gateway.get("/readyz").0 == 503);
+    config.gateway = config.gateway.replace("backend = false", "backend = true");
+    assert!(gateway.reload(&config).is_ok());
+    wait_until("a reload changes it", || gateway.get("/readyz").0 == 200);
 }
 
 #[test]
@@ -79,6 +96,34 @@ fn clients_of_a_killed_backend_are_told_one_after_the_other() {
 }
 
 #[test]
+fn backends_get_the_names_of_routes_and_a_reload_moves_none() {
+    let backend = Backend::start();
+    let config = Config::bare(backend.address())
+        .route("/ws/*", "auth = \"none\"")
+        .route("/old", "auth = \"none\"\nname = \"chat\"")
+        .ports(free_port(), free_port());
+    let gateway = Gateway::start_from(&config, tempfile::tempdir().expect("a folder"));
+    gateway.wait_ready(1);
+    let opened = |path: &str| {
+        let mut client = Client::open(gateway.address(), path, "");
+        client.echo("hello");
+        let identity = backend.opened();
+        (identity.route, identity.route_name)
+    };
+    assert_eq!(opened("/ws/1"), (0, "/ws/*".into()));
+    assert_eq!(opened("/old"), (1, "chat".into()));
+    let moved = Config { routes: String::new(), ..config }
+        .route("/new", "auth = \"none\"\nname = \"chat\"")
+        .route("/ws/*", "auth = \"none\"");
+    assert!(gateway.reload(&moved).is_ok());
+    wait_until("the new route is there", || {
+        Client::ask(gateway.address(), "/new", "").1.starts_with("HTTP/1.1 101 ")
+    });
+    backend.opened();
+    assert_eq!(opened("/new"), (0, "chat".into()));
+}
+
+#[test]
 fn both_sides_need_the_same_secret() {
     let other = "another secret, also of 32 bytes or more";
     for (backends, gateways, works) in [
@@ -111,11 +156,16 @@ fn a_backend_without_the_key_gets_no_proof_of_ours() {
     let config = Config::default().backend(&[&backend.address()], &format!("secret = \"{KEY}\""));
     let gateway = Gateway::start_alone(&config);
     let wrong = Secret::new(b"guessed, but as long as it has to be".to_vec());
-    for proof in [None, Some(&wrong)] {
+    for (proof, code) in
+        [(None, RefusalCode::AuthenticationRequired), (Some(&wrong), RefusalCode::WrongKey)]
+    {
         let mut link = backend.accept_silent();
         assert_eq!(link.read().expect("HELLO").0.kind, Kind::Hello);
         link.challenge(Limits::default(), proof);
-        assert!(link.next().is_err(), "the link goes on");
+        let (header, payload) = link.read().expect("REFUSED");
+        assert_eq!(header.kind, Kind::Refused);
+        assert_eq!(Refused::decode(&payload), Ok(Refused::new(code)));
+        assert!(link.is_dropped(), "the link goes on");
     }
     assert_eq!(gateway.metric("portcullis_link_connects_total"), 0);
 }

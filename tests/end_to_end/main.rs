@@ -13,6 +13,7 @@ mod frames;
 mod heads;
 mod life;
 mod lifecycle;
+mod logs;
 mod origins;
 mod proxy;
 mod stress;

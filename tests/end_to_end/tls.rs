@@ -6,11 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use portcullis::dev::any_certificate::AnyCertificate;
+use rustls::pki_types::ServerName;
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion, SignatureScheme,
-    StreamOwned, SupportedProtocolVersion, version,
+    ClientConfig, ClientConnection, ProtocolVersion, StreamOwned, SupportedProtocolVersion, version,
 };
 
 use crate::support::{
@@ -40,47 +39,6 @@ pub fn config(config: Config, names: &[&str]) -> (Config, tempfile::TempDir) {
     let listeners =
         format!("[[listener]]\naddress = \"127.0.0.1:1\"\ntls = [{}]\n", entries.join(", "));
     (Config { listeners, ..config }, folder)
-}
-
-/// Believes every certificate: what was served is compared by the test.
-#[derive(Debug)]
-struct Gullible(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for Gullible {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, known)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, known)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// What a client asks of TLS.
@@ -121,7 +79,7 @@ pub fn secure_after(
         .with_protocol_versions(wish.versions)
         .expect("known versions")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Gullible(provider)))
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
     config.alpn_protocols = wish.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     let name = ServerName::try_from(wish.name).expect("a name");

@@ -173,7 +173,8 @@ const PLANTED: &[(Bug, &[&str])] = &[
     (Bug::ClockSticks, &["deadline"]),
     (Bug::RevocationForgotten, &["revoked"]),
     (Bug::BufferKept, &["the worker keeps"]),
-    (Bug::SlotKept, &["the worker keeps"]),
+    // Without free slots a client that reads well is dropped for one that does not.
+    (Bug::SlotKept, &["the worker keeps", "cut short"]),
     (Bug::RearmForgotten, &["deadline", "not all is over"]),
     (Bug::DescriptorKept, &["not all is over", "linger of socket", "would sleep past"]),
     (Bug::ClosedTwice, &["on closing descriptor"]),

@@ -16,19 +16,10 @@ use portcullis::protocol::scratch::{NAME_MAX, TOKEN_MAX, TokenScratch};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::shown::{moment, plain};
+use super::shown::{Jwt, moment, plain};
 
 /// Longest text of a token's that a message repeats, in characters.
 const QUOTED_MAX: usize = 64;
-
-/// A JWT taken apart, however broken it is.
-pub(super) struct Jwt {
-    /// The decoded header and claims, where they are text.
-    pub(super) header: Option<String>,
-    pub(super) claims: Option<String>,
-    /// What is wrong with it, whatever the configuration.
-    pub(super) faults: Vec<String>,
-}
 
 /// Takes a token apart that looks like a JWT: its first part is a JSON object.
 pub(super) fn jwt(token: &str) -> Option<Jwt> {

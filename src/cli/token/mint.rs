@@ -19,8 +19,8 @@ use portcullis::settings::load::{Issuing, Outside};
 use portcullis::settings::units::parse_duration;
 use serde_json::{Map, Value};
 
-use super::super::{ConfigFile, failed, load};
-use super::{explain, find_auth, verify};
+use super::super::common::{ConfigFile, failed, load};
+use super::verify::{explain, find_auth, verify};
 
 /// Create a token that a configuration accepts; only the token goes to stdout.
 #[derive(Args)]

@@ -7,10 +7,17 @@ use portcullis::protocol::plug_session::CSRF_NAME;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::diagnose::Jwt;
-
 /// Longest JSON that is shown of an Erlang term.
 const SHOWN_MAX: usize = 32 << 10;
+
+/// A JWT taken apart, however broken it is.
+pub(super) struct Jwt {
+    /// The decoded header and claims, where they are text.
+    pub(super) header: Option<String>,
+    pub(super) claims: Option<String>,
+    /// What is wrong with it, whatever the configuration.
+    pub(super) faults: Vec<String>,
+}
 
 /// A JWT taken apart, line by line, as far as it can be read. The signature is not shown.
 pub(super) fn jwt_lines(jwt: &Jwt, now_s: u64) -> Vec<String> {

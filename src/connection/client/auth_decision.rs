@@ -112,7 +112,7 @@ impl Client {
             Ok((index, request)) => {
                 decision.count(Metric::VerdictsAccepted, ctx);
                 let route = &ctx.settings.routes[usize::from(index)];
-                self.set_route(index, route);
+                self.set_route(index, route, ctx);
                 self.open(identity, &request, route, ctx, &mut output.request);
                 self.acknowledge(decision.first_message, identity.expires(), ctx, output);
                 Step::Authenticated { backend: route.backend }

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::*;
 use crate::base::time::{Instant, Now, UnixTime};
 use crate::connection::client::SocketAction;
+use crate::connection::route_order::FIRST_ORDER;
 use crate::connection::session::SessionRequest;
 use crate::connection::stage::Stage;
 use crate::connection::upstream::link::compose;
@@ -99,8 +100,14 @@ impl World {
         let (settings, counters) = (settings(BLOCKS), Counters::default());
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
         let revoked = Revoked::nothing(Hasher::new(&[7; 32]));
-        let ctx =
-            Context { now, settings: &settings, counters: &counters, revoked: &revoked, jitter: 0 };
+        let ctx = Context {
+            now,
+            settings: &settings,
+            routes: &FIRST_ORDER,
+            counters: &counters,
+            revoked: &revoked,
+            jitter: 0,
+        };
         let client = Client::new(Some("203.0.113.9:5000".parse().unwrap()), 0, false, 0, &ctx);
         World { client, settings, counters, now, output: Output::default(), revoked }
     }
@@ -112,7 +119,8 @@ impl World {
     ) -> (T, String) {
         let World { client, settings, counters, now, output, revoked } = self;
         output.answers.clear();
-        let ctx = Context { now: *now, settings, counters, revoked, jitter: 0 };
+        let ctx =
+            Context { now: *now, settings, routes: &FIRST_ORDER, counters, revoked, jitter: 0 };
         let answer = call(client, &ctx, output);
         (answer, String::from_utf8_lossy(&output.answers).into_owned())
     }

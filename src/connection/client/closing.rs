@@ -17,7 +17,7 @@ use crate::protocol::http_upgrade::{self, HttpRefusal};
 use crate::protocol::proxy_header::ProxyError;
 use crate::protocol::verifier::Refusal;
 use crate::protocol::websocket::{self, OpCode};
-use crate::settings::{Deadlines, MessageTypes, Settings};
+use crate::settings::{Deadlines, MessageTypes};
 
 use super::phase::{CloseProgress, Delayed, DelayedInput, Ended, Next, Phase, Standing};
 use super::state::{Client, write_frame};
@@ -147,7 +147,7 @@ impl Client {
         if !self.is_open() {
             return;
         }
-        let unsaid = self.answer(Cause::BackendClosed, false, ctx.settings).code;
+        let unsaid = self.answer(Cause::BackendClosed, false, ctx).code;
         let code = if websocket::is_sendable_close_code(code) { code } else { unsaid };
         write_close(code, reason, output);
         let next = if self.is_broken() { Next::Shutdown } else { Next::AwaitClose };
@@ -257,7 +257,7 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        let mut answer = self.answer(cause, details.is_final, ctx.settings);
+        let mut answer = self.answer(cause, details.is_final, ctx);
         if answer.reconnect && details.hint.retry_after.is_some() {
             answer.retry_after = details.hint.retry_after;
         }
@@ -291,7 +291,7 @@ impl Client {
         };
         let broken = delayed.input == DelayedInput::Broken;
         let is_final = end.detail == Some(CloseDetail::TokenFarOff);
-        let answer = self.answer(end.cause, is_final, ctx.settings);
+        let answer = self.answer(end.cause, is_final, ctx);
         write_close(answer.code, answer.reason, output);
         self.phase_since = ctx.now.instant.into();
         // Nothing may follow the close frame.
@@ -339,15 +339,9 @@ impl Client {
 
     /// How `cause` is put to this client: looked up when it is said, so that it costs no memory
     /// and a reload counts.
-    pub(super) fn answer<'s>(
-        &self,
-        cause: Cause,
-        is_final: bool,
-        settings: &'s Settings,
-    ) -> Answer<'s> {
+    pub(super) fn answer<'s>(&self, cause: Cause, is_final: bool, ctx: &Context<'s>) -> Answer<'s> {
         let dialect = self.dialect().unwrap_or(Dialect::Plain);
-        let route = self.route().and_then(|index| settings.routes.get(usize::from(index)));
-        let answer = |cause| match route {
+        let answer = |cause| match self.settings_of_route(ctx) {
             Some(route) => route.closes.answer(dialect, cause),
             None => dialect.answer(cause),
         };

@@ -115,7 +115,14 @@ fn paces_are_spread() {
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
         let revoked = RevocationSet::new(Hasher::new(&[7; 32])).snapshot();
         let revoked = &revoked;
-        let ctx = Context { now, settings: &settings, counters: &counters, jitter, revoked };
+        let ctx = Context {
+            now,
+            settings: &settings,
+            routes: &FIRST_ORDER,
+            counters: &counters,
+            jitter,
+            revoked,
+        };
         let peer = SocketAddr::from(([192, 0, 2, 1], port));
         let mut client = Client::new(Some(peer), 0, false, 0, &ctx);
         let mut request = head("/phoenix/websocket?vsn=2.0.0", "");
@@ -398,13 +405,13 @@ fn a_reload_changes_what_is_said() {
     );
     let mut world = open("/own");
     world.settings = settings(&moved);
-    world.call(|client, _, _| client.move_route(|old| Some(old + 1)));
+    world.routes = world.routes.changed((1..9).map(Some).collect());
     close(&mut world, Cause::BackendUnavailable);
     assert_eq!(world.told, ["close 4001 backend_unavailable"]);
 
     let mut world = open("/own");
-    world.call(|client, _, _| client.move_route(|_| None));
-    assert_eq!(world.client.route(), None);
+    world.routes = world.routes.changed(Vec::new());
+    assert_eq!(world.client.route(&world.routes), None);
     close(&mut world, Cause::BackendUnavailable);
     assert_eq!(world.told, ["text backend_unavailable", "close 1012 backend_unavailable"]);
 }
@@ -421,6 +428,7 @@ fn a_reload_changes_what_a_waiting_close_says() {
     let ctx = Context {
         now: world.now,
         settings: &world.settings,
+        routes: &world.routes,
         counters: &world.counters,
         jitter: 0,
         revoked: &world.revoked,
@@ -638,6 +646,7 @@ fn connect_is_answered_and_the_rest_is_the_backends() {
     let ctx = Context {
         now: world.now,
         settings: &world.settings,
+        routes: &world.routes,
         counters: &world.counters,
         jitter: 0,
         revoked: &world.revoked,
@@ -840,7 +849,7 @@ const ENDED: [(&str, Happening, [&str; 6]); 14] = [
     (
         "decision, route gone, output sent",
         |world| {
-            world.client.move_route(|_| None);
+            world.routes = world.routes.changed(Vec::new());
             world.call(|client, ctx, output| {
                 client.reject(Cause::TokenExpired, &RejectHint::default(), ctx, output);
             });

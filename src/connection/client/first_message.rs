@@ -10,7 +10,7 @@ use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::http_upgrade::{self, FIELDS, Request};
 use crate::protocol::websocket::{self, DataKind, OpCode};
-use crate::settings::{MessageTypes, Settings};
+use crate::settings::MessageTypes;
 
 use super::auth_decision::Credentials;
 use super::closing::CloseDetails;
@@ -83,7 +83,7 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
-        let taken = self.split_first_message(&mut message, ctx.settings, output);
+        let taken = self.split_first_message(&mut message, ctx, output);
         let info = taken.unwrap_or_default();
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         let parsed = http_upgrade::parse(&pending.head, &mut fields, &head_limits(ctx.settings));
@@ -99,7 +99,7 @@ impl Client {
             }
         };
         let route = &ctx.settings.routes[usize::from(index)];
-        self.set_route(index, route);
+        self.set_route(index, route, ctx);
         let (unix, scratch) = (ctx.now.unix, &mut output.tokens);
         let decision = match taken {
             Err(cause) => Decision::Refused(cause.into()),
@@ -134,14 +134,14 @@ impl Client {
     pub(super) fn split_first_message(
         &self,
         message: &mut Vec<u8>,
-        settings: &Settings,
+        ctx: &Context<'_>,
         output: &mut Output,
     ) -> Result<FirstMessageInfo, Cause> {
         output.rest.clear();
         let json = |carrier: &Carrier| matches!(carrier, Carrier::FirstMessageJson(_));
         let dialect = self.dialect().unwrap_or(Dialect::Plain);
-        let route = self.route().and_then(|index| settings.routes.get(usize::from(index)));
-        let mut auths = route.into_iter().flat_map(|route| settings.auths_of(route));
+        let route = self.settings_of_route(ctx);
+        let mut auths = route.into_iter().flat_map(|route| ctx.settings.auths_of(route));
         let wanted = matches!(dialect, Dialect::Graphql | Dialect::Centrifuge)
             && auths.any(|auth| auth.carriers.iter().any(json));
         if !wanted {

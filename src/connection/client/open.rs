@@ -53,10 +53,11 @@ impl Client {
         ctx: &Context<'_>,
         asked_for: &mut SessionRequest,
     ) {
-        asked_for.begin(self.route().unwrap_or_default(), self.peer(), |path| {
+        asked_for.begin(self.route(ctx.routes).unwrap_or_default(), self.peer(), |path| {
             let secrets = ctx.settings.auths_of(route).flat_map(|auth| auth.secret_parameters());
             carrier::redacted_path_and_query(request, secrets, path);
         });
+        asked_for.set_route_name(&route.name);
         asked_for.set_subprotocol(subprotocol(request, route));
         asked_for.set_origin(request.origin().and_then(|origin| std::str::from_utf8(origin).ok()));
         // All of them, so that repeats of one field push no other out; the head bounds them.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::base::time::{Instant, PackedInstant, UnixTime};
 use crate::base::token_bucket::TokenBucket;
 use crate::connection::context::Context;
+use crate::connection::route_order::{RouteNumber, RouteOrder};
 use crate::connection::stage::{ClosedBy, Stage};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
@@ -40,7 +41,7 @@ pub struct Client {
     /// 0 <= pongs_unsent <= limits.pongs_unsent_max, as that was when the last was written.
     pub(super) pongs_unsent: u8,
     pub(super) messages: MessageTypes,
-    route: u16,
+    route: RouteNumber,
     /// When a live client is closed, whatever it does: at the end of its lifetime, in a drain, or
     /// after the loss of its backend. Of no effect in [`Phase::Ended`].
     pub(super) close_scheduled: PackedInstant,
@@ -64,9 +65,6 @@ pub struct Client {
     pub(super) is_secure: bool,
 }
 
-/// `route` before a route is chosen.
-const NO_ROUTE: u16 = u16::MAX;
-
 impl Client {
     /// A connection that the `listener` of this number just accepted. `jitter` is a random number; it spreads lifetimes.
     pub fn new(
@@ -87,7 +85,7 @@ impl Client {
             output_pending: false,
             pongs_unsent: 0,
             messages: MessageTypes::Any,
-            route: NO_ROUTE,
+            route: RouteNumber::NONE,
             close_scheduled: lifetime_end.into(),
             close_cause: Cause::Lifetime,
             accepted: now.into(),
@@ -154,14 +152,18 @@ impl Client {
         self.dialect
     }
 
-    /// Index of the route, once one was chosen.
-    pub fn route(&self) -> Option<u16> {
-        (self.route != NO_ROUTE).then_some(self.route)
+    /// Index of the route, once one was chosen and while the settings have it.
+    pub fn route(&self, routes: &RouteOrder) -> Option<u16> {
+        routes.place(self.route)
     }
 
-    /// A reload moved the client's route; `None` took it away.
-    pub fn move_route(&mut self, moved: impl FnOnce(u16) -> Option<u16>) {
-        self.route = self.route().and_then(moved).unwrap_or(NO_ROUTE);
+    pub(super) fn settings_of_route<'s>(&self, ctx: &Context<'s>) -> Option<&'s Route> {
+        self.route(ctx.routes).and_then(|index| ctx.settings.routes.get(usize::from(index)))
+    }
+
+    /// A reload changed the order of the routes.
+    pub fn renew_route(&mut self, routes: &RouteOrder) {
+        self.route = routes.renewed(self.route);
     }
 
     /// When the connection was accepted.
@@ -253,8 +255,8 @@ impl Client {
     }
 
     /// Keeps what later frames need of the route: a reload may move or remove it.
-    pub(super) fn set_route(&mut self, index: u16, route: &Route) {
-        self.route = index;
+    pub(super) fn set_route(&mut self, index: u16, route: &Route, ctx: &Context<'_>) {
+        self.route = ctx.routes.number(index);
         self.messages = route.messages;
     }
 

@@ -13,6 +13,7 @@ use super::*;
 use crate::base::secret::Secret;
 use crate::base::time::{Instant, Now, UnixTime};
 use crate::connection::authenticate::{self, Decision};
+use crate::connection::route_order::{FIRST_ORDER, RouteOrder};
 use crate::connection::session::SessionRequest;
 use crate::connection::stage::Stage;
 use crate::connection::upstream::link::compose;
@@ -175,6 +176,7 @@ const CLOSE: u8 = 0x88;
 struct World {
     client: Client,
     settings: Settings,
+    routes: RouteOrder,
     counters: Counters,
     revocations: RevocationSet,
     revoked: Revoked,
@@ -208,12 +210,19 @@ impl World {
         let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
         let set = RevocationSet::new(Hasher::new(&[7; 32]));
         let revoked = set.snapshot();
-        let ctx =
-            Context { now, settings: &settings, counters: &counters, jitter: 0, revoked: &revoked };
+        let ctx = Context {
+            now,
+            settings: &settings,
+            routes: &FIRST_ORDER,
+            counters: &counters,
+            jitter: 0,
+            revoked: &revoked,
+        };
         let client = Client::new(None, 0, tls, jitter, &ctx);
         let mut world = World {
             client,
             settings,
+            routes: RouteOrder::default(),
             counters,
             revocations: set,
             revoked,
@@ -269,7 +278,8 @@ impl World {
     fn checked<T>(&mut self, call: impl FnOnce(&mut Client, &Context<'_>, &mut Output) -> T) -> T {
         let due = self.due();
         let (now, settings, counters) = (self.now, &self.settings, &self.counters);
-        let ctx = Context { now, settings, counters, jitter: 0, revoked: &self.revoked };
+        let routes = &self.routes;
+        let ctx = Context { now, settings, routes, counters, jitter: 0, revoked: &self.revoked };
         let result = call(&mut self.client, &ctx, &mut self.output);
         let next = self.client.next_deadline(&self.settings);
         // Who is refused with no time left is due at once.
@@ -1183,7 +1193,7 @@ fn a_reload_while_a_client_authenticates() {
             for open in &world.opened {
                 let open = Open::decode(&open[link::HEADER_BYTES..]).unwrap();
                 assert_eq!((open.route, open.subprotocol), (0, Some("chat")));
-                assert_eq!(world.client.route(), Some(0));
+                assert_eq!(world.client.route(&world.routes), Some(0));
             }
         }
     }
@@ -1855,6 +1865,7 @@ proptest! {
         let ctx = Context {
             now: world.now,
             settings: &world.settings,
+            routes: &world.routes,
             counters: &world.counters,
             jitter: 0,
             revoked: &world.revoked,

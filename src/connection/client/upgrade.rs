@@ -26,8 +26,8 @@ use super::step::Step;
 /// list it: a longer one may be a token.
 const REFUSAL_SUBPROTOCOL_MAX: usize = 64;
 
-/// Bytes of a refused origin that the log shows: a scheme, the longest host name and a port.
-const ORIGIN_SHOWN_MAX: usize = 270;
+/// Bytes of a refused Origin that the log gets; an honest one is a scheme, a host name and a port.
+const ORIGIN_LOGGED_MAX: usize = 270;
 
 impl Client {
     /// Takes bytes of the request head; always uses all of them.
@@ -101,10 +101,12 @@ impl Client {
             return Step::Handled;
         };
         let route = &ctx.settings.routes[usize::from(index)];
-        self.set_route(index, route);
+        self.set_route(index, route, ctx);
         self.set_dialect(dialect(route, &request));
         if !origin_allowed(route, &request, site) {
-            output.refused_origin = request.origin().map(shown_origin);
+            let origin = request.origin().unwrap_or_default();
+            output.refused_origin.clear();
+            output.refused_origin.extend(origin.iter().take(ORIGIN_LOGGED_MAX));
             // Before any token or cookie is looked at: the page learns nothing but that.
             let is_page = request.origin().is_some();
             if is_page && explains(route, &request) && !early {
@@ -251,12 +253,6 @@ fn pending_request(
         auths: ctx.settings.auths_of(route).map(|auth| auth.name.clone()).collect(),
         subprotocol: subprotocol(request, route).map(str::to_owned),
     })
-}
-
-/// An origin as the log shows it: all of it, if it is no longer than origins are.
-fn shown_origin(origin: &[u8]) -> Box<str> {
-    let shown = origin.get(..ORIGIN_SHOWN_MAX).unwrap_or(origin);
-    shown.escape_ascii().to_string().into_boxed_str()
 }
 
 /// Whether a refused token is explained over WebSocket, or answered over HTTP.

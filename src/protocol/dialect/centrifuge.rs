@@ -5,7 +5,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use super::{Answer, ConnectAck, FirstMessage};
+use super::answer::{Answer, ConnectAck, Escaped, FirstMessage};
 use crate::protocol::cause::Cause;
 use crate::protocol::compact_json::{self, MEMBERS_MAX, Object, Value};
 
@@ -95,7 +95,7 @@ fn write_expiry(expires_in: Option<Duration>, out: &mut Vec<u8>) {
 pub fn write_error(id: u32, answer: &Answer<'_>, out: &mut Vec<u8>) {
     let expired = answer.cause == Cause::TokenExpired;
     let code = if expired { TOKEN_EXPIRED } else { answer.code };
-    let reason = super::Escaped(answer.reason);
+    let reason = Escaped(answer.reason);
     let _infallible = write!(out, r#"{{"id":{id},"error":{{"code":{code},"message":"{reason}""#);
     if answer.reconnect && !expired {
         out.extend_from_slice(br#","temporary":true"#);

@@ -4,13 +4,14 @@
 //! - `plain`: nothing. 4401, 4403, 4408 and 4429 are the HTTP statuses that browsers cannot see;
 //!   1012 and 1013 (IANA's registry) say "restarts" and "try again later".
 //! - `phoenix`: until 1.8.15 any code but 1000 brings it back, from 1.8.16 on every code does;
-//!   its wait starts at 10 ms again after each open. So a refusal is 1000, whoever would come
-//!   straight back waits for the close frame, and the application has to read the message.
+//!   its wait starts at 10 ms again after each open. So a refusal is 1000, a client that would
+//!   come straight back waits for the close frame, and the application has to read the message.
 //! - `graphql-transport-ws`: 4004, 4005, 4400, 4401, 4406, 4409, 4429, 4500 and 1xxx are fatal,
-//!   but for 1000 (back at once while operations run), 1001, 1005, 1006, 1012, 1013 and 1014.
-//!   All else it tries again after 1 s, 2 s, 4 s …, asking for its parameters anew.
-//! - `pusher`: 4000 TLS only, up to 4099 never again, up to 4199 after 1 s, up to 4299 at once,
-//!   from 4300 never; below 4000 after 1 s. The message counts as the code does, at once.
+//!   but for 1000 (back immediately while operations run), 1001, 1005, 1006, 1012, 1013 and 1014.
+//!   All else it tries again after 1 s, 2 s, 4 s …, asking for its parameters again.
+//! - `pusher`: 4000 TLS only, up to 4099 never again, up to 4199 after 1 s, up to 4299
+//!   immediately, from 4300 never; below 4000 after 1 s. The message counts as the code does,
+//!   when it arrives.
 //! - `centrifuge`: 3500 to 3999, 4500 to 4999 and 1009 are terminal; after all else it tries
 //!   again, backing off from 0.5 s to 20 s until a connect command succeeds.
 
@@ -19,7 +20,7 @@ use std::time::Duration;
 use super::{Answer, Dialect};
 use crate::protocol::cause::Cause;
 
-/// The wait where a route says "reconnect" and nobody says when.
+/// The wait where a route says "reconnect" without a time.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How long phoenix.js waits for its close frame where it would come straight back.
@@ -116,10 +117,10 @@ const TABLE: [Row; Cause::ALL.len()] = {
     (RateLimited,      [again(4429, 5000),      phx_again(4429), again(1013, 1000).mute(), again(4100, 1000),      again(3013, 500).mute()]),
     // It does not read: a message more would only wait with the others.
     (SlowConsumer,     [again(4429, 5000).mute(), again(4429, 5000).mute(), again(1013, 1000).mute(), again(4100, 1000).mute(), again(3008, 500).mute()]),
-    // Nobody answers pings: the close frame is a courtesy.
+    // The client answers no pings: the close frame is a courtesy.
     (Idle,             [again(4408, 1000).mute(), again(4408, 1000).mute(), again(1001, 1000).mute(), again(4201, 0).mute(), again(3012, 500).mute()]),
-    // Each connection is closed once for these two, spread over time already, and is connect_ack
-    // at once: a pace would only be time without service.
+    // Each connection is closed once for these two, spread over time already, and is welcome
+    // immediately: a pace would only be time without service.
     (Lifetime,         [again(1012, 1000),      again(1012, 1000), again(1012, 1000).mute(), again(4200, 0),       again(3011, 500).mute()]),
     (GoingAway,        [again(1001, 1000),      again(1001, 1000), again(1001, 1000).mute(), again(4200, 0),       again(3001, 500).mute()]),
     (BackendUnavailable,

@@ -1,7 +1,6 @@
 //! Every HTTP answer that is not a 101, as one closed set.
 
 use crate::protocol::cause::Cause;
-use crate::protocol::close_detail::CloseDetail;
 
 /// Seconds in `Retry-After` of a 503.
 const RETRY_AFTER_SECONDS: &str = "5";
@@ -19,7 +18,7 @@ macro_rules! refusals {
             Unauthorized(Cause),
             /// 403: understood, and not allowed.
             Forbidden(Cause),
-            /// 503: no room, or nobody to serve it, for now.
+            /// 503: no room, or no backend to serve it, for now.
             Unavailable(Cause),
         }
 
@@ -190,16 +189,6 @@ impl HttpRefusal {
         }
     }
 
-    /// What to log and count beside the cause, which says it all where the refusal carries one.
-    pub const fn detail(self) -> Option<CloseDetail> {
-        match self {
-            HttpRefusal::Unauthorized(_)
-            | HttpRefusal::Forbidden(_)
-            | HttpRefusal::Unavailable(_) => None,
-            plain => Some(CloseDetail::Http(plain)),
-        }
-    }
-
     /// Appends the whole response: status line, fields, and a body that says what is wrong.
     pub fn write(self, out: &mut Vec<u8>) {
         self.write_with(&[], out);
@@ -243,7 +232,7 @@ impl HttpRefusal {
         let detail = if self == HttpRefusal::Redirected { &[][..] } else { detail };
         let parts = parts.chain(detail.iter().copied()).take(BODY_PARTS - 1).chain(["\n"]);
         body.iter_mut().zip(parts).for_each(|(room, part)| *room = part);
-        super::write_body(out, &body);
+        write_body(out, &body);
     }
 
     const fn status_line(self) -> &'static str {
@@ -266,6 +255,20 @@ impl HttpRefusal {
 
 fn put(out: &mut Vec<u8>, parts: &[&str]) {
     for part in parts {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// The last two fields of a response head, and its body.
+pub(super) fn write_body(out: &mut Vec<u8>, body: &[&str]) {
+    use std::io::Write as _;
+    let length: usize = body.iter().map(|part| part.len()).sum();
+    let _infallible = write!(
+        out,
+        "Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    for part in body {
         out.extend_from_slice(part.as_bytes());
     }
 }

@@ -1,6 +1,6 @@
 //! Finds the end of a request head while it arrives, looking at each byte once.
 
-use super::{HeadLimits, HttpRefusal};
+use super::refusal::HttpRefusal;
 
 /// The part of the HTTP/2 preface that no HTTP/1 request line can be (RFC 9113 §3.4).
 const PREFACE: &[u8; 14] = b"PRI * HTTP/2.0";
@@ -15,6 +15,26 @@ const CLASSES: [u8; 256] = classes();
 /// Whether `byte` may be part of a token (RFC 9110 §5.6.2).
 pub(super) const fn is_token(byte: u8) -> bool {
     CLASSES[byte as usize] & TOKEN != 0
+}
+
+/// Room for header fields; `header_fields_max` is at most this.
+pub const FIELDS: usize = 128;
+
+/// Limits on a request head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes of the whole head, the final CRLF included.
+    pub head_max: u32,
+    /// Header fields, at most [`FIELDS`].
+    pub header_fields_max: u16,
+    /// Bytes of the request line, its CRLF not included.
+    pub request_line_max: u32,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        HeadLimits { head_max: 8 * 1024, header_fields_max: 64, request_line_max: 8_000 }
+    }
 }
 
 /// How far a request head was looked at. It holds no bytes, so a head that drips in byte by byte

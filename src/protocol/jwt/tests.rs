@@ -1,5 +1,5 @@
 use super::*;
-use crate::protocol::scratch::HEADER_MAX;
+use crate::protocol::scratch::{CLAIMS_MAX, HEADER_MAX};
 
 const NOW: u64 = 1_700_000_000;
 
@@ -77,17 +77,12 @@ fn rfc_7515_a_1_is_accepted_in_its_time() {
 }
 
 #[test]
-fn minted_tokens_are_accepted_and_can_be_inspected() {
+fn minted_tokens_are_accepted_and_no_others() {
     let claims = br#"{"sub":"u\u002d1","jti":"t-1","iat":1699999999,"exp":1700000001}"#;
     for key in keys() {
         let token = mint(&key, claims);
         let expected = Ok("u-1/Some(\"t-1\")/Some(1700000001)".into());
         assert_eq!(decision(&plain(), &token), expected, "{token}");
-        let inspection = inspect(token.as_bytes()).unwrap();
-        assert_eq!(inspection.unverified_claims.as_bytes(), claims);
-        assert!(inspection.unverified_header.contains(key.algorithm.name()));
-        let lengths = [32, 48, 64];
-        assert_eq!(inspection.mac_length, lengths[key.algorithm as usize]);
         // Each character counts, and each may be changed by an attacker.
         for at in 0..token.len() {
             let mut bytes = token.clone().into_bytes();
@@ -104,9 +99,6 @@ fn minted_tokens_are_accepted_and_can_be_inspected() {
     let token = mint(&odd, claims);
     let verifier = JwtVerifier::new(vec![odd], JwtOptions::default()).unwrap();
     assert!(decision(&verifier, &token).is_ok());
-    assert_eq!(inspect(b"a.b"), Err(Cause::TokenMalformed));
-    assert_eq!(inspect(b"e30.W10.AA"), Err(Cause::TokenMalformed));
-    assert_eq!(inspect(b"e30.e30.").map(|seen| seen.mac_length), Ok(0));
 }
 
 #[test]

@@ -5,8 +5,8 @@
 
 use super::session::{exact, open_fields, put_field};
 use super::{
-    CLOSE_REASON_MAX, Fields, HEADER_BYTES, Kind, LABEL_MAX, LinkError, Open, PAYLOAD_MAX,
-    SessionId, cut, encode_frame,
+    CLOSE_REASON_MAX, Fields, HEADER_BYTES, Kind, LinkError, Open, PAYLOAD_MAX, SessionId, cut,
+    encode_frame,
 };
 use crate::base::time::UnixTime;
 use crate::protocol::cause::Cause;
@@ -94,8 +94,7 @@ impl<'a> Credential<'a> {
             out.truncate(start);
             return false;
         }
-        let [_, length @ ..] = (length as u32).to_be_bytes();
-        out[frame..frame + 3].copy_from_slice(&length);
+        set_length(frame, out);
         true
     }
 
@@ -106,6 +105,12 @@ impl<'a> Credential<'a> {
         let name = simdutf8::basic::from_utf8(name).ok()?;
         (!token.is_empty()).then_some(Credential { carrier, name, token })
     }
+}
+
+/// The length of the last frame in `out`, which begins at `frame`, is that of all behind its header.
+fn set_length(frame: usize, out: &mut [u8]) {
+    let [_, length @ ..] = ((out.len() - frame - HEADER_BYTES) as u32).to_be_bytes();
+    out[frame..frame + 3].copy_from_slice(&length);
 }
 
 /// The gateway's question: who is this?
@@ -122,11 +127,20 @@ impl<'a> Auth<'a> {
     /// does not fit.
     ///
     /// # Panics
-    /// When `open` has an identity: the question would answer itself.
+    /// When `open` has an identity: the question would answer itself; or a connection, which comes
+    /// behind the credentials ([`Auth::append_connection`]).
     pub fn encode(open: &Open<'_>, session: SessionId, out: &mut Vec<u8>) -> bool {
         let nobody = open.subject.is_none() && open.token_id.is_none();
         assert!(nobody && open.expires.is_none() && open.claims.is_empty(), "AUTH has no identity");
+        assert!(open.connection.is_none(), "its type is above that of credentials");
         open.encode_as(Kind::Auth, session, PAYLOAD_MAX as u32, out)
+    }
+
+    /// Appends the number of the connection to the last frame in `out`, which begins at `frame` and
+    /// has its credentials.
+    pub fn append_connection(connection: u64, frame: usize, out: &mut Vec<u8>) {
+        put_field(out, open_fields::CONNECTION, &[&connection.to_be_bytes()]);
+        set_length(frame, out);
     }
 
     /// Reads the payload of an AUTH; the answer borrows from it.
@@ -137,6 +151,7 @@ impl<'a> Auth<'a> {
     pub fn decode(payload: &'a [u8]) -> Result<Self, LinkError> {
         let mut fields = Fields { kind: Kind::Auth, rest: payload };
         let mut credentials = 0..0;
+        let mut connection = None;
         let mut before = 0;
         while !fields.rest.is_empty() {
             let start = payload.len() - fields.rest.len();
@@ -155,6 +170,13 @@ impl<'a> Auth<'a> {
                     let first = if credentials.is_empty() { start } else { credentials.start };
                     credentials = first..end;
                 }
+                open_fields::CONNECTION if connection.is_some() => {
+                    return Err(fields.bad("order of fields"));
+                }
+                open_fields::CONNECTION => {
+                    let value = Fields { kind: Kind::Auth, rest: value };
+                    connection = Some(u64::from_be_bytes(exact(value, "connection")?));
+                }
                 ..=open_fields::CREDIT | open_fields::OPTIONAL.. => {}
                 _ => return Err(fields.bad("field type")),
             }
@@ -163,6 +185,7 @@ impl<'a> Auth<'a> {
             return Err(fields.bad("credential"));
         }
         let open = Open::decode_as(Kind::Auth, &payload[..credentials.start])?;
+        let open = Open { connection, ..open };
         Ok(Auth { open, credentials: &payload[credentials] })
     }
 
@@ -179,8 +202,8 @@ impl<'a> Auth<'a> {
     }
 }
 
-/// The backend's yes: the session is open. To be encoded; decoding one makes the identity
-/// itself, so that nobody else can make one up.
+/// The backend accepts the client: the session is open. It is only encoded; decoding makes the
+/// identity itself, so that no other code can make one up.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Accept<'a> {
     /// Whom the backend recognised: 1 to [`IDENTITY_TEXT_MAX`] bytes.
@@ -343,6 +366,3 @@ impl<'a> Reject<'a> {
         self.retry_after_ms == 0 || (may_retry && self.retry_after_ms <= RETRY_AFTER_MAX_MS)
     }
 }
-
-/// Least and most bytes of a REJECT's payload: a cause has at least one letter.
-pub(super) const REJECT_BYTES: (usize, usize) = (6, 5 + LABEL_MAX + CLOSE_REASON_MAX);

@@ -167,11 +167,6 @@ impl PieceOrder {
         self.unfinished = if flags & data_flags::FIN != 0 { None } else { Some(text) };
         Ok(())
     }
-
-    /// Whether a message has begun and not ended.
-    pub const fn is_unfinished(self) -> bool {
-        self.unfinished.is_some()
-    }
 }
 
 #[cfg(test)]

@@ -13,8 +13,6 @@ use crate::base::secret::Secret;
 
 /// The first bytes of every HELLO.
 pub const MAGIC: [u8; 4] = *b"PTCL";
-/// Length of HELLO's payload in version 1, in bytes.
-pub const HELLO_BYTES: usize = 100;
 /// Length of CHALLENGE's payload without its proof, in bytes.
 pub const CHALLENGE_BYTES: usize = 80;
 /// Length of a proof, in bytes.
@@ -120,7 +118,7 @@ pub struct Hello {
     pub epoch: u64,
     /// Which of its workers dials.
     pub worker: u16,
-    /// Which of the worker's links this is; the same when the link is dialled anew.
+    /// Which of the worker's links this is; the same when the link is dialled again.
     pub link: u16,
     /// Whether the gateway has a key: then it demands the backend's proof, and gives its own.
     pub authenticated: bool,

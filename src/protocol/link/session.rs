@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::flow::CREDIT_MAX;
 use super::{
     CLOSE_REASON_MAX, Fields, FrameHeader, HEADER_BYTES, Kind, LABEL_MAX, LinkError, PAYLOAD_MAX,
     REASON_MAX, SessionId, cut, encode_frame,
@@ -41,6 +42,8 @@ pub mod open_fields {
     pub const CREDIT: u8 = 12;
     /// The first type that may be skipped when it is unknown.
     pub const OPTIONAL: u8 = 128;
+    /// u64.
+    pub const CONNECTION: u8 = 129;
 }
 
 /// A new session: who the client is and what it asked for. Every field fits 65,535 bytes.
@@ -58,7 +61,8 @@ pub struct Open<'a> {
     pub path: &'a str,
     /// Index of the route in the gateway's settings.
     pub route: u16,
-    /// The route's own path pattern, as configured; empty when not told.
+    /// What the gateway's settings call the route: its `name`, or its path as written there; empty
+    /// when not told.
     pub route_name: &'a str,
     /// The client's address, as the gateway sees it.
     pub remote: Option<SocketAddr>,
@@ -70,6 +74,8 @@ pub struct Open<'a> {
     pub headers: OpenHeaders<'a>,
     /// Credit that the backend begins with, in bytes, where it differs from HELLO's.
     pub credit: Option<u32>,
+    /// The gateway's own number of the connection, which its close line has too.
+    pub connection: Option<u64>,
 }
 
 impl<'a> Open<'a> {
@@ -88,6 +94,7 @@ impl<'a> Open<'a> {
             origin: None,
             headers: OpenHeaders::NONE,
             credit: None,
+            connection: None,
         }
     }
 
@@ -161,6 +168,9 @@ impl<'a> Open<'a> {
         if let Some(credit) = self.credit {
             put(f::CREDIT, &[&credit.to_be_bytes()]);
         }
+        if let Some(connection) = self.connection {
+            put(f::CONNECTION, &[&connection.to_be_bytes()]);
+        }
     }
 
     /// Reads the payload of an OPEN; the answer borrows from it.
@@ -218,6 +228,9 @@ impl<'a> Open<'a> {
             f::SUBPROTOCOL => self.subprotocol = Some(value.text(all, "subprotocol")?),
             f::ORIGIN => self.origin = Some(value.text(all, "origin")?),
             f::CREDIT => self.credit = Some(u32::from_be_bytes(exact(value, "credit")?)),
+            f::CONNECTION => {
+                self.connection = Some(u64::from_be_bytes(exact(value, "connection")?));
+            }
             f::OPTIONAL.. => {}
             _ => return Err(value.bad("field type")),
         }
@@ -295,7 +308,7 @@ pub struct Close<'a> {
     /// Who ended the session. A backend says `Backend`, whatever it was told.
     pub by: Closer,
     /// Label of the cause ([`Cause::label`]), lower case and `_`, at most [`LABEL_MAX`] bytes.
-    /// Empty when none is told. One that this version does not know may be treated as none.
+    /// Empty when there is none. One that this version does not know may be treated as none.
     pub label: &'a str,
     /// WebSocket close code: 1000 to 4999 without 1004, 1005, 1006, 1015; 0 when there is none.
     pub code: u16,
@@ -380,13 +393,13 @@ impl Credit {
     pub fn decode(payload: &[u8]) -> Result<Self, LinkError> {
         let value = Fields { kind: Kind::Credit, rest: payload };
         match u32::from_be_bytes(exact(value, "bytes")?) {
-            bytes @ 1..=super::flow::CREDIT_MAX => Ok(Credit { bytes }),
+            bytes @ 1..=CREDIT_MAX => Ok(Credit { bytes }),
             _ => Err(LinkError::CreditOverflow),
         }
     }
 }
 
-/// Are you there? The receiver answers at once with the same bytes.
+/// Are you there? The receiver answers immediately with the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ping {
     /// Means something to the sender only; a time, as a rule.

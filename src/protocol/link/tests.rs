@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::frame::Scope;
 use super::*;
 use crate::base::secret::Secret;
 use crate::base::time::UnixTime;
@@ -107,7 +108,10 @@ fn encode(vector: &Value) -> Vec<u8> {
         }
         "GOAWAY" => GoAway { reason: text("reason").unwrap() }.encode(&mut out),
         "CREDIT" => Credit { bytes: number(&fields["bytes"]) as u32 }.encode(id, &mut out),
-        "OPEN" => assert!(open_of(fields, |open| open.encode(id, 1 << 20, &mut out))),
+        "OPEN" => assert!(open_of(fields, |open| {
+            let connection = connection_of(fields);
+            Open { connection, ..open.clone() }.encode(id, 1 << 20, &mut out)
+        })),
         "AUTH" => {
             assert!(open_of(fields, |open| Auth::encode(open, id, &mut out)));
             for credential in fields["credentials"].as_array().unwrap() {
@@ -117,6 +121,9 @@ fn encode(vector: &Value) -> Vec<u8> {
                 let name = credential["name"].as_str().unwrap();
                 let token = credential["token"].as_str().unwrap().as_bytes();
                 assert!(Credential { carrier, name, token }.append_to(&mut out));
+            }
+            if let Some(connection) = connection_of(fields) {
+                Auth::append_connection(connection, 0, &mut out);
             }
         }
         "ACCEPT" => {
@@ -178,6 +185,11 @@ fn encode(vector: &Value) -> Vec<u8> {
     out
 }
 
+fn connection_of(fields: &Value) -> Option<u64> {
+    let bytes = fields.get("connection").map(unhex)?;
+    Some(u64::from_be_bytes(bytes.try_into().unwrap()))
+}
+
 /// What OPEN and AUTH have in common, as `encode` takes it.
 fn open_of(fields: &Value, encode: impl FnOnce(&Open<'_>) -> bool) -> bool {
     let text = |name: &str| fields[name].as_str();
@@ -200,6 +212,7 @@ fn open_of(fields: &Value, encode: impl FnOnce(&Open<'_>) -> bool) -> bool {
         origin: text("origin"),
         headers: OpenHeaders::Pairs(&headers),
         credit: fields["credit"].as_u64().map(|credit| credit as u32),
+        connection: None,
     };
     encode(&open)
 }
@@ -330,6 +343,7 @@ fn decode_open(open: &Open<'_>) -> Value {
         .collect();
     set("headers", (!headers.is_empty()).then(|| headers.into()));
     set("credit", open.credit.map(Value::from));
+    set("connection", open.connection.map(|it| format!("{it:016x}").into()));
     fields
 }
 

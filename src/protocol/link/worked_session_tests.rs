@@ -64,6 +64,8 @@ fn session(text: &mut String) {
     let id = SessionId::new(7, 1);
     let open = Open {
         subject: Some("ada"),
+        route_name: "chat",
+        connection: Some(0x0123_4567_89ab_cdef),
         remote: Some("192.0.2.1:50000".parse().unwrap()),
         ..Open::new("/chat")
     };
@@ -74,7 +76,7 @@ fn session(text: &mut String) {
     let opened = frame(|out| assert!(open.encode(id, 1 << 16, out)));
     show(
         text,
-        "gateway: OPEN of session 7/1: subject ada, path /chat, route 0, 192.0.2.1:50000",
+        "gateway: OPEN of session 7/1: subject ada, path /chat, route 0 \"chat\", 192.0.2.1:50000, connection",
         &opened,
     );
     show(

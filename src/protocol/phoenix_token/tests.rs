@@ -246,7 +246,7 @@ fn keys_rotate_with_overlap() {
     }
 }
 
-/// Data beside the subject that JSON has no form for locks nobody out.
+/// Data beside the subject that JSON has no form for locks no user out.
 #[test]
 fn the_subject_decides() {
     let (verifier, key) = fixture(MaxAge::Infinite, Some("user_id"));

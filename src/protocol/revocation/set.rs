@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Hasher, Kind, NEVER, NOBODY, Revocation, Revoked, Row, Target, seconds_up};
+use super::{Hasher, Kind, NEVER, NO_NAME, Revocation, Revoked, Row, Target, seconds_up};
 use crate::base::time::UnixTime;
 
 /// What became of a revocation.
@@ -196,7 +196,7 @@ impl RevocationSet {
         let hash = match target {
             Target::Subject { subject, .. } => self.hasher.hash(Kind::Subject, subject),
             Target::TokenId(id) => self.hasher.hash(Kind::TokenId, id),
-            Target::IssuedBefore(_) => NOBODY,
+            Target::IssuedBefore(_) => NO_NAME,
         };
         (hash, target.issued_before().map_or(ALL, UnixTime::as_millis))
     }
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn an_insert_does_not_look_at_every_entry() {
-        // One name, ever later instants for ever shorter times: none covers another.
+        // One name, later and later instants for shorter and shorter times: none covers another.
         let mut set = set();
         let count = 200_000;
         let begun = std::time::Instant::now();

@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json as value};
 
-use super::{Answer, json};
+use super::answer::{Answer, json};
 use crate::base::time::UnixTime;
 use crate::protocol::revocation::{Full, Inserted, Revocation, Target};
 

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::AuthNumbers;
+use super::numbers::AuthNumbers;
 use crate::base::circuit::{Circuit, CircuitState, Permit};
 use crate::base::random::Random;
 use crate::base::time::Instant;

@@ -43,7 +43,7 @@ macro_rules! section {
             /// Its name in the table of keys.
             pub const SECTION: &'static str = $section;
             const KEYS: &'static [Key] = &[ $( Key {
-                section: $section,
+                section: $raw::SECTION,
                 name: stringify!($name),
                 full_name: concat!($section, ".", stringify!($name)),
                 shape: shape!($kind $arguments),
@@ -172,7 +172,7 @@ macro_rules! read {
     (TimeOrOff $value:ty, $raw:expr, $default:expr) => { raw::time($raw, $default) };
     (Flag $value:ty, $raw:expr, $default:expr) => { $raw.unwrap_or($default == "true") };
     ($kind:ident $value:ty, $raw:expr, $default:expr) => {
-        <$value as raw::FromWord>::from_word(raw::text($raw, $default))
+        <$value as FromWord>::from_word(raw::text($raw, $default))
     };
     (@number $value:ty, $number:expr) => {
         <$value>::try_from($number).expect("the row's range fits its type")

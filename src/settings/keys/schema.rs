@@ -1,18 +1,15 @@
 //! The JSON Schema of the configuration file, for editors: made from the table of keys.
 //!
-//! It says what each value may look like and which keys belong together by `kind`. Ranges of
-//! sizes and durations stand in descriptions, and rules between keys are left to `check`.
+//! It says what each value may look like, its range included, and which keys belong together by
+//! `kind`. Rules between keys are left to `check`.
 
 use serde_json::{Map, Value, json};
 
 use super::{Key, NONE, REQUIRED, Reload, SECTIONS, Shape, find, of_section};
+use crate::settings::units::{SIZES, TIMES};
 
 /// Where the repository keeps what [`text`] writes, for `#:schema` lines.
 const ID: &str = "portcullis.schema.json";
-
-/// A whole number and a unit, as `units.rs` reads them.
-const SIZE: &str = "[0-9]+(B|KiB|MiB|GiB)";
-const TIME: &str = "[0-9]+(ms|s|m|h)";
 
 /// The schema as a file: JSON Schema, draft 2020-12.
 pub fn text() -> String {
@@ -131,7 +128,7 @@ fn default(key: &Key) -> Value {
 }
 
 fn shape(shape: &Shape) -> Value {
-    let pattern = |pattern: &str| json!({ "type": "string", "pattern": format!("^{pattern}$") });
+    let pattern = |pattern: &str| json!({ "type": "string", "pattern": format!("^({pattern})$") });
     let strings = json!({ "type": "array", "items": { "type": "string" } });
     match *shape {
         Shape::Text(_) => json!({ "type": "string" }),
@@ -141,10 +138,10 @@ fn shape(shape: &Shape) -> Value {
             { "type": "integer", "minimum": min, "maximum": max },
             { "const": "auto" },
         ] }),
-        Shape::Size(..) => pattern(SIZE),
-        Shape::SizeOrAuto(..) => pattern(&format!("({SIZE}|auto)")),
-        Shape::Time(..) => pattern(TIME),
-        Shape::TimeOrOff(..) => pattern(&format!("({TIME}|off)")),
+        Shape::Size(min, max) => pattern(&quantities(SIZES, min, max)),
+        Shape::SizeOrAuto(min, max) => pattern(&(quantities(SIZES, min, max) + "|auto")),
+        Shape::Time(min, max) => pattern(&quantities(TIMES, min, max)),
+        Shape::TimeOrOff(min, max) => pattern(&(quantities(TIMES, min, max) + "|off")),
         Shape::Word(words) | Shape::WordOrLater(words, _) => json!({ "enum": words }),
         Shape::List(_) => strings,
         Shape::TextOrList(_) => json!({ "anyOf": [{ "type": "string" }, strings] }),
@@ -165,5 +162,80 @@ fn shape(shape: &Shape) -> Value {
             "propertyNames": { "enum": names },
             "additionalProperties": table(section),
         }),
+    }
+}
+
+/// A pattern for every way to write a quantity of `min` to `max`, as `units.rs` reads them.
+fn quantities(units: &[(&str, u64)], min: u64, max: u64) -> String {
+    let of_unit = |(unit, scale): &(&str, u64)| {
+        let (least, most) = (min.div_ceil(*scale), max / scale);
+        (least <= most).then(|| format!("0*({}){unit}", numbers(least, most)))
+    };
+    units.iter().filter_map(of_unit).collect::<Vec<_>>().join("|")
+}
+
+/// A pattern for the whole numbers from `min` to `max`, without leading zeros.
+fn numbers(min: u64, max: u64) -> String {
+    let mut parts = Vec::new();
+    let mut low = min;
+    while low <= max {
+        // The most numbers from `low` on that differ in their last digits alone.
+        let mut free = 0;
+        while free < low_zeros(low) && block_end(low, free + 1).is_some_and(|end| end <= max) {
+            free += 1;
+        }
+        let scale = 10_u64.pow(free);
+        // As many of such blocks as their common digit has room for.
+        let digit = low / scale % 10;
+        let blocks = (9 - digit).min((max - low + 1) / scale - 1);
+        let lead = if low / scale >= 10 { (low / scale / 10).to_string() } else { String::new() };
+        let digits = match blocks {
+            0 => digit.to_string(),
+            _ => format!("[{digit}-{}]", digit + blocks),
+        };
+        let tail = match free {
+            0 => String::new(),
+            _ => format!("[0-9]{{{free}}}"),
+        };
+        parts.push(lead + &digits + &tail);
+        match low.checked_add((blocks + 1) * scale) {
+            Some(next) => low = next,
+            None => break,
+        }
+    }
+    parts.join("|")
+}
+
+/// How many of the last digits of `number` are zeros, the first digit left out.
+fn low_zeros(number: u64) -> u32 {
+    let mut zeros = 0;
+    while number != 0 && number / 10_u64.pow(zeros) >= 10 && number / 10_u64.pow(zeros) % 10 == 0 {
+        zeros += 1;
+    }
+    zeros
+}
+
+/// The last number that differs from `low` in its last `free` digits alone, which are zeros.
+fn block_end(low: u64, free: u32) -> Option<u64> {
+    low.checked_add(10_u64.checked_pow(free)? - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_for_numbers_is_exact() {
+        let table: &[(u64, u64, &str)] = &[
+            (0, 0, "0"),
+            (0, 9, "[0-9]"),
+            (3, 12, "[3-9]|1[0-2]"),
+            (125, 125, "125"),
+            (10, 99, "[1-9][0-9]{1}"),
+            (1, 1024, "[1-9]|[1-9][0-9]{1}|[1-9][0-9]{2}|10[0-1][0-9]{1}|102[0-4]"),
+        ];
+        for (min, max, pattern) in table {
+            assert_eq!(numbers(*min, *max), *pattern, "{min} to {max}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::super::raw::{self, List, ListOrWord, Number, Path, Text};
+use super::super::words::FromWord;
 use super::super::{
     Balance, DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
     RevokeScope, SecretEncoding,
@@ -61,6 +62,10 @@ sections! {
             "Unix socket of the admin API, for root and the gateway's own user; made with mode \
              0600. The command line uses it. Without `admin_token_file`, changes are accepted here \
              alone.";
+        ready_without_backend: Flag() as bool = "true", Live,
+            "Whether `/readyz` answers 200 while no link to any backend is ready. `true` is for a \
+             single gateway, whose clients then learn why; with several, `false` sends clients to \
+             the gateways that can reach a backend.";
         log: Table(RawLog) = NONE, Live,
             "How the log is written.";
         close_log: Text(PATH) = NONE,
@@ -79,6 +84,13 @@ sections! {
         level: Text("level, or list of `target=level`") as &str = "info", Live,
             "What is logged: `error`, `warn`, `info`, `debug`, `trace` or `off`, for all or by \
              target, as in `info,portcullis=debug`.";
+        subject: Word(&["off", "plain", "hash"]) as &str = "off", Live,
+            "Whether close lines name the client's subject: `\"plain\"` as it is, escaped; \
+             `\"hash\"` as the first 32 digits of the HMAC-SHA-256 by `subject_key_file`. It takes \
+             the memory of one subject for each open connection.";
+        subject_key_file: Text(SECRET_FILE) = NONE, Live,
+            "Key for `subject = \"hash\"`, required there: at least 32 bytes, the same on all \
+             gateways whose logs are compared. One newline at the end is removed.";
     }
     "limits" RawLimits => Limits in limits {
         profile: Word(&["production", "conformance"]) = "production", Live,
@@ -383,6 +395,9 @@ sections! {
     "route" RawRoute {
         path: Text("path, or prefix ending in `/*`") = REQUIRED, Live,
             "Path of the request. The first route in the file that matches handles it.";
+        name: Text("name") = NONE, Live,
+            "Name for backends (OPEN), metrics and the log; unique. Absent: the `path` as written \
+             here.";
         hosts: List("hosts, as in `app.example.com` or `*.example.com`") = "[]", Live,
             "Hosts of the request (`Host`, or `X-Forwarded-Host` of a trusted proxy), with any port; \
              `[]` is every host.";

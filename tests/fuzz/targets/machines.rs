@@ -8,21 +8,20 @@ use portcullis::base::random::Random;
 use portcullis::base::secret::Secret;
 use portcullis::base::time::{Instant, Now, UnixTime};
 use portcullis::connection::client::{Client, SocketAction, Step};
+use portcullis::connection::route_order::FIRST_ORDER;
 use portcullis::connection::session::SessionRequest;
 use portcullis::connection::transport::Transport;
 use portcullis::connection::upstream::link::compose;
 use portcullis::connection::{Context, Output};
 use portcullis::counters::Counters;
+use portcullis::dev::any_certificate::AnyCertificate;
 use portcullis::protocol::jwt::{Algorithm, JwtKey, mint};
 use portcullis::protocol::link::{PAYLOAD_MAX, SessionId};
 use portcullis::protocol::revocation::{Hasher, Revoked};
 use portcullis::settings::Settings;
 use portcullis::settings::load::{FileContents, Outside, load};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime as TlsTime};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, SignatureScheme,
-};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, ServerConfig};
 
 use super::{pieces, with_cuts};
 
@@ -152,8 +151,14 @@ fn live<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Life {
     let counters = Counters::default();
     let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
     let revoked = Revoked::nothing(Hasher::new(&[0; 32]));
-    let ctx =
-        Context { now, settings: &SETTINGS, counters: &counters, revoked: &revoked, jitter: 0 };
+    let ctx = Context {
+        now,
+        settings: &SETTINGS,
+        routes: &FIRST_ORDER,
+        counters: &counters,
+        revoked: &revoked,
+        jitter: 0,
+    };
     let mut client = Client::new(None, 0, false, 0, &ctx);
     let mut output = Output::default();
     let mut life =
@@ -221,45 +226,6 @@ fn server() -> Transport {
     Transport::tls(Arc::clone(&CONFIG))
 }
 
-/// Believes every certificate: this is not about trust.
-#[derive(Debug)]
-struct Gullible;
-
-impl ServerCertVerifier for Gullible {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: TlsTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
-}
-
 /// A real TLS client, whose records arrive in any pieces: what it says comes out as it was said,
 /// and what is sent to it arrives. One damaged byte, if the input asks for it, ends it.
 pub fn tls(data: &[u8]) {
@@ -267,11 +233,11 @@ pub fn tls(data: &[u8]) {
     let (mut random, said) = with_cuts(data);
     let version = if choice & 1 == 0 { &rustls::version::TLS13 } else { &rustls::version::TLS12 };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[version])
         .expect("a known version")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Gullible))
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
     let name = ServerName::try_from("gate").expect("a name");
     let mut client = ClientConnection::new(Arc::new(config), name).expect("a client");

@@ -7,6 +7,7 @@ use portcullis::base::random::Random;
 use portcullis::base::secret::Secret;
 use portcullis::base::time::{Now, UnixTime};
 use portcullis::connection::client::{Client, RejectHint, SocketAction, Step};
+use portcullis::connection::route_order::FIRST_ORDER;
 use portcullis::connection::upstream::link::compose;
 use portcullis::connection::{Context, Output};
 use portcullis::counters::Counters;
@@ -233,7 +234,14 @@ fn live<'a>(
     let now = Now { instant: START, unix: UnixTime::from_seconds(UNIX) };
     let revoked = Revoked::nothing(Hasher::new(&[0; 32]));
     let settings = &*SETTINGS;
-    let ctx = Context { now, settings, counters: &counters, revoked: &revoked, jitter: 0 };
+    let ctx = Context {
+        now,
+        settings,
+        routes: &FIRST_ORDER,
+        counters: &counters,
+        revoked: &revoked,
+        jitter: 0,
+    };
     let mut client = Client::new(None, 0, false, 0, &ctx);
     let mut output = Output::default();
     let mut life = Life { answers: Vec::new(), events: Vec::new(), end: String::new() };

@@ -18,6 +18,7 @@ pub fn open(request: &SessionRequest, id: SessionId, frame_max: u32, out: &mut V
             token_id: identity.token_id,
             expires: identity.expires,
             claims: identity.claims,
+            connection: request.connection(),
             ..asked_for.clone()
         };
         open.encode(id, frame_max, out)
@@ -31,6 +32,9 @@ pub fn auth(request: &SessionRequest, id: SessionId, frame_max: u32, out: &mut V
     let mut fits = with_asked_for(request, |asked_for| Auth::encode(asked_for, id, out));
     for credential in request.credentials() {
         fits = fits && credential.append_at(start, out);
+    }
+    if let Some(connection) = request.connection().filter(|_| fits) {
+        Auth::append_connection(connection, start, out);
     }
     fits = fits && out.len() - start - HEADER_BYTES <= frame_max as usize;
     if !fits {
@@ -61,6 +65,7 @@ fn with_asked_for<T>(request: &SessionRequest, take: impl FnOnce(&Open<'_>) -> T
     }
     take(&Open {
         route: request.route(),
+        route_name: request.route_name(),
         remote: request.remote(),
         subprotocol: request.subprotocol(),
         origin: request.origin(),

@@ -4,27 +4,25 @@
 //! [`Link::copy_output`]; frames received come out of [`Link::receive`] one event at a time.
 
 pub mod compose;
+mod event;
 mod output;
+mod receive;
 mod sessions;
 
 use std::collections::VecDeque;
-use std::fmt;
+use std::time::Duration;
 
+pub use event::{Due, Event, Failure, OpenError, Redacted};
 use output::LinkOutput;
-use sessions::{Session, Table};
+use sessions::Session;
 
-use crate::base::secret::Secret;
 use crate::base::slab::{Key, KeyedSlab};
-use crate::base::time::{Instant, UnixTime};
+use crate::base::time::Instant;
 use crate::connection::session::{Fragment, SessionRequest};
-use crate::counters::{Counters, LINK_RTT};
-use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{
-    self, Accept, Challenge, Close, Credit, Expire, GoAway, Hello, Kind, LinkError, LinkReader,
-    PieceOrder, Ping, Pong, Proof, ReceiveWindow, Refused, Reject, SendCredit, SessionId,
+    self, Close, Credit, GoAway, Hello, PieceOrder, Ping, ReceiveWindow, SendCredit, SessionId,
     UnknownSessionFrames, data_cost, data_flags, encode_data, features,
 };
-use crate::protocol::revocation::Revocation;
 use crate::protocol::utf8::Utf8Validator;
 use crate::protocol::websocket::DataKind;
 use crate::settings::{Deadlines, Limits};
@@ -33,11 +31,10 @@ use crate::settings::{Deadlines, Limits};
 const PINGS_UNANSWERED_MAX: u32 = 3;
 /// A backend must have answered a CLOSE within this many ping intervals.
 const CLOSE_ANSWER_PINGS: u32 = 12;
+/// How long the backend may take to read a REFUSED and close.
+const REFUSAL_LINGER: Duration = Duration::from_millis(500);
 /// Closed sessions that a link remembers without allocating.
 const CLOSING_KEPT: usize = 64;
-/// What may wait beyond `link_output_max` for CLOSE, CREDIT and what else is never refused: as
-/// many times that limit in all.
-const OUTPUT_OVERFLOW: usize = 2;
 
 /// What does not change over the life of a link entry.
 #[derive(Clone, Copy)]
@@ -52,137 +49,6 @@ pub struct Identity {
     pub link: u16,
 }
 
-/// What a received frame means to the worker.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// The handshake is done; sessions may be opened.
-    Ready,
-    /// A piece of a message for a client.
-    Data {
-        /// Whose session it is.
-        client: Key,
-        /// The piece.
-        fragment: Fragment<'a>,
-        /// What to return through [`Link::delivered`] once the client has it.
-        cost: u32,
-    },
-    /// The backend sent text that is not UTF-8: the session is to be closed.
-    InvalidText {
-        /// Whose session it is.
-        client: Key,
-    },
-    /// The backend closed a session. The session is over; nothing need be said of it.
-    Closed {
-        /// Whose session it was.
-        client: Key,
-        /// The close code for the client; 0 when the backend named none.
-        code: u16,
-        /// The reason for the client, at most 123 bytes.
-        reason: &'a str,
-    },
-    /// The backend set when a session's identity is over.
-    Expire {
-        /// Whose session it is.
-        client: Key,
-        /// When.
-        expires: UnixTime,
-    },
-    /// The backend says that tokens are void.
-    Revoke(Revocation),
-    /// The backend says who an asked client is: its session is open.
-    Accepted {
-        /// Whose session it is.
-        client: Key,
-        /// Who it is.
-        identity: Redacted<'a>,
-    },
-    /// The backend turns an asked client away. The session is over.
-    Rejected {
-        /// Whose session it was.
-        client: Key,
-        /// Why.
-        reject: Reject<'a>,
-    },
-    /// The backend closed the session of an asked client without a decision.
-    Declined {
-        /// Whose session it was.
-        client: Key,
-    },
-    /// A session may send again.
-    SessionCredit {
-        /// Whose session it is.
-        client: Key,
-    },
-    /// Sessions that waited for the link may send again, see [`Link::take_waiting`].
-    LinkCredit,
-    /// Nothing that the worker must act on.
-    Routine,
-}
-
-/// An identity whose `Debug` says nothing of it.
-pub struct Redacted<'a>(pub VerifiedIdentity<'a>);
-
-impl fmt::Debug for Redacted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Vouched")
-    }
-}
-
-/// Why a link is given up.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// The backend broke the protocol.
-    #[error("the backend broke the link protocol: {0}")]
-    Protocol(#[from] LinkError),
-    /// The backend refused the handshake.
-    #[error("the backend refused the link: {hint} (code {code})")]
-    Refused {
-        /// What the code means.
-        hint: &'static str,
-        /// The code.
-        code: u16,
-    },
-    /// The backend does not have our key.
-    #[error(
-        "the backend's proof is wrong: both sides need the same secret_file, or neither must \
-         have one"
-    )]
-    WrongProof,
-    /// The handshake took too long.
-    #[error("no connection within deadlines.link_connect; is the backend listening there?")]
-    TimedOut,
-    /// Pings went unanswered.
-    #[error(
-        "the backend answered no ping for three times deadlines.link_ping, and read nothing of \
-         what waits for it"
-    )]
-    Silent,
-    /// It sends and does not read.
-    #[error(
-        "the backend reads so little that twice limits.link_output_max waits for it; is it \
-         stopped, or flooding?"
-    )]
-    NotReading,
-    /// It leaves sessions half closed.
-    #[error("the backend did not answer the CLOSE of a session; every CLOSE is answered with one")]
-    CloseUnanswered,
-    /// The backend said that it goes away, and its last session is over.
-    #[error("the backend is going away")]
-    GoneAway,
-    /// The gateway has drained and needs the link no more.
-    #[error("the gateway has drained")]
-    Drained,
-    /// Revocations came faster than they can be taken.
-    #[error("the backend revokes faster than revocations can be taken in")]
-    TooManyRevocations,
-    /// The connection ended.
-    #[error("the connection ended")]
-    Disconnected,
-    /// The connection could not be made.
-    #[error("cannot connect: {0}")]
-    Connect(String),
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// No connection; one is tried at the instant.
@@ -193,6 +59,9 @@ enum State {
     AwaitingChallenge { deadline: Instant },
     /// PROOF is sent.
     AwaitingReady { deadline: Instant },
+    /// REFUSED is sent, for the reason in [`Link::refused`]; the backend closes the connection, or
+    /// the gateway does at the deadline.
+    Refusing { deadline: Instant },
     /// Sessions flow. With `leaving`, no new ones.
     Ready { leaving: bool },
 }
@@ -227,26 +96,8 @@ pub struct Link {
     pinged: bool,
     /// The backend has proved a key.
     proved_key: bool,
-}
-
-/// Why a session cannot be opened on a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpenError {
-    /// Too much waits for the backend already: the client may come again.
-    NotReading,
-    /// The backend takes no frame of this size, and never will.
-    TooLarge,
-}
-
-/// What [`Link::handle_deadline`] asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Due {
-    /// Nothing.
-    Nothing,
-    /// Connect now.
-    Connect,
-    /// Give the connection up.
-    Fail(Failure),
+    /// Why the gateway has refused the handshake.
+    refused: Option<Failure>,
 }
 
 impl Link {
@@ -274,6 +125,7 @@ impl Link {
             proved: now,
             pinged: false,
             proved_key: false,
+            refused: None,
         }
     }
 
@@ -362,7 +214,8 @@ impl Link {
             State::Down { retry_at } => retry_at,
             State::Connecting { deadline }
             | State::AwaitingChallenge { deadline }
-            | State::AwaitingReady { deadline } => deadline,
+            | State::AwaitingReady { deadline }
+            | State::Refusing { deadline } => deadline,
             State::Ready { .. } => {
                 let pings = if self.pinged { PINGS_UNANSWERED_MAX } else { 1 };
                 let answer = self.closing.front().map_or(Instant::NEVER, |(_, since)| {
@@ -386,7 +239,8 @@ impl Link {
             }
             State::Connecting { .. }
             | State::AwaitingChallenge { .. }
-            | State::AwaitingReady { .. } => Due::Fail(Failure::TimedOut),
+            | State::AwaitingReady { .. }
+            | State::Refusing { .. } => Due::Fail(Failure::TimedOut),
             State::Ready { .. } => self.handle_ready_deadline(now, deadlines),
         }
     }
@@ -432,10 +286,9 @@ impl Link {
         self.state = State::AwaitingChallenge { deadline };
     }
 
-    /// The connection is gone or given up. The caller takes the sessions first. The next
-    /// attempt waits for a back-off that doubles with each failure; `jitter` is a random number.
+    /// The connection is gone or given up. Its sessions keep their names, see
+    /// [`forget_sessions`](Self::forget_sessions). The next attempt waits for a back-off that doubles with each failure; `jitter` is a random number.
     pub fn lost(&mut self, now: Instant, deadlines: &Deadlines, jitter: u32) {
-        assert!(self.sessions.is_empty(), "sessions must be taken first");
         let was_ready = self.is_ready();
         self.attempts = if was_ready { 0 } else { self.attempts.saturating_add(1) };
         let doubled = deadlines.link_retry_min.saturating_mul(1 << self.attempts.min(16));
@@ -446,22 +299,22 @@ impl Link {
         self.output.clear();
         self.closing = VecDeque::new();
         self.waiting.clear();
-        self.open_sessions = 0;
         self.unknown_session_frames = UnknownSessionFrames::default();
         self.pinged = false;
         self.proved_key = false;
+        self.refused = None;
     }
 
-    /// Removes every session and names the clients that still had one.
-    pub fn take_sessions(&mut self, clients: &mut Vec<Key>) {
-        let keys: Vec<Key> = self.sessions.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            if let Some(session) = self.sessions.remove(key)
-                && !session.closed
-            {
-                clients.push(session.client);
-            }
-        }
+    /// Why a link fails: a refusal outlasts the end of the connection that follows it.
+    pub fn cause_of(&self, failure: &Failure) -> Failure {
+        self.refused.as_ref().unwrap_or(failure).clone()
+    }
+
+    /// Nothing names the sessions of a lost connection any more. Until then its sessions take
+    /// nothing, and no connection may be made: its sessions would get the same names.
+    pub fn forget_sessions(&mut self) {
+        assert!(self.is_down(), "the backend knows these sessions");
+        self.sessions.reset();
         self.open_sessions = 0;
     }
 
@@ -517,6 +370,9 @@ impl Link {
     /// How many payload bytes the next DATA frame may have; `None` when not even an empty
     /// frame is allowed. Remembers a session that waits for the link's credit.
     pub fn allowance(&mut self, id: SessionId) -> Option<usize> {
+        if self.is_down() {
+            return None;
+        }
         let session = self.sessions.entry(id.into())?;
         // However much credit the backend gives, what waits here for it is bounded by us.
         let room = self.data_max().checked_sub(self.output.len()).filter(|bytes| *bytes > 0);
@@ -531,6 +387,9 @@ impl Link {
 
     /// Remembers a session that needs more than what the link has left.
     pub fn wait(&mut self, id: SessionId) {
+        if self.is_down() {
+            return;
+        }
         if let Some(session) = self.sessions.entry_mut(id.into())
             && !session.waiting
         {
@@ -566,6 +425,9 @@ impl Link {
     /// now: it does not read. One that does not speak of such things is not told, and needs not
     /// be.
     pub fn reauthenticated(&mut self, id: SessionId, request: &SessionRequest) -> bool {
+        if self.is_down() {
+            return false;
+        }
         if self.features & features::REAUTHENTICATION == 0 {
             return true;
         }
@@ -578,12 +440,16 @@ impl Link {
 
     /// Tells the backend that a session is over.
     pub fn close(&mut self, id: SessionId, close: &Close<'_>) {
+        let down = self.is_down();
         let Some(session) = self.sessions.entry_mut(id.into()) else { return };
         if session.closed {
             return;
         }
         session.closed = true;
         self.open_sessions -= 1;
+        if down {
+            return;
+        }
         if session.opening.is_some_and(|opening| self.output.drop_opening(opening)) {
             // The backend has never heard of it.
             self.sessions.remove(id.into());
@@ -608,8 +474,9 @@ impl Link {
 
     /// The client has `cost` bytes of what came for it: credit goes back to the backend.
     pub fn delivered(&mut self, id: SessionId, cost: u32) {
+        let down = self.is_down();
         let Some(session) = self.sessions.entry_mut(id.into()) else { return };
-        if session.closed {
+        if session.closed || down {
             return;
         }
         if let Some(bytes) = session.window.consume(cost) {
@@ -634,107 +501,6 @@ impl Link {
         }
     }
 
-    /// Takes bytes from the backend: moves `input` on by one frame (or less, when a frame is
-    /// incomplete) and says what it means; `None` when all input is used. The reader is the
-    /// caller's, because events borrow from it.
-    pub fn receive<'a, 'i: 'a>(
-        &mut self,
-        reader: &'a mut LinkReader,
-        input: &mut &'i [u8],
-        now: Instant,
-        secret: Option<&Secret>,
-        counters: &Counters,
-    ) -> Result<Option<Event<'a>>, Failure> {
-        self.clock = now;
-        if self.output.len() > self.output_max * OUTPUT_OVERFLOW {
-            return Err(Failure::NotReading);
-        }
-        let Some(frame) = reader.next(input)? else { return Ok(None) };
-        let (header, payload) = (frame.header, frame.payload);
-        match self.state {
-            State::Ready { .. } => {}
-            State::AwaitingChallenge { deadline } => {
-                let challenge = expect(header.kind, Kind::Challenge, payload)?;
-                let decoded = Challenge::decode(challenge)?;
-                if decoded.features & !features::SUPPORTED != 0 {
-                    return Err(
-                        LinkError::BadField { kind: Kind::Challenge, field: "features" }.into()
-                    );
-                }
-                if !decoded.proof.verify_backend(secret, &self.hello, challenge) {
-                    return Err(Failure::WrongProof);
-                }
-                self.proved_key = secret.is_some();
-                let proof = match secret {
-                    Some(key) => Proof::of_gateway(key, &self.hello, challenge),
-                    None => Proof::Absent,
-                };
-                proof.encode(self.output.frames());
-                self.peer = decoded.limits;
-                self.features = decoded.features;
-                self.state = State::AwaitingReady { deadline };
-                return Ok(Some(Event::Routine));
-            }
-            State::AwaitingReady { .. } => {
-                expect(header.kind, Kind::Ready, payload)?;
-                self.credit = SendCredit::new(self.peer.link_window);
-                self.window = ReceiveWindow::new(self.ours.link_window);
-                self.attempts = 0;
-                self.proved = now;
-                // Not at the first close, which comes among the messages of others.
-                self.closing.reserve(CLOSING_KEPT);
-                self.state = State::Ready { leaving: false };
-                return Ok(Some(Event::Ready));
-            }
-            State::Down { .. } | State::Connecting { .. } => {
-                unreachable!("bytes without a connection")
-            }
-        }
-        self.unknown_session_frames.frame();
-        let mut table = Table {
-            sessions: &mut self.sessions,
-            open_sessions: &mut self.open_sessions,
-            credit: &mut self.credit,
-            window: &mut self.window,
-            unknown_session_frames: &mut self.unknown_session_frames,
-            output: self.output.frames(),
-            counters,
-            message_max: self.ours.message_max,
-        };
-        let event = match header.kind {
-            Kind::Data => table.data(header.session, header.flags, payload)?,
-            Kind::Credit => table.credit(header.session, Credit::decode(payload)?.bytes)?,
-            Kind::Close => table.close(header.session, Close::decode(payload)?)?,
-            Kind::Ping => {
-                let pong = Pong { opaque: Ping::decode(payload)?.opaque };
-                self.output.append_pong(|out| pong.encode(out));
-                Event::Routine
-            }
-            Kind::Pong => {
-                let sent = Pong::decode(payload)?.opaque;
-                if std::mem::take(&mut self.pinged) {
-                    self.proved = now;
-                    counters.observe(LINK_RTT, now.since(Instant::from_nanos(sent)));
-                }
-                Event::Routine
-            }
-            Kind::GoAway => {
-                GoAway::decode(payload)?;
-                self.state = State::Ready { leaving: true };
-                Event::Routine
-            }
-            kind if kind.feature() & !self.features != 0 => {
-                return Err(LinkError::Unexpected { kind }.into());
-            }
-            Kind::Accept => table.accept(header.session, Accept::decode(payload)?)?,
-            Kind::Reject => table.reject(header.session, Reject::decode(payload)?)?,
-            Kind::Expire => table.expire(header.session, Expire::decode(payload)?)?,
-            Kind::Revoke => Event::Revoke(Revocation::decode(payload)?),
-            kind => return Err(LinkError::Unexpected { kind }.into()),
-        };
-        Ok(Some(event))
-    }
-
     /// Whether the backend said that it goes away and has no session left: time to part.
     pub fn has_gone_away(&self) -> bool {
         self.state == State::Ready { leaving: true } && self.sessions.is_empty()
@@ -750,18 +516,6 @@ fn our_limits(limits: &Limits) -> link::Limits {
         link_window: limits.link_window,
         sessions_max: link::Limits::default().sessions_max,
     }
-}
-
-/// During the handshake exactly one kind is due; REFUSED is told apart for the log.
-fn expect(found: Kind, due: Kind, payload: &[u8]) -> Result<&[u8], Failure> {
-    if found == due {
-        return Ok(payload);
-    }
-    if found == Kind::Refused {
-        let code = Refused::decode(payload)?.code;
-        return Err(Failure::Refused { hint: code.hint(), code: code.code() });
-    }
-    Err(LinkError::Unexpected { kind: found }.into())
 }
 
 #[cfg(test)]

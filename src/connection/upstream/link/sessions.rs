@@ -1,6 +1,6 @@
 //! The sessions of a link, and what frames of the backend's do to them.
 
-use super::{Event, Redacted};
+use super::event::{Event, Redacted};
 use crate::base::slab::{Key, KeyedSlab};
 use crate::connection::session::Fragment;
 use crate::counters::{Counters, Metric};

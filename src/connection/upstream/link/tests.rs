@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use super::*;
-use crate::counters::Metric;
+use crate::base::secret::Secret;
+use crate::base::time::UnixTime;
+use crate::counters::{Counters, Metric};
 use crate::protocol::link::{
-    Closer, FrameHeader, HEADER_BYTES, Limits as LinkLimits, Ready, UNKNOWN_SESSION_FRAMES_MAX,
+    Accept, Challenge, Closer, Expire, FrameHeader, HEADER_BYTES, Kind, Limits as LinkLimits,
+    LinkError, LinkReader, Ping, Pong, Proof, Ready, RefusalCode, Refused, Reject,
+    UNKNOWN_SESSION_FRAMES_MAX,
 };
+use crate::protocol::revocation::Revocation;
 use crate::settings::load::test_settings;
 
 const CLIENT: Key = Key { slot: 4, generation: 2 };
@@ -140,16 +145,47 @@ fn mutual_authentication() {
 }
 
 #[test]
-fn a_wrong_or_missing_proof_is_refused() {
-    for (secret, proof) in [
-        (Some("a link secret that is long enough"), Proof::Hmac([9; 32])),
-        (Some("a link secret that is long enough"), Proof::Absent),
-        (None, Proof::Hmac([9; 32])),
+fn a_handshake_that_cannot_succeed_is_refused_with_the_reason() {
+    let key = Some("a link secret that is long enough");
+    let wrong = challenge(Proof::Hmac([9; 32]), LinkLimits::default());
+    let none = challenge(Proof::Absent, LinkLimits::default());
+    let later = Challenge { version: 2, ..none.clone() };
+    let unknown = Challenge { features: 1 << 63, ..none.clone() };
+    for (secret, answer, code) in [
+        (key, &wrong, RefusalCode::WrongKey),
+        (key, &none, RefusalCode::AuthenticationRequired),
+        (None, &wrong, RefusalCode::AuthenticationNotConfigured),
+        (None, &later, RefusalCode::Version),
+        (None, &unknown, RefusalCode::Malformed),
     ] {
         let mut pair = Pair::connecting(secret);
-        let answer = challenge(proof, LinkLimits::default());
-        assert_eq!(pair.try_say(|out| answer.encode(out)), Err(Failure::WrongProof));
+        pair.take_output();
+        assert_eq!(pair.say(|out| answer.encode(out)), ["Routine"], "{code:?}");
+        let said = pair.take_output();
+        assert_eq!((said.len(), said[0].0), (1, Kind::Refused), "no proof of ours: {code:?}");
+        assert_eq!(Refused::decode(&said[0].2), Ok(Refused::new(code)));
+        // Whatever comes now is not looked at, and the end of the connection is not the reason.
+        assert_eq!(pair.say(|out| Ready.encode(out)), [""; 0]);
+        assert!(!pair.link.takes_sessions() && !pair.link.proved_key());
+        let cause = pair.link.cause_of(&Failure::Disconnected);
+        assert!(matches!(cause, Failure::WrongProof(_) | Failure::Protocol(_)), "{cause}");
+        // A backend that does not close is left soon.
+        let deadlines = test_settings().deadlines;
+        assert_eq!(pair.link.next_deadline(&deadlines), pair.now + REFUSAL_LINGER);
+        let due = pair.link.handle_deadline(pair.now + REFUSAL_LINGER, &deadlines);
+        assert!(matches!(due, Due::Fail(_)), "{due:?}");
+        pair.link.lost(pair.now, &deadlines, 0);
+        assert_eq!(pair.link.cause_of(&Failure::Disconnected), Failure::Disconnected);
     }
+}
+
+#[test]
+fn bytes_that_are_no_handshake_are_refused() {
+    let mut pair = Pair::connecting(None);
+    pair.take_output();
+    assert_eq!(pair.say(|out| out.extend_from_slice(b"HTTP/1.1 400 Bad Request\r\n")), ["Routine"]);
+    let said = pair.take_output();
+    assert_eq!(Refused::decode(&said[0].2), Ok(Refused::new(RefusalCode::Malformed)));
 }
 
 #[test]
@@ -446,11 +482,11 @@ fn sessions_whose_close_is_not_answered_count_and_end_with_the_link() {
         let now = pair.now.as_nanos();
         pair.say(|out| Pong { opaque: now }.encode(out));
     }
-    panic!("it goes on for ever");
+    panic!("it goes on forever");
 }
 
 #[test]
-fn back_off_doubles_to_its_limit_and_begins_anew_after_success() {
+fn back_off_doubles_to_its_limit_and_begins_again_after_success() {
     let mut pair = Pair::connecting(None);
     let mut waits = Vec::new();
     for _ in 0..12 {
@@ -538,7 +574,7 @@ fn a_backend_is_told_of_fresh_tokens_within_bounds() {
     assert!(pair.link.reauthenticated(id, &request("", b"{}")));
     let frames = pair.take_output();
     assert_eq!((frames[0].0, frames[0].1), (Kind::Reauth, id));
-    // It does not read: nothing piles up for ever.
+    // It does not read: nothing piles up forever.
     let fresh = request("", &[b'x'; 4000]);
     let told = (0..10_000).filter(|_| pair.link.reauthenticated(id, &fresh)).count();
     let bound = test_settings().limits.link_output_max as usize + 5000;
@@ -679,8 +715,26 @@ fn a_verdict_that_crosses_our_close_changes_nothing() {
         .unwrap_err()
     };
     assert_eq!(error, Failure::Protocol(LinkError::WrongState { kind: Kind::Accept }));
-    let mut clients = Vec::new();
-    let asked = pair.ask();
-    pair.link.take_sessions(&mut clients);
-    assert_eq!(clients, [CLIENT], "a lost link's questions are lost: {asked:?}");
+}
+
+/// Between the loss of a connection and the moment when its clients know, they may go on: nothing
+/// of that is kept for the next connection, whose sessions have the same names.
+#[test]
+fn the_sessions_of_a_lost_connection_take_nothing() {
+    let mut pair = asking_pair();
+    let (left, stays) = (pair.open(), pair.open());
+    assert!(pair.link.allowance(stays).is_some());
+    pair.link.lost(pair.now, &pair.deadlines, 0);
+    assert_eq!(pair.link.allowance(stays), None);
+    pair.link.wait(stays);
+    pair.link.delivered(stays, u32::MAX);
+    assert!(!pair.link.reauthenticated(stays, &SessionRequest::default()));
+    pair.link.close(left, &close(Closer::Client, 0, ""));
+    assert_eq!(pair.link.open_sessions(), 1);
+    assert_eq!(pair.link.unsent(), 0);
+    pair.link.forget_sessions();
+    assert_eq!(pair.link.open_sessions(), 0);
+    let mut waiting = Vec::new();
+    pair.link.take_waiting(&mut waiting);
+    assert_eq!(waiting, []);
 }

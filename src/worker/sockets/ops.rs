@@ -14,13 +14,13 @@ pub type Ops = Vec<(OpKey, Op)>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// By a multishot receive: 864 bytes of kernel memory, no submission for each message.
-    Hot,
+    Active,
     /// By a one-shot poll until something comes: 256 bytes of kernel memory.
-    Cold,
+    IdlePoll,
     /// Not at all: its backend gives no credit.
     Paused,
     /// Not at all, but its end must be noticed: it awaits a decision.
-    Watched,
+    HangupOnly,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ enum Ending {
 /// Invariants: `cancelling` only while `receive != Nothing`; a close is submitted only when
 /// `receive == Nothing && !sending && cancels == 0`.
 #[derive(Debug)]
-pub struct SocketLife {
+pub struct SocketOps {
     socket: Socket,
     group: BufferGroup,
     reading: Reading,
@@ -72,7 +72,7 @@ pub struct SocketLife {
 pub enum ReceiveEnd {
     /// Nothing that the owner needs to know.
     Routine,
-    /// No buffer was free; the owner remembers the socket and calls [`SocketLife::feed`].
+    /// No buffer was free; the owner remembers the socket and calls [`SocketOps::feed`].
     Starved,
     /// The peer is gone: FIN if `true`, otherwise an error.
     Gone {
@@ -81,13 +81,13 @@ pub enum ReceiveEnd {
     },
 }
 
-impl SocketLife {
-    /// A fresh socket, to be read hot.
+impl SocketOps {
+    /// A fresh socket, to be read actively.
     pub fn new(socket: Socket, group: BufferGroup) -> Self {
-        SocketLife {
+        SocketOps {
             socket,
             group,
-            reading: Reading::Hot,
+            reading: Reading::Active,
             receive: InFlight::Nothing,
             cancelling: false,
             readable: false,
@@ -105,9 +105,9 @@ impl SocketLife {
         self.socket
     }
 
-    /// How the socket is meant to be read.
-    pub fn reading(&self) -> Reading {
-        self.reading
+    /// The pools that its receives and sends use.
+    pub fn group(&self) -> BufferGroup {
+        self.group
     }
 
     /// Changes how the socket is meant to be read; [`reconcile`](Self::reconcile) acts on it.
@@ -232,26 +232,26 @@ impl SocketLife {
         match (self.receive, self.reading) {
             (InFlight::Nothing, Reading::Paused) => {}
             (InFlight::Nothing, _) if self.starved => {}
-            (InFlight::Nothing, Reading::Hot) => {
+            (InFlight::Nothing, Reading::Active) => {
                 self.receive = InFlight::Multishot;
                 let op = Op::ReceiveMultishot { socket, group };
                 ops.push((OpKey::new(OpKind::Receive, owner), op));
             }
-            (InFlight::Nothing, Reading::Cold) if self.readable => {
+            (InFlight::Nothing, Reading::IdlePoll) if self.readable => {
                 self.receive = InFlight::Once;
                 ops.push((OpKey::new(OpKind::Receive, owner), Op::ReceiveOnce { socket, group }));
             }
-            (InFlight::Nothing, Reading::Cold) => {
+            (InFlight::Nothing, Reading::IdlePoll) => {
                 self.receive = InFlight::Poll;
                 ops.push((OpKey::new(OpKind::Poll, owner), Op::PollReadable { socket }));
             }
-            (InFlight::Nothing, Reading::Watched) => {
+            (InFlight::Nothing, Reading::HangupOnly) => {
                 self.receive = InFlight::HangupPoll;
                 ops.push((OpKey::new(OpKind::Poll, owner), Op::PollHangup { socket }));
             }
-            (InFlight::Multishot, Reading::Hot)
-            | (InFlight::Poll, Reading::Cold)
-            | (InFlight::HangupPoll, Reading::Watched)
+            (InFlight::Multishot, Reading::Active)
+            | (InFlight::Poll, Reading::IdlePoll)
+            | (InFlight::HangupPoll, Reading::HangupOnly)
             | (InFlight::Once, _) => {}
             (InFlight::Multishot | InFlight::Poll | InFlight::HangupPoll, _) => {
                 self.cancel_receive(owner, ops);
@@ -307,13 +307,13 @@ mod tests {
 
     const OWNER: Owner = Owner::Client(Key { slot: 7, generation: 3 });
 
-    fn life() -> SocketLife {
-        SocketLife::new(Socket(9), BufferGroup::Client)
+    fn socket() -> SocketOps {
+        SocketOps::new(Socket(9), BufferGroup::Client)
     }
 
-    fn step(life: &mut SocketLife) -> Vec<String> {
+    fn step(socket: &mut SocketOps) -> Vec<String> {
         let mut ops = Ops::new();
-        life.reconcile(OWNER, &mut ops);
+        socket.reconcile(OWNER, &mut ops);
         ops.iter()
             .map(|(key, op)| match op {
                 Op::ReceiveMultishot { .. } => "multishot".into(),
@@ -328,88 +328,88 @@ mod tests {
     }
 
     #[test]
-    fn hot_to_cold_to_hot() {
-        let mut life = life();
-        assert_eq!(step(&mut life), ["multishot"]);
-        assert!(step(&mut life).is_empty(), "nothing to do twice");
-        life.set_reading(Reading::Cold);
-        assert_eq!(step(&mut life), ["cancel Receive"]);
-        life.received(true);
-        assert!(step(&mut life).is_empty(), "data may race the cancellation");
-        assert_eq!(life.receive_failed(Failure::Cancelled), ReceiveEnd::Routine);
-        assert_eq!(step(&mut life), ["poll"]);
-        life.cancel_done();
-        life.polled();
-        assert_eq!(step(&mut life), ["once"]);
-        life.received(false);
-        assert_eq!(step(&mut life), ["poll"]);
-        life.set_reading(Reading::Hot);
-        assert_eq!(step(&mut life), ["cancel Poll"]);
-        life.polled();
-        assert_eq!(step(&mut life), ["multishot"], "the poll was quicker than its cancellation");
+    fn active_to_idle_poll_to_active() {
+        let mut socket = socket();
+        assert_eq!(step(&mut socket), ["multishot"]);
+        assert!(step(&mut socket).is_empty(), "nothing to do twice");
+        socket.set_reading(Reading::IdlePoll);
+        assert_eq!(step(&mut socket), ["cancel Receive"]);
+        socket.received(true);
+        assert!(step(&mut socket).is_empty(), "data may race the cancellation");
+        assert_eq!(socket.receive_failed(Failure::Cancelled), ReceiveEnd::Routine);
+        assert_eq!(step(&mut socket), ["poll"]);
+        socket.cancel_done();
+        socket.polled();
+        assert_eq!(step(&mut socket), ["once"]);
+        socket.received(false);
+        assert_eq!(step(&mut socket), ["poll"]);
+        socket.set_reading(Reading::Active);
+        assert_eq!(step(&mut socket), ["cancel Poll"]);
+        socket.polled();
+        assert_eq!(step(&mut socket), ["multishot"], "the poll was quicker than its cancellation");
     }
 
     #[test]
-    fn who_awaits_a_verdict_is_not_read_but_missed() {
-        let mut life = life();
-        step(&mut life);
-        life.set_reading(Reading::Watched);
-        assert_eq!(step(&mut life), ["cancel Receive"]);
-        life.receive_failed(Failure::Cancelled);
-        life.cancel_done();
-        assert_eq!(step(&mut life), ["poll for hangup"]);
-        assert!(step(&mut life).is_empty());
-        life.set_reading(Reading::Hot);
-        assert_eq!(step(&mut life), ["cancel Poll"]);
-        life.receive_failed(Failure::Cancelled);
-        life.cancel_done();
-        assert_eq!(step(&mut life), ["multishot"]);
-        life.receive_failed(Failure::NoBuffers);
-        life.feed();
-        life.set_reading(Reading::Watched);
-        assert_eq!(step(&mut life), ["poll for hangup"]);
-        assert_eq!(life.polled(), ReceiveEnd::Gone { fin: true });
-        assert!(step(&mut life).is_empty(), "nothing more will come");
+    fn a_client_that_awaits_a_decision_is_not_read_but_its_end_is_noticed() {
+        let mut socket = socket();
+        step(&mut socket);
+        socket.set_reading(Reading::HangupOnly);
+        assert_eq!(step(&mut socket), ["cancel Receive"]);
+        socket.receive_failed(Failure::Cancelled);
+        socket.cancel_done();
+        assert_eq!(step(&mut socket), ["poll for hangup"]);
+        assert!(step(&mut socket).is_empty());
+        socket.set_reading(Reading::Active);
+        assert_eq!(step(&mut socket), ["cancel Poll"]);
+        socket.receive_failed(Failure::Cancelled);
+        socket.cancel_done();
+        assert_eq!(step(&mut socket), ["multishot"]);
+        socket.receive_failed(Failure::NoBuffers);
+        socket.feed();
+        socket.set_reading(Reading::HangupOnly);
+        assert_eq!(step(&mut socket), ["poll for hangup"]);
+        assert_eq!(socket.polled(), ReceiveEnd::Gone { fin: true });
+        assert!(step(&mut socket).is_empty(), "nothing more will come");
     }
 
     #[test]
     fn closes_only_when_all_is_joined() {
-        let mut life = life();
-        step(&mut life);
+        let mut socket = socket();
+        step(&mut socket);
         let mut ops = Ops::new();
-        life.send(OWNER, SendSlot::of_ring(BufferGroup::Client, 0), 0, 5, &mut ops);
-        life.end(false);
-        assert_eq!(step(&mut life), ["cancel Receive", "cancel Send"]);
-        life.end(true);
-        life.cancel_done();
-        assert_eq!(life.receive_failed(Failure::Cancelled), ReceiveEnd::Routine);
-        assert!(step(&mut life).is_empty(), "the send is still out");
-        life.sent();
-        assert!(step(&mut life).is_empty(), "a cancellation is still out");
-        life.cancel_done();
-        assert_eq!(step(&mut life), ["close reset=true"]);
-        assert!(!life.is_over());
-        life.closed();
-        assert!(life.is_over());
+        socket.send(OWNER, SendSlot::of_ring(BufferGroup::Client, 0), 0, 5, &mut ops);
+        socket.end(false);
+        assert_eq!(step(&mut socket), ["cancel Receive", "cancel Send"]);
+        socket.end(true);
+        socket.cancel_done();
+        assert_eq!(socket.receive_failed(Failure::Cancelled), ReceiveEnd::Routine);
+        assert!(step(&mut socket).is_empty(), "the send is still out");
+        socket.sent();
+        assert!(step(&mut socket).is_empty(), "a cancellation is still out");
+        socket.cancel_done();
+        assert_eq!(step(&mut socket), ["close reset=true"]);
+        assert!(!socket.is_over());
+        socket.closed();
+        assert!(socket.is_over());
     }
 
     #[test]
     fn starved_sockets_wait_to_be_fed() {
-        let mut life = life();
-        step(&mut life);
-        assert_eq!(life.receive_failed(Failure::NoBuffers), ReceiveEnd::Starved);
-        assert!(step(&mut life).is_empty());
-        life.feed();
-        assert_eq!(step(&mut life), ["multishot"]);
+        let mut socket = socket();
+        step(&mut socket);
+        assert_eq!(socket.receive_failed(Failure::NoBuffers), ReceiveEnd::Starved);
+        assert!(step(&mut socket).is_empty());
+        socket.feed();
+        assert_eq!(step(&mut socket), ["multishot"]);
     }
 
     #[test]
     fn nothing_is_armed_after_the_peer_ended() {
-        let mut life = life();
-        step(&mut life);
-        assert_eq!(life.stream_ended(), ReceiveEnd::Gone { fin: true });
-        assert!(step(&mut life).is_empty());
-        life.end(false);
-        assert_eq!(step(&mut life), ["close reset=false"]);
+        let mut socket = socket();
+        step(&mut socket);
+        assert_eq!(socket.stream_ended(), ReceiveEnd::Gone { fin: true });
+        assert!(step(&mut socket).is_empty());
+        socket.end(false);
+        assert_eq!(step(&mut socket), ["close reset=false"]);
     }
 }

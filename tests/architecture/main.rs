@@ -1,8 +1,12 @@
 //! Keeps ARCHITECTURE.md true: which folder may import what, and where `unsafe` may stand.
 
+mod circles;
+mod sizes;
+mod source;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Module → the modules of this crate that it may import.
 fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
@@ -40,14 +44,14 @@ fn modules_import_only_from_layers_below() {
     let allowed = allowed();
     let modules: Vec<String> = allowed.keys().map(|module| (*module).to_owned()).collect();
     let mut wrong = Vec::new();
-    for file in sources(Path::new("src")) {
-        let module = module_of(&file);
-        let allowed = allowed
-            .get(module.as_str())
-            .unwrap_or_else(|| panic!("{} belongs to no layer", file.display()));
-        for (number, line) in production_lines(&file) {
-            for imported in crate_paths(&line) {
+    for source in source::production("src") {
+        let (file, module) = (&source.file, source.layer());
+        let allowed =
+            allowed.get(module).unwrap_or_else(|| panic!("{} belongs to no layer", file.display()));
+        for (index, line) in source.code.lines().enumerate() {
+            for imported in crate_paths(line) {
                 if modules.contains(&imported) && !allowed.contains(&imported.as_str()) {
+                    let number = index + 1;
                     wrong.push(format!("{}:{number}: {module} → {imported}", file.display()));
                 }
             }
@@ -59,18 +63,17 @@ fn modules_import_only_from_layers_below() {
 #[test]
 fn unsafe_stands_in_linux_only_and_says_why() {
     let mut wrong = Vec::new();
-    for file in sources(Path::new("src")) {
+    for file in source::rust_files(Path::new("src")) {
         let text = fs::read_to_string(&file).unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        for (index, line) in lines.iter().enumerate() {
-            let code = line.split("//").next().unwrap_or_default();
+        for (index, code) in source::code_of(&text).lines().enumerate() {
             let word =
                 |w: &str| code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|x| x == w);
             if !word("unsafe") {
                 continue;
             }
             let place = format!("{}:{}", file.display(), index + 1);
-            if module_of(&file) != "linux" {
+            if !file.starts_with("src/linux") {
                 wrong.push(format!("{place}: unsafe outside src/linux"));
             }
             let above = lines[index.saturating_sub(6)..=index].join("\n");
@@ -86,12 +89,10 @@ fn unsafe_stands_in_linux_only_and_says_why() {
 #[test]
 fn only_rings_make_handles_of_their_memory() {
     let mut calls = Vec::new();
-    for file in sources(Path::new("src")) {
-        for (number, line) in production_lines(&file) {
-            let code = line.split("//").next().unwrap_or_default();
-            if code.contains("::of_ring(") {
-                calls.push((module_of(&file), format!("{}:{number}", file.display())));
-            }
+    for source in source::production("src") {
+        for (at, _) in source.code.match_indices("::of_ring(") {
+            let place = format!("{}:{}", source.file.display(), source.line(at));
+            calls.push((source.layer().to_owned(), place));
         }
     }
     let wrong: Vec<_> =
@@ -130,48 +131,8 @@ fn the_threat_model_names_tests_that_exist() {
     assert!(absent.is_empty(), "named in docs/threat-model.md, but not there: {absent:?}");
 }
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files
-}
-
-/// `src/worker/links.rs` → `worker`; `src/ring.rs` → `ring`.
-fn module_of(file: &Path) -> String {
-    let first = file.components().nth(1).unwrap().as_os_str().to_str().unwrap();
-    first.trim_end_matches(".rs").to_owned()
-}
-
-/// The lines before a file's tests, with their numbers; test files have none.
-fn production_lines(file: &Path) -> Vec<(usize, String)> {
-    let name = file.file_stem().unwrap().to_str().unwrap();
-    if name.ends_with("tests") || name == "testing" || name == "end_to_end" {
-        return Vec::new();
-    }
-    let text = fs::read_to_string(file).unwrap();
-    text.lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line.to_owned()))
-        .scan(false, |in_tests, (number, line)| {
-            *in_tests |= line.trim() == "mod tests {";
-            Some((number, if *in_tests { String::new() } else { line }))
-        })
-        .collect()
-}
-
-/// The modules named by `crate::x` and `portcullis::x` in a line, comments left out.
-fn crate_paths(line: &str) -> Vec<String> {
-    let code = line.trim_start();
-    if code.starts_with("//") {
-        return Vec::new();
-    }
+/// The modules named by `crate::x` and `portcullis::x` in a line.
+fn crate_paths(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     for prefix in ["crate::", "portcullis::"] {
         for (index, _) in code.match_indices(prefix) {
