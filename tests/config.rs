@@ -843,7 +843,7 @@ fn rules_of_routes() {
         ),
         (
             "[[route]]",
-            "[[route]]\npath = \"/ws\"\nhosts = [\"a.example\"]\norigins = []\n\
+            "[[route]]\nname = \"a\"\npath = \"/ws\"\nhosts = [\"a.example\"]\norigins = []\n\
              origin_absent = \"allow\"\nauth = \"app\"\nbackend = \"main\"\n[[route]]",
             &[],
         ),

@@ -1,7 +1,7 @@
 //! What trusted proxies say of the client's own connection: its address, scheme and host.
 //!
-//! Any client can write these fields, so whoever calls this has made sure that the connection's
-//! peer is trusted.
+//! Any client can write these fields, so a caller makes sure first that the connection's peer is
+//! trusted.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr as _;

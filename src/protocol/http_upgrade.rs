@@ -5,6 +5,7 @@
 //! [`parse`] then judges the whole head without allocating. What is refused is one closed set,
 //! [`HttpRefusal`].
 
+mod parts;
 mod refusal;
 mod scanner;
 #[cfg(test)]
@@ -16,9 +17,9 @@ use base64::Engine as _;
 use httparse::Header;
 use sha1::{Digest as _, Sha1};
 
-use crate::protocol::forwarded;
 use crate::protocol::host::split_port;
 
+pub use parts::RequestParts;
 pub use refusal::HttpRefusal;
 use refusal::write_body;
 use scanner::is_token;
@@ -63,60 +64,12 @@ pub struct UpgradeRequest<'h, 'b> {
     key: &'b [u8; 24],
 }
 
-/// What every request has. It has no `Debug`: its fields hold tokens and cookies.
-#[derive(Clone, Copy)]
-pub struct RequestParts<'h, 'b> {
-    target: Target<'b>,
-    host: &'b str,
-    fields: &'h [Header<'b>],
-}
-
 #[derive(Clone, Copy)]
 struct Target<'b> {
     path: &'b str,
     query: Option<&'b str>,
     /// Host and port of an absolute-form target, and the port that its scheme implies.
     authority: Option<(&'b str, &'static str)>,
-}
-
-impl<'h, 'b> RequestParts<'h, 'b> {
-    /// The path as sent (percent-encoded), starting with `/`, without dot segments.
-    pub fn path(&self) -> &'b str {
-        self.target.path
-    }
-
-    /// The query as sent, without `?`; `None` when there is no `?`.
-    pub fn query(&self) -> Option<&'b str> {
-        self.target.query
-    }
-
-    /// Host and, when given, port; empty where HTTP/1.0 came without.
-    pub fn host(&self) -> &'b str {
-        self.host
-    }
-
-    /// Trimmed values of all fields called `name`, in any case, in order.
-    pub fn values<'n>(
-        &self,
-        name: &'n str,
-    ) -> impl DoubleEndedIterator<Item = &'b [u8]> + use<'h, 'b, 'n> {
-        let named = self.fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
-        named.map(|field| trim(field.value))
-    }
-
-    /// The port of X-Forwarded-Port, if it is one port; for requests of trusted proxies.
-    pub fn forwarded_port(&self) -> Option<&'b str> {
-        let port = str::from_utf8(forwarded::single(self.values("x-forwarded-port"))?).ok()?;
-        let is_port =
-            port.parse::<u16>().is_ok_and(|number| number > 0 && number.to_string() == port);
-        is_port.then_some(port)
-    }
-
-    /// The host of X-Forwarded-Host, if it is one valid host; for requests of trusted proxies.
-    pub fn forwarded_host(&self) -> Option<&'b str> {
-        let host = str::from_utf8(forwarded::single(self.values("x-forwarded-host"))?).ok()?;
-        is_host(host).then_some(host)
-    }
 }
 
 impl<'h, 'b> UpgradeRequest<'h, 'b> {

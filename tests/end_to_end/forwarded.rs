@@ -101,7 +101,11 @@ fn routes_are_chosen_by_host_and_path() {
     };
     let config = Config::bare(backend.address())
         .route("/ws", &more("\"app.example\"", "\"https://app.example\""))
-        .route("/ws", &more("\"*.wild.example\", \"192.0.2.1\"", "\"same-host\""))
+        .route(
+            "/ws",
+            &("name = \"wild\"\n".to_owned()
+                + &more("\"*.wild.example\", \"192.0.2.1\"", "\"same-host\"")),
+        )
         .route("/local", "auth = \"none\"\nrefuse = \"http\"\norigins = [\"null\", \"file://\"]\n");
     let proxied = Gateway::start(&behind(config.clone(), TRUSTED));
     let direct = Gateway::start(&config);

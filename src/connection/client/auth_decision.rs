@@ -233,7 +233,7 @@ impl Client {
         if let Some(origin) = request.origin() {
             fields.put("origin", origin);
         }
-        let trusted = |name: &&String| self.from_proxy || !forwarded::is_claim(name);
+        let trusted = |name: &&String| self.is_from_proxy() || !forwarded::is_claim(name);
         for name in endpoint.headers.iter().filter(trusted) {
             for value in request.values(name) {
                 fields.put(name, value);

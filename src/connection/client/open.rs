@@ -61,7 +61,7 @@ impl Client {
         asked_for.set_subprotocol(subprotocol(request, route));
         asked_for.set_origin(request.origin().and_then(|origin| std::str::from_utf8(origin).ok()));
         // All of them, so that repeats of one field push no other out; the head bounds them.
-        let trusted = |name: &&String| self.from_proxy || !forwarded::is_claim(name);
+        let trusted = |name: &&String| self.is_from_proxy() || !forwarded::is_claim(name);
         for name in route.forward_headers.iter().filter(trusted) {
             for value in request.values(name) {
                 asked_for.push_header(name, value);

@@ -9,10 +9,15 @@ use crate::protocol::host::Site;
 use crate::protocol::http_upgrade::RequestParts;
 use crate::settings::{ExternalScheme, Listener, Redirect, Settings};
 
-use super::peer_address::PeerAddress;
+use super::peer_address::{PeerAddress, PeerIs};
 use super::state::Client;
 
 impl Client {
+    /// Whether the request came from a proxy whose word on the client counts.
+    pub(super) fn is_from_proxy(&self) -> bool {
+        self.peer_is != PeerIs::Client
+    }
+
     /// The listener, whose place no reload changes.
     fn listener<'s>(&self, settings: &'s Settings) -> Option<&'s Listener> {
         settings.listeners.get(usize::from(self.listener))
@@ -24,7 +29,10 @@ impl Client {
         let trusts = |peer: SocketAddr| {
             listener.forwarded.as_ref().is_some_and(|proxies| proxies.trusts(peer.ip()))
         };
-        self.from_proxy = self.peer().is_some_and(trusts);
+        self.peer_is = match self.peer().is_some_and(trusts) {
+            true => PeerIs::TrustedProxy,
+            false => PeerIs::Client,
+        };
         self.is_secure |= match listener.external_scheme {
             ExternalScheme::Auto => self.is_tls(),
             ExternalScheme::Http => false,
@@ -40,7 +48,7 @@ impl Client {
     /// Whose share and penalties the connection counts towards: nobody's while only a proxy of
     /// many clients is known.
     pub fn counted_as(&self) -> Option<SocketAddr> {
-        self.peer().filter(|_| !self.from_proxy || self.is_forwarded)
+        self.peer().filter(|_| self.peer_is != PeerIs::TrustedProxy)
     }
 
     /// Takes over what a trusted proxy says in the head, and leaves in `output.forwarded_peer` whose
@@ -52,7 +60,8 @@ impl Client {
         output: &mut Output,
     ) {
         let proxies = self.listener(ctx.settings).and_then(|listener| listener.forwarded.as_ref());
-        let (true, Some(proxies), Some(proxy)) = (self.from_proxy, proxies, self.peer()) else {
+        let (true, Some(proxies), Some(proxy)) = (self.is_from_proxy(), proxies, self.peer())
+        else {
             return;
         };
         let scheme = forwarded::single(parts.values("x-forwarded-proto"));
@@ -67,18 +76,18 @@ impl Client {
             let port = port.filter(|port| *port > 0).unwrap_or(proxy.port());
             let client = SocketAddr::new(ip, port);
             self.peer = PeerAddress::pack(Some(client));
-            self.is_forwarded = true;
+            self.peer_is = PeerIs::ClientOfProxy;
             output.forwarded_peer = Some(client);
         }
     }
 
     /// Where the client believes to be.
     pub(super) fn site<'b>(&self, parts: &RequestParts<'_, 'b>) -> Site<'b> {
-        let forwarded = parts.forwarded_host().filter(|_| self.from_proxy);
+        let forwarded = parts.forwarded_host().filter(|_| self.is_from_proxy());
         Site {
             is_secure: self.is_secure,
             host: forwarded.unwrap_or(parts.host()),
-            port: parts.forwarded_port().filter(|_| self.from_proxy),
+            port: parts.forwarded_port().filter(|_| self.is_from_proxy()),
         }
     }
 

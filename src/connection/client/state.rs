@@ -20,7 +20,7 @@ use crate::protocol::websocket::{
 };
 use crate::settings::{MessageTypes, Route};
 
-use super::peer_address::PeerAddress;
+use super::peer_address::{PeerAddress, PeerIs};
 use super::phase::{
     Authenticating, Awaited, CloseProgress, End, Ended, Next, Open, PendingDecision, Phase,
     Standing, gauge,
@@ -56,17 +56,16 @@ pub struct Client {
     /// The pong that waits for earlier ones to be sent.
     pub(super) pong: Option<Box<ControlPayload>>,
     pub(super) peer: PeerAddress,
-    pub(super) listener: u16,
-    /// The connection's peer is a proxy whose word on the client counts.
-    pub(super) from_proxy: bool,
-    /// It has said who the client is, which [`Client::peer`] is since then.
-    pub(super) is_forwarded: bool,
+    /// The number of the listener: there are at most 64.
+    pub(super) listener: u8,
+    pub(super) peer_is: PeerIs,
     /// The client speaks TLS, to this gateway or to a server in front of it.
     pub(super) is_secure: bool,
 }
 
 impl Client {
-    /// A connection that the `listener` of this number just accepted. `jitter` is a random number; it spreads lifetimes.
+    /// A connection that the `listener` of this number just accepted. `jitter` is a random number;
+    /// it spreads lifetimes.
     pub fn new(
         peer: Option<SocketAddr>,
         listener: u16,
@@ -97,9 +96,8 @@ impl Client {
             reader: FrameReader::new(Side::Server),
             pong: None,
             peer: PeerAddress::pack(peer),
-            listener,
-            from_proxy: false,
-            is_forwarded: false,
+            listener: listener as u8,
+            peer_is: PeerIs::Client,
             is_secure: false,
         };
         client.meet_peer(ctx);
