@@ -11,8 +11,6 @@ mod scanner;
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv6Addr;
-
 use base64::Engine as _;
 use httparse::Header;
 use sha1::{Digest as _, Sha1};
@@ -20,6 +18,8 @@ use sha1::{Digest as _, Sha1};
 use crate::protocol::host::split_port;
 
 pub use parts::RequestParts;
+pub(in crate::protocol) use parts::trim;
+use parts::{Target, is_host};
 pub use refusal::HttpRefusal;
 use refusal::write_body;
 use scanner::is_token;
@@ -62,14 +62,6 @@ pub struct UpgradeRequest<'h, 'b> {
     parts: RequestParts<'h, 'b>,
     origin: Option<&'b [u8]>,
     key: &'b [u8; 24],
-}
-
-#[derive(Clone, Copy)]
-struct Target<'b> {
-    path: &'b str,
-    query: Option<&'b str>,
-    /// Host and port of an absolute-form target, and the port that its scheme implies.
-    authority: Option<(&'b str, &'static str)>,
 }
 
 impl<'h, 'b> UpgradeRequest<'h, 'b> {
@@ -253,17 +245,6 @@ pub fn accept_key(key: &[u8; 24]) -> [u8; 28] {
 pub(in crate::protocol) fn carries_token(entry: &str) -> bool {
     let start = entry.as_bytes().get(..BEARER_PREFIX.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(BEARER_PREFIX.as_bytes()))
-}
-
-/// Strips optional whitespace (RFC 9110 §5.6.3).
-pub(in crate::protocol) fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = value {
-        value = rest;
-    }
-    while let [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
 }
 
 struct RequestLine<'b> {
@@ -496,28 +477,6 @@ fn judge_host<'b>(host: &Once<'b>, target: &Target<'_>) -> Result<&'b str, HttpR
 fn same_host(one: &str, other: &str, default: &str) -> bool {
     let ((one, one_port), (other, other_port)) = (split_port(one), split_port(other));
     one.eq_ignore_ascii_case(other) && one_port.unwrap_or(default) == other_port.unwrap_or(default)
-}
-
-/// `host [":" port]` (RFC 9110 §7.2), where a name has letters, digits, `-`, `.` and `_` only.
-fn is_host(host: &str) -> bool {
-    let (name, port) = split_port(host);
-    let port_ok = port.is_none_or(|port| {
-        port.len() <= 5
-            && port.bytes().all(|b| b.is_ascii_digit())
-            && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
-    let name_ok = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => {
-            let labels = name.strip_suffix('.').unwrap_or(name);
-            name.len() <= 255
-                && labels.split('.').all(|label| {
-                    !label.is_empty()
-                        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
-                })
-        }
-    };
-    name_ok && port_ok
 }
 
 /// 22 characters and `==` are 16 bytes, whatever the four spare bits are: the key guards nothing
