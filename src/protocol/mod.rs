@@ -9,6 +9,8 @@ pub mod compact_json;
 pub mod compact_token;
 pub mod dialect;
 pub mod external_term;
+pub mod forwarded;
+pub mod host;
 pub mod http_decision;
 pub mod http_upgrade;
 pub mod identity;

@@ -22,9 +22,9 @@ use crate::protocol::origin::OriginPolicy;
 use crate::protocol::verifier::{TokenFormat, Verifier};
 use crate::ring::EndpointAddress;
 use crate::settings::{
-    Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, Gateway, Limits,
-    Listener, LogFormat, LogSubject, MessageTypes, Network, PathPattern, Reauthenticate, Refuse,
-    RevokeScope, Route, Settings, TlsListener,
+    Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, ExternalScheme, Gateway,
+    Limits, Listener, LogFormat, LogSubject, MessageTypes, Network, PathPattern, Reauthenticate,
+    Redirect, Refuse, RevokeScope, Route, Settings, TlsListener,
 };
 
 /// Accepts that the worker keeps outstanding.
@@ -237,6 +237,9 @@ impl Scenario {
                 tls: self.tls.then(|| TlsListener { config: tls::server(), not_after_s: u64::MAX }),
                 defer_accept: DeferAccept::Auto,
                 proxy_trusted: self.proxy.then(clients_network).into_iter().collect(),
+                forwarded: None,
+                external_scheme: ExternalScheme::Auto,
+                redirect: Redirect::Off,
             }],
             auths: vec![
                 self.auth("heads", token_key, head_carriers()),
@@ -405,6 +408,7 @@ fn route(path: &str, auth: u16, pace: Duration) -> Route {
     Route {
         name: path.into(),
         path: PathPattern::Exact(path.into()),
+        hosts: Vec::new(),
         origins: OriginPolicy::parse_list(&[ORIGIN.to_owned()]).expect("the origin is exact"),
         origin_absent_allowed: true,
         auths: vec![auth],

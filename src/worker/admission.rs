@@ -301,17 +301,9 @@ impl Parts {
         connection: &mut Connection,
         peer: SocketAddr,
     ) -> bool {
-        let of = prefixes(Some(peer));
-        let draw = self.random.below(DRAWS);
         let Some(place) = connection.counted else { return false };
-        let dropped = match place {
-            Place::Ordinary => self.admission.early_drop(&of, draw, self.env.now.instant),
-            Place::Explanation => {
-                (self.admission.explained.load(&of) > 0).then_some(Metric::AcceptRefused)
-            }
-        };
-        self.admission.index_of(place).set_prefixes(key, &of);
-        connection.client.set_peer(peer);
+        let dropped = self.move_to(key, place, peer);
+        connection.client.set_peer(peer, &self.env.context());
         if let Some(metric) = dropped {
             self.env.counters.increment(metric);
             connection.client.drop_silently(Cause::OverCapacity, &self.env.context());
@@ -319,9 +311,43 @@ impl Parts {
         dropped.is_none()
     }
 
+    /// A trusted proxy's request said whose a connection is. If that is decided already, it stays:
+    /// only one that may still be anybody's is dropped for its prefix.
+    pub(super) fn peer_forwarded(
+        &mut self,
+        key: Key,
+        connection: &mut Connection,
+        peer: SocketAddr,
+    ) {
+        let Some(place) = connection.counted else { return };
+        let dropped = self.move_to(key, place, peer);
+        let client = &mut connection.client;
+        if client.end().is_none()
+            && client.is_unauthenticated()
+            && let Some(metric) = dropped
+        {
+            self.env.counters.increment(metric);
+            client.drop_silently(Cause::OverCapacity, &self.env.context());
+        }
+    }
+
+    /// Counts a connection as one of `peer`'s from now on, and says what it is to be dropped for.
+    fn move_to(&mut self, key: Key, place: Place, peer: SocketAddr) -> Option<Metric> {
+        let of = prefixes(Some(peer));
+        let draw = self.random.below(DRAWS);
+        let dropped = match place {
+            Place::Ordinary => self.admission.early_drop(&of, draw, self.env.now.instant),
+            Place::Explanation => {
+                (self.admission.explained.load(&of) > 0).then_some(Metric::AcceptRefused)
+            }
+        };
+        self.admission.index_of(place).set_prefixes(key, &of);
+        dropped
+    }
+
     /// Whether a connection may begin its TLS handshake; drops it if not.
     pub(super) fn may_handshake(&mut self, connection: &mut Connection) -> bool {
-        let of = prefixes(connection.client.peer());
+        let of = prefixes(connection.client.counted_as());
         if self.admission.take_handshake(&of, self.env.now.instant) {
             return true;
         }
@@ -340,7 +366,7 @@ impl Parts {
             None => return,
         };
         let client = &connection.client;
-        let of = prefixes(client.peer());
+        let of = prefixes(client.counted_as());
         let now = self.env.now.instant;
         let stays = client.is_unauthenticated() && !connection.pipe.is_ending();
         if stays && client.end().is_none() {
@@ -398,7 +424,7 @@ const fn is_failure(cause: Cause) -> bool {
         ProtocolError | InvalidUtf8 | UnsupportedType | TooLarge | RateLimited => true,
         SlowConsumer | Idle => true,
         OverCapacity | Lifetime | GoingAway | BackendUnavailable | BackendClosed => false,
-        HealthCheck | ClientClosed | ClientGone | Internal => false,
+        HealthCheck | Redirected | ClientClosed | ClientGone | Internal => false,
     }
 }
 

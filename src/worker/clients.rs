@@ -138,9 +138,11 @@ impl Core {
             peer.is_some_and(|peer| network.contains(peer.ip()))
         };
         let proxied = listener.proxy_trusted.iter().any(trusted);
+        let forwards = |proxies: &crate::settings::Forwarded| proxies.trusted.iter().any(trusted);
+        let shared = proxied || listener.forwarded.as_ref().is_some_and(forwards);
         let waiting = proxied.then(|| Box::new(Waiting::ProxyHeader(Vec::new())));
         // A balancer's own address is no client's share.
-        let counted_as = peer.filter(|_| !proxied);
+        let counted_as = peer.filter(|_| !shared);
         let Some(place) = self.place_for(counted_as) else {
             return self.parts.turn_away(socket);
         };
@@ -150,7 +152,8 @@ impl Core {
             Some(tls) => Transport::tls(Arc::clone(&tls.config)),
         };
         let jitter = random.number() as u32;
-        let mut client = Client::new(peer, !transport.is_plain(), jitter, &env.context());
+        let tls = !transport.is_plain();
+        let mut client = Client::new(peer, listener_index, tls, jitter, &env.context());
         if place == Place::Explanation {
             client.refuse_for_capacity();
         }
@@ -288,6 +291,9 @@ impl Parts {
             Ok(Some((used, source))) => {
                 let mut bytes = std::mem::take(header);
                 connection.waiting = None;
+                if proxy_header::says_tls(&bytes[..used]) {
+                    connection.client.set_external_tls();
+                }
                 if source.is_none_or(|source| self.set_peer(key, connection, source)) {
                     self.transport_input(key, connection, &mut bytes[used..]);
                 }
@@ -340,6 +346,9 @@ impl Parts {
             let input = &mut bytes[used..];
             let (count, step) = connection.client.receive(input, allowance, &ctx, output);
             used += count;
+            if let Some(peer) = output.forwarded_peer.take() {
+                self.peer_forwarded(key, connection, peer);
+            }
             match step {
                 Step::NeedMore | Step::Handled => {}
                 Step::Blocked => {
@@ -581,7 +590,7 @@ mod tests {
     #[test]
     fn a_connection_is_small() {
         let bytes = size_of::<Option<Entry<Connection, LinkSocket>>>();
-        assert!(bytes <= 264, "{bytes} bytes");
+        assert!(bytes <= 272, "{bytes} bytes");
         println!("connection {bytes}, client {}, pipe {}", size_of::<Client>(), size_of::<Pipe>());
     }
 }

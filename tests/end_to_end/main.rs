@@ -8,6 +8,7 @@ mod canary;
 mod deadlines;
 mod dialects;
 mod forward_auth;
+mod forwarded;
 mod frames;
 mod heads;
 mod life;

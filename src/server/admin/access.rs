@@ -132,12 +132,19 @@ pub fn decide(head: &Parts, sender: Sender, access: &Access) -> Result<Action, R
             }
             Some(_) => Err(method("DELETE")),
             None => {
+                if path.starts_with(SECRETS) {
+                    request.not_from_a_page()?;
+                }
                 let asset = access.asset_paths.iter().position(|other| other == path);
                 request.read(Action::Asset(asset.ok_or(NOT_FOUND)?))
             }
         },
     }
 }
+
+/// Where assets are that hold secrets, as the demo's tokens. Its own page loads them from loopback by
+/// GET, for which browsers send no Origin.
+const SECRETS: &str = "/dev/";
 
 struct Request<'a> {
     head: &'a Parts,
@@ -284,7 +291,7 @@ mod tests {
 
     fn access(token: Option<&str>) -> Access {
         let token = token.map(|token| Secret::new(token.as_bytes().to_vec()));
-        Access { token, asset_paths: vec!["/".into(), "/app.js".into()] }
+        Access { token, asset_paths: vec!["/".into(), "/app.js".into(), "/dev/t.json".into()] }
     }
 
     /// The action for a request line and fields separated by `; `, or the status.
@@ -319,6 +326,13 @@ mod tests {
             ("GET /", "Host: a", Ok(Action::Asset(0))),
             ("GET /app.js", "Host: a", Ok(Action::Asset(1))),
             ("GET /app.jsx", "Host: a", Err(404)),
+            // A page that rebinds its name, or that asks across origins.
+            ("GET /dev/t.json", "Host: localhost:9464", Ok(Action::Asset(2))),
+            ("GET /dev/t.json", "Host: 127.0.0.1:9464", Ok(Action::Asset(2))),
+            ("GET /dev/t.json", "Host: rebound.example:9464", Err(403)),
+            ("GET /dev/t.json", "Host: localhost; Origin: https://evil.example", Err(403)),
+            ("GET /dev/t.json", "Host: localhost; Origin: null", Err(403)),
+            ("GET /dev/else", "Host: localhost", Err(404)),
             ("GET //metrics", "Host: a", Err(404)),
             ("GET /metrics/", "Host: a", Err(404)),
             ("POST /metrics", "Host: a", Err(405)),

@@ -9,7 +9,8 @@ use toml::Spanned;
 use super::super::raw::{self, List, ListOrWord, Number, Path, Text};
 use super::super::words::FromWord;
 use super::super::{
-    Balance, DeferAccept, Descriptors, LogFormat, MessageTypes, Refuse, RevokeScope, SecretEncoding,
+    Balance, DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
+    RevokeScope, SecretEncoding,
 };
 use super::{Key, NONE, REQUIRED, Reload, Shape};
 use crate::base::secret::Secret;
@@ -251,6 +252,16 @@ sections! {
              changes certificates, but not whether a listener has any.";
         proxy_protocol: Table(RawProxy) = NONE, Live,
             "Load balancers that send a PROXY protocol header before the client's bytes.";
+        forwarded: Table(RawForwarded) = NONE, Live,
+            "Proxies whose `X-Forwarded-*` fields say who the client is; those of all other peers are \
+             not believed.";
+        external_scheme: Word(ExternalScheme::WORDS) as ExternalScheme = "auto", Live,
+            "What clients speak to the outermost server. `\"auto\"`: what they speak to the gateway, \
+             or what a PROXY header says; `\"https\"` where a load balancer ends TLS. \
+             `X-Forwarded-Proto` of a trusted proxy wins.";
+        redirect: Word(Redirect::WORDS) as Redirect = "off", Live,
+            "`\"https\"`: requests that came without TLS are answered with 308 to the same address \
+             with `https`, but for health checks.";
         defer_accept: Word(DeferAccept::WORDS) as DeferAccept = "off",
             RestartRequired(|a, b| same_each(&a.listeners, &b.listeners, |l| l.defer_accept)),
             "TCP_DEFER_ACCEPT: for its first second a silent connection stays in the kernel, and \
@@ -267,6 +278,13 @@ sections! {
         trusted: List("networks, as in `10.0.0.0/8`") = REQUIRED, Live,
             "Peers in these networks must send the header, and the gateway trusts it; others must \
              not send it.";
+    }
+    "listener.forwarded" RawForwarded {
+        trusted: List("networks, as in `10.0.0.0/8`") = REQUIRED, Live,
+            "The proxies' networks.";
+        header: Text("header name") as &str = "x-forwarded-for", Live,
+            "The field with the client's address. `x-forwarded-for` is a list, which is read from the \
+             right; any other, as `cf-connecting-ip`, holds one address.";
     }
     "auth" RawAuth {
         name: Text("name") = REQUIRED, Live,
@@ -392,10 +410,14 @@ sections! {
         name: Text("name") = NONE, Live,
             "Name for backends (OPEN), metrics and the log; unique. Absent: the `path` as written \
              here.";
+        hosts: List("hosts, as in `app.example.com` or `*.example.com`") = "[]", Live,
+            "Hosts of the request (`Host`, or `X-Forwarded-Host` of a trusted proxy), with any port; \
+             `[]` is every host.";
         origins: ListOrWord("origins", "any") = REQUIRED, Live,
             "Pages that may connect: scheme, host and port exactly, as in \
-             `https://app.example.com`, or `https://*.example.com` for all hosts below one. `[]` \
-             refuses every page.";
+             `https://app.example.com`, or `https://*.example.com` for all hosts below one. \
+             `same-host` is the page's own host, and needs `hosts`; `null` and `file://` are sandboxed \
+             pages, files and apps, and impossible with cookies. `[]` refuses every page.";
         origin_absent: Word(&["allow", "refuse"]) as &str = "refuse", Live,
             "What happens to requests without `Origin`. Browsers always send one.";
         auth: TextOrList("name of an `[[auth]]`, `\"none\"`") = REQUIRED, Live,
