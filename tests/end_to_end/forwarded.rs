@@ -26,6 +26,9 @@ fn ask(gateway: &Gateway, request: &str) -> (Client, String) {
     (client, answer)
 }
 
+/// A gateway, a value, and the host and port that a request is for.
+type Row<'a> = (&'a Gateway, &'a str, Option<(&'a str, Option<u16>)>);
+
 #[test]
 fn a_trusted_proxy_says_who_the_client_is() {
     let backend = Backend::start();
@@ -37,7 +40,7 @@ fn a_trusted_proxy_says_who_the_client_is() {
     let (list, single, strangers) =
         (Gateway::start(&list), Gateway::start(&single), Gateway::start(&strangers));
     // Without a port, the proxy's own counts.
-    let table: &[(&Gateway, &str, Option<(&str, Option<u16>)>)] = &[
+    let table: &[Row<'_>] = &[
         (&list, "", None),
         (&list, "X-Forwarded-For: 198.51.100.7\r\n", Some(("198.51.100.7", None))),
         (&list, "x-forwarded-for: 198.51.100.7:99\r\n", Some(("198.51.100.7", Some(99)))),
