@@ -484,7 +484,7 @@ mod tests {
         assert!(crowd.open() >= 20);
     }
 
-    /// Where every place is a client's that has authenticated, newcomers are told so: one of each
+    /// Where every place is a client's that has authenticated, newcomers hear so: one of each
     /// address, without a look at their tokens, and no more than the reserve has places.
     #[test]
     fn newcomers_beyond_all_places_are_told() {
