@@ -8,6 +8,7 @@
 //! Every decision is a function of what is counted here, the time and one drawn number, and
 //! costs a few steps in ordered maps, however many connections there are.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ use super::core::{Core, Parts};
 const TLS_HANDSHAKES_PER_WORKER: u32 = 2_000;
 /// The reserve for explanations is at most one part in this many of a worker's connections.
 const EXPLAIN_RESERVE_PARTS: u32 = 16;
+/// Of the places of unauthenticated connections, the part that is freed at a time for newcomers
+/// which find no place.
+const GIVING_WAY_SHARE: u32 = 16;
 /// Honest clients are taken to have authenticated by this age, but for the slowest hundredth.
 const LATE_AFTER: Duration = Duration::from_secs(1);
 /// Draws are numbers below this.
@@ -118,6 +122,8 @@ pub(super) struct Admission {
     shares: UnauthenticatedIndex,
     /// Those in the reserve. They do not count among the others, and give way to none of them.
     explained: UnauthenticatedIndex,
+    /// Those that gave way to the next newcomers and whose places are not free yet.
+    giving_way: VecDeque<Key>,
     penalties: Penalties,
     handshakes: TokenBucket,
     pub(super) pressure: MemoryPressure,
@@ -129,6 +135,7 @@ impl Admission {
             allowance,
             shares: UnauthenticatedIndex::default(),
             explained: UnauthenticatedIndex::default(),
+            giving_way: VecDeque::new(),
             penalties: Penalties::default(),
             handshakes: TokenBucket::full(now),
             pressure: MemoryPressure::Clear,
@@ -236,15 +243,33 @@ impl Core {
             Decision::Explain => Some(Place::Explanation),
             Decision::Drop(metric) => {
                 env.counters.increment(metric);
-                if metric == Metric::AcceptRefused
-                    && let Some(victim) = admission.shares.victim()
-                {
-                    // Its place is free only when it is closed: for the next one.
-                    self.evict(victim);
+                if metric == Metric::AcceptRefused {
+                    self.free_a_place();
                 }
                 None
             }
         }
+    }
+
+    /// A newcomer was refused, as there is no place. One that is unauthenticated gives way, and its
+    /// place is free when it is closed: for the next newcomer. In a burst only a few do so at a
+    /// time, because all of it would see the same places taken.
+    fn free_a_place(&mut self) {
+        let admission = &mut self.parts.admission;
+        while let Some(key) = admission.giving_way.front()
+            && self.sockets.client(*key).is_none()
+        {
+            admission.giving_way.pop_front();
+        }
+        let Some(victim) = admission.shares.victim() else { return };
+        if let Victim::Oldest(key) = victim {
+            let most = (admission.allowance.unauthenticated_max / GIVING_WAY_SHARE).max(1);
+            if admission.giving_way.len() >= most as usize {
+                return;
+            }
+            admission.giving_way.push_back(key);
+        }
+        self.evict(victim);
     }
 
     /// Ends a connection that has not authenticated, with a reset.
