@@ -201,6 +201,7 @@ impl<R: Ring> Worker<R> {
         let listeners = self.core.parts.listeners_to_close();
         if !listeners.is_empty() {
             // What came since the last look is in the accepts now, and no longer in a backlog.
+            self.flush();
             self.ring.enter(self.core.parts.env.now.instant);
         }
         for listener in listeners {
