@@ -83,7 +83,7 @@ metrics! {
     EarlyDropPenalty, Counter, "portcullis_early_drops_total" {"reason": "penalty"}, "Connections reset at accept under pressure, because their address prefix had used its share or has a penalty.";
     EvictedRefused, Counter, "portcullis_evictions_total" {"kind": "refused"}, "Unauthenticated connections reset to make room: those already refused, or the oldest of the address prefix with the most.";
     EvictedOldest, Counter, "portcullis_evictions_total" {"kind": "oldest"}, "Unauthenticated connections reset to make room: those already refused, or the oldest of the address prefix with the most.";
-    TlsRateRefusals, Counter, "portcullis_tls_rate_refusals_total", "Connections reset at their first byte because too many TLS handshakes began in that second.";
+    TlsRateRefusals, Counter, "portcullis_tls_rate_refusals_total", "Connections reset after their ClientHello because too many TLS handshakes began in that second.";
     Penalties, Counter, "portcullis_penalties_total", "Penalties imposed on address prefixes after repeated failures.";
     MemoryRefusals, Counter, "portcullis_memory_refusals_total", "Connections reset at accept because memory was short.";
     MemoryCloses, Counter, "portcullis_memory_closes_total", "Slow readers reset because memory was short.";

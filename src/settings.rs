@@ -26,7 +26,8 @@ mod words;
 pub use keys::{Deadlines, Limits};
 pub use reauthenticate::PREFIX_MAX;
 pub use words::{
-    Balance, DeferAccept, Descriptors, LogFormat, MessageTypes, Refuse, RevokeScope, SecretEncoding,
+    Balance, DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
+    RevokeScope, SecretEncoding,
 };
 
 use std::net::SocketAddr;
@@ -40,6 +41,7 @@ use crate::base::circuit::CircuitLimits;
 use crate::base::secret::Secret;
 use crate::protocol::carrier::Carrier;
 use crate::protocol::dialect::{Dialect, Overrides};
+use crate::protocol::host::HostPattern;
 use crate::protocol::http_decision::DecisionHeaders;
 use crate::protocol::origin::OriginPolicy;
 use crate::protocol::plug_session::CSRF_NAME;
@@ -81,6 +83,8 @@ pub struct Gateway {
     pub admin_socket: Option<std::path::PathBuf>,
     /// Whether the gateway counts as ready while no backend is linked.
     pub ready_without_backend: bool,
+    /// How long a drain goes on accepting connections.
+    pub drain_delay: Duration,
     /// Shape of log lines.
     pub log_format: LogFormat,
     /// A `tracing` filter, as in `info` or `portcullis=debug`.
@@ -114,6 +118,27 @@ pub struct Listener {
     pub defer_accept: DeferAccept,
     /// Networks whose PROXY protocol header is believed (and then required).
     pub proxy_trusted: Vec<Network>,
+    /// Proxies whose word on the client counts.
+    pub forwarded: Option<Forwarded>,
+    /// What clients speak to the outermost server.
+    pub external_scheme: ExternalScheme,
+    /// What becomes of requests without TLS.
+    pub redirect: Redirect,
+}
+
+/// Proxies that say who the client is.
+pub struct Forwarded {
+    /// Their networks.
+    pub trusted: Vec<Network>,
+    /// The field with the client's address, lower case.
+    pub header: String,
+}
+
+impl Forwarded {
+    /// Whether `peer` is one of these proxies.
+    pub fn trusts(&self, peer: std::net::IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(peer))
+    }
 }
 
 /// TLS on a listener, ready to use.
@@ -234,6 +259,8 @@ pub struct Route {
     pub name: String,
     /// Which paths.
     pub path: PathPattern,
+    /// The hosts that it serves; empty is every one.
+    pub hosts: Vec<HostPattern>,
     /// Which pages may connect.
     pub origins: OriginPolicy,
     /// Whether a request without Origin (not from a browser) may connect.
@@ -275,6 +302,13 @@ pub struct Reauthenticate {
     pub auths: Vec<String>,
 }
 
+impl Route {
+    /// Whether requests for `host` are for this route.
+    pub fn serves(&self, host: &str) -> bool {
+        self.hosts.is_empty() || self.hosts.iter().any(|pattern| pattern.matches(host))
+    }
+}
+
 /// A path, or all below one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathPattern {
@@ -309,9 +343,10 @@ pub struct Backend {
 }
 
 impl Settings {
-    /// The first route, in file order, that matches `path`.
-    pub fn route_for(&self, path: &str) -> Option<u16> {
-        self.routes.iter().position(|route| route.path.matches(path)).map(|index| index as u16)
+    /// The first route, in file order, that serves `path` at `host`.
+    pub fn route_for(&self, host: &str, path: &str) -> Option<u16> {
+        let serves = |route: &Route| route.path.matches(path) && route.serves(host);
+        self.routes.iter().position(serves).map(|index| index as u16)
     }
 
     /// The ways to authenticate on `route`, in the order in which they are asked.

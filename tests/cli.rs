@@ -77,7 +77,7 @@ c.toml: good
   admin     http://127.0.0.1:9464/
   listener  127.0.0.1:8080 plain, PROXY header from 1 network
   auth      app (1 carrier)
-  route     /ws/* -> main (auth: app)
+  route     /ws/* -> main (auth: app; 404 for /ws)
   backend   main: 127.0.0.1:7000 unix:/run/x (least-sessions, without a secret)
 ";
     assert_eq!((code, out.as_str(), err.as_str()), (0, expected, ""));

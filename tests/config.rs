@@ -177,7 +177,7 @@ fn the_example_of_the_readme_works_as_its_commands_use_it() {
     let settings = settings(text);
     assert!(settings.routes[0].origin_absent_allowed, "connect sends no Origin");
     assert_eq!(settings.auths[0].name, "app");
-    assert_eq!(settings.route_for("/ws"), Some(0));
+    assert_eq!(settings.route_for("any.example", "/ws"), Some(0));
 }
 
 #[test]
@@ -679,6 +679,33 @@ fn rules_of_listeners_and_backends() {
         ("address", "address = \"127.0.0.1:8080\"\ndefer_accept = \"on\"", &[]),
         (
             "address",
+            "address = \"127.0.0.1:8080\"\nforwarded = { trusted = [\"10.0.0.0/8\", \"fd00::/8\"] }",
+            &[],
+        ),
+        (
+            "address",
+            "address = \"127.0.0.1:8080\"\nforwarded = { trusted = [\"10.0.0.0/7\", \
+             \"203.0.113.7\"], header = \"Forwarded\" }",
+            &[
+                "6:26: warning: 10.0.0.0/7 holds public addresses: whoever has one of them can be any \
+                 client; list only what your proxies have, and let nothing else reach this listener",
+                "6:40: warning: 203.0.113.7 holds public addresses: whoever has one of them can be any \
+                 client; list only what your proxies have, and let nothing else reach this listener",
+                "6:65: error: the Forwarded field (RFC 7239) is not read; let the proxy send \
+                 X-Forwarded-For",
+            ],
+        ),
+        ("address", "address = \"127.0.0.1:8080\"\nredirect = \"https\"", &[]),
+        (
+            "address",
+            "address = \"127.0.0.1:8080\"\nredirect = \"https\"\nexternal_scheme = \"https\"",
+            &[
+                "6:12: warning: redirect = \"https\" where every request comes with TLS: it redirects \
+               none; put it on the listener of port 80",
+            ],
+        ),
+        (
+            "address",
             "address = \"127.0.0.1:8080\"\ndefer_accept = \"on\"\n\
              tls = { certificate = \"tls/example.com.pem\", key = \"tls/example.com.key\" }",
             &[
@@ -791,6 +818,45 @@ fn rules_of_routes() {
              route; list origins, or write origin_absent = \"allow\" for programs"],
         ),
         ("origins", "origins = \"any\"", &[]),
+        ("origins", "origins = [\"null\", \"file://\"]", &[]),
+        (
+            "origins",
+            "origins = [\"same-host\"]",
+            &[
+                "13:12: error: \"same-host\" without hosts: a page of any domain could connect whose \
+             name is made to point here (DNS rebinding); add hosts = [\"app.example.com\"] to the \
+             route",
+            ],
+        ),
+        ("origins", "origins = [\"same-host\"]\nhosts = [\"a.example\"]", &[]),
+        (
+            "origins",
+            "origins = []\norigin_absent = \"allow\"\nhosts = [\"https://a.example\", \"b:80\", \"*.com\"]",
+            &[
+                "15:10: error: \"https://a.example\" is not a host; a host has no scheme: write \
+                 app.example.com",
+                "15:31: error: \"b:80\" is not a host; a host has no port here: all ports of it are \
+                 meant",
+                "15:39: error: \"*.com\" is not a host; write app.example.com, or *.example.com for \
+                 all hosts below it",
+            ],
+        ),
+        (
+            "[[route]]",
+            "[[route]]\nname = \"a\"\npath = \"/ws\"\nhosts = [\"a.example\"]\norigins = []\n\
+             origin_absent = \"allow\"\nauth = \"app\"\nbackend = \"main\"\n[[route]]",
+            &[],
+        ),
+        (
+            "[[route]]",
+            "[[route]]\npath = \"/*\"\nhosts = [\"*.a.example\"]\norigins = []\n\
+             origin_absent = \"allow\"\nauth = \"app\"\nbackend = \"main\"\n\
+             [[route]]\nhosts = [\"b.a.example\"]",
+            &[
+                "20:8: warning: \"/ws\" is never reached: an earlier route takes everything below it \
+             or around it; move it before that one",
+            ],
+        ),
         (
             "origins",
             "origins = [\"any\"]",
@@ -798,7 +864,7 @@ fn rules_of_routes() {
              \"any\""],
         ),
     ]);
-    let found = problems(&base_with("origins", "origins = [\"https://a.example/\", \"null\"]"));
+    let found = problems(&base_with("origins", "origins = [\"https://a.example/\", \"nil\"]"));
     assert_eq!(found.len(), 2, "{found:#?}");
     for (problem, place) in found.iter().zip(["c/x.toml:13:12: error: \"https", "c/x.toml:13:34: "])
     {
@@ -949,6 +1015,19 @@ fn cookies_need_a_closed_list_of_origins() {
     let alone = "c/x.toml:14:17: warning: origin_absent = \"allow\" where cookies alone \
                  authenticate: whoever obtains a cookie can use it outside a browser, without an \
                  Origin; write origin_absent = \"refuse\", or give programs another carrier";
+    let opaque = |origin: &str| {
+        format!(
+            "c/x.toml:13:12: error: origin {origin:?} with a cookie carrier: sandboxed pages of every \
+             site have it, and browsers add the cookie by themselves (cross-site WebSocket \
+             hijacking); give such pages a route of their own, with another carrier"
+        )
+    };
+    for origin in ["null", "file://"] {
+        let origins = format!("origins = [{origin:?}]");
+        assert_eq!(cookie("[\"authorization\"]", &origins), [""; 0]);
+        assert_eq!(cookie("[\"cookie:s\"]", &origins), [opaque(origin)]);
+        assert_eq!(cookie("[\"authorization\", \"cookie:s\"]", &origins), [opaque(origin)]);
+    }
     let listed = "origins = [\"https://a.example\"]";
     let absent = "origins = [\"https://a.example\"]\norigin_absent = \"allow\"";
     assert_eq!(cookie("[\"cookie:s\"]", listed), [""; 0]);
@@ -1560,6 +1639,9 @@ fn changes_that_require_a_restart_are_named_and_live_ones_are_not() {
         ("path", "path = \"/ws\"\ndialect = \"phoenix\"\ncloses = { idle = { code = 4000 } }"),
         ("endpoints", "endpoints = [\"127.0.0.1:7000\"]\nsecret_file = \"keys/link\""),
         ("address", "address = \"127.0.0.1:8080\"\nproxy_protocol = { trusted = [\"::1\"] }"),
+        ("address", "address = \"127.0.0.1:8080\"\nforwarded = { trusted = [\"10.0.0.0/8\"] }"),
+        ("address", "address = \"127.0.0.1:8080\"\nredirect = \"https\""),
+        ("path", "path = \"/ws\"\nhosts = [\"a.example\"]"),
     ];
     for (line, replacement) in live {
         assert_eq!(changes(&base_with(line, replacement)), [""; 0], "{replacement}");
@@ -1579,6 +1661,7 @@ fn changes_that_require_a_restart_are_named_and_live_ones_are_not() {
         ("[limits]", "[limits]\nconnections_per_worker = 500", "limits.connections_per_worker"),
         ("[limits]", "[limits]\nmemory_max = \"1GiB\"", "limits.memory_max"),
         ("[limits]", "[limits]\nclient_buffers = 512", "limits.client_buffers"),
+        ("[limits]", "[limits]\nclient_send_buffer = \"64KiB\"", "limits.client_send_buffer"),
         ("[limits]", "[limits]\naccepts = 8", "limits.accepts"),
         ("[limits]", "[limits]\ndead_tokens_max = 0", "limits.dead_tokens_max"),
         ("address", "address = \"127.0.0.1:8081\"", "listener.address"),

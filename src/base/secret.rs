@@ -39,6 +39,11 @@ impl Secret {
     pub fn len(&self) -> usize {
         self.0.len()
     }
+
+    /// Whether there is no byte at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl Drop for Secret {

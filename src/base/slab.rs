@@ -67,6 +67,17 @@ impl<T> KeyedSlab<T> {
             .then(|| Key { slot, generation: self.generations[slot as usize] })
     }
 
+    /// Gives the entry its slot's next generation, so that what names it by the key until now
+    /// names nothing. `None` when the key is stale already.
+    pub fn renew(&mut self, key: Key) -> Option<Key> {
+        if !self.is_live(key) {
+            return None;
+        }
+        let generation = &mut self.generations[key.slot as usize];
+        *generation = generation.wrapping_add(1) & self.mask;
+        Some(Key { slot: key.slot, generation: *generation })
+    }
+
     /// Removes the entry, unless the key is stale; the slot's generation moves on.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         if !self.is_live(key) {
@@ -139,6 +150,18 @@ mod tests {
             slab.remove(key);
         }
         assert_eq!(slab.insert('c'), first, "two bits wrap after four uses");
+    }
+
+    #[test]
+    fn a_renewed_entry_is_the_same_under_another_key() {
+        let mut slab = KeyedSlab::new(24);
+        let before = slab.insert('a');
+        let after = slab.renew(before).unwrap();
+        assert_eq!((after.slot, slab.entry(after)), (before.slot, Some(&'a')));
+        assert_eq!(slab.entry(before), None);
+        assert_eq!(slab.renew(before), None);
+        assert_eq!(slab.remove(after), Some('a'));
+        assert_eq!(slab.renew(after), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use portcullis::ring::EndpointAddress;
 use portcullis::settings::admission::{Protection, TIME_TO_AUTHENTICATE, protection};
 use portcullis::settings::load::{Loaded, Problem, Severity};
 use portcullis::settings::units::format_duration;
-use portcullis::settings::{Balance, Listener, PathPattern, Settings};
+use portcullis::settings::{Balance, Listener, PathPattern, Redirect, Route, Settings};
 
 use serde_json::{Value, json};
 
@@ -166,11 +166,14 @@ fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
         Some(address) => writeln!(out, "  admin     http://{address}/")?,
         None => writeln!(out, "  admin     off")?,
     }
-    for Listener { address, tls, proxy_trusted, .. } in listeners {
+    for Listener { address, tls, proxy_trusted, forwarded, redirect, .. } in listeners {
         let tls = if tls.is_some() { "TLS" } else { "plain" };
         let networks = proxy_trusted.len();
         let proxy = counted(networks, "network", ", PROXY header from ");
-        writeln!(out, "  listener  {address} {tls}{proxy}")?;
+        let networks = forwarded.as_ref().map_or(0, |proxies| proxies.trusted.len());
+        let forwarded = counted(networks, "network", ", X-Forwarded-* from ");
+        let redirect = if *redirect == Redirect::Https { ", redirects to https" } else { "" };
+        writeln!(out, "  listener  {address} {tls}{proxy}{forwarded}{redirect}")?;
     }
     for auth in auths {
         writeln!(
@@ -188,7 +191,12 @@ fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
         let names: Vec<_> = route.auths.iter().map(|&i| &*auths[usize::from(i)].name).collect();
         let auth = if names.is_empty() { "none".into() } else { names.join(", ") };
         let backend = &backends[usize::from(route.backend)].name;
-        writeln!(out, "  route     {path} -> {backend} (auth: {auth})")?;
+        let hosts: Vec<_> = route.hosts.iter().map(ToString::to_string).collect();
+        let hosts =
+            if hosts.is_empty() { String::new() } else { format!(" at {}", hosts.join(", ")) };
+        let other =
+            near_miss(route, routes).map_or(String::new(), |miss| format!("; 404 for {miss}"));
+        writeln!(out, "  route     {path}{hosts} -> {backend} (auth: {auth}{other})")?;
     }
     for backend in backends {
         let balance = match backend.balance {
@@ -208,4 +216,19 @@ fn endpoint(endpoint: &EndpointAddress) -> String {
         EndpointAddress::Tcp(address) => address.to_string(),
         EndpointAddress::Unix(path) => format!("unix:{}", path.display()),
     }
+}
+
+/// The path that differs from the route's by a slash at its end, if no route serves it: paths are
+/// compared exactly.
+fn near_miss(route: &Route, routes: &[Route]) -> Option<String> {
+    let other = match &route.path {
+        PathPattern::Exact(path) if path == "/" => return None,
+        PathPattern::Exact(path) => {
+            path.strip_suffix('/').map_or_else(|| format!("{path}/"), str::to_owned)
+        }
+        PathPattern::Prefix(prefix) => {
+            prefix.strip_suffix('/').filter(|p| !p.is_empty())?.to_owned()
+        }
+    };
+    (!routes.iter().any(|route| route.path.matches(&other))).then_some(other)
 }

@@ -15,11 +15,15 @@ Signals:
   SIGHUP           reload the configuration: all of it takes effect, or nothing
   SIGTERM, SIGINT  drain: accept no more connections, close the others over deadlines.drain, exit 0
 
-Example:
-  portcullis run --config /etc/portcullis/portcullis.toml")]
+Examples:
+  portcullis run --config /etc/portcullis/portcullis.toml
+  portcullis run --config /etc/portcullis/portcullis.toml --takeover")]
 pub struct Run {
     #[command(flatten)]
     config: ConfigFile,
+    /// Start beside the gateway that runs with this gateway.admin_socket, then have it drain.
+    #[arg(long)]
+    takeover: bool,
 }
 
 /// Serves until the gateway has drained.
@@ -31,7 +35,7 @@ pub fn run(command: &Run) -> ExitCode {
     };
     // The gateway only verifies tokens: the keys that sign them do not stay in memory.
     drop(issuing);
-    match portcullis::server::run(path, settings, &warnings) {
+    match portcullis::server::run(path, settings, &warnings, command.takeover) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(error),
     }

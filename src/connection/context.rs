@@ -1,5 +1,7 @@
 //! What every machine of a connection is given, and where it leaves what it has to say.
 
+use std::net::SocketAddr;
+
 use crate::base::time::Now;
 use crate::counters::Counters;
 use crate::protocol::revocation::Revoked;
@@ -32,6 +34,8 @@ pub struct Context<'a> {
 pub struct Output {
     /// Bytes for the client, before encryption.
     pub answers: Vec<u8>,
+    /// Who the client is by the word of a trusted proxy, once its request head is read.
+    pub forwarded_peer: Option<SocketAddr>,
     /// Room to write an explanation in.
     pub explanation: Vec<u8>,
     /// What the client wants of its upstream, after

@@ -9,6 +9,7 @@ pub mod route_order;
 pub mod session;
 pub mod stage;
 pub mod transport;
+mod transport_error;
 pub mod upstream;
 
 pub use context::{Context, Output};

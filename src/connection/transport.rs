@@ -4,16 +4,16 @@
 
 use std::sync::Arc;
 
+use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
-use rustls::{AlertDescription, PeerIncompatible, ServerConfig};
 
-use crate::protocol::close_detail::TlsFault;
+use crate::protocol::client_hello::{Hello, HelloScanner};
 
-/// Most bytes that a client may send before its handshake is finished.
-pub const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+pub use super::transport_error::{HANDSHAKE_BYTES_MAX, TransportError};
+
 /// The fatal alert `decode_error` as a record of its own, before there are keys (RFC 8446 §6.2).
 const DECODE_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
 /// Most plaintext bytes that one TLS record carries (RFC 8446 §5.1).
@@ -28,86 +28,6 @@ const UPDATES_MAX: usize = 128;
 /// Most bytes kept after the handshake while a record is incomplete: the longest record
 /// (RFC 5246 §6.2.3), and as much again for a key update in fragments.
 const PENDING_MAX: usize = 2 * (5 + RECORD_PLAINTEXT_MAX + 2048);
-
-/// Why a TLS connection cannot go on.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum TransportError {
-    /// The client's bytes are not acceptable TLS, or it sent a fatal alert.
-    #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
-    /// The client speaks HTTP where TLS is expected.
-    #[error("the client speaks HTTP without TLS")]
-    PlainHttp,
-    /// The client sent too much before its handshake was finished.
-    #[error("more than {HANDSHAKE_BYTES_MAX} bytes before the end of the TLS handshake")]
-    HandshakeTooLong,
-    /// The client began something that it does not finish within two records.
-    #[error("a fragmented TLS message is too long")]
-    FragmentTooLong,
-    /// The keys are worn out, and the protocol version cannot change them.
-    #[error("the TLS keys are exhausted")]
-    KeysExhausted,
-    /// Data cannot be sent: the handshake is not finished, or close_notify was sent.
-    #[error("the TLS connection is not open for sending")]
-    NotOpen,
-    /// An earlier call failed.
-    #[error("the TLS connection has failed before")]
-    Failed,
-}
-
-impl TransportError {
-    /// What it is for logs and metrics.
-    pub fn fault(&self) -> TlsFault {
-        use rustls::Error::{
-            AlertReceived, DecryptError, InappropriateHandshakeMessage, InappropriateMessage,
-            InvalidMessage, NoApplicationProtocol, PeerIncompatible, PeerMisbehaved,
-        };
-        match self {
-            TransportError::PlainHttp => TlsFault::PlainHttp,
-            TransportError::HandshakeTooLong => TlsFault::HelloTooLong,
-            TransportError::FragmentTooLong => TlsFault::ProtocolError,
-            TransportError::KeysExhausted | TransportError::NotOpen | TransportError::Failed => {
-                TlsFault::Other
-            }
-            TransportError::Tls(error) => match error {
-                PeerIncompatible(why) => incompatibility(why),
-                AlertReceived(alert) => match alert {
-                    AlertDescription::BadCertificate
-                    | AlertDescription::UnsupportedCertificate
-                    | AlertDescription::CertificateRevoked
-                    | AlertDescription::CertificateExpired
-                    | AlertDescription::CertificateUnknown
-                    | AlertDescription::UnknownCA => TlsFault::CertificateRefused,
-                    _ => TlsFault::ClientAlert,
-                },
-                InvalidMessage(rustls::InvalidMessage::InvalidContentType) => TlsFault::NotTls,
-                DecryptError => TlsFault::BadRecord,
-                NoApplicationProtocol => TlsFault::NoCommonProtocol,
-                InvalidMessage(_)
-                | PeerMisbehaved(_)
-                | InappropriateMessage { .. }
-                | InappropriateHandshakeMessage { .. } => TlsFault::ProtocolError,
-                _ => TlsFault::Other,
-            },
-        }
-    }
-}
-
-fn incompatibility(why: &PeerIncompatible) -> TlsFault {
-    match why {
-        PeerIncompatible::NoCipherSuitesInCommon => TlsFault::NoCommonCipher,
-        PeerIncompatible::NoKxGroupsInCommon | PeerIncompatible::NamedGroupsExtensionRequired => {
-            TlsFault::NoCommonGroup
-        }
-        PeerIncompatible::NoSignatureSchemesInCommon => TlsFault::NoCommonSignature,
-        // Clients of TLS 1.0 and 1.1 do not know the extension (RFC 5246 §7.4.1.4.1).
-        PeerIncompatible::SignatureAlgorithmsExtensionRequired
-        | PeerIncompatible::Tls12NotOffered
-        | PeerIncompatible::Tls12NotOfferedOrEnabled
-        | PeerIncompatible::SupportedVersionsExtensionRequired => TlsFault::NoCommonVersion,
-        _ => TlsFault::Incompatible,
-    }
-}
 
 /// What [`Transport::receive`] found out besides bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,8 +55,52 @@ pub enum Transport {
 pub enum TlsState {
     /// No byte came yet.
     Untouched(Arc<ServerConfig>),
+    /// The client's hello is coming.
+    Gathering(Box<Gathering>),
     /// The handshake has begun.
     Begun(Box<TlsTransport>),
+}
+
+/// The first bytes of a client, on which no work has been done.
+///
+/// Invariant: `bytes.len() <= HANDSHAKE_BYTES_MAX`, and what one receive brings.
+#[derive(Debug)]
+pub struct Gathering {
+    config: Arc<ServerConfig>,
+    bytes: Vec<u8>,
+    scanner: HelloScanner,
+    found: Hello,
+}
+
+impl Gathering {
+    fn push(&mut self, input: &[u8]) -> Hello {
+        if self.found == Hello::Partial {
+            self.found = self.scanner.push(input);
+        }
+        // Beyond the bound it fails, whatever comes.
+        if self.bytes.len() <= HANDSHAKE_BYTES_MAX {
+            self.bytes.extend_from_slice(input);
+        }
+        if self.is_too_long() {
+            self.found = Hello::NotHello;
+        }
+        self.found
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.bytes.len() > HANDSHAKE_BYTES_MAX
+    }
+}
+
+/// What [`Transport::hold`] has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// There is nothing to work on yet.
+    Incomplete,
+    /// The client's first message is there: the work on it is a handshake's.
+    Hello,
+    /// There is something to work on.
+    Input,
 }
 
 /// A TLS connection, the server's end.
@@ -177,11 +141,6 @@ impl Transport {
         Transport::Tls(Box::new(TlsState::Untouched(config)))
     }
 
-    /// Whether this is TLS, and no byte was received yet.
-    pub fn is_untouched(&self) -> bool {
-        matches!(self, Transport::Tls(state) if matches!(**state, TlsState::Untouched(_)))
-    }
-
     /// Whether bytes travel as they are.
     pub fn is_plain(&self) -> bool {
         matches!(self, Transport::Plain)
@@ -205,6 +164,27 @@ impl Transport {
         }
     }
 
+    /// Keeps input of a handshake without working on it: a call of [`receive`](Self::receive)
+    /// does that, with more input or none. What is kept is bounded: when there is more than a
+    /// handshake may have, it is to be worked on, which fails.
+    pub fn hold(&mut self, input: &[u8]) -> Held {
+        let Transport::Tls(state) = self else { return Held::Input };
+        match state.gathering() {
+            Some(gathering) => match gathering.push(input) {
+                Hello::Partial => Held::Incomplete,
+                Hello::Whole => Held::Hello,
+                Hello::NotHello => Held::Input,
+            },
+            None => {
+                let TlsState::Begun(tls) = &mut **state else {
+                    unreachable!("it gathers or has begun")
+                };
+                tls.hold(input);
+                Held::Input
+            }
+        }
+    }
+
     /// Takes all of `input` (its bytes are overwritten). Appends what it decrypts to
     /// `plaintext` and what must be sent to the client (handshake, alerts) to `output`.
     ///
@@ -221,7 +201,18 @@ impl Transport {
                 plaintext.extend_from_slice(input);
                 Ok(Received::default())
             }
-            Transport::Tls(state) => state.begin()?.receive(input, plaintext, output),
+            Transport::Tls(state) => {
+                if let Some(gathering) = state.gathering() {
+                    if gathering.push(input) == Hello::Partial {
+                        return Ok(Received::default());
+                    }
+                    return state.begin(plaintext, output);
+                }
+                match &mut **state {
+                    TlsState::Begun(tls) => tls.receive(input, plaintext, output),
+                    _ => unreachable!("it gathers or has begun"),
+                }
+            }
         }
     }
 
@@ -238,7 +229,7 @@ impl Transport {
                 Ok(())
             }
             Transport::Tls(state) => match &mut **state {
-                TlsState::Untouched(_) => Err(TransportError::NotOpen),
+                TlsState::Untouched(_) | TlsState::Gathering(_) => Err(TransportError::NotOpen),
                 TlsState::Begun(tls) => tls.send(plaintext, output),
             },
         }
@@ -258,20 +249,47 @@ impl Transport {
 impl TlsState {
     fn begun(&self) -> Option<&TlsTransport> {
         match self {
-            TlsState::Untouched(_) => None,
+            TlsState::Untouched(_) | TlsState::Gathering(_) => None,
             TlsState::Begun(tls) => Some(tls),
         }
     }
 
-    /// The connection, which begins now if it had not.
-    fn begin(&mut self) -> Result<&mut TlsTransport, TransportError> {
+    /// The first bytes, while there is no connection.
+    fn gathering(&mut self) -> Option<&mut Gathering> {
         if let TlsState::Untouched(config) = self {
-            *self = TlsState::Begun(Box::new(TlsTransport::new(Arc::clone(config))?));
+            *self = TlsState::Gathering(Box::new(Gathering {
+                config: Arc::clone(config),
+                bytes: Vec::new(),
+                scanner: HelloScanner::default(),
+                found: Hello::Partial,
+            }));
         }
         match self {
-            TlsState::Begun(tls) => Ok(tls),
-            TlsState::Untouched(_) => unreachable!("it was just begun"),
+            TlsState::Gathering(gathering) => Some(gathering),
+            TlsState::Untouched(_) | TlsState::Begun(_) => None,
         }
+    }
+
+    /// Begins the connection with what was gathered. What is no hello is shown to rustls for the
+    /// alert alone: whatever rustls makes of it, it is no beginning.
+    fn begin(
+        &mut self,
+        plaintext: &mut Vec<u8>,
+        output: &mut Vec<u8>,
+    ) -> Result<Received, TransportError> {
+        let TlsState::Gathering(gathering) = self else { unreachable!("the caller saw to that") };
+        let mut tls = Box::new(TlsTransport::new(Arc::clone(&gathering.config))?);
+        let found = gathering.found;
+        let mut result = Ok(Received::default());
+        if !gathering.is_too_long() {
+            result = tls.receive(&mut gathering.bytes, plaintext, output);
+        }
+        if found == Hello::NotHello && result.is_ok() {
+            tls.fail(&TransportError::HandshakeTooLong, output);
+            result = Err(TransportError::HandshakeTooLong);
+        }
+        *self = TlsState::Begun(tls);
+        result
     }
 }
 
@@ -308,20 +326,33 @@ impl TlsTransport {
         let result = result.map_err(|error| if http { TransportError::PlainHttp } else { error });
         self.answered |= output.len() > queued;
         if let Err(error) = result {
-            self.failed = true;
-            self.pending = None;
-            self.drain_alerts(output);
-            // rustls knows nothing of our own bound. After its first answer a plain alert could
-            // be taken for an attacker's.
-            if error == TransportError::HandshakeTooLong && !self.answered {
-                output.extend_from_slice(&DECODE_ERROR);
-            }
+            self.fail(&error, output);
             return Err(error);
         }
         Ok(Received {
             handshake_finished_now: handshaking && !self.connection.is_handshaking(),
             peer_closed: self.peer_closed,
         })
+    }
+
+    fn fail(&mut self, error: &TransportError, output: &mut Vec<u8>) {
+        self.failed = true;
+        self.pending = None;
+        self.drain_alerts(output);
+        // rustls knows nothing of our own bound. After its first answer a plain alert could be
+        // taken for an attacker's.
+        if *error == TransportError::HandshakeTooLong && !self.answered {
+            output.extend_from_slice(&DECODE_ERROR);
+        }
+    }
+
+    /// Keeps input for the next [`receive`](Self::receive), which counts it.
+    fn hold(&mut self, input: &[u8]) {
+        let over = self.handshake_bytes as usize > HANDSHAKE_BYTES_MAX;
+        if !self.failed && !self.peer_closed && !over && !input.is_empty() {
+            self.handshake_bytes += u32::try_from(input.len()).unwrap_or(u32::MAX / 2);
+            self.pending.get_or_insert_default().extend_from_slice(input);
+        }
     }
 
     /// Whether the first bytes of the connection are a request's, in capitals, where TLS has 22.
@@ -542,6 +573,7 @@ mod tests {
 
     use super::*;
     use crate::base::random::Random;
+    use crate::protocol::close_detail::TlsFault;
 
     const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
@@ -752,10 +784,7 @@ mod tests {
                     .map(|piece| server.receive(&mut piece.to_vec(), &mut plaintext, &mut output));
                 let error = results.find_map(Result::err).expect("refused");
                 drop(results);
-                // One letter is not known to be a request's.
-                let cut = *fault == TlsFault::PlainHttp && size == 1;
-                let fault = if cut { TlsFault::NotTls } else { *fault };
-                assert_eq!(error.fault(), fault, "{input:x?} by {size}: {error}");
+                assert_eq!(error.fault(), *fault, "{input:x?} by {size}: {error}");
                 assert_eq!(plain_alert(&output), *alert, "{input:x?}: {error}");
                 let again = server.receive(&mut [22], &mut plaintext, &mut output);
                 assert_eq!(again, Err(TransportError::Failed));
@@ -791,9 +820,8 @@ mod tests {
     fn bytes_before_the_end_of_the_handshake_are_bounded() {
         let mut server = pair(&TLS13).server;
         let (mut plaintext, mut output) = (Vec::new(), Vec::new());
-        // A hello that declares 65,280 bytes, in records of 100: it would be whole after
-        // 68,548 bytes.
-        let mut record = [&[22, 3, 1, 0, 100, 1, 0, 0xff, 0][..], &[0; 96]].concat();
+        // A hello that declares 65,280 bytes, in records of 1,100: it would be whole after 60.
+        let mut record = [&[22, 3, 1, 4, 0x4c, 1, 0, 0xff, 0][..], &[0; 1096]].concat();
         let mut taken = 0;
         let error = loop {
             match server.receive(&mut record.clone(), &mut plaintext, &mut output) {
@@ -805,7 +833,7 @@ mod tests {
         assert_eq!(error, TransportError::HandshakeTooLong);
         assert_eq!(output, DECODE_ERROR);
         output.clear();
-        assert_eq!(taken, HANDSHAKE_BYTES_MAX / 105 * 105);
+        assert_eq!(taken, HANDSHAKE_BYTES_MAX / 1105 * 1105);
         let Transport::Tls(tls) = &server else { unreachable!("made with TLS") };
         let tls = tls.begun().expect("it heard something");
         assert_eq!(tls.pending, None, "a failed connection keeps nothing");

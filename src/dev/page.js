@@ -12,6 +12,7 @@ const STEADY_MS = 5_000;
 const REASONS = {
   token_missing: "No token was sent where this route expects one.",
   token_malformed: "The token cannot be read: cut off, encoded twice, or not a token.",
+  token_repeated: "The request has the same cookie or field twice, with different tokens: an old one is still stored, often under another path or domain.",
   token_bad_signature: "The token was not signed with a key of this gateway.",
   token_expired: "The token has expired. Get a new one; the gateway refuses this one again.",
   token_revoked: "The token was revoked. The user must sign in again.",
@@ -30,6 +31,7 @@ const REASONS = {
   backend_unavailable: "No backend can take the session right now.",
   backend_closed: "The backend ended the session.",
   protocol_error: "The client broke the WebSocket protocol.",
+  handshake_repeated: "The client sent its first message, which authenticates it, a second time.",
   invalid_utf8: "A text message was not UTF-8.",
   unsupported_type: "This route does not accept messages of this type.",
   too_large: "A message was larger than the gateway allows.",

@@ -174,14 +174,15 @@ mod tests {
         assert!(settings.backends[0].secret.is_some());
         let paths = ["/chat", "/echo", "/first/chat", "/first/echo"];
         let carriers = |path: &str| {
-            let route = &settings.routes[usize::from(settings.route_for(path).unwrap())];
+            let route =
+                &settings.routes[usize::from(settings.route_for("localhost", path).unwrap())];
             settings.auths_of(route).next().unwrap().carriers.clone()
         };
         for path in paths {
             let first = path.starts_with("/first");
             assert_eq!(carriers(path) == [Carrier::FirstMessage], first, "{path}");
         }
-        assert!(settings.route_for("/").is_none());
+        assert!(settings.route_for("localhost", "/").is_none());
     }
 
     #[test]

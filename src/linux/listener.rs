@@ -1,6 +1,6 @@
 //! Listening sockets. Every worker has its own for each address; the kernel spreads new
 //! connections over them (SO_REUSEPORT).
-#![allow(unsafe_code)] // TCP_DEFER_ACCEPT, which socket2 does not wrap
+#![allow(unsafe_code)] // TCP options that socket2 does not wrap
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,6 +8,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+/// Bytes beyond what TCP may send now that the kernel takes from us. What is in the send buffer
+/// and not sent would pass for progress, and take memory, for as long as a client does not read;
+/// and a whole send slot should go in one piece.
+const NOT_SENT_MAX: libc::c_int = 16 * 1024;
 
 /// A listening TCP socket, for one worker's ring. Dropping it closes it.
 #[derive(Debug)]
@@ -21,7 +26,8 @@ pub struct ListenerSocket {
 ///
 /// With `defer_accept` the kernel keeps a connection to itself until the client has sent
 /// something, at least for this long (rounded up to seconds; TCP_DEFER_ACCEPT). Accepted
-/// sockets inherit TCP_NODELAY.
+/// sockets inherit TCP_NODELAY, a send buffer of `send_buffer` bytes, and TCP_NOTSENT_LOWAT: a
+/// send makes progress when the client takes bytes, and not when the kernel's buffer grows.
 ///
 /// An IPv6 wildcard takes IPv4 clients too, as the operator who writes `[::]` expects: v6only
 /// is off. If `0.0.0.0` is listed with the same port as well, both can be bound (SO_REUSEPORT)
@@ -34,6 +40,7 @@ pub fn listen(
     address: SocketAddr,
     backlog: u32,
     defer_accept: Option<Duration>,
+    send_buffer: usize,
 ) -> io::Result<ListenerSocket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
@@ -43,6 +50,8 @@ pub fn listen(
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
+    socket.set_send_buffer_size(send_buffer)?;
+    set_tcp_option(&socket, libc::TCP_NOTSENT_LOWAT, NOT_SENT_MAX)?;
     if let Some(duration) = defer_accept {
         set_defer_accept(&socket, duration)?;
     }
@@ -77,13 +86,17 @@ impl ListenerSocket {
 fn set_defer_accept(socket: &Socket, duration: Duration) -> io::Result<()> {
     let rounded = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     let seconds = libc::c_int::try_from(rounded).unwrap_or(libc::c_int::MAX);
+    set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, seconds)
+}
+
+fn set_tcp_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the option value is a live c_int of the given size.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::IPPROTO_TCP,
-            libc::TCP_DEFER_ACCEPT,
-            (&raw const seconds).cast(),
+            option,
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
@@ -94,6 +107,31 @@ fn set_defer_accept(socket: &Socket, duration: Duration) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::net::TcpStream;
+
+    const BUFFER: usize = 128 * 1024;
+
+    /// What a client that reads nothing can make the kernel hold: the send buffer, whose
+    /// accounting doubles, and not what it would grow to.
+    #[test]
+    fn the_kernels_memory_for_a_client_that_does_not_read_is_bounded() {
+        use std::io::Write;
+        let listener = listen(address("127.0.0.1:0"), 16, None, BUFFER).unwrap();
+        let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        client.set_recv_buffer_size(4096).unwrap();
+        client.connect(&listener.local_address().into()).unwrap();
+        let mut accepted = accept(&listener, Duration::from_secs(5)).unwrap();
+        assert!(accepted.send_buffer_size().unwrap() <= 2 * BUFFER);
+        accepted.set_nonblocking(true).unwrap();
+        let mut taken = 0;
+        // Until nothing more is taken for a while, in which the peer's window could grow.
+        for _ in 0..20 {
+            while let Ok(count) = accepted.write(&[0; 16 * 1024]) {
+                taken += count;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!((8 * 1024..128 * 1024).contains(&taken), "{taken} bytes taken");
+    }
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -117,9 +155,9 @@ mod tests {
 
     #[test]
     fn several_workers_share_a_port_and_sockets_inherit_nodelay() {
-        let first = listen(address("127.0.0.1:0"), 16, None).unwrap();
+        let first = listen(address("127.0.0.1:0"), 16, None, BUFFER).unwrap();
         assert_ne!(first.local_address().port(), 0);
-        let second = listen(first.local_address(), 16, None).unwrap();
+        let second = listen(first.local_address(), 16, None, BUFFER).unwrap();
         assert_eq!(second.local_address(), first.local_address());
         drop(second);
         let _client = TcpStream::connect(first.local_address()).unwrap();
@@ -129,11 +167,12 @@ mod tests {
 
     #[test]
     fn an_ipv6_wildcard_takes_ipv4_clients_unless_an_ipv4_wildcard_does() {
-        let six = listen(address("[::]:0"), 16, None).unwrap();
+        let six = listen(address("[::]:0"), 16, None, BUFFER).unwrap();
         let port = six.local_address().port();
         let _first = TcpStream::connect(("127.0.0.1", port)).unwrap();
         assert!(accept(&six, Duration::from_secs(5)).is_some());
-        let four = listen(SocketAddr::new("0.0.0.0".parse().unwrap(), port), 16, None).unwrap();
+        let four =
+            listen(SocketAddr::new("0.0.0.0".parse().unwrap(), port), 16, None, BUFFER).unwrap();
         let _second = TcpStream::connect(("127.0.0.1", port)).unwrap();
         assert!(accept(&four, Duration::from_secs(5)).is_some());
         assert!(accept(&six, Duration::ZERO).is_none());
@@ -143,7 +182,7 @@ mod tests {
     fn a_silent_client_is_deferred_until_it_speaks() {
         use std::io::Write;
         let listener =
-            listen(address("127.0.0.1:0"), 16, Some(Duration::from_millis(4500))).unwrap();
+            listen(address("127.0.0.1:0"), 16, Some(Duration::from_millis(4500)), BUFFER).unwrap();
         let mut client = TcpStream::connect(listener.local_address()).unwrap();
         assert!(accept(&listener, Duration::from_millis(150)).is_none());
         client.write_all(b"x").unwrap();
@@ -152,7 +191,7 @@ mod tests {
 
     #[test]
     fn stop_refuses_new_clients_although_the_file_is_held() {
-        let listener = listen(address("127.0.0.1:0"), 16, None).unwrap();
+        let listener = listen(address("127.0.0.1:0"), 16, None, BUFFER).unwrap();
         let held = listener.socket.try_clone().unwrap();
         let place = listener.local_address();
         listener.stop();
@@ -163,7 +202,7 @@ mod tests {
 
     #[test]
     fn an_address_of_another_machine_is_an_error() {
-        let error = listen(address("192.0.2.1:0"), 16, None).unwrap_err();
+        let error = listen(address("192.0.2.1:0"), 16, None, BUFFER).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
     }
 }

@@ -189,7 +189,7 @@ fn client(address: SocketAddr, index: usize, messages: usize) {
 fn load(descriptors: DescriptorMode, client_buffers: u16, client_slots: u16) -> usize {
     const CLIENTS: usize = 200;
     const MESSAGES: usize = 50;
-    let listener = listen("127.0.0.1:0".parse().unwrap(), 1024, None).unwrap();
+    let listener = listen("127.0.0.1:0".parse().unwrap(), 1024, None, 128 * 1024).unwrap();
     let address = listener.local_address();
     let server = std::thread::spawn(move || {
         let (ring, _waker) = LinuxRing::new(RingOptions {

@@ -31,7 +31,7 @@ fn key(kind: OpKind, slot: u32) -> OpKey {
 }
 
 fn options(descriptors: DescriptorMode) -> RingOptions {
-    let listener = listen("127.0.0.1:0".parse().unwrap(), 1024, None).unwrap();
+    let listener = listen("127.0.0.1:0".parse().unwrap(), 1024, None, 128 * 1024).unwrap();
     RingOptions {
         entries: 256,
         client_buffers: 64,

@@ -80,6 +80,8 @@ causes! {
     TooLarge = "too_large",
     /// A load balancer's question, answered.
     HealthCheck = "health_check",
+    /// The request came without TLS and was redirected.
+    Redirected = "redirected",
     /// The request was not a proper upgrade, and got an HTTP answer.
     BadRequest = "bad_request",
     /// The TLS handshake failed.

@@ -146,7 +146,10 @@ impl Override {
 /// 101, or when the client is gone.
 pub const fn is_silent(cause: Cause) -> bool {
     use Cause::*;
-    matches!(cause, BadRequest | HealthCheck | TlsFailed | HandshakeTimedOut | ClientGone)
+    matches!(
+        cause,
+        BadRequest | Redirected | HealthCheck | TlsFailed | HandshakeTimedOut | ClientGone
+    )
 }
 
 #[cfg(test)]

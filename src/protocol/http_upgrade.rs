@@ -5,17 +5,21 @@
 //! [`parse`] then judges the whole head without allocating. What is refused is one closed set,
 //! [`HttpRefusal`].
 
+mod parts;
 mod refusal;
 mod scanner;
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv6Addr;
-
 use base64::Engine as _;
 use httparse::Header;
 use sha1::{Digest as _, Sha1};
 
+use crate::protocol::host::split_port;
+
+pub use parts::RequestParts;
+pub(in crate::protocol) use parts::trim;
+use parts::{Target, is_host};
 pub use refusal::HttpRefusal;
 use refusal::write_body;
 use scanner::is_token;
@@ -37,14 +41,14 @@ pub enum Request<'h, 'b> {
     Upgrade(UpgradeRequest<'h, 'b>),
     /// A GET or HEAD, in HTTP/1.1 or HTTP/1.0, that asks for no WebSocket: a load balancer's
     /// health check on routes that answer it.
-    Plain(PlainRequest<'b>),
+    Plain(PlainRequest<'h, 'b>),
 }
 
 /// A request that asks for no WebSocket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PlainRequest<'b> {
-    /// The path, without the query.
-    pub path: &'b str,
+#[derive(Clone, Copy)]
+pub struct PlainRequest<'h, 'b> {
+    /// What it asks for.
+    pub parts: RequestParts<'h, 'b>,
     /// Whether the answer must have no content (RFC 9110 §9.3.2).
     pub is_head: bool,
     /// The answer of a route that has no other.
@@ -55,35 +59,30 @@ pub struct PlainRequest<'b> {
 /// It has no `Debug`: its fields hold tokens and cookies.
 #[derive(Clone, Copy)]
 pub struct UpgradeRequest<'h, 'b> {
-    target: Target<'b>,
-    host: &'b str,
+    parts: RequestParts<'h, 'b>,
     origin: Option<&'b [u8]>,
     key: &'b [u8; 24],
-    fields: &'h [Header<'b>],
-}
-
-#[derive(Clone, Copy)]
-struct Target<'b> {
-    path: &'b str,
-    query: Option<&'b str>,
-    /// Host and port of an absolute-form target, and the port that its scheme implies.
-    authority: Option<(&'b str, &'static str)>,
 }
 
 impl<'h, 'b> UpgradeRequest<'h, 'b> {
+    /// What it has in common with others.
+    pub fn parts(&self) -> &RequestParts<'h, 'b> {
+        &self.parts
+    }
+
     /// The path as sent (percent-encoded), starting with `/`, without dot segments.
     pub fn path(&self) -> &'b str {
-        self.target.path
+        self.parts.path()
     }
 
     /// The query as sent, without `?`; `None` when there is no `?`.
     pub fn query(&self) -> Option<&'b str> {
-        self.target.query
+        self.parts.query()
     }
 
     /// Host and, when given, port.
     pub fn host(&self) -> &'b str {
-        self.host
+        self.parts.host
     }
 
     /// The one Origin field, trimmed; it may be empty or nonsense.
@@ -98,13 +97,12 @@ impl<'h, 'b> UpgradeRequest<'h, 'b> {
 
     /// All header fields as name and trimmed value, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&'b str, &'b [u8])> + use<'h, 'b> {
-        self.fields.iter().map(|field| (field.name, trim(field.value)))
+        self.parts.fields.iter().map(|field| (field.name, trim(field.value)))
     }
 
     /// Trimmed values of all fields called `name`, in any case, in order.
     pub fn values<'n>(&self, name: &'n str) -> impl Iterator<Item = &'b [u8]> + use<'h, 'b, 'n> {
-        let named = self.fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
-        named.map(|field| trim(field.value))
+        self.parts.values(name)
     }
 
     /// The trimmed value of the first field called `name`, in any case.
@@ -115,7 +113,7 @@ impl<'h, 'b> UpgradeRequest<'h, 'b> {
     /// What Sec-WebSocket-Protocol offers, in the client's order, entries with tokens included.
     /// Entries are visible ASCII, unique, and at most [`SUBPROTOCOLS_MAX`].
     pub fn subprotocols(&self) -> impl Iterator<Item = &'b str> + use<'h, 'b> {
-        offered(self.fields)
+        offered(self.parts.fields)
     }
 
     /// The offered subprotocols that may be answered: never one that carries a token.
@@ -166,7 +164,8 @@ pub fn parse<'h, 'b>(
     };
     if !known.upgrade_websocket && known.key.value.is_none() {
         let refusal = refusal.unwrap_or(HttpRefusal::UpgradeRequired);
-        return Ok(Request::Plain(PlainRequest { path: target.path, is_head, refusal }));
+        let parts = RequestParts { target, host, fields };
+        return Ok(Request::Plain(PlainRequest { parts, is_head, refusal }));
     }
     // A client that wants a WebSocket must not take the answer to a health check for its own.
     if let Some(refusal) = refusal {
@@ -187,7 +186,8 @@ pub fn parse<'h, 'b>(
     let key = known.key.at_most_once(HttpRefusal::KeyRepeated)?.ok_or(HttpRefusal::KeyMissing)?;
     let key = judge_key(key)?;
     judge_subprotocols(fields)?;
-    Ok(Request::Upgrade(UpgradeRequest { target, host, origin, key, fields }))
+    let parts = RequestParts { target, host, fields };
+    Ok(Request::Upgrade(UpgradeRequest { parts, origin, key }))
 }
 
 /// Appends the 101 for this key (RFC 6455 §4.2.2). `subprotocol` must be one that the client
@@ -245,17 +245,6 @@ pub fn accept_key(key: &[u8; 24]) -> [u8; 28] {
 pub(in crate::protocol) fn carries_token(entry: &str) -> bool {
     let start = entry.as_bytes().get(..BEARER_PREFIX.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(BEARER_PREFIX.as_bytes()))
-}
-
-/// Strips optional whitespace (RFC 9110 §5.6.3).
-pub(in crate::protocol) fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = value {
-        value = rest;
-    }
-    while let [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
 }
 
 struct RequestLine<'b> {
@@ -488,36 +477,6 @@ fn judge_host<'b>(host: &Once<'b>, target: &Target<'_>) -> Result<&'b str, HttpR
 fn same_host(one: &str, other: &str, default: &str) -> bool {
     let ((one, one_port), (other, other_port)) = (split_port(one), split_port(other));
     one.eq_ignore_ascii_case(other) && one_port.unwrap_or(default) == other_port.unwrap_or(default)
-}
-
-/// A host without its port, and that port.
-fn split_port(host: &str) -> (&str, Option<&str>) {
-    match host.rfind(':') {
-        Some(at) if !host[at..].contains(']') => (&host[..at], Some(&host[at + 1..])),
-        _ => (host, None),
-    }
-}
-
-/// `host [":" port]` (RFC 9110 §7.2), where a name has letters, digits, `-`, `.` and `_` only.
-fn is_host(host: &str) -> bool {
-    let (name, port) = split_port(host);
-    let port_ok = port.is_none_or(|port| {
-        port.len() <= 5
-            && port.bytes().all(|b| b.is_ascii_digit())
-            && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
-    let name_ok = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => {
-            let labels = name.strip_suffix('.').unwrap_or(name);
-            name.len() <= 255
-                && labels.split('.').all(|label| {
-                    !label.is_empty()
-                        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
-                })
-        }
-    };
-    name_ok && port_ok
 }
 
 /// 22 characters and `==` are 16 bytes, whatever the four spare bits are: the key guards nothing

@@ -3,11 +3,14 @@
 pub mod base64url;
 pub mod carrier;
 pub mod cause;
+pub mod client_hello;
 pub mod close_detail;
 pub mod compact_json;
 pub mod compact_token;
 pub mod dialect;
 pub mod external_term;
+pub mod forwarded;
+pub mod host;
 pub mod http_decision;
 pub mod http_upgrade;
 pub mod identity;

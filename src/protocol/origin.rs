@@ -6,6 +6,11 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::protocol::host::Site;
+
+/// Origins that say nothing of who wrote the page: sandboxed frames, files, apps in a web view.
+pub const OPAQUE: [&str; 2] = ["null", "file://"];
+
 /// Longest host name in DNS, in bytes.
 const HOST_MAX: usize = 253;
 
@@ -21,6 +26,8 @@ enum Entry {
     Any,
     /// One serialized origin.
     Exact(String),
+    /// `same-host`: the page comes from where it connects to.
+    SameHost,
     /// `https://*.example.com:8443` as `https://` and `.example.com:8443`: one or more whole
     /// labels between them, never none.
     Below { scheme: String, suffix: String },
@@ -28,7 +35,8 @@ enum Entry {
 
 impl OriginPolicy {
     /// Reads a list as configured: serialized origins, `https://*.example.com` for every name
-    /// below (one or more labels, not `example.com` itself), or `any` alone.
+    /// below (one or more labels, not `example.com` itself), `same-host`, the opaque origins `null`
+    /// and `file://`, or `any` alone.
     ///
     /// # Errors
     /// The index of the first wrong entry, and what is wrong with it and how to remedy it.
@@ -52,12 +60,32 @@ impl OriginPolicy {
     pub fn allows(&self, origin: &[u8]) -> bool {
         !origin.is_empty() && self.entries.iter().any(|entry| entry.allows(origin))
     }
+
+    /// As [`OriginPolicy::allows`], where the client connects to this `site`.
+    pub fn allows_at(&self, origin: &[u8], site: Site<'_>) -> bool {
+        self.allows(origin) || (self.has_same_host() && site.is_origin(origin))
+    }
+
+    /// Whether pages of the site itself are accepted, which is safe only where the sites are known:
+    /// a name of an attacker's can be made to point here (DNS rebinding).
+    pub fn has_same_host(&self) -> bool {
+        self.entries.contains(&Entry::SameHost)
+    }
+
+    /// Whether pages are accepted that many unrelated parties have the origin of, so that a cookie
+    /// alone must never authenticate.
+    pub fn has_opaque(&self) -> bool {
+        let opaque =
+            |entry: &Entry| matches!(entry, Entry::Exact(text) if OPAQUE.contains(&text.as_str()));
+        self.entries.iter().any(opaque)
+    }
 }
 
 impl Entry {
     fn allows(&self, origin: &[u8]) -> bool {
         match self {
             Entry::Any => true,
+            Entry::SameHost => false,
             Entry::Exact(exact) => exact.as_bytes() == origin,
             Entry::Below { scheme, suffix } => {
                 let rest = origin.strip_prefix(scheme.as_bytes());
@@ -81,8 +109,10 @@ fn parse_entry(text: &str) -> Result<Entry, String> {
     match text {
         "any" => return Ok(Entry::Any),
         "*" => return Err("write \"any\" to accept every origin".into()),
-        "null" => {
-            return Err("\"null\" is the origin of any sandboxed page: it cannot be listed".into());
+        "same-host" => return Ok(Entry::SameHost),
+        opaque if OPAQUE.contains(&opaque) => return Ok(Entry::Exact(opaque.to_owned())),
+        "file" | "file:" | "file:///" => {
+            return Err("write \"file://\", as browsers send it".into());
         }
         _ => {}
     }
@@ -348,7 +378,8 @@ mod tests {
     fn wrong_entries_say_how_to_mend_them() {
         let table: &[(&[&str], usize, &str)] = &[
             (&["*"], 0, "write \"any\""),
-            (&["null"], 0, "sandboxed"),
+            (&["file:"], 0, "write \"file://\""),
+            (&["null", "null"], 1, "twice"),
             (&["https://a.example", "any"], 1, "must stand alone"),
             (&["https://a.example", "https://a.example"], 1, "twice"),
             (&["a.example"], 0, "write \"https://a.example\""),

@@ -139,6 +139,34 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, ProxyEr
     Ok(Some((V2_START + length, address)))
 }
 
+/// Type of the extension that tells of TLS, and its bit for a client that speaks it
+/// (proxy-protocol.txt §2.2.6).
+const TLV_SSL: u8 = 0x20;
+const CLIENT_SSL: u8 = 1;
+
+/// Whether a whole header says that the client speaks TLS to the load balancer.
+pub fn says_tls(header: &[u8]) -> bool {
+    let (Some(V2_SIGNATURE), Some(&family)) = (header.first_chunk(), header.get(13)) else {
+        return false;
+    };
+    let addresses = match family >> 4 {
+        1 => 12,
+        2 => 36,
+        3 => 216,
+        _ => 0,
+    };
+    let mut rest = header.get(V2_START + addresses..).unwrap_or_default();
+    while let [kind, high, low, more @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let Some((value, behind)) = more.split_at_checked(length) else { return false };
+        if *kind == TLV_SSL {
+            return value.first().is_some_and(|client| client & CLIENT_SSL != 0);
+        }
+        rest = behind;
+    }
+    false
+}
+
 fn v2_source(family: u8, body: &[u8]) -> Option<SocketAddr> {
     let port = |at: usize| Some(u16::from_be_bytes(*body.get(at..)?.first_chunk()?));
     match family {
@@ -180,6 +208,24 @@ mod tests {
 
     fn address(text: &str) -> Option<SocketAddr> {
         Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn tls_is_told_by_its_extension() {
+        let header = |family: u8, addresses: usize, extensions: &[u8]| {
+            let length = (addresses + extensions.len()) as u16;
+            let start = [&V2_SIGNATURE[..], &[0x21, family], &length.to_be_bytes()].concat();
+            [&start[..], &vec![7; addresses], extensions].concat()
+        };
+        let ssl = |client: u8| [&[0x20, 0, 5, client][..], &[0; 4]].concat();
+        let other = [0x02, 0, 2, 0x20, 1];
+        for (family, addresses) in [(0x11, 12), (0x21, 36)] {
+            let says = |extensions: &[u8]| says_tls(&header(family, addresses, extensions));
+            assert!(says(&ssl(1)) && says(&ssl(7)) && says(&[&other[..], &ssl(1)].concat()));
+            assert!(!says(&ssl(0)) && !says(&[]) && !says(&other) && !says(&ssl(1)[..5]));
+            assert!(!says(&[0x20, 0, 0]) && !says(&[0x20, 0]));
+        }
+        assert!(!says_tls(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n") && !says_tls(b""));
     }
 
     #[test]

@@ -206,6 +206,7 @@ impl Admin {
             }
             Action::Reload => self.reload().await,
             Action::Drain => self.drain(),
+            Action::Takeover => self.make_room().await,
             Action::Revocations { after } => {
                 let store = self.revocations.borrow();
                 revocations::page(store.after(after), store.held())
@@ -277,6 +278,21 @@ impl Admin {
         match self.request(ControlRequest::Drain { window: None }) {
             Ok(()) => json(StatusCode::OK, &serde_json::json!({"result": "draining"})),
             Err(answer) => answer,
+        }
+    }
+
+    async fn make_room(&self) -> Answer {
+        let (reply, result) = oneshot::channel();
+        let reply = Box::new(move |outcome| drop(reply.send(outcome)));
+        if let Err(answer) = self.request(ControlRequest::Takeover { reply }) {
+            return answer;
+        }
+        match result.await {
+            Ok(Ok(socket)) => {
+                json(StatusCode::OK, &serde_json::json!({"result": "draining", "socket": socket}))
+            }
+            Ok(Err(why)) => text(StatusCode::CONFLICT, &why),
+            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"),
         }
     }
 

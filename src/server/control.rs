@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
 
+use super::admin_sockets::AdminListeners;
 use super::auth_client::AuthNumbers;
 use super::close_log::CloseLog;
 use super::exposition::{self, CIRCUITS, ControlNumbers, Exposition};
@@ -39,6 +40,8 @@ const PROCESS_INTERVAL: Duration = Duration::from_secs(5);
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// At the end, how long the last revocations may take to be saved.
 const FINISH_MAX: Duration = Duration::from_secs(2);
+/// How long the last revocations may take to be saved before another gateway is refused.
+const TAKEOVER_SAVE_MAX: Duration = Duration::from_secs(5);
 /// How long workers may take to stop immediately.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -54,11 +57,19 @@ pub enum ControlRequest {
         /// Over how long the closes are spread; `None` is the settings' `deadlines.drain`.
         window: Option<Duration>,
     },
+    /// Give up admin port and revocations file to another gateway, then drain.
+    Takeover {
+        /// Called with the place where this gateway can be asked from then on, or with why not.
+        reply: TakeoverReply,
+    },
     /// End immediately.
     Stop,
     /// Make one worker panic; for tests of supervision.
     Panic(u16),
 }
+
+/// Takes what became of a takeover.
+pub type TakeoverReply = Box<dyn FnOnce(Result<PathBuf, String>) + Send>;
 
 /// Everything that the control loop owns.
 pub struct Control {
@@ -78,6 +89,8 @@ pub struct Control {
     pub close_log: Option<CloseLog>,
     /// Who must not be let in.
     pub revocations: Rc<RefCell<RevocationStore>>,
+    /// The admin side's listeners.
+    pub admin: AdminListeners,
     /// What is measured of the memory.
     pub memory: MemoryWatch,
     /// Bookkeeping.
@@ -95,6 +108,10 @@ pub struct ControlStats {
     process: ProcessUse,
     process_at: Option<Instant>,
     summed_at: Instant,
+    /// When the workers are to begin a drain, and its window.
+    drain_at: Option<(Instant, Duration)>,
+    /// A takeover that waits for the last revocations to be saved, and since when.
+    takeover: Option<(TakeoverReply, Instant)>,
     /// When a drain is cut short by a stop, and when a stop is given up.
     stop_at: Option<Instant>,
     abandon_at: Option<Instant>,
@@ -112,6 +129,8 @@ impl ControlStats {
             process: ProcessUse::default(),
             process_at: None,
             summed_at: now,
+            drain_at: None,
+            takeover: None,
             stop_at: None,
             abandon_at: None,
         }
@@ -150,6 +169,7 @@ impl Control {
             ControlRequest::Drain { window } => {
                 self.drain(window.unwrap_or(self.settings.deadlines.drain));
             }
+            ControlRequest::Takeover { reply } => self.take_over(reply),
             ControlRequest::Stop => self.stop(),
             ControlRequest::Panic(worker) => self.supervisor.inject_panic(worker),
         }
@@ -177,13 +197,59 @@ impl Control {
     }
 
     fn drain(&mut self, window: Duration) {
+        self.drain_after(self.settings.gateway.drain_delay, window);
+    }
+
+    /// Says so on `/readyz` now, and has the workers drain after the delay.
+    fn drain_after(&mut self, delay: Duration, window: Duration) {
         if self.phase() != Phase::Serving {
             return;
         }
-        tracing::info!(window_ms = window.as_millis() as u64, "draining");
+        let (delay_ms, window_ms) = (delay.as_millis() as u64, window.as_millis() as u64);
+        tracing::info!(delay_ms, window_ms, "draining");
         self.status.borrow_mut().phase = Phase::Draining;
-        self.stats.stop_at = Some(Instant::now() + window + DRAIN_GRACE);
-        self.supervisor.drain(window);
+        let now = Instant::now();
+        self.stats.drain_at = Some((now + delay, window));
+        self.stats.stop_at = Some(now + delay + window + DRAIN_GRACE);
+        self.begin_due_drain(now);
+    }
+
+    fn begin_due_drain(&mut self, now: Instant) {
+        if let Some((_, window)) = self.stats.drain_at.take_if(|(at, _)| *at <= now) {
+            self.supervisor.drain(window);
+        }
+    }
+
+    fn take_over(&mut self, reply: TakeoverReply) {
+        if self.phase() != Phase::Serving || self.stats.takeover.is_some() {
+            return reply(Err("the gateway is ending already".into()));
+        }
+        self.stats.takeover = Some((reply, Instant::now()));
+        self.advance_takeover(Instant::now());
+    }
+
+    /// Makes room for another gateway as soon as the file of revocations says all that this one
+    /// knows: from then on the other one writes it.
+    fn advance_takeover(&mut self, now: Instant) {
+        let Some((reply, since)) = self.stats.takeover.take() else { return };
+        if self.phase() != Phase::Serving {
+            return reply(Err("the gateway is ending already".into()));
+        }
+        if !self.revocations.borrow().can_give_up_file() {
+            if now.duration_since(since) >= TAKEOVER_SAVE_MAX {
+                return reply(Err("the revocations cannot be saved; the log says why".into()));
+            }
+            self.stats.takeover = Some((reply, since));
+            return;
+        }
+        let socket = self.admin.give_up();
+        if let Ok(socket) = &socket {
+            self.revocations.borrow_mut().give_up_file();
+            tracing::info!(socket = %socket.display(), "another gateway takes over");
+            // The other one answers on the admin port: no load balancer need be waited for.
+            self.drain_after(Duration::ZERO, self.settings.deadlines.drain);
+        }
+        reply(socket);
     }
 
     fn stop(&mut self) {
@@ -222,6 +288,8 @@ impl Control {
         }
         revocations.advance(now);
         drop(revocations);
+        self.advance_takeover(now);
+        self.begin_due_drain(now);
         if self.phase() == Phase::Draining && self.stats.stop_at.is_some_and(|at| at <= now) {
             tracing::warn!("the drain took too long");
             self.stop();

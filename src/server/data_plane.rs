@@ -46,6 +46,15 @@ const CLIENT_SLOTS: u16 = 2048;
 /// 256 KiB each.
 const LINK_SLOTS: u16 = 16;
 
+/// Whether another gateway may listen at the same addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// None: the start fails.
+    Nobody,
+    /// The one that is being taken over from.
+    Predecessor,
+}
+
 /// Makes workers on io_uring.
 pub struct LinuxDataPlane {
     addresses: Vec<SocketAddr>,
@@ -134,18 +143,19 @@ pub fn queue_share(limits: &Limits, workers: u16, memory: u64) -> u64 {
 
 impl LinuxDataPlane {
     /// Probes io_uring, binds every listener once for each worker (a port 0 becomes the same
-    /// port for all of them) and divides the limits.
+    /// port for all of them) and divides the limits. `beside` says whether another gateway of
+    /// this user may listen there.
     ///
     /// # Errors
     /// [`RunError::Ring`] and [`RunError::Bind`].
-    pub fn bind(settings: &Settings) -> Result<LinuxDataPlane, RunError> {
+    pub fn bind(settings: &Settings, beside: Beside) -> Result<LinuxDataPlane, RunError> {
         let ring = |reason: String| RunError::Ring { reason };
         let kernel = probe().map_err(|error| ring(error.to_string()))?;
         let mode = descriptor_mode(settings.gateway.descriptors, &kernel).map_err(ring)?;
         let cores = process::core_count();
         let most = u16::try_from(cores).unwrap_or(u16::MAX).max(1);
         let workers = settings.gateway.workers.unwrap_or(most).max(1);
-        let (addresses, first) = bind_all(settings, workers)?;
+        let (addresses, first) = bind_all(settings, workers, beside)?;
         let limit = process::raise_descriptor_limit().unwrap_or(1024);
         let wanted = Allowance::new(&settings.limits, workers, u32::MAX).connections_max;
         let needed = descriptors_needed(workers, mode, wanted);
@@ -202,7 +212,8 @@ impl LinuxDataPlane {
         let pairs = self.addresses.iter().zip(&spawn.settings.listeners);
         let bind = |(address, listener): (&SocketAddr, &Listener)| {
             let defer = defer_accept(&spawn.settings, listener);
-            listen(*address, BACKLOG, defer)
+            let send_buffer = spawn.settings.limits.client_send_buffer as usize;
+            listen(*address, BACKLOG, defer, send_buffer)
                 .map_err(|error| format!("cannot listen on {address} again: {error}"))
         };
         pairs.map(bind).collect()
@@ -258,9 +269,10 @@ impl DataPlane for LinuxDataPlane {
 type Bound = (Vec<SocketAddr>, Vec<Option<Vec<ListenerSocket>>>);
 
 /// Binds every listener for every worker.
-fn bind_all(settings: &Settings, workers: u16) -> Result<Bound, RunError> {
+fn bind_all(settings: &Settings, workers: u16, beside: Beside) -> Result<Bound, RunError> {
     let mut addresses = Vec::new();
     let mut sockets: Vec<Vec<ListenerSocket>> = (0..workers).map(|_| Vec::new()).collect();
+    let send_buffer = settings.limits.client_send_buffer as usize;
     for (index, listener) in settings.listeners.iter().enumerate() {
         let defer = defer_accept(settings, listener);
         let failed = |source| RunError::Bind {
@@ -268,10 +280,12 @@ fn bind_all(settings: &Settings, workers: u16) -> Result<Bound, RunError> {
             address: listener.address,
             source,
         };
-        refuse_if_taken(listener.address).map_err(failed)?;
+        if beside == Beside::Nobody {
+            refuse_if_taken(listener.address).map_err(failed)?;
+        }
         let mut address = listener.address;
         for worker in &mut sockets {
-            let socket = listen(address, BACKLOG, defer).map_err(failed)?;
+            let socket = listen(address, BACKLOG, defer, send_buffer).map_err(failed)?;
             address = socket.local_address();
             worker.push(socket);
         }
@@ -417,16 +431,19 @@ mod tests {
     #[test]
     fn every_worker_listens_on_the_one_port_and_a_second_gateway_is_refused() {
         let mut settings = testing::settings();
-        let plane = LinuxDataPlane::bind(&settings).unwrap();
+        let plane = LinuxDataPlane::bind(&settings, Beside::Nobody).unwrap();
         let address = plane.addresses()[0];
         assert_ne!(address.port(), 0);
         for listeners in plane.first.lock().unwrap().iter().flatten() {
             assert_eq!(listeners[0].local_address(), address);
         }
         settings.listeners[0].address = address;
-        let error = LinuxDataPlane::bind(&settings).err().expect("the port is taken").to_string();
+        let error = LinuxDataPlane::bind(&settings, Beside::Nobody)
+            .err()
+            .expect("the port is taken")
+            .to_string();
         assert!(error.contains("listener 0") && error.contains("listens there"), "{error}");
         drop(plane);
-        assert!(LinuxDataPlane::bind(&settings).is_ok());
+        assert!(LinuxDataPlane::bind(&settings, Beside::Nobody).is_ok());
     }
 }

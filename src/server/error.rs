@@ -31,6 +31,17 @@ pub enum RunError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The gateway that runs already does not make room.
+    #[error(
+        "cannot take over: {reason}\n  \
+         likely cause: the running gateway is of an older version, ends already, or runs with \
+         another configuration or as another user\n  \
+         what to do: see docs/upgrading.md; without --takeover, stop it first"
+    )]
+    Takeover {
+        /// What went wrong.
+        reason: String,
+    },
     /// The kernel, or whatever guards it, does not let the gateway use io_uring.
     #[error("io_uring cannot be used here: {reason}")]
     Ring {

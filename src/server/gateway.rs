@@ -1,8 +1,8 @@
 //! A gateway in this process: started, addressed, drained, joined.
 
 use std::cell::RefCell;
-use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixListener;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,26 +12,34 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::admin::{Admin, Page, listen};
+use super::admin::{Admin, Page};
+use super::admin_sockets::AdminListeners;
 use super::close_log::CloseLog;
 use super::control::{Control, ControlRequest, ControlStats, unix_ms};
-use super::data_plane::LinuxDataPlane;
+use super::data_plane::{Beside, LinuxDataPlane};
 use super::error::RunError;
 use super::exposition::Exposition;
+use super::journal;
 use super::logs::LogControl;
 use super::memory::MemoryWatch;
 use super::reload::ReloadError;
 use super::revocations::RevocationStore;
 use super::signals::Signals;
 use super::status::{Phase, Status};
+use super::takeover::{self, Predecessor};
 use super::workers::{DataPlane, Supervisor};
 use crate::base::time::UnixTime;
+use crate::counters::Metric;
 use crate::linux::process::random_seed;
-use crate::protocol::revocation::Hasher;
+use crate::protocol::revocation::{Hasher, Revoked};
 use crate::settings::Settings;
 
 /// How long workers may take to come up.
 const START_MAX: Duration = Duration::from_secs(10);
+/// How long a gateway that takes over may wait until each worker has a link to a backend.
+const LINKED_MAX: Duration = Duration::from_secs(5);
+/// How long the other one's admin port may take to become free.
+const ADMIN_FREE_MAX: Duration = Duration::from_secs(5);
 /// Orders that may wait for the control thread.
 const REQUESTS_MAX: usize = 64;
 
@@ -49,6 +57,8 @@ pub struct StartOptions {
     pub signals: bool,
     /// The way to change the log level.
     pub logs: Option<LogControl>,
+    /// A gateway that runs already with the same admin socket drains once this one serves.
+    pub takeover: bool,
 }
 
 /// What runs the workers, and where it listens.
@@ -76,9 +86,12 @@ pub struct GatewayHandle {
 /// [`RunError`] with what failed, the likely cause and what to do.
 pub fn start(settings: Settings, options: StartOptions) -> Result<GatewayHandle, RunError> {
     let settings = Arc::new(settings);
-    let plane = LinuxDataPlane::bind(&settings)?;
+    let predecessor = options.takeover.then(|| Predecessor::find(&settings)).transpose()?.flatten();
+    let beside = predecessor.as_ref().map_or(Beside::Nobody, |_| Beside::Predecessor);
+    let plane = LinuxDataPlane::bind(&settings, beside)?;
     let (count, listeners) = (plane.workers(), plane.addresses().to_vec());
-    start_on(Plane { workers: Arc::new(plane), count, listeners }, settings, options)
+    let plane = Plane { workers: Arc::new(plane), count, listeners };
+    start_beside(predecessor, plane, settings, options)
 }
 
 /// Starts a gateway on any data plane.
@@ -90,11 +103,25 @@ pub fn start_on(
     settings: Arc<Settings>,
     options: StartOptions,
 ) -> Result<GatewayHandle, RunError> {
-    let (admin, admin_address) = AdminListeners::bind(&settings)?;
+    start_beside(None, plane, settings, options)
+}
+
+fn start_beside(
+    predecessor: Option<Predecessor>,
+    plane: Plane,
+    settings: Arc<Settings>,
+    options: StartOptions,
+) -> Result<GatewayHandle, RunError> {
+    let (admin, admin_address) = match predecessor {
+        None => AdminListeners::bind(&settings)?,
+        // They are still its own.
+        Some(_) => (AdminListeners::default(), settings.gateway.admin),
+    };
     let listeners = plane.listeners.clone();
     let (requests, requests_out) = mpsc::channel(REQUESTS_MAX);
     let (started, outcome) = sync_channel(1);
     let thread = ControlThread {
+        predecessor,
         plane,
         settings,
         options,
@@ -187,56 +214,9 @@ impl Drop for GatewayHandle {
     }
 }
 
-/// The admin side's listeners.
-struct AdminListeners {
-    tcp: Option<TcpListener>,
-    unix: Option<UnixListener>,
-    /// Removed at the end.
-    unix_path: Option<PathBuf>,
-}
-
-impl AdminListeners {
-    fn bind(settings: &Settings) -> Result<(AdminListeners, Option<SocketAddr>), RunError> {
-        let gateway = &settings.gateway;
-        let tcp = |address| {
-            let bound = listen::bind_tcp(address)
-                .and_then(|listener| listener.local_addr().map(|address| (listener, address)));
-            bound.map_err(|source| RunError::Bind { what: "gateway.admin".into(), address, source })
-        };
-        let unix = |path: &PathBuf| {
-            listen::bind_unix(path)
-                .map_err(|source| RunError::AdminSocket { path: path.clone(), source })
-        };
-        let (tcp, address) = gateway.admin.map(tcp).transpose()?.unzip();
-        let unix = gateway.admin_socket.as_ref().map(unix).transpose()?;
-        let unix_path = unix.as_ref().and(gateway.admin_socket.clone());
-        Ok((AdminListeners { tcp, unix, unix_path }, address))
-    }
-
-    /// Serves both. Within the control thread's runtime only.
-    fn serve(&mut self, admin: &Rc<Admin>) {
-        let failed = |error| tracing::error!(%error, "an admin listener cannot be served");
-        if let Some(listener) = self.tcp.take() {
-            let served = Rc::clone(admin).serve_tcp(listener);
-            tokio_uring::spawn(async move { served.await.unwrap_or_else(failed) });
-        }
-        if let Some(listener) = self.unix.take() {
-            let served = Rc::clone(admin).serve_unix(listener);
-            tokio_uring::spawn(async move { served.await.unwrap_or_else(failed) });
-        }
-    }
-}
-
-impl Drop for AdminListeners {
-    fn drop(&mut self) {
-        if let Some(path) = &self.unix_path {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
 /// All that the control thread starts with.
 struct ControlThread {
+    predecessor: Option<Predecessor>,
     plane: Plane,
     settings: Arc<Settings>,
     options: StartOptions,
@@ -256,12 +236,8 @@ impl ControlThread {
     fn serve(mut self, started: &SyncSender<Result<(), RunError>>) -> Result<(), RunError> {
         let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())
             .map_err(|source| RunError::Runtime { source })?;
-        let revocations = self.open_revocations()?;
         let (close_log, signals) = runtime.block_on(self.prepare())?;
-        let workers = Arc::clone(&self.plane.workers);
-        let (settings, revoked) = (Arc::clone(&self.settings), revocations.snapshot());
-        let supervisor = Supervisor::new(workers, settings, revoked, self.plane.count);
-        let supervisor = start_workers(supervisor)?;
+        let (supervisor, revocations, drains_at) = self.start_work()?;
         let now = Instant::now();
         let mut status = Status::new(now);
         status.listeners = self.plane.listeners.len();
@@ -279,22 +255,22 @@ impl ControlThread {
             close_log,
             revocations: Rc::new(RefCell::new(revocations)),
             memory: MemoryWatch::new(&self.settings.limits),
+            admin: self.admin,
             settings: self.settings,
         };
         let page = self.options.page.map(|make| make(&self.plane.listeners));
-        runtime.block_on(async {
+        runtime.block_on(async move {
+            let mut control = control;
+            if let Some(socket) = drains_at {
+                control.revocations.borrow_mut().forward(takeover::forward_to(socket));
+            }
             let (status, exposition) = (control.status.clone(), control.exposition.clone());
             let token = control.settings.gateway.admin_token.clone();
             let page = page.unwrap_or_else(Page::index);
             let revocations = control.revocations.clone();
-            self.admin.serve(&Admin::new(
-                token,
-                page,
-                status,
-                exposition,
-                revocations,
-                self.requests_in,
-            ));
+            let requests = self.requests_in;
+            let admin = Admin::new(token, page, status, exposition, revocations, requests);
+            serve_admin(&mut control.admin, &admin);
             let listeners = &self.plane.listeners;
             tracing::info!(?listeners, workers = self.plane.count, "serving");
             let _ = started.send(Ok(()));
@@ -303,14 +279,79 @@ impl ControlThread {
         Ok(())
     }
 
-    /// The revocations of the last run.
-    fn open_revocations(&self) -> Result<RevocationStore, RunError> {
+    /// Starts the workers, and takes over from the gateway that runs, if there is one: then also
+    /// answers where that one can be asked until it ends.
+    fn start_work(&mut self) -> Result<(Supervisor, RevocationStore, Option<PathBuf>), RunError> {
         let key = random_seed().map_err(|source| RunError::Random { source })?;
+        let hasher = Hasher::new(&key);
+        let (workers, count) = (Arc::clone(&self.plane.workers), self.plane.count);
+        let settings = Arc::clone(&self.settings);
+        let start = |revoked| start_workers(Supervisor::new(workers, settings, revoked, count));
+        let Some(predecessor) = self.predecessor.take() else {
+            let store = self.open_revocations(hasher)?;
+            return Ok((start(store.snapshot())?, store, None));
+        };
+        let mut supervisor = start(self.read_revocations(hasher.clone())?)?;
+        match self.take_over(&predecessor, hasher, &supervisor) {
+            Ok((store, socket)) => {
+                supervisor.set_revoked(store.snapshot());
+                Ok((supervisor, store, Some(socket)))
+            }
+            Err(error) => {
+                stop_workers(supervisor);
+                Err(error)
+            }
+        }
+    }
+
+    /// The revocations of the last run, and the file for those of this one.
+    fn open_revocations(&self, hasher: Hasher) -> Result<RevocationStore, RunError> {
         let file = self.settings.gateway.revocations_file.clone();
         let max = self.settings.limits.revocations_max as usize;
         let now = UnixTime::from_millis(unix_ms());
-        RevocationStore::open(file.clone(), Hasher::new(&key), max, now)
+        RevocationStore::open(file.clone(), hasher, max, now)
             .map_err(|source| RunError::Revocations { path: file.unwrap_or_default(), source })
+    }
+
+    /// The revocations in the file, which another process still writes.
+    fn read_revocations(&self, hasher: Hasher) -> Result<Arc<Revoked>, RunError> {
+        let Some(path) = self.settings.gateway.revocations_file.clone() else {
+            return Ok(Arc::new(Revoked::nothing(hasher)));
+        };
+        let max = self.settings.limits.revocations_max as usize;
+        let now = UnixTime::from_millis(unix_ms());
+        let read = journal::load(&path, hasher, max, now);
+        let (set, _) = read.map_err(|source| RunError::Revocations { path, source })?;
+        Ok(Arc::new(set.snapshot()))
+    }
+
+    /// Waits until this gateway can serve as the other one does, has that one make room, and
+    /// takes its place. Also answers where the other one can be asked until it ends.
+    fn take_over(
+        &mut self,
+        predecessor: &Predecessor,
+        hasher: Hasher,
+        supervisor: &Supervisor,
+    ) -> Result<(RevocationStore, PathBuf), RunError> {
+        let ready = || supervisor.counters().all(|counters| counters.value(Metric::LinksReady) > 0);
+        if !wait_until(LINKED_MAX, ready) {
+            tracing::warn!("a worker has no link to a backend yet; taking over all the same");
+        }
+        let socket = predecessor.make_room()?;
+        // Its runtime closes the admin port in its own time.
+        let mut bound = AdminListeners::bind(&self.settings);
+        wait_until(ADMIN_FREE_MAX, || {
+            let taken = matches!(
+                &bound,
+                Err(RunError::Bind { source, .. }) if source.kind() == ErrorKind::AddrInUse
+            );
+            if taken {
+                bound = AdminListeners::bind(&self.settings);
+            }
+            !taken
+        });
+        self.admin = bound?.0;
+        Ok((self.open_revocations(hasher)?, socket))
     }
 
     /// Whatever can fail and needs the runtime.
@@ -327,14 +368,44 @@ impl ControlThread {
     }
 }
 
+/// Serves the admin side's listeners. Within the control thread's runtime only.
+fn serve_admin(sockets: &mut AdminListeners, admin: &Rc<Admin>) {
+    let failed = |error| tracing::error!(%error, "an admin listener cannot be served");
+    let (tcp, unix) = sockets.take();
+    if let Some(listener) = tcp {
+        let served = Rc::clone(admin).serve_tcp(listener);
+        let task = async move { served.await.unwrap_or_else(failed) };
+        sockets.set_tcp_task(tokio_uring::spawn(task));
+    }
+    if let Some(listener) = unix {
+        let served = Rc::clone(admin).serve_unix(listener);
+        tokio_uring::spawn(async move { served.await.unwrap_or_else(failed) });
+    }
+}
+
 /// Starts all workers, or none.
 fn start_workers(mut supervisor: Supervisor) -> Result<Supervisor, RunError> {
     let Err((index, reason)) = supervisor.start(START_MAX) else { return Ok(supervisor) };
+    stop_workers(supervisor);
+    Err(RunError::Worker { index, reason })
+}
+
+fn stop_workers(mut supervisor: Supervisor) {
     supervisor.stop();
-    let begun = Instant::now();
-    while !supervisor.all_stopped() && begun.elapsed() < Duration::from_secs(2) {
+    wait_until(Duration::from_secs(2), || {
         supervisor.poll(Instant::now(), |_, _| ());
+        supervisor.all_stopped()
+    });
+}
+
+/// Whether the condition holds within this time.
+fn wait_until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    while !condition() {
+        if begun.elapsed() >= patience {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
-    Err(RunError::Worker { index, reason })
+    true
 }

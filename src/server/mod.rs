@@ -3,6 +3,7 @@
 //! No client's byte passes through it.
 
 pub mod admin;
+pub mod admin_sockets;
 pub mod auth_client;
 pub mod close_log;
 pub mod control;
@@ -20,6 +21,7 @@ pub mod reload;
 pub mod revocations;
 pub mod signals;
 pub mod status;
+pub mod takeover;
 pub mod workers;
 
 #[cfg(test)]
@@ -37,11 +39,17 @@ use crate::settings::Settings;
 use crate::settings::load::Problem;
 
 /// `portcullis run`: serves until SIGTERM or SIGINT has drained the gateway. `config_path` is
-/// read again on SIGHUP; `warnings` are what loading it brought up, and go to the log.
+/// read again on SIGHUP; `warnings` are what loading it brought up, and go to the log. With
+/// `takeover` a gateway that runs already drains once this one serves.
 ///
 /// # Errors
 /// [`RunError`] when the gateway cannot start, or when its control thread dies.
-pub fn run(config_path: &Path, settings: Settings, warnings: &[Problem]) -> Result<(), RunError> {
+pub fn run(
+    config_path: &Path,
+    settings: Settings,
+    warnings: &[Problem],
+    takeover: bool,
+) -> Result<(), RunError> {
     let logs = logs::install(settings.gateway.log_format, &settings.gateway.log_level)?;
     for Problem { file, line, column, what, fix, .. } in warnings {
         tracing::warn!(file, line, column, remedy = fix, "configuration: {what}");
@@ -50,6 +58,7 @@ pub fn run(config_path: &Path, settings: Settings, warnings: &[Problem]) -> Resu
         config_path: Some(config_path.to_owned()),
         signals: true,
         logs,
+        takeover,
         ..StartOptions::default()
     };
     start(settings, options)?.join()

@@ -44,6 +44,8 @@ pub struct RevocationStore {
     waiting: Vec<(u64, oneshot::Sender<Kept>)>,
     refused: u64,
     save_failures: u64,
+    /// The gateway that this one took over from, while it drains.
+    forward: Option<UnboundedSender<Revocation>>,
 }
 
 /// A save that has ended.
@@ -99,6 +101,7 @@ impl RevocationStore {
             waiting: Vec::new(),
             refused: 0,
             save_failures: 0,
+            forward: None,
         })
     }
 
@@ -140,6 +143,8 @@ impl RevocationStore {
         // What has lapsed must not stand in the way of what is needed.
         self.lapse(now);
         let noted = self.has_file.then(|| revocation.clone());
+        // What is covered here may not be there, which refuses nothing that it has.
+        self.forward.take_if(|forward| forward.send(revocation.clone()).is_err());
         let inserted = self.set.insert(revocation, self.max, now);
         match inserted {
             Ok(Inserted::New(id)) => self.note(|record| {
@@ -149,6 +154,24 @@ impl RevocationStore {
             Err(_) => self.refused += 1,
         }
         inserted
+    }
+
+    /// From now on every revocation goes to that gateway, too.
+    pub fn forward(&mut self, to: UnboundedSender<Revocation>) {
+        self.forward = Some(to);
+    }
+
+    /// Whether the file has everything, and no save is under way.
+    pub fn can_give_up_file(&self) -> bool {
+        !self.has_file || (self.journal.is_some() && self.is_saved())
+    }
+
+    /// Leaves the file to another process. What comes from now on holds, but this process no
+    /// longer saves it.
+    pub fn give_up_file(&mut self) {
+        assert!(self.can_give_up_file(), "the file lacks revocations");
+        self.has_file = false;
+        self.journal = None;
     }
 
     /// How many entries there may be from now on. Those that are there stay.

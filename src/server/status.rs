@@ -141,6 +141,7 @@ impl Status {
             .map(|worker| json!({"alive": alive(worker), "connections": worker.connections}))
             .collect();
         json!({
+            "pid": std::process::id(),
             "phase": phase,
             "ready": self.readiness().is_ok(),
             "uptime_seconds": now.saturating_duration_since(self.started).as_secs(),

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::file::{RawBackend, RawListener};
-use super::load::{Loader, overlap};
+use super::file::{RawBackend, RawForwarded, RawListener};
+use super::load::{Loader, overlap, place};
 use super::raw::List;
-use super::{Backend, Listener, Network, RevokeScope};
+use super::{Backend, ExternalScheme, Forwarded, Listener, Network, Redirect, RevokeScope};
 use crate::ring::EndpointAddress;
 
 /// Listeners of one gateway.
@@ -17,6 +17,29 @@ const LISTENERS_MAX: usize = 64;
 const ENDPOINTS_MAX: usize = 1024;
 /// Longest path of a unix socket: `sun_path` without its final NUL.
 const UNIX_PATH_BYTES_MAX: usize = 107;
+
+/// Whether a network holds addresses of the public internet: all that none of the ranges for
+/// private use holds whole.
+fn is_public(network: &Network) -> bool {
+    const PRIVATE: [(&str, u8); 9] = [
+        ("10.0.0.0", 8),
+        ("172.16.0.0", 12),
+        ("192.168.0.0", 16),
+        ("127.0.0.0", 8),
+        ("169.254.0.0", 16),
+        ("100.64.0.0", 10),
+        ("::1", 128),
+        ("fc00::", 7),
+        ("fe80::", 10),
+    ];
+    let holds = |(address, prefix): &(&str, u8)| {
+        address.parse().is_ok_and(|address| {
+            let range = Network { address, prefix: *prefix };
+            network.prefix >= *prefix && range.contains(network.address)
+        })
+    };
+    !PRIVATE.iter().any(holds)
+}
 
 impl Loader<'_> {
     /// Every `[[listener]]`; `None` when one of them cannot be used.
@@ -49,10 +72,22 @@ impl Loader<'_> {
             };
             let proxy = raw.proxy_protocol.as_ref();
             let proxy_trusted = proxy.map_or(Some(Vec::new()), |p| self.networks(&p.trusted));
-            built.push(match (address, tls, proxy_trusted) {
-                (Some(address), Some(tls), Some(proxy_trusted)) => {
-                    let defer_accept = raw.defer_accept();
-                    Some(Listener { address, tls, defer_accept, proxy_trusted })
+            let forwarded = match &raw.forwarded {
+                Some(forwarded) => self.forwarded(forwarded).map(Some),
+                None => Some(None),
+            };
+            self.check_schemes(listener);
+            built.push(match (address, tls, proxy_trusted, forwarded) {
+                (Some(address), Some(tls), Some(proxy_trusted), Some(forwarded)) => {
+                    Some(Listener {
+                        address,
+                        tls,
+                        defer_accept: raw.defer_accept(),
+                        proxy_trusted,
+                        forwarded,
+                        external_scheme: raw.external_scheme(),
+                        redirect: raw.redirect(),
+                    })
                 }
                 _ => None,
             });
@@ -60,10 +95,59 @@ impl Loader<'_> {
         built.into_iter().collect()
     }
 
+    fn forwarded(&mut self, raw: &RawForwarded) -> Option<Forwarded> {
+        let trusted = self.networks(&raw.trusted);
+        for text in raw.trusted.iter().flat_map(|list| list.get_ref()) {
+            let network = parse_network(text.get_ref());
+            if let Some((network, true)) = network.filter(|(network, _)| is_public(network)) {
+                let what = format!(
+                    "{} holds public addresses: whoever has one of them can be any client",
+                    text.get_ref()
+                );
+                let fix = match network.prefix {
+                    0 => "list the proxies alone",
+                    _ => {
+                        "list only what your proxies have, and let nothing else reach this listener"
+                    }
+                };
+                self.report.warning(text.span(), what, fix);
+            }
+        }
+        let header = raw.header().to_ascii_lowercase();
+        let at = raw.header.as_ref().map_or(0..0, Spanned::span);
+        if !super::routes::is_token(&header) {
+            let what = format!("{:?} is not a header name", raw.header());
+            self.report.error(at, what, "write x-forwarded-for, or cf-connecting-ip");
+            return None;
+        }
+        if header == "forwarded" {
+            let what = "the Forwarded field (RFC 7239) is not read";
+            self.report.error(at, what, "let the proxy send X-Forwarded-For");
+            return None;
+        }
+        Some(Forwarded { trusted: trusted?, header })
+    }
+
+    fn check_schemes(&mut self, listener: &Spanned<RawListener>) {
+        let raw = listener.get_ref();
+        let has_tls = raw.tls.is_some();
+        if has_tls && raw.external_scheme() == ExternalScheme::Http {
+            let what = "external_scheme = \"http\" on a listener with TLS";
+            let fix = "remove it: clients speak TLS here";
+            self.report.warning(place(&raw.external_scheme, &listener.span()), what, fix);
+        }
+        let always_secure = has_tls || raw.external_scheme() == ExternalScheme::Https;
+        if raw.redirect() == Redirect::Https && always_secure && raw.forwarded.is_none() {
+            let what = "redirect = \"https\" where every request comes with TLS: it redirects none";
+            let fix = "put it on the listener of port 80";
+            self.report.warning(place(&raw.redirect, &listener.span()), what, fix);
+        }
+    }
+
     fn networks(&mut self, list: &List) -> Option<Vec<Network>> {
         let list = list.as_ref()?;
         if list.get_ref().is_empty() {
-            let what = "trusted is empty: nobody's PROXY header would be believed";
+            let what = "trusted is empty: no load balancer would be believed";
             self.report.error(list.span(), what, "list the load balancers' networks");
         }
         let parsed: Vec<_> = list.get_ref().iter().map(|text| self.network(text)).collect();

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub use super::keys::table::{
-    RawAuth, RawBackend, RawCertificate, RawClose, RawDeadlines, RawGateway, RawIdentityHeaders,
-    RawKey, RawLimits, RawListener, RawLog, RawReauthenticate, RawRoute,
+    RawAuth, RawBackend, RawCertificate, RawClose, RawDeadlines, RawForwarded, RawGateway,
+    RawIdentityHeaders, RawKey, RawLimits, RawListener, RawLog, RawReauthenticate, RawRoute,
 };
 
 /// The whole file.

@@ -283,6 +283,7 @@ impl Loader<'_> {
             admin_token,
             admin_socket: path(&raw.admin_socket),
             ready_without_backend: raw.ready_without_backend(),
+            drain_delay: raw.drain_delay(),
             log_format: log.format(),
             log_level: log.level().to_owned(),
             log_subject: self.log_subject(log)?,

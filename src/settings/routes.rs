@@ -9,7 +9,8 @@ use super::load::{Loader, Names, place};
 use super::raw::{List, ListOrWord};
 use super::{PathPattern, ROUTE_AUTHS_MAX, Route};
 use crate::protocol::dialect::Dialect;
-use crate::protocol::origin::OriginPolicy;
+use crate::protocol::host::HostPattern;
+use crate::protocol::origin::{OPAQUE, OriginPolicy};
 use crate::protocol::verifier::NoAuthentication;
 
 /// Routes of one gateway: they are tried in order, at every upgrade.
@@ -45,11 +46,18 @@ impl Loader<'_> {
             self.report.error(route.span(), what, "");
         }
         self.report_unused(raw);
-        let mut paths: Vec<PathPattern> = Vec::new();
+        let mut paths: Vec<(PathPattern, Vec<HostPattern>)> = Vec::new();
         let mut built = Vec::new();
         for route in &raw.route {
-            let path = route.get_ref().path.as_ref().and_then(|text| self.path(text, &paths));
-            paths.extend(path.clone());
+            let hosts = self.hosts(&route.get_ref().hosts);
+            let path = route.get_ref().path.as_ref().and_then(|text| {
+                let covering = |(_, theirs): &&(PathPattern, Vec<HostPattern>)| {
+                    theirs.is_empty() || hosts.as_ref().is_none_or(|ours| covers(theirs, ours))
+                };
+                let earlier: Vec<_> = paths.iter().filter(covering).map(|(path, _)| path).collect();
+                self.path(text, &earlier)
+            });
+            paths.extend(path.clone().zip(hosts.clone()));
             let asked = self.route_auths(route.get_ref(), auths);
             let backend = self.route_backend(route.get_ref(), backends);
             let block = |&index: &u16| raw.auth[usize::from(index)].get_ref();
@@ -57,7 +65,8 @@ impl Loader<'_> {
             self.check_cookies(route, &blocks);
             self.check_open(route, asked.as_deref());
             self.check_refuse(route, &blocks);
-            built.push(self.route(route.get_ref(), path, asked, backend, &blocks));
+            self.check_same_host(route.get_ref());
+            built.push(self.route(route.get_ref(), (path, hosts), asked, backend, &blocks));
         }
         self.check_route_names(raw);
         built.into_iter().collect()
@@ -83,7 +92,7 @@ impl Loader<'_> {
     fn route(
         &mut self,
         raw: &RawRoute,
-        path: Option<PathPattern>,
+        (path, hosts): (Option<PathPattern>, Option<Vec<HostPattern>>),
         auths: Option<Vec<u16>>,
         backend: Option<u16>,
         blocks: &[&RawAuth],
@@ -97,6 +106,7 @@ impl Loader<'_> {
         Some(Route {
             name: name?.get_ref().clone(),
             path: path?,
+            hosts: hosts?,
             origins: origins?,
             origin_absent_allowed: raw.origin_absent() == "allow",
             auths: auths?,
@@ -113,7 +123,39 @@ impl Loader<'_> {
         })
     }
 
-    fn path(&mut self, text: &Spanned<String>, earlier: &[PathPattern]) -> Option<PathPattern> {
+    fn hosts(&mut self, list: &List) -> Option<Vec<HostPattern>> {
+        let Some(list) = list else { return Some(Vec::new()) };
+        let parsed: Vec<Option<HostPattern>> = list
+            .get_ref()
+            .iter()
+            .map(|text| match HostPattern::parse(text.get_ref()) {
+                Ok(pattern) => Some(pattern),
+                Err(fix) => {
+                    let what = format!("{:?} is not a host", text.get_ref());
+                    self.report.error(text.span(), what, &fix);
+                    None
+                }
+            })
+            .collect();
+        parsed.into_iter().collect()
+    }
+
+    /// The owner of any domain can make a name in it point here, so that a page's own host proves
+    /// nothing unless the hosts are known.
+    fn check_same_host(&mut self, raw: &RawRoute) {
+        let no_hosts = raw.hosts.as_ref().is_none_or(|list| list.get_ref().is_empty());
+        let Some(ListOrWord::List(list)) = raw.origins.as_ref().map(Spanned::get_ref) else {
+            return;
+        };
+        let same_host = list.iter().find(|text| text.get_ref() == "same-host");
+        if let Some(text) = same_host.filter(|_| no_hosts) {
+            let what = "\"same-host\" without hosts: a page of any domain could connect whose name \
+                        is made to point here (DNS rebinding)";
+            self.report.error(text.span(), what, "add hosts = [\"app.example.com\"] to the route");
+        }
+    }
+
+    fn path(&mut self, text: &Spanned<String>, earlier: &[&PathPattern]) -> Option<PathPattern> {
         let Some(pattern) = parse_path(text.get_ref()) else {
             let what = format!("{:?} is not a path", text.get_ref());
             let fix = "write /PATH, or /PREFIX/* for all below it: visible ASCII without ? # \
@@ -121,14 +163,14 @@ impl Loader<'_> {
             self.report.error(text.span(), what, fix);
             return None;
         };
-        let shadowed = |other: &&PathPattern| match (other, &pattern) {
+        let shadowed = |other: &&&PathPattern| match (**other, &pattern) {
             (PathPattern::Prefix(other), PathPattern::Prefix(ours))
             | (PathPattern::Prefix(other), PathPattern::Exact(ours)) => ours.starts_with(other),
             (PathPattern::Exact(_), PathPattern::Prefix(_)) => false,
             (PathPattern::Exact(other), PathPattern::Exact(ours)) => other == ours,
         };
         match earlier.iter().find(shadowed) {
-            Some(other) if *other == pattern => {
+            Some(other) if **other == pattern => {
                 let what = format!("two routes have the path {:?}", text.get_ref());
                 self.report.error(text.span(), what, "remove one");
             }
@@ -256,6 +298,19 @@ impl Loader<'_> {
             let fix = "list the origins, or take the cookie out of the carriers";
             self.report.error(origins.span(), what, fix);
         }
+        let listed = raw.origins.iter().flat_map(|origins| match origins.get_ref() {
+            ListOrWord::List(list) => list.as_slice(),
+            ListOrWord::Word => &[],
+        });
+        for text in listed.filter(|text| OPAQUE.contains(&text.get_ref().as_str())) {
+            let what = format!(
+                "origin {:?} with a cookie carrier: sandboxed pages of every site have it, and \
+                 browsers add the cookie by themselves (cross-site WebSocket hijacking)",
+                text.get_ref()
+            );
+            let fix = "give such pages a route of their own, with another carrier";
+            self.report.error(text.span(), what, fix);
+        }
         if carriers_of(blocks).all(|carrier| is_cookie(&carrier)) && raw.origin_absent() == "allow"
         {
             let what = "origin_absent = \"allow\" where cookies alone authenticate: whoever \
@@ -349,6 +404,11 @@ fn written_out_none(raw: &RawRoute) -> Option<NoAuthentication> {
     }
 }
 
+/// Whether each of our hosts is one of theirs; without any we serve every host.
+fn covers(theirs: &[HostPattern], ours: &[HostPattern]) -> bool {
+    !ours.is_empty() && ours.iter().all(|our| theirs.iter().any(|their| their.covers(our)))
+}
+
 fn is(name: &Spanned<String>) -> impl Fn(&Spanned<String>) -> bool + '_ {
     |other| other.get_ref() == name.get_ref()
 }
@@ -358,7 +418,7 @@ fn carriers_of<'r>(blocks: &[&'r RawAuth]) -> impl Iterator<Item = &'r Spanned<S
 }
 
 /// RFC 9110 section 5.6.2.
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     let is_tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     !text.is_empty() && text.bytes().all(is_tchar)
 }

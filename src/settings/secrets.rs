@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_seen_is_named() {
-        let table: &[(&[u8], Option<(&str, &str)>)] = &[
+        type Row = (&'static [u8], Option<(&'static str, &'static str)>);
+        let table: &[Row] = &[
             (b"secret", None),
             (b"", None),
             (b" secret", Some(("begins", "a space"))),

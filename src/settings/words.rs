@@ -73,6 +73,24 @@ words! {
         Off = "off",
     }
 
+    /// What clients speak to the outermost server.
+    pub enum ExternalScheme {
+        /// What they speak to this gateway.
+        Auto = "auto",
+        /// No TLS.
+        Http = "http",
+        /// TLS, which ends in front of the gateway.
+        Https = "https",
+    }
+
+    /// Where requests are sent on to.
+    pub enum Redirect {
+        /// Nowhere.
+        Off = "off",
+        /// To the same address with TLS.
+        Https = "https",
+    }
+
     /// How the refusal of a token is delivered.
     pub enum Refuse {
         /// 101, an explanation, a close code.

@@ -87,15 +87,43 @@ impl Crowd {
     /// A worker that sweeps `sweep_slots` in one turn, with so many open clients, each with a
     /// session on one of two links. `clock` measures turns.
     pub fn new(clients: u32, sweep_slots: u32, clock: fn() -> Duration) -> Crowd {
-        let settings = Arc::new(settings(["/a", "/b"], ""));
+        let settings = settings(["/a", "/b"], "");
+        let mut crowd = Crowd::nobody(settings, clients, sweep_slots, clock);
+        crowd.turn_until(|crowd| crowd.counters.value(Metric::LinksReady) == 2);
+        crowd.worker.ring().connect(clients, vec![head("/a"), head("/b")]);
+        crowd.turn_until(|crowd| crowd.open() == u64::from(crowd.clients));
+        crowd.took = Took::default();
+        crowd
+    }
+
+    /// Likewise before any client has come.
+    fn nobody(
+        settings: Settings,
+        clients: u32,
+        sweep_slots: u32,
+        clock: fn() -> Duration,
+    ) -> Crowd {
+        Crowd::with_room(settings, clients, sweep_slots, clock, 1 << 30)
+    }
+
+    /// Likewise with room for so many bytes of output.
+    fn with_room(
+        settings: Settings,
+        clients: u32,
+        sweep_slots: u32,
+        clock: fn() -> Duration,
+        queue_bytes_max: u64,
+    ) -> Crowd {
+        let settings = Arc::new(settings);
         let counters = Arc::new(Counters::default());
         let set = RevocationSet::new(Hasher::new(&[9; 32]));
         let (control, mailbox) =
             mailboxes(Plan::new(Arc::clone(&settings), Arc::new(set.snapshot())));
-        // The gateway's numbers, and fewer slots than clients.
+        // The gateway's numbers, and fewer slots than many clients.
+        let slots = clients.div_ceil(16).max(clients.min(48)).min(2048) as u16;
         let sizes = RingSizes {
             buffers: [4096, 64],
-            slots: [clients.div_ceil(16).min(2048) as u16, 16],
+            slots: [slots, 16],
             descriptors: usize::MAX,
             reuse_descriptors: false,
             listeners: 1,
@@ -108,12 +136,12 @@ impl Crowd {
             generation_bits: 24,
             workers: 1,
             descriptors_max: u32::MAX,
-            queue_bytes_max: 1 << 30,
+            queue_bytes_max,
             sweep_slots,
         };
         let random = Random::from_number(1);
         let worker = Worker::new(ring, settings, Arc::clone(&counters), mailbox, random, options);
-        let mut crowd = Crowd {
+        Crowd {
             worker,
             control,
             counters,
@@ -122,12 +150,7 @@ impl Crowd {
             took: Took::default(),
             stopped: false,
             closes: BTreeMap::new(),
-        };
-        crowd.turn_until(|crowd| crowd.counters.value(Metric::LinksReady) == 2);
-        crowd.worker.ring().connect(clients, vec![head("/a"), head("/b")]);
-        crowd.turn_until(|crowd| crowd.open() == u64::from(crowd.clients));
-        crowd.took = Took::default();
-        crowd
+        }
     }
 
     /// Clients that are open.
@@ -302,6 +325,11 @@ fn head(path: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::time::Instant;
+    use crate::protocol::link::{SessionId, data_flags, encode_data};
+    use crate::ring::BufferGroup;
+    use crate::settings::TlsListener;
+    use crate::sim::tls::{self, TlsClient};
 
     /// As [`Crowd::happen`] in benchmarks, of which the assertions count here: with few slots in a
     /// turn every sweep takes many turns.
@@ -311,6 +339,179 @@ mod tests {
             let mut crowd = Crowd::new(1000, 7, Duration::default);
             crowd.happen(happening);
         }
+    }
+
+    fn tls_settings() -> Settings {
+        let mut settings = settings(["/a", "/b"], "");
+        settings.listeners[0].tls =
+            Some(TlsListener { config: tls::server(), not_after_s: u64::MAX });
+        settings
+    }
+
+    fn hello() -> Vec<u8> {
+        let mut hello = Vec::new();
+        TlsClient::new().send(b"", &mut hello);
+        assert!(hello.len() > 100);
+        hello
+    }
+
+    /// However many strangers shake hands, no receive buffer waits for their turns: clients that
+    /// are open find all of them.
+    #[test]
+    fn handshakes_that_wait_hold_no_receive_buffers() {
+        let mut settings = tls_settings();
+        settings.limits.handshakes_per_tick = 1;
+        let mut crowd = Crowd::nobody(settings, 1000, 8192, Duration::default);
+        crowd.worker.ring().connect(1000, vec![hello()]);
+        let (mut turns, mut waited) = (0, 0);
+        while crowd.worker.ring().sends < 1000 {
+            crowd.turn();
+            turns += 1;
+            let ring = crowd.worker.ring();
+            let buffers = ring.buffers(BufferGroup::Client);
+            assert_eq!(buffers.free, buffers.total, "after {turns} turns");
+            assert!(ring.sends <= turns, "one handshake in a turn");
+            waited = waited.max(crowd.worker.connections() as u64 - crowd.worker.ring().sends);
+        }
+        assert!(waited > 900, "only {waited} waited");
+    }
+
+    /// The second's budget is for what costs arithmetic: strangers who send a part of a hello
+    /// take nothing from those who send a whole one.
+    #[test]
+    fn parts_of_hellos_do_not_use_up_the_rate() {
+        let mut settings = tls_settings();
+        settings.limits.tls_handshakes_per_second = Some(50);
+        let mut crowd = Crowd::nobody(settings, 1000, 8192, Duration::default);
+        let part = hello()[..hello().len() - 1].to_vec();
+        crowd.worker.ring().connect(1000, vec![vec![22], part]);
+        crowd.turn_until(|crowd| crowd.worker.connections() == 1000);
+        crowd.pass(Duration::from_millis(10));
+        assert_eq!(crowd.counters.value(Metric::TlsRateRefusals), 0);
+        assert_eq!(crowd.worker.ring().sends, 0, "no work was done for them");
+        crowd.worker.ring().connect(20, vec![hello()]);
+        crowd.pass(Duration::from_millis(10));
+        assert_eq!(crowd.worker.ring().sends, 20, "all of these are answered");
+        crowd.worker.ring().connect(100, vec![hello()]);
+        crowd.pass(Duration::from_millis(10));
+        let refused = crowd.counters.value(Metric::TlsRateRefusals);
+        assert!((50..100).contains(&refused), "{refused} refused beyond the rate");
+    }
+
+    /// A worker for 1,000 connections with so many open ones.
+    fn filled(open: u32) -> Crowd {
+        let mut settings = settings(["/a", "/b"], "");
+        settings.limits.connections_max = 1000;
+        settings.limits.unauthenticated_max = 500;
+        let mut crowd = Crowd::nobody(settings, open, 8192, Duration::default);
+        crowd.turn_until(|crowd| crowd.counters.value(Metric::LinksReady) == 2);
+        crowd.worker.ring().connect(open, vec![head("/a")]);
+        crowd.turn_until(|crowd| crowd.open() == u64::from(open));
+        crowd
+    }
+
+    fn address(high: u8, number: u32) -> std::net::SocketAddr {
+        let [_, _, c, d] = number.to_be_bytes();
+        std::net::SocketAddr::from(([198, high, c, d], 4000))
+    }
+
+    /// Strangers that say nothing give way before a newcomer is refused, also where all places
+    /// together are short, and not only those of the unauthenticated.
+    #[test]
+    fn strangers_do_not_hold_the_last_places() {
+        // Open ones, strangers a second, from so many addresses.
+        for (open, rate, addresses) in [
+            (900, 0, 1),
+            (930, 8, 1),
+            (900, 100, 1),
+            (900, 600, 1),
+            (900, 2000, 20),
+            (0, 1000, 200),
+        ] {
+            let mut crowd = filled(open);
+            let mut strangers = 0;
+            for step in 0..400 {
+                let due = step * rate / 100;
+                while strangers < due {
+                    let from = address(18, strangers % addresses);
+                    crowd.worker.ring().arrive(from, Duration::from_millis(50), Vec::new());
+                    strangers += 1;
+                }
+                // Two honest newcomers a second, each 50 ms away.
+                if step % 50 == 0 {
+                    let from = address(51, step);
+                    crowd.worker.ring().arrive(from, Duration::from_millis(50), head("/a"));
+                }
+                crowd.worker.ring().wake =
+                    crowd.worker.ring().now().instant + Duration::from_millis(10);
+                crowd.pass(Duration::from_millis(10));
+            }
+            crowd.pass(Duration::from_millis(100));
+            let row = format!("{open} open, {rate} strangers a second from {addresses}");
+            assert_eq!(crowd.open(), u64::from(open) + 8, "{row}");
+            assert!(crowd.worker.connections() <= 1000, "{row}");
+        }
+    }
+
+    /// Where the room for output is used up, those lose it that hold it and do not read, and not
+    /// those to which something is said next.
+    #[test]
+    fn clients_that_do_not_read_pay_for_the_room_that_they_hold() {
+        let settings = settings(["/a", "/b"], "");
+        let mut crowd = Crowd::with_room(settings, 40, 8192, Duration::default, 128 * 1024);
+        crowd.turn_until(|crowd| crowd.counters.value(Metric::LinksReady) == 2);
+        crowd.worker.ring().connect(40, vec![head("/a"), head("/b")]);
+        crowd.turn_until(|crowd| crowd.open() == 40);
+        crowd.worker.ring().stalls = true;
+        crowd.worker.ring().stalls_half = true;
+        let flags = data_flags::FIRST | data_flags::FIN;
+        for _ in 0..20 {
+            // Sessions were opened in turn on both links.
+            for session in 0..20 {
+                for link in 0..2 {
+                    let mut frame = Vec::new();
+                    encode_data(SessionId::new(session, 0), flags, &[7; 10_000], &mut frame);
+                    crowd.worker.ring().say(link, &frame);
+                }
+                crowd.turn();
+                crowd.turn();
+            }
+        }
+        let ports: std::collections::BTreeSet<u16> =
+            crowd.closes.keys().map(|(_, _, port)| *port).collect();
+        assert_eq!(ports, [1024].into(), "{:?}", crowd.closes);
+        assert!(crowd.closed(Cause::SlowConsumer) >= 10, "{:?}", crowd.closes);
+        assert!(crowd.open() >= 20);
+    }
+
+    /// Where every place is a client's that has authenticated, newcomers hear so: one of each
+    /// address, without a look at their tokens, and no more than the reserve has places.
+    #[test]
+    fn newcomers_beyond_all_places_are_told() {
+        let mut crowd = filled(938);
+        let verified = crowd.counters.value(Metric::TokensAccepted);
+        let arrive = |crowd: &mut Crowd, number: u32| {
+            crowd.worker.ring().arrive(address(51, number), Duration::ZERO, head("/a"));
+            crowd.worker.ring().wake = crowd.worker.ring().now().instant + Duration::from_millis(1);
+            crowd.pass(Duration::from_millis(2));
+        };
+        arrive(&mut crowd, 0);
+        let refused = |crowd: &Crowd| crowd.counters.value(Metric::StageRefused);
+        assert_eq!(refused(&crowd), 1, "it has its answer, and is waited for");
+        arrive(&mut crowd, 0);
+        assert_eq!(crowd.counters.value(Metric::AcceptRefused), 1, "one of an address");
+        for number in 1..70 {
+            arrive(&mut crowd, number);
+        }
+        assert_eq!(refused(&crowd), 62, "the reserve");
+        assert_eq!(crowd.counters.value(Metric::AcceptRefused), 1 + 8);
+        assert_eq!(crowd.counters.value(Metric::TokensAccepted), verified);
+        assert_eq!(crowd.counters.value(Metric::SessionsOpened), 938);
+        assert_eq!(crowd.open(), 938, "nobody who was let in gave way");
+        crowd.worker.ring().wake = Instant::NEVER;
+        crowd.pass(Duration::from_secs(12));
+        assert_eq!(crowd.closed(Cause::OverCapacity), 62);
+        assert_eq!(crowd.worker.connections(), 938);
     }
 
     /// A client that the sweep has not reached is logged under the route that it is on, through

@@ -300,7 +300,12 @@ impl Watch {
                 let hidden = denied || watched.sending.is_some();
                 let drain = self.drain_ends.unwrap_or(NEVER);
                 let (name, due, must_show) = watched.next_deadline(deadlines, drain);
-                let under = |(before, _): &(Deadlines, u64)| watched.next_deadline(before, drain).1;
+                // What was due before the reload may be met and in a queue, unseen; what follows it
+                // under those deadlines cannot be told.
+                let under = |(before, _): &(Deadlines, u64)| {
+                    let (_, due, must_show) = watched.next_deadline(before, drain);
+                    if due <= now && hidden && !must_show { NEVER } else { due }
+                };
                 let due = self.before.iter().map(under).fold(due, u64::max);
                 let latest = due.saturating_add(nanos(WHEEL_TICK));
                 if now < latest && until <= latest {

@@ -22,9 +22,9 @@ use crate::protocol::origin::OriginPolicy;
 use crate::protocol::verifier::{TokenFormat, Verifier};
 use crate::ring::EndpointAddress;
 use crate::settings::{
-    Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, Gateway, Limits,
-    Listener, LogFormat, LogSubject, MessageTypes, Network, PathPattern, Reauthenticate, Refuse,
-    RevokeScope, Route, Settings, TlsListener,
+    Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, ExternalScheme, Gateway,
+    Limits, Listener, LogFormat, LogSubject, MessageTypes, Network, PathPattern, Reauthenticate,
+    Redirect, Refuse, RevokeScope, Route, Settings, TlsListener,
 };
 
 /// Accepts that the worker keeps outstanding.
@@ -223,6 +223,7 @@ impl Scenario {
                 log_format: LogFormat::Auto,
                 log_level: "info".into(),
                 ready_without_backend: true,
+                drain_delay: Duration::ZERO,
                 log_subject: LogSubject::Off,
                 admin_socket: None,
                 close_log: None,
@@ -236,6 +237,9 @@ impl Scenario {
                 tls: self.tls.then(|| TlsListener { config: tls::server(), not_after_s: u64::MAX }),
                 defer_accept: DeferAccept::Auto,
                 proxy_trusted: self.proxy.then(clients_network).into_iter().collect(),
+                forwarded: None,
+                external_scheme: ExternalScheme::Auto,
+                redirect: Redirect::Off,
             }],
             auths: vec![
                 self.auth("heads", token_key, head_carriers()),
@@ -313,6 +317,8 @@ impl Scenario {
         Limits {
             connections_max: self.caps.0,
             unauthenticated_max: self.caps.1,
+            explain_reserve: 256,
+            client_send_buffer: 128 * 1024,
             early_drop_start: 80,
             early_drop_rate: 30,
             prefix_share: 4,
@@ -402,6 +408,7 @@ fn route(path: &str, auth: u16, pace: Duration) -> Route {
     Route {
         name: path.into(),
         path: PathPattern::Exact(path.into()),
+        hosts: Vec::new(),
         origins: OriginPolicy::parse_list(&[ORIGIN.to_owned()]).expect("the origin is exact"),
         origin_absent_allowed: true,
         auths: vec![auth],

@@ -8,7 +8,7 @@ use crate::counters::Metric;
 use crate::ring::{Failure, Op, OpKey, OpKind, Outcome, Owner, Socket};
 use crate::settings::Settings;
 
-use super::Core;
+use super::core::{Core, Parts};
 use super::mailbox::Report;
 
 /// How long accepts rest after descriptors or memory ran out.
@@ -129,7 +129,7 @@ impl Acceptor {
     }
 }
 
-impl Core {
+impl Parts {
     /// Submits the accepts that are due.
     pub(super) fn advance_accepts(&mut self) {
         let now = self.env.now.instant;
@@ -147,19 +147,28 @@ impl Core {
     fn submit_accept(&mut self, index: usize) {
         let listener = self.acceptor.listener(index);
         self.acceptor.slots[index] = Accept::InFlight;
-        let owner = Owner::Acceptor(index as u32);
-        self.ops.push((OpKey::new(OpKind::Accept, owner), Op::Accept { listener }));
+        let key = OpKey::new(OpKind::Accept, Owner::Acceptor(index as u32));
+        self.agenda.ops.push((key, Op::Accept { listener }));
     }
 
+    /// RST: the peer may have said nothing yet, and nothing is owed to it.
+    pub(super) fn turn_away(&mut self, socket: Socket) {
+        self.acceptor.unowned += 1;
+        let key = OpKey::new(OpKind::Close, Owner::Nobody);
+        self.agenda.ops.push((key, Op::Close { socket, reset: true }));
+    }
+}
+
+impl Core {
     pub(super) fn accepted(&mut self, slot: u32, outcome: Outcome) {
         let index = slot as usize;
-        let listener = self.acceptor.listener(index);
-        let mut again = self.env.now.instant;
-        let ending = self.acceptor.slots[index] == Accept::Ending;
+        let listener = self.parts.acceptor.listener(index);
+        let mut again = self.parts.env.now.instant;
+        let ending = self.parts.acceptor.slots[index] == Accept::Ending;
         match outcome {
             Outcome::Accepted { socket, peer } => {
-                self.env.counters.increment(Metric::Accepted);
-                if let Some(stopping) = &mut self.acceptor.stopping {
+                self.parts.env.counters.increment(Metric::Accepted);
+                if let Some(stopping) = &mut self.parts.acceptor.stopping {
                     stopping.busy = true;
                 }
                 self.admit(socket, peer, listener);
@@ -168,43 +177,38 @@ impl Core {
             // The listener is closed.
             Outcome::Failed(_) if ending => {}
             Outcome::Failed(failure) => {
-                self.env.counters.increment(Metric::AcceptFailed);
+                self.parts.env.counters.increment(Metric::AcceptFailed);
                 if failure == Failure::Exhausted {
-                    self.env.counters.increment(Metric::AcceptExhausted);
+                    self.parts.env.counters.increment(Metric::AcceptExhausted);
                     again = again + EXHAUSTED_PAUSE;
                     self.relieve_exhaustion();
                 }
             }
             other => unreachable!("an accept completed with {other:?}"),
         }
+        let Parts { acceptor, env, .. } = &mut self.parts;
         if ending {
-            self.acceptor.slots[index] = Accept::Over;
-        } else if again <= self.env.now.instant {
-            self.submit_accept(index);
+            acceptor.slots[index] = Accept::Over;
+        } else if again <= env.now.instant {
+            self.parts.submit_accept(index);
         } else {
-            self.acceptor.slots[index] = Accept::Due(again);
-            self.acceptor.due = self.acceptor.due.min(again);
+            acceptor.slots[index] = Accept::Due(again);
+            acceptor.due = acceptor.due.min(again);
         }
-    }
-
-    /// RST: the peer may have said nothing yet, and nothing is owed to it.
-    pub(super) fn turn_away(&mut self, socket: Socket) {
-        self.acceptor.unowned += 1;
-        self.ops
-            .push((OpKey::new(OpKind::Close, Owner::Nobody), Op::Close { socket, reset: true }));
     }
 
     /// Descriptors or memory ran out. Of those who have not authenticated, a few that were
     /// refused, or have taken long, give way before the accepts go on.
     fn relieve_exhaustion(&mut self) {
-        let now = self.env.now.instant;
-        if now >= self.acceptor.relief_at {
-            self.acceptor.relief_at = now + EXHAUSTED_PAUSE;
+        let now = self.parts.env.now.instant;
+        if now >= self.parts.acceptor.relief_at {
+            self.parts.acceptor.relief_at = now + EXHAUSTED_PAUSE;
             self.evict_idle(EXHAUSTED_EVICTIONS);
         }
-        if now.since(self.acceptor.reported) >= EXHAUSTED_REPORT_EVERY {
-            self.acceptor.reported = now;
-            self.mailbox.report(Report::AcceptExhausted);
+        let Parts { acceptor, control, .. } = &mut self.parts;
+        if now.since(acceptor.reported) >= EXHAUSTED_REPORT_EVERY {
+            acceptor.reported = now;
+            control.mailbox.report(Report::AcceptExhausted);
         }
     }
 }

@@ -1,13 +1,14 @@
-//! Who is let in, and who gives way, before anybody has authenticated.
+//! Who is let in, and who gives way, of clients that have not authenticated.
 //!
-//! At rest nothing here refuses anybody. From a share of the cap on, prefixes that hold many
+//! At rest nothing here refuses a client. From a share of the cap on, prefixes that hold many
 //! connections already, or have failed often, are dropped on arrival, with a chance that grows
 //! up to the cap; at the cap every newcomer that is not dropped takes the place of another that
-//! has not authenticated. Nobody who has authenticated gives way to a newcomer.
+//! has not authenticated. No authenticated client gives way to a newcomer.
 //!
 //! Every decision is a function of what is counted here, the time and one drawn number, and
 //! costs a few steps in ordered maps, however many connections there are.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -24,11 +25,17 @@ use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::settings::Limits;
 
-use super::Core;
+use super::clients::Connection;
+use super::core::{Core, Parts};
 
 /// TLS handshakes of one worker in a second, where the settings name no number: about half of
 /// what a core does when each of them is a full one with an ECDSA key.
 const TLS_HANDSHAKES_PER_WORKER: u32 = 2_000;
+/// The reserve for explanations is at most one part in this many of a worker's connections.
+const EXPLAIN_RESERVE_PARTS: u32 = 16;
+/// Of the places of unauthenticated connections, the part that is freed at a time for newcomers
+/// which find no place.
+const GIVING_WAY_SHARE: u32 = 16;
 /// Honest clients are taken to have authenticated by this age, but for the slowest hundredth.
 const LATE_AFTER: Duration = Duration::from_secs(1);
 /// Draws are numbers below this.
@@ -39,6 +46,8 @@ const DRAWS: u64 = 10_000;
 pub struct Allowance {
     /// Connections of the worker.
     pub connections_max: u32,
+    /// How many of these places are for clients that hear that there is no other.
+    pub explain_reserve: u32,
     /// Connections that have not authenticated.
     pub unauthenticated_max: u32,
     /// As many of them as early drop begins with.
@@ -69,6 +78,8 @@ impl Allowance {
         let minute = Duration::from_secs(60);
         Allowance {
             connections_max,
+            explain_reserve: (limits.explain_reserve / workers)
+                .min(connections_max / EXPLAIN_RESERVE_PARTS),
             unauthenticated_max,
             early_drop_start: start.div_ceil(100) as u32,
             early_drop_rate: limits.early_drop_rate.into(),
@@ -86,12 +97,22 @@ impl Allowance {
     }
 }
 
+/// Which of the worker's places a connection has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Ordinary,
+    /// One of the reserve, to be told that there is no other.
+    Explanation,
+}
+
 /// What becomes of a connection that was just accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
     Admit,
     /// This one has to go first.
     AdmitInPlaceOf(Victim),
+    /// There is no place but to say so.
+    Explain,
     Drop(Metric),
 }
 
@@ -99,6 +120,10 @@ enum Decision {
 pub(super) struct Admission {
     pub(super) allowance: Allowance,
     shares: UnauthenticatedIndex,
+    /// Those in the reserve. They do not count among the others, and give way to none of them.
+    explained: UnauthenticatedIndex,
+    /// Those that gave way to the next newcomers and whose places are not free yet.
+    giving_way: VecDeque<Key>,
     penalties: Penalties,
     handshakes: TokenBucket,
     pub(super) pressure: MemoryPressure,
@@ -109,15 +134,30 @@ impl Admission {
         Admission {
             allowance,
             shares: UnauthenticatedIndex::default(),
+            explained: UnauthenticatedIndex::default(),
+            giving_way: VecDeque::new(),
             penalties: Penalties::default(),
             handshakes: TokenBucket::full(now),
             pressure: MemoryPressure::Clear,
         }
     }
 
-    /// Whether anybody is here who has not authenticated.
+    /// Whether any client is here that has not authenticated.
     pub(super) fn holds_any(&self) -> bool {
-        !self.shares.is_empty()
+        !self.shares.is_empty() || !self.explained.is_empty()
+    }
+
+    /// Where a connection is counted.
+    fn index_of(&mut self, place: Place) -> &mut UnauthenticatedIndex {
+        match place {
+            Place::Ordinary => &mut self.shares,
+            Place::Explanation => &mut self.explained,
+        }
+    }
+
+    fn may_explain(&self, of: &Prefixes) -> bool {
+        (self.explained.len() as u32) < self.allowance.explain_reserve
+            && self.explained.load(of) == 0
     }
 
     fn unauthenticated(&self) -> u32 {
@@ -129,11 +169,20 @@ impl Admission {
         if self.pressure >= MemoryPressure::StopAccepting {
             return Decision::Drop(Metric::MemoryRefusals);
         }
-        if connections >= self.allowance.connections_max as usize {
-            return Decision::Drop(Metric::AcceptRefused);
-        }
+        let Allowance { connections_max, explain_reserve, .. } = self.allowance;
         if let Some(metric) = self.early_drop(of, draw, now) {
             return Decision::Drop(metric);
+        }
+        if connections >= connections_max as usize {
+            return Decision::Drop(Metric::AcceptRefused);
+        }
+        if connections >= (connections_max - explain_reserve) as usize {
+            // Strangers give way before any newcomer is refused, whatever their number.
+            return match self.shares.victim() {
+                Some(victim) => Decision::AdmitInPlaceOf(victim),
+                None if self.may_explain(of) => Decision::Explain,
+                None => Decision::Drop(Metric::AcceptRefused),
+            };
         }
         if self.unauthenticated() < self.allowance.unauthenticated_max {
             return Decision::Admit;
@@ -178,44 +227,108 @@ impl Admission {
 }
 
 impl Core {
-    /// Decides about a connection that was just accepted; makes room for it if it is let in.
-    pub(super) fn may_enter(&mut self, peer: Option<SocketAddr>) -> bool {
+    /// Decides about a connection that was just accepted, and makes room for it: says which place
+    /// it gets, if any.
+    pub(super) fn place_for(&mut self, peer: Option<SocketAddr>) -> Option<Place> {
         let of = prefixes(peer);
-        let draw = self.random.below(DRAWS);
-        let connections = self.connections.len();
-        match self.admission.judge(&of, connections, draw, self.env.now.instant) {
-            Decision::Admit => true,
+        let Parts { admission, random, env, .. } = &mut self.parts;
+        let draw = random.below(DRAWS);
+        let connections = self.sockets.clients_len();
+        match admission.judge(&of, connections, draw, env.now.instant) {
+            Decision::Admit => Some(Place::Ordinary),
             Decision::AdmitInPlaceOf(victim) => {
                 self.evict(victim);
-                true
+                Some(Place::Ordinary)
             }
+            Decision::Explain => Some(Place::Explanation),
             Decision::Drop(metric) => {
-                self.env.counters.increment(metric);
-                if metric == Metric::AcceptRefused
-                    && let Some(lingering) = self.admission.shares.first_refused()
-                {
-                    // Its place is free only when it is closed: for the next one.
-                    self.evict(Victim::Refused(lingering));
+                env.counters.increment(metric);
+                if metric == Metric::AcceptRefused {
+                    self.free_a_place();
                 }
-                false
+                None
             }
         }
     }
 
+    /// A newcomer was refused, as there is no place. One that is unauthenticated gives way, and its
+    /// place is free when it is closed: for the next newcomer. In a burst only a few do so at a
+    /// time, because all of it would see the same places taken.
+    fn free_a_place(&mut self) {
+        let admission = &mut self.parts.admission;
+        while let Some(key) = admission.giving_way.front()
+            && self.sockets.client(*key).is_none()
+        {
+            admission.giving_way.pop_front();
+        }
+        let Some(victim) = admission.shares.victim() else { return };
+        if let Victim::Oldest(key) = victim {
+            let most = (admission.allowance.unauthenticated_max / GIVING_WAY_SHARE).max(1);
+            if admission.giving_way.len() >= most as usize {
+                return;
+            }
+            admission.giving_way.push_back(key);
+        }
+        self.evict(victim);
+    }
+
+    /// Ends a connection that has not authenticated, with a reset.
+    fn evict(&mut self, victim: Victim) {
+        let (key, metric) = match victim {
+            Victim::Refused(key) => (key, Metric::EvictedRefused),
+            Victim::Oldest(key) => (key, Metric::EvictedOldest),
+        };
+        self.parts.env.counters.increment(metric);
+        let found = self.with_client(key, |parts, _, connection| {
+            assert!(connection.client.is_unauthenticated(), "an authenticated client gives way");
+            connection.client.drop_silently(Cause::OverCapacity, &parts.env.context());
+        });
+        assert!(found, "a connection that is counted is there");
+    }
+
+    /// Evicts up to `most` of those who have not authenticated.
+    pub(super) fn evict_some(&mut self, most: usize) {
+        for _ in 0..most {
+            let Admission { shares, explained, .. } = &self.parts.admission;
+            let Some(victim) = shares.victim().or_else(|| explained.victim()) else { return };
+            self.evict(victim);
+        }
+    }
+
+    /// Evicts up to `most` of those who were refused, or have taken so long that they are
+    /// hardly honest.
+    pub(super) fn evict_idle(&mut self, most: usize) {
+        let late = self.parts.env.now.instant - LATE_AFTER;
+        for _ in 0..most {
+            let shares = &self.parts.admission.shares;
+            let victim = match (shares.first_refused(), shares.first()) {
+                (Some(refused), _) => Victim::Refused(refused),
+                (None, Some((oldest, since))) if since <= late => Victim::Oldest(oldest),
+                _ => return,
+            };
+            self.evict(victim);
+        }
+    }
+}
+
+impl Parts {
     /// Counts a connection that was let in. `peer` is none while only a balancer knows it.
-    pub(super) fn count_in(&mut self, owner: Key, peer: Option<SocketAddr>) {
-        self.admission.shares.add(owner, &prefixes(peer), self.env.now.instant);
+    pub(super) fn count_in(&mut self, key: Key, place: Place, peer: Option<SocketAddr>) {
+        let now = self.env.now.instant;
+        self.admission.index_of(place).add(key, &prefixes(peer), now);
     }
 
     /// A trusted balancer said where a client comes from. Its share and penalty were unknown
     /// when it was let in. False when it is dropped for them.
-    pub(super) fn peer_told(&mut self, owner: Key, peer: SocketAddr) -> bool {
-        let of = prefixes(Some(peer));
-        let draw = self.random.below(DRAWS);
-        let dropped = self.admission.early_drop(&of, draw, self.env.now.instant);
-        self.admission.shares.set_prefixes(owner, &of);
-        let Some(connection) = self.connections.entry_mut(owner) else { return false };
-        connection.client.set_peer(peer);
+    pub(super) fn set_peer(
+        &mut self,
+        key: Key,
+        connection: &mut Connection,
+        peer: SocketAddr,
+    ) -> bool {
+        let Some(place) = connection.counted else { return false };
+        let dropped = self.move_to(key, place, peer);
+        connection.client.set_peer(peer, &self.env.context());
         if let Some(metric) = dropped {
             self.env.counters.increment(metric);
             connection.client.drop_silently(Cause::OverCapacity, &self.env.context());
@@ -223,10 +336,43 @@ impl Core {
         dropped.is_none()
     }
 
+    /// A trusted proxy's request said whose a connection is. If that is decided already, it stays:
+    /// only one that may still be anybody's is dropped for its prefix.
+    pub(super) fn peer_forwarded(
+        &mut self,
+        key: Key,
+        connection: &mut Connection,
+        peer: SocketAddr,
+    ) {
+        let Some(place) = connection.counted else { return };
+        let dropped = self.move_to(key, place, peer);
+        let client = &mut connection.client;
+        if client.end().is_none()
+            && client.is_unauthenticated()
+            && let Some(metric) = dropped
+        {
+            self.env.counters.increment(metric);
+            client.drop_silently(Cause::OverCapacity, &self.env.context());
+        }
+    }
+
+    /// Counts a connection as one of `peer`'s from now on, and says what it is to be dropped for.
+    fn move_to(&mut self, key: Key, place: Place, peer: SocketAddr) -> Option<Metric> {
+        let of = prefixes(Some(peer));
+        let draw = self.random.below(DRAWS);
+        let dropped = match place {
+            Place::Ordinary => self.admission.early_drop(&of, draw, self.env.now.instant),
+            Place::Explanation => {
+                (self.admission.explained.load(&of) > 0).then_some(Metric::AcceptRefused)
+            }
+        };
+        self.admission.index_of(place).set_prefixes(key, &of);
+        dropped
+    }
+
     /// Whether a connection may begin its TLS handshake; drops it if not.
-    pub(super) fn may_handshake(&mut self, owner: Key) -> bool {
-        let Some(connection) = self.connections.entry_mut(owner) else { return false };
-        let of = prefixes(connection.client.peer());
+    pub(super) fn may_handshake(&mut self, connection: &mut Connection) -> bool {
+        let of = prefixes(connection.client.counted_as());
         if self.admission.take_handshake(&of, self.env.now.instant) {
             return true;
         }
@@ -237,21 +383,25 @@ impl Core {
 
     /// Brings the counts in line with a connection that is counted: it may have authenticated,
     /// been refused, or be on its way out.
-    pub(super) fn recount(&mut self, owner: Key) {
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        let Admission { shares, penalties, allowance, .. } = &mut self.admission;
+    pub(super) fn recount(&mut self, key: Key, connection: &mut Connection) {
+        let Admission { shares, explained, penalties, allowance, .. } = &mut self.admission;
+        let shares = match connection.counted {
+            Some(Place::Ordinary) => shares,
+            Some(Place::Explanation) => explained,
+            None => return,
+        };
         let client = &connection.client;
-        let of = prefixes(client.peer());
+        let of = prefixes(client.counted_as());
         let now = self.env.now.instant;
         let stays = client.is_unauthenticated() && !connection.pipe.is_ending();
         if stays && client.end().is_none() {
             return;
         }
         let news = if stays {
-            shares.refuse(owner)
+            shares.refuse(key)
         } else {
-            connection.unauthenticated = false;
-            shares.remove(owner) == Some(false)
+            connection.counted = None;
+            shares.remove(key) == Some(false)
         };
         if !news {
             return;
@@ -262,43 +412,6 @@ impl Core {
             && penalties.failed(&of, &allowance.penalty, now)
         {
             self.env.counters.increment(Metric::Penalties);
-        }
-    }
-
-    /// Ends a connection that has not authenticated, with a reset.
-    fn evict(&mut self, victim: Victim) {
-        let (owner, metric) = match victim {
-            Victim::Refused(owner) => (owner, Metric::EvictedRefused),
-            Victim::Oldest(owner) => (owner, Metric::EvictedOldest),
-        };
-        self.env.counters.increment(metric);
-        if let Some(connection) = self.connections.entry_mut(owner) {
-            assert!(connection.client.is_unauthenticated(), "an authenticated client gives way");
-            connection.client.drop_silently(Cause::OverCapacity, &self.env.context());
-        }
-        self.settle(owner);
-    }
-
-    /// Evicts up to `most` of those who have not authenticated.
-    pub(super) fn evict_some(&mut self, most: usize) {
-        for _ in 0..most {
-            let Some(victim) = self.admission.shares.victim() else { return };
-            self.evict(victim);
-        }
-    }
-
-    /// Evicts up to `most` of those who were refused, or have taken so long that they are
-    /// hardly honest.
-    pub(super) fn evict_idle(&mut self, most: usize) {
-        let late = self.env.now.instant - LATE_AFTER;
-        for _ in 0..most {
-            let shares = &self.admission.shares;
-            let victim = match (shares.first_refused(), shares.first()) {
-                (Some(refused), _) => Victim::Refused(refused),
-                (None, Some((oldest, since))) if since <= late => Victim::Oldest(oldest),
-                _ => return,
-            };
-            self.evict(victim);
         }
     }
 
@@ -336,7 +449,7 @@ const fn is_failure(cause: Cause) -> bool {
         ProtocolError | InvalidUtf8 | UnsupportedType | TooLarge | RateLimited => true,
         SlowConsumer | Idle => true,
         OverCapacity | Lifetime | GoingAway | BackendUnavailable | BackendClosed => false,
-        HealthCheck | ClientClosed | ClientGone | Internal => false,
+        HealthCheck | Redirected | ClientClosed | ClientGone | Internal => false,
     }
 }
 

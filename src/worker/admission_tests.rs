@@ -4,6 +4,7 @@ use crate::settings::load::test_settings;
 fn allowance() -> Allowance {
     Allowance {
         connections_max: 1000,
+        explain_reserve: 20,
         unauthenticated_max: 100,
         early_drop_start: 80,
         early_drop_rate: 30,
@@ -51,6 +52,7 @@ fn limits_are_divided() {
     let share = Allowance::new(&limits, 2, u32::MAX);
     let expected = Allowance {
         connections_max: 500,
+        explain_reserve: 31,
         unauthenticated_max: 50,
         early_drop_start: 25,
         early_drop_rate: limits.early_drop_rate.into(),
@@ -112,8 +114,15 @@ fn what_becomes_of_a_newcomer() {
         |admission: &Admission, connections| admission.judge(&of(OTHER), connections, 0, at(0));
     let calm = crowd(HEAVY, 3, 10);
     assert_eq!(judge(&calm, 10), Admit);
-    assert_eq!(judge(&calm, 999), Admit);
-    assert_eq!(judge(&calm, 1000), Drop(Metric::AcceptRefused), "no authenticated one goes");
+    assert_eq!(judge(&calm, 979), Admit);
+    assert_eq!(judge(&calm, 980), AdmitInPlaceOf(Victim::Oldest(key(0))), "strangers give way");
+    assert_eq!(judge(&calm, 1000), Drop(Metric::AcceptRefused), "every place is taken");
+    let mut none = crowd(HEAVY, 0, 0);
+    assert_eq!(judge(&none, 980), Explain, "no authenticated one goes");
+    none.explained.add(key(1), &of(HEAVY), at(0));
+    assert_eq!(judge(&none, 981), Explain);
+    none.explained.add(key(2), &of(OTHER), at(0));
+    assert_eq!(judge(&none, 982), Drop(Metric::AcceptRefused), "one of each address");
     let mut full = crowd(HEAVY, 0, 100);
     assert_eq!(judge(&full, 100), AdmitInPlaceOf(Victim::Oldest(key(0))));
     full.shares.refuse(key(40));

@@ -7,10 +7,11 @@ use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::settings::{Route, Settings};
 
+use super::WorkerOptions;
 use super::admission::Allowance;
+use super::core::{Core, Parts};
 use super::mailbox::{PlanChange, Report, WorkerOrder};
 use super::sweep::Duty;
-use super::{Core, WorkerOptions};
 
 /// How long after the drain's window the last bytes and closes may take.
 const DRAIN_REST: Duration = Duration::from_secs(2);
@@ -54,37 +55,65 @@ impl Drain {
 enum Step {
     /// Closes come at their drawn times.
     Window,
-    /// Every client is told to go, and may say goodbye.
+    /// Every client has been sent its close, and may answer.
     Rest,
     /// Those that were left are dropped; their operations are being joined.
     Join,
 }
 
 impl Core {
-    /// Takes in the latest plan, if it is a new one. Revocations first: no token may pass by new settings before.
+    /// Takes in the latest plan, if it is a new one. Revocations first: no token may pass by new
+    /// settings before.
     pub(super) fn take_plan(&mut self) -> bool {
-        let change = self.mailbox.take_plan();
-        let worked = change.is_some() || self.settings_due.is_some();
+        let change = self.parts.control.mailbox.take_plan();
+        let worked = change.is_some() || self.parts.control.settings_due.is_some();
         if let Some(PlanChange { before, now }) = change {
             let before = before.as_deref();
             if before.is_none_or(|before| !Arc::ptr_eq(&before.revoked, &now.revoked)) {
-                self.take_revoked(Arc::clone(&now.revoked));
+                self.parts.take_revoked(Arc::clone(&now.revoked));
             }
-            self.settings_due = Some(Arc::clone(&now.settings));
+            self.parts.control.settings_due = Some(Arc::clone(&now.settings));
             if before.is_none_or(|before| before.memory != now.memory) {
-                self.set_pressure(now.memory.pressure);
+                self.parts.set_pressure(now.memory.pressure);
             }
             match now.order {
                 WorkerOrder::Serve => {}
-                WorkerOrder::Drain { window } => self.begin_drain(window),
-                WorkerOrder::Stop => self.stopped = true,
+                WorkerOrder::Drain { window } => self.parts.begin_drain(window),
+                WorkerOrder::Stop => self.parts.control.stopped = true,
                 WorkerOrder::Panic => panic!("told to panic"),
             }
         }
-        self.take_settings();
+        self.parts.take_settings();
         worked
     }
 
+    /// Takes a drain to its next step when that is due.
+    pub(super) fn advance_drain(&mut self) {
+        let Parts { control, sweep, links, agenda, env, acceptor, .. } = &mut self.parts;
+        let Some(drain) = &mut control.drain else { return };
+        match drain.advance(env.now.instant) {
+            Some(Step::Window) => {
+                sweep.cancel(Duty::ScheduleDrain);
+                sweep.begin(Duty::Close);
+            }
+            Some(Step::Rest) => {
+                sweep.cancel(Duty::Close);
+                sweep.begin(Duty::Drop);
+            }
+            Some(Step::Join) => control.stopped = true,
+            None => {}
+        }
+        if self.sockets.clients_len() == 0 && drain.listeners_closed && acceptor.is_over() {
+            links.end();
+            control.stopped |= links.is_over(agenda);
+        }
+        if control.stopped {
+            control.mailbox.report(Report::Drained);
+        }
+    }
+}
+
+impl Parts {
     /// New settings hold for the connections that are there, too: a timer that was set under
     /// longer deadlines would fire too late.
     fn take_settings(&mut self) {
@@ -93,7 +122,7 @@ impl Core {
         if self.sweep.does(Duty::Routes) {
             return;
         }
-        let Some(settings) = self.settings_due.take() else { return };
+        let Some(settings) = self.control.settings_due.take() else { return };
         if Arc::ptr_eq(&self.env.settings, &settings) {
             return;
         }
@@ -125,51 +154,21 @@ impl Core {
     }
 
     fn begin_drain(&mut self, window: Duration) {
-        if self.drain.is_some() {
+        if self.control.drain.is_some() {
             return;
         }
-        let now = self.env.now.instant;
-        self.drain = Some(Drain {
-            began: now,
-            end: now + window,
-            step: Step::Window,
-            listeners_closed: false,
-        });
-        self.acceptor.stop(now);
-        self.announce_drain();
+        let began = self.env.now.instant;
+        let end = began + window;
+        self.control.drain =
+            Some(Drain { began, end, step: Step::Window, listeners_closed: false });
+        self.acceptor.stop(began);
+        self.links.announce_drain();
         self.sweep.begin(Duty::ScheduleDrain);
-    }
-
-    /// Takes a drain to its next step when that is due.
-    pub(super) fn advance_drain(&mut self) {
-        let Some(mut drain) = self.drain.take() else { return };
-        match drain.advance(self.env.now.instant) {
-            Some(Step::Window) => {
-                self.sweep.cancel(Duty::ScheduleDrain);
-                self.sweep.begin(Duty::Close);
-            }
-            Some(Step::Rest) => {
-                self.sweep.cancel(Duty::Close);
-                self.sweep.begin(Duty::Drop);
-            }
-            Some(Step::Join) => self.stopped = true,
-            None => {}
-        }
-        if self.connections.is_empty() && drain.listeners_closed && self.acceptor.is_over() {
-            self.end_links();
-            if self.links.is_over() {
-                self.stopped = true;
-            }
-        }
-        if self.stopped {
-            self.mailbox.report(Report::Drained);
-        }
-        self.drain = Some(drain);
     }
 
     /// The listeners, once, when a drain has taken what waited in their backlogs.
     pub(super) fn listeners_to_close(&mut self) -> std::ops::Range<u16> {
-        let Some(drain) = &mut self.drain else { return 0..0 };
+        let Some(drain) = &mut self.control.drain else { return 0..0 };
         if !self.acceptor.closes_listeners(self.env.now.instant) {
             return 0..0;
         }
@@ -179,7 +178,7 @@ impl Core {
 
     /// When a connection that comes in a drain is to be closed.
     pub(super) fn closes_newcomer_at(&mut self) -> Option<Instant> {
-        let Drain { end, step, .. } = self.drain.as_ref()?;
+        let Drain { end, step, .. } = self.control.drain.as_ref()?;
         let left = end.since(self.env.now.instant);
         let within = if *step == Step::Window { left } else { Duration::ZERO };
         Some(self.env.now.instant + self.random.duration_below(within))

@@ -5,20 +5,21 @@ use crate::base::random::Random;
 use crate::base::slab::Key;
 use crate::base::time::Instant;
 use crate::base::wheel::Wheel;
-use crate::connection::session::Fragment;
 use crate::connection::upstream::link::{Due, Event, Failure, Identity, Link, OpenError};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
-use crate::protocol::link::{Close, HANDSHAKE_FRAME_MAX, LinkReader, Reject, SessionId};
+use crate::protocol::link::{HANDSHAKE_FRAME_MAX, LinkReader, Reject};
 use crate::ring::{
-    BufferGroup, EndpointAddress, Failure as RingFailure, Op, OpKey, OpKind, Outcome, Owner,
-    ReceivedBuffer, Ring,
+    BufferGroup, EndpointAddress, Failure as RingFailure, Op, OpKey, OpKind, Outcome, Owner, Ring,
+    Socket,
 };
 use crate::settings::{Balance, Deadlines, Settings};
 
+use super::clients::Connection;
+use super::core::{Core, Parts};
 use super::mailbox::Report;
-use super::sockets::{Flush, Pipe, PipeEvent};
-use super::{Core, WHEEL_TICK, Worker, WorkerOptions};
+use super::sockets::{Agenda, Entry, Flush, Ops, Pipe, PipeEvent, SocketTable};
+use super::{Worker, WorkerOptions};
 
 /// Links that one turn looks at when all are concerned, or acts on when their deadlines come.
 const LINKS_PER_TURN: u32 = 64;
@@ -28,7 +29,7 @@ const LINKS_PER_TURN: u32 = 64;
 enum LinkDuty {
     /// Its deadline may be another one.
     Deadlines,
-    /// A drain has begun: its backend is told.
+    /// A drain has begun: a GOAWAY goes to its backend.
     GoAway,
     /// It is ended.
     End,
@@ -42,16 +43,11 @@ pub(super) struct LinkEntry {
     reader: LinkReader,
     backend: u16,
     endpoint: u16,
-    /// Which connection attempt this is; completions of earlier ones are stale.
-    generation: u32,
-    pipe: Option<Pipe>,
-    connecting: bool,
-    /// The cancellation of a connect is in flight. The connect may be quicker, so that there is
-    /// a socket when it completes.
-    cancelling: bool,
+    /// Where its socket is in the table of sockets. Each connection attempt has another key.
+    key: Key,
     /// The sweep has not come by all clients of a connection that was lost.
     lost: bool,
-    /// It is in the table's `dirty`.
+    /// In the agenda's list.
     dirty: bool,
     /// How it is counted in the table.
     counted: Counted,
@@ -65,19 +61,43 @@ struct Counted {
     unsent: usize,
 }
 
-impl LinkEntry {
+/// A link's entry in the table of sockets.
+pub(super) struct LinkSocket {
+    /// Its number in the [`LinkTable`].
+    number: u16,
+    pipe: Option<Pipe>,
+    connecting: bool,
+    /// The cancellation of a connect is in flight. The connect may be quicker, so that there is
+    /// a socket when it completes.
+    cancelling: bool,
+}
+
+impl LinkSocket {
+    /// The number of its link.
+    pub(super) fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Receive buffers are free again.
+    pub(super) fn feed(&mut self, owner: Owner, ops: &mut Ops) {
+        if let Some(pipe) = &mut self.pipe {
+            pipe.feed();
+        }
+        self.reconcile(owner, ops);
+    }
+
+    fn reconcile(&mut self, owner: Owner, ops: &mut Ops) {
+        if let Some(pipe) = &mut self.pipe {
+            pipe.reconcile(owner, ops);
+            if pipe.is_over() {
+                self.pipe = None;
+            }
+        }
+    }
+
     /// Whether an earlier connection still has operations in flight.
     fn is_busy(&self) -> bool {
         self.connecting || self.cancelling || self.pipe.is_some()
-    }
-
-    /// Whether there is something to wait for before it may be connected again.
-    fn must_wait(&self) -> bool {
-        self.is_busy() || self.lost
-    }
-
-    fn owner(&self, index: usize) -> Owner {
-        Owner::Upstream(Key { slot: index as u32, generation: self.generation })
     }
 }
 
@@ -96,8 +116,6 @@ struct Group {
 pub(super) struct LinkTable {
     entries: Vec<LinkEntry>,
     groups: Vec<Group>,
-    dirty: Vec<u16>,
-    wheel: Wheel,
     laps: Laps<LINK_DUTIES>,
     /// No link is connected any more.
     draining: bool,
@@ -109,11 +127,13 @@ pub(super) struct LinkTable {
 }
 
 impl LinkTable {
+    /// The links that the settings name, with an entry each in the table of sockets.
     pub(super) fn new(
         settings: &Settings,
         options: &WorkerOptions,
         now: Instant,
         random: &mut Random,
+        sockets: &mut SocketTable<Connection, LinkSocket>,
     ) -> Self {
         let mut entries = Vec::new();
         let mut groups = Vec::new();
@@ -123,22 +143,22 @@ impl LinkTable {
             let next = random.below(count.max(1) as u64) as usize;
             groups.push(Group { first: entries.len(), count, next });
             for endpoint in 0..count {
+                let number = entries.len() as u16;
                 let identity = Identity {
                     instance: options.instance,
                     epoch: options.epoch,
                     worker: options.index,
-                    link: entries.len() as u16,
+                    link: number,
                 };
                 let bits = options.generation_bits.min(24);
+                let socket =
+                    LinkSocket { number, pipe: None, connecting: false, cancelling: false };
                 entries.push(LinkEntry {
                     link: Link::new(identity, bits, &settings.limits, now),
                     reader: LinkReader::new(HANDSHAKE_FRAME_MAX),
                     backend: backend as u16,
                     endpoint: endpoint as u16,
-                    generation: 0,
-                    pipe: None,
-                    connecting: false,
-                    cancelling: false,
+                    key: sockets.insert_upstream(socket),
                     lost: false,
                     dirty: false,
                     counted: Counted::default(),
@@ -148,8 +168,6 @@ impl LinkTable {
         let mut table = LinkTable {
             entries,
             groups,
-            dirty: Vec::new(),
-            wheel: Wheel::new(WHEEL_TICK, now),
             laps: Laps::default(),
             draining: false,
             ended: false,
@@ -165,6 +183,19 @@ impl LinkTable {
         self.laps.begin(LinkDuty::Deadlines as usize);
     }
 
+    /// Tells every backend that this gateway drains.
+    pub(super) fn announce_drain(&mut self) {
+        self.draining = true;
+        self.laps.begin(LinkDuty::GoAway as usize);
+    }
+
+    /// Ends every link for good.
+    pub(super) fn end(&mut self) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.laps.begin(LinkDuty::End as usize);
+        }
+    }
+
     /// Whether a sweep over the links is under way.
     pub(super) fn is_swept(&self) -> bool {
         self.laps.is_any_under_way()
@@ -176,38 +207,35 @@ impl LinkTable {
     }
 
     /// No client names the sessions of a lost connection any more.
-    pub(super) fn forget_sessions(&mut self, link: u16) {
-        let entry = self.at(usize::from(link));
+    pub(super) fn forget_sessions(&mut self, link: u16, agenda: &mut Agenda) {
+        let entry = self.entry(link, agenda);
         entry.lost = false;
         entry.link.forget_sessions();
     }
 
     /// A link to which something is about to happen.
-    fn at(&mut self, index: usize) -> &mut LinkEntry {
-        let entry = &mut self.entries[index];
-        if !entry.dirty {
-            entry.dirty = true;
-            self.dirty.push(index as u16);
-        }
+    pub(super) fn entry(&mut self, link: u16, agenda: &mut Agenda) -> &mut LinkEntry {
+        let entry = &mut self.entries[usize::from(link)];
+        agenda.mark_dirty(Owner::Upstream(entry.key), &mut entry.dirty);
         entry
     }
 
     /// Brings timer and sums in line with what has become of a link.
-    fn reconcile(&mut self, index: usize, deadlines: &Deadlines) {
-        let entry = &mut self.entries[index];
+    fn reconcile(&mut self, socket: &LinkSocket, deadlines: &Deadlines, wheel: &mut Wheel) {
+        let entry = &mut self.entries[usize::from(socket.number)];
         let now = Counted {
             ready: entry.link.is_ready(),
-            busy: entry.is_busy(),
+            busy: socket.is_busy(),
             unsent: entry.link.unsent(),
         };
         let before = std::mem::replace(&mut entry.counted, now);
         self.ready = self.ready + usize::from(now.ready) - usize::from(before.ready);
         self.busy = self.busy + usize::from(now.busy) - usize::from(before.busy);
         self.unsent = self.unsent + now.unsent - before.unsent;
-        if entry.link.is_down() && (entry.must_wait() || self.draining) {
-            self.wheel.cancel(index as u32);
+        if entry.link.is_down() && (now.busy || entry.lost || self.draining) {
+            wheel.cancel(entry.key.slot);
         } else {
-            self.wheel.schedule(index as u32, entry.link.next_deadline(deadlines));
+            wheel.schedule(entry.key.slot, entry.link.next_deadline(deadlines));
         }
     }
 
@@ -220,40 +248,19 @@ impl LinkTable {
         self.entries.iter().enumerate().map(|(i, entry)| (i as u16, address(entry))).collect()
     }
 
-    pub(super) fn entry(&mut self, link: u16) -> &mut LinkEntry {
-        self.at(usize::from(link))
-    }
-
-    pub(super) fn data(&mut self, link: u16, id: SessionId, fragment: &Fragment<'_>) {
-        self.entry(link).link.data(id, fragment);
-    }
-
-    pub(super) fn delivered(&mut self, link: u16, id: SessionId, cost: u32) {
-        self.entry(link).link.delivered(id, cost);
-    }
-
-    pub(super) fn close(&mut self, link: u16, id: SessionId, close: &Close<'_>) {
-        self.entry(link).link.close(id, close);
-    }
-
-    /// When [`Core::handle_link_deadlines`] has work.
-    pub(super) fn next_deadline(&self) -> Instant {
-        self.wheel.next_expiry().unwrap_or(Instant::NEVER)
-    }
-
-    /// Whether no link has a connection, or operations in flight.
-    pub(super) fn is_over(&self) -> bool {
-        self.ended && self.busy == 0 && self.dirty.is_empty() && !self.is_swept()
+    /// Whether no link has a connection, or operations in flight, and none will have.
+    pub(super) fn is_over(&self, agenda: &Agenda) -> bool {
+        self.ended && self.busy == 0 && !agenda.is_any_dirty() && !self.is_swept()
     }
 
     /// Index of the backend that a link goes to.
-    pub(super) fn backend(&self, index: usize) -> usize {
-        usize::from(self.entries[index].backend)
+    pub(super) fn backend(&self, link: u16) -> u16 {
+        self.entries[usize::from(link)].backend
     }
 
     /// Whether the backend at the other end has proved that it has our key.
-    pub(super) fn proved_key(&self, index: usize) -> bool {
-        self.entries[index].link.proved_key()
+    pub(super) fn proved_key(&self, link: u16) -> bool {
+        self.entries[usize::from(link)].link.proved_key()
     }
 
     /// Bytes that wait to be sent to backends.
@@ -270,7 +277,7 @@ impl LinkTable {
         self.choose_among(backend, balance, Link::takes_sessions)
     }
 
-    /// Chooses a link for a question to `backend`.
+    /// Chooses a link to ask `backend` about a client.
     pub(super) fn choose_to_ask(&mut self, backend: u16, balance: Balance) -> Option<u16> {
         self.choose_among(backend, balance, Link::takes_questions)
     }
@@ -294,382 +301,348 @@ impl LinkTable {
     }
 }
 
-impl Core {
+impl Parts {
     /// Gives an authenticated client a session, or tells it that no backend can take it.
-    pub(super) fn open_session(&mut self, owner: Key, backend: u16) {
+    pub(super) fn open_session(&mut self, key: Key, connection: &mut Connection, backend: u16) {
+        let draining = self.control.drain.is_some();
         let balance = self.env.settings.backends[usize::from(backend)].balance;
-        let chosen = if self.drain.is_some() { None } else { self.links.choose(backend, balance) };
-        self.output.request.set_connection(self.connection_number(owner));
+        let chosen = if draining { None } else { self.links.choose(backend, balance) };
+        let number = self.connection_number(key, connection);
+        let output = &mut self.scratch.output;
+        output.request.set_connection(number);
         let opened = chosen.ok_or(Cause::BackendUnavailable).and_then(|link| {
-            let id = self.links.entry(link).link.open(owner, &self.output.request);
-            Ok((link, id.map_err(refusal)?))
+            let entry = self.links.entry(link, &mut self.agenda);
+            let id = entry.link.open(key, &output.request).map_err(refusal)?;
+            Ok(((link, id), entry.link.message_max()))
         });
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        connection.session = opened.ok();
-        if let Ok((link, _)) = opened {
-            connection.client.session_opened(self.links.entry(link).link.message_max());
-            self.env.counters.increment(Metric::SessionsOpened);
-            self.keep_requested_subject(owner);
-            self.output.answers.append(&mut self.output.connect_ack);
-            self.send_answers(owner);
-        } else {
-            self.output.connect_ack.clear();
-            self.output.rest.clear();
-            let cause = match opened {
-                Err(cause) if self.drain.is_none() => cause,
-                _ => Cause::GoingAway,
-            };
-            connection.client.refuse(cause, &self.env.context(), &mut self.output);
-            self.send_answers(owner);
+        match opened {
+            Ok((session, message_max)) => {
+                connection.session = Some(session);
+                if let Some(identity) = output.request.identity() {
+                    self.control.keep_subject(&self.env.settings, key, identity.subject);
+                }
+                self.session_opened(connection, message_max);
+            }
+            Err(cause) => {
+                connection.session = None;
+                output.connect_ack.clear();
+                output.rest.clear();
+                let cause = if draining { Cause::GoingAway } else { cause };
+                connection.client.refuse(cause, &self.env.context(), output);
+            }
         }
+        self.send_answers(connection);
     }
 
-    /// Whether any link's deadline was due.
-    pub(super) fn handle_link_deadlines(&mut self) -> bool {
-        if self.links.next_deadline() > self.env.now.instant {
-            return false;
+    /// A client's session is open: its dialect may greet it.
+    pub(super) fn session_opened(&mut self, connection: &mut Connection, message_max: u32) {
+        connection.client.session_opened(message_max);
+        self.env.counters.increment(Metric::SessionsOpened);
+        let output = &mut self.scratch.output;
+        output.answers.append(&mut output.connect_ack);
+    }
+
+    /// The most that a link's clients may send in one message.
+    pub(super) fn link_message_max(&self, link: u16) -> u32 {
+        self.links.entries[usize::from(link)].link.message_max()
+    }
+}
+
+impl Core {
+    /// A link's timer fired.
+    pub(super) fn link_deadline(&mut self, link: u16) {
+        let Parts { links, agenda, env, .. } = &mut self.parts;
+        let draining = links.draining;
+        let entry = links.entry(link, agenda);
+        let socket = self.sockets.upstream_mut(entry.key);
+        if entry.link.is_down() && (socket.is_busy() || entry.lost || draining) {
+            return;
         }
-        let mut fired = std::mem::take(&mut self.fired);
-        self.links.wheel.expire(self.env.now.instant, LINKS_PER_TURN as usize, &mut fired);
-        for index in fired.drain(..).map(|slot| slot as usize) {
-            let entry = self.links.at(index);
-            if entry.link.is_down() && (entry.must_wait() || self.drain.is_some()) {
-                continue;
-            }
-            match entry.link.handle_deadline(self.env.now.instant, &self.env.settings.deadlines) {
-                Due::Nothing => {}
-                Due::Fail(failure) => self.fail_link(index, &failure),
-                Due::Connect => {
-                    entry.generation = (entry.generation + 1) & 0x00ff_ffff;
-                    entry.connecting = true;
-                    let key = OpKey::new(OpKind::Connect, entry.owner(index));
-                    self.ops.push((key, Op::Connect { endpoint: index as u16 }));
-                }
+        match entry.link.handle_deadline(env.now.instant, &env.settings.deadlines) {
+            Due::Nothing => {}
+            Due::Fail(failure) => self.fail_link(link, &failure),
+            Due::Connect => {
+                socket.connecting = true;
+                entry.key = self.sockets.renew_upstream(entry.key);
+                let key = OpKey::new(OpKind::Connect, Owner::Upstream(entry.key));
+                agenda.ops.push((key, Op::Connect { endpoint: link }));
             }
         }
-        self.fired = fired;
-        true
     }
 
     /// Gives a link up: the sweep has its clients told to come again, and it is tried again after
     /// that.
-    pub(super) fn fail_link(&mut self, index: usize, failure: &Failure) {
-        let now = self.env.now.instant;
-        let entry = self.links.at(index);
+    pub(super) fn fail_link(&mut self, link: u16, failure: &Failure) {
+        let Parts { links, agenda, env, control, random, sweep, .. } = &mut self.parts;
+        let entry = links.entry(link, agenda);
         if entry.link.is_down() {
             return;
         }
         let failure = &entry.link.cause_of(failure);
         let is_failure = *failure != Failure::Drained;
-        self.env.counters.add(Metric::LinkFailures, u64::from(is_failure));
+        env.counters.add(Metric::LinkFailures, u64::from(is_failure));
         if matches!(failure, Failure::Protocol(_)) {
-            self.env.counters.increment(Metric::LinkViolations);
+            env.counters.increment(Metric::LinkViolations);
         }
-        entry.link.lost(now, &self.env.settings.deadlines, self.random.number() as u32);
+        entry.link.lost(env.now.instant, &env.settings.deadlines, random.number() as u32);
         entry.reader = LinkReader::new(HANDSHAKE_FRAME_MAX);
-        let owner = entry.owner(index);
-        match &mut entry.pipe {
-            Some(pipe) => {
-                pipe.end(false);
-                pipe.reconcile(owner, &mut self.ops);
-            }
-            None if entry.connecting => {
-                entry.cancelling = true;
-                let target = OpKey::new(OpKind::Connect, owner);
-                self.ops.push((OpKey::new(OpKind::Cancel, owner), Op::Cancel { target }));
-            }
-            None => {}
-        }
-        let (backend, endpoint) = (entry.backend, entry.endpoint);
-        if is_failure {
-            let reason = failure.to_string();
-            self.mailbox.report(Report::LinkDown { backend, endpoint, reason });
-        }
-        let entry = self.links.at(index);
         if entry.link.open_sessions() == 0 {
             entry.link.forget_sessions();
         } else {
             entry.lost = true;
-            self.sweep.begin_lost(index as u16);
+            sweep.begin_lost(link);
+        }
+        let (backend, endpoint) = (entry.backend, entry.endpoint);
+        let (socket, owner) = (self.sockets.upstream_mut(entry.key), Owner::Upstream(entry.key));
+        match &mut socket.pipe {
+            Some(pipe) => {
+                pipe.end(false);
+                pipe.reconcile(owner, &mut agenda.ops);
+            }
+            None if socket.connecting => {
+                socket.cancelling = true;
+                let target = OpKey::new(OpKind::Connect, owner);
+                agenda.ops.push((OpKey::new(OpKind::Cancel, owner), Op::Cancel { target }));
+            }
+            None => {}
+        }
+        if is_failure {
+            let reason = failure.to_string();
+            control.mailbox.report(Report::LinkDown { backend, endpoint, reason });
         }
     }
 
-    fn link_connected(&mut self, index: usize, socket: crate::ring::Socket) {
+    /// A link's socket is there.
+    fn link_connected(&mut self, owner: Owner, socket: Socket) {
+        let Parts { links, agenda, env, random, .. } = &mut self.parts;
         let mut nonce = [0; 32];
-        self.random.fill(&mut nonce);
-        let entry = self.links.at(index);
+        random.fill(&mut nonce);
+        let upstream = self.sockets.upstream_mut(owner.key());
+        let entry = links.entry(upstream.number, agenda);
         let mut pipe = Pipe::new(socket, BufferGroup::Link);
         if entry.link.is_down() {
             // It was given up while it was being connected.
             pipe.end(true);
         } else {
-            let secret = &self.env.settings.backends[usize::from(entry.backend)].secret;
-            entry.link.connected(nonce, secret.is_some(), &self.env.settings.limits);
+            let secret = &env.settings.backends[usize::from(entry.backend)].secret;
+            entry.link.connected(nonce, secret.is_some(), &env.settings.limits);
         }
-        pipe.reconcile(entry.owner(index), &mut self.ops);
-        entry.pipe = Some(pipe);
+        pipe.reconcile(owner, &mut agenda.ops);
+        upstream.pipe = Some(pipe);
     }
 
     /// Takes bytes from a backend.
-    fn link_input(&mut self, index: usize, mut input: &[u8]) {
+    fn link_input(&mut self, link: u16, mut input: &[u8]) {
+        let Parts { links, agenda, .. } = &mut self.parts;
         // Events borrow from the reader, so it leaves the table while they are acted on.
         let fresh = LinkReader::new(HANDSHAKE_FRAME_MAX);
-        let mut reader = std::mem::replace(&mut self.links.at(index).reader, fresh);
+        let mut reader = std::mem::replace(&mut links.entry(link, agenda).reader, fresh);
         let result = loop {
-            let entry = self.links.at(index);
+            let Parts { links, env, .. } = &mut self.parts;
+            let entry = &mut links.entries[usize::from(link)];
             if entry.link.is_down() {
                 break Ok(());
             }
-            let secret = self.env.settings.backends[usize::from(entry.backend)].secret.as_ref();
-            let now = self.env.now.instant;
-            match entry.link.receive(&mut reader, &mut input, now, secret, &self.env.counters) {
+            let secret = env.settings.backends[usize::from(entry.backend)].secret.as_ref();
+            let now = env.now.instant;
+            match entry.link.receive(&mut reader, &mut input, now, secret, &env.counters) {
                 Ok(None) => break Ok(()),
                 Ok(Some(Event::Ready)) => {
                     let frame_max = entry.link.frame_max();
                     reader.set_frame_max(frame_max);
-                    self.link_ready(index);
+                    self.link_ready(link);
                 }
-                Ok(Some(event)) => self.link_event(index, event),
+                Ok(Some(event)) => self.link_event(link, event),
                 Err(failure) => break Err(failure),
             }
         };
-        let entry = self.links.at(index);
+        let entry = &mut self.parts.links.entries[usize::from(link)];
         match result {
-            Ok(()) if entry.link.has_gone_away() => self.fail_link(index, &Failure::GoneAway),
+            Ok(()) if entry.link.has_gone_away() => self.fail_link(link, &Failure::GoneAway),
             Ok(()) if entry.link.is_down() => {}
             Ok(()) => entry.reader = reader,
-            Err(failure) => self.fail_link(index, &failure),
+            Err(failure) => self.fail_link(link, &failure),
         }
-        self.settle_touched();
+        self.reconcile_marked();
     }
 
-    fn link_ready(&mut self, index: usize) {
-        self.env.counters.increment(Metric::LinkConnects);
-        let LinkEntry { backend, endpoint, .. } = self.links.entries[index];
-        self.mailbox.report(Report::LinkReady { backend, endpoint });
+    fn link_ready(&mut self, link: u16) {
+        let Parts { links, env, control, .. } = &mut self.parts;
+        env.counters.increment(Metric::LinkConnects);
+        let LinkEntry { backend, endpoint, .. } = links.entries[usize::from(link)];
+        control.mailbox.report(Report::LinkReady { backend, endpoint });
     }
 
-    fn link_event(&mut self, index: usize, event: Event<'_>) {
+    fn link_event(&mut self, link: u16, event: Event<'_>) {
         match event {
-            Event::Data { client, fragment, cost } => self.deliver(client, &fragment, cost),
+            Event::Data { client, fragment, cost } => {
+                self.make_room(client, fragment.bytes.len());
+                let (parts, connection) = self.session_client(client);
+                parts.deliver(client, connection, &fragment, cost);
+            }
             Event::InvalidText { client } => {
-                let Some(connection) = self.connections.entry_mut(client) else { return };
-                let ctx = self.env.context();
-                connection.client.close(Cause::InvalidUtf8, &ctx, &mut self.output);
-                self.send_answers(client);
-                self.touch(client);
+                let (parts, connection) = self.session_client(client);
+                let ctx = parts.env.context();
+                connection.client.close(Cause::InvalidUtf8, &ctx, &mut parts.scratch.output);
+                parts.send_answers(connection);
+                parts.mark_for_reconcile(client, connection);
             }
             Event::Closed { client, code, reason } => {
-                let Some(connection) = self.connections.entry_mut(client) else { return };
+                let (parts, connection) = self.session_client(client);
                 connection.session = None;
                 let code = if code == 0 { 1000 } else { code };
-                let ctx = self.env.context();
-                connection.client.close_by_backend(code, reason, &ctx, &mut self.output);
-                self.send_answers(client);
-                self.touch(client);
+                let ctx = parts.env.context();
+                let output = &mut parts.scratch.output;
+                connection.client.close_by_backend(code, reason, &ctx, output);
+                parts.send_answers(connection);
+                parts.mark_for_reconcile(client, connection);
             }
             Event::Expire { client, expires } => {
-                let Some(connection) = self.connections.entry_mut(client) else { return };
-                self.env.counters.increment(Metric::ExpirySet);
-                connection.client.set_expiry(expires, &self.env.context());
-                self.touch(client);
+                let (parts, connection) = self.session_client(client);
+                parts.env.counters.increment(Metric::ExpirySet);
+                connection.client.set_expiry(expires, &parts.env.context());
+                parts.mark_for_reconcile(client, connection);
             }
-            Event::Revoke(revocation) => self.revoke(index, revocation),
+            Event::Revoke(revocation) => self.revoke(link, revocation),
             Event::Accepted { client, identity } => {
-                let backend = self.links.entries[index].backend;
-                self.accepted_by_backend(client, backend, &identity.0);
+                self.with_session_client(client, |parts, key, connection| {
+                    parts.accepted_by_backend(key, connection, link, &identity.0);
+                });
             }
-            Event::Rejected { client, reject } => self.rejected_by_backend(client, &reject),
+            Event::Rejected { client, reject } => {
+                self.with_session_client(client, |parts, key, connection| {
+                    parts.rejected_by_backend(key, connection, &reject);
+                });
+            }
             Event::Declined { client } => {
-                self.rejected_by_backend(client, &Reject::new(Cause::BackendUnavailable));
+                let reject = Reject::new(Cause::BackendUnavailable);
+                self.with_session_client(client, |parts, key, connection| {
+                    parts.rejected_by_backend(key, connection, &reject);
+                });
             }
-            Event::SessionCredit { client } => self.resume(client),
+            Event::SessionCredit { client } => {
+                self.with_session_client(client, Parts::take_backlog);
+            }
             Event::LinkCredit => {
-                self.links.at(index).link.take_waiting(&mut self.woken);
+                let Parts { links, agenda, .. } = &mut self.parts;
+                links.entries[usize::from(link)].link.take_waiting(&mut agenda.woken);
                 self.resume_woken();
             }
             Event::Ready | Event::Routine => {}
         }
     }
 
-    /// Goes on with the clients that waited for room or credit on a link.
-    fn resume_woken(&mut self) {
-        let mut woken = std::mem::take(&mut self.woken);
-        for client in woken.drain(..) {
-            self.resume(client);
-        }
-        self.woken = woken;
-    }
-
-    /// Queues a piece of a backend's message for its client.
-    fn deliver(&mut self, client: Key, fragment: &Fragment<'_>, cost: u32) {
-        let Some(connection) = self.connections.entry_mut(client) else { return };
-        let Fragment { kind, first, last, bytes } = *fragment;
-        let Some(header) = connection.client.data_header(kind, first, last, bytes.len()) else {
-            return;
+    /// The client of a session that an upstream names, and what else there is.
+    fn session_client(&mut self, client: Key) -> (&mut Parts, &mut Connection) {
+        let Some(connection) = self.sockets.client_mut(client) else {
+            unreachable!("a client ends its session before it leaves")
         };
-        connection.owed += cost;
-        self.env.counters.add(Metric::BytesToClients, bytes.len() as u64);
-        self.env.counters.add(Metric::MessagesToClients, u64::from(last));
-        self.send_plaintext(client, &[header.as_slice(), bytes]);
-        self.touch(client);
-    }
-
-    /// Settles every connection that a link's input concerned, each once.
-    fn settle_touched(&mut self) {
-        let mut touched = std::mem::take(&mut self.touched);
-        for client in touched.drain(..) {
-            self.settle(client);
-        }
-        self.touched = touched;
-    }
-
-    fn link_event_of_socket(&mut self, index: usize, event: PipeEvent) {
-        match event {
-            PipeEvent::Received(_) => unreachable!("the worker has the ring, and so the bytes"),
-            PipeEvent::Sent => {
-                let now = self.env.now.instant;
-                self.links.at(index).link.send_progressed(now);
-            }
-            PipeEvent::Finished | PipeEvent::Broken => {
-                self.fail_link(index, &Failure::Disconnected);
-            }
-            // Link buffers are given back within the tick, so trying again now is no loop.
-            PipeEvent::Starved => {
-                self.env.counters.increment(Metric::ReceiveStarved);
-                if let Some(pipe) = &mut self.links.at(index).pipe {
-                    pipe.feed();
-                }
-            }
-            PipeEvent::Routine => {}
-        }
-        self.settle_link(index);
-    }
-
-    fn settle_link(&mut self, index: usize) {
-        let entry = self.links.at(index);
-        let owner = entry.owner(index);
-        if let Some(pipe) = &mut entry.pipe {
-            pipe.reconcile(owner, &mut self.ops);
-            if pipe.is_over() {
-                entry.pipe = None;
-            }
-        }
-    }
-
-    /// Tells every backend that this gateway drains.
-    pub(super) fn announce_drain(&mut self) {
-        self.links.draining = true;
-        self.links.laps.begin(LinkDuty::GoAway as usize);
-    }
-
-    /// Ends every link for good.
-    pub(super) fn end_links(&mut self) {
-        if std::mem::replace(&mut self.links.ended, true) {
-            return;
-        }
-        self.links.laps.begin(LinkDuty::End as usize);
+        (&mut self.parts, connection)
     }
 
     /// Does a turn's part of a sweep over the links.
     pub(super) fn sweep_links(&mut self) {
-        let most = LINKS_PER_TURN.min(self.options.sweep_slots);
-        let links = self.links.entries.len() as u32;
-        let Some((part, duties)) = self.links.laps.advance(links, most) else { return };
-        for index in part.map(|link| link as usize) {
+        let Parts { links, options, .. } = &mut self.parts;
+        let most = LINKS_PER_TURN.min(options.sweep_slots);
+        let count = links.entries.len() as u32;
+        let Some((part, duties)) = links.laps.advance(count, most) else { return };
+        for link in part.map(|link| link as u16) {
+            let Parts { links, agenda, .. } = &mut self.parts;
             // Looked at again, its deadline and the sums are brought in line.
-            let entry = self.links.at(index);
+            let entry = links.entry(link, agenda);
             if duties.has(LinkDuty::GoAway as usize) {
                 entry.link.go_away("the gateway drains");
             }
             if duties.has(LinkDuty::End as usize) {
-                self.fail_link(index, &Failure::Drained);
+                self.fail_link(link, &Failure::Drained);
             }
         }
     }
 }
 
 impl<R: Ring> Worker<R> {
-    pub(super) fn complete_link(&mut self, kind: OpKind, owner: Key, outcome: Outcome, more: bool) {
-        let index = owner.slot as usize;
-        let current = self.core.links.entries.get(index).map(|entry| entry.generation);
-        if current != Some(owner.generation) {
+    /// A completion of a link's socket, or of its connect.
+    pub(super) fn complete_link(&mut self, key: OpKey, outcome: Outcome, more: bool) {
+        let OpKey { owner, kind } = key;
+        let Core { sockets, parts } = &mut self.core;
+        let Some(Entry::Upstream(socket)) = sockets.entry_mut(owner.key()) else {
             return self.complete_stale(outcome);
-        }
+        };
+        let link = socket.number;
+        parts.links.entry(link, &mut parts.agenda);
         match outcome {
-            Outcome::Connected(socket) => {
-                self.core.links.at(index).connecting = false;
-                self.core.link_connected(index, socket);
+            Outcome::Connected(connected) => {
+                socket.connecting = false;
+                self.core.link_connected(owner, connected);
             }
             Outcome::Failed(failure) if kind == OpKind::Connect => {
-                self.core.links.at(index).connecting = false;
-                self.core.fail_link(index, &Failure::Connect(describe(failure)));
+                socket.connecting = false;
+                self.core.fail_link(link, &Failure::Connect(describe(failure)));
             }
             // A socket that comes all the same is closed, which cancels nothing.
-            Outcome::CancelDone if self.core.links.entries[index].cancelling => {
-                self.core.links.at(index).cancelling = false;
+            Outcome::CancelDone if socket.cancelling => socket.cancelling = false,
+            outcome => {
+                let Some(pipe) = &mut socket.pipe else {
+                    unreachable!("{outcome:?} of a link without a socket")
+                };
+                let ops = &mut parts.agenda.ops;
+                let event = pipe.complete(owner, outcome, more, &mut self.ring, ops);
+                self.link_pipe_event(owner, link, event);
             }
-            outcome => self.complete_link_socket(index, outcome, more),
         }
     }
 
-    fn complete_link_socket(&mut self, index: usize, outcome: Outcome, more: bool) {
-        let core = &mut self.core;
-        let entry = core.links.at(index);
-        let owner = entry.owner(index);
-        let Some(pipe) = &mut entry.pipe else { return self.complete_stale(outcome) };
-        match pipe.complete(owner, outcome, more, &mut self.ring, &mut core.ops) {
+    fn link_pipe_event(&mut self, owner: Owner, link: u16, event: PipeEvent) {
+        let parts = &mut self.core.parts;
+        let entry = &mut parts.links.entries[usize::from(link)];
+        match event {
             PipeEvent::Received(buffer) => {
-                self.link_buffer(index, buffer);
-                self.core.settle_link(index);
+                if !entry.link.is_down() {
+                    self.core.link_input(link, self.ring.received(&buffer));
+                }
+                self.ring.give_back(buffer);
             }
-            event => core.link_event_of_socket(index, event),
+            PipeEvent::Sent => entry.link.send_progressed(parts.env.now.instant),
+            PipeEvent::Finished | PipeEvent::Broken => {
+                self.core.fail_link(link, &Failure::Disconnected);
+            }
+            PipeEvent::Starved => {
+                parts.env.counters.increment(Metric::ReceiveStarved);
+                parts.agenda.starve(owner, BufferGroup::Link);
+            }
+            PipeEvent::Routine => {}
         }
+        let Core { sockets, parts } = &mut self.core;
+        sockets.upstream_mut(owner.key()).reconcile(owner, &mut parts.agenda.ops);
     }
 
-    fn link_buffer(&mut self, index: usize, buffer: ReceivedBuffer) {
-        if !self.core.links.entries[index].link.is_down() {
-            self.core.link_input(index, self.ring.received(&buffer));
-        }
-        self.ring.give_back(buffer);
-    }
-
-    /// Fills one send for every link to which something happened, that has output and no send in
-    /// flight, and brings what else depends on it in line.
-    pub(super) fn flush_links(&mut self) {
-        let mut dirty = std::mem::take(&mut self.core.links.dirty);
-        for link in dirty.drain(..) {
-            let index = usize::from(link);
-            self.core.links.entries[index].dirty = false;
-            self.flush_link(index);
-            self.core.links.reconcile(index, &self.core.env.settings.deadlines);
-        }
-        let since = std::mem::replace(&mut self.core.links.dirty, dirty);
-        self.core.links.dirty.extend(since);
-        self.core.resume_woken();
-    }
-
-    fn flush_link(&mut self, index: usize) {
-        let Core { links, ops, env, woken, .. } = &mut self.core;
-        let entry = &mut links.entries[index];
-        let owner = entry.owner(index);
-        let LinkEntry { pipe: Some(pipe), link, .. } = entry else { return };
-        if link.unsent() == 0 {
-            return;
-        }
-        match pipe.flush(owner, &mut self.ring, ops, |bytes| link.copy_output(bytes)) {
-            Flush::Sending(_) if link.may_wake() => link.take_waiting(woken),
-            Flush::Sending(_) | Flush::Busy => {}
-            Flush::NoSlot => {
-                // It stays dirty until slots come back.
-                env.counters.increment(Metric::SendStarved);
-                links.at(index);
+    /// Fills a link's next send, if there is something to send, and brings what else depends on
+    /// the link in line. False when no slot is free.
+    pub(super) fn flush_link(&mut self, slot: u32) -> bool {
+        let Core { sockets, parts } = &mut self.core;
+        let Parts { links, agenda, env, .. } = parts;
+        let Some((key, Entry::Upstream(socket))) = sockets.slot_mut(slot) else {
+            unreachable!("an upstream keeps its slot")
+        };
+        let LinkEntry { link, dirty, .. } = &mut links.entries[usize::from(socket.number)];
+        *dirty = false;
+        if let Some(pipe) = &mut socket.pipe
+            && link.unsent() > 0
+        {
+            let (owner, ops) = (Owner::Upstream(key), &mut agenda.ops);
+            match pipe.flush(owner, &mut self.ring, ops, |bytes| link.copy_output(bytes)) {
+                Flush::Sending(_) if link.may_wake() => link.take_waiting(&mut agenda.woken),
+                Flush::Sending(_) | Flush::Busy => {}
+                Flush::NoSlot => *dirty = true,
             }
         }
+        let flushed = !*dirty;
+        links.reconcile(socket, &env.settings.deadlines, &mut agenda.wheel);
+        flushed
     }
 }
 
-/// What a client is told whose session cannot be opened. One whose request is too large for the
+/// Why a client is refused whose session cannot be opened. One whose request is too large for the
 /// backend would find it no smaller another time.
 pub(super) fn refusal(error: OpenError) -> Cause {
     match error {

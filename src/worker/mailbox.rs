@@ -227,6 +227,7 @@ impl WorkerMailbox {
     ///
     /// # Errors
     /// The report, when the control thread is too far behind: to be tried again.
+    #[expect(clippy::result_large_err, reason = "the report itself comes back, to be tried again")]
     pub fn try_report(&self, report: Report) -> Result<(), Report> {
         self.reports.try_send(report).map_err(|error| match error {
             TrySendError::Full(report) | TrySendError::Disconnected(report) => report,

@@ -3,13 +3,13 @@
 
 use crate::base::memory_pressure::MemoryPressure;
 
-use super::Core;
+use super::core::{Core, Parts};
 use super::sweep::Duty;
 
 /// Connections that are shed in one turn.
 const SHED_PER_TICK: usize = 256;
 
-impl Core {
+impl Parts {
     /// The control thread measured, and this pressure holds from now on. While memory is short it
     /// says so every time; each time free memory is given back, and on the last pressure all
     /// connections are looked at.
@@ -20,8 +20,8 @@ impl Core {
             _ => self.sweep.cancel(Duty::SlowReaders),
         }
         if pressure != MemoryPressure::Clear {
-            self.queues.release_free();
-            self.stashes.release_free();
+            self.pools.queues.release_free();
+            self.pools.backlogs.release_free();
         }
     }
 
@@ -30,10 +30,12 @@ impl Core {
         let sheds = self.admission.pressure >= MemoryPressure::ShedUnauthenticated;
         sheds && self.admission.holds_any()
     }
+}
 
+impl Core {
     /// Gives up a turn's part of what the pressure says, if it says anything.
     pub(super) fn give_up_memory(&mut self) -> bool {
-        let sheds = self.admission.pressure >= MemoryPressure::ShedUnauthenticated;
+        let sheds = self.parts.admission.pressure >= MemoryPressure::ShedUnauthenticated;
         if sheds {
             self.evict_some(SHED_PER_TICK);
         }

@@ -11,44 +11,30 @@ use crate::protocol::revocation::{Revocation, Revoked};
 
 use crate::settings::RevokeScope;
 
-use super::Core;
+use super::core::{Control, Core, Parts};
 use super::mailbox::Report;
 use super::sweep::Duty;
 
 /// Revocations of backends that may wait for the control thread. A backend that goes on loses
 /// its link, so that it knows.
-const OWED_MAX: usize = 4096;
+const WAITING_MAX: usize = 4096;
 /// How soon the control thread is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(10);
 
-impl Core {
+impl Parts {
     pub(super) fn take_revoked(&mut self, revoked: Arc<Revoked>) {
         self.env.revoked = revoked;
         self.sweep.begin(Duty::Revocations);
     }
 
-    /// A backend revoked something. All its workers must know, and the file, so the control
-    /// thread is told; none is ever lost on the way.
-    /// One whose block does not allow it, or whose link has proved no key, revokes nothing.
-    pub(super) fn revoke(&mut self, link: usize, revocation: Revocation) {
-        let backend = &self.env.settings.backends[self.links.backend(link)];
-        if backend.revoke == RevokeScope::None || !self.links.proved_key(link) {
-            return self.env.counters.increment(Metric::RevocationsIgnored);
-        }
-        if self.revocations_owed.len() >= OWED_MAX {
-            return self.fail_link(link, &Failure::TooManyRevocations);
-        }
-        self.revocations_owed.push_back(revocation);
-        self.report_revocations();
-    }
-
     /// Hands the control thread as many as it takes.
     pub(super) fn report_revocations(&mut self) {
-        while let Some(revocation) = self.revocations_owed.pop_front() {
-            match self.mailbox.try_report(Report::Revoke(revocation)) {
+        let Control { mailbox, revocations_waiting, .. } = &mut self.control;
+        while let Some(revocation) = revocations_waiting.pop_front() {
+            match mailbox.try_report(Report::Revoke(revocation)) {
                 Ok(()) => {}
                 Err(Report::Revoke(revocation)) => {
-                    return self.revocations_owed.push_front(revocation);
+                    return revocations_waiting.push_front(revocation);
                 }
                 Err(_) => unreachable!("what comes back is what was sent"),
             }
@@ -57,10 +43,28 @@ impl Core {
 
     /// When there is more to do here.
     pub(super) fn next_revocation_work(&self) -> Instant {
-        if !self.revocations_owed.is_empty() {
-            self.env.now.instant + RETRY_EVERY
-        } else {
+        if self.control.revocations_waiting.is_empty() {
             Instant::NEVER
+        } else {
+            self.env.now.instant + RETRY_EVERY
         }
+    }
+}
+
+impl Core {
+    /// A backend revoked something. All its workers must know, and the file, so it goes to the
+    /// control thread; none is ever lost on the way.
+    /// One whose block does not allow it, or whose link has proved no key, revokes nothing.
+    pub(super) fn revoke(&mut self, link: u16, revocation: Revocation) {
+        let Parts { env, links, control, .. } = &mut self.parts;
+        let backend = &env.settings.backends[usize::from(links.backend(link))];
+        if backend.revoke == RevokeScope::None || !links.proved_key(link) {
+            return env.counters.increment(Metric::RevocationsIgnored);
+        }
+        if control.revocations_waiting.len() >= WAITING_MAX {
+            return self.fail_link(link, &Failure::TooManyRevocations);
+        }
+        control.revocations_waiting.push_back(revocation);
+        self.parts.report_revocations();
     }
 }

@@ -11,17 +11,18 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::base::laps::{Duties, Laps, Position};
-use crate::base::slab::Key;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 
-use super::Core;
 use super::clients::Connection;
+use super::core::{Core, Parts};
+use super::reconcile::Reconciled;
+use super::sockets::Entry;
 
 /// Connections that a sweep closes in one turn: each costs a close frame, and a send, in that
 /// turn and the completions of its end in later ones.
 pub(super) const CLOSES_PER_TURN: u32 = 512;
-/// Over how long the clients of a lost link are told to come again.
+/// Over how long the closes of a lost link's clients are spread.
 const LOSS_SPREAD: Duration = Duration::from_secs(1);
 /// How long a send must have made no progress for its client to be a slow reader.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
@@ -84,39 +85,54 @@ impl Sweep {
 impl Core {
     /// Does a turn's part of the sweeps, if any is under way.
     pub(super) fn sweep(&mut self) -> bool {
-        if !self.sweep.is_under_way() && !self.links.is_swept() {
+        if !self.parts.sweep.is_under_way() && !self.parts.links.is_swept() {
             return false;
         }
-        let mut slots_left = self.options.sweep_slots;
+        let mut slots_left = self.parts.options.sweep_slots;
         let mut closes_left = CLOSES_PER_TURN;
         while slots_left > 0 && closes_left > 0 {
-            let slots = self.connections.slots();
-            let Some((part, duties)) = self.sweep.laps.advance(slots, slots_left) else { break };
+            let slots = self.sockets.slots();
+            let laps = &mut self.parts.sweep.laps;
+            let Some((part, duties)) = laps.advance(slots, slots_left) else { break };
             slots_left -= part.len() as u32;
             for slot in part {
-                let Some(key) = self.connections.key_of(slot) else { continue };
-                closes_left -= u32::from(self.sweep_connection(key, duties));
+                closes_left -= u32::from(self.sweep_slot(slot, duties));
                 if closes_left == 0 {
-                    self.sweep.laps.back_to(slot + 1);
+                    self.parts.sweep.laps.back_to(slot + 1);
                     break;
                 }
             }
         }
-        self.forget_lost_sessions();
+        self.parts.forget_lost_sessions();
         self.sweep_links();
         true
     }
 
-    /// Whether this closed it, or had it settled.
-    fn sweep_connection(&mut self, key: Key, duties: Duties) -> bool {
+    /// Whether this closed a client.
+    fn sweep_slot(&mut self, slot: u32, duties: Duties) -> bool {
+        let Some((key, Entry::Client(connection))) = self.sockets.slot_mut(slot) else {
+            return false;
+        };
+        let ends = self.parts.sweep_client(connection, duties);
+        if !ends {
+            self.parts.schedule_deadline(key, connection);
+        } else if self.parts.reconcile(key, connection) == Reconciled::Over {
+            self.forget_client(key);
+        }
+        ends
+    }
+}
+
+impl Parts {
+    /// Whether this closed it.
+    fn sweep_client(&mut self, connection: &mut Connection, duties: Duties) -> bool {
         let does = |duty: Duty| duties.has(duty as usize);
-        let Some(connection) = self.connections.entry_mut(key) else { return false };
         if does(Duty::Routes) {
             // First, so that what follows is said and logged under the route as it is now.
             connection.client.renew_route(&self.env.routes);
         }
         if does(Duty::ScheduleDrain)
-            && let Some(drain) = &self.drain
+            && let Some(drain) = &self.control.drain
         {
             let at = drain.draw(&mut self.random);
             connection.client.schedule_close(at, Cause::GoingAway);
@@ -128,38 +144,28 @@ impl Core {
             let at = self.env.now.instant + self.random.duration_below(LOSS_SPREAD);
             connection.client.schedule_close(at, Cause::BackendUnavailable);
         }
-        let ends = (does(Duty::Revocations) && self.close_if_revoked(key))
-            || (does(Duty::SlowReaders) && self.drop_if_slow(key))
-            || (does(Duty::Close) && self.close_for_drain(key))
-            || (does(Duty::Drop) && self.drop_for_drain(key));
-        if ends {
-            self.settle(key);
-        } else {
-            self.schedule_deadline(key);
-        }
-        ends
+        (does(Duty::Revocations) && self.close_if_revoked(connection))
+            || (does(Duty::SlowReaders) && self.drop_if_slow(connection))
+            || (does(Duty::Close) && self.close_for_drain(connection))
+            || (does(Duty::Drop) && self.drop_for_drain(connection))
     }
 
-    fn close_if_revoked(&mut self, key: Key) -> bool {
-        let Some(connection) = self.connections.entry_mut(key) else { return false };
+    fn close_if_revoked(&mut self, connection: &mut Connection) -> bool {
         let client = &mut connection.client;
         if !client.is_open() || !self.env.revoked.holds(client.mark(), self.env.now.unix) {
             return false;
         }
         self.env.counters.increment(Metric::RevokedClosed);
-        client.close(Cause::TokenRevoked, &self.env.context(), &mut self.output);
-        self.send_answers(key);
+        client.close(Cause::TokenRevoked, &self.env.context(), &mut self.scratch.output);
+        self.send_answers(connection);
         true
     }
 
     /// What waits for a client that does not read is what is to be given back, so nothing more
     /// is queued for it, not even an explanation.
-    fn drop_if_slow(&mut self, key: Key) -> bool {
-        let now = self.env.now.instant;
-        let Some(connection) = self.connections.entry_mut(key) else { return false };
-        let stalled =
-            |c: &Connection| c.unsent() > 0 && now.since(c.client.progressed()) >= SLOW_AFTER;
-        if connection.pipe.is_ending() || !stalled(connection) {
+    fn drop_if_slow(&mut self, connection: &mut Connection) -> bool {
+        let since = self.env.now.instant.since(connection.client.progressed());
+        if connection.pipe.is_ending() || connection.unsent() == 0 || since < SLOW_AFTER {
             return false;
         }
         self.env.counters.increment(Metric::MemoryCloses);
@@ -169,15 +175,14 @@ impl Core {
 
     /// The scheduled closes were due within this tick of the wheel, or the window is none at
     /// all: those that are left are owed the same answer.
-    fn close_for_drain(&mut self, key: Key) -> bool {
-        let Some(connection) = self.connections.entry_mut(key) else { return false };
-        connection.client.close(Cause::GoingAway, &self.env.context(), &mut self.output);
-        self.send_answers(key);
+    fn close_for_drain(&mut self, connection: &mut Connection) -> bool {
+        let output = &mut self.scratch.output;
+        connection.client.close(Cause::GoingAway, &self.env.context(), output);
+        self.send_answers(connection);
         true
     }
 
-    fn drop_for_drain(&mut self, key: Key) -> bool {
-        let Some(connection) = self.connections.entry_mut(key) else { return false };
+    fn drop_for_drain(&mut self, connection: &mut Connection) -> bool {
         connection.client.drop_silently(Cause::GoingAway, &self.env.context());
         true
     }
@@ -190,7 +195,7 @@ impl Core {
                 return;
             }
             self.sweep.lost.pop_front();
-            self.links.forget_sessions(link);
+            self.links.forget_sessions(link, &mut self.agenda);
         }
     }
 }

@@ -7,10 +7,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::base::slab::Key;
-use crate::connection::client::Client;
 use crate::settings::{LogSubject, Settings};
 
-use super::Core;
+use super::clients::Connection;
+use super::core::{Control, Parts};
 use super::mailbox::Report;
 
 /// Lines about refused Origins, of one worker.
@@ -37,55 +37,44 @@ impl Subjects {
     }
 }
 
-impl Core {
+impl Parts {
     /// The number of a connection: no two connections of all gateways have the same, but by a
     /// chance of 1 in 2^64.
-    pub(super) fn connection_number(&self, owner: Key) -> u64 {
-        let accepted = self.connections.entry(owner).map(|found| found.client.accepted());
-        self.number_of(owner, accepted.unwrap_or_default().as_nanos())
-    }
-
-    /// The same for a connection that was accepted then and is gone.
-    pub(super) fn number_of(&self, owner: Key, accepted_ns: u64) -> u64 {
+    pub(super) fn connection_number(&self, key: Key, connection: &Connection) -> u64 {
+        let accepted_ns = connection.client.accepted().as_nanos();
         let mut hasher = DefaultHasher::new();
-        let Key { slot, generation } = owner;
+        let Key { slot, generation } = key;
         // A generation comes round again, an instant does not.
         (self.options.instance, self.options.index, slot, generation, accepted_ns)
             .hash(&mut hasher);
         hasher.finish()
     }
 
-    /// Keeps the subject of the client whose request is in the output.
-    pub(super) fn keep_requested_subject(&mut self, owner: Key) {
-        let identity = self.output.request.identity();
-        let text = identity.and_then(|it| logged_subject(&self.env.settings, it.subject));
-        if let Some(text) = text {
-            self.subjects.keep(owner.slot, text);
-        }
-    }
-
-    /// Keeps the subject of a client whose session opens, if the close line is to have it.
-    pub(super) fn keep_subject(&mut self, owner: Key, subject: &str) {
-        if let Some(text) = logged_subject(&self.env.settings, subject) {
-            self.subjects.keep(owner.slot, text);
-        }
-    }
-
     /// Tells the log which Origin a route has refused: the first mistake of every front-end author.
     /// Strangers choose it, so only a few lines a second are written.
-    pub(super) fn report_refused_origin(&mut self, owner: Key) {
-        let origin = String::from_utf8_lossy(&self.output.refused_origin).into_owned();
-        self.output.refused_origin.clear();
+    pub(super) fn report_refused_origin(&mut self, connection: &Connection) {
+        let refused = &mut self.scratch.output.refused_origin;
+        let origin = String::from_utf8_lossy(refused).into_owned();
+        refused.clear();
+        let Control { mailbox, origin_lines, .. } = &mut self.control;
         let now = self.env.now.instant;
-        if !self.origin_lines.take(1, ORIGIN_LINES_PER_SECOND, ORIGIN_LINES_BURST, now) {
+        if !origin_lines.take(1, ORIGIN_LINES_PER_SECOND, ORIGIN_LINES_BURST, now) {
             return;
         }
-        let client = self.connections.entry(owner).map(|found| &found.client);
-        self.mailbox.report(Report::OriginRefused {
-            route: client.and_then(|client| client.route(&self.env.routes)),
-            peer: client.and_then(Client::peer),
+        mailbox.report(Report::OriginRefused {
+            route: connection.client.route(&self.env.routes),
+            peer: connection.client.peer(),
             origin,
         });
+    }
+}
+
+impl Control {
+    /// Keeps the subject of a client whose session opens, if the close line is to have it.
+    pub(super) fn keep_subject(&mut self, settings: &Settings, key: Key, subject: &str) {
+        if let Some(text) = logged_subject(settings, subject) {
+            self.subjects.keep(key.slot, text);
+        }
     }
 }
 

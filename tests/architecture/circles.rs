@@ -80,11 +80,11 @@ fn circles_of(folder: &Path, imports: &[Import]) -> Vec<Circle> {
     let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut written: Vec<(String, String, String)> = Vec::new();
     for import in imports {
-        if let (Some(from), Some(to)) = (member(&import.from), member(&import.to)) {
-            if from != to {
-                edges.entry(from.clone()).or_default().insert(to.clone());
-                written.push((from, to, import.place.clone()));
-            }
+        if let (Some(from), Some(to)) = (member(&import.from), member(&import.to))
+            && from != to
+        {
+            edges.entry(from.clone()).or_default().insert(to.clone());
+            written.push((from, to, import.place.clone()));
         }
     }
     let mut found: Vec<Circle> = Vec::new();
@@ -159,13 +159,13 @@ fn defining(
 ) -> Option<Path> {
     let length = (1..=path.len()).rev().find(|n| modules.contains(&path[..*n]))?;
     let (module, rest) = path.split_at(length);
-    if let Some(name) = rest.first() {
-        if let Some(target) = aliases.get(&(module.to_vec(), name.clone())) {
-            assert!(depth < 20, "{path:?} is an alias of itself");
-            let further = [&target[..], &rest[1..]].concat();
-            if let Some(found) = defining(&further, modules, aliases, depth + 1) {
-                return Some(found);
-            }
+    if let Some(name) = rest.first()
+        && let Some(target) = aliases.get(&(module.to_vec(), name.clone()))
+    {
+        assert!(depth < 20, "{path:?} is an alias of itself");
+        let further = [&target[..], &rest[1..]].concat();
+        if let Some(found) = defining(&further, modules, aliases, depth + 1) {
+            return Some(found);
         }
     }
     Some(module.to_vec())
@@ -228,10 +228,11 @@ fn named_paths(source: &Source, modules: &BTreeSet<Path>) -> Vec<Named> {
                 // `pub(in crate::x)` imports nothing.
                 let is_visibility =
                     first >= 2 && tokens[first - 1].1 == "in" && tokens[first - 2].1 == "(";
-                if path.len() > 1 && !is_visibility {
-                    if let Some(path) = from_root(&path, &here, modules) {
-                        found.push(Named { path, alias: None, handed_on: false, at: place });
-                    }
+                if path.len() > 1
+                    && !is_visibility
+                    && let Some(path) = from_root(&path, &here, modules)
+                {
+                    found.push(Named { path, alias: None, handed_on: false, at: place });
                 }
             }
             _ => {}

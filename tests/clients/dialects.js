@@ -200,11 +200,11 @@ function pusherChecks(gateway) {
     check("pusher-js: a missing token is final", async () => {
       const stopped = new Promise((resolve) => open(resolve));
       assert.equal(await within(5_000, stopped, "it does not stop"), "token_missing");
-      await staysAway(gateway, "/app/", "token_missing", 4009);
+      await staysAway(gateway, "/app/*", "token_missing", 4009);
     }),
     check("pusher-js: without a backend it waits its second", async () => {
       const pusher = open(() => {}, { wsPath: "/pusher-down" });
-      await keepsPace(gateway, "/pusher-down/app/", "backend_unavailable", 1_000);
+      await keepsPace(gateway, "/pusher-down/app/*", "backend_unavailable", 1_000);
       pusher.disconnect();
     }),
   ];

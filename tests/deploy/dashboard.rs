@@ -191,6 +191,8 @@ const ROWS: &[Row] = &[
             panel("Delayed closes", "cps", &[(rate!("portcullis_closes_paced_total"), "paced")]).about("Close frames sent after the dialect's close delay, so that clients do not return immediately."),
             panel("Closes by cause", "cps", &[(rate!("portcullis_closes_total" by "cause"), "{{cause}}")]).about("Why connections ended. docs/closing.md explains each cause.")
                 .stacked(),
+            panel("Closes by detail", "cps", &[(rate!("portcullis_close_details_total" by "detail"), "{{detail}}")]).about("What a bad request, a failed TLS handshake or a wrong PROXY header was in particular.")
+                .stacked(),
             panel(
                 "Closes by deadline",
                 "cps",

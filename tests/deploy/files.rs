@@ -51,6 +51,49 @@ fn the_unit_has_what_the_gateway_needs() {
     }
 }
 
+/// The unit of two instances that take over from each other, as deploy/README.md installs it.
+#[test]
+fn the_unit_of_two_instances_is_the_unit_and_takes_over() {
+    let change = pairs("deploy/takeover.conf");
+    let last = |key: &str| {
+        let found = change.iter().rev().find(|(name, _)| name == key);
+        found.unwrap_or_else(|| panic!("{key} is not there")).1.as_str()
+    };
+    assert_eq!(
+        last("ExecStart"),
+        "/usr/local/bin/portcullis run --takeover --config /etc/portcullis/portcullis.toml"
+    );
+    assert!(!last("ExecStartPre").contains("--as-run"), "the ports are taken");
+    assert_eq!(last("RuntimeDirectoryPreserve"), "yes");
+    // What is replaced is emptied first: systemd appends to these lists.
+    for key in ["ExecStart", "ExecStartPre"] {
+        let values: Vec<&str> = change
+            .iter()
+            .filter(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
+            .collect();
+        assert_eq!((values.len(), values[0]), (2, ""), "{key}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let unit = folder.path().join("portcullis@.service");
+    // The program is not installed here.
+    let here = |text: String| text.replace("/usr/local/bin/portcullis", "/bin/true");
+    std::fs::write(&unit, here(file("deploy/portcullis.service"))).expect("written");
+    let drop_in = folder.path().join("portcullis@.service.d");
+    std::fs::create_dir(&drop_in).expect("a folder");
+    std::fs::write(drop_in.join("takeover.conf"), here(file("deploy/takeover.conf")))
+        .expect("written");
+    let instance = folder.path().join("portcullis@a.service");
+    let verify = Command::new("systemd-analyze").arg("verify").arg(&instance).output();
+    let Ok(output) = verify else {
+        eprintln!("no systemd-analyze: not tried");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("portcullis")).collect();
+    assert!(ours.is_empty(), "{ours:?}");
+}
+
 #[test]
 fn the_service_manager_waits_longer_than_a_drain_takes() {
     let key = keys::find("deadlines", "drain");

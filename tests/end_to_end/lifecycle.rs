@@ -266,7 +266,8 @@ fn the_admin_endpoints_tell_what_is_going_on() {
 #[test]
 fn a_cap_turns_clients_away_and_makes_room_again() {
     let backend = Backend::start();
-    let config = Config::to(backend.address()).limits("connections_per_worker = 16");
+    let config =
+        Config::to(backend.address()).limits("connections_per_worker = 16\nexplain_reserve = 0");
     let gateway = Gateway::start(&config);
     let mut clients: Vec<Client> =
         (0..16).map(|_| Client::open(gateway.address(), "/ws", "")).collect();
@@ -284,7 +285,7 @@ fn a_cap_turns_clients_away_and_makes_room_again() {
 #[test]
 fn few_descriptors_are_a_cap_and_no_crash() {
     let backend = Backend::start();
-    let config = Config::to(backend.address());
+    let config = Config::to(backend.address()).limits("explain_reserve = 0");
     let mut child = Child::start(config, "ulimit -n 300;");
     wait_until("the link is up", || {
         series_value(&child.get("/metrics").1, "portcullis_links{state=\"ready\"}") == 1

@@ -4,16 +4,46 @@ use std::collections::BTreeMap;
 
 use crate::support::{Backend, Client, Config, End, Gateway, head, token};
 
+/// The statuses tell what is allowed; browsers get explanations, see below.
+const HTTP: &str = "auth = \"none\"\nrefuse = \"http\"\n";
+
+/// Nothing but the origin is looked at: not the token beside it, good or bad.
+#[test]
+fn a_page_learns_that_its_origin_is_not_listed_and_nothing_else() {
+    let backend = Backend::start();
+    let more = "origins = [\"https://app.example\"]\n";
+    let auto = format!("{more}refuse = \"auto\"\n");
+    let config = Config::bare(backend.address()).guarded("cookie", "cookie:session", more).guarded(
+        "auto",
+        "cookie:session",
+        &auto,
+    );
+    let gateway = Gateway::start(&config);
+    let explained = r#"{"type":"close","code":4403,"reason":"forbidden_origin","reconnect":false}"#;
+    for path in ["/cookie", "/auto"] {
+        for cookie in [format!("session={}", token("good")), "session=bad".into(), "a=b".into()] {
+            let fields = format!("Origin: http://localhost:3000\r\nCookie: {cookie}\r\n");
+            let mut client = Client::open(gateway.address(), path, &fields);
+            client.expect_explained(explained, 4403, "forbidden_origin");
+        }
+    }
+    assert_eq!(backend.opens(), 0);
+    gateway.wait_closes("forbidden_origin", 6);
+    for name in ["portcullis_tokens_refused_total", "portcullis_tokens_accepted_total"] {
+        assert_eq!(gateway.metric(name), 0, "{name}");
+    }
+}
+
 #[test]
 fn origins_are_compared_exactly() {
     let backend = Backend::start();
     let list = "origins = [\"https://app.example\", \"http://app.example:8080\", \
          \"https://*.wild.example\"]";
     let config = Config::bare(backend.address())
-        .route("/list", &format!("auth = \"none\"\n{list}\norigin_absent = \"refuse\""))
-        .route("/absent", &format!("auth = \"none\"\n{list}\norigin_absent = \"allow\""))
-        .route("/none", "auth = \"none\"\norigins = []\norigin_absent = \"allow\"")
-        .route("/any", "auth = \"none\"\norigins = \"any\"\norigin_absent = \"refuse\"");
+        .route("/list", &format!("{HTTP}{list}\norigin_absent = \"refuse\""))
+        .route("/absent", &format!("{HTTP}{list}\norigin_absent = \"allow\""))
+        .route("/none", &format!("{HTTP}origins = []\norigin_absent = \"allow\""))
+        .route("/any", &format!("{HTTP}origins = \"any\"\norigin_absent = \"refuse\""));
     let gateway = Gateway::start(&config);
     let mut refused = 0;
     for (path, origin, allowed) in [
@@ -222,7 +252,7 @@ const TRICKS: &[(&str, u16)] = &[
 #[test]
 fn no_trick_with_the_origin_lets_a_cookie_in() {
     let backend = Backend::start();
-    let more = format!("origins = {LISTED}\norigin_absent = \"refuse\"");
+    let more = format!("origins = {LISTED}\norigin_absent = \"refuse\"\nrefuse = \"http\"");
     let config = Config::bare(backend.address()).guarded("cookie", "cookie:session", &more);
     let gateway = Gateway::start(&config);
     let cookie = format!("Cookie: session={}\r\n", token("good"));

@@ -1,11 +1,15 @@
 //! Much at once in little room: nothing is lost, nobody starves, and everything is given back.
 
+use std::io::{Read, Write};
 use std::thread::scope;
 use std::time::Duration;
 
 use portcullis::backend::Limits;
+use socket2::{Domain, Socket, Type};
 
-use crate::support::{Backend, Choices, Client, Config, End, Event, Gateway, Opcode, wait_until};
+use crate::support::{
+    Backend, Choices, Client, Config, End, Event, Gateway, Opcode, masked, request, wait_until,
+};
 use crate::tls;
 
 const FRAMES: &str = "frames_per_second = 1_000_000\nframes_burst = 1_000_000\n";
@@ -53,6 +57,40 @@ fn converse(mut client: Client, seed: u32, count: u32) {
     client.close(1000, "");
     assert_eq!(client.close_frame(), (Some(1000), String::new()));
     assert_eq!(client.end(), End::Fin);
+}
+
+/// Its messages are three megabytes, of which it takes 60 KB in a second: that is progress, as long
+/// as nothing but the client's own reading makes it.
+#[test]
+fn a_client_that_reads_slowly_but_steadily_stays() {
+    let backend = Backend::start();
+    let config = Config::to(backend.address()).deadlines("write_stall = \"1s\"");
+    let gateway = Gateway::start(&config);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(8 * 1024).expect("a small buffer");
+    socket.connect(&gateway.address().into()).expect("connected");
+    let mut client = Client::over_tcp(socket.into());
+    client.write(request("/ws", "").as_bytes());
+    assert!(client.head().starts_with("HTTP/1.1 101 "));
+    let mut tcp = client.tcp().try_clone().expect("cloned");
+    let messages = [vec![1_u8; 1_000_000], vec![2; 1_000_000], vec![3; 1_000_000]];
+    let mut sender = client.tcp().try_clone().expect("cloned");
+    let sent = messages.clone();
+    std::thread::spawn(move || {
+        for message in sent {
+            sender.write_all(&masked(0x82, &message)).expect("sent");
+        }
+    });
+    let mut taken = 0;
+    for _ in 0..40 {
+        std::thread::sleep(Duration::from_millis(100));
+        let mut piece = [0; 6_000];
+        taken += tcp.read(&mut piece).expect("it is not reset");
+    }
+    assert!(taken > 100_000 && taken < 500_000, "{taken} bytes in four seconds");
+    assert_eq!(gateway.metric("portcullis_deadline_closes_total{stage=\"write_stall\"}"), 0);
+    // And one that stops is reset.
+    gateway.wait_closes("slow_consumer", 1);
 }
 
 #[test]

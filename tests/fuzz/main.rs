@@ -235,8 +235,8 @@ macro_rules! tests {
 }
 
 tests! {
-    base64url carrier client compact config dialect first_message frames head http_decision json jwt
-    link link_payload link_reader mask origin phoenix proxy reauthenticate revocation_file session
+    base64url carrier client client_hello compact config dialect first_message forwarded frames head
+    http_decision json jwt link link_payload link_reader mask origin phoenix proxy reauthenticate revocation_file session
     term tls tls_garbage utf8
 }
 
@@ -273,10 +273,14 @@ const PROTOCOL: &[(&str, Fuzzed)] = &[
     ("base64url", By(&["base64url"])),
     ("carrier", By(&["carrier"])),
     ("cause", Not("a table of constants")),
+    ("client_hello", By(&["client_hello"])),
+    ("close_detail", Not("an enumeration")),
     ("compact_json", By(&["json"])),
     ("compact_token", By(&["compact"])),
     ("dialect", By(&["dialect", "first_message"])),
     ("external_term", By(&["term"])),
+    ("forwarded", By(&["forwarded"])),
+    ("host", By(&["forwarded"])),
     ("http_decision", By(&["http_decision"])),
     ("http_upgrade", By(&["head", "client"])),
     ("identity", Not("holds what others have checked")),
@@ -302,9 +306,11 @@ const CONNECTION: &[(&str, Fuzzed)] = &[
     ("authenticate", By(&["client", "first_message"])),
     ("client", By(&["client", "first_message", "reauthenticate"])),
     ("context", Not("what machines are given")),
+    ("route_order", Not("numbers of the settings' own routes")),
     ("session", By(&["client", "link"])),
     ("stage", Not("an enumeration")),
     ("transport", By(&["tls", "tls_garbage"])),
+    ("transport_error", Not("an enumeration of what rustls found")),
     ("upstream", By(&["link"])),
 ];
 

@@ -165,7 +165,7 @@ fn a_flood_that_hurts_is_seen() {
 /// Each bug with words of the failures that show it for what it is; any of them will do.
 const PLANTED: &[(Bug, &[&str])] = &[
     (Bug::RingLosesBuffer, &["away, not"]),
-    (Bug::KernelRepeatsInput, &["broke the link protocol", "wrong byte"]),
+    (Bug::KernelRepeatsInput, &["broke the link protocol", "wrong byte", "twice"]),
     (Bug::KernelDropsByte, &["wrong byte", "reserved bits", "a pong to no ping"]),
     (Bug::BackendDuplicates, &["twice"]),
     (Bug::ClientMisreads, &["echo "]),
@@ -176,7 +176,10 @@ const PLANTED: &[(Bug, &[&str])] = &[
     // Without free slots a client that reads well is dropped for one that does not.
     (Bug::SlotKept, &["the worker keeps", "cut short"]),
     (Bug::RearmForgotten, &["deadline", "not all is over"]),
-    (Bug::DescriptorKept, &["not all is over", "linger of socket", "would sleep past"]),
+    (
+        Bug::DescriptorKept,
+        &["left open", "not all is over", "linger of socket", "would sleep past"],
+    ),
     (Bug::ClosedTwice, &["on closing descriptor"]),
     (Bug::RestOverlaps, &["wrong byte", "a pong to no ping"]),
     (Bug::CancelForgotten, &["linger of socket", "not all is over", "would sleep past"]),

@@ -13,6 +13,7 @@ use crate::connection::context::{Context, Output};
 use crate::counters::Metric;
 use crate::protocol::carrier;
 use crate::protocol::cause::Cause;
+use crate::protocol::forwarded;
 use crate::protocol::http_upgrade::{self, FIELDS, Request, UpgradeRequest};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::Credential;
@@ -58,7 +59,7 @@ impl Client {
             Credentials::InRequest => (None, FirstMessageInfo::default()),
             Credentials::InMessage(message, info) => (Some(*message), *info),
         };
-        let composed = with_request(&pending.head, ctx, |request, route| {
+        let composed = with_request(self, &pending.head, ctx, |request, route| {
             if is_backend {
                 self.compose_auth(auth, request, route, message, ctx, output)?;
                 return Some(AuthRequest::Backend(route.backend));
@@ -103,7 +104,7 @@ impl Client {
                 Err(Cause::TokenRevoked)
             }
             Ok(Request::Upgrade(request)) => {
-                still_valid(&pending, &request, ctx.settings).map(|index| (index, request))
+                still_valid(self, &pending, &request, ctx.settings).map(|index| (index, request))
             }
             _ => Err(Cause::ForbiddenRoute),
         };
@@ -223,16 +224,17 @@ impl Client {
         carrier::redacted_path_and_query(request, secrets, &mut output.path);
         fields.put("x-original-uri", &output.path);
         fields.put("x-original-method", b"GET");
-        fields.put("x-forwarded-proto", if self.is_tls() { b"https" } else { b"http" });
+        let site = self.site(request.parts());
+        fields.put("x-forwarded-proto", site.scheme().as_bytes());
+        fields.put("x-forwarded-host", site.host.as_bytes());
         if let Some(peer) = self.peer() {
             fields.put("x-forwarded-for", peer.ip().to_string().as_bytes());
         }
-        for (name, field) in [("x-forwarded-host", "host"), ("origin", "origin")] {
-            if let Some(value) = request.header(field) {
-                fields.put(name, value);
-            }
+        if let Some(origin) = request.origin() {
+            fields.put("origin", origin);
         }
-        for name in &endpoint.headers {
+        let trusted = |name: &&String| self.is_from_proxy() || !forwarded::is_claim(name);
+        for name in endpoint.headers.iter().filter(trusted) {
             for value in request.values(name) {
                 fields.put(name, value);
             }

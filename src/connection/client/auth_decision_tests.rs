@@ -108,7 +108,7 @@ impl World {
             revoked: &revoked,
             jitter: 0,
         };
-        let client = Client::new(Some("203.0.113.9:5000".parse().unwrap()), false, 0, &ctx);
+        let client = Client::new(Some("203.0.113.9:5000".parse().unwrap()), 0, false, 0, &ctx);
         World { client, settings, counters, now, output: Output::default(), revoked }
     }
 

@@ -124,7 +124,7 @@ fn paces_are_spread() {
             revoked,
         };
         let peer = SocketAddr::from(([192, 0, 2, 1], port));
-        let mut client = Client::new(Some(peer), false, 0, &ctx);
+        let mut client = Client::new(Some(peer), 0, false, 0, &ctx);
         let mut request = head("/phoenix/websocket?vsn=2.0.0", "");
         client.receive(&mut request, usize::MAX, &ctx, &mut Output::default());
         client.next_deadline(&settings).since(START)

@@ -91,7 +91,7 @@ impl Client {
             self.refuse_in_dialect(Cause::ForbiddenRoute, ctx, output);
             return Step::Handled;
         };
-        let index = match still_valid(pending, &request, ctx.settings) {
+        let index = match still_valid(self, pending, &request, ctx.settings) {
             Ok(index) => index,
             Err(cause) => {
                 self.refuse_in_dialect(cause, ctx, output);

@@ -31,6 +31,7 @@ mod peer_address;
 mod phase;
 mod reauthenticate;
 mod renewal;
+mod site;
 mod state;
 mod step;
 mod upgrade;

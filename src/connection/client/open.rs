@@ -6,6 +6,8 @@ use crate::connection::session::SessionRequest;
 use crate::counters::Metric;
 use crate::protocol::carrier;
 use crate::protocol::cause::Cause;
+use crate::protocol::forwarded;
+use crate::protocol::host::Site;
 use crate::protocol::http_upgrade::{self, FIELDS, HeadLimits, Request, UpgradeRequest};
 use crate::protocol::identity::VerifiedIdentity;
 use crate::settings::{Route, Settings};
@@ -59,7 +61,8 @@ impl Client {
         asked_for.set_subprotocol(subprotocol(request, route));
         asked_for.set_origin(request.origin().and_then(|origin| std::str::from_utf8(origin).ok()));
         // All of them, so that repeats of one field push no other out; the head bounds them.
-        for name in &route.forward_headers {
+        let trusted = |name: &&String| self.is_from_proxy() || !forwarded::is_claim(name);
+        for name in route.forward_headers.iter().filter(trusted) {
             for value in request.values(name) {
                 asked_for.push_header(name, value);
             }
@@ -75,6 +78,7 @@ pub(super) fn count_refusal(ctx: &Context<'_>, tokens: &mut Scratch) {
 
 /// Hands out a request that was kept, and its route; `None` when it no longer has one.
 pub(super) fn with_request<T>(
+    client: &Client,
     head: &[u8],
     ctx: &Context<'_>,
     take: impl FnOnce(&UpgradeRequest<'_, '_>, &Route) -> T,
@@ -82,7 +86,8 @@ pub(super) fn with_request<T>(
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     let parsed = http_upgrade::parse(head, &mut fields, &head_limits(ctx.settings));
     let Ok(Request::Upgrade(request)) = parsed else { return None };
-    let index = ctx.settings.route_for(request.path())?;
+    let host = client.site(request.parts()).host;
+    let index = ctx.settings.route_for(host, request.path())?;
     Some(take(&request, &ctx.settings.routes[usize::from(index)]))
 }
 
@@ -103,13 +108,15 @@ pub(super) fn head_limits(settings: &Settings) -> HeadLimits {
 /// What the request would be refused for now; where it only has to be made again,
 /// [`Cause::GoingAway`], after which clients come back.
 pub(super) fn still_valid(
+    client: &Client,
     pending: &PendingRequest,
     request: &UpgradeRequest<'_, '_>,
     settings: &Settings,
 ) -> Result<u16, Cause> {
-    let index = settings.route_for(request.path()).ok_or(Cause::ForbiddenRoute)?;
+    let site = client.site(request.parts());
+    let index = settings.route_for(site.host, request.path()).ok_or(Cause::ForbiddenRoute)?;
     let route = &settings.routes[usize::from(index)];
-    if !origin_allowed(route, request) {
+    if !origin_allowed(route, request, site) {
         return Err(Cause::ForbiddenOrigin);
     }
     let same_auths = settings.auths_of(route).map(|auth| &auth.name).eq(&pending.auths);
@@ -117,9 +124,13 @@ pub(super) fn still_valid(
     if same_auths && same_subprotocol { Ok(index) } else { Err(Cause::GoingAway) }
 }
 
-pub(super) fn origin_allowed(route: &Route, request: &UpgradeRequest<'_, '_>) -> bool {
+pub(super) fn origin_allowed(
+    route: &Route,
+    request: &UpgradeRequest<'_, '_>,
+    site: Site<'_>,
+) -> bool {
     match request.origin() {
-        Some(origin) => route.origins.allows(origin),
+        Some(origin) => route.origins.allows_at(origin, site),
         None => route.origin_absent_allowed,
     }
 }

@@ -11,6 +11,17 @@ pub(super) struct PeerAddress {
     port: u16,
 }
 
+/// Whose address a client's `peer` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PeerIs {
+    /// The client's, as far as is known.
+    Client,
+    /// That of a proxy whose word on the client counts.
+    TrustedProxy,
+    /// The client's by such a proxy's word.
+    ClientOfProxy,
+}
+
 impl PeerAddress {
     pub(super) fn pack(address: Option<SocketAddr>) -> Self {
         let Some(address) = address else { return PeerAddress { ip: [0; 16], port: 0 } };

@@ -20,7 +20,7 @@ use crate::protocol::websocket::{
 };
 use crate::settings::{MessageTypes, Route};
 
-use super::peer_address::PeerAddress;
+use super::peer_address::{PeerAddress, PeerIs};
 use super::phase::{
     Authenticating, Awaited, CloseProgress, End, Ended, Next, Open, PendingDecision, Phase,
     Standing, gauge,
@@ -55,17 +55,29 @@ pub struct Client {
     pub(super) reader: FrameReader,
     /// The pong that waits for earlier ones to be sent.
     pub(super) pong: Option<Box<ControlPayload>>,
-    peer: PeerAddress,
+    pub(super) peer: PeerAddress,
+    /// The number of the listener: there are at most 64.
+    pub(super) listener: u8,
+    pub(super) peer_is: PeerIs,
+    /// The client speaks TLS, to this gateway or to a server in front of it.
+    pub(super) is_secure: bool,
 }
 
 impl Client {
-    /// A connection just accepted. `jitter` is a random number; it spreads lifetimes.
-    pub fn new(peer: Option<SocketAddr>, tls: bool, jitter: u32, ctx: &Context<'_>) -> Self {
+    /// A connection that the `listener` of this number just accepted. `jitter` is a random number;
+    /// it spreads lifetimes.
+    pub fn new(
+        peer: Option<SocketAddr>,
+        listener: u16,
+        tls: bool,
+        jitter: u32,
+        ctx: &Context<'_>,
+    ) -> Self {
         let now = ctx.now.instant;
         let phase = if tls { Phase::TlsHandshake } else { Phase::RequestHead(None) };
         ctx.counters.increment(gauge(phase.stage()));
         let lifetime_end = lifetime_end(now, ctx.settings.deadlines.lifetime, jitter);
-        Client {
+        let mut client = Client {
             phase,
             dialect: None,
             tls,
@@ -84,7 +96,12 @@ impl Client {
             reader: FrameReader::new(Side::Server),
             pong: None,
             peer: PeerAddress::pack(peer),
-        }
+            listener: listener as u8,
+            peer_is: PeerIs::Client,
+            is_secure: false,
+        };
+        client.meet_peer(ctx);
+        client
     }
 
     /// Where the client comes from, as far as is known.
@@ -93,8 +110,20 @@ impl Client {
     }
 
     /// A trusted proxy said where the client comes from.
-    pub fn set_peer(&mut self, peer: SocketAddr) {
+    pub fn set_peer(&mut self, peer: SocketAddr, ctx: &Context<'_>) {
         self.peer = PeerAddress::pack(Some(peer));
+        self.meet_peer(ctx);
+    }
+
+    /// There is no room for the client: its request is answered with that, in its dialect.
+    pub fn refuse_for_capacity(&mut self) {
+        self.close_cause = Cause::OverCapacity;
+    }
+
+    /// Whether there was no room for the client from the beginning. A drain that has begun since
+    /// is the better reason.
+    pub(super) fn is_over_capacity(&self) -> bool {
+        self.close_cause == Cause::OverCapacity
     }
 
     /// Whether the client came over TLS to this gateway.

@@ -218,7 +218,7 @@ impl World {
             jitter: 0,
             revoked: &revoked,
         };
-        let client = Client::new(None, tls, jitter, &ctx);
+        let client = Client::new(None, 0, tls, jitter, &ctx);
         let mut world = World {
             client,
             settings,
@@ -1525,6 +1525,7 @@ fn backends_close_with_codes_that_may_be_sent() {
 fn refusals_by_route_and_origin() {
     const PAGE: &str = "Origin: https://app.example.com\r\n";
     let explained = vec!["101", "text token_missing", "close 4401 token_missing"];
+    let forbidden = vec!["101", "text forbidden_origin", "close 4403 forbidden_origin"];
     for (refuse, extra, told) in [
         (Refuse::Explain, "", explained.clone()),
         (Refuse::Explain, PAGE, explained.clone()),
@@ -1532,8 +1533,10 @@ fn refusals_by_route_and_origin() {
         (Refuse::Http, PAGE, vec!["401"]),
         (Refuse::Auto, "", vec!["401"]),
         (Refuse::Auto, PAGE, explained.clone()),
-        (Refuse::Explain, "Origin: https://evil.example\r\n", vec!["403"]),
-        (Refuse::Explain, "Origin: null\r\n", vec!["403"]),
+        (Refuse::Explain, "Origin: https://evil.example\r\n", forbidden.clone()),
+        (Refuse::Explain, "Origin: null\r\n", forbidden.clone()),
+        (Refuse::Auto, "Origin: null\r\n", forbidden),
+        (Refuse::Http, "Origin: https://evil.example\r\n", vec!["403"]),
     ] {
         let mut world = World::new(false);
         world.settings.routes[0].refuse = refuse;

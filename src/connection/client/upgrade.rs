@@ -8,9 +8,11 @@ use crate::connection::context::{Context, Output};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
+use crate::protocol::host::split_port;
 use crate::protocol::http_upgrade::{
-    self, FIELDS, HeadScanner, HttpRefusal, PlainRequest, Request, UpgradeRequest,
+    self, FIELDS, HeadScanner, HttpRefusal, PlainRequest, Request, RequestParts, UpgradeRequest,
 };
+use crate::protocol::verifier::Refusal;
 use crate::settings::{PathPattern, Refuse, Route, Settings};
 
 use super::auth_decision::Credentials;
@@ -69,8 +71,12 @@ impl Client {
     fn decide(&mut self, head: &[u8], early: bool, ctx: &Context<'_>, output: &mut Output) -> Step {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         let request = match http_upgrade::parse(head, &mut fields, &head_limits(ctx.settings)) {
-            Ok(Request::Upgrade(request)) => request,
+            Ok(Request::Upgrade(request)) => {
+                self.take_forwarded(request.parts(), ctx, output);
+                request
+            }
             Ok(Request::Plain(request)) => {
+                self.take_forwarded(&request.parts, ctx, output);
                 self.answer_plain(&request, ctx, output);
                 return Step::Handled;
             }
@@ -85,18 +91,29 @@ impl Client {
                 return Step::Handled;
             }
         };
-        let Some(index) = ctx.settings.route_for(request.path()) else {
-            self.refuse_http(not_found(ctx.settings, request.path()), ctx, output);
+        if self.must_redirect(ctx.settings) {
+            self.redirect(request.parts(), ctx, output);
+            return Step::Handled;
+        }
+        let site = self.site(request.parts());
+        let Some(index) = ctx.settings.route_for(site.host, request.path()) else {
+            self.refuse_http(not_found(ctx.settings, site.host, request.path()), ctx, output);
             return Step::Handled;
         };
         let route = &ctx.settings.routes[usize::from(index)];
         self.set_route(index, route, ctx);
         self.set_dialect(dialect(route, &request));
-        if !origin_allowed(route, &request) {
+        if !origin_allowed(route, &request, site) {
             let origin = request.origin().unwrap_or_default();
             output.refused_origin.clear();
             output.refused_origin.extend(origin.iter().take(ORIGIN_LOGGED_MAX));
-            self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), ctx, output);
+            // Before any token or cookie is looked at: the page learns nothing but that.
+            let is_page = request.origin().is_some();
+            if is_page && explains(route, &request) && !early {
+                self.explain_refusal(Cause::ForbiddenOrigin.into(), &request, route, ctx, output);
+            } else {
+                self.refuse_http(HttpRefusal::Forbidden(Cause::ForbiddenOrigin), ctx, output);
+            }
             return Step::Handled;
         }
         // Nothing may follow the head before our 101: what a client sends blindly could be
@@ -117,6 +134,10 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
+        if self.is_over_capacity() {
+            self.refuse_upgrade(Cause::OverCapacity.into(), request, ctx, output);
+            return Step::Handled;
+        }
         let Output { answers, request: asked_for, tokens, .. } = output;
         let decision = authenticate::by_request(ctx.settings, route, request, ctx.now.unix, tokens);
         match unless_revoked(decision, ctx) {
@@ -138,18 +159,39 @@ impl Client {
             }
             Decision::Refused(refusal) => {
                 count_refusal(ctx, tokens);
-                if explains(route, request) {
-                    ctx.counters.increment(Metric::Upgrades);
-                    let subprotocol = refusal_subprotocol(request, route);
-                    http_upgrade::write_switching_protocols(answers, request.key(), subprotocol);
-                    let details = CloseDetails::of(refusal, ctx);
-                    self.refuse_with(refusal.cause, &details, ctx, output);
-                } else {
-                    self.refuse_http(HttpRefusal::for_cause(refusal.cause), ctx, output);
-                }
+                self.refuse_upgrade(refusal, request, ctx, output);
                 Step::Handled
             }
         }
+    }
+
+    /// Refuses a request that is an upgrade: over WebSocket or HTTP, as the route has it.
+    fn refuse_upgrade(
+        &mut self,
+        refusal: Refusal,
+        request: &UpgradeRequest<'_, '_>,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        match self.settings_of_route(ctx).filter(|route| explains(route, request)) {
+            Some(route) => self.explain_refusal(refusal, request, route, ctx, output),
+            None => self.refuse_http(HttpRefusal::for_cause(refusal.cause), ctx, output),
+        }
+    }
+
+    /// Answers with 101, and refuses then.
+    fn explain_refusal(
+        &mut self,
+        refusal: Refusal,
+        request: &UpgradeRequest<'_, '_>,
+        route: &Route,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        ctx.counters.increment(Metric::Upgrades);
+        let subprotocol = refusal_subprotocol(request, route);
+        http_upgrade::write_switching_protocols(&mut output.answers, request.key(), subprotocol);
+        self.refuse_with(refusal.cause, &CloseDetails::of(refusal, ctx), ctx, output);
     }
 
     fn await_first_message(&mut self, request: Arc<PendingRequest>, ctx: &Context<'_>) {
@@ -157,10 +199,21 @@ impl Client {
         self.enter(Phase::Authenticating(Authenticating { request, awaited }), ctx);
     }
 
-    fn answer_plain(&mut self, request: &PlainRequest<'_>, ctx: &Context<'_>, output: &mut Output) {
-        match ctx.settings.route_for(request.path) {
-            None => self.refuse_http(not_found(ctx.settings, request.path), ctx, output),
-            Some(index) if ctx.settings.routes[usize::from(index)].health => {
+    fn answer_plain(
+        &mut self,
+        request: &PlainRequest<'_, '_>,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        let (host, path) = (self.site(&request.parts).host, request.parts.path());
+        let index = ctx.settings.route_for(host, path);
+        let health = |index: u16| ctx.settings.routes[usize::from(index)].health;
+        if self.must_redirect(ctx.settings) && !index.is_some_and(health) {
+            return self.redirect(&request.parts, ctx, output);
+        }
+        match index {
+            None => self.refuse_http(not_found(ctx.settings, host, path), ctx, output),
+            Some(index) if health(index) => {
                 self.answer_health(request.is_head, ctx, output);
             }
             Some(_) => self.refuse_http(request.refusal, ctx, output),
@@ -168,18 +221,37 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Sends the client on to the same address with TLS. Browsers follow with pages, and never with
+    /// a WebSocket.
+    fn redirect(&mut self, parts: &RequestParts<'_, '_>, ctx: &Context<'_>, output: &mut Output) {
+        let (host, _) = split_port(self.site(parts).host);
+        if host.is_empty() {
+            return self.refuse_http(HttpRefusal::HostMissing, ctx, output);
+        }
+        let query = parts.query();
+        let mark = if query.is_some() { "?" } else { "" };
+        let address = ["https://", host, parts.path(), mark, query.unwrap_or_default()];
+        self.refuse_http_with(HttpRefusal::Redirected, &address, ctx, output);
+    }
+}
+
 /// The refusal of a path without a route. Paths are compared exactly, since a server behind the
 /// gateway tells `/ws` and `/ws/` apart, so the answer says where the two are mixed up.
-fn not_found(settings: &Settings, path: &str) -> HttpRefusal {
+fn not_found(settings: &Settings, host: &str, path: &str) -> HttpRefusal {
     let differs_by_slash = |route: &Route| match &route.path {
         PathPattern::Exact(ours) => {
             ours.strip_suffix('/') == Some(path) || path.strip_suffix('/') == Some(ours)
         }
         PathPattern::Prefix(ours) => ours.strip_suffix('/') == Some(path),
     };
-    match settings.routes.iter().any(differs_by_slash) {
-        true => HttpRefusal::NotFoundSlash,
-        false => HttpRefusal::NotFound,
+    let mut serving = settings.routes.iter().filter(|route| route.serves(host));
+    if serving.any(differs_by_slash) {
+        HttpRefusal::NotFoundSlash
+    } else if settings.routes.iter().any(|route| route.path.matches(path)) {
+        HttpRefusal::NotFoundHost
+    } else {
+        HttpRefusal::NotFound
     }
 }
 

@@ -37,9 +37,9 @@ setting is `pace`).
 ";
 
 const SILENT: &str = "
-When the gateway itself checks the `Origin`, it refuses a forbidden one with 403 before the 101: a
-hijacking page gets no explanation. The row `forbidden_origin` is for a backend or an HTTP endpoint
-that refuses with this cause.
+The gateway checks the `Origin` before it looks at any token or cookie, so a hijacking page that reads
+`forbidden_origin` learns nothing but that its origin is not listed. Where a route does not explain
+(`refuse`), the answer is 403.
 
 `token_not_yet_valid` is for a token whose time begins within a minute: the client should come back then,
 and `retry_after_ms` says when. One of later is closed like `token_bad_signature`, under its own reason.

@@ -132,6 +132,7 @@ const TABLE: [Row; Cause::ALL.len()] = {
     (UnsupportedType,  [no(1003).mute(),        phx_broken(1003), no(1003).mute(),        no(1003).mute(),         no(1003).mute()]),
     (TooLarge,         [no(1009).mute(),        phx_broken(1009), no(1009).mute(),        no(1009).mute(),         no(1009).mute()]),
     (HealthCheck,      unsent),
+    (Redirected,       unsent),
     (BadRequest,       unsent),
     (TlsFailed,        unsent),
     (HandshakeTimedOut, unsent),

@@ -60,6 +60,8 @@ macro_rules! refusals {
 }
 
 refusals! {
+    /// A request without TLS where the listener redirects those.
+    Redirected = 308, "redirect_https", "This is served over TLS only.";
     /// A line ended with LF alone (RFC 9112 §2.2 permits it; an edge must not).
     BareLf = 400, "bare_lf", "A line of the request head ends with LF instead of CRLF.";
     /// A CR was not followed by LF (RFC 9112 §2.2).
@@ -126,6 +128,8 @@ refusals! {
     /// No route has this path, but one has it but for a slash at the end.
     NotFoundSlash = 404, "not_found_slash",
         "There is nothing at this path, but with or without the slash at its end there is.";
+    /// A route has this path, but not for this host.
+    NotFoundHost = 404, "not_found_host", "There is nothing at this path of this host.";
     /// Any method but GET, and HEAD where no health check is answered.
     MethodNotAllowed = 405, "method_not_allowed", "Only GET is allowed.";
     /// The head did not arrive in time.
@@ -180,6 +184,7 @@ impl HttpRefusal {
             | HttpRefusal::Forbidden(cause)
             | HttpRefusal::Unavailable(cause) => cause,
             HttpRefusal::HeadTimedOut => Cause::HandshakeTimedOut,
+            HttpRefusal::Redirected => Cause::Redirected,
             _ => Cause::BadRequest,
         }
     }
@@ -189,13 +194,19 @@ impl HttpRefusal {
         self.write_with(&[], out);
     }
 
-    /// As [`HttpRefusal::write`], with a `detail` behind the sentence, which must be fit to show.
+    /// As [`HttpRefusal::write`], with a `detail` behind the sentence, which must be fit to show; of
+    /// [`HttpRefusal::Redirected`] it is the address.
     pub fn write_with(self, detail: &[&str], out: &mut Vec<u8>) {
         put(out, &["HTTP/1.1 ", self.status_line(), "\r\n"]);
         // RFC 9110 §7.8: who sends Upgrade must name it in Connection.
         let connection = if self.status() == 426 { "close, Upgrade" } else { "close" };
         put(out, &["Connection: ", connection, "\r\n"]);
         match self {
+            HttpRefusal::Redirected => {
+                put(out, &["Location: "]);
+                put(out, detail);
+                put(out, &["\r\n"]);
+            }
             HttpRefusal::MethodNotAllowed => put(out, &["Allow: GET\r\n"]),
             HttpRefusal::Unauthorized(Cause::TokenMissing) => {
                 put(out, &["WWW-Authenticate: Bearer\r\n"]);
@@ -218,6 +229,7 @@ impl HttpRefusal {
         }
         let mut body = [""; BODY_PARTS];
         let parts = [self.label(), ": ", self.text()].into_iter();
+        let detail = if self == HttpRefusal::Redirected { &[][..] } else { detail };
         let parts = parts.chain(detail.iter().copied()).take(BODY_PARTS - 1).chain(["\n"]);
         body.iter_mut().zip(parts).for_each(|(room, part)| *room = part);
         write_body(out, &body);
@@ -225,6 +237,7 @@ impl HttpRefusal {
 
     const fn status_line(self) -> &'static str {
         match self.status() {
+            308 => "308 Permanent Redirect",
             400 => "400 Bad Request",
             401 => "401 Unauthorized",
             403 => "403 Forbidden",

@@ -142,7 +142,7 @@ impl HeaderBytes {
 }
 
 /// The header of a frame with a payload of `length` bytes. With a `mask`, the payload must be
-/// sent through [`apply_mask`].
+/// sent through `apply_mask`.
 pub fn write_header(fin: bool, opcode: OpCode, length: u64, mask: Option<[u8; 4]>) -> HeaderBytes {
     assert!(length >> 63 == 0, "no frame is this long (RFC 6455 §5.2)");
     let opcode = coding::OpCode::from(opcode as u8);

@@ -48,6 +48,8 @@ pub enum Action {
     Reload,
     /// An orderly end of the gateway.
     Drain,
+    /// The same, and room for the gateway that asks.
+    Takeover,
     /// The revocations with an id above this.
     Revocations {
         /// 0 for the first ones.
@@ -115,6 +117,11 @@ pub fn decide(head: &Parts, sender: Sender, access: &Access) -> Result<Action, R
         "/live.json" => request.read(Action::Live),
         "/-/reload" => request.post(Action::Reload),
         "/-/drain" => request.post(Action::Drain),
+        "/-/takeover" if sender == Sender::Tcp => Err(refuse(
+            StatusCode::FORBIDDEN,
+            "a takeover is asked for at gateway.admin_socket, by portcullis run --takeover",
+        )),
+        "/-/takeover" => request.post(Action::Takeover),
         "/revocations" => request.revocations(),
         path => match path.strip_prefix("/revocations/") {
             Some(id) if head.method == Method::DELETE => {
@@ -125,12 +132,19 @@ pub fn decide(head: &Parts, sender: Sender, access: &Access) -> Result<Action, R
             }
             Some(_) => Err(method("DELETE")),
             None => {
+                if path.starts_with(SECRETS) {
+                    request.not_from_a_page()?;
+                }
                 let asset = access.asset_paths.iter().position(|other| other == path);
                 request.read(Action::Asset(asset.ok_or(NOT_FOUND)?))
             }
         },
     }
 }
+
+/// Where assets are that hold secrets, as the demo's tokens. Its own page loads them from loopback by
+/// GET, for which browsers send no Origin.
+const SECRETS: &str = "/dev/";
 
 struct Request<'a> {
     head: &'a Parts,
@@ -277,7 +291,7 @@ mod tests {
 
     fn access(token: Option<&str>) -> Access {
         let token = token.map(|token| Secret::new(token.as_bytes().to_vec()));
-        Access { token, asset_paths: vec!["/".into(), "/app.js".into()] }
+        Access { token, asset_paths: vec!["/".into(), "/app.js".into(), "/dev/t.json".into()] }
     }
 
     /// The action for a request line and fields separated by `; `, or the status.
@@ -312,6 +326,13 @@ mod tests {
             ("GET /", "Host: a", Ok(Action::Asset(0))),
             ("GET /app.js", "Host: a", Ok(Action::Asset(1))),
             ("GET /app.jsx", "Host: a", Err(404)),
+            // A page that rebinds its name, or that asks across origins.
+            ("GET /dev/t.json", "Host: localhost:9464", Ok(Action::Asset(2))),
+            ("GET /dev/t.json", "Host: 127.0.0.1:9464", Ok(Action::Asset(2))),
+            ("GET /dev/t.json", "Host: rebound.example:9464", Err(403)),
+            ("GET /dev/t.json", "Host: localhost; Origin: https://evil.example", Err(403)),
+            ("GET /dev/t.json", "Host: localhost; Origin: null", Err(403)),
+            ("GET /dev/else", "Host: localhost", Err(404)),
             ("GET //metrics", "Host: a", Err(404)),
             ("GET /metrics/", "Host: a", Err(404)),
             ("POST /metrics", "Host: a", Err(405)),
@@ -362,6 +383,17 @@ mod tests {
             let status = outcome(line, fields, Sender::Tcp, None);
             assert!(matches!(status, Err(400 | 403)), "{line} {fields}: {status:?}");
         }
+    }
+
+    #[test]
+    fn a_takeover_is_for_our_own_user_alone() {
+        let line = "POST /-/takeover";
+        assert_eq!(outcome(line, LOCAL, Sender::OwnUser, None), Ok(Action::Takeover));
+        assert_eq!(outcome("GET /-/takeover", LOCAL, Sender::OwnUser, None), Err(405));
+        assert_eq!(outcome(line, LOCAL, Sender::Tcp, None), Err(403));
+        let token = format!("{LOCAL}; Authorization: Bearer s3cret");
+        assert_eq!(outcome(line, &token, Sender::Tcp, Some("s3cret")), Err(403));
+        assert_eq!(outcome(line, LOCAL, Sender::Tcp, Some("s3cret")), Err(401));
     }
 
     #[test]

@@ -2,18 +2,14 @@
 //! each, then closed without losing the answer.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::net::TcpListener as StdTcpListener;
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::timeout;
@@ -35,52 +31,8 @@ const LIFE_MAX: Duration = RELOAD_MAX.saturating_add(DEADLINE.saturating_mul(3))
 const LINGER: Duration = Duration::from_secs(1);
 /// Bytes of leftovers that are read.
 const LEFTOVER_MAX: u64 = 1 << 20;
-/// Connections that may wait for the control thread.
-const BACKLOG: i32 = 1024;
 /// How long after a failed accept the next is tried.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Binds the TCP listener, without SO_REUSEPORT: a second gateway is refused.
-///
-/// # Errors
-/// What the kernel says of the address.
-pub fn bind_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
-    // std would call ioctl(FIONBIO), which the sandbox profile does not let through.
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// Binds the unix listener, for its owner alone. A socket that no process listens on any more is
-/// replaced.
-///
-/// # Errors
-/// What the kernel says of the path; `AddrInUse` when a gateway listens there.
-pub fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
-    let address = SockAddr::unix(path)?;
-    let socket = || Socket::new(Domain::UNIX, Type::STREAM, None);
-    let is_socket = |file: std::fs::Metadata| file.file_type().is_socket();
-    // Another file also refuses a connection: it stays, and binding fails.
-    if std::fs::symlink_metadata(path).is_ok_and(is_socket) {
-        match socket()?.connect(&address) {
-            Ok(()) => return Err(io::ErrorKind::AddrInUse.into()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path)?;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    // The kernel gives the path the mode of the socket, less the umask: no moment is open to all.
-    let file = std::fs::File::from(OwnedFd::from(socket()?));
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-    let socket = Socket::from(OwnedFd::from(file));
-    socket.bind(&address)?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
-}
 
 impl Admin {
     /// Serves a TCP listener until the runtime ends.
@@ -181,25 +133,4 @@ impl Admin {
 async fn cannot_accept(error: &io::Error) {
     tracing::warn!(%error, "the admin listener cannot accept");
     tokio::time::sleep(ACCEPT_PAUSE).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_socket_is_for_its_owner_and_only_a_dead_one_is_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("admin.sock");
-        let first = bind_unix(&path).unwrap();
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o7777, 0o600 & !0o077);
-        assert_eq!(bind_unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        drop(first);
-        drop(bind_unix(&path).unwrap());
-        std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, "precious").unwrap();
-        assert!(bind_unix(&path).is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
-    }
 }

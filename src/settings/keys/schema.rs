@@ -207,9 +207,10 @@ fn numbers(min: u64, max: u64) -> String {
 }
 
 /// How many of the last digits of `number` are zeros, the first digit left out.
-fn low_zeros(number: u64) -> u32 {
+fn low_zeros(mut number: u64) -> u32 {
     let mut zeros = 0;
-    while number != 0 && number / 10_u64.pow(zeros) >= 10 && number / 10_u64.pow(zeros) % 10 == 0 {
+    while number >= 10 && number.is_multiple_of(10) {
+        number /= 10;
         zeros += 1;
     }
     zeros

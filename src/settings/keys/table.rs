@@ -9,7 +9,8 @@ use toml::Spanned;
 use super::super::raw::{self, List, ListOrWord, Number, Path, Text};
 use super::super::words::FromWord;
 use super::super::{
-    Balance, DeferAccept, Descriptors, LogFormat, MessageTypes, Refuse, RevokeScope, SecretEncoding,
+    Balance, DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
+    RevokeScope, SecretEncoding,
 };
 use super::{Key, NONE, REQUIRED, Reload, Shape};
 use crate::base::secret::Secret;
@@ -65,6 +66,10 @@ sections! {
             "Whether `/readyz` answers 200 while no link to any backend is ready. `true` is for a \
              single gateway, whose clients then learn why; with several, `false` sends clients to \
              the gateways that can reach a backend.";
+        drain_delay: Time(0, HOUR) as Duration = "0s", Live,
+            "How long a drain goes on accepting connections after `/readyz` has begun to answer \
+             503, so that a load balancer stops sending clients before it begins to refuse them. A \
+             supervisor's stop timeout must be longer than this and `deadlines.drain` together.";
         log: Table(RawLog) = NONE, Live,
             "How the log is written.";
         close_log: Text(PATH) = NONE,
@@ -98,6 +103,10 @@ sections! {
              internet.";
         connections_max: Count(1, 100_000_000) as u32 = "1_000_000", Live,
             "Connections of all workers together.";
+        explain_reserve: Count(0, 1_000_000) as u32 = "256", Live,
+            "Places of `connections_max`, of all workers together and at most a sixteenth of them, \
+             that are kept to tell clients beyond the others to come back later \
+             (`over_capacity`), one client of each address at a time.";
         unauthenticated_max: Count(1, 100_000_000) as u32 = "50_000", Live,
             "Unauthenticated connections of all workers together. Keep it above the honest \
              arrivals per second times their p99 time to authenticate in seconds.";
@@ -121,7 +130,7 @@ sections! {
             "Prefixes whose failures are remembered, of all workers together.";
         tls_handshakes_per_second: CountOrAuto(1, 100_000_000) as u32 = "auto", Live,
             "TLS handshakes that may begin in a second, of all workers together; a connection \
-             above it is reset at its first byte. `\"auto\"` is 2,000 for each worker.";
+             above it is reset when its ClientHello is whole. `\"auto\"` is 2,000 for each worker.";
         connections_per_worker: CountOrAuto(16, 16_000_000) as u32 = "auto", RestartRequired,
             "Connections of one worker; `\"auto\"` derives it from the descriptor limit.";
         memory_max: SizeOrAuto(16 * MIB, 16_384 * GIB) as u64 = "auto", RestartRequired,
@@ -164,6 +173,10 @@ sections! {
             "Most frames of one message; 1009 above it.";
         session_window: Size(4 * KIB, 256 * MIB) as u32 = "256KiB" (conformance "32MiB"), Live,
             "Bytes in flight to one client that a backend may have without new credit.";
+        client_send_buffer: Size(16 * KIB, 64 * MIB) as u32 = "128KiB", RestartRequired,
+            "The kernel's send buffer of one client (SO_SNDBUF). The kernel takes up to twice as \
+             much memory, and no more than `net.core.wmem_max` allows. A client far away gets at \
+             most about this much in one round trip.";
         link_window: Size(64 * KIB, 2 * GIB - 1) as u32 = "16MiB" (conformance "64MiB"), Live,
             "Bytes in flight on one link, in each direction, without new credit. At least \
              `session_window`.";
@@ -239,6 +252,16 @@ sections! {
              changes certificates, but not whether a listener has any.";
         proxy_protocol: Table(RawProxy) = NONE, Live,
             "Load balancers that send a PROXY protocol header before the client's bytes.";
+        forwarded: Table(RawForwarded) = NONE, Live,
+            "Proxies whose `X-Forwarded-*` fields say who the client is; those of all other peers are \
+             not believed.";
+        external_scheme: Word(ExternalScheme::WORDS) as ExternalScheme = "auto", Live,
+            "What clients speak to the outermost server. `\"auto\"`: what they speak to the gateway, \
+             or what a PROXY header says; `\"https\"` where a load balancer ends TLS. \
+             `X-Forwarded-Proto` of a trusted proxy wins.";
+        redirect: Word(Redirect::WORDS) as Redirect = "off", Live,
+            "`\"https\"`: requests that came without TLS are answered with 308 to the same address \
+             with `https`, but for health checks.";
         defer_accept: Word(DeferAccept::WORDS) as DeferAccept = "off",
             RestartRequired(|a, b| same_each(&a.listeners, &b.listeners, |l| l.defer_accept)),
             "TCP_DEFER_ACCEPT: for its first second a silent connection stays in the kernel, and \
@@ -255,6 +278,13 @@ sections! {
         trusted: List("networks, as in `10.0.0.0/8`") = REQUIRED, Live,
             "Peers in these networks must send the header, and the gateway trusts it; others must \
              not send it.";
+    }
+    "listener.forwarded" RawForwarded {
+        trusted: List("networks, as in `10.0.0.0/8`") = REQUIRED, Live,
+            "The proxies' networks.";
+        header: Text("header name") as &str = "x-forwarded-for", Live,
+            "The field with the client's address. `x-forwarded-for` is a list, which is read from the \
+             right; any other, as `cf-connecting-ip`, holds one address.";
     }
     "auth" RawAuth {
         name: Text("name") = REQUIRED, Live,
@@ -380,10 +410,14 @@ sections! {
         name: Text("name") = NONE, Live,
             "Name for backends (OPEN), metrics and the log; unique. Absent: the `path` as written \
              here.";
+        hosts: List("hosts, as in `app.example.com` or `*.example.com`") = "[]", Live,
+            "Hosts of the request (`Host`, or `X-Forwarded-Host` of a trusted proxy), with any port; \
+             `[]` is every host.";
         origins: ListOrWord("origins", "any") = REQUIRED, Live,
             "Pages that may connect: scheme, host and port exactly, as in \
-             `https://app.example.com`, or `https://*.example.com` for all hosts below one. `[]` \
-             refuses every page.";
+             `https://app.example.com`, or `https://*.example.com` for all hosts below one. \
+             `same-host` is the page's own host, and needs `hosts`; `null` and `file://` are sandboxed \
+             pages, files and apps, and impossible with cookies. `[]` refuses every page.";
         origin_absent: Word(&["allow", "refuse"]) as &str = "refuse", Live,
             "What happens to requests without `Origin`. Browsers always send one.";
         auth: TextOrList("name of an `[[auth]]`, `\"none\"`") = REQUIRED, Live,

@@ -22,6 +22,8 @@ struct State {
     receive: Option<OpKey>,
     polls: bool,
     send: Option<(OpKey, SendSlot, u32)>,
+    /// It is a client with the first of the requests.
+    first: bool,
     /// What the peer has sent and the worker has not read.
     input: Vec<u8>,
 }
@@ -43,8 +45,18 @@ pub struct CrowdRing {
     heads: Vec<Vec<u8>>,
     coming: u32,
     came: u32,
+    /// Clients that have connected: their address, and what they send how long after the accept.
+    arrived: VecDeque<(SocketAddr, Duration, Vec<u8>)>,
+    /// What clients send later, in the order of the times.
+    later: VecDeque<(Instant, u32, Vec<u8>)>,
+    /// Time does not jump beyond this.
+    pub wake: Instant,
     /// Clients read nothing: what is sent to them stays in flight.
     pub stalls: bool,
+    /// Only those with the first of the requests.
+    pub stalls_half: bool,
+    /// Sends to clients.
+    pub sends: u64,
 }
 
 impl CrowdRing {
@@ -65,7 +77,12 @@ impl CrowdRing {
             heads: Vec::new(),
             coming: 0,
             came: 0,
+            arrived: VecDeque::new(),
+            later: VecDeque::new(),
+            wake: Instant::NEVER,
             stalls: false,
+            stalls_half: false,
+            sends: 0,
         }
     }
 
@@ -73,6 +90,22 @@ impl CrowdRing {
     pub fn connect(&mut self, clients: u32, heads: Vec<Vec<u8>>) {
         self.coming = clients;
         self.heads = heads;
+    }
+
+    /// A client connects, and sends this so long after it was accepted, the same for all clients.
+    #[cfg(test)]
+    pub fn arrive(&mut self, peer: SocketAddr, after: Duration, input: Vec<u8>) {
+        self.arrived.push_back((peer, after, input));
+    }
+
+    /// A backend says something over its link.
+    #[cfg(test)]
+    pub fn say(&mut self, endpoint: usize, bytes: &[u8]) {
+        let socket = self.links[endpoint].expect("the link is connected");
+        let state = self.sockets[socket as usize].as_mut().expect("it is open");
+        state.input.extend_from_slice(bytes);
+        let key = state.receive.take().expect("links are read");
+        self.receive(key, socket, BufferGroup::Link);
     }
 
     /// The connection of a link is lost.
@@ -107,6 +140,16 @@ impl CrowdRing {
     }
 
     fn accept(&mut self) {
+        while !self.arrived.is_empty()
+            && let Some(key) = self.accepts.pop()
+            && let Some((peer, after, input)) = self.arrived.pop_front()
+        {
+            let socket = self.socket(Vec::new());
+            if !input.is_empty() {
+                self.later.push_back((self.now.instant + after, socket.0, input));
+            }
+            self.complete(key, Outcome::Accepted { socket, peer: Some(peer) });
+        }
         while self.coming > 0
             && let Some(key) = self.accepts.pop()
         {
@@ -117,6 +160,7 @@ impl CrowdRing {
             let port = 1024 + (self.came as usize % self.heads.len()) as u16;
             self.came += 1;
             let socket = self.socket(head);
+            self.sockets[socket.0 as usize].as_mut().expect("it was made").first = port == 1024;
             let peer = Some(SocketAddr::from(([10, a, b, c], port)));
             self.complete(key, Outcome::Accepted { socket, peer });
         }
@@ -138,6 +182,19 @@ impl CrowdRing {
         self.memory.buffer(group, id)[..input.len()].copy_from_slice(&input);
         let buffer = ReceivedBuffer::of_ring(group, id, input.len() as u32);
         self.done.push_back(Completion { key, outcome: Outcome::Received(buffer), more: true });
+    }
+
+    /// What clients have sent by now goes to the receives that wait for it.
+    fn deliver_later(&mut self) {
+        while self.later.front().is_some_and(|(at, ..)| *at <= self.now.instant)
+            && let Some((_, socket, input)) = self.later.pop_front()
+        {
+            let Some(state) = self.sockets[socket as usize].as_mut() else { continue };
+            state.input = input;
+            if let Some(key) = state.receive.take_if(|key| key.kind == OpKind::Receive) {
+                self.receive(key, socket, BufferGroup::Client);
+            }
+        }
     }
 
     fn cancel(&mut self, key: OpKey, target: OpKey) {
@@ -191,7 +248,10 @@ impl Ring for CrowdRing {
             }
             Op::Send { socket, slot, start, end } => {
                 self.note_owner(key, socket.0);
-                if self.stalls && slot.group() == BufferGroup::Client {
+                self.sends += u64::from(slot.group() == BufferGroup::Client);
+                let first = self.state(socket.0).is_some_and(|state| state.first);
+                let stalls = self.stalls && (first || !self.stalls_half);
+                if stalls && slot.group() == BufferGroup::Client {
                     if let Some(state) = self.state(socket.0) {
                         state.send = Some((key, slot, end - start));
                     }
@@ -231,11 +291,14 @@ impl Ring for CrowdRing {
 
     fn enter(&mut self, until: Instant) {
         self.accept();
+        let later = self.later.front().map_or(Instant::NEVER, |(at, ..)| *at);
+        let until = until.min(self.wake).min(later);
         let idle = self.done.is_empty() && until > self.now.instant + ENTER_TAKES;
         let next = if idle { until } else { self.now.instant + ENTER_TAKES };
         let passed = next.since(self.now.instant);
         self.now.instant = next;
         self.now.unix = self.now.unix.later(passed);
+        self.deliver_later();
     }
 
     fn completion(&mut self) -> Option<Completion> {

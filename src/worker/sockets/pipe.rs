@@ -78,7 +78,7 @@ impl Pipe {
         self.ops.is_over()
     }
 
-    /// Begins the end, see [`SocketOps::end`].
+    /// Begins the end, see `SocketOps::end`.
     pub fn end(&mut self, reset: bool) {
         self.ops.end(reset);
     }
@@ -202,10 +202,10 @@ mod tests {
 
     impl Ring for OneSlot {
         fn now(&self) -> Now {
-            unimplemented!()
+            unreachable!("a pipe does not ask for it")
         }
         fn clock(&self) -> Instant {
-            unimplemented!()
+            unreachable!("a pipe asks for neither time nor input")
         }
         fn set_endpoint(&mut self, _: u16, _: EndpointAddress) {}
         fn submit(&mut self, _: OpKey, _: Op) {}
@@ -214,7 +214,7 @@ mod tests {
             None
         }
         fn received(&mut self, _: &ReceivedBuffer) -> &mut [u8] {
-            unimplemented!()
+            unreachable!("a pipe does not ask for it")
         }
         fn give_back(&mut self, _: ReceivedBuffer) {}
         fn buffers(&self, _: BufferGroup) -> BufferCount {

@@ -16,7 +16,7 @@ pub struct Child {
     process: std::process::Child,
     output: Arc<Mutex<Vec<u8>>>,
     config: Config,
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
     pub address: SocketAddr,
     pub admin: SocketAddr,
 }
@@ -32,7 +32,7 @@ impl Child {
     pub fn start_program(config: Config, limits: &str, program: &str) -> Child {
         let (port, admin) = (free_port(), free_port());
         let config = config.ports(port, admin);
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
         let path = folder.path().join("portcullis.toml");
         std::fs::write(&path, config.text()).expect("written");
         let (process, output) = spawn(folder.path(), &format!("{limits} exec {program}"));
@@ -41,6 +41,19 @@ impl Child {
         let child = Child { process, output, config, folder, address, admin };
         wait_until("the gateway is ready", || admin_get(child.admin, "/readyz").0 == 200);
         child
+    }
+
+    /// Starts another one with the same configuration, in the same folder; `more` is put behind
+    /// its arguments.
+    pub fn beside(&self, more: &str) -> Child {
+        let (process, output) = spawn(self.folder.path(), &format!("exec {RUN} {more}"));
+        let (config, folder) = (self.config.clone(), Arc::clone(&self.folder));
+        Child { process, output, config, folder, address: self.address, admin: self.admin }
+    }
+
+    /// Whether it runs still.
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().expect("our child").is_none()
     }
 
     /// Kills it without a warning and starts it again, in the same folder and on the same ports.

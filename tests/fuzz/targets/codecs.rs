@@ -9,13 +9,15 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portcullis::base::secret::Secret;
 use portcullis::base::time::UnixTime;
 use portcullis::protocol::carrier::{Carrier, CarrierScratch, find, redacted_path_and_query};
+use portcullis::protocol::client_hello::{Hello, HelloScanner};
 use portcullis::protocol::compact_json::{self, MEMBERS_MAX, Value};
+use portcullis::protocol::host::{HostPattern, split_port};
 use portcullis::protocol::http_upgrade::{
     HeadLimits, HeadScanner, HttpRefusal, NO_FIELDS, Request, parse,
 };
 use portcullis::protocol::jwt::{Algorithm, JwtKey, JwtOptions, JwtVerifier, TokenScratch, mint};
 use portcullis::protocol::origin::OriginPolicy;
-use portcullis::protocol::{base64url as ours, proxy_header};
+use portcullis::protocol::{base64url as ours, forwarded as fields, proxy_header};
 use portcullis::settings::load::{Environment, FileContents, load};
 
 use super::{pieces, with_cuts};
@@ -38,7 +40,8 @@ pub fn head(data: &[u8]) {
         Request::Plain(request) => {
             let method = if request.is_head { "HEAD" } else { "GET" };
             assert_eq!(oracle.method, Some(method));
-            assert!(target.contains(request.path) || request.path == "/");
+            let path = request.parts.path();
+            assert!(target.contains(path) || path == "/");
         }
         Request::Upgrade(request) => {
             assert_eq!((oracle.method, oracle.version), (Some("GET"), Some(1)));
@@ -216,6 +219,76 @@ pub fn proxy(data: &[u8]) {
         }
         if let Ok(Some((used, _))) = now {
             assert!(used <= end);
+        }
+    }
+}
+
+/// Any pieces give the same answer, and a whole hello is one to a reader that keeps all bytes.
+pub fn client_hello(data: &[u8]) {
+    let scan = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let mut scanner = HelloScanner::default();
+        let mut answers = pieces.map(|piece| scanner.push(piece));
+        answers.find(|answer| *answer != Hello::Partial).unwrap_or(Hello::Partial)
+    };
+    let (random, bytes) = with_cuts(data);
+    let whole = scan(&mut [bytes].into_iter());
+    assert_eq!(scan(&mut pieces(random, bytes)), whole, "by piece and whole");
+    assert_eq!(scan(&mut bytes.chunks(1)), whole, "by byte and whole");
+    assert_eq!(whole == Hello::Whole, begins_with_hello(bytes));
+}
+
+fn begins_with_hello(mut bytes: &[u8]) -> bool {
+    let mut message = Vec::new();
+    for _ in 0..64 {
+        let [kind, 3, _, high, low, rest @ ..] = bytes else { return false };
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        if *kind != 22 || length == 0 || length > 18 * 1024 {
+            return false;
+        }
+        let payload = &rest[..length.min(rest.len())];
+        message.extend_from_slice(payload);
+        if let [kind, high, middle, low, body @ ..] = &message[..] {
+            let announced = u32::from_be_bytes([0, *high, *middle, *low]) as usize;
+            if *kind != 1 || body.len() >= announced {
+                return *kind == 1;
+            }
+        }
+        bytes = &rest[payload.len()..];
+    }
+    false
+}
+
+/// The list of addresses against one that is joined and read backwards; what is an address, or a
+/// host with a port, is so again when it is written anew.
+pub fn forwarded(data: &[u8]) {
+    let values: Vec<&[u8]> = data.split(|byte| *byte == b'\n').collect();
+    let is_trusted = |ip: std::net::IpAddr| ip.to_string().len().is_multiple_of(2);
+    let joined = values.join(&b',');
+    let mut slow = None;
+    for entry in joined.split(|byte| *byte == b',').rev() {
+        let Some(found) = fields::address(entry) else { break };
+        slow = Some(found);
+        if !is_trusted(found.0) {
+            break;
+        }
+    }
+    assert_eq!(fields::client_in_list(values.iter().copied(), is_trusted), slow);
+    for value in values {
+        if let Some((ip, port)) = fields::address(value) {
+            let written = match port {
+                Some(port) => std::net::SocketAddr::new(ip, port).to_string(),
+                None => ip.to_string(),
+            };
+            assert_eq!(fields::address(written.as_bytes()), Some((ip, port)));
+        }
+        let Ok(text) = str::from_utf8(value) else { continue };
+        fields::is_claim(text);
+        let (host, port) = split_port(text);
+        let again = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        assert_eq!(again, text);
+        if let Ok(pattern) = HostPattern::parse(text) {
+            assert!(pattern.covers(&pattern), "{text}");
+            assert!(text.starts_with("*.") || pattern.matches(text), "{text}");
         }
     }
 }

@@ -159,7 +159,7 @@ fn live<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Life {
         revoked: &revoked,
         jitter: 0,
     };
-    let mut client = Client::new(None, false, 0, &ctx);
+    let mut client = Client::new(None, 0, false, 0, &ctx);
     let mut output = Output::default();
     let mut life =
         Life { answers: Vec::new(), messages: Vec::new(), opened: Vec::new(), end: String::new() };

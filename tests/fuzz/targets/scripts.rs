@@ -242,7 +242,7 @@ fn live<'a>(
         revoked: &revoked,
         jitter: 0,
     };
-    let mut client = Client::new(None, false, 0, &ctx);
+    let mut client = Client::new(None, 0, false, 0, &ctx);
     let mut output = Output::default();
     let mut life = Life { answers: Vec::new(), events: Vec::new(), end: String::new() };
     let mut message: Option<Vec<u8>> = None;

@@ -20,7 +20,7 @@ pub enum Event<'a> {
         client: Key,
         /// The piece.
         fragment: Fragment<'a>,
-        /// What to return through [`Link::delivered`] once the client has it.
+        /// What to return through [`Link::delivered`](super::Link::delivered) once the client has it.
         cost: u32,
     },
     /// The backend sent text that is not UTF-8: the session is to be closed.
@@ -70,7 +70,7 @@ pub enum Event<'a> {
         /// Whose session it is.
         client: Key,
     },
-    /// Sessions that waited for the link may send again, see [`Link::take_waiting`].
+    /// Sessions that waited for the link may send again, see [`Link::take_waiting`](super::Link::take_waiting).
     LinkCredit,
     /// Nothing that the worker must act on.
     Routine,
@@ -149,7 +149,7 @@ pub enum OpenError {
     TooLarge,
 }
 
-/// What [`Link::handle_deadline`] asks for.
+/// What [`Link::handle_deadline`](super::Link::handle_deadline) asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Nothing.

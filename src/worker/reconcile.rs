@@ -10,35 +10,58 @@ use crate::protocol::cause::Cause;
 use crate::protocol::link::{Close, Closer};
 use crate::ring::Owner;
 
-use super::Core;
-use super::auth_requests::Asking;
+use super::auth_requests::PendingAuth;
+use super::clients::Connection;
+use super::core::Parts;
 use super::mailbox::{CloseRecord, Report};
-use super::sockets::Reading;
 
-impl Core {
+/// Whether a client's entry is still needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Reconciled {
+    Stays,
+    /// The descriptor is gone and nothing is in flight.
+    Over,
+}
+
+impl Parts {
     /// Brings everything about a connection in line with its client's machine: session, caps,
     /// operations, deadline. To be called after each thing that happened to it.
-    pub(super) fn settle(&mut self, owner: Key) {
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        connection.touched = false;
-        if !self.output.refused_origin.is_empty() {
-            self.report_refused_origin(owner);
+    pub(super) fn reconcile(&mut self, key: Key, connection: &mut Connection) -> Reconciled {
+        connection.needs_reconcile = false;
+        if !self.scratch.output.refused_origin.is_empty() {
+            self.report_refused_origin(connection);
         }
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
         let in_session = connection.client.is_open() || connection.client.awaits_decision();
-        if !in_session && connection.session.is_some() {
-            self.end_session(owner);
+        if !in_session {
+            self.end_session(connection);
         }
-        let Some(connection) = self.connections.entry(owner) else { return };
-        if connection.asking() != Asking::NOBODY && !connection.client.awaits_decision() {
-            self.stop_asking(owner);
+        if connection.pending_auth() != PendingAuth::NONE && !connection.client.awaits_decision() {
+            self.end_auth_request(key, connection);
         }
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
         if connection.blocked && !in_session {
             // What waits is thrown away frame by frame, so that the client's own close is found.
-            return self.resume(owner);
+            self.take_backlog(key, connection);
         }
-        let paused = connection.blocked && connection.asking() == Asking::NOBODY;
+        self.count_paused(connection);
+        self.apply_socket_action(connection);
+        if connection.counted.is_some() {
+            self.recount(key, connection);
+        }
+        if connection.pipe.is_over() {
+            return Reconciled::Over;
+        }
+        connection.pipe.set_reading(connection.reading());
+        connection.pipe.reconcile(Owner::Client(key), &mut self.agenda.ops);
+        if connection.pipe.can_send() && !connection.out.is_empty() {
+            self.agenda.mark_dirty(Owner::Client(key), &mut connection.dirty);
+        }
+        self.schedule_deadline(key, connection);
+        Reconciled::Stays
+    }
+
+    fn count_paused(&mut self, connection: &mut Connection) {
+        let paused = connection.blocked && connection.pending_auth() == PendingAuth::NONE;
         if paused != connection.counted_paused {
             connection.counted_paused = paused;
             match paused {
@@ -46,50 +69,23 @@ impl Core {
                 false => self.env.counters.decrement(Metric::ReadsPaused),
             }
         }
-        self.apply_disposition(owner);
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        if connection.unauthenticated {
-            self.recount(owner);
-        }
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
-        if connection.pipe.is_over() {
-            return self.remove(owner);
-        }
-        let unread = !connection.client.takes_input();
-        connection.pipe.set_reading(if connection.asking() != Asking::NOBODY || unread {
-            Reading::HangupOnly
-        } else if connection.blocked {
-            Reading::Paused
-        } else if connection.cold || connection.client.is_close_delayed() {
-            Reading::IdlePoll
-        } else {
-            Reading::Active
-        });
-        connection.pipe.reconcile(Owner::Client(owner), &mut self.ops);
-        let idle = connection.pipe.can_send();
-        if idle && !connection.dirty && !connection.out.is_empty() {
-            connection.dirty = true;
-            self.dirty.push_back(owner);
-        }
-        self.schedule_deadline(owner);
     }
 
     /// Sets a connection's timer, where it has none or one that fires too late.
-    pub(super) fn schedule_deadline(&mut self, owner: Key) {
-        let Some(connection) = self.connections.entry(owner) else { return };
+    pub(super) fn schedule_deadline(&mut self, key: Key, connection: &Connection) {
+        let wheel = &mut self.agenda.wheel;
         if connection.pipe.is_ending() {
-            self.wheel.cancel(owner.slot);
+            wheel.cancel(key.slot);
             return;
         }
         let deadline = connection.client.next_deadline(&self.env.settings);
         let earlier = |scheduled: Instant| deadline < scheduled;
-        if deadline != Instant::NEVER && self.wheel.scheduled(owner.slot).is_none_or(earlier) {
-            self.wheel.schedule(owner.slot, deadline);
+        if deadline != Instant::NEVER && wheel.scheduled(key.slot).is_none_or(earlier) {
+            wheel.schedule(key.slot, deadline);
         }
     }
 
-    fn apply_disposition(&mut self, owner: Key) {
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
+    fn apply_socket_action(&mut self, connection: &mut Connection) {
         if connection.pipe.is_ending() {
             return;
         }
@@ -101,39 +97,37 @@ impl Core {
             _ if !connection.shut_down && !connection.transport.is_plain() => {
                 // TLS says goodbye too (RFC 8446 §6.1), then this is looked at again.
                 connection.shut_down = true;
-                self.ciphertext.clear();
-                connection.transport.close_notify(&mut self.ciphertext);
-                let silent = self.ciphertext.is_empty();
-                self.queue_ciphertext(owner);
+                self.scratch.ciphertext.clear();
+                connection.transport.close_notify(&mut self.scratch.ciphertext);
+                let silent = self.scratch.ciphertext.is_empty();
+                self.queue_ciphertext(connection);
                 if silent {
-                    self.end_flushed(owner);
+                    self.end_flushed(connection);
                 }
             }
-            _ => self.end_flushed(owner),
+            _ => self.end_flushed(connection),
         }
     }
 
     /// Everything queued is sent, and so the connection ends as its machine wants.
-    fn end_flushed(&mut self, owner: Key) {
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
+    fn end_flushed(&mut self, connection: &mut Connection) {
         match connection.client.socket_action() {
             SocketAction::CloseWhenFlushed => connection.pipe.end(false),
             SocketAction::ShutdownWhenFlushed => {
-                self.shutdowns.push(connection.pipe.socket());
+                self.agenda.shutdowns.push(connection.pipe.socket());
                 connection.client.shut_down();
             }
             SocketAction::Stay | SocketAction::AwaitEnd | SocketAction::CloseNow { .. } => {}
         }
     }
 
-    fn end_session(&mut self, owner: Key) {
-        let Some(connection) = self.connections.entry_mut(owner) else { return };
+    fn end_session(&mut self, connection: &mut Connection) {
         let Some((link, id)) = connection.session.take() else { return };
         let Some(end) = connection.client.end() else {
             unreachable!("a client that is not open has an end")
         };
         let by_client = end.cause == Cause::ClientClosed;
-        let reason = if by_client { self.output.reason.as_slice() } else { &[] };
+        let reason = if by_client { self.scratch.output.reason.as_slice() } else { &[] };
         let close = Close {
             by: match end.by {
                 ClosedBy::Client => Closer::Client,
@@ -143,20 +137,19 @@ impl Core {
             code: end.code.unwrap_or(0),
             reason: std::str::from_utf8(reason).unwrap_or_default(),
         };
-        self.links.close(link, id, &close);
+        self.links.entry(link, &mut self.agenda).link.close(id, &close);
     }
 
-    /// The descriptor is gone and nothing is in flight: forgets the connection.
-    fn remove(&mut self, owner: Key) {
-        self.wheel.cancel(owner.slot);
-        let Some(mut connection) = self.connections.remove(owner) else { return };
+    /// Lets go of what a connection held, whose descriptor is gone, and reports its end.
+    pub(super) fn forget(&mut self, key: Key, mut connection: Connection) {
+        self.agenda.wheel.cancel(key.slot);
         let queued = connection.out.len() as u32;
-        connection.out.clear(&mut self.queues);
-        if let Some(stash) = connection.stash_mut() {
-            debug_assert_eq!(stash.early, 0, "its question was over before it was");
-            stash.queue.clear(&mut self.stashes);
+        connection.out.clear(&mut self.pools.queues);
+        if let Some(backlog) = connection.backlog_mut() {
+            debug_assert_eq!(backlog.early, 0, "its auth request was over before it was");
+            backlog.queue.clear(&mut self.pools.backlogs);
         }
-        assert!(!connection.unauthenticated, "whoever is gone is counted no more");
+        assert!(connection.counted.is_none(), "a client that is gone is counted no more");
         if connection.counted_paused {
             self.env.counters.decrement(Metric::ReadsPaused);
         }
@@ -166,8 +159,8 @@ impl Core {
         self.env.counters.closed(end.cause, end.detail);
         let now = self.env.now.instant;
         let record = CloseRecord {
-            connection: self.number_of(owner, client.accepted().as_nanos()),
-            subject: self.subjects.take(owner.slot),
+            connection: self.connection_number(key, &connection),
+            subject: self.control.subjects.take(key.slot),
             cause: end.cause,
             detail: end.detail,
             by: end.by,
@@ -190,8 +183,8 @@ impl Core {
             return;
         }
         let rate = self.env.settings.limits.close_lines_per_second;
-        let allowed = self.close_lines.take(1, rate, rate, self.env.now.instant);
-        if !allowed || !self.mailbox.report(Report::Closed(record)) {
+        let allowed = self.control.close_lines.take(1, rate, rate, self.env.now.instant);
+        if !allowed || !self.control.mailbox.report(Report::Closed(record)) {
             self.env.counters.increment(Metric::LogLinesDropped);
         }
     }

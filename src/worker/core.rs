@@ -1,0 +1,161 @@
+//! What a worker has besides its ring, in parts.
+//!
+//! [`Core`] is the table of sockets beside [`Parts`]: so a client is looked up once for whatever
+//! happens to it, and handed down while all other parts change.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::base::byte_queue::BytePool;
+use crate::base::random::Random;
+use crate::base::slab::Key;
+use crate::base::time::{Instant, Now};
+use crate::base::token_bucket::TokenBucket;
+use crate::connection::route_order::RouteOrder;
+use crate::connection::{Context, Output};
+use crate::counters::Counters;
+use crate::protocol::revocation::{Revocation, Revoked};
+use crate::settings::Settings;
+
+use super::WorkerOptions;
+use super::accept::Acceptor;
+use super::admission::Admission;
+use super::auth_requests::AuthRequests;
+use super::clients::Connection;
+use super::control::Drain;
+use super::links::{LinkSocket, LinkTable};
+use super::mailbox::WorkerMailbox;
+use super::reconcile::Reconciled;
+use super::sockets::{Agenda, SocketTable};
+use super::sweep::Sweep;
+use super::trail::Subjects;
+
+/// All of a worker but its ring. What concerns several sockets is done here.
+pub(super) struct Core {
+    pub(super) sockets: SocketTable<Connection, LinkSocket>,
+    pub(super) parts: Parts,
+}
+
+/// All of that but the sockets. What concerns one client is done here: the caller has found it.
+pub(super) struct Parts {
+    pub(super) env: Environment,
+    pub(super) agenda: Agenda,
+    pub(super) links: LinkTable,
+    pub(super) acceptor: Acceptor,
+    pub(super) admission: Admission,
+    pub(super) auth_requests: AuthRequests,
+    pub(super) pools: Pools,
+    pub(super) handshakes: Handshakes,
+    pub(super) control: Control,
+    pub(super) sweep: Sweep,
+    pub(super) scratch: Scratch,
+    pub(super) random: Random,
+    pub(super) options: WorkerOptions,
+}
+
+/// What a turn may look at and nothing in it changes but the clock: a part of its own, so that
+/// machines read it while the worker's other parts change.
+pub(super) struct Environment {
+    pub(super) now: Now,
+    pub(super) settings: Arc<Settings>,
+    pub(super) routes: RouteOrder,
+    pub(super) counters: Arc<Counters>,
+    /// Drawn in each turn.
+    pub(super) jitter: u32,
+    pub(super) revoked: Arc<Revoked>,
+}
+
+impl Environment {
+    /// The same for a connection's machine.
+    pub(super) fn context(&self) -> Context<'_> {
+        Context {
+            now: self.now,
+            settings: &self.settings,
+            routes: &self.routes,
+            counters: &self.counters,
+            jitter: self.jitter,
+            revoked: &self.revoked,
+        }
+    }
+}
+
+/// The bounded memory of what waits.
+pub(super) struct Pools {
+    /// Bytes queued for clients.
+    pub(super) queues: BytePool,
+    /// Input that waits for an upstream's credit, or for a decision.
+    pub(super) backlogs: BytePool,
+    /// How much of that is input of clients that await a decision.
+    pub(super) early_input: usize,
+}
+
+/// The turn's budget of TLS handshakes.
+#[derive(Default)]
+pub(super) struct Handshakes {
+    /// Those of this turn.
+    pub(super) done: u32,
+    /// Clients with input beyond the budget, in order of arrival.
+    pub(super) deferred: VecDeque<Key>,
+}
+
+/// What passes between the worker and the control thread.
+pub(super) struct Control {
+    pub(super) mailbox: WorkerMailbox,
+    /// Settings that wait for the end of a sweep.
+    pub(super) settings_due: Option<Arc<Settings>>,
+    pub(super) drain: Option<Drain>,
+    pub(super) stopped: bool,
+    /// Bounds the lines of the close log.
+    pub(super) close_lines: TokenBucket,
+    /// Bounds the lines about refused Origins.
+    pub(super) origin_lines: TokenBucket,
+    /// Those that the close log is to have.
+    pub(super) subjects: Subjects,
+    /// Revocations of backends that found the control thread's mailbox full.
+    pub(super) revocations_waiting: VecDeque<Revocation>,
+    /// When send slots may next be taken from clients that read too slowly.
+    pub(super) relief_at: Instant,
+}
+
+/// Memory that is reused, so that nothing is allocated in the steady state.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) output: Output,
+    pub(super) plaintext: Vec<u8>,
+    pub(super) ciphertext: Vec<u8>,
+    pub(super) backlog: Vec<u8>,
+    pub(super) fired: Vec<u32>,
+}
+
+impl Core {
+    /// Finds a client, acts on it, and brings all that depends on it in line. False when the
+    /// client has left.
+    pub(super) fn with_client(
+        &mut self,
+        key: Key,
+        act: impl FnOnce(&mut Parts, Key, &mut Connection),
+    ) -> bool {
+        let Some(connection) = self.sockets.client_mut(key) else { return false };
+        act(&mut self.parts, key, connection);
+        if self.parts.reconcile(key, connection) == Reconciled::Over {
+            self.forget_client(key);
+        }
+        true
+    }
+
+    /// Likewise for a client whose session is open: it cannot have left.
+    pub(super) fn with_session_client(
+        &mut self,
+        key: Key,
+        act: impl FnOnce(&mut Parts, Key, &mut Connection),
+    ) {
+        let found = self.with_client(key, act);
+        assert!(found, "a client ends its session before it leaves");
+    }
+
+    /// A client's descriptor is gone and nothing is in flight.
+    pub(super) fn forget_client(&mut self, key: Key) {
+        let connection = self.sockets.remove_client(key);
+        self.parts.forget(key, connection);
+    }
+}
