@@ -1,4 +1,4 @@
-//! While somebody else decides: the question, the wait, and the decision.
+//! While another program decides: the request, the wait, and the decision.
 //!
 //! The 101 has gone out, and the client waits in [`Phase::Authenticating`]. What it sends
 //! meanwhile waits, too: the worker reads no more of it until the decision. Only
@@ -82,7 +82,7 @@ impl Client {
         Step::Ask(auth_request)
     }
 
-    /// The decision: this is who the client is. What it asked for is looked at anew, because the
+    /// The decision: this is who the client is. What it asked for is looked at again, because the
     /// settings may have changed; the caller compares the backend of
     /// [`Step::Authenticated`] with the one that decided, if one did.
     pub fn accept(

@@ -1,4 +1,4 @@
-//! The client's machine while somebody else decides: every decision, every deadline, every event
+//! The client's machine while another program decides: every decision, every deadline, every event
 //! between, and changes of the settings.
 
 use std::io;

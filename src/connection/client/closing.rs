@@ -1,4 +1,4 @@
-//! The end of a connection: what the client is told, how long its close frame waits, and what
+//! The end of a connection: what the gateway sends, how long its close frame waits, and what
 //! follows it.
 //!
 //! While its close frame waits a client has no session, and holds its place, of TLS what it takes

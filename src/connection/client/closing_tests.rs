@@ -287,7 +287,7 @@ fn after_a_broken_frame_nothing_is_heard_or_said_but_the_close() {
     );
 }
 
-/// A client that goes on too fast would come back at once if it were dropped. It is not read
+/// A client that goes on too fast would come back immediately if it were dropped. It is not read
 /// while it waits, so it costs nothing, and its own close is found after that.
 #[test]
 fn a_client_that_goes_on_too_fast_waits_all_the_same() {
@@ -423,7 +423,7 @@ fn a_reload_changes_what_a_waiting_close_says() {
     world.settings = settings(&DIALECTS.replace("4999", "4998"));
     let due = world.client.next_deadline(&world.settings);
     world.pass(due.since(START));
-    // The end is told with the code that went out; `check` would not have it change.
+    // The end has the code that went out; `check` would not have it change.
     world.end = None;
     let ctx = Context {
         now: world.now,
@@ -606,7 +606,7 @@ fn world_of_no_dialect(token: &str) -> World {
     world
 }
 
-/// The same carrier without the subprotocol: any JSON will do, and nobody acknowledges.
+/// The same carrier without the subprotocol: any JSON will do, and there is no acknowledgement.
 #[test]
 fn the_handshake_is_the_dialects() {
     let mut world = world();
@@ -753,7 +753,7 @@ fn ending(name: &str) -> World {
 type Happening = fn(&mut World);
 
 /// What happens, and what comes of it in each of [`ENDINGS`]: what is done with the socket (with
-/// `delayed` or `unread` while a close frame waits), and what the client is told.
+/// `delayed` or `unread` while a close frame waits), and what the gateway sends.
 const ENDED: [(&str, Happening, [&str; 6]); 14] = [
     (
         "text",

@@ -11,7 +11,7 @@ use super::phase::FirstMessageInfo;
 use super::state::{Client, write_frame};
 
 impl Client {
-    /// Leaves in `output.connect_ack` what the client is told once its session is open.
+    /// Leaves in `output.connect_ack` the message that acknowledges the token once the session is open.
     pub(super) fn acknowledge(
         &mut self,
         first_message: FirstMessageInfo,

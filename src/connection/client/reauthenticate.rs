@@ -1,5 +1,5 @@
-//! A fresh token on an open connection: the messages that bring one are told apart from those
-//! for the backend, and judged as tokens are anywhere else.
+//! A fresh token on an open connection: finds the messages that bring one among those for
+//! the backend, and judges the token as any other.
 //!
 //! A message is the gateway's by its first bytes alone, so that all others pass as they come. Only
 //! a message whose beginning came in several parts, each of which could still become the prefix,
@@ -156,7 +156,7 @@ impl Client {
         Ok(())
     }
 
-    /// A token that is not good ends the connection: whoever presents one has no better, and
+    /// A token that is not good ends the connection: a client that presents one has no better, and
     /// where trying again may help, the answer says so.
     fn refuse_token(&mut self, refusal: Refusal, ctx: &Context<'_>, output: &mut Output) -> Step {
         ctx.counters.increment(Metric::ReauthRefused);

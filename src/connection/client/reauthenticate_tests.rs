@@ -50,7 +50,7 @@ fn a_fresh_token_is_judged_like_any_other() {
     let ann = |left: i64| token(APP, left);
     let bob = mint(APP, &format!(r#"{{"sub":"bob","exp":{}}}"#, UNIX + 900));
     let nobody = mint(APP, &format!(r#"{{"exp":{}}}"#, UNIX + 900));
-    // The message -> what the client is told, and when its identity is over then.
+    // The message -> what the gateway answers, and when the identity is over then.
     let table: Vec<(Vec<u8>, &[&str], u64)> = vec![
         (message(&ann(900)), &["text authenticated"], 900),
         // Of the route's second block, which signs with another key; and an earlier end.
@@ -125,7 +125,7 @@ fn the_revoked_cannot_renew_and_not_come_in() {
         assert_eq!(world.counters.value(Metric::RevokedRefused), 1);
         assert!(world.opened.is_empty());
     }
-    // Who vouched for nobody can revoke nobody.
+    // An anonymous client has no token that could be revoked.
     let mut world = World::new(false);
     revoke(&mut world, Target::IssuedBefore(UnixTime::from_seconds(UNIX + 1)));
     world.feed(&head("/binary", ""));

@@ -45,7 +45,7 @@ impl Client {
         self.is_secure = true;
     }
 
-    /// Whose share and penalties the connection counts towards: nobody's while only a proxy of
+    /// Whose share and penalties the connection counts towards; none while only a proxy of
     /// many clients is known.
     pub fn counted_as(&self) -> Option<SocketAddr> {
         self.peer().filter(|_| self.peer_is != PeerIs::TrustedProxy)
@@ -72,7 +72,7 @@ impl Client {
             _ => forwarded::single(values).and_then(forwarded::address),
         };
         if let Some((ip, port)) = found {
-            // Where no port is told the proxy's own tells connections apart in the log.
+            // Without a port of the client, the proxy's own tells connections apart in the log.
             let port = port.filter(|port| *port > 0).unwrap_or(proxy.port());
             let client = SocketAddr::new(ip, port);
             self.peer = PeerAddress::pack(Some(client));

@@ -192,7 +192,7 @@ struct World {
     answered: Vec<String>,
     /// REAUTH payloads.
     renewed: Vec<Vec<u8>>,
-    /// Whether everything queued is sent at once.
+    /// Whether everything queued is sent immediately.
     flushes: bool,
     closed: bool,
     was_open: bool,
@@ -282,7 +282,7 @@ impl World {
         let ctx = Context { now, settings, routes, counters, jitter: 0, revoked: &self.revoked };
         let result = call(&mut self.client, &ctx, &mut self.output);
         let next = self.client.next_deadline(&self.settings);
-        // Who is refused with no time left is due at once.
+        // Expire refused clients immediately when no time is left.
         let late = self.client.stage() == Stage::Refused
             && self.client.refused_at_latest(&self.settings.deadlines) <= self.now.instant;
         assert!(due || late || next >= self.now.instant, "a deadline in the past");
@@ -411,7 +411,7 @@ impl World {
                 Step::Reauthenticated => {
                     self.renewed.push(encoded(compose::reauth, &self.output.request))
                 }
-                Step::Ask(_) => panic!("these blocks ask nobody"),
+                Step::Ask(_) => panic!("these blocks decide by themselves"),
                 Step::Authenticated { backend } => {
                     assert_eq!(backend, 0);
                     self.opened.push(encoded(compose::open, &self.output.request));
@@ -583,7 +583,7 @@ impl World {
 }
 
 /// Every event in every stage: the stage after it, the socket_action, `<-` the end, and `:` what the
-/// client is told. `=` is no change at all; plaintext cannot come inside the TLS handshake.
+/// gateway sends to the client. `=` is no change at all; plaintext cannot come inside the TLS handshake.
 const TABLE: [(Event, [&str; 6]); 23] = [
     (
         Event::PartialHead,
@@ -1228,7 +1228,7 @@ fn a_reload_changes_deadlines_and_limits_at_once() {
     assert_eq!(world.client.end().unwrap().cause, Cause::ForbiddenRoute);
 }
 
-/// Over budget, the client is told so, and its close in the same bytes is still found.
+/// Over budget, the gateway says so to the client, and the close in the same bytes is still found.
 #[test]
 fn too_many_frames() {
     let close = frame(CLOSE, b"\x03\xe8");
@@ -1411,7 +1411,7 @@ fn several_blocks_on_one_route() {
             let found = authenticate::by_request(&settings, route, &request, now, &mut scratch);
             let found = match found {
                 Decision::Accepted(identity) => Ok(identity.subject().to_owned()),
-                Decision::Ask(_) => panic!("these blocks ask nobody"),
+                Decision::Ask(_) => panic!("these blocks decide by themselves"),
                 Decision::AwaitFirstMessage => Err(None),
                 Decision::Refused(refusal) => Err(Some(refusal.cause)),
             };
