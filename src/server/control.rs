@@ -138,7 +138,7 @@ impl ControlStats {
 }
 
 impl Control {
-    /// Runs until every worker has stopped after an request or a signal to end.
+    /// Runs until every worker has stopped after a request or a signal to end.
     pub async fn run(
         mut self,
         mut requests: Receiver<ControlRequest>,

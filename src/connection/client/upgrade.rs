@@ -142,17 +142,17 @@ impl Client {
         let decision = authenticate::by_request(ctx.settings, route, request, ctx.now.unix, tokens);
         match unless_revoked(decision, ctx) {
             Decision::Accepted(identity) => {
-                switch_protocols(request, route, ctx, answers);
+                switch_protocols(request, subprotocol(request, route), ctx, answers);
                 self.open(&identity, request, route, ctx, asked_for);
                 Step::Authenticated { backend: route.backend }
             }
             Decision::AwaitFirstMessage => {
-                switch_protocols(request, route, ctx, answers);
+                switch_protocols(request, subprotocol(request, route), ctx, answers);
                 self.await_first_message(pending_request(head, request, route, ctx), ctx);
                 Step::Handled
             }
             Decision::Ask(auth) => {
-                switch_protocols(request, route, ctx, answers);
+                switch_protocols(request, subprotocol(request, route), ctx, answers);
                 let pending = pending_request(head, request, route, ctx);
                 self.await_first_message(Arc::clone(&pending), ctx);
                 self.ask(auth, &pending, &Credentials::InRequest, ctx, output)
@@ -188,9 +188,8 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        ctx.counters.increment(Metric::Upgrades);
         let subprotocol = refusal_subprotocol(request, route);
-        http_upgrade::write_switching_protocols(&mut output.answers, request.key(), subprotocol);
+        switch_protocols(request, subprotocol, ctx, &mut output.answers);
         self.refuse_with(refusal.cause, &CloseDetails::of(refusal, ctx), ctx, output);
     }
 
@@ -280,12 +279,12 @@ fn explains(route: &Route, request: &UpgradeRequest<'_, '_>) -> bool {
 
 fn switch_protocols(
     request: &UpgradeRequest<'_, '_>,
-    route: &Route,
+    subprotocol: Option<&str>,
     ctx: &Context<'_>,
     answers: &mut Vec<u8>,
 ) {
     ctx.counters.increment(Metric::Upgrades);
-    http_upgrade::write_switching_protocols(answers, request.key(), subprotocol(request, route));
+    http_upgrade::write_switching_protocols(answers, request.key(), subprotocol);
 }
 
 /// The subprotocol for a client that is refused after the 101. A browser that offers some and is
