@@ -160,7 +160,7 @@ impl Core {
         if let Some(at) = self.parts.closes_newcomer_at() {
             client.schedule_close(at, Cause::GoingAway);
         }
-        let key = self.sockets.insert_client(Connection {
+        let key = self.clients.insert(Connection {
             pipe: Pipe::new(socket, BufferGroup::Client),
             client,
             transport,
@@ -190,7 +190,7 @@ impl Core {
         }
         self.parts.control.relief_at = now + RELIEF_EVERY;
         let stalled = |key: Key| {
-            let connection = self.sockets.client(key)?;
+            let connection = self.clients.entry(key)?;
             let progressed = connection.client.progressed();
             let stalled = connection.pipe.is_sending() && progressed <= now - STALLED_AFTER;
             stalled.then_some((progressed, key))
@@ -214,9 +214,9 @@ impl Core {
         // Frame headers, TLS records, and the chunks that are begun.
         let needed = bytes + bytes / 256 + ROOM_SPARE;
         while self.parts.pools.queues.free_bytes() < needed {
-            let own = self.sockets.client(key).map_or(0, |connection| connection.out.len());
+            let own = self.clients.entry(key).map_or(0, |connection| connection.out.len());
             let queued = |sender: Key| {
-                let connection = self.sockets.client(sender)?;
+                let connection = self.clients.entry(sender)?;
                 let queued = connection.out.len();
                 let heavier = connection.pipe.is_sending() && queued > own && sender != key;
                 heavier.then_some((queued, sender))
@@ -581,15 +581,13 @@ impl Parts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::links::LinkSocket;
-    use super::super::sockets::Entry;
     use super::*;
 
     /// A million of these must fit beside everything else: 400 bytes each is the figure to
     /// reach, with the wheel's 20 and the slab's 4.
     #[test]
     fn a_connection_is_small() {
-        let bytes = size_of::<Option<Entry<Connection, LinkSocket>>>();
+        let bytes = size_of::<Option<Connection>>();
         assert!(bytes <= 272, "{bytes} bytes");
         println!("connection {bytes}, client {}, pipe {}", size_of::<Client>(), size_of::<Pipe>());
     }

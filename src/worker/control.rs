@@ -103,7 +103,7 @@ impl Core {
             Some(Step::Join) => control.stopped = true,
             None => {}
         }
-        if self.sockets.clients_len() == 0 && drain.listeners_closed && acceptor.is_over() {
+        if self.clients.is_empty() && drain.listeners_closed && acceptor.is_over() {
             links.end();
             control.stopped |= links.is_over(agenda);
         }

@@ -1,14 +1,15 @@
 //! What a worker has besides its ring, in parts.
 //!
-//! [`Core`] is the table of sockets beside [`Parts`]: so a client is looked up once for whatever
-//! happens to it, and handed down while all other parts change.
+//! [`Core`] is the table of clients beside [`Parts`]: so a client is looked up once for whatever
+//! happens to it, and handed down while all other parts change, its upstream among them. That is
+//! why upstreams have a table of their own: what a client sends goes straight into theirs.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::base::byte_queue::BytePool;
 use crate::base::random::Random;
-use crate::base::slab::Key;
+use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::{Instant, Now};
 use crate::base::token_bucket::TokenBucket;
 use crate::connection::route_order::RouteOrder;
@@ -23,23 +24,25 @@ use super::admission::Admission;
 use super::auth_requests::AuthRequests;
 use super::clients::Connection;
 use super::control::Drain;
-use super::links::{LinkSocket, LinkTable};
+use super::links::LinkTable;
 use super::mailbox::WorkerMailbox;
 use super::reconcile::Reconciled;
-use super::sockets::{Agenda, SocketTable};
+use super::sockets::Agenda;
 use super::sweep::Sweep;
 use super::trail::Subjects;
+use super::upstreams::Upstream;
 
 /// All of a worker but its ring. What concerns several sockets is done here.
 pub(super) struct Core {
-    pub(super) sockets: SocketTable<Connection, LinkSocket>,
+    pub(super) clients: KeyedSlab<Connection>,
     pub(super) parts: Parts,
 }
 
-/// All of that but the sockets. What concerns one client is done here: the caller has found it.
+/// All of that but the clients. What concerns one client is done here: the caller has found it.
 pub(super) struct Parts {
     pub(super) env: Environment,
     pub(super) agenda: Agenda,
+    pub(super) upstreams: KeyedSlab<Upstream>,
     pub(super) links: LinkTable,
     pub(super) acceptor: Acceptor,
     pub(super) admission: Admission,
@@ -135,7 +138,7 @@ impl Core {
         key: Key,
         act: impl FnOnce(&mut Parts, Key, &mut Connection),
     ) -> bool {
-        let Some(connection) = self.sockets.client_mut(key) else { return false };
+        let Some(connection) = self.clients.entry_mut(key) else { return false };
         act(&mut self.parts, key, connection);
         if self.parts.reconcile(key, connection) == Reconciled::Over {
             self.forget_client(key);
@@ -155,7 +158,9 @@ impl Core {
 
     /// A client's descriptor is gone and nothing is in flight.
     pub(super) fn forget_client(&mut self, key: Key) {
-        let connection = self.sockets.remove_client(key);
+        let Some(connection) = self.clients.remove(key) else {
+            unreachable!("{key:?} names no client")
+        };
         self.parts.forget(key, connection);
     }
 }

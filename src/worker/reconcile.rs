@@ -73,7 +73,7 @@ impl Parts {
 
     /// Sets a connection's timer, where it has none or one that fires too late.
     pub(super) fn schedule_deadline(&mut self, key: Key, connection: &Connection) {
-        let wheel = &mut self.agenda.wheel;
+        let wheel = &mut self.agenda.client_timers;
         if connection.pipe.is_ending() {
             wheel.cancel(key.slot);
             return;
@@ -142,7 +142,7 @@ impl Parts {
 
     /// Lets go of what a connection held, whose descriptor is gone, and reports its end.
     pub(super) fn forget(&mut self, key: Key, mut connection: Connection) {
-        self.agenda.wheel.cancel(key.slot);
+        self.agenda.client_timers.cancel(key.slot);
         let queued = connection.out.len() as u32;
         connection.out.clear(&mut self.pools.queues);
         if let Some(backlog) = connection.backlog_mut() {

@@ -17,7 +17,6 @@ use crate::protocol::cause::Cause;
 use super::clients::Connection;
 use super::core::{Core, Parts};
 use super::reconcile::Reconciled;
-use super::sockets::Entry;
 
 /// Connections that a sweep closes in one turn: each costs a close frame, and a send, in that
 /// turn and the completions of its end in later ones.
@@ -91,7 +90,7 @@ impl Core {
         let mut slots_left = self.parts.options.sweep_slots;
         let mut closes_left = CLOSES_PER_TURN;
         while slots_left > 0 && closes_left > 0 {
-            let slots = self.sockets.slots();
+            let slots = self.clients.slots();
             let laps = &mut self.parts.sweep.laps;
             let Some((part, duties)) = laps.advance(slots, slots_left) else { break };
             slots_left -= part.len() as u32;
@@ -110,9 +109,7 @@ impl Core {
 
     /// Whether this closed a client.
     fn sweep_slot(&mut self, slot: u32, duties: Duties) -> bool {
-        let Some((key, Entry::Client(connection))) = self.sockets.slot_mut(slot) else {
-            return false;
-        };
+        let Some((key, connection)) = self.clients.slot_mut(slot) else { return false };
         let ends = self.parts.sweep_client(connection, duties);
         if !ends {
             self.parts.schedule_deadline(key, connection);
