@@ -305,6 +305,7 @@ impl Parts {
     pub(super) fn session_opened(&mut self, connection: &mut Connection, message_max: u32) {
         connection.client.session_opened(message_max);
         self.env.counters.increment(Metric::SessionsOpened);
+        self.env.count_session(connection);
         let output = &mut self.scratch.output;
         output.answers.append(&mut output.connect_ack);
     }

@@ -17,6 +17,7 @@ pub mod mailbox;
 mod memory;
 mod reconcile;
 mod revocations;
+mod rows;
 pub mod sockets;
 mod sweep;
 mod tick_time;
@@ -50,6 +51,7 @@ use clients::Connection;
 use links::LinkTable;
 use mailbox::WorkerMailbox;
 use reconcile::Reconciled;
+use rows::Rows;
 use sockets::{Agenda, Flush, PipeEvent};
 use sweep::Sweep;
 use tick_time::{Phase, TickTime};
@@ -153,6 +155,7 @@ impl<R: Ring> Worker<R> {
             },
             env: Environment {
                 now,
+                rows: Rows::new(&counters, &settings),
                 settings,
                 routes: RouteOrder::default(),
                 counters,
