@@ -354,6 +354,16 @@ pub enum EndpointAddress {
     Unix(std::path::PathBuf),
 }
 
+impl std::fmt::Display for EndpointAddress {
+    /// As the settings write it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            EndpointAddress::Tcp(address) => address.fmt(f),
+            EndpointAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// One worker's way to the kernel.
 pub trait Ring {
     /// Both clocks, as read when [`enter`](Self::enter) last returned.

@@ -204,12 +204,13 @@ impl Parts {
         let ctx = self.env.context();
         let output = &mut self.scratch.output;
         match connection.client.accept(identity, &ctx, output) {
-            Step::Authenticated { backend: now } if now == self.links.backend(link) => {
+            Step::Authenticated { backend: now } if Some(now) == self.links.backend(link) => {
                 assert!(connection.session.is_some(), "it was asked through its session");
                 self.control.keep_subject(&self.env.settings, key, identity.subject());
                 self.session_opened(connection, self.link_message_max(link));
             }
-            // A reload gave the route to another backend, which this decision does not bind.
+            // A reload gave the route to another backend, which this decision does not bind, or
+            // removed the endpoint.
             Step::Authenticated { .. } => {
                 connection.client.refuse(Cause::GoingAway, &ctx, output);
             }

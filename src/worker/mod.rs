@@ -11,6 +11,7 @@ pub mod auth_requests;
 mod clients;
 mod control;
 mod core;
+mod endpoints;
 mod handshakes;
 mod links;
 pub mod mailbox;
@@ -118,10 +119,9 @@ impl<R: Ring> Worker<R> {
         random.fill(&mut dead_key);
         let dead = RejectedTokenCache::new(settings.limits.dead_tokens_max, dead_key);
         let mut upstreams = KeyedSlab::new(options.generation_bits);
-        let links = LinkTable::new(&settings, &options, now.instant, &mut random, &mut upstreams);
-        for (number, address) in links.addresses(&settings) {
-            ring.set_endpoint(number, address);
-        }
+        let mut links =
+            LinkTable::new(&settings, &options, now.instant, &mut random, &mut upstreams);
+        links.give_addresses(&mut ring);
         let allowance = Allowance::new(&settings.limits, options.workers, options.descriptors_max);
         let chunks = |bytes: u64| u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(64);
         let parts = Parts {
@@ -192,6 +192,7 @@ impl<R: Ring> Worker<R> {
         core.parts.env.jitter = core.parts.random.number() as u32;
         core.parts.handshakes.done = 0;
         let commands = core.take_plan() | core.take_decisions();
+        self.core.parts.links.give_addresses(&mut self.ring);
         self.measure(Phase::Commands, commands);
         let timers = self.core.handle_timers();
         self.measure(Phase::Timers, timers);

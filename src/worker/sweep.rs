@@ -37,7 +37,7 @@ pub(super) enum Duty {
     Revocations,
     /// Memory is short.
     SlowReaders,
-    /// Links were lost, and their sessions with them.
+    /// Links were lost, and their sessions with them; or a reload removed their endpoints.
     LostLinks,
     /// A drain has begun: closes are drawn within its window.
     ScheduleDrain,
@@ -135,16 +135,27 @@ impl Parts {
             connection.client.schedule_close(at, Cause::GoingAway);
         }
         if does(Duty::LostLinks)
-            && connection.session.is_some_and(|(link, _)| self.links.is_lost(link))
+            && let Some((link, _)) = connection.session
         {
-            connection.session = None;
-            let at = self.env.now.instant + self.random.duration_below(LOSS_SPREAD);
-            connection.client.schedule_close(at, Cause::BackendUnavailable);
+            self.part_from_link(connection, link);
         }
         (does(Duty::Revocations) && self.close_if_revoked(connection))
             || (does(Duty::SlowReaders) && self.drop_if_slow(connection))
             || (does(Duty::Close) && self.close_for_drain(connection))
             || (does(Duty::Drop) && self.drop_for_drain(connection))
+    }
+
+    /// The client is told to come again, if its link is lost or leaves.
+    fn part_from_link(&mut self, connection: &mut Connection, link: u16) {
+        if self.links.is_lost(link) {
+            connection.session = None;
+            let at = self.env.now.instant + self.random.duration_below(LOSS_SPREAD);
+            connection.client.schedule_close(at, Cause::BackendUnavailable);
+        } else if let Some(since) = self.links.leaving_since(link) {
+            let window = self.env.settings.deadlines.drain;
+            let at = since + self.random.duration_below(window);
+            connection.client.schedule_close(at, Cause::GoingAway);
+        }
     }
 
     pub(super) fn close_if_revoked(&mut self, connection: &mut Connection) -> bool {

@@ -477,15 +477,13 @@ sections! {
     }
     "backend" RawBackend {
         name: Text("name") = REQUIRED,
-            RestartRequired(|a, b| {
-                a.backends.iter().map(|b| &b.name).eq(b.backends.iter().map(|b| &b.name))
-            }),
-            "Name for routes to refer to; unique.";
+            Live,
+            "Name for routes to refer to; unique. A reload knows a backend by it.";
         kind: WordOrLater(&["link"], &["websocket"]) = "link", RestartRequired(|_, _| true),
             "Protocol of the backend: the framed link of `link-protocol.md`.";
-        endpoints: List("`IP:PORT` or `unix:/PATH`") = REQUIRED,
-            RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.endpoints.clone())),
-            "Its servers, which are interchangeable.";
+        endpoints: List("`IP:PORT` or `unix:/PATH`") = REQUIRED, Live,
+            "Its servers, which are interchangeable. A reload that removes one closes its clients \
+             over `deadlines.drain`, see `operating.md`.";
         balance: WordOrLater(Balance::WORDS, &["hash-subject"]) as Balance = "least-sessions", Live,
             "How the gateway chooses an endpoint for a new session.";
         revoke: Word(RevokeScope::WORDS) as RevokeScope = "none", Live,
