@@ -6,15 +6,16 @@ use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::Instant;
 use crate::base::wheel::Wheel;
 use crate::connection::upstream::link::{Due, Event, Failure, Identity, Link, OpenError};
-use crate::counters::Metric;
+use crate::counters::{Counters, EndpointMetric, Metric, Row};
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{HANDSHAKE_FRAME_MAX, LinkReader, Reject};
 use crate::ring::{BufferGroup, EndpointAddress, Owner, Ring, Socket};
-use crate::settings::{Balance, Deadlines, Settings};
+use crate::settings::{Balance, Settings};
 
 use super::clients::Connection;
-use super::core::{Core, Parts};
+use super::core::{Core, Environment, Parts};
 use super::mailbox::Report;
+use super::rows::LinkCount;
 use super::sockets::{Agenda, DialledSocket, Flush, PipeEvent};
 use super::upstreams::{Upstream, upstream};
 use super::{Worker, WorkerOptions};
@@ -47,14 +48,16 @@ pub(super) struct LinkEntry {
     lost: bool,
     /// In the agenda's list.
     dirty: bool,
-    /// How it is counted in the table.
+    /// How it is counted in the table, and in its endpoint's row.
     counted: Counted,
+    row: Row<EndpointMetric>,
 }
 
 /// A link's part of the table's sums.
 #[derive(Clone, Copy, Default)]
 struct Counted {
     ready: bool,
+    at_endpoint: LinkCount,
     busy: bool,
     unsent: usize,
 }
@@ -88,6 +91,7 @@ impl LinkTable {
     /// The links that the settings name, with an entry each in the table of upstreams.
     pub(super) fn new(
         settings: &Settings,
+        counters: &Counters,
         options: &WorkerOptions,
         now: Instant,
         random: &mut Random,
@@ -100,7 +104,7 @@ impl LinkTable {
             // Workers begin round robin at different endpoints.
             let next = random.below(count.max(1) as u64) as usize;
             groups.push(Group { first: entries.len(), count, next });
-            for endpoint in 0..count {
+            for (endpoint, address) in backend_settings.endpoints.iter().enumerate() {
                 let number = entries.len() as u16;
                 let identity = Identity {
                     instance: options.instance,
@@ -118,6 +122,7 @@ impl LinkTable {
                     lost: false,
                     dirty: false,
                     counted: Counted::default(),
+                    row: counters.endpoints.row(&[&backend_settings.name, &address.to_string()]),
                 });
             }
         }
@@ -186,12 +191,13 @@ impl LinkTable {
         &mut self,
         link: u16,
         socket: &DialledSocket,
-        deadlines: &Deadlines,
+        env: &Environment,
         wheel: &mut Wheel,
     ) {
         let entry = &mut self.entries[usize::from(link)];
         let now = Counted {
             ready: entry.link.is_ready(),
+            at_endpoint: LinkCount::of(&entry.link),
             busy: socket.is_busy(),
             unsent: entry.link.unsent(),
         };
@@ -199,10 +205,11 @@ impl LinkTable {
         self.ready = self.ready + usize::from(now.ready) - usize::from(before.ready);
         self.busy = self.busy + usize::from(now.busy) - usize::from(before.busy);
         self.unsent = self.unsent + now.unsent - before.unsent;
+        env.recount_link(entry.row, before.at_endpoint, now.at_endpoint);
         if entry.link.is_down() && (now.busy || entry.lost || self.draining) {
             wheel.cancel(entry.key.slot);
         } else {
-            wheel.schedule(entry.key.slot, entry.link.next_deadline(deadlines));
+            wheel.schedule(entry.key.slot, entry.link.next_deadline(&env.settings.deadlines));
         }
     }
 
@@ -319,7 +326,7 @@ impl Parts {
 impl Core {
     /// A link's timer fired.
     pub(super) fn link_deadline(&mut self, link: u16) {
-        let Parts { upstreams, links, agenda, env, .. } = &mut self.parts;
+        let Parts { upstreams, links, agenda, env, control, .. } = &mut self.parts;
         let draining = links.draining;
         let entry = links.entry(link, agenda);
         let socket = &mut upstream(upstreams, entry.key).socket;
@@ -329,6 +336,11 @@ impl Core {
         match entry.link.handle_deadline(env.now.instant, &env.settings.deadlines) {
             Due::Nothing => {}
             Due::Fail(failure) => self.fail_link(link, &failure),
+            Due::Warn(warning) => {
+                env.count_warning(entry.row, warning);
+                let (backend, endpoint) = (entry.backend, entry.endpoint);
+                control.mailbox.report(Report::LinkWarning { backend, endpoint, warning });
+            }
             Due::Connect => {
                 let Some(key) = upstreams.renew(entry.key) else {
                     unreachable!("{:?} names no upstream", entry.key)
@@ -350,6 +362,7 @@ impl Core {
         let failure = &entry.link.cause_of(failure);
         let is_failure = *failure != Failure::Drained;
         env.counters.add(Metric::LinkFailures, u64::from(is_failure));
+        env.counters.endpoints.add(entry.row, EndpointMetric::Failures, u64::from(is_failure));
         if matches!(failure, Failure::Protocol(_)) {
             env.counters.increment(Metric::LinkViolations);
         }
@@ -431,7 +444,8 @@ impl Core {
     fn link_ready(&mut self, link: u16) {
         let Parts { links, env, control, .. } = &mut self.parts;
         env.counters.increment(Metric::LinkConnects);
-        let LinkEntry { backend, endpoint, .. } = links.entries[usize::from(link)];
+        let LinkEntry { backend, endpoint, row, .. } = links.entries[usize::from(link)];
+        env.counters.endpoints.increment(row, EndpointMetric::Connects);
         control.mailbox.report(Report::LinkReady { backend, endpoint });
     }
 
@@ -566,7 +580,7 @@ impl<R: Ring> Worker<R> {
             }
         }
         let flushed = !*dirty;
-        links.reconcile(number, socket, &env.settings.deadlines, &mut agenda.upstream_timers);
+        links.reconcile(number, socket, env, &mut agenda.upstream_timers);
         flushed
     }
 }

@@ -118,7 +118,14 @@ impl<R: Ring> Worker<R> {
         random.fill(&mut dead_key);
         let dead = RejectedTokenCache::new(settings.limits.dead_tokens_max, dead_key);
         let mut upstreams = KeyedSlab::new(options.generation_bits);
-        let links = LinkTable::new(&settings, &options, now.instant, &mut random, &mut upstreams);
+        let links = LinkTable::new(
+            &settings,
+            &counters,
+            &options,
+            now.instant,
+            &mut random,
+            &mut upstreams,
+        );
         for (number, address) in links.addresses(&settings) {
             ring.set_endpoint(number, address);
         }
