@@ -442,6 +442,9 @@ impl Parts {
         let Some((link, id)) = connection.session else {
             unreachable!("a client that presents a fresh token has a session")
         };
+        if self.close_if_revoked(connection) {
+            return;
+        }
         let output = &mut self.scratch.output;
         let entry = self.links.entry(link, &mut self.agenda);
         if !entry.link.reauthenticated(id, &output.request) {

@@ -151,9 +151,13 @@ pub(super) fn subprotocol<'a>(
 }
 
 /// The decision, but no acceptance of a revoked identity.
-pub(super) fn unless_revoked<'s>(decision: Decision<'s>, ctx: &Context<'_>) -> Decision<'s> {
+pub(super) fn unless_revoked<'s>(
+    decision: Decision<'s>,
+    route: &Route,
+    ctx: &Context<'_>,
+) -> Decision<'s> {
     match decision {
-        Decision::Accepted(identity) if ctx.revoked.is_revoked(&identity, ctx.now.unix) => {
+        Decision::Accepted(identity) if ctx.is_revoked(&identity, route) => {
             ctx.counters.increment(Metric::RevokedRefused);
             Decision::Refused(Cause::TokenRevoked.into())
         }

@@ -140,7 +140,7 @@ impl Client {
         }
         let Output { answers, request: asked_for, tokens, .. } = output;
         let decision = authenticate::by_request(ctx.settings, route, request, ctx.now.unix, tokens);
-        match unless_revoked(decision, ctx) {
+        match unless_revoked(decision, route, ctx) {
             Decision::Accepted(identity) => {
                 switch_protocols(request, subprotocol(request, route), ctx, answers);
                 self.open(&identity, request, route, ctx, asked_for);
