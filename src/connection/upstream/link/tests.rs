@@ -357,8 +357,8 @@ fn a_backend_that_answers_too_late_is_warned_of_each_time() {
     }
 }
 
-/// Nobody waits, somebody waits too short a time, a drip of credit, a client that leaves, another
-/// session's credit: none of it is a standstill.
+/// No standstill: a client with nothing to send, one that waits too short a time, credit for another
+/// session, a client that leaves.
 #[test]
 fn a_backend_that_gives_no_credit_is_warned_of_once_per_standstill() {
     let mut pair = Pair::ready(4096, 1 << 20);
