@@ -17,6 +17,7 @@
 //! let forged = ReceivedBuffer::of_ring(BufferGroup::Client, 0, 1);
 //! ```
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -354,9 +355,9 @@ pub enum EndpointAddress {
     Unix(std::path::PathBuf),
 }
 
-impl std::fmt::Display for EndpointAddress {
-    /// As the settings write it.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for EndpointAddress {
+    /// As settings and metrics have it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             EndpointAddress::Tcp(address) => address.fmt(f),
             EndpointAddress::Unix(path) => write!(f, "unix:{}", path.display()),

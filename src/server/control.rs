@@ -445,6 +445,10 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
             let LinkTarget { backend, endpoint } = &**target;
             tracing::warn!(worker, backend, %endpoint, reason, "link down");
         }
+        Report::LinkWarning { target, warning } => {
+            let LinkTarget { backend, endpoint } = &**target;
+            tracing::warn!(worker, backend, %endpoint, reason = %warning, "link in trouble");
+        }
         Report::OriginRefused { route, peer, origin } => {
             let route = route.and_then(|index| settings.routes.get(usize::from(index)));
             tracing::warn!(

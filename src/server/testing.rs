@@ -109,6 +109,7 @@ fn deadlines() -> Deadlines {
         drain: seconds(30),
         link_connect: seconds(5),
         link_ping: seconds(5),
+        link_stall: seconds(10),
         link_retry_min: Duration::from_millis(100),
         link_retry_max: seconds(5),
     }

@@ -361,7 +361,10 @@ impl Parts {
                 Step::Blocked => {
                     connection.blocked = true;
                     if let Some((link, id)) = connection.session {
-                        self.links.entry(link, &mut self.agenda).link.wait(id);
+                        self.links
+                            .entry(link, &mut self.agenda)
+                            .link
+                            .wait(id, self.env.now.instant);
                     }
                     self.send_answers(connection);
                     return used;
@@ -404,7 +407,7 @@ impl Parts {
             return Some(usize::MAX);
         }
         let (link, id) = connection.session?;
-        self.links.entry(link, &mut self.agenda).link.allowance(id)
+        self.links.entry(link, &mut self.agenda).link.allowance(id, self.env.now.instant)
     }
 
     /// Hands a piece of a client's message to its upstream.

@@ -13,6 +13,7 @@ use crate::base::secret::Secret;
 use crate::base::slab::KeyedSlab;
 use crate::base::time::Instant;
 use crate::connection::upstream::link::{Failure, Identity, Link};
+use crate::counters::Counters;
 use crate::ring::{EndpointAddress, Ring};
 use crate::settings::{Backend, Balance, Settings};
 
@@ -125,6 +126,7 @@ impl LinkTable {
     pub(super) fn adopt(
         &mut self,
         settings: &Settings,
+        counters: &Counters,
         now: Instant,
         random: &mut Random,
         upstreams: &mut KeyedSlab<Upstream>,
@@ -143,7 +145,7 @@ impl LinkTable {
                     None => {
                         let (backend, endpoint) = (backend.name.clone(), endpoint.clone());
                         let target = LinkTarget { backend, endpoint };
-                        self.claim(target, standing, settings, now, upstreams)
+                        self.claim(target, standing, settings, counters, now, upstreams)
                     }
                 });
             }
@@ -163,15 +165,17 @@ impl LinkTable {
         target: LinkTarget,
         standing: Standing,
         settings: &Settings,
+        counters: &Counters,
         now: Instant,
         upstreams: &mut KeyedSlab<Upstream>,
     ) -> u16 {
+        let row = counters.endpoints.row(&[&target.backend, &target.endpoint.to_string()]);
         let target = Arc::new(target);
         let link = match self.free.pop() {
             Some(link) => {
                 let entry = &mut self.entries[usize::from(link)];
                 entry.link.renew(now);
-                (entry.target, entry.standing) = (target, standing);
+                (entry.target, entry.standing, entry.row) = (target, standing, row);
                 link
             }
             None => {
@@ -180,7 +184,7 @@ impl LinkTable {
                 let identity = Identity { instance, epoch, worker, link };
                 let machine = Link::new(identity, self.generation_bits, &settings.limits, now);
                 let key = upstreams.insert(Upstream::link(link));
-                self.entries.push(LinkEntry::new(machine, key, target, standing));
+                self.entries.push(LinkEntry::new(machine, key, target, standing, row));
                 link
             }
         };
@@ -248,7 +252,7 @@ impl Core {
     pub(super) fn take_endpoints(&mut self) {
         let Parts { links, upstreams, env, random, .. } = &mut self.parts;
         let now = env.now.instant;
-        for link in links.adopt(&env.settings, now, random, upstreams) {
+        for link in links.adopt(&env.settings, &env.counters, now, random, upstreams) {
             let Parts { links, agenda, sweep, .. } = &mut self.parts;
             let entry = links.entry(link, agenda);
             entry.standing = Standing::Leaving { since: now };

@@ -8,16 +8,17 @@ use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::Instant;
 use crate::base::wheel::Wheel;
 use crate::connection::upstream::link::{Due, Event, Failure, Identity, Link, OpenError};
-use crate::counters::Metric;
+use crate::counters::{Counters, EndpointMetric, Metric, Row};
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{HANDSHAKE_FRAME_MAX, LinkReader, Reject};
 use crate::ring::{BufferGroup, Owner, Ring, Socket};
-use crate::settings::{Deadlines, Settings};
+use crate::settings::Settings;
 
 use super::clients::Connection;
-use super::core::{Core, Parts};
+use super::core::{Core, Environment, Parts};
 use super::endpoints::{Group, LinkTarget, Standing};
 use super::mailbox::Report;
+use super::rows::LinkCount;
 use super::sockets::{Agenda, DialledSocket, Flush, PipeEvent};
 use super::upstreams::{Upstream, upstream};
 use super::{Worker, WorkerOptions};
@@ -50,20 +51,28 @@ pub(super) struct LinkEntry {
     lost: bool,
     /// In the agenda's list.
     dirty: bool,
-    /// How it is counted in the table.
+    /// How it is counted in the table, and in its endpoint's row.
     counted: Counted,
+    pub(super) row: Row<EndpointMetric>,
 }
 
 /// A link's part of the table's sums.
 #[derive(Clone, Copy, Default)]
 struct Counted {
     ready: bool,
+    at_endpoint: LinkCount,
     busy: bool,
     unsent: usize,
 }
 
 impl LinkEntry {
-    pub(super) fn new(link: Link, key: Key, target: Arc<LinkTarget>, standing: Standing) -> Self {
+    pub(super) fn new(
+        link: Link,
+        key: Key,
+        target: Arc<LinkTarget>,
+        standing: Standing,
+        row: Row<EndpointMetric>,
+    ) -> Self {
         LinkEntry {
             link,
             target,
@@ -73,6 +82,7 @@ impl LinkEntry {
             lost: false,
             dirty: false,
             counted: Counted::default(),
+            row,
         }
     }
 
@@ -117,6 +127,7 @@ impl LinkTable {
     /// The links that the settings name, with an entry each in the table of upstreams.
     pub(super) fn new(
         settings: &Settings,
+        counters: &Counters,
         options: &WorkerOptions,
         now: Instant,
         random: &mut Random,
@@ -142,7 +153,7 @@ impl LinkTable {
             busy: 0,
             unsent: 0,
         };
-        table.adopt(settings, now, random, upstreams);
+        table.adopt(settings, counters, now, random, upstreams);
         table
     }
 
@@ -197,12 +208,18 @@ impl LinkTable {
         &mut self,
         link: u16,
         socket: &DialledSocket,
-        deadlines: &Deadlines,
+        env: &Environment,
         wheel: &mut Wheel,
     ) {
         let entry = &mut self.entries[usize::from(link)];
+        if entry.is_over(socket.is_busy()) {
+            entry.standing = Standing::Free;
+            self.free.push(link);
+        }
+        let is_free = entry.standing == Standing::Free;
         let now = Counted {
             ready: entry.link.is_ready(),
+            at_endpoint: if is_free { LinkCount::default() } else { LinkCount::of(&entry.link) },
             busy: socket.is_busy(),
             unsent: entry.link.unsent(),
         };
@@ -210,14 +227,11 @@ impl LinkTable {
         self.ready = self.ready + usize::from(now.ready) - usize::from(before.ready);
         self.busy = self.busy + usize::from(now.busy) - usize::from(before.busy);
         self.unsent = self.unsent + now.unsent - before.unsent;
-        if entry.is_over(now.busy) {
-            entry.standing = Standing::Free;
-            self.free.push(link);
-        }
+        env.recount_link(entry.row, before.at_endpoint, now.at_endpoint);
         if entry.rests(now.busy) || (entry.link.is_down() && self.draining) {
             wheel.cancel(entry.key.slot);
         } else {
-            wheel.schedule(entry.key.slot, entry.link.next_deadline(deadlines));
+            wheel.schedule(entry.key.slot, entry.link.next_deadline(&env.settings.deadlines));
         }
     }
 
@@ -292,7 +306,7 @@ impl Parts {
 impl Core {
     /// A link's timer fired.
     pub(super) fn link_deadline(&mut self, link: u16) {
-        let Parts { upstreams, links, agenda, env, .. } = &mut self.parts;
+        let Parts { upstreams, links, agenda, env, control, .. } = &mut self.parts;
         let draining = links.draining;
         let entry = links.entry(link, agenda);
         let socket = &mut upstream(upstreams, entry.key).socket;
@@ -302,6 +316,11 @@ impl Core {
         match entry.link.handle_deadline(env.now.instant, &env.settings.deadlines) {
             Due::Nothing => {}
             Due::Fail(failure) => self.fail_link(link, &failure),
+            Due::Warn(warning) => {
+                env.count_warning(entry.row, warning);
+                let target = Arc::clone(&entry.target);
+                control.mailbox.report(Report::LinkWarning { target, warning });
+            }
             Due::Connect => {
                 let Some(key) = upstreams.renew(entry.key) else {
                     unreachable!("{:?} names no upstream", entry.key)
@@ -323,6 +342,7 @@ impl Core {
         let failure = &entry.link.cause_of(failure);
         let is_failure = *failure != Failure::Drained;
         env.counters.add(Metric::LinkFailures, u64::from(is_failure));
+        env.counters.endpoints.add(entry.row, EndpointMetric::Failures, u64::from(is_failure));
         if matches!(failure, Failure::Protocol(_)) {
             env.counters.increment(Metric::LinkViolations);
         }
@@ -406,8 +426,9 @@ impl Core {
     fn link_ready(&mut self, link: u16) {
         let Parts { links, env, control, .. } = &mut self.parts;
         env.counters.increment(Metric::LinkConnects);
-        let target = Arc::clone(&links.entries[usize::from(link)].target);
-        control.mailbox.report(Report::LinkReady { target });
+        let LinkEntry { target, row, .. } = &links.entries[usize::from(link)];
+        env.counters.endpoints.increment(*row, EndpointMetric::Connects);
+        control.mailbox.report(Report::LinkReady { target: Arc::clone(target) });
     }
 
     fn act_on_link(&mut self, link: u16, event: Event<'_>) {
@@ -541,7 +562,7 @@ impl<R: Ring> Worker<R> {
             }
         }
         let flushed = !*dirty;
-        links.reconcile(number, socket, &env.settings.deadlines, &mut agenda.upstream_timers);
+        links.reconcile(number, socket, env, &mut agenda.upstream_timers);
         flushed
     }
 }

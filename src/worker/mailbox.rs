@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::base::memory_pressure::MemoryPressure;
 pub use crate::connection::stage::{ClosedBy, Stage};
+pub use crate::connection::upstream::link::Warning;
 use crate::protocol::cause::Cause;
 use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::Dialect;
@@ -117,6 +118,13 @@ pub enum Report {
         target: Arc<LinkTarget>,
         /// Why, for people. Never holds unescaped bytes of the backend's.
         reason: String,
+    },
+    /// A link goes on, but people should know something of it.
+    LinkWarning {
+        /// Where it goes.
+        target: Arc<LinkTarget>,
+        /// What.
+        warning: Warning,
     },
     /// A route does not list the Origin of a page; told a few times a second at most.
     OriginRefused {
