@@ -340,13 +340,24 @@ pub struct Backend {
     pub secret: Option<Secret>,
     /// What the backend may revoke; [`RevokeScope::None`] without a secret.
     pub revoke: RevokeScope,
+    /// Its endpoints are WebSocket servers.
+    pub server: Option<WebSocketBackend>,
 }
+
+/// Servers that know nothing of links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocketBackend {}
 
 impl Settings {
     /// The first route, in file order, that serves `path` at `host`.
     pub fn route_for(&self, host: &str, path: &str) -> Option<u16> {
         let serves = |route: &Route| route.path.matches(path) && route.serves(host);
         self.routes.iter().position(serves).map(|index| index as u16)
+    }
+
+    /// The WebSocket servers behind a route, if that is what is behind it.
+    pub fn server_of(&self, route: &Route) -> Option<&WebSocketBackend> {
+        self.backends[usize::from(route.backend)].server.as_ref()
     }
 
     /// The ways to authenticate on `route`, in the order in which they are asked.

@@ -30,6 +30,7 @@ pub fn settings() -> Settings {
             balance: Balance::LeastSessions,
             secret: None,
             revoke: RevokeScope::None,
+            server: None,
         }],
     }
 }
@@ -107,6 +108,7 @@ fn deadlines() -> Deadlines {
         expiry_grace: Duration::ZERO,
         drain: seconds(30),
         link_connect: seconds(5),
+        upstream_connect: seconds(5),
         link_ping: seconds(5),
         link_retry_min: Duration::from_millis(100),
         link_retry_max: seconds(5),

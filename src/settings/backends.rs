@@ -8,7 +8,9 @@ use toml::Spanned;
 use super::file::{RawBackend, RawForwarded, RawListener};
 use super::load::{Loader, overlap, place};
 use super::raw::List;
-use super::{Backend, ExternalScheme, Forwarded, Listener, Network, Redirect, RevokeScope};
+use super::{
+    Backend, ExternalScheme, Forwarded, Listener, Network, Redirect, RevokeScope, WebSocketBackend,
+};
 use crate::ring::EndpointAddress;
 
 /// Listeners of one gateway.
@@ -217,7 +219,8 @@ impl Loader<'_> {
         }
         let name = raw.name.as_ref()?.get_ref().clone();
         let (balance, revoke) = (raw.balance(), raw.revoke());
-        Some(Backend { name, endpoints, balance, secret, revoke })
+        let server = (raw.kind() == "websocket").then_some(WebSocketBackend {});
+        Some(Backend { name, endpoints, balance, secret, revoke, server })
     }
 
     fn endpoints(&mut self, list: &List) -> Option<Vec<EndpointAddress>> {
@@ -254,6 +257,9 @@ impl Loader<'_> {
                 return None;
             }
             return Some(EndpointAddress::Unix(PathBuf::from(path)));
+        }
+        if let Some(authority) = name.strip_prefix("ws://") {
+            return self.socket_address(authority, at).map(EndpointAddress::Tcp);
         }
         if name.starts_with("ws://") || name.starts_with("wss://") {
             let what = format!("{name:?} belongs to kind = \"websocket\"");

@@ -253,6 +253,7 @@ impl Scenario {
                 balance: self.balance,
                 secret: self.link_secret.clone().map(Secret::new),
                 revoke: RevokeScope::All,
+                server: None,
             }],
         }
     }
@@ -382,6 +383,7 @@ fn deadlines() -> Deadlines {
         expiry_grace: Duration::ZERO,
         drain: Duration::from_secs(2),
         link_connect: Duration::from_secs(2),
+        upstream_connect: Duration::from_secs(2),
         link_ping: Duration::from_secs(2),
         link_retry_min: Duration::from_millis(50),
         link_retry_max: Duration::from_secs(1),

@@ -121,6 +121,15 @@ pub enum Report {
         /// Why, for people. Never holds unescaped bytes of the backend's.
         reason: String,
     },
+    /// Handshakes with a WebSocket server failed in a row: it gets no more for a while.
+    ServerRests {
+        /// Index of the backend in the settings.
+        backend: u16,
+        /// Index of the endpoint in the backend.
+        endpoint: u16,
+        /// What was wrong last, for people. Never holds unescaped bytes of the server's.
+        reason: String,
+    },
     /// A route does not list the Origin of a page; told a few times a second at most.
     OriginRefused {
         /// Index of the route in the settings.

@@ -17,11 +17,14 @@ pub mod mailbox;
 mod memory;
 mod reconcile;
 mod revocations;
+mod servers;
+mod sessions;
 pub mod sockets;
 mod sweep;
 mod tick_time;
 mod trail;
 mod upstreams;
+mod websockets;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -50,6 +53,7 @@ use clients::Connection;
 use links::LinkTable;
 use mailbox::WorkerMailbox;
 use reconcile::Reconciled;
+use servers::ServerTable;
 use sockets::{Agenda, Flush, PipeEvent};
 use sweep::Sweep;
 use tick_time::{Phase, TickTime};
@@ -114,10 +118,15 @@ impl<R: Ring> Worker<R> {
         let now = ring.now();
         let mut dead_key = [0; 16];
         random.fill(&mut dead_key);
+        let mut nonce = [0; 16];
+        random.fill(&mut nonce);
         let dead = RejectedTokenCache::new(settings.limits.dead_tokens_max, dead_key);
         let mut upstreams = KeyedSlab::new(options.generation_bits);
         let links = LinkTable::new(&settings, &options, now.instant, &mut random, &mut upstreams);
-        for (number, address) in links.addresses(&settings) {
+        let servers = ServerTable::new(&settings, &mut random);
+        for (number, address) in
+            links.addresses(&settings).into_iter().chain(servers.addresses(&settings))
+        {
             ring.set_endpoint(number, address);
         }
         let allowance = Allowance::new(&settings.limits, options.workers, options.descriptors_max);
@@ -126,6 +135,7 @@ impl<R: Ring> Worker<R> {
             agenda: Agenda::new(WHEEL_TICK, now.instant),
             upstreams,
             links,
+            servers,
             acceptor: Acceptor::new(&settings),
             admission: Admission::new(allowance, now.instant),
             auth_requests: AuthRequests::default(),
@@ -148,7 +158,11 @@ impl<R: Ring> Worker<R> {
             },
             sweep: Sweep::default(),
             scratch: Scratch {
-                output: Output { tokens: authenticate::Scratch::new(dead), ..Output::default() },
+                output: Output {
+                    tokens: authenticate::Scratch::new(dead),
+                    nonce,
+                    ..Output::default()
+                },
                 ..Scratch::default()
             },
             env: Environment {

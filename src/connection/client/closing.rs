@@ -136,10 +136,11 @@ impl Client {
         }
     }
 
-    /// The backend closed the session. A code that may not be sent becomes the dialect's.
+    /// The backend closed the session; a WebSocket server perhaps without a code. One that may not
+    /// be sent becomes the dialect's.
     pub fn close_by_backend(
         &mut self,
-        code: u16,
+        code: Option<u16>,
         reason: &str,
         ctx: &Context<'_>,
         output: &mut Output,
@@ -148,10 +149,14 @@ impl Client {
             return;
         }
         let unsaid = self.answer(Cause::BackendClosed, false, ctx).code;
-        let code = if websocket::is_sendable_close_code(code) { code } else { unsaid };
-        write_close(code, reason, output);
+        let sendable = |code| if websocket::is_sendable_close_code(code) { code } else { unsaid };
+        let code = code.map(sendable);
+        match code {
+            Some(code) => write_close(code, reason, output),
+            None => write_frame(OpCode::Close, &[], &mut output.answers),
+        }
         let next = if self.is_broken() { Next::Shutdown } else { Next::AwaitClose };
-        let end = (Cause::BackendClosed, ClosedBy::Backend, Some(code));
+        let end = (Cause::BackendClosed, ClosedBy::Backend, code);
         self.end_with(end, Standing::Leaving, CloseProgress::said(next), ctx);
     }
 
@@ -244,7 +249,9 @@ impl Client {
         output: &mut Output,
     ) {
         output.rest.clear();
-        self.explain_and_close(cause, details, Standing::Refused, ctx, output);
+        if self.switch_for_refusal(cause, ctx, output) {
+            self.explain_and_close(cause, details, Standing::Refused, ctx, output);
+        }
     }
 
     /// Explains, where the dialect has words for `cause`, and closes: immediately, or when the
@@ -394,7 +401,7 @@ impl Client {
 
     /// A number of this client's own, drawn from one that all of a turn share: those that are
     /// closed together must not come back together. (The mixing is SplitMix64's.)
-    fn spread(&self, jitter: u32) -> u32 {
+    pub(super) fn spread(&self, jitter: u32) -> u32 {
         let port = self.peer().map_or(0, |peer| peer.port());
         let own = self.accepted.instant().as_nanos() ^ (u64::from(port) << 32);
         let mut mixed = own.wrapping_add(u64::from(jitter).wrapping_mul(0x9e37_79b9_7f4a_7c15));

@@ -1,8 +1,10 @@
 //! The way to a session: what a client asked for, and the one function that opens it.
 
+use crate::base::time::{Instant, PackedInstant};
 use crate::connection::authenticate::{Decision, Scratch};
 use crate::connection::context::Context;
 use crate::connection::session::SessionRequest;
+use crate::connection::upstream::websocket::handshake::Accepted;
 use crate::counters::Metric;
 use crate::protocol::carrier;
 use crate::protocol::cause::Cause;
@@ -10,11 +12,43 @@ use crate::protocol::forwarded;
 use crate::protocol::host::Site;
 use crate::protocol::http_upgrade::{self, FIELDS, HeadLimits, Request, UpgradeRequest};
 use crate::protocol::identity::VerifiedIdentity;
+use crate::protocol::revocation::IdentityFingerprint;
 use crate::settings::{Route, Settings};
 
 use super::phase::{Open, PendingRequest, Phase};
 use super::renewal::Renewal;
 use super::state::{Client, identity_end};
+
+/// That a client may be let in: made of the proof that its token was verified, or of a server's
+/// 101, and of nothing else.
+pub(super) struct Admitted {
+    mark: IdentityFingerprint,
+    expires: PackedInstant,
+}
+
+impl Admitted {
+    /// The gateway, or one that it asked, has verified who the client is.
+    fn new(identity: &VerifiedIdentity<'_>, ctx: &Context<'_>) -> Self {
+        ctx.counters.increment(Metric::TokensAccepted);
+        let expires = identity_end(identity, ctx).into();
+        Admitted { mark: ctx.revoked.mark(identity), expires }
+    }
+
+    /// The server behind has accepted the client by itself: no one else knows who it is, so that
+    /// only the server ends the session, its lifetime, or a drain.
+    pub(super) fn by_server(_: &Accepted) -> Self {
+        Admitted { mark: IdentityFingerprint::ANONYMOUS, expires: Instant::NEVER.into() }
+    }
+
+    /// Why the identity is not worth anything any more, if so.
+    pub(super) fn is_over(&self, ctx: &Context<'_>) -> Option<Cause> {
+        if ctx.revoked.holds(self.mark, ctx.now.unix) {
+            ctx.counters.increment(Metric::RevokedRefused);
+            return Some(Cause::TokenRevoked);
+        }
+        (self.expires.instant() <= ctx.now.instant).then_some(Cause::TokenExpired)
+    }
+}
 
 impl Client {
     /// The only way to a session: it takes the proof that the token was verified.
@@ -26,18 +60,35 @@ impl Client {
         ctx: &Context<'_>,
         asked_for: &mut SessionRequest,
     ) {
-        ctx.counters.increment(Metric::TokensAccepted);
+        let admitted = self.admit(identity, request, route, ctx, asked_for);
+        self.enter_open(admitted, route, ctx);
+    }
+
+    /// Says what a client asked for whose token was verified, and who it is.
+    pub(super) fn admit(
+        &self,
+        identity: &VerifiedIdentity<'_>,
+        request: &UpgradeRequest<'_, '_>,
+        route: &Route,
+        ctx: &Context<'_>,
+        asked_for: &mut SessionRequest,
+    ) -> Admitted {
         self.ask_for(request, route, ctx, asked_for);
         asked_for.set_identity(identity);
+        Admitted::new(identity, ctx)
+    }
+
+    pub(super) fn enter_open(&mut self, admitted: Admitted, route: &Route, ctx: &Context<'_>) {
         let open = Open {
-            mark: ctx.revoked.mark(identity),
-            expires: identity_end(identity, ctx).into(),
+            mark: admitted.mark,
+            expires: admitted.expires,
             backend_message_max: u32::MAX,
             renewal: route.reauthenticate.as_ref().map(Renewal::new),
             ping_sent: false,
             handshake_done: false,
             handshake_seen: 0,
             pings_promised: false,
+            passes_controls: false,
             to_client_unfinished: false,
             broken: false,
             piece_debt: 0,

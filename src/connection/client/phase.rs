@@ -12,6 +12,7 @@ use crate::protocol::http_upgrade::HeadScanner;
 use crate::protocol::revocation::IdentityFingerprint;
 
 use super::renewal::Renewal;
+use super::server::PendingServer;
 use super::step::SocketAction;
 
 /// The phases of a connection's life, in their order; none is entered twice.
@@ -19,7 +20,8 @@ pub(super) enum Phase {
     TlsHandshake,
     /// Waits for the end of the request head. `None` before its first byte.
     RequestHead(Option<Box<PartialHead>>),
-    /// The 101 is out, the identity is not known yet.
+    /// The identity is not known yet, though the 101 is out; or it is, and the server behind has
+    /// still to agree, which the 101 may wait for.
     Authenticating(Authenticating),
     /// Authenticated: there is a session, or will be within this tick.
     Open(Open),
@@ -76,6 +78,8 @@ pub(super) struct PartialHead {
 pub(super) struct Authenticating {
     pub(super) request: Arc<PendingRequest>,
     pub(super) awaited: Awaited,
+    /// The client has had its 101.
+    pub(super) switched: bool,
 }
 
 /// What is kept of a request that gets its 101 before it is decided.
@@ -91,7 +95,9 @@ pub(super) enum Awaited {
     /// The first message, as far as it has come: at most `limits.first_message_max`.
     FirstMessage(Vec<u8>),
     /// The decision of a backend or an endpoint.
-    Decision(PendingDecision),
+    Decision(Box<PendingDecision>),
+    /// The answer of the WebSocket server behind.
+    Server(Box<PendingServer>),
     /// Nothing: what was awaited has come, and is acted on within this call.
     Nothing,
 }
@@ -132,6 +138,8 @@ pub(super) struct Open {
     pub(super) pings_promised: bool,
     /// The client has been sent the beginning of a message, but not its end.
     pub(super) to_client_unfinished: bool,
+    /// Pings and pongs go on to the server behind, and come from it.
+    pub(super) passes_controls: bool,
     /// The client broke the protocol, and its close waits for what the backend has under way.
     pub(super) broken: bool,
     /// What small pieces of frames have cost and were not charged for yet.

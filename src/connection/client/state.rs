@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::base::time::{Instant, PackedInstant, UnixTime};
 use crate::base::token_bucket::TokenBucket;
-use crate::connection::context::Context;
+use crate::connection::context::{Context, Output};
 use crate::connection::route_order::{RouteNumber, RouteOrder};
 use crate::connection::stage::{ClosedBy, Stage};
 use crate::counters::Metric;
@@ -195,15 +195,21 @@ impl Client {
         if let Phase::Open(open) = &self.phase { open.mark } else { IdentityFingerprint::ANONYMOUS }
     }
 
-    /// Whether a question about this client is out.
+    /// Whether another program has still to decide about this client, or to agree to it.
     pub fn awaits_decision(&self) -> bool {
-        self.pending_decision().is_some()
+        self.pending_decision().is_some() || self.awaits_server()
+    }
+
+    /// Whether that is the WebSocket server behind.
+    pub fn awaits_server(&self) -> bool {
+        let Phase::Authenticating(authenticating) = &self.phase else { return false };
+        matches!(authenticating.awaited, Awaited::Server(_))
     }
 
     pub(super) fn pending_decision(&self) -> Option<PendingDecision> {
         match &self.phase {
             Phase::Authenticating(Authenticating { awaited: Awaited::Decision(it), .. }) => {
-                Some(*it)
+                Some(**it)
             }
             _ => None,
         }
@@ -248,6 +254,14 @@ impl Client {
     ) -> Option<HeaderBytes> {
         self.open_mut()?.to_client_unfinished = !last;
         Some(websocket::write_header(last, kind.opcode(first), length as u64, None))
+    }
+
+    /// Leaves a ping or pong of the server behind in the output's answers. The pong to a ping of
+    /// the gateway's own is never asked for.
+    pub fn pass_control(&self, opcode: OpCode, payload: &[u8], output: &mut Output) {
+        if self.is_open() {
+            write_frame(opcode, payload, &mut output.answers);
+        }
     }
 
     /// Output was queued for the client where none was.

@@ -231,6 +231,9 @@ sections! {
         link_connect: Time(100, MINUTE) as Duration = "5s", Live,
             "From the start of a connection attempt to a backend to the end of the link \
              handshake.";
+        upstream_connect: Time(100, MINUTE) as Duration = "5s", Live,
+            "From the start of a client's handshake with a WebSocket server behind the gateway to its \
+             answer, other servers that are tried included.";
         link_ping: Time(100, 10 * MINUTE) as Duration = "5s", Live,
             "Silence on a link after which the gateway pings; after three times this it drops the \
              link.";
@@ -479,8 +482,9 @@ sections! {
                 a.backends.iter().map(|b| &b.name).eq(b.backends.iter().map(|b| &b.name))
             }),
             "Name for routes to refer to; unique.";
-        kind: WordOrLater(&["link"], &["websocket"]) = "link", RestartRequired(|_, _| true),
-            "Protocol of the backend: the framed link of `link-protocol.md`.";
+        kind: Word(&["link", "websocket"]) as &str = "link", RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.server.clone())),
+            "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
+             ordinary WebSocket servers that know nothing of the gateway.";
         endpoints: List("`IP:PORT` or `unix:/PATH`") = REQUIRED,
             RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.endpoints.clone())),
             "Its servers, which are interchangeable.";
