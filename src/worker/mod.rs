@@ -119,7 +119,9 @@ impl<R: Ring> Worker<R> {
         let mut dead_key = [0; 16];
         random.fill(&mut dead_key);
         let mut nonce = [0; 16];
-        random.fill(&mut nonce);
+        if settings.backends.iter().any(|backend| backend.server.is_some()) {
+            random.fill(&mut nonce);
+        }
         let dead = RejectedTokenCache::new(settings.limits.dead_tokens_max, dead_key);
         let mut upstreams = KeyedSlab::new(options.generation_bits);
         let links = LinkTable::new(&settings, &options, now.instant, &mut random, &mut upstreams);

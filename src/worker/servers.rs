@@ -48,7 +48,7 @@ impl ServerTable {
         for (backend, of) in settings.backends.iter().enumerate() {
             let count = if of.server.is_some() { of.endpoints.len() } else { 0 };
             // Workers begin round robin at different servers.
-            let next = random.below(count.max(1) as u64) as usize;
+            let next = if count > 0 { random.below(count as u64) as usize } else { 0 };
             groups.push(Group { first: servers.len(), count, next });
             servers.extend((0..count).map(|endpoint| Server {
                 backend: backend as u16,
