@@ -17,6 +17,7 @@ use super::faulty_ring::Careless;
 use super::keep::Keep;
 use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};
+use super::numbers::named_adds_up;
 use super::revocations::Revocations;
 use super::scenario::{ACCEPTS, Scenario, VERDICT_TIMEOUT};
 use super::tokens::Tokens;
@@ -431,6 +432,9 @@ impl<R: Ring + 'static> Simulation<R> {
             }
         }
         self.check_held();
+        if let Err(why) = named_adds_up(&self.counters) {
+            self.fail(why);
+        }
         let ready = self.counters.value(LinksReady);
         if ready != self.scenario.backends.len() as u64 {
             self.fail(format!("{ready} links are ready, not {}", self.scenario.backends.len()));

@@ -10,7 +10,7 @@ use crate::base::slab::Key;
 use crate::connection::client::{Client, SocketAction, Step};
 use crate::connection::session::Fragment;
 use crate::connection::transport::Transport;
-use crate::counters::Metric;
+use crate::counters::{ListenerMetric, Metric, RouteMetric, Row};
 use crate::protocol::cause::Cause;
 use crate::protocol::proxy_header;
 use crate::ring::{BufferGroup, Owner, Socket};
@@ -18,6 +18,7 @@ use crate::ring::{BufferGroup, Owner, Socket};
 use super::admission::Place;
 use super::auth_requests::PendingAuth;
 use super::core::{Core, Parts};
+use super::rows::Way;
 use super::sessions::Session;
 use super::sockets::{Pipe, PipeEvent, Reading};
 
@@ -57,6 +58,8 @@ pub(super) struct Connection {
     pub(super) parked: bool,
     /// Where it is counted, while it has not authenticated.
     pub(super) counted: Option<Place>,
+    /// Where its route is counted, once a session was opened.
+    pub(super) row: Option<Row<RouteMetric>>,
     pub(super) shut_down: bool,
 }
 
@@ -144,9 +147,11 @@ impl Core {
         // A balancer's own address is no client's share.
         let counted_as = peer.filter(|_| !shared);
         let Some(place) = self.place_for(counted_as) else {
+            self.parts.env.count_at_listener(listener_index, ListenerMetric::Refused);
             return self.parts.turn_away(socket);
         };
         let Parts { env, random, .. } = &mut self.parts;
+        env.count_at_listener(listener_index, ListenerMetric::Connections);
         let transport = match &env.settings.listeners[usize::from(listener_index)].tls {
             None => Transport::Plain,
             Some(tls) => Transport::tls(Arc::clone(&tls.config)),
@@ -175,6 +180,7 @@ impl Core {
             idle: false,
             parked: false,
             counted: Some(place),
+            row: None,
             shut_down: false,
         });
         self.with_client(key, |parts, key, _| parts.count_in(key, place, counted_as));
@@ -532,6 +538,7 @@ impl Parts {
         connection.credit_owed += cost;
         self.env.counters.add(Metric::BytesToClients, bytes.len() as u64);
         self.env.counters.add(Metric::MessagesToClients, u64::from(last));
+        self.env.count_fragment(connection, Way::ToClient, bytes.len(), last);
         self.send_plaintext(connection, &[header.as_slice(), bytes]);
         self.mark_for_reconcile(key, connection);
     }

@@ -11,6 +11,7 @@ use super::WorkerOptions;
 use super::admission::Allowance;
 use super::core::{Core, Parts};
 use super::mailbox::{PlanChange, Report, WorkerOrder};
+use super::rows::Rows;
 use super::sweep::Duty;
 
 /// How long after the drain's window the last bytes and closes may take.
@@ -105,7 +106,7 @@ impl Core {
         }
         if self.clients.is_empty() && drain.listeners_closed && acceptor.is_over() {
             links.end();
-            control.stopped |= links.is_over(agenda) && servers.is_over();
+            control.stopped |= links.is_over(agenda) && servers.connections() == 0;
         }
         if control.stopped {
             control.mailbox.report(Report::Drained);
@@ -128,6 +129,7 @@ impl Parts {
         }
         let same = settings.deadlines == self.env.settings.deadlines;
         self.move_routes(&settings);
+        self.env.rows = Rows::new(&self.env.counters, &settings);
         self.env.settings = settings;
         let WorkerOptions { workers, descriptors_max, .. } = self.options;
         let limits = &self.env.settings.limits;

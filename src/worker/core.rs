@@ -27,6 +27,7 @@ use super::control::Drain;
 use super::links::LinkTable;
 use super::mailbox::WorkerMailbox;
 use super::reconcile::Reconciled;
+use super::rows::Rows;
 use super::servers::ServerTable;
 use super::sockets::Agenda;
 use super::sweep::Sweep;
@@ -65,6 +66,7 @@ pub(super) struct Environment {
     pub(super) settings: Arc<Settings>,
     pub(super) routes: RouteOrder,
     pub(super) counters: Arc<Counters>,
+    pub(super) rows: Rows,
     /// Drawn in each turn.
     pub(super) jitter: u32,
     pub(super) revoked: Arc<Revoked>,

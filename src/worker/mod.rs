@@ -17,6 +17,7 @@ pub mod mailbox;
 mod memory;
 mod reconcile;
 mod revocations;
+mod rows;
 mod servers;
 mod sessions;
 pub mod sockets;
@@ -53,6 +54,7 @@ use clients::Connection;
 use links::LinkTable;
 use mailbox::WorkerMailbox;
 use reconcile::Reconciled;
+use rows::Rows;
 use servers::ServerTable;
 use sockets::{Agenda, Flush, PipeEvent};
 use sweep::Sweep;
@@ -169,6 +171,7 @@ impl<R: Ring> Worker<R> {
             },
             env: Environment {
                 now,
+                rows: Rows::new(&counters, &settings),
                 settings,
                 routes: RouteOrder::default(),
                 counters,
@@ -438,6 +441,10 @@ impl Parts {
         let (ready, down) = self.links.ready_and_down();
         counters.set(Metric::LinksReady, ready);
         counters.set(Metric::LinksDown, down);
+        let (ready, resting) = self.servers.ready_and_resting();
+        counters.set(Metric::UpstreamsReady, ready);
+        counters.set(Metric::UpstreamsResting, resting);
+        counters.set(Metric::UpstreamConnections, self.servers.connections());
         counters.set(Metric::StalledInputBytes, self.pools.backlogs.in_use_bytes() as u64);
     }
 }

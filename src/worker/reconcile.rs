@@ -136,6 +136,7 @@ impl Parts {
         let Some(end) = client.end() else { unreachable!("a connection that is over has an end") };
         client.leave(&self.env.context());
         self.env.counters.closed(end.cause, end.detail);
+        self.env.count_gone(&connection, end.cause);
         let now = self.env.now.instant;
         let record = CloseRecord {
             connection: self.connection_number(key, &connection),

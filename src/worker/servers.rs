@@ -132,9 +132,9 @@ impl ServerTable {
         self.servers[usize::from(server)].circuit.abandoned(permit, now);
     }
 
-    /// Whether there is no connection.
-    pub(super) fn is_over(&self) -> bool {
-        self.servers.iter().all(|server| server.connections == 0)
+    /// Connections to all of them.
+    pub(super) fn connections(&self) -> u64 {
+        self.servers.iter().map(|server| u64::from(server.connections)).sum()
     }
 
     /// Servers that take connections, and those that rest.

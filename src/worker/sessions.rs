@@ -11,6 +11,7 @@ use crate::protocol::websocket::OpCode;
 
 use super::clients::Connection;
 use super::core::{Core, Parts};
+use super::rows::Way;
 
 /// What stands behind an open client, or one whose upstream has still to agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,7 @@ impl Parts {
         let counters = &self.env.counters;
         counters.add(Metric::BytesFromClients, fragment.bytes.len() as u64);
         counters.add(Metric::MessagesFromClients, u64::from(fragment.last));
+        self.env.count_fragment(connection, Way::FromClient, fragment.bytes.len(), fragment.last);
         match connection.session {
             Some(Session::Link { link, id }) => {
                 self.links.entry(link, &mut self.agenda).link.data(id, fragment);
@@ -129,6 +131,7 @@ impl Parts {
     pub(super) fn session_opened(&mut self, connection: &mut Connection, message_max: u32) {
         connection.client.session_opened(message_max);
         self.env.counters.increment(Metric::SessionsOpened);
+        self.env.count_session(connection);
         let output = &mut self.scratch.output;
         output.answers.append(&mut output.connect_ack);
     }

@@ -253,6 +253,58 @@ const ROWS: &[Row] = &[
         ],
     },
     Row {
+        title: "Listeners",
+        panels: &[
+            panel(
+                "Connections by listener",
+                "short",
+                &[(now!("portcullis_listener_connections" by "listener"), "{{listener}}")],
+            ).about("In any stage.")
+                .stacked(),
+            panel(
+                "New connections by listener",
+                "cps",
+                &[
+                    (rate!("portcullis_listener_accepted_total" by "listener"), "{{listener}}"),
+                    (rate!("portcullis_listener_refused_total" by "listener"), "{{listener}}, reset"),
+                ],
+            ).about("Accepted, and of these reset immediately for a cap, a share, a penalty or want of memory."),
+            panel(
+                "Closes before a route by listener",
+                "cps",
+                &[(rate!("portcullis_listener_closes_total" by "listener, cause"), "{{listener}} {{cause}}")],
+            ).about("Connections that ended before their route was known: failed TLS handshakes, unknown paths, scanners."),
+        ],
+    },
+    Row {
+        title: "Routes",
+        panels: &[
+            panel(
+                "Connections and new sessions by route",
+                "short",
+                &[
+                    (now!("portcullis_route_connections" by "route"), "{{route}}"),
+                    (rate!("portcullis_route_sessions_opened_total" by "route"), "{{route}}, new in a second"),
+                ],
+            ).about("Connections whose session was opened."),
+            panel(
+                "Closes by route",
+                "cps",
+                &[(rate!("portcullis_route_closes_total" by "route, cause"), "{{route}} {{cause}}")],
+            ).about("Why connections of a route ended. docs/closing.md explains each cause."),
+            panel(
+                "Messages by route",
+                "cps",
+                &[(rate!("portcullis_route_messages_total" by "route, direction"), "{{route}} {{direction}}")],
+            ).about("A route whose messages go one way only may have a backend that does not answer."),
+            panel(
+                "Message bytes by route",
+                "Bps",
+                &[(rate!("portcullis_route_message_bytes_total" by "route, direction"), "{{route}} {{direction}}")],
+            ).about("Payload bytes relayed, by route and direction."),
+        ],
+    },
+    Row {
         title: "Links to backends",
         panels: &[
             panel("Links to backends", "short", &[(now!("portcullis_links" by "state"), "{{state}}")]).about("One for each worker and endpoint. All should be ready.")

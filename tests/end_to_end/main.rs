@@ -11,6 +11,7 @@ mod forward_auth;
 mod forwarded;
 mod frames;
 mod heads;
+mod labels;
 mod life;
 mod lifecycle;
 mod logs;

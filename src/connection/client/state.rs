@@ -161,6 +161,11 @@ impl Client {
         self.dialect
     }
 
+    /// The number of the listener that accepted it.
+    pub fn listener_number(&self) -> u16 {
+        self.listener.into()
+    }
+
     /// Index of the route, once one was chosen and while the settings have it.
     pub fn route(&self, routes: &RouteOrder) -> Option<u16> {
         routes.place(self.route)
