@@ -252,7 +252,8 @@ impl Scenario {
                 endpoints: self.backends.iter().map(|plan| plan.address.clone()).collect(),
                 balance: self.balance,
                 secret: self.link_secret.clone().map(Secret::new),
-                revoke: RevokeScope::All,
+                // Every client's route goes to this backend.
+                revoke: if self.asks { RevokeScope::OwnRoutes } else { RevokeScope::All },
                 server: None,
             }],
         }

@@ -15,7 +15,7 @@ use crate::base::token_bucket::TokenBucket;
 use crate::connection::route_order::RouteOrder;
 use crate::connection::{Context, Output};
 use crate::counters::Counters;
-use crate::protocol::revocation::{Revocation, Revoked};
+use crate::protocol::revocation::{Revoked, ScopedRevocation};
 use crate::settings::Settings;
 
 use super::WorkerOptions;
@@ -119,7 +119,7 @@ pub(super) struct Control {
     /// Those that the close log is to have.
     pub(super) subjects: Subjects,
     /// Revocations of backends that found the control thread's mailbox full.
-    pub(super) revocations_waiting: VecDeque<Revocation>,
+    pub(super) revocations_waiting: VecDeque<ScopedRevocation>,
     /// When send slots may next be taken from clients that read too slowly.
     pub(super) relief_at: Instant,
 }

@@ -13,7 +13,7 @@ pub use crate::connection::stage::{ClosedBy, Stage};
 use crate::protocol::cause::Cause;
 use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::Dialect;
-use crate::protocol::revocation::{Revocation, Revoked};
+use crate::protocol::revocation::{Revoked, ScopedRevocation};
 use crate::settings::Settings;
 
 use super::auth_requests::{AuthClient, NoAuthClient};
@@ -142,7 +142,7 @@ pub enum Report {
     /// Descriptors or memory ran out on accept; told at most once a second.
     AcceptExhausted,
     /// A backend revoked tokens.
-    Revoke(Revocation),
+    Revoke(ScopedRevocation),
     /// The worker has drained.
     Drained,
 }

@@ -84,6 +84,9 @@ impl Parts {
     /// told would go on with a client whose time it believes to be over. A WebSocket server knows
     /// nothing of tokens that the gateway judges.
     pub(super) fn relay_reauthentication(&mut self, connection: &mut Connection) {
+        if self.close_if_revoked(connection) {
+            return;
+        }
         match connection.session {
             Some(Session::Link { link, id }) => {
                 let output = &mut self.scratch.output;

@@ -96,6 +96,14 @@ impl Parts {
         }
     }
 
+    /// Index of the backend of a connection's server.
+    pub(super) fn backend_of_websocket(&self, key: Key) -> u16 {
+        match self.upstreams.entry(key).map(|upstream| &upstream.kind) {
+            Some(UpstreamKind::WebSocket(it)) => self.servers.server(it.server).backend,
+            _ => unreachable!("{key:?} names no connection to a server"),
+        }
+    }
+
     /// Begins the handshake with a server of `backend` that the client's machine left in the
     /// output, or refuses the client. Until the server agrees nothing of the client's input is
     /// looked at.

@@ -99,12 +99,16 @@ impl Client {
             _ if identity.expires().is_some_and(|end| end <= ctx.now.unix) => {
                 Err(Cause::BackendUnavailable)
             }
-            _ if ctx.revoked.is_revoked(identity, ctx.now.unix) => {
-                ctx.counters.increment(Metric::RevokedRefused);
-                Err(Cause::TokenRevoked)
-            }
             Ok(Request::Upgrade(request)) => {
-                still_valid(self, &pending, &request, ctx.settings).map(|index| (index, request))
+                match still_valid(self, &pending, &request, ctx.settings) {
+                    Ok(index)
+                        if ctx.is_revoked(identity, &ctx.settings.routes[usize::from(index)]) =>
+                    {
+                        ctx.counters.increment(Metric::RevokedRefused);
+                        Err(Cause::TokenRevoked)
+                    }
+                    valid => valid.map(|index| (index, request)),
+                }
             }
             _ => Err(Cause::ForbiddenRoute),
         };

@@ -41,8 +41,9 @@ impl Admitted {
     }
 
     /// Why the identity is not worth anything any more, if so.
-    pub(super) fn is_over(&self, ctx: &Context<'_>) -> Option<Cause> {
-        if ctx.revoked.holds(self.mark, ctx.now.unix) {
+    pub(super) fn is_over(&self, route: &Route, ctx: &Context<'_>) -> Option<Cause> {
+        let backend = &ctx.settings.backends[usize::from(route.backend)].name;
+        if ctx.revoked.holds(self.mark, backend, ctx.now.unix) {
             ctx.counters.increment(Metric::RevokedRefused);
             return Some(Cause::TokenRevoked);
         }
@@ -202,9 +203,13 @@ pub(super) fn subprotocol<'a>(
 }
 
 /// The decision, but no acceptance of a revoked identity.
-pub(super) fn unless_revoked<'s>(decision: Decision<'s>, ctx: &Context<'_>) -> Decision<'s> {
+pub(super) fn unless_revoked<'s>(
+    decision: Decision<'s>,
+    route: &Route,
+    ctx: &Context<'_>,
+) -> Decision<'s> {
     match decision {
-        Decision::Accepted(identity) if ctx.revoked.is_revoked(&identity, ctx.now.unix) => {
+        Decision::Accepted(identity) if ctx.is_revoked(&identity, route) => {
             ctx.counters.increment(Metric::RevokedRefused);
             Decision::Refused(Cause::TokenRevoked.into())
         }

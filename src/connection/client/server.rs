@@ -96,7 +96,7 @@ impl Client {
         let route = &ctx.settings.routes[usize::from(index)];
         let chosen = accepted.subprotocol();
         let admitted = pending.admitted.unwrap_or_else(|| Admitted::by_server(accepted));
-        if let Some(cause) = admitted.is_over(ctx) {
+        if let Some(cause) = admitted.is_over(route, ctx) {
             self.refuse_in_dialect(cause, ctx, output);
             return false;
         }

@@ -140,7 +140,7 @@ impl Client {
         }
         let Output { answers, request: asked_for, tokens, .. } = output;
         let decision = authenticate::by_request(ctx.settings, route, request, ctx.now.unix, tokens);
-        match unless_revoked(decision, ctx) {
+        match unless_revoked(decision, route, ctx) {
             Decision::Accepted(identity) if let Some(server) = ctx.settings.server_of(route) => {
                 let admitted = self.admit(&identity, request, route, ctx, asked_for);
                 self.await_server(pending_request(head, request, route, ctx), ctx);

@@ -491,8 +491,8 @@ sections! {
         balance: WordOrLater(Balance::WORDS, &["hash-subject"]) as Balance = "least-sessions", Live,
             "How the gateway chooses an endpoint for a new session.";
         revoke: Word(RevokeScope::WORDS) as RevokeScope = "none", Live,
-            "Whether the backend may revoke tokens by REVOKE: `none`, or `all`. Needs \
-             `secret_file`: a link that proved no key revokes nothing.";
+            "Where the backend may revoke tokens by REVOKE: nowhere, on the routes that go to it, \
+             or on all. Needs `secret_file`: a link that proved no key revokes nothing.";
         secret_file: Text(SECRET_FILE) = NONE, Live,
             "Key of the link's mutual authentication, at least 32 bytes. One newline at the end \
              is removed.";
