@@ -69,6 +69,7 @@ fn limits() -> Limits {
         memory_max: None,
         message_max: 1 << 20,
         first_message_max: 8192,
+        proxy_header_max: 4096,
         head_max: 8192,
         header_fields_max: 64,
         request_line_max: 8000,

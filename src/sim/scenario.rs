@@ -333,6 +333,7 @@ impl Scenario {
             message_max: self.message_max,
             // A client that is asked about may have sent all its messages already.
             first_message_max: if self.asks { 1 << 20 } else { 4096 },
+            proxy_header_max: 4096,
             head_max: 8192,
             header_fields_max: 64,
             request_line_max: 8000,

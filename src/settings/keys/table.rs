@@ -140,6 +140,8 @@ sections! {
              link takes a new value when it next connects.";
         first_message_max: Size(125, MIB) as u32 = "16KiB", Live,
             "Largest message before authentication, which carries the token.";
+        proxy_header_max: Size(536, 64 * KIB) as u32 = "4KiB", Live,
+            "Largest PROXY header of version 2, extensions such as a client certificate included.";
         head_max: Size(512, 64 * KIB) as u32 = "8KiB", Live,
             "Largest request head; 431 above it.";
         header_fields_max: Count(8, 128) as u16 = "64", Live,
