@@ -105,6 +105,7 @@ metrics! {
     UpstreamDials, Counter, "portcullis_upstream_dials_total", "Connections begun to WebSocket servers behind the gateway.";
     UpstreamFailures, Counter, "portcullis_upstream_failures_total", "Handshakes with WebSocket servers that failed: no connection, no answer in time, or a broken one.";
     UpstreamRefusals, Counter, "portcullis_upstream_refusals_total", "Handshakes that WebSocket servers answered with another status than 101.";
+    UpstreamMessageRefusals, Counter, "portcullis_upstream_message_refusals_total", "Messages by which applications behind the gateway refused clients that they judge themselves.";
     UpstreamViolations, Counter, "portcullis_upstream_violations_total", "Connections closed because a WebSocket server broke the protocol.";
     UpstreamStalls, Counter, "portcullis_upstream_stalls_total", "Connections closed because a WebSocket server read nothing for deadlines.write_stall.";
     LinkRttWithin1Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.001"}, "Round trip of link pings, in seconds.";

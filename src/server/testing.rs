@@ -70,6 +70,7 @@ fn limits() -> Limits {
         message_max: 1 << 20,
         first_message_max: 8192,
         proxy_header_max: 4096,
+        first_messages_max: 8,
         head_max: 8192,
         header_fields_max: 64,
         request_line_max: 8000,

@@ -334,6 +334,7 @@ impl Scenario {
             // A client that is asked about may have sent all its messages already.
             first_message_max: if self.asks { 1 << 20 } else { 4096 },
             proxy_header_max: 4096,
+            first_messages_max: 8,
             head_max: 8192,
             header_fields_max: 64,
             request_line_max: 8000,

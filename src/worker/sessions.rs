@@ -26,7 +26,7 @@ impl Parts {
     /// How many payload bytes the upstream takes of a client now; `None`: not even an empty
     /// message. What comes before the session is open is no upstream's.
     pub(super) fn allowance(&mut self, connection: &Connection) -> Option<usize> {
-        if !connection.client.is_open() {
+        if !connection.client.relays() {
             return Some(usize::MAX);
         }
         match connection.session? {

@@ -237,6 +237,17 @@ impl Parts {
         }
     }
 
+    /// Where the server's own messages let clients in, this may be the one.
+    fn look_for_acceptance(&mut self, connection: &mut Connection, fragment: &Fragment<'_>) {
+        if connection.client.awaits_acceptance() {
+            let Fragment { kind, first, last, bytes } = *fragment;
+            let ctx = self.env.context();
+            if connection.client.server_said(kind, (first, last), bytes, &ctx) {
+                self.session_opened(connection, u32::MAX);
+            }
+        }
+    }
+
     /// Reads a server, or stops, by what waits for its client.
     pub(super) fn read_websocket(&mut self, key: Key, unsent: usize) {
         let window = self.env.settings.limits.session_window as usize;
@@ -518,6 +529,7 @@ impl Core {
                     let (parts, connection) = self.session_client(client);
                     let fragment = Fragment { kind, first, last, bytes };
                     parts.deliver(client, connection, &fragment, 0);
+                    parts.look_for_acceptance(connection, &fragment);
                 }
                 Ok((used, FromServer::Control(opcode, payload))) => {
                     at += used;

@@ -53,7 +53,9 @@ impl Client {
         let (timeout, is_backend) = match &auth.kind {
             AuthKind::Backend(timeout) => (*timeout, true),
             AuthKind::Http(endpoint) => (endpoint.timeout + HTTP_GRACE, false),
-            AuthKind::Token(_) => unreachable!("the gateway judges tokens itself"),
+            AuthKind::Token(_) | AuthKind::Upstream(_) => {
+                unreachable!("only backends and endpoints are asked")
+            }
         };
         let (message, first_message) = match credentials {
             Credentials::InRequest => (None, FirstMessageInfo::default()),

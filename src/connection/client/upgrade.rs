@@ -152,6 +152,15 @@ impl Client {
                 self.open(&identity, request, route, ctx, asked_for);
                 Step::Authenticated { backend: route.backend }
             }
+            Decision::AskServer => {
+                let Some(server) = ctx.settings.server_of(route) else {
+                    unreachable!("only applications that are WebSocket servers judge clients")
+                };
+                self.ask_for(request, route, ctx, asked_for);
+                self.await_server(pending_request(head, request, route, ctx), ctx);
+                let info = FirstMessageInfo::default();
+                self.dial(None, info, request, (route, server), ctx, output)
+            }
             Decision::AwaitFirstMessage => {
                 switch_protocols(request, subprotocol(request, route), &[], ctx, answers);
                 self.await_first_message(pending_request(head, request, route, ctx), ctx);

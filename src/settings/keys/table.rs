@@ -142,6 +142,9 @@ sections! {
             "Largest message before authentication, which carries the token.";
         proxy_header_max: Size(536, 64 * KIB) as u32 = "4KiB", Live,
             "Largest PROXY header of version 2, extensions such as a client certificate included.";
+        first_messages_max: Count(1, 1_000) as u16 = "8", Live,
+            "Messages that a client may begin before the application that judges it by messages has \
+             let it in; together they may have `first_message_max` bytes.";
         head_max: Size(512, 64 * KIB) as u32 = "8KiB", Live,
             "Largest request head; 431 above it.";
         header_fields_max: Count(8, 128) as u16 = "64", Live,
