@@ -379,6 +379,38 @@ const ROWS: &[Row] = &[
         ],
     },
     Row {
+        title: "Endpoints of backends",
+        panels: &[
+            panel(
+                "Links by endpoint",
+                "short",
+                &[(now!("portcullis_endpoint_links" by "backend, endpoint, state"), "{{backend}} {{endpoint}} {{state}}")],
+            ).about("One for each worker. All should be ready."),
+            panel(
+                "Sessions by endpoint",
+                "short",
+                &[(now!("portcullis_endpoint_sessions" by "backend, endpoint"), "{{backend}} {{endpoint}}")],
+            ).about("Open sessions, and auth requests that wait. Endpoints of one backend should have about the same.")
+                .stacked(),
+            panel(
+                "Connects and failures by endpoint",
+                "cps",
+                &[
+                    (rate!("portcullis_endpoint_connects_total" by "backend, endpoint"), "{{backend}} {{endpoint}} made"),
+                    (rate!("portcullis_endpoint_failures_total" by "backend, endpoint"), "{{backend}} {{endpoint}} failed or lost"),
+                ],
+            ).about("An endpoint with both restarts again and again, or does not answer pings."),
+            panel(
+                "Standstills by endpoint",
+                "cps",
+                &[
+                    (rate!("portcullis_endpoint_pings_unanswered_total" by "backend, endpoint"), "{{backend}} {{endpoint}} ping unanswered"),
+                    (rate!("portcullis_endpoint_credit_stalls_total" by "backend, endpoint"), "{{backend}} {{endpoint}} no credit"),
+                ],
+            ).about("Times that deadlines.link_ping passed without an answer to a ping, and deadlines.link_stall without credit."),
+        ],
+    },
+    Row {
         title: "Auth requests to backends and HTTP endpoints",
         panels: &[
             panel(

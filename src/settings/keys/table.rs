@@ -242,6 +242,9 @@ sections! {
         link_ping: Time(100, 10 * MINUTE) as Duration = "5s", Live,
             "Silence on a link after which the gateway pings; after three times this it drops the \
              link.";
+        link_stall: Time(100, 10 * MINUTE) as Duration = "10s", Live,
+            "Time without any credit from a backend, while clients of its link wait to send, after \
+             which the log names it, once. Nothing else happens.";
         link_retry_min: Time(10, MINUTE) as Duration = "100ms", Live,
             "Shortest wait before a backend is tried again; it doubles, with jitter.";
         link_retry_max: Time(10, 10 * MINUTE) as Duration = "10s", Live,
