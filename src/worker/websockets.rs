@@ -257,7 +257,7 @@ impl Parts {
         }
     }
 
-    /// The client's session is over: the server is told so, in its own terms.
+    /// The client's session is over: what the server hears of it, in its own terms.
     pub(super) fn leave_websocket(&mut self, key: Key, end: &End) {
         let websocket = self.websocket(key);
         websocket.client = None;
