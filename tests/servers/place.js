@@ -1,0 +1,48 @@
+// Where a check runs: an application of its own, and between it and the client either nothing
+// ("direct") or a gateway of its own. A check asks the place for the URL that clients use and for
+// the application, whose log is read on its own address in both cases.
+
+import { check } from "../clients/harness.js";
+import { App } from "./app.js";
+import { Gateway } from "./gateway.js";
+
+/** "direct" or "gateway". */
+export const MODE = process.env.SERVERS_MODE ?? "direct";
+export const DIRECT = MODE === "direct";
+
+let skipped = 0;
+export const skippedChecks = () => skipped;
+
+class Place {
+  /** A WebSocket URL, or with another scheme that of a page. */
+  url(path = "/", scheme = "ws") {
+    const secure = this.gateway?.tls ? "s" : "";
+    return `${scheme}${secure}://${this.gateway?.address ?? this.app.address}${path}`;
+  }
+}
+
+/**
+ * Runs one check at a place. `wants` is `{ app, options, route }`: the application, its options,
+ * and the settings of the gateway's route (see gateway.js). `only` is the mode that the check
+ * makes sense in, if it is not both.
+ */
+export function at(wants, name, body, only) {
+  if (only !== undefined && only !== MODE) {
+    if (only === "gateway") skipped += 1;
+    return Promise.resolve();
+  }
+  return check(`${MODE}: ${name}`, async () => {
+    const place = new Place();
+    try {
+      place.app = await App.start(wants.app, wants.options);
+      if (!DIRECT) place.gateway = await Gateway.start(place.app, wants.route);
+      await body(place);
+    } catch (error) {
+      error.stack += `\n${place.gateway?.trace() ?? ""}`;
+      throw error;
+    } finally {
+      await place.gateway?.end();
+      place.app?.end();
+    }
+  });
+}
