@@ -10,6 +10,24 @@ import { Gateway } from "./gateway.js";
 export const MODE = process.env.SERVERS_MODE ?? "direct";
 export const DIRECT = MODE === "direct";
 
+// Each check has processes of its own, and waits most of the time: more checks than cores run
+// beside each other, but not so many that starting Rails takes longer than a check may.
+const BESIDE = 6;
+let running = 0;
+const waiting = [];
+
+async function inTurn(body) {
+  if (running >= BESIDE) await new Promise((resolve) => waiting.push(resolve));
+  else running += 1;
+  try {
+    await body();
+  } finally {
+    const next = waiting.shift();
+    if (next) next();
+    else running -= 1;
+  }
+}
+
 let skipped = 0;
 export const skippedChecks = () => skipped;
 
@@ -31,7 +49,7 @@ export function at(wants, name, body, only) {
     if (only === "gateway") skipped += 1;
     return Promise.resolve();
   }
-  return check(`${MODE}: ${name}`, async () => {
+  const whole = async () => {
     const place = new Place();
     try {
       place.app = await App.start(wants.app, wants.options);
@@ -44,5 +62,6 @@ export function at(wants, name, body, only) {
       await place.gateway?.end();
       place.app?.end();
     }
-  });
+  };
+  return inTurn(() => check(`${MODE}: ${name}`, whole));
 }

@@ -15,7 +15,7 @@ export function token(subject = "alice", seconds = 3600, secret = SECRET) {
   return `${text}.${sign(text, secret)}`;
 }
 
-/** One that nobody issued. */
+/** One of the wrong key. */
 export const forged = (subject) => token(subject, 3600, "x".repeat(48));
 
 /** The token's subject, or null. */

@@ -1,7 +1,7 @@
 // Phoenix's channels over one socket, in the V2 serializer: what a transport (WebSocket or long
 // polling) hands in and gets back.
 //
-// Topics: `room:*` everybody may join; `private:*` with a valid `token` in the join's payload;
+// Topics: `room:*` is open to all; `private:*` with a valid `token` in the join's payload;
 // `closed:*` refuses, `raise:*` raises; no other topic is known. Events in a joined topic: `echo`
 // answers with its payload, `say` reaches all who joined, `crash` and `stop` end the channel.
 
@@ -45,7 +45,7 @@ function binaryReply({ joinRef, ref, topic, payload }) {
   return Buffer.concat([head, ...texts, payload]);
 }
 
-/** Everybody who joined a topic, over all sockets of this server. */
+/** The channels that joined a topic, over all sockets of this server. */
 export class Topics {
   joined = new Map();
 
