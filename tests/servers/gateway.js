@@ -19,10 +19,11 @@ const AUTH = {
 
 /**
  * The settings for one application. `route` has: `auth` (a name above), `authLines`, `routeLines`,
- * `backendLines`, all TOML.
+ * `backendLines`, all TOML, and `origins`, the pages that may connect beside its own.
  */
 function settings(app, ports, route) {
-  const { auth = "none", authLines = "", routeLines = "", backendLines = "" } = route;
+  const { auth = "none", authLines = "", routeLines = "", backendLines = "", origins = [] } = route;
+  const pages = [`http://127.0.0.1:${ports.plain}`, "https://app.example.com", ...origins];
   const block = auth === "none" ? "" : `[[auth]]\nname = "who"\n${AUTH[auth](authLines)}\n`;
   return `
 [gateway]
@@ -42,7 +43,7 @@ ${backendLines}
 ${block}
 [[route]]
 path = "/*"
-origins = ["http://127.0.0.1:${ports.plain}", "https://app.example.com"]
+origins = ${JSON.stringify(pages)}
 origin_absent = "allow"
 auth = "${auth === "none" ? "none" : "who"}"
 backend = "app"

@@ -1,6 +1,7 @@
 // Runs the checks of all families, or of those that are named; says how many held.
 
 import { summary } from "../clients/harness.js";
+import { browserChecks } from "./checks/browser.js";
 import { cableChecks } from "./checks/cable.js";
 import { channelsChecks } from "./checks/channels.js";
 import { graphqlChecks } from "./checks/graphql.js";
@@ -13,6 +14,7 @@ import { MODE, skippedChecks } from "./place.js";
 const FAMILIES = {
   cable: cableChecks,
   channels: channelsChecks,
+  browser: browserChecks,
   phoenix: phoenixChecks,
   wire: wireChecks,
   ws: wsChecks,
@@ -22,7 +24,7 @@ const FAMILIES = {
 const named = process.argv.slice(2);
 const begun = Date.now();
 const chosen = Object.keys(FAMILIES).filter((name) => named.length === 0 || named.includes(name));
-await Promise.all(chosen.flatMap((name) => FAMILIES[name]()));
+await Promise.all(chosen.map(async (name) => Promise.all(await FAMILIES[name]())));
 const seconds = Math.round((Date.now() - begun) / 1000);
 console.log(`${MODE}, ${seconds} s, ${skippedChecks()} checks skipped that need the gateway`);
 process.exit(summary());

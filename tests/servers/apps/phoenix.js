@@ -28,6 +28,7 @@ const DEFAULTS = {
   checkOrigin: false, // true, ":conn" or a list
   urlHost: "localhost",
   forceSsl: false,
+  upgrades: true, // false: a proxy before it that knows no WebSocket
   longpoll: true,
   window: 10_000, // of long polling, ms
   timeout: 60_000, // without a byte of the client, ms
@@ -187,7 +188,7 @@ class App {
   #upgrade(request, raw, head) {
     raw.on("error", () => {});
     this.control.request(request);
-    const known = this.#socketPath(request, "websocket");
+    const known = this.options.upgrades && this.#socketPath(request, "websocket");
     const otherwise = known ? judge(this.options, request) : { status: 404, body: "Not Found" };
     const answer = forcedToHttps(this.options, request) ?? otherwise;
     this.control.log("answer", { status: answer.status ?? 101 });
