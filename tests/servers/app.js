@@ -10,17 +10,28 @@ import { SECRET } from "./tokens.js";
 
 const FOLDER = join(dirname(fileURLToPath(import.meta.url)), "apps");
 
-/** How each application is started. */
+export const CERTIFICATE = join(TARGET, "tls", "server.pem");
+export const KEY = join(TARGET, "tls", "server.key");
+export const AUTHORITY = join(TARGET, "tls", "ca.pem");
+
+/** How each application is started; with `tls` among its options it listens with TLS alone. */
 const COMMANDS = {
   phoenix: (port, options) => ["node", "phoenix.js", port, JSON.stringify(options)],
   ws: (port) => ["node", "ws_echo.js", port],
   graphql: (port, options) => ["node", "graphql.js", port, JSON.stringify(options)],
-  channels: (port) => [
+  channels: (port, { tls }) => [
     join(TARGET, "venv", "bin", "daphne"),
-    ...["--bind", "127.0.0.1", "--port", port, "--ping-interval", "1", "--ping-timeout", "3"],
-    "channels_app:application",
+    ...(tls
+      ? ["--endpoint", `ssl:${port}:interface=127.0.0.1:privateKey=${KEY}:certKey=${CERTIFICATE}`]
+      : ["--bind", "127.0.0.1", "--port", port]),
+    ...["--ping-interval", "1", "--ping-timeout", "3", "channels_app:application"],
   ],
-  cable: (port) => ["puma", "--bind", `tcp://127.0.0.1:${port}`, "--threads", "2:8", "cable.ru"],
+  cable: (port, { tls }) => {
+    const bind = tls
+      ? `ssl://127.0.0.1:${port}?cert=${CERTIFICATE}&key=${KEY}`
+      : `tcp://127.0.0.1:${port}`;
+    return ["puma", "--bind", bind, "--threads", "2:8", "cable.ru"];
+  },
 };
 
 export async function freePort() {
@@ -42,6 +53,7 @@ export class App {
   async begin() {
     const [command, ...args] = COMMANDS[this.name](String(this.port), this.options);
     const env = { ...process.env, TOKEN_SECRET: SECRET, PYTHONDONTWRITEBYTECODE: "1", RACK_ENV: "production" };
+    if (this.options.tls) Object.assign(env, { TLS_CERTIFICATE: CERTIFICATE, TLS_KEY: KEY });
     this.process = spawn(command, args, { cwd: FOLDER, env });
     for (const stream of ["stdout", "stderr"]) {
       this.process[stream].on("data", (bytes) => (this.log += bytes));
@@ -67,10 +79,14 @@ export class App {
     return `127.0.0.1:${this.port}`;
   }
 
+  get secure() {
+    return this.options.tls ? "s" : "";
+  }
+
   /** Runs an action of the application, or reads its log. */
   async act(name, parameters = {}) {
     const query = new URLSearchParams(parameters);
-    const answer = await fetch(`http://${this.address}/_control/${name}?${query}`);
+    const answer = await fetch(`http${this.secure}://${this.address}/_control/${name}?${query}`);
     if (!answer.ok) throw new Error(`${this.name} /_control/${name}: ${answer.status}`);
     return answer.json();
   }

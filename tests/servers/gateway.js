@@ -6,7 +6,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { eventually } from "../clients/harness.js";
-import { freePort } from "./app.js";
+import { AUTHORITY, CERTIFICATE, KEY, freePort } from "./app.js";
 import { SECRET } from "./tokens.js";
 
 /** A `[[auth]]` block by what the route says of it. */
@@ -19,11 +19,12 @@ const AUTH = {
 
 /**
  * The settings for one application. `route` has: `auth` (a name above), `authLines`, `routeLines`,
- * `backendLines`, all TOML, and `origins`, the pages that may connect beside its own.
+ * `backendLines`, all TOML, and `origins`, the pages that may connect beside its
+ * own; with `tls` its listener is a TLS one.
  */
 function settings(app, ports, route) {
-  const { auth = "none", authLines = "", routeLines = "", backendLines = "", origins = [] } = route;
-  const pages = [`http://127.0.0.1:${ports.plain}`, "https://app.example.com", ...origins];
+  const { auth = "none", authLines = "", routeLines = "", backendLines = "", origins = [], tls } = route;
+  const pages = [`http${tls ? "s" : ""}://127.0.0.1:${ports.plain}`, "https://app.example.com", ...origins];
   const block = auth === "none" ? "" : `[[auth]]\nname = "who"\n${AUTH[auth](authLines)}\n`;
   return `
 [gateway]
@@ -35,10 +36,12 @@ connections_max = 500
 unauthenticated_max = 250
 [[listener]]
 address = "127.0.0.1:${ports.plain}"
+${tls ? `tls = { certificate = "${CERTIFICATE}", key = "${KEY}" }` : ""}
 [[backend]]
 name = "app"
 kind = "websocket"
-endpoints = ["ws://${app.address}"]
+endpoints = ["ws${app.secure}://${app.address}"]
+${app.secure ? `ca_file = "${AUTHORITY}"` : ""}
 ${backendLines}
 ${block}
 [[route]]
@@ -55,7 +58,7 @@ export class Gateway {
   static async start(app, route = {}) {
     const gateway = new Gateway();
     const ports = { admin: await freePort(), plain: await freePort() };
-    gateway.ports = ports;
+    Object.assign(gateway, { ports, secure: route.tls ? "s" : "" });
     gateway.folder = mkdtempSync(join(tmpdir(), "portcullis-servers-"));
     writeFileSync(join(gateway.folder, "gateway.toml"), settings(app, ports, route));
     gateway.log = "";

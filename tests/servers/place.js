@@ -34,10 +34,18 @@ export const skippedChecks = () => skipped;
 class Place {
   /** A WebSocket URL, or with another scheme that of a page. */
   url(path = "/", scheme = "ws") {
-    const secure = this.gateway?.tls ? "s" : "";
-    return `${scheme}${secure}://${this.gateway?.address ?? this.app.address}${path}`;
+    const { secure, address } = this.gateway ?? this.app;
+    return `${scheme}${secure}://${address}${path}`;
   }
 }
+
+/** The same application and route behind TLS: at both ends, or at the gateway alone. */
+export const overTls = ({ options, route, ...wants }) => ({
+  ...wants,
+  options: { ...options, tls: true },
+  route: { ...route, tls: true },
+});
+export const tlsInFront = ({ route, ...wants }) => ({ ...wants, route: { ...route, tls: true } });
 
 /**
  * Runs one check at a place. `wants` is `{ app, options, route }`: the application, its options,

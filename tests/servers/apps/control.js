@@ -9,6 +9,17 @@
 // Events: request (method, target, headers, peer), answer (status), open, message, close (code or
 // null, reason) and end (the connection is over; `clean` says whether a close frame came first).
 
+import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { createServer as createSecureServer } from "node:https";
+
+/** A server by HTTP, or where the environment names a certificate, by HTTPS. */
+export function webServer(handler) {
+  const { TLS_CERTIFICATE: cert, TLS_KEY: key } = process.env;
+  if (!cert) return createServer(handler);
+  return createSecureServer({ cert: readFileSync(cert), key: readFileSync(key) }, handler);
+}
+
 export class Control {
   constructor(actions = {}) {
     this.actions = actions;

@@ -6,10 +6,9 @@
 // `echo(text:)` a mutation, `ticks` a subscription with an event each 200 ms.
 // Actions (see control.js): close?code=&reason=, sockets.
 
-import { createServer } from "node:http";
 import { WebSocketServer, packages } from "../packages.js";
 import { subjectOf } from "../tokens.js";
-import { Control } from "./control.js";
+import { Control, webServer } from "./control.js";
 
 // Both from one package: graphql refuses a schema that another copy of it made.
 const { buildSchema } = packages("graphql");
@@ -37,7 +36,7 @@ const control = new Control({
   sockets: () => sockets.clients.size,
 });
 
-const server = createServer((request, response) => {
+const server = webServer((request, response) => {
   if (control.handle(request, response)) return;
   response.writeHead(404).end();
 });

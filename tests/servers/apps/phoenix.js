@@ -12,8 +12,7 @@
 // no close frame), say?topic=&text=, sockets. SIGTERM closes all sockets with 1012, as a shutdown.
 
 import { createHash } from "node:crypto";
-import { createServer } from "node:http";
-import { Control } from "./control.js";
+import { Control, webServer } from "./control.js";
 import { BINARY, CLOSE, FrameReader, PING, PONG, ProtocolError, TEXT, closeFrame, frame } from "./frames.js";
 import { BadMessage, Channels, Topics } from "./phoenix_channels.js";
 import { forcedToHttps, judge } from "./phoenix_handshake.js";
@@ -152,7 +151,7 @@ class App {
       sockets: () => this.sockets.size,
     });
     this.polls = new LongPolls(this);
-    this.server = createServer((request, response) => this.#request(request, response));
+    this.server = webServer((request, response) => this.#request(request, response));
     this.server.on("upgrade", (request, raw, head) => this.#upgrade(request, raw, head));
   }
 

@@ -6,12 +6,11 @@
 // with 401 before the 101, and accepts every client below /open. It picks the subprotocol `echo.v1`.
 // Actions (see control.js): close?code=&reason=, terminate, send?text=, sockets.
 
-import { createServer } from "node:http";
 import { WebSocketServer } from "../packages.js";
 import { subjectOf } from "../tokens.js";
-import { Control } from "./control.js";
+import { Control, webServer } from "./control.js";
 
-const server = createServer((request, response) => {
+const server = webServer((request, response) => {
   if (control.handle(request, response)) return;
   control.request(request);
   response.writeHead(426, { "content-type": "text/plain" }).end("Upgrade Required");

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { eventually, pause, within } from "../../clients/harness.js";
 import { WebSocket, packages } from "../packages.js";
-import { at } from "../place.js";
+import { at, overTls, tlsInFront } from "../place.js";
 import { forged, token } from "../tokens.js";
 
 // What the library takes from a browser.
@@ -173,6 +173,8 @@ export function cableChecks() {
   const run = (name, body, where = wants, only = undefined) => at(where, `Action Cable: ${name}`, body, only);
   return [
     run("talks, pings of the server", talks),
+    run("talks over TLS", talks, overTls(wants)),
+    run("talks over TLS up to the gateway", talks, tlsInFront(wants), "gateway"),
     run("a page of the configured list", (place) => talks(place, { origin: "https://app.example.com" })),
     run("a rejected subscription", rejected),
     run("close codes both ways", closes),

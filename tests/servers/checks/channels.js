@@ -7,7 +7,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { eventually, pause } from "../../clients/harness.js";
 import { TARGET } from "../packages.js";
-import { at } from "../place.js";
+import { at, overTls, tlsInFront } from "../place.js";
 import { forged, token } from "../tokens.js";
 
 const SCRIPT = join(dirname(fileURLToPath(import.meta.url)), "websockets_client.py");
@@ -118,6 +118,8 @@ export function channelsChecks() {
   const run = (name, body, where = wants, only = undefined) => at(where, `Channels: ${name}`, body, only);
   return [
     run("talks, pings both ways, closes with its code", using(good, {}, talks)),
+    run("talks over TLS", using(good, {}, talks), overTls(wants)),
+    run("talks over TLS up to the gateway", using(good, {}, talks), tlsInFront(wants), "gateway"),
     run("close codes of the server", using(good, { reconnect: true }, closes)),
     run("a restart of the server", using(good, { reconnect: true }, restart)),
     run("refusals before the 101", refusals, wants, "direct"),

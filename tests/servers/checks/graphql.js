@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { eventually, pause, within } from "../../clients/harness.js";
 import { WebSocket, packages } from "../packages.js";
-import { at } from "../place.js";
+import { at, overTls, tlsInFront } from "../place.js";
 import { forged, token } from "../tokens.js";
 
 const { createClient } = packages("graphql-ws");
@@ -144,6 +144,8 @@ export function graphqlChecks() {
   const run = (name, body, where = wants, only = undefined) => at(where, `graphql-ws: ${name}`, body, only);
   return [
     run("talks, pings both ways", talks),
+    run("talks over TLS", talks, overTls(wants)),
+    run("talks over TLS up to the gateway", talks, tlsInFront(wants), "gateway"),
     run("close codes both ways", closes),
     run("a restart of the server", restart),
     run("a refused connection_init", refused, wants, "direct"),

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { eventually, pause, within } from "../../clients/harness.js";
 import { WebSocket, packages } from "../packages.js";
-import { at } from "../place.js";
+import { at, overTls, tlsInFront } from "../place.js";
 import { forged, token } from "../tokens.js";
 
 const CLIENTS = [
@@ -229,6 +229,8 @@ export function phoenixChecks() {
       at(where, name(what), (place) => body(place, client, carrier, server), only);
     return [
       run("talks, heartbeats, closes with its code", talks),
+      run("talks over TLS", talks, overTls(wants)),
+      run("talks over TLS up to the gateway", talks, tlsInFront(wants), "gateway"),
       run("refused, crashed and doubled joins stay in their topics", joins),
       run("a log-out and a killed transport", serverCloses),
       run("a restart of the server", restart),

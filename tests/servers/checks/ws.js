@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { eventually, pause, within } from "../../clients/harness.js";
 import { WebSocket } from "../packages.js";
-import { at } from "../place.js";
+import { at, overTls, tlsInFront } from "../place.js";
 import { forged, token } from "../tokens.js";
 
 /** A `ws` client that remembers what came. */
@@ -73,7 +73,7 @@ async function handshake(place) {
   if (place.gateway) {
     assert.deepEqual(values("x-forwarded-for"), ["127.0.0.1"]);
     assert.deepEqual(values("x-real-ip"), ["127.0.0.1"]);
-    assert.deepEqual(values("x-forwarded-proto"), ["http"]);
+    assert.deepEqual(values("x-forwarded-proto"), [`http${place.gateway.secure}`]);
     assert.deepEqual(values("x-forwarded-host"), [host]);
     assert.deepEqual(values("x-forwarded-port"), [String(place.gateway.ports.plain)]);
     assert.equal(values("x-request-id").length, 1);
@@ -223,6 +223,8 @@ export function wsChecks() {
   return [
     run("the handshake arrives", handshake),
     run("talks", talks),
+    run("talks over TLS", talks, overTls(wants)),
+    run("the handshake arrives from TLS", handshake, tlsInFront(wants), "gateway"),
     run("heartbeats of the server", heartbeats),
     run("close codes both ways", closes),
     run("broken connections", breaks),
