@@ -99,6 +99,15 @@ metrics! {
     LinkStaleFrames, Counter, "portcullis_link_stale_frames_total", "Link frames for sessions that are not open.";
     LinkViolations, Counter, "portcullis_link_violations_total", "Links dropped because the backend broke the protocol.";
     RevocationsIgnored, Counter, "portcullis_link_revocations_ignored_total", "REVOKE frames of backends that may not revoke: the backend's `revoke` setting does not allow it, or the link has no secret.";
+    UpstreamsReady, Gauge, "portcullis_upstreams" {"state": "ready"}, "WebSocket servers behind the gateway by state, once for each worker.";
+    UpstreamsResting, Gauge, "portcullis_upstreams" {"state": "resting"}, "WebSocket servers behind the gateway by state, once for each worker.";
+    UpstreamConnections, Gauge, "portcullis_upstream_connections", "Connections to WebSocket servers behind the gateway, those included that are being made.";
+    UpstreamDials, Counter, "portcullis_upstream_dials_total", "Connections begun to WebSocket servers behind the gateway.";
+    UpstreamFailures, Counter, "portcullis_upstream_failures_total", "Handshakes with WebSocket servers that failed: no connection, no answer in time, or a broken one.";
+    UpstreamRefusals, Counter, "portcullis_upstream_refusals_total", "Handshakes that WebSocket servers answered with another status than 101.";
+    UpstreamMessageRefusals, Counter, "portcullis_upstream_message_refusals_total", "Messages by which applications behind the gateway refused clients that they judge themselves.";
+    UpstreamViolations, Counter, "portcullis_upstream_violations_total", "Connections closed because a WebSocket server broke the protocol.";
+    UpstreamStalls, Counter, "portcullis_upstream_stalls_total", "Connections closed because a WebSocket server read nothing for deadlines.write_stall.";
     LinkRttWithin1Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.001"}, "Round trip of link pings, in seconds.";
     LinkRttWithin5Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.005"}, "Round trip of link pings, in seconds.";
     LinkRttWithin25Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.025"}, "Round trip of link pings, in seconds.";

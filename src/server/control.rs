@@ -445,6 +445,10 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
             let LinkTarget { backend, endpoint } = &**target;
             tracing::warn!(worker, backend, %endpoint, reason, "link down");
         }
+        Report::ServerRests { target, reason } => {
+            let LinkTarget { backend, endpoint } = &**target;
+            tracing::warn!(worker, backend, %endpoint, reason, "WebSocket server rests");
+        }
         Report::LinkWarning { target, warning } => {
             let LinkTarget { backend, endpoint } = &**target;
             tracing::warn!(worker, backend, %endpoint, reason = %warning, "link in trouble");

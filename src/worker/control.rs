@@ -92,7 +92,7 @@ impl Core {
 
     /// Takes a drain to its next step when that is due.
     pub(super) fn advance_drain(&mut self) {
-        let Parts { control, sweep, links, agenda, env, acceptor, .. } = &mut self.parts;
+        let Parts { control, sweep, links, servers, agenda, env, acceptor, .. } = &mut self.parts;
         let Some(drain) = &mut control.drain else { return };
         match drain.advance(env.now.instant) {
             Some(Step::Window) => {
@@ -108,7 +108,7 @@ impl Core {
         }
         if self.clients.is_empty() && drain.listeners_closed && acceptor.is_over() {
             links.end();
-            control.stopped |= links.is_over(agenda);
+            control.stopped |= links.is_over(agenda) && servers.connections() == 0;
         }
         if control.stopped {
             control.mailbox.report(Report::Drained);
@@ -130,7 +130,7 @@ impl Parts {
             return false;
         }
         // Links that earlier reloads removed give their slots back by the end of their window.
-        if !self.links.has_room(&settings) {
+        if !self.links.has_room(&settings) || !self.servers.has_room(&settings) {
             self.control.settings_due = Some(settings);
             return false;
         }

@@ -28,6 +28,7 @@ use super::links::LinkTable;
 use super::mailbox::WorkerMailbox;
 use super::reconcile::Reconciled;
 use super::rows::Rows;
+use super::servers::ServerTable;
 use super::sockets::Agenda;
 use super::sweep::Sweep;
 use super::trail::Subjects;
@@ -45,6 +46,7 @@ pub(super) struct Parts {
     pub(super) agenda: Agenda,
     pub(super) upstreams: KeyedSlab<Upstream>,
     pub(super) links: LinkTable,
+    pub(super) servers: ServerTable,
     pub(super) acceptor: Acceptor,
     pub(super) admission: Admission,
     pub(super) auth_requests: AuthRequests,
@@ -138,6 +140,8 @@ pub(super) struct Scratch {
     pub(super) plaintext: Vec<u8>,
     pub(super) ciphertext: Vec<u8>,
     pub(super) backlog: Vec<u8>,
+    /// A frame for a WebSocket server, masked.
+    pub(super) frame: Vec<u8>,
     pub(super) fired: Vec<u32>,
 }
 

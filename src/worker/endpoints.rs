@@ -1,9 +1,9 @@
-//! Which endpoints the links go to: those of the latest settings, and those that a reload removed
-//! and whose sessions are not over.
+//! Which endpoints links and connections to WebSocket servers go to: those of the latest settings,
+//! and those that a reload removed and whose sessions are not over.
 //!
 //! A reload knows a backend by its name and an endpoint by its address, so one that has only
-//! moved in the file keeps its link. A removed one takes no new session, its backend is told, and
-//! its clients are closed over `deadlines.drain`; its slot is used again after that.
+//! moved in the file keeps its link. A removed one takes no new session and gets a GOAWAY, and its
+//! clients are closed over `deadlines.drain`; its slot is used again after that.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use super::links::{LinkEntry, LinkTable};
 use super::sweep::Duty;
 use super::upstreams::Upstream;
 
-/// Links of one worker, with those that reloads removed: twice the endpoints that settings may
-/// have, so that a reload may replace all of them.
-const LINKS_MAX: usize = 2048;
+/// Links of one worker, and likewise its WebSocket servers, with those that reloads removed: twice
+/// the endpoints that settings may have, so that a reload may replace all of them.
+const SLOTS_MAX: usize = 2048;
 
 /// Where a link goes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,7 +47,8 @@ pub(super) enum Standing {
 }
 
 impl Standing {
-    fn backend(self) -> Option<u16> {
+    /// Index of the backend in the settings.
+    pub(super) fn backend(self) -> Option<u16> {
         match self {
             Standing::Listed { backend } => Some(backend),
             Standing::Leaving { .. } | Standing::Free => None,
@@ -71,30 +72,41 @@ pub(super) struct Group {
     next: usize,
 }
 
-/// What becomes of the links when settings come.
+/// What becomes of the slots of one kind of backend when settings come.
 #[derive(Debug, PartialEq, Eq)]
-struct Assignment {
-    /// For each endpoint of each backend its link, if it has one.
-    groups: Vec<Vec<Option<u16>>>,
-    /// Links whose endpoints are not there any more.
-    left: Vec<u16>,
+pub(super) struct Assignment {
+    /// For each endpoint of each backend its slot, if it has one; backends of another kind have
+    /// none.
+    pub(super) groups: Vec<Vec<Option<u16>>>,
+    /// Slots whose endpoints are not there any more.
+    pub(super) left: Vec<u16>,
 }
 
-/// Compares the links of the settings before with the backends of those that come.
-fn assign<'a>(
-    listed: impl Iterator<Item = (u16, &'a LinkTarget)>,
-    backends: &'a [Backend],
-) -> Assignment {
-    let mut known: HashMap<(&str, &EndpointAddress), u16> =
-        listed.map(|(link, target)| ((&*target.backend, &target.endpoint), link)).collect();
-    let mut group = |backend: &'a Backend| {
-        let link = |endpoint| known.remove(&(&*backend.name, endpoint));
-        backend.endpoints.iter().map(link).collect()
-    };
-    let groups = backends.iter().map(&mut group).collect();
-    let mut left: Vec<u16> = known.into_values().collect();
-    left.sort_unstable();
-    Assignment { groups, left }
+impl Assignment {
+    /// Compares the slots of the settings before with the backends `of_kind` of those that come.
+    pub(super) fn new<'a>(
+        listed: impl Iterator<Item = (u16, &'a LinkTarget)>,
+        backends: &'a [Backend],
+        of_kind: impl Fn(&Backend) -> bool,
+    ) -> Self {
+        let mut known: HashMap<(&str, &EndpointAddress), u16> =
+            listed.map(|(slot, target)| ((&*target.backend, &target.endpoint), slot)).collect();
+        let mut group = |backend: &'a Backend| {
+            let slot = |endpoint| known.remove(&(&*backend.name, endpoint));
+            let endpoints = if of_kind(backend) { &*backend.endpoints } else { &[] };
+            endpoints.iter().map(slot).collect()
+        };
+        let groups = backends.iter().map(&mut group).collect();
+        let mut left: Vec<u16> = known.into_values().collect();
+        left.sort_unstable();
+        Assignment { groups, left }
+    }
+
+    /// Whether a table of `used` slots, of which `free` are, can take them.
+    pub(super) fn fits(&self, used: usize, free: usize) -> bool {
+        let added = self.groups.iter().flatten().filter(|slot| slot.is_none()).count();
+        added <= free + SLOTS_MAX - used
+    }
 }
 
 impl LinkEntry {
@@ -113,13 +125,13 @@ impl LinkTable {
     fn assign(&self, settings: &Settings) -> Assignment {
         let links = self.entries.iter().enumerate();
         let listed = links.filter(|(_, entry)| entry.backend().is_some());
-        assign(listed.map(|(link, entry)| (link as u16, &*entry.target)), &settings.backends)
+        let listed = listed.map(|(link, entry)| (link as u16, &*entry.target));
+        Assignment::new(listed, &settings.backends, |backend| backend.server.is_none())
     }
 
     /// Whether there are slots for the endpoints that these settings add.
     pub(super) fn has_room(&self, settings: &Settings) -> bool {
-        let added = self.assign(settings).groups.iter().flatten().filter(|p| p.is_none()).count();
-        added <= self.free.len() + LINKS_MAX - self.entries.len()
+        self.assign(settings).fits(self.entries.len(), self.free.len())
     }
 
     /// Gives every endpoint of these settings its link. Returns the links of removed ones.
@@ -209,12 +221,9 @@ impl LinkTable {
         &self.entries[usize::from(link)].target.backend
     }
 
-    /// When a reload removed the endpoint of a link that is there for its sessions.
-    pub(super) fn leaving_since(&self, link: u16) -> Option<Instant> {
-        match self.entries[usize::from(link)].standing {
-            Standing::Leaving { since } => Some(since),
-            Standing::Listed { .. } | Standing::Free => None,
-        }
+    /// What the settings say of a link.
+    pub(super) fn standing(&self, link: u16) -> Standing {
+        self.entries[usize::from(link)].standing
     }
 
     /// Chooses a link for a new session of `backend`.
@@ -263,6 +272,12 @@ impl Core {
                 self.fail_link(link, &Failure::Drained);
             }
         }
+        let Parts { servers, env, random, sweep, scratch, .. } = &mut self.parts;
+        if servers.adopt(&env.settings, now, random) {
+            sweep.begin(Duty::LostLinks);
+        }
+        // Those that came may be the first.
+        random.fill(&mut scratch.output.nonce);
     }
 }
 
@@ -282,6 +297,7 @@ mod tests {
             balance: Balance::LeastSessions,
             secret: None,
             revoke: RevokeScope::None,
+            server: None,
         }
     }
 
@@ -318,7 +334,7 @@ mod tests {
         for (what, after, groups, left) in cases {
             let listed = before.iter().enumerate().map(|(link, t)| (link as u16, t));
             let backends: Vec<_> = after.iter().map(|(name, ports)| backend(name, ports)).collect();
-            let assignment = assign(listed, &backends);
+            let assignment = Assignment::new(listed, &backends, |_| true);
             let groups = groups.iter().map(|group| group.to_vec()).collect();
             assert_eq!(assignment, Assignment { groups, left: left.to_vec() }, "{what}");
         }

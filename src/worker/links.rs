@@ -7,10 +7,12 @@ use crate::base::random::Random;
 use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::Instant;
 use crate::base::wheel::Wheel;
+use crate::connection::client::End;
+use crate::connection::stage::ClosedBy;
 use crate::connection::upstream::link::{Due, Event, Failure, Identity, Link, OpenError};
 use crate::counters::{Counters, EndpointMetric, Metric, Row};
 use crate::protocol::cause::Cause;
-use crate::protocol::link::{HANDSHAKE_FRAME_MAX, LinkReader, Reject};
+use crate::protocol::link::{Close, Closer, HANDSHAKE_FRAME_MAX, LinkReader, Reject, SessionId};
 use crate::ring::{BufferGroup, Owner, Ring, Socket};
 use crate::settings::Settings;
 
@@ -19,6 +21,7 @@ use super::core::{Core, Environment, Parts};
 use super::endpoints::{Group, LinkTarget, Standing};
 use super::mailbox::Report;
 use super::rows::LinkCount;
+use super::sessions::{Session, reason_of};
 use super::sockets::{Agenda, DialledSocket, Flush, PipeEvent};
 use super::upstreams::{Upstream, upstream};
 use super::{Worker, WorkerOptions};
@@ -267,7 +270,7 @@ impl Parts {
         let opened = chosen.ok_or(Cause::BackendUnavailable).and_then(|link| {
             let entry = self.links.entry(link, &mut self.agenda);
             let id = entry.link.open(key, &output.request).map_err(refusal)?;
-            Ok(((link, id), entry.link.message_max()))
+            Ok((Session::Link { link, id }, entry.link.message_max()))
         });
         match opened {
             Ok((session, message_max)) => {
@@ -288,13 +291,19 @@ impl Parts {
         self.send_answers(connection);
     }
 
-    /// A client's session is open: its dialect may greet it.
-    pub(super) fn session_opened(&mut self, connection: &mut Connection, message_max: u32) {
-        connection.client.session_opened(message_max);
-        self.env.counters.increment(Metric::SessionsOpened);
-        self.env.count_session(connection);
-        let output = &mut self.scratch.output;
-        output.answers.append(&mut output.connect_ack);
+    /// Ends a client's session on a link.
+    pub(super) fn end_link_session(&mut self, link: u16, id: SessionId, end: &End) {
+        let Parts { links, agenda, scratch, .. } = self;
+        let close = Close {
+            by: match end.by {
+                ClosedBy::Client => Closer::Client,
+                ClosedBy::Gateway | ClosedBy::Backend => Closer::Gateway,
+            },
+            label: end.cause.label(),
+            code: end.code.unwrap_or(0),
+            reason: reason_of(&scratch.output, end),
+        };
+        links.entry(link, agenda).link.close(id, &close);
     }
 
     /// The most that a link's clients may send in one message.
@@ -451,7 +460,7 @@ impl Core {
                 let code = if code == 0 { 1000 } else { code };
                 let ctx = parts.env.context();
                 let output = &mut parts.scratch.output;
-                connection.client.close_by_backend(code, reason, &ctx, output);
+                connection.client.close_by_backend(Some(code), reason, &ctx, output);
                 parts.send_answers(connection);
                 parts.mark_for_reconcile(client, connection);
             }
@@ -488,14 +497,6 @@ impl Core {
             }
             Event::Ready | Event::Routine => {}
         }
-    }
-
-    /// The client of a session that an upstream names, and what else there is.
-    fn session_client(&mut self, client: Key) -> (&mut Parts, &mut Connection) {
-        let Some(connection) = self.clients.entry_mut(client) else {
-            unreachable!("a client ends its session before it leaves")
-        };
-        (&mut self.parts, connection)
     }
 
     /// Does a turn's part of a sweep over the links.

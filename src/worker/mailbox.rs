@@ -119,6 +119,13 @@ pub enum Report {
         /// Why, for people. Never holds unescaped bytes of the backend's.
         reason: String,
     },
+    /// Handshakes with a WebSocket server failed in a row: it gets no more for a while.
+    ServerRests {
+        /// Which.
+        target: Arc<LinkTarget>,
+        /// What was wrong last, for people. Never holds unescaped bytes of the server's.
+        reason: String,
+    },
     /// A link goes on, but people should know something of it.
     LinkWarning {
         /// Where it goes.

@@ -19,11 +19,15 @@ mod memory;
 mod reconcile;
 mod revocations;
 mod rows;
+mod servers;
+mod sessions;
 pub mod sockets;
 mod sweep;
 mod tick_time;
 mod trail;
 mod upstreams;
+mod websocket_events;
+mod websockets;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -52,6 +56,7 @@ use links::LinkTable;
 use mailbox::WorkerMailbox;
 use reconcile::Reconciled;
 use rows::Rows;
+use servers::ServerTable;
 use sockets::{Agenda, Flush, PipeEvent};
 use sweep::Sweep;
 use tick_time::{Phase, TickTime};
@@ -118,20 +123,18 @@ impl<R: Ring> Worker<R> {
         random.fill(&mut dead_key);
         let dead = RejectedTokenCache::new(settings.limits.dead_tokens_max, dead_key);
         let mut upstreams = KeyedSlab::new(options.generation_bits);
-        let mut links = LinkTable::new(
-            &settings,
-            &counters,
-            &options,
-            now.instant,
-            &mut random,
-            &mut upstreams,
-        );
+        let at = now.instant;
+        let mut links =
+            LinkTable::new(&settings, &counters, &options, at, &mut random, &mut upstreams);
+        let mut servers = ServerTable::new(&settings, at, &mut random);
         links.give_addresses(&mut ring);
+        servers.give_addresses(&mut ring);
         let allowance = Allowance::new(&settings.limits, options.workers, options.descriptors_max);
         let parts = Parts {
             agenda: Agenda::new(WHEEL_TICK, now.instant),
             upstreams,
             links,
+            servers,
             acceptor: Acceptor::new(&settings),
             admission: Admission::new(allowance, now.instant),
             auth_requests: AuthRequests::default(),
@@ -150,7 +153,11 @@ impl<R: Ring> Worker<R> {
             },
             sweep: Sweep::default(),
             scratch: Scratch {
-                output: Output { tokens: authenticate::Scratch::new(dead), ..Output::default() },
+                output: Output {
+                    tokens: authenticate::Scratch::new(dead),
+                    nonce: first_nonce(&settings, &mut random),
+                    ..Output::default()
+                },
                 ..Scratch::default()
             },
             env: Environment {
@@ -193,6 +200,7 @@ impl<R: Ring> Worker<R> {
         core.parts.handshakes.done = 0;
         let commands = core.take_plan() | core.take_decisions();
         self.core.parts.links.give_addresses(&mut self.ring);
+        self.core.parts.servers.give_addresses(&mut self.ring);
         self.measure(Phase::Commands, commands);
         let timers = self.core.handle_timers();
         self.measure(Phase::Timers, timers);
@@ -358,6 +366,15 @@ impl<R: Ring> Worker<R> {
     }
 }
 
+/// For the first handshake with a WebSocket server, where there are any.
+fn first_nonce(settings: &Settings, random: &mut Random) -> [u8; 16] {
+    let mut nonce = [0; 16];
+    if settings.backends.iter().any(|backend| backend.server.is_some()) {
+        random.fill(&mut nonce);
+    }
+    nonce
+}
+
 impl Core {
     /// Acts on the timers that are due. Whether there were any.
     fn handle_timers(&mut self) -> bool {
@@ -426,6 +443,10 @@ impl Parts {
         let (ready, down) = self.links.ready_and_down();
         counters.set(Metric::LinksReady, ready);
         counters.set(Metric::LinksDown, down);
+        let (ready, resting) = self.servers.ready_and_resting();
+        counters.set(Metric::UpstreamsReady, ready);
+        counters.set(Metric::UpstreamsResting, resting);
+        counters.set(Metric::UpstreamConnections, self.servers.connections());
         counters.set(Metric::StalledInputBytes, self.pools.backlogs.in_use_bytes() as u64);
     }
 }

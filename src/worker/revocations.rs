@@ -14,6 +14,7 @@ use crate::settings::RevokeScope;
 use super::clients::Connection;
 use super::core::{Control, Core, Parts};
 use super::mailbox::Report;
+use super::sessions::Session;
 use super::sweep::Duty;
 
 /// Revocations of backends that may wait for the control thread. A backend that goes on loses
@@ -41,7 +42,8 @@ impl Parts {
             env.settings.backends[usize::from(backend)].name.as_str()
         };
         let name = match session {
-            Some((link, _)) => self.links.backend_name(*link),
+            Some(Session::Link { link, .. }) => self.links.backend_name(*link),
+            Some(Session::WebSocket(key)) => &self.server_of_websocket(*key).target.backend,
             None => client.route(&env.routes).map_or("", of_route),
         };
         env.revoked.holds(client.mark(), name, env.now.unix)

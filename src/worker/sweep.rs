@@ -16,7 +16,9 @@ use crate::protocol::cause::Cause;
 
 use super::clients::Connection;
 use super::core::{Core, Parts};
+use super::endpoints::Standing;
 use super::reconcile::Reconciled;
+use super::sessions::Session;
 
 /// Connections that a sweep closes in one turn: each costs a close frame, and a send, in that
 /// turn and the completions of its end in later ones.
@@ -135,9 +137,9 @@ impl Parts {
             connection.client.schedule_close(at, Cause::GoingAway);
         }
         if does(Duty::LostLinks)
-            && let Some((link, _)) = connection.session
+            && let Some(session) = connection.session
         {
-            self.part_from_link(connection, link);
+            self.part_from_upstream(connection, session);
         }
         (does(Duty::Revocations) && self.close_if_revoked(connection))
             || (does(Duty::SlowReaders) && self.drop_if_slow(connection))
@@ -145,13 +147,17 @@ impl Parts {
             || (does(Duty::Drop) && self.drop_for_drain(connection))
     }
 
-    /// The client is told to come again, if its link is lost or leaves.
-    fn part_from_link(&mut self, connection: &mut Connection, link: u16) {
-        if self.links.is_lost(link) {
+    /// Schedules the close of a client whose link is lost, or whose endpoint a reload removed.
+    fn part_from_upstream(&mut self, connection: &mut Connection, session: Session) {
+        let standing = match session {
+            Session::Link { link, .. } => self.links.standing(link),
+            Session::WebSocket(key) => self.server_of_websocket(key).standing,
+        };
+        if matches!(session, Session::Link { link, .. } if self.links.is_lost(link)) {
             connection.session = None;
             let at = self.env.now.instant + self.random.duration_below(LOSS_SPREAD);
             connection.client.schedule_close(at, Cause::BackendUnavailable);
-        } else if let Some(since) = self.links.leaving_since(link) {
+        } else if let Standing::Leaving { since } = standing {
             let window = self.env.settings.deadlines.drain;
             let at = since + self.random.duration_below(window);
             connection.client.schedule_close(at, Cause::GoingAway);

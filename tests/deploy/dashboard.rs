@@ -349,6 +349,36 @@ const ROWS: &[Row] = &[
         ],
     },
     Row {
+        title: "WebSocket servers behind the gateway",
+        panels: &[
+            panel("Servers", "short", &[(now!("portcullis_upstreams" by "state"), "{{state}}")]).about("One for each worker and endpoint. One that rests has failed several times in a row.")
+                .stacked(),
+            panel(
+                "Connections to servers",
+                "short",
+                &[(now!("portcullis_upstream_connections"), "connections")],
+            ).about("One for each proxied client, those included that are being made."),
+            panel(
+                "Handshakes with servers",
+                "cps",
+                &[
+                    (rate!("portcullis_upstream_dials_total"), "begun"),
+                    (rate!("portcullis_upstream_refusals_total"), "answered with a refusal"),
+                    (rate!("portcullis_upstream_message_refusals_total"), "refused by a message"),
+                    (rate!("portcullis_upstream_failures_total"), "failed"),
+                ],
+            ).about("Refusals are about clients, failures about servers."),
+            panel(
+                "Connections to servers that broke",
+                "cps",
+                &[
+                    (rate!("portcullis_upstream_violations_total"), "protocol broken"),
+                    (rate!("portcullis_upstream_stalls_total"), "nothing read in time"),
+                ],
+            ).about("Their clients were told to come again."),
+        ],
+    },
+    Row {
         title: "Endpoints of backends",
         panels: &[
             panel(

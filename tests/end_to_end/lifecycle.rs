@@ -14,7 +14,7 @@ const GOING_AWAY: &str =
     r#"{"type":"close","code":1001,"reason":"going_away","reconnect":true,"retry_after_ms":1000}"#;
 
 /// Waits for the explained 1001 and answers it; how long that took since `begun`.
-fn await_going_away(client: &mut Client, begun: Instant) -> Duration {
+pub(crate) fn await_going_away(client: &mut Client, begun: Instant) -> Duration {
     client.expect(Opcode::Text, GOING_AWAY.as_bytes());
     let at = begun.elapsed();
     assert_eq!(client.close_frame(), (Some(1001), "going_away".into()));

@@ -142,6 +142,9 @@ sections! {
             "Largest message before authentication, which carries the token.";
         proxy_header_max: Size(536, 64 * KIB) as u32 = "4KiB", Live,
             "Largest PROXY header of version 2, extensions such as a client certificate included.";
+        first_messages_max: Count(1, 1_000) as u16 = "8", Live,
+            "Messages that a client may begin before the application that judges it by messages has \
+             let it in; together they may have `first_message_max` bytes.";
         head_max: Size(512, 64 * KIB) as u32 = "8KiB", Live,
             "Largest request head; 431 above it.";
         header_fields_max: Count(8, 128) as u16 = "64", Live,
@@ -233,6 +236,9 @@ sections! {
         link_connect: Time(100, MINUTE) as Duration = "5s", Live,
             "From the start of a connection attempt to a backend to the end of the link \
              handshake.";
+        upstream_connect: Time(100, MINUTE) as Duration = "5s", Live,
+            "From the start of a client's handshake with a WebSocket server behind the gateway to its \
+             answer, other servers that are tried included.";
         link_ping: Time(100, 10 * MINUTE) as Duration = "5s", Live,
             "Silence on a link after which the gateway pings; after twice this the log names the \
              backend, after three times this the gateway drops the link and closes its sessions.";
@@ -482,8 +488,9 @@ sections! {
         name: Text("name") = REQUIRED,
             Live,
             "Name for routes to refer to; unique. A reload knows a backend by it.";
-        kind: WordOrLater(&["link"], &["websocket"]) = "link", RestartRequired(|_, _| true),
-            "Protocol of the backend: the framed link of `link-protocol.md`.";
+        kind: Word(&["link", "websocket"]) as &str = "link", Live,
+            "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
+             ordinary WebSocket servers that know nothing of the gateway.";
         endpoints: List("`IP:PORT` or `unix:/PATH`") = REQUIRED, Live,
             "Its servers, which are interchangeable. A reload that removes one closes its clients \
              over `deadlines.drain`, see `operating.md`.";
