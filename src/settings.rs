@@ -8,6 +8,7 @@ pub mod admission;
 mod backends;
 mod closes;
 mod credentials;
+pub mod endpoint;
 mod external_auth;
 mod file;
 pub mod keys;
@@ -47,7 +48,7 @@ use crate::protocol::http_decision::DecisionHeaders;
 use crate::protocol::origin::OriginPolicy;
 use crate::protocol::plug_session::CSRF_NAME;
 use crate::protocol::verifier::{NoAuthentication, Verifier};
-use crate::ring::EndpointAddress;
+use endpoint::Endpoint;
 
 /// Everything a worker needs to know, checked.
 pub struct Settings {
@@ -332,7 +333,7 @@ pub struct Backend {
     /// Its name in the file.
     pub name: String,
     /// Its servers.
-    pub endpoints: Vec<EndpointAddress>,
+    pub endpoints: Vec<Endpoint>,
     /// How a new session chooses among them.
     pub balance: Balance,
     /// Key of the mutual authentication; `None` when the file has none.

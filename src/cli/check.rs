@@ -1,11 +1,16 @@
 //! `portcullis check`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
+use portcullis::server::names::resolve_within;
 use portcullis::settings::admission::{Protection, TIME_TO_AUTHENTICATE, protection};
+use portcullis::settings::endpoint::{Endpoint, HostPort};
 use portcullis::settings::load::{Loaded, Problem, Severity};
 use portcullis::settings::units::format_duration;
 use portcullis::settings::{Balance, Listener, PathPattern, Redirect, Route, Settings};
@@ -15,6 +20,11 @@ use serde_json::{Value, json};
 use super::as_run;
 use super::common::{ConfigFile, Format};
 use super::doctor::row::{Row, Status};
+
+/// How long the system's resolver may take.
+const RESOLVE_MAX: Duration = Duration::from_secs(5);
+/// Lookups at one time.
+const LOOKUPS: usize = 32;
 
 /// Report everything that is wrong with a configuration.
 #[derive(Args)]
@@ -40,6 +50,9 @@ pub struct Check {
     /// Also try what `run` needs from this machine.
     #[arg(long)]
     as_run: bool,
+    /// Resolve no name.
+    #[arg(long)]
+    offline: bool,
     /// How to print the result; json goes to stdout.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -52,10 +65,20 @@ pub fn run(command: &Check) -> ExitCode {
         Ok(Loaded { settings, warnings, .. }) => (Some(settings), warnings),
         Err(problems) => (None, problems),
     };
-    let rows = match &settings {
+    let mut rows = match &settings {
         Some(settings) if command.as_run => as_run::rows(settings),
         _ => Vec::new(),
     };
+    let resolved = match &settings {
+        Some(settings) if !command.offline => resolve(settings),
+        _ => BTreeMap::new(),
+    };
+    rows.extend(resolved.iter().filter_map(|(name, found)| {
+        let finding = format!("{name} does not resolve: {}", found.as_ref().err()?);
+        let remedy = "check the name, and the DNS of this machine; the gateway starts, and asks \
+                      again every deadlines.resolve_interval (--offline asks nothing)";
+        Some(Row::warn("name", finding, remedy))
+    }));
     let count = |severity, status| {
         let of_file = problems.iter().filter(|problem| problem.severity == severity).count();
         of_file + rows.iter().filter(|row| row.status == status).count()
@@ -70,7 +93,7 @@ pub fn run(command: &Check) -> ExitCode {
             match (&settings, errors) {
                 (Some(settings), 0) => {
                     println!("{file}: good{}", counted(warnings, "warning", ", "));
-                    print!("{}", summary(settings));
+                    print!("{}", summary(settings, &resolved));
                 }
                 _ => {
                     let warnings = counted(warnings, "warning", " and ");
@@ -81,6 +104,41 @@ pub fn run(command: &Check) -> ExitCode {
         Format::Json => println!("{}", report(path, &problems, &rows, errors == 0)),
     }
     if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What the names of endpoints stand for, or why that is not known.
+type Resolved<'s> = BTreeMap<&'s HostPort, Result<Vec<SocketAddr>, String>>;
+
+/// Asks about every name concurrently.
+fn resolve(settings: &Settings) -> Resolved<'_> {
+    let endpoints = settings.backends.iter().flat_map(|backend| &backend.endpoints);
+    let names: BTreeSet<&HostPort> = endpoints.filter_map(Endpoint::name).collect();
+    let names: Vec<&HostPort> = names.into_iter().collect();
+    let mut resolved = Resolved::new();
+    for some in names.chunks(LOOKUPS) {
+        std::thread::scope(|scope| {
+            let ask = |name: &'_ HostPort| resolve_within(name, RESOLVE_MAX);
+            let asked: Vec<_> =
+                some.iter().map(|name| (*name, scope.spawn(move || ask(name)))).collect();
+            resolved.extend(asked.into_iter().map(|(name, lookup)| {
+                let panicked = |_| Err("the lookup failed".to_owned());
+                (name, lookup.join().unwrap_or_else(panicked))
+            }));
+        });
+    }
+    resolved
+}
+
+/// An endpoint as the summary has it: a name with its addresses.
+fn shown_endpoint(endpoint: &Endpoint, resolved: &Resolved<'_>) -> String {
+    match endpoint.name().and_then(|name| resolved.get(name)) {
+        None => endpoint.to_string(),
+        Some(Err(_)) => format!("{endpoint} = nothing"),
+        Some(Ok(found)) => {
+            let addresses: Vec<_> = found.iter().map(|at| at.ip().to_string()).collect();
+            format!("{endpoint} = {}", addresses.join(", "))
+        }
+    }
 }
 
 /// A row of the machine as a problem is shown; `None` when there is none.
@@ -131,9 +189,9 @@ fn counted(number: usize, what: &str, before: &str) -> String {
 }
 
 /// What was loaded, a line for each part.
-fn summary(settings: &Settings) -> String {
+fn summary(settings: &Settings, resolved: &Resolved<'_>) -> String {
     let mut out = String::new();
-    write_summary(settings, &mut out).expect("writing to a string does not fail");
+    write_summary(settings, resolved, &mut out).expect("writing to a string does not fail");
     out
 }
 
@@ -154,7 +212,7 @@ fn write_admission(settings: &Settings, out: &mut String) -> fmt::Result {
     )
 }
 
-fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
+fn write_summary(settings: &Settings, resolved: &Resolved<'_>, out: &mut String) -> fmt::Result {
     let Settings { gateway, listeners, auths, routes, backends, .. } = settings;
     match gateway.workers {
         Some(workers) => writeln!(out, "  workers   {workers}")?,
@@ -202,7 +260,8 @@ fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
             Balance::LeastSessions => "least-sessions",
             Balance::RoundRobin => "round-robin",
         };
-        let endpoints: Vec<_> = backend.endpoints.iter().map(ToString::to_string).collect();
+        let endpoints: Vec<_> =
+            backend.endpoints.iter().map(|it| shown_endpoint(it, resolved)).collect();
         let key = if backend.secret.is_some() { "with a secret" } else { "without a secret" };
         let (name, endpoints) = (&backend.name, endpoints.join(" "));
         writeln!(out, "  backend   {name}: {endpoints} ({balance}, {key})")?;

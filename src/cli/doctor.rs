@@ -40,6 +40,9 @@ Examples:
 pub struct Doctor {
     #[command(flatten)]
     config: ConfigFile,
+    /// Resolve no name and connect to nothing.
+    #[arg(long)]
+    offline: bool,
     /// How to print the report.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -53,7 +56,7 @@ pub fn run(command: &Doctor) -> ExitCode {
         let finding = format!("line {}: {}", problem.line, problem.what);
         Row::warn("configuration", finding, remedy(&problem))
     }));
-    rows.extend(examine(settings.as_ref()));
+    rows.extend(examine(settings.as_ref(), command.offline));
     match command.format {
         Format::Text => print_text(&rows),
         Format::Json => println!("{}", report(&rows)),
@@ -95,7 +98,7 @@ fn remedy(problem: &Problem) -> String {
     }
 }
 
-fn examine(settings: Option<&Settings>) -> Vec<Row> {
+fn examine(settings: Option<&Settings>, offline: bool) -> Vec<Row> {
     let read = &machine::read;
     let probed = probe();
     let usable = probed.is_ok();
@@ -116,7 +119,7 @@ fn examine(settings: Option<&Settings>) -> Vec<Row> {
         rows.push(machine::low_ports(read, &ports));
         rows.extend(ports::rows(settings));
         rows.extend(certificates(settings, now_s));
-        rows.extend(reach::rows(settings));
+        rows.extend(reach::rows(settings, offline));
     }
     rows
 }

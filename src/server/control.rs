@@ -16,6 +16,7 @@ use super::exposition::{self, CIRCUITS, ControlNumbers, Exposition};
 use super::files;
 use super::logs::{self, CloseLine, LogControl};
 use super::memory::MemoryWatch;
+use super::names::{FIRST_ANSWER_MAX, Names};
 use super::process::{self, ProcessUse};
 use super::reload::{self, ReloadError, ReloadOutcome};
 use super::revocations::RevocationStore;
@@ -28,7 +29,7 @@ use crate::linux::process::return_freed_memory;
 use crate::settings::Settings;
 use crate::settings::load::{Problem, Severity};
 use crate::settings::reload::restart_required;
-use crate::worker::mailbox::{LinkTarget, Report};
+use crate::worker::mailbox::Report;
 
 /// How often reports are taken in and dead workers looked after.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -91,6 +92,8 @@ pub struct Control {
     pub revocations: Rc<RefCell<RevocationStore>>,
     /// The admin side's listeners.
     pub admin: AdminListeners,
+    /// What the names of endpoints stand for.
+    pub names: Names,
     /// What is measured of the memory.
     pub memory: MemoryWatch,
     /// Bookkeeping.
@@ -288,6 +291,9 @@ impl Control {
         }
         revocations.advance(now);
         drop(revocations);
+        if self.names.advance(now) {
+            self.supervisor.set_endpoints(Arc::clone(self.names.plan()));
+        }
         self.advance_takeover(now);
         self.begin_due_drain(now);
         if self.phase() == Phase::Draining && self.stats.stop_at.is_some_and(|at| at <= now) {
@@ -338,6 +344,7 @@ impl Control {
             revocations: revocations.held() as u64,
             revocations_refused: refused,
             revocation_save_failures: revocations.save_failures(),
+            resolve_failures: self.names.failures(),
             draining: status.phase == Phase::Draining,
             memory_rung: self.memory.pressure() as u64,
             memory_used: self.memory.used(),
@@ -414,7 +421,9 @@ impl Control {
         }
         self.revocations.borrow_mut().set_max(settings.limits.revocations_max as usize);
         self.settings = Arc::new(settings);
-        self.supervisor.set_settings(Arc::clone(&self.settings));
+        self.names.follow(&self.settings, FIRST_ANSWER_MAX);
+        let endpoints = Arc::clone(self.names.plan());
+        self.supervisor.set_settings(Arc::clone(&self.settings), endpoints);
         self.status.borrow_mut().ready_without_backend =
             self.settings.gateway.ready_without_backend;
         self.stats.settings_hash = self.settings.hash;
@@ -438,20 +447,20 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
             }
         }
         Report::LinkReady { target } => {
-            let LinkTarget { backend, endpoint } = &**target;
-            tracing::info!(worker, backend, %endpoint, "link ready");
+            let (backend, endpoint) = (&*target.backend, target.endpoint());
+            tracing::info!(worker, backend, endpoint, "link ready");
         }
         Report::LinkDown { target, reason } => {
-            let LinkTarget { backend, endpoint } = &**target;
-            tracing::warn!(worker, backend, %endpoint, reason, "link down");
+            let (backend, endpoint) = (&*target.backend, target.endpoint());
+            tracing::warn!(worker, backend, endpoint, reason, "link down");
         }
         Report::ServerRests { target, reason } => {
-            let LinkTarget { backend, endpoint } = &**target;
-            tracing::warn!(worker, backend, %endpoint, reason, "WebSocket server rests");
+            let (backend, endpoint) = (&*target.backend, target.endpoint());
+            tracing::warn!(worker, backend, endpoint, reason, "WebSocket server rests");
         }
         Report::LinkWarning { target, warning } => {
-            let LinkTarget { backend, endpoint } = &**target;
-            tracing::warn!(worker, backend, %endpoint, reason = %warning, "link in trouble");
+            let (backend, endpoint) = (&*target.backend, target.endpoint());
+            tracing::warn!(worker, backend, endpoint, reason = %warning, "link in trouble");
         }
         Report::OriginRefused { route, peer, origin } => {
             let route = route.and_then(|index| settings.routes.get(usize::from(index)));

@@ -109,6 +109,11 @@ const CONTROL: &[Description] = &[
         MetricKind::Counter,
         "Failed attempts to save the revocations.",
     ),
+    describe(
+        "portcullis_resolve_failures_total",
+        MetricKind::Counter,
+        "Lookups of the names of endpoints that failed, came late or had no address.",
+    ),
     describe("portcullis_draining", MetricKind::Gauge, "1 while the gateway drains, else 0."),
     describe(
         "portcullis_memory_rung",
@@ -174,6 +179,8 @@ pub struct ControlNumbers {
     pub revocations_refused: u64,
     /// Saves of the revocations that failed.
     pub revocation_save_failures: u64,
+    /// Lookups of the names of endpoints that failed.
+    pub resolve_failures: u64,
     /// Whether a drain is under way.
     pub draining: bool,
     /// How short memory is.
@@ -205,6 +212,7 @@ impl ControlNumbers {
             self.revocations,
             self.revocations_refused,
             self.revocation_save_failures,
+            self.resolve_failures,
             u64::from(self.draining),
             self.memory_rung,
             self.memory_used,

@@ -22,6 +22,7 @@ use super::exposition::Exposition;
 use super::journal;
 use super::logs::LogControl;
 use super::memory::MemoryWatch;
+use super::names::{FIRST_ANSWER_MAX, Names, SystemResolver};
 use super::reload::ReloadError;
 use super::revocations::RevocationStore;
 use super::signals::Signals;
@@ -237,7 +238,9 @@ impl ControlThread {
         let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())
             .map_err(|source| RunError::Runtime { source })?;
         let (close_log, signals) = runtime.block_on(self.prepare())?;
-        let (supervisor, revocations, drains_at) = self.start_work()?;
+        let mut names = Names::new(Arc::new(SystemResolver));
+        names.follow(&self.settings, FIRST_ANSWER_MAX);
+        let (supervisor, revocations, drains_at) = self.start_work(&names)?;
         let now = Instant::now();
         let mut status = Status::new(now);
         status.listeners = self.plane.listeners.len();
@@ -254,6 +257,7 @@ impl ControlThread {
             logs: self.options.logs,
             close_log,
             revocations: Rc::new(RefCell::new(revocations)),
+            names,
             memory: MemoryWatch::new(&self.settings.limits),
             admin: self.admin,
             settings: self.settings,
@@ -281,12 +285,20 @@ impl ControlThread {
 
     /// Starts the workers, and takes over from the gateway that runs, if there is one: then also
     /// answers where that one can be asked until it ends.
-    fn start_work(&mut self) -> Result<(Supervisor, RevocationStore, Option<PathBuf>), RunError> {
+    fn start_work(
+        &mut self,
+        names: &Names,
+    ) -> Result<(Supervisor, RevocationStore, Option<PathBuf>), RunError> {
         let key = random_seed().map_err(|source| RunError::Random { source })?;
         let hasher = Hasher::new(&key);
         let (workers, count) = (Arc::clone(&self.plane.workers), self.plane.count);
         let settings = Arc::clone(&self.settings);
-        let start = |revoked| start_workers(Supervisor::new(workers, settings, revoked, count));
+        let endpoints = Arc::clone(names.plan());
+        let start = |revoked| {
+            let mut supervisor = Supervisor::new(workers, settings, revoked, count);
+            supervisor.set_endpoints(endpoints);
+            start_workers(supervisor)
+        };
         let Some(predecessor) = self.predecessor.take() else {
             let store = self.open_revocations(hasher)?;
             return Ok((start(store.snapshot())?, store, None));

@@ -15,6 +15,7 @@ pub mod gateway;
 pub mod journal;
 pub mod logs;
 pub mod memory;
+pub mod names;
 pub mod panics;
 pub mod process;
 pub mod reload;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ring::EndpointAddress;
+use crate::settings::endpoint::Endpoint;
 use crate::settings::*;
 
 /// One plain listener on a free loopback port, no route, one backend that
@@ -26,7 +27,9 @@ pub fn settings() -> Settings {
         routes: Vec::new(),
         backends: vec![Backend {
             name: "main".into(),
-            endpoints: vec![EndpointAddress::Tcp("127.0.0.1:1".parse().unwrap())],
+            endpoints: vec![Endpoint::Address(EndpointAddress::Tcp(
+                "127.0.0.1:1".parse().unwrap(),
+            ))],
             balance: Balance::LeastSessions,
             secret: None,
             revoke: RevokeScope::None,
@@ -109,6 +112,7 @@ fn deadlines() -> Deadlines {
         lifetime: None,
         expiry_grace: Duration::ZERO,
         drain: seconds(30),
+        resolve_interval: seconds(15),
         link_connect: seconds(5),
         upstream_connect: seconds(5),
         link_ping: seconds(5),

@@ -18,7 +18,7 @@ use crate::protocol::cause::Cause;
 use crate::protocol::revocation::Revoked;
 use crate::settings::Settings;
 use crate::worker::mailbox::{
-    ControlMailbox, MemoryNotice, Plan, Report, WorkerMailbox, WorkerOrder, mailboxes,
+    ControlMailbox, EndpointPlan, MemoryNotice, Plan, Report, WorkerMailbox, WorkerOrder, mailboxes,
 };
 
 /// One turn of a worker's loop; false when it has stopped for good.
@@ -210,12 +210,17 @@ impl Supervisor {
         }
     }
 
-    /// Gives every worker, living or yet to live, new settings.
-    pub fn set_settings(&mut self, settings: Arc<Settings>) {
+    /// Gives every worker, living or yet to live, new settings, and what their names stand for.
+    pub fn set_settings(&mut self, settings: Arc<Settings>, endpoints: Arc<EndpointPlan>) {
         if let Err(error) = self.plane.prepare(&settings) {
             tracing::error!(%error, "cannot start the thread that asks HTTP endpoints");
         }
-        self.update(|plan| plan.settings = settings);
+        self.update(|plan| (plan.settings, plan.endpoints) = (settings, endpoints));
+    }
+
+    /// Gives every worker, living or yet to live, what the names of its endpoints stand for.
+    pub fn set_endpoints(&mut self, endpoints: Arc<EndpointPlan>) {
+        self.update(|plan| plan.endpoints = endpoints);
     }
 
     /// Tells every worker, living or yet to live, which tokens are revoked.
@@ -630,7 +635,7 @@ mod tests {
         let mut reports = Vec::new();
         let mut settings = testing::settings();
         settings.limits.message_max = 77;
-        supervisor.set_settings(Arc::new(settings));
+        supervisor.set_settings(Arc::new(settings), Arc::default());
         poll_until(&mut supervisor, &mut reports, |s| {
             s.counters().all(|counters| counters.value(Metric::QueuedBytes) == 77)
         });

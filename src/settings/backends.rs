@@ -1,10 +1,12 @@
 //! `[[listener]]` and `[[backend]]` blocks.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::path::PathBuf;
 
 use toml::Spanned;
 
+use super::endpoint::{Endpoint, HostPort};
 use super::file::{RawBackend, RawForwarded, RawListener};
 use super::load::{Loader, overlap, place};
 use super::raw::List;
@@ -195,13 +197,9 @@ impl Loader<'_> {
     fn backend(&mut self, raw: &RawBackend) -> Option<Backend> {
         let secret = self.secret(&raw.secret_file, &raw.secret, "secret_file");
         let endpoints = self.endpoints(&raw.endpoints, raw.kind() == "websocket")?;
-        let is_remote = |endpoint: &EndpointAddress| match endpoint {
-            EndpointAddress::Tcp(address) => !address.ip().is_loopback(),
-            EndpointAddress::Unix(_) => false,
-        };
         if raw.secret_file.is_none()
             && raw.secret.is_none()
-            && let Some(at) = endpoints.iter().position(is_remote)
+            && let Some(at) = endpoints.iter().position(Endpoint::is_remote)
             && let Some(list) = &raw.endpoints
         {
             let what = "this endpoint is on another machine and the link has no secret: whoever \
@@ -223,14 +221,18 @@ impl Loader<'_> {
         Some(Backend { name, endpoints, balance, secret, revoke, server })
     }
 
-    fn endpoints(&mut self, list: &List, is_server: bool) -> Option<Vec<EndpointAddress>> {
+    fn endpoints(&mut self, list: &List, is_server: bool) -> Option<Vec<Endpoint>> {
         let list = list.as_ref()?;
         if list.get_ref().is_empty() {
             let what = "endpoints is empty: the backend has no server";
-            self.report.error(list.span(), what, "list \"IP:PORT\" or \"unix:/PATH\"");
+            self.report.error(
+                list.span(),
+                what,
+                "list \"IP:PORT\", \"NAME:PORT\" or \"unix:/PATH\"",
+            );
             return None;
         }
-        let mut endpoints: Vec<EndpointAddress> = Vec::new();
+        let mut endpoints: Vec<Endpoint> = Vec::new();
         let mut failed = false;
         for text in list.get_ref() {
             match self.endpoint(text, is_server) {
@@ -246,7 +248,7 @@ impl Loader<'_> {
         (!failed).then_some(endpoints)
     }
 
-    fn endpoint(&mut self, text: &Spanned<String>, is_server: bool) -> Option<EndpointAddress> {
+    fn endpoint(&mut self, text: &Spanned<String>, is_server: bool) -> Option<Endpoint> {
         let (name, at) = (text.get_ref().as_str(), text.span());
         if let Some(path) = name.strip_prefix("unix:") {
             if !path.starts_with('/') || path.len() > UNIX_PATH_BYTES_MAX || path.contains('\0') {
@@ -256,19 +258,31 @@ impl Loader<'_> {
                 self.report.error(at, what, &fix);
                 return None;
             }
-            return Some(EndpointAddress::Unix(PathBuf::from(path)));
+            return Some(Endpoint::Address(EndpointAddress::Unix(PathBuf::from(path))));
         }
         if let Some(authority) = name.strip_prefix("ws://")
             && is_server
         {
-            return self.socket_address(authority, at).map(EndpointAddress::Tcp);
+            return self.named_address(authority, at);
         }
         if name.starts_with("ws://") || name.starts_with("wss://") {
             let what = format!("{name:?} belongs to kind = \"websocket\"");
             self.report.error(at, what, "set that, or write IP:PORT for kind = \"link\"");
             return None;
         }
-        self.socket_address(name, at).map(EndpointAddress::Tcp)
+        self.named_address(name, at)
+    }
+
+    fn named_address(&mut self, text: &str, at: Range<usize>) -> Option<Endpoint> {
+        if let Some(name) = HostPort::parse(text) {
+            return Some(Endpoint::Name(name));
+        }
+        if text.parse::<SocketAddr>().is_err() {
+            let what = format!("{text:?} is not an IP address, or a name, and a port");
+            self.report.error(at, what, "write 127.0.0.1:7000, [::1]:7000 or app.internal:7000");
+            return None;
+        }
+        self.socket_address(text, at).map(|at| Endpoint::Address(EndpointAddress::Tcp(at)))
     }
 }
 

@@ -21,6 +21,7 @@ use crate::protocol::link::Limits as LinkLimits;
 use crate::protocol::origin::OriginPolicy;
 use crate::protocol::verifier::{TokenFormat, Verifier};
 use crate::ring::EndpointAddress;
+use crate::settings::endpoint::Endpoint;
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, ExternalScheme, Gateway,
     Limits, Listener, LogFormat, LogSubject, MessageTypes, Network, PathPattern, Reauthenticate,
@@ -249,7 +250,11 @@ impl Scenario {
             hash: 0,
             backends: vec![Backend {
                 name: "main".into(),
-                endpoints: self.backends.iter().map(|plan| plan.address.clone()).collect(),
+                endpoints: self
+                    .backends
+                    .iter()
+                    .map(|plan| Endpoint::Address(plan.address.clone()))
+                    .collect(),
                 balance: self.balance,
                 secret: self.link_secret.clone().map(Secret::new),
                 // Every client's route goes to this backend.
@@ -279,7 +284,8 @@ impl Scenario {
             }
             if random.chance(1, 3) {
                 let at = random.below(backend.endpoints.len() as u64 + 1) as usize;
-                backend.endpoints.insert(at, EndpointAddress::Unix("/run/absent.sock".into()));
+                let absent = EndpointAddress::Unix("/run/absent.sock".into());
+                backend.endpoints.insert(at, Endpoint::Address(absent));
             }
         }
         let deadlines = &mut settings.deadlines;
@@ -400,6 +406,7 @@ fn deadlines() -> Deadlines {
         link_connect: Duration::from_secs(2),
         upstream_connect: Duration::from_secs(2),
         link_ping: Duration::from_secs(2),
+        resolve_interval: Duration::from_secs(15),
         link_stall: Duration::from_secs(3),
         link_retry_min: Duration::from_millis(50),
         link_retry_max: Duration::from_secs(1),

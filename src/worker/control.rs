@@ -62,6 +62,16 @@ enum Step {
     Join,
 }
 
+/// What a turn took of the settings and endpoints that are due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Nothing,
+    /// All of it: the endpoints are to be adopted.
+    Plan,
+    /// There are no slots for its endpoints yet.
+    NoRoom,
+}
+
 impl Core {
     /// Takes in the latest plan, if it is a new one. Revocations first: no token may pass by new
     /// settings before.
@@ -73,7 +83,8 @@ impl Core {
             if before.is_none_or(|before| !Arc::ptr_eq(&before.revoked, &now.revoked)) {
                 self.parts.take_revoked(Arc::clone(&now.revoked));
             }
-            self.parts.control.settings_due = Some(Arc::clone(&now.settings));
+            let (settings, endpoints) = (Arc::clone(&now.settings), Arc::clone(&now.endpoints));
+            self.parts.control.settings_due = Some((settings, endpoints));
             if before.is_none_or(|before| before.memory != now.memory) {
                 self.parts.set_pressure(now.memory.pressure);
             }
@@ -84,8 +95,10 @@ impl Core {
                 WorkerOrder::Panic => panic!("told to panic"),
             }
         }
-        if self.parts.take_settings() {
-            self.take_endpoints();
+        match self.parts.take_settings() {
+            Taken::Nothing => {}
+            Taken::Plan => self.take_endpoints(),
+            Taken::NoRoom => self.clear_retired(),
         }
         worked
     }
@@ -118,21 +131,30 @@ impl Core {
 
 impl Parts {
     /// New settings hold for the connections that are there, too: a timer that was set under
-    /// longer deadlines would fire too late. Whether there are new ones.
-    fn take_settings(&mut self) -> bool {
+    /// longer deadlines would fire too late.
+    fn take_settings(&mut self) -> Taken {
         // Clients know their route by its place in one of the two latest orders, so one change of
         // the order must have reached all of them before the next.
         if self.sweep.does(Duty::Routes) {
-            return false;
+            return Taken::Nothing;
         }
-        let Some(settings) = self.control.settings_due.take() else { return false };
-        if Arc::ptr_eq(&self.env.settings, &settings) {
-            return false;
+        let Some((settings, endpoints)) = self.control.settings_due.take() else {
+            return Taken::Nothing;
+        };
+        let is_old = Arc::ptr_eq(&self.env.settings, &settings);
+        if is_old && Arc::ptr_eq(&self.env.endpoints, &endpoints) {
+            return Taken::Nothing;
         }
         // Links that earlier reloads removed give their slots back by the end of their window.
-        if !self.links.has_room(&settings) || !self.servers.has_room(&settings) {
-            self.control.settings_due = Some(settings);
-            return false;
+        if !self.links.has_room(&settings, &endpoints)
+            || !self.servers.has_room(&settings, &endpoints)
+        {
+            self.control.settings_due = Some((settings, endpoints));
+            return Taken::NoRoom;
+        }
+        self.env.endpoints = endpoints;
+        if is_old {
+            return Taken::Plan;
         }
         let same = settings.deadlines == self.env.settings.deadlines;
         self.move_routes(&settings);
@@ -145,7 +167,7 @@ impl Parts {
             self.links.deadlines_changed();
             self.sweep.begin(Duty::Deadlines);
         }
-        true
+        Taken::Plan
     }
 
     /// Connections know their route by its number, and the new settings may have it elsewhere.

@@ -24,6 +24,7 @@ use super::admission::Admission;
 use super::auth_requests::AuthRequests;
 use super::clients::Connection;
 use super::control::Drain;
+use super::endpoint_plan::EndpointPlan;
 use super::links::LinkTable;
 use super::mailbox::WorkerMailbox;
 use super::reconcile::Reconciled;
@@ -64,6 +65,7 @@ pub(super) struct Parts {
 pub(super) struct Environment {
     pub(super) now: Now,
     pub(super) settings: Arc<Settings>,
+    pub(super) endpoints: Arc<EndpointPlan>,
     pub(super) routes: RouteOrder,
     pub(super) counters: Arc<Counters>,
     pub(super) rows: Rows,
@@ -117,8 +119,8 @@ pub(super) struct Handshakes {
 /// What passes between the worker and the control thread.
 pub(super) struct Control {
     pub(super) mailbox: WorkerMailbox,
-    /// Settings that wait for the end of a sweep.
-    pub(super) settings_due: Option<Arc<Settings>>,
+    /// Settings, and what their names stand for, that wait for the end of a sweep.
+    pub(super) settings_due: Option<(Arc<Settings>, Arc<EndpointPlan>)>,
     pub(super) drain: Option<Drain>,
     pub(super) stopped: bool,
     /// Bounds the lines of the close log.

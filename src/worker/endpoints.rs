@@ -1,69 +1,23 @@
-//! Which endpoints links and connections to WebSocket servers go to: those of the latest settings,
-//! and those that a reload removed and whose sessions are not over.
+//! The links of a worker follow the endpoints of its plan, and so do its WebSocket servers: which
+//! link goes where, which are chosen, and which end.
 //!
-//! A reload knows a backend by its name and an endpoint by its address, so one that has only
-//! moved in the file keeps its link. A removed one takes no new session and gets a GOAWAY, and its
-//! clients are closed over `deadlines.drain`; its slot is used again after that.
+//! A removed endpoint takes no new session and gets a GOAWAY, and its clients are closed over
+//! `deadlines.drain`; its slot is used again after that.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::base::random::Random;
-use crate::base::secret::Secret;
 use crate::base::slab::KeyedSlab;
 use crate::base::time::Instant;
 use crate::connection::upstream::link::{Failure, Identity, Link};
-use crate::counters::Counters;
-use crate::ring::{EndpointAddress, Ring};
-use crate::settings::{Backend, Balance, Settings};
+use crate::ring::Ring;
+use crate::settings::{Balance, Settings};
 
-use super::core::{Core, Parts};
+use super::core::{Core, Environment, Parts};
+use super::endpoint_plan::{Assignment, EndpointPlan, LinkTarget, Place, Standing};
 use super::links::{LinkEntry, LinkTable};
 use super::sweep::Duty;
 use super::upstreams::Upstream;
-
-/// Links of one worker, and likewise its WebSocket servers, with those that reloads removed: twice
-/// the endpoints that settings may have, so that a reload may replace all of them.
-const SLOTS_MAX: usize = 2048;
-
-/// Where a link goes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct LinkTarget {
-    /// The backend's name.
-    pub backend: String,
-    /// The endpoint's address.
-    pub endpoint: EndpointAddress,
-}
-
-/// What the settings say of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// It belongs to the backend of this index.
-    Listed { backend: u16 },
-    /// A reload removed it then.
-    Leaving { since: Instant },
-    /// The slot waits for another endpoint.
-    Free,
-}
-
-impl Standing {
-    /// Index of the backend in the settings.
-    pub(super) fn backend(self) -> Option<u16> {
-        match self {
-            Standing::Listed { backend } => Some(backend),
-            Standing::Leaving { .. } | Standing::Free => None,
-        }
-    }
-
-    pub(super) fn is_leaving(self) -> bool {
-        matches!(self, Standing::Leaving { .. })
-    }
-
-    /// The key for a handshake. One that leaves makes none.
-    pub(super) fn secret(self, settings: &Settings) -> Option<&Secret> {
-        settings.backends[usize::from(self.backend()?)].secret.as_ref()
-    }
-}
 
 /// The links of one backend.
 pub(super) struct Group {
@@ -72,94 +26,50 @@ pub(super) struct Group {
     next: usize,
 }
 
-/// What becomes of the slots of one kind of backend when settings come.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Assignment {
-    /// For each endpoint of each backend its slot, if it has one; backends of another kind have
-    /// none.
-    pub(super) groups: Vec<Vec<Option<u16>>>,
-    /// Slots whose endpoints are not there any more.
-    pub(super) left: Vec<u16>,
-}
-
-impl Assignment {
-    /// Compares the slots of the settings before with the backends `of_kind` of those that come.
-    pub(super) fn new<'a>(
-        listed: impl Iterator<Item = (u16, &'a LinkTarget)>,
-        backends: &'a [Backend],
-        of_kind: impl Fn(&Backend) -> bool,
-    ) -> Self {
-        let mut known: HashMap<(&str, &EndpointAddress), u16> =
-            listed.map(|(slot, target)| ((&*target.backend, &target.endpoint), slot)).collect();
-        let mut group = |backend: &'a Backend| {
-            let slot = |endpoint| known.remove(&(&*backend.name, endpoint));
-            let endpoints = if of_kind(backend) { &*backend.endpoints } else { &[] };
-            endpoints.iter().map(slot).collect()
-        };
-        let groups = backends.iter().map(&mut group).collect();
-        let mut left: Vec<u16> = known.into_values().collect();
-        left.sort_unstable();
-        Assignment { groups, left }
-    }
-
-    /// Whether a table of `used` slots, of which `free` are, can take them.
-    pub(super) fn fits(&self, used: usize, free: usize) -> bool {
-        let added = self.groups.iter().flatten().filter(|slot| slot.is_none()).count();
-        added <= free + SLOTS_MAX - used
-    }
-}
-
 impl LinkEntry {
     /// Index of its backend in the settings; `None` once its endpoint was removed.
     pub(super) fn backend(&self) -> Option<u16> {
         self.standing.backend()
     }
 
-    /// Whether its endpoint was removed, and its last session is over.
+    /// Whether it was there only for its sessions, and the last is over.
     pub(super) fn has_left(&self) -> bool {
-        self.standing.is_leaving() && self.link.is_ready() && self.link.has_no_session()
+        self.standing.is_ending() && self.link.is_ready() && self.link.has_no_session()
     }
 }
 
 impl LinkTable {
-    fn assign(&self, settings: &Settings) -> Assignment {
+    fn assign(&self, settings: &Settings, plan: &EndpointPlan, now: Instant) -> Assignment {
         let links = self.entries.iter().enumerate();
-        let listed = links.filter(|(_, entry)| entry.backend().is_some());
-        let listed = listed.map(|(link, entry)| (link as u16, &*entry.target));
-        Assignment::new(listed, &settings.backends, |backend| backend.server.is_none())
+        let used = links.filter(|(_, entry)| entry.backend().is_some());
+        let used = used.map(|(link, entry)| (link as u16, &*entry.target));
+        Assignment::new(used, settings, plan, |backend| backend.server.is_none(), now)
     }
 
     /// Whether there are slots for the endpoints that these settings add.
-    pub(super) fn has_room(&self, settings: &Settings) -> bool {
-        self.assign(settings).fits(self.entries.len(), self.free.len())
+    pub(super) fn has_room(&self, settings: &Settings, plan: &EndpointPlan) -> bool {
+        let assignment = self.assign(settings, plan, Instant::NEVER);
+        assignment.fits(self.entries.len(), self.free.len())
     }
 
-    /// Gives every endpoint of these settings its link. Returns the links of removed ones.
+    /// Gives every endpoint its link. Returns the links of those that are not there any more, and
+    /// how they stand from now on.
     pub(super) fn adopt(
         &mut self,
-        settings: &Settings,
-        counters: &Counters,
-        now: Instant,
+        env: &Environment,
         random: &mut Random,
         upstreams: &mut KeyedSlab<Upstream>,
-    ) -> Vec<u16> {
-        let Assignment { groups, left } = self.assign(settings);
+    ) -> Vec<(u16, Standing)> {
+        let Assignment { groups, left } =
+            self.assign(&env.settings, &env.endpoints, env.now.instant);
         let mut adopted = Vec::with_capacity(groups.len());
-        for (index, (places, backend)) in groups.iter().zip(&settings.backends).enumerate() {
+        for (index, places) in groups.into_iter().enumerate() {
+            let standing = Standing::Listed { backend: index as u16 };
             let mut links = Vec::with_capacity(places.len());
-            for (place, endpoint) in places.iter().zip(&backend.endpoints) {
-                let standing = Standing::Listed { backend: index as u16 };
-                links.push(match *place {
-                    Some(link) => {
-                        self.entries[usize::from(link)].standing = standing;
-                        link
-                    }
-                    None => {
-                        let (backend, endpoint) = (backend.name.clone(), endpoint.clone());
-                        let target = LinkTarget { backend, endpoint };
-                        self.claim(target, standing, settings, counters, now, upstreams)
-                    }
-                });
+            for Place { target, slot } in places {
+                let link = slot.unwrap_or_else(|| self.claim(target, env, upstreams));
+                self.entries[usize::from(link)].standing = standing;
+                links.push(link);
             }
             // Workers begin round robin at different endpoints.
             let next = random.below(links.len().max(1) as u64) as usize;
@@ -175,28 +85,27 @@ impl LinkTable {
     fn claim(
         &mut self,
         target: LinkTarget,
-        standing: Standing,
-        settings: &Settings,
-        counters: &Counters,
-        now: Instant,
+        env: &Environment,
         upstreams: &mut KeyedSlab<Upstream>,
     ) -> u16 {
-        let row = counters.endpoints.row(&[&target.backend, &target.endpoint.to_string()]);
+        let Environment { counters, settings, now, .. } = env;
+        let row = counters.endpoints.row(&[&target.backend, &target.configured.to_string()]);
         let target = Arc::new(target);
         let link = match self.free.pop() {
             Some(link) => {
                 let entry = &mut self.entries[usize::from(link)];
-                entry.link.renew(now);
-                (entry.target, entry.standing, entry.row) = (target, standing, row);
+                entry.link.renew(now.instant);
+                (entry.target, entry.row) = (target, row);
                 link
             }
             None => {
                 let link = self.entries.len() as u16;
                 let Identity { instance, epoch, worker, .. } = self.identity;
                 let identity = Identity { instance, epoch, worker, link };
-                let machine = Link::new(identity, self.generation_bits, &settings.limits, now);
+                let bits = self.generation_bits;
+                let machine = Link::new(identity, bits, &settings.limits, now.instant);
                 let key = upstreams.insert(Upstream::link(link));
-                self.entries.push(LinkEntry::new(machine, key, target, standing, row));
+                self.entries.push(LinkEntry::new(machine, key, target, row));
                 link
             }
         };
@@ -207,7 +116,7 @@ impl LinkTable {
     /// Tells the ring where new links go, before it is asked to connect them.
     pub(super) fn give_addresses(&mut self, ring: &mut impl Ring) {
         for link in self.claimed.drain(..) {
-            ring.set_endpoint(link, self.entries[usize::from(link)].target.endpoint.clone());
+            ring.set_endpoint(link, self.entries[usize::from(link)].target.address.clone());
         }
     }
 
@@ -257,86 +166,44 @@ impl LinkTable {
 }
 
 impl Core {
-    /// New settings may have other endpoints.
+    /// New settings may have other endpoints, and names may stand for others.
     pub(super) fn take_endpoints(&mut self) {
         let Parts { links, upstreams, env, random, .. } = &mut self.parts;
-        let now = env.now.instant;
-        for link in links.adopt(&env.settings, &env.counters, now, random, upstreams) {
-            let Parts { links, agenda, sweep, .. } = &mut self.parts;
-            let entry = links.entry(link, agenda);
-            entry.standing = Standing::Leaving { since: now };
-            if entry.link.is_ready() && !entry.link.has_no_session() {
-                entry.link.go_away("a reload removed this endpoint");
-                sweep.begin(Duty::LostLinks);
-            } else {
-                self.fail_link(link, &Failure::Drained);
-            }
+        for (link, standing) in links.adopt(env, random, upstreams) {
+            self.retire_link(link, standing);
         }
         let Parts { servers, env, random, sweep, scratch, .. } = &mut self.parts;
-        if servers.adopt(&env.settings, now, random) {
+        if servers.adopt(env, random) {
             sweep.begin(Duty::LostLinks);
         }
         // Those that came may be the first.
         random.fill(&mut scratch.output.nonce);
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::settings::RevokeScope;
-
-    fn tcp(port: u16) -> EndpointAddress {
-        EndpointAddress::Tcp(([127, 0, 0, 1], port).into())
-    }
-
-    fn backend(name: &str, ports: &[u16]) -> Backend {
-        Backend {
-            name: name.into(),
-            endpoints: ports.iter().map(|port| tcp(*port)).collect(),
-            balance: Balance::LeastSessions,
-            secret: None,
-            revoke: RevokeScope::None,
-            server: None,
+    /// A link takes no new session: its sessions end by themselves, or are closed where a reload
+    /// removed its endpoint.
+    fn retire_link(&mut self, link: u16, standing: Standing) {
+        let Parts { links, agenda, sweep, .. } = &mut self.parts;
+        let entry = links.entry(link, agenda);
+        entry.standing = standing;
+        if !entry.link.is_ready() || entry.link.has_no_session() {
+            self.fail_link(link, &Failure::Drained);
+        } else if matches!(standing, Standing::Leaving { .. }) {
+            entry.link.go_away("a reload removed this endpoint");
+            sweep.begin(Duty::LostLinks);
         }
     }
 
-    #[test]
-    fn links_follow_their_backend_by_name_and_their_endpoint_by_address() {
-        let target = |name: &str, port| LinkTarget { backend: name.into(), endpoint: tcp(port) };
-        let before = [target("a", 1), target("a", 2), target("b", 1)];
-        type Case<'a> = (&'a str, &'a [(&'a str, &'a [u16])], &'a [&'a [Option<u16>]], &'a [u16]);
-        let cases: [Case<'_>; 8] = [
-            ("as before", &[("a", &[1, 2]), ("b", &[1])], &[&[Some(0), Some(1)], &[Some(2)]], &[]),
-            ("reordered", &[("b", &[1]), ("a", &[2, 1])], &[&[Some(2)], &[Some(1), Some(0)]], &[]),
-            (
-                "added",
-                &[("a", &[3, 1, 2]), ("b", &[1])],
-                &[&[None, Some(0), Some(1)], &[Some(2)]],
-                &[],
-            ),
-            ("removed", &[("a", &[2]), ("b", &[1])], &[&[Some(1)], &[Some(2)]], &[0]),
-            (
-                "moved to another port",
-                &[("a", &[1, 9]), ("b", &[1])],
-                &[&[Some(0), None], &[Some(2)]],
-                &[1],
-            ),
-            ("a backend removed", &[("b", &[1])], &[&[Some(2)]], &[0, 1]),
-            (
-                "an endpoint of another backend is another endpoint",
-                &[("a", &[1]), ("b", &[1, 2])],
-                &[&[Some(0)], &[Some(2), None]],
-                &[1],
-            ),
-            ("all replaced", &[("c", &[1, 2])], &[&[None, None]], &[0, 1, 2]),
-        ];
-        for (what, after, groups, left) in cases {
-            let listed = before.iter().enumerate().map(|(link, t)| (link as u16, t));
-            let backends: Vec<_> = after.iter().map(|(name, ports)| backend(name, ports)).collect();
-            let assignment = Assignment::new(listed, &backends, |_| true);
-            let groups = groups.iter().map(|group| group.to_vec()).collect();
-            assert_eq!(assignment, Assignment { groups, left: left.to_vec() }, "{what}");
+    /// There are no slots for what comes: what is there only for its sessions leaves.
+    pub(super) fn clear_retired(&mut self) {
+        let Parts { links, servers, env, sweep, .. } = &mut self.parts;
+        let leaving = Standing::Leaving { since: env.now.instant };
+        if servers.clear_retired(leaving) {
+            sweep.begin(Duty::LostLinks);
         }
+        let retired = links.entries.iter().enumerate();
+        let retired = retired.filter(|(_, it)| matches!(it.standing, Standing::Retired { .. }));
+        let retired: Vec<u16> = retired.map(|(link, _)| link as u16).collect();
+        retired.into_iter().for_each(|link| self.retire_link(link, leaving));
     }
 }

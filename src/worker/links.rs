@@ -5,20 +5,19 @@ use std::sync::Arc;
 use crate::base::laps::Laps;
 use crate::base::random::Random;
 use crate::base::slab::{Key, KeyedSlab};
-use crate::base::time::Instant;
 use crate::base::wheel::Wheel;
 use crate::connection::client::End;
 use crate::connection::stage::ClosedBy;
 use crate::connection::upstream::link::{Due, Event, Failure, Identity, Link, OpenError};
-use crate::counters::{Counters, EndpointMetric, Metric, Row};
+use crate::counters::{EndpointMetric, Metric, Row};
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{Close, Closer, HANDSHAKE_FRAME_MAX, LinkReader, Reject, SessionId};
 use crate::ring::{BufferGroup, Owner, Ring, Socket};
-use crate::settings::Settings;
 
 use super::clients::Connection;
 use super::core::{Core, Environment, Parts};
-use super::endpoints::{Group, LinkTarget, Standing};
+use super::endpoint_plan::{LinkTarget, Standing};
+use super::endpoints::Group;
 use super::mailbox::Report;
 use super::rows::LinkCount;
 use super::sessions::{Session, reason_of};
@@ -73,13 +72,12 @@ impl LinkEntry {
         link: Link,
         key: Key,
         target: Arc<LinkTarget>,
-        standing: Standing,
         row: Row<EndpointMetric>,
     ) -> Self {
         LinkEntry {
             link,
             target,
-            standing,
+            standing: Standing::Free,
             reader: LinkReader::new(HANDSHAKE_FRAME_MAX),
             key,
             lost: false,
@@ -90,14 +88,14 @@ impl LinkEntry {
     }
 
     /// Whether it is not connected, and not to be: something has to end before, or its endpoint
-    /// was removed.
+    /// is there no more.
     fn rests(&self, is_busy: bool) -> bool {
-        self.link.is_down() && (is_busy || self.lost || self.backend().is_none())
+        self.link.is_down() && (is_busy || self.lost || !self.standing.is_listed())
     }
 
     /// Whether its endpoint was removed, and nothing is left of the connection.
     fn is_over(&self, is_busy: bool) -> bool {
-        self.standing.is_leaving() && self.link.is_down() && !is_busy && !self.lost
+        self.standing.is_ending() && self.link.is_down() && !is_busy && !self.lost
     }
 }
 
@@ -129,10 +127,8 @@ pub(super) struct LinkTable {
 impl LinkTable {
     /// The links that the settings name, with an entry each in the table of upstreams.
     pub(super) fn new(
-        settings: &Settings,
-        counters: &Counters,
+        env: &Environment,
         options: &WorkerOptions,
-        now: Instant,
         random: &mut Random,
         upstreams: &mut KeyedSlab<Upstream>,
     ) -> Self {
@@ -156,7 +152,7 @@ impl LinkTable {
             busy: 0,
             unsent: 0,
         };
-        table.adopt(settings, counters, now, random, upstreams);
+        table.adopt(env, random, upstreams);
         table
     }
 

@@ -18,7 +18,7 @@ use crate::protocol::revocation::{Revoked, ScopedRevocation};
 use crate::settings::Settings;
 
 use super::auth_requests::{AuthClient, NoAuthClient};
-pub use super::endpoints::LinkTarget;
+pub use super::endpoint_plan::{EndpointPlan, LinkTarget};
 
 /// Reports of one worker that may wait for the control thread.
 pub const REPORTS_MAX: usize = 4096;
@@ -31,6 +31,8 @@ pub struct Plan {
     pub version: u64,
     /// The settings.
     pub settings: Arc<Settings>,
+    /// What the names of their endpoints stand for.
+    pub endpoints: Arc<EndpointPlan>,
     /// The tokens that are revoked. All plans of a process have the same key.
     pub revoked: Arc<Revoked>,
     /// How short memory is.
@@ -69,7 +71,8 @@ impl Plan {
     /// The first plan.
     pub fn new(settings: Arc<Settings>, revoked: Arc<Revoked>) -> Arc<Plan> {
         let memory = MemoryNotice { pressure: MemoryPressure::Clear, round: 0 };
-        Arc::new(Plan { version: 1, settings, revoked, memory, order: WorkerOrder::Serve })
+        let (endpoints, order) = (Arc::default(), WorkerOrder::Serve);
+        Arc::new(Plan { version: 1, settings, endpoints, revoked, memory, order })
     }
 
     /// The next plan.

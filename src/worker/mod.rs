@@ -11,6 +11,7 @@ pub mod auth_requests;
 mod clients;
 mod control;
 mod core;
+mod endpoint_plan;
 mod endpoints;
 mod handshakes;
 mod links;
@@ -123,10 +124,18 @@ impl<R: Ring> Worker<R> {
         random.fill(&mut dead_key);
         let dead = RejectedTokenCache::new(settings.limits.dead_tokens_max, dead_key);
         let mut upstreams = KeyedSlab::new(options.generation_bits);
-        let at = now.instant;
-        let mut links =
-            LinkTable::new(&settings, &counters, &options, at, &mut random, &mut upstreams);
-        let mut servers = ServerTable::new(&settings, at, &mut random);
+        let env = Environment {
+            now,
+            rows: Rows::new(&counters, &settings),
+            settings: Arc::clone(&settings),
+            endpoints: Arc::default(),
+            routes: RouteOrder::default(),
+            counters,
+            jitter: 0,
+            revoked: Arc::new(Revoked::nothing(Hasher::new(&[0; 32]))),
+        };
+        let mut links = LinkTable::new(&env, &options, &mut random, &mut upstreams);
+        let mut servers = ServerTable::new(&env, &mut random);
         links.give_addresses(&mut ring);
         servers.give_addresses(&mut ring);
         let allowance = Allowance::new(&settings.limits, options.workers, options.descriptors_max);
@@ -160,15 +169,7 @@ impl<R: Ring> Worker<R> {
                 },
                 ..Scratch::default()
             },
-            env: Environment {
-                now,
-                rows: Rows::new(&counters, &settings),
-                settings,
-                routes: RouteOrder::default(),
-                counters,
-                jitter: random.number() as u32,
-                revoked: Arc::new(Revoked::nothing(Hasher::new(&[0; 32]))),
-            },
+            env,
             random,
             options,
         };

@@ -11,7 +11,8 @@ use crate::protocol::cause::Cause;
 use crate::ring::Ring;
 use crate::settings::{Balance, Settings};
 
-use super::endpoints::{Assignment, LinkTarget, Standing};
+use super::core::Environment;
+use super::endpoint_plan::{Assignment, EndpointPlan, LinkTarget, Place, Standing};
 
 /// Where the servers' numbers begin in the ring's table of endpoints, behind all links.
 const FIRST_ENDPOINT: u16 = 4096;
@@ -50,54 +51,67 @@ pub(super) struct ServerTable {
 
 impl ServerTable {
     /// The servers that the settings name.
-    pub(super) fn new(settings: &Settings, now: Instant, random: &mut Random) -> Self {
+    pub(super) fn new(env: &Environment, random: &mut Random) -> Self {
         let mut table = ServerTable::default();
-        table.adopt(settings, now, random);
+        table.adopt(env, random);
         table
     }
 
-    fn assign(&self, settings: &Settings) -> Assignment {
+    fn assign(&self, settings: &Settings, plan: &EndpointPlan, now: Instant) -> Assignment {
         let servers = self.servers.iter().enumerate();
         let listed = servers.filter(|(_, server)| server.standing.backend().is_some());
         let listed = listed.map(|(slot, server)| (slot as u16, &*server.target));
-        Assignment::new(listed, &settings.backends, |backend| backend.server.is_some())
+        Assignment::new(listed, settings, plan, |backend| backend.server.is_some(), now)
     }
 
     /// Whether there are slots for the servers that these settings add.
-    pub(super) fn has_room(&self, settings: &Settings) -> bool {
-        self.assign(settings).fits(self.servers.len(), self.free.len())
+    pub(super) fn has_room(&self, settings: &Settings, plan: &EndpointPlan) -> bool {
+        let assignment = self.assign(settings, plan, Instant::NEVER);
+        assignment.fits(self.servers.len(), self.free.len())
     }
 
-    /// Gives every server of these settings its slot. Whether one that has connections is there no
-    /// more.
-    pub(super) fn adopt(&mut self, settings: &Settings, now: Instant, random: &mut Random) -> bool {
-        let Assignment { groups, left } = self.assign(settings);
+    /// Gives every server its slot. Whether the clients of one are to be closed.
+    pub(super) fn adopt(&mut self, env: &Environment, random: &mut Random) -> bool {
+        self.take(self.assign(&env.settings, &env.endpoints, env.now.instant), random)
+    }
+
+    fn take(&mut self, assignment: Assignment, random: &mut Random) -> bool {
+        let Assignment { groups, left } = assignment;
         let mut adopted = Vec::with_capacity(groups.len());
-        for (index, (places, backend)) in groups.iter().zip(&settings.backends).enumerate() {
+        for (index, places) in groups.into_iter().enumerate() {
             let standing = Standing::Listed { backend: index as u16 };
-            let slots = places.iter().zip(&backend.endpoints).map(|(place, endpoint)| {
-                let slot = place.unwrap_or_else(|| {
-                    let (backend, endpoint) = (backend.name.clone(), endpoint.clone());
-                    self.claim(Arc::new(LinkTarget { backend, endpoint }))
-                });
+            let mut servers = Vec::with_capacity(places.len());
+            for Place { target, slot } in places {
+                let slot = slot.unwrap_or_else(|| self.claim(Arc::new(target)));
                 self.servers[usize::from(slot)].standing = standing;
-                slot
-            });
-            let servers: Vec<u16> = slots.collect();
+                servers.push(slot);
+            }
             // Workers begin round robin at different servers.
             let count = servers.len();
             let next = if count > 0 { random.below(count as u64) as usize } else { 0 };
             adopted.push(Group { servers, next });
         }
         self.groups = adopted;
-        let mut any = false;
-        for slot in left {
-            let server = &mut self.servers[usize::from(slot)];
-            server.standing = Standing::Leaving { since: now };
-            any |= server.connections > 0;
-            self.free_if_over(slot);
-        }
-        any
+        left.into_iter().fold(false, |any, (slot, standing)| self.retire(slot, standing) | any)
+    }
+
+    /// A server takes no new connection. Whether its clients are to be closed.
+    fn retire(&mut self, slot: u16, standing: Standing) -> bool {
+        let server = &mut self.servers[usize::from(slot)];
+        server.standing = standing;
+        let closes = server.connections > 0 && matches!(standing, Standing::Leaving { .. });
+        self.free_if_over(slot);
+        closes
+    }
+
+    /// Has those leave that are there only for their clients. Whether there are any.
+    pub(super) fn clear_retired(&mut self, leaving: Standing) -> bool {
+        let is_retired = |table: &Self, slot: &u16| {
+            matches!(table.server(*slot).standing, Standing::Retired { .. })
+        };
+        let slots = 0..self.servers.len() as u16;
+        let retired: Vec<u16> = slots.filter(|slot| is_retired(self, slot)).collect();
+        retired.into_iter().fold(false, |any, slot| self.retire(slot, leaving) | any)
     }
 
     /// A slot for a server that has none.
@@ -122,7 +136,7 @@ impl ServerTable {
     /// Whether its endpoint was removed, and its last connection is over: another may have the slot.
     fn free_if_over(&mut self, slot: u16) {
         let server = &mut self.servers[usize::from(slot)];
-        if server.standing.is_leaving() && server.connections == 0 {
+        if server.standing.is_ending() && server.connections == 0 {
             server.standing = Standing::Free;
             self.free.push(slot);
         }
@@ -131,7 +145,7 @@ impl ServerTable {
     /// Tells the ring where new servers are, before it is asked to connect to them.
     pub(super) fn give_addresses(&mut self, ring: &mut impl Ring) {
         for slot in std::mem::take(&mut self.claimed) {
-            let address = self.server(slot).target.endpoint.clone();
+            let address = self.server(slot).target.address.clone();
             ring.set_endpoint(self.endpoint(slot), address);
         }
     }
@@ -219,11 +233,13 @@ impl ServerTable {
 mod tests {
     use super::*;
     use crate::ring::EndpointAddress;
+    use crate::settings::endpoint::Endpoint;
     use crate::settings::load::test_settings;
     use crate::settings::{Backend, RevokeScope, WebSocketBackend};
 
     fn backend(name: &str, ports: &[u16]) -> Backend {
-        let tcp = |port: &u16| EndpointAddress::Tcp(([127, 0, 0, 1], *port).into());
+        let tcp =
+            |port: &u16| Endpoint::Address(EndpointAddress::Tcp(([127, 0, 0, 1], *port).into()));
         Backend {
             name: name.into(),
             endpoints: ports.iter().map(tcp).collect(),
@@ -240,13 +256,18 @@ mod tests {
         let mut random = Random::from_seed([1; 32]);
         let mut settings = test_settings();
         settings.backends = vec![backend("a", &[1]), backend("b", &[2])];
-        let mut table = ServerTable::new(&settings, now, &mut random);
+        let mut table = ServerTable::default();
+        let plan = EndpointPlan::default();
+        let mut adopt = |table: &mut ServerTable, settings: &Settings| {
+            table.take(table.assign(settings, &plan, now), &mut random)
+        };
+        assert!(!adopt(&mut table, &settings));
         let (of_a, permit) = table.choose(0, &settings, now).expect("a server");
         table.answered(of_a, permit);
 
         // Another backend has its index now, and it is not there itself.
         settings.backends = vec![backend("b", &[2]), backend("c", &[3])];
-        assert!(table.adopt(&settings, now, &mut random), "it has a connection");
+        assert!(adopt(&mut table, &settings), "it has a connection");
         assert_eq!(table.server(of_a).standing, Standing::Leaving { since: now });
         assert_eq!(table.server(of_a).target.backend, "a");
         let (of_b, _permit) = table.choose(0, &settings, now).expect("a server");
@@ -260,7 +281,7 @@ mod tests {
             (Standing::Free, (2, 0))
         );
         settings.backends.push(backend("d", &[4]));
-        assert!(!table.adopt(&settings, now, &mut random));
+        assert!(!adopt(&mut table, &settings));
         let (of_d, _permit) = table.choose(2, &settings, now).expect("a server");
         assert_eq!(of_d, of_a, "the slot is used again");
     }

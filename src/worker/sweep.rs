@@ -16,7 +16,7 @@ use crate::protocol::cause::Cause;
 
 use super::clients::Connection;
 use super::core::{Core, Parts};
-use super::endpoints::Standing;
+use super::endpoint_plan::Standing;
 use super::reconcile::Reconciled;
 use super::sessions::Session;
 

@@ -227,6 +227,11 @@ const ROWS: &[Row] = &[
                 ],
             ).about("Clients that were revoked; revocations that could not be kept or saved should be zero."),
             panel(
+                "Failed lookups of endpoints' names",
+                "cps",
+                &[(rate!("portcullis_resolve_failures_total"), "lookup failed")],
+            ).about("While a name does not resolve, the addresses that it had stay in use."),
+            panel(
                 "Fresh tokens on open connections",
                 "cps",
                 &[

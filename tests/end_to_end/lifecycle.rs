@@ -380,3 +380,25 @@ fn a_key_rotated_out_stays_valid_while_it_is_listed() {
     wait_until("the new key counts", || answer(new_key) == "101");
     assert_eq!(answer(SECRET), "401");
 }
+
+#[test]
+fn endpoints_have_names_and_a_name_that_does_not_resolve_stops_no_start() {
+    let backend = Backend::start();
+    let port = backend.address().rsplit(':').next().expect("a port").to_owned();
+    let absent = Config::to("no-such-host.invalid:7000")
+        .ports(free_port(), free_port())
+        .workers(1)
+        .deadlines("resolve_interval = \"1s\"");
+    let gateway = Gateway::start_from(&absent, tempfile::tempdir().expect("a folder"));
+    gateway.wait_metric("portcullis_resolve_failures_total", |failures| failures >= 2);
+
+    let name = format!("localhost:{port}");
+    gateway.reload(&absent.clone().backend(&[&name], "")).expect("live");
+    gateway.wait_ready(1);
+    let mut client = Client::open(gateway.address(), "/ws", "");
+    client.echo("by a name");
+    let ready = format!(
+        "portcullis_endpoint_links{{backend=\"main\",endpoint=\"{name}\",state=\"ready\"}}"
+    );
+    gateway.wait_metric(&ready, |links| links == 1);
+}

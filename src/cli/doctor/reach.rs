@@ -1,12 +1,14 @@
 //! Whether names resolve and backends answer, each within a deadline.
 
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use portcullis::ring::EndpointAddress;
+use portcullis::server::names::resolve_within;
+use portcullis::settings::endpoint::{Endpoint, HostPort};
 use portcullis::settings::{AuthKind, Settings};
 
 use super::row::Row;
@@ -24,11 +26,17 @@ enum Target {
     Address(SocketAddr),
     Unix(std::path::PathBuf),
     /// A name that has to be looked up first.
-    Name(String, u16),
+    Name(HostPort),
 }
 
 /// A row for every endpoint of a backend, and for every HTTP endpoint that decides on tokens.
-pub fn rows(settings: &Settings) -> Vec<Row> {
+pub fn rows(settings: &Settings, offline: bool) -> Vec<Row> {
+    if offline {
+        return vec![Row::skipped(
+            "backend",
+            "names and servers are not tried: --offline".to_owned(),
+        )];
+    }
     let targets = targets(settings);
     let mut rows = Vec::with_capacity(targets.len());
     for some in targets.chunks(CONCURRENT) {
@@ -51,8 +59,9 @@ fn targets(settings: &Settings) -> Vec<(&'static str, String, Target)> {
     for backend in &settings.backends {
         for endpoint in &backend.endpoints {
             let target = match endpoint {
-                EndpointAddress::Tcp(address) => Target::Address(*address),
-                EndpointAddress::Unix(path) => Target::Unix(path.clone()),
+                Endpoint::Address(EndpointAddress::Tcp(address)) => Target::Address(*address),
+                Endpoint::Address(EndpointAddress::Unix(path)) => Target::Unix(path.clone()),
+                Endpoint::Name(name) => Target::Name(name.clone()),
             };
             targets.push(("backend", format!("{:?} {endpoint}", backend.name), target));
         }
@@ -65,7 +74,7 @@ fn targets(settings: &Settings) -> Vec<(&'static str, String, Target)> {
             let bare = host.trim_start_matches('[').trim_end_matches(']');
             let target = match bare.parse() {
                 Ok(ip) => Target::Address(SocketAddr::new(ip, port)),
-                Err(_) => Target::Name(host.to_owned(), port),
+                Err(_) => Target::Name(HostPort { host: host.to_owned(), port }),
             };
             targets.push(("auth", format!("{:?} {host}:{port}", auth.name), target));
         }
@@ -74,24 +83,29 @@ fn targets(settings: &Settings) -> Vec<(&'static str, String, Target)> {
 }
 
 fn attempt(check: &'static str, what: &str, target: &Target) -> Row {
+    let mut resolved = String::new();
     let connected = match target {
         Target::Address(address) => connect(*address),
         Target::Unix(path) => connect_unix(path),
-        Target::Name(name, port) => match resolve(name, *port) {
-            Ok(addresses) => connect_any(&addresses),
+        Target::Name(name) => match resolve_within(name, RESOLVE_MAX) {
+            Ok(addresses) => {
+                let shown: Vec<_> = addresses.iter().map(|at| at.ip().to_string()).collect();
+                resolved = format!(", {} here", shown.join(" "));
+                connect_any(&addresses)
+            }
             Err(reason) => {
-                let finding = format!("{what}: {name} does not resolve: {reason}");
+                let finding = format!("{what}: {} does not resolve: {reason}", name.host);
                 let remedy = "check the name, and /etc/resolv.conf or the cluster's DNS";
                 return Row::fail("name", finding, remedy);
             }
         },
     };
     match connected {
-        Ok(()) => Row::ok(check, format!("{what} accepts connections")),
+        Ok(()) => Row::ok(check, format!("{what}{resolved} accepts connections")),
         Err(error) => {
             let remedy = "start it, or check its address, and the firewalls and network policies \
                           on the way";
-            Row::fail(check, format!("{what} cannot be reached: {error}"), remedy)
+            Row::fail(check, format!("{what}{resolved} cannot be reached: {error}"), remedy)
         }
     }
 }
@@ -118,20 +132,6 @@ fn connect_unix(path: &Path) -> std::io::Result<()> {
     let path = path.to_owned();
     within(CONNECT_MAX, move || UnixStream::connect(path).map(drop))
         .unwrap_or_else(|| Err(std::io::ErrorKind::TimedOut.into()))
-}
-
-/// The system's resolver has no deadline, so that a thread is left behind if it hangs.
-fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
-    let name = name.to_owned();
-    let found = within(RESOLVE_MAX, move || (name.as_str(), port).to_socket_addrs());
-    match found {
-        None => Err(format!("no answer in {} s", RESOLVE_MAX.as_secs())),
-        Some(Err(error)) => Err(error.to_string()),
-        Some(Ok(addresses)) => match addresses.collect::<Vec<_>>() {
-            addresses if addresses.is_empty() => Err("it has no address".into()),
-            addresses => Ok(addresses),
-        },
-    }
 }
 
 /// What `work` returns, if it does so within `limit`.
@@ -166,8 +166,11 @@ mod tests {
             (Target::Address(closed), Status::Fail),
             (Target::Unix(path.clone()), Status::Ok),
             (Target::Unix(folder.path().join("none")), Status::Fail),
-            (Target::Name("localhost".into(), here.port()), Status::Ok),
-            (Target::Name("no-such-host.invalid".into(), 80), Status::Fail),
+            (Target::Name(HostPort { host: "localhost".into(), port: here.port() }), Status::Ok),
+            (
+                Target::Name(HostPort { host: "no-such-host.invalid".into(), port: 80 }),
+                Status::Fail,
+            ),
         ] {
             let row = attempt("backend", "b", &target);
             assert_eq!(row.status, status, "{target:?}: {row:?}");

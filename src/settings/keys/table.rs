@@ -239,6 +239,9 @@ sections! {
         upstream_connect: Time(100, MINUTE) as Duration = "5s", Live,
             "From the start of a client's handshake with a WebSocket server behind the gateway to its \
              answer, other servers that are tried included.";
+        resolve_interval: Time(SECOND, HOUR) as Duration = "15s", Live,
+            "How often the names of endpoints are resolved; also the longest that an answer may \
+             take.";
         link_ping: Time(100, 10 * MINUTE) as Duration = "5s", Live,
             "Silence on a link after which the gateway pings; after twice this the log names the \
              backend, after three times this the gateway drops the link and closes its sessions.";
@@ -491,8 +494,8 @@ sections! {
         kind: Word(&["link", "websocket"]) as &str = "link", Live,
             "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
              ordinary WebSocket servers that know nothing of the gateway.";
-        endpoints: List("`IP:PORT` or `unix:/PATH`") = REQUIRED, Live,
-            "Its servers, which are interchangeable. A reload that removes one closes its clients \
+        endpoints: List("`IP:PORT`, `NAME:PORT` or `unix:/PATH`") = REQUIRED, Live,
+            "Its servers, which are interchangeable; every address of a name is one, see `operating.md`. A reload that removes one closes its clients \
              over `deadlines.drain`, see `operating.md`.";
         balance: WordOrLater(Balance::WORDS, &["hash-subject"]) as Balance = "least-sessions", Live,
             "How the gateway chooses an endpoint for a new session.";
