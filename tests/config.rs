@@ -738,7 +738,8 @@ fn rules_of_listeners_and_backends() {
         (
             "endpoints",
             "endpoints = []",
-            &["18:13: error: endpoints is empty: the backend has no server; list \"IP:PORT\" or \
+            &["18:13: error: endpoints is empty: the backend has no server; list \"IP:PORT\", \
+                \"NAME:PORT\" or \
              \"unix:/PATH\""],
         ),
         (

@@ -21,12 +21,13 @@ use crate::protocol::link::Limits as LinkLimits;
 use crate::protocol::origin::OriginPolicy;
 use crate::protocol::verifier::{TokenFormat, Verifier};
 use crate::ring::EndpointAddress;
-use crate::settings::endpoint::Endpoint;
+use crate::settings::endpoint::{Endpoint, HostPort};
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, ExternalScheme, Gateway,
     Limits, Listener, LogFormat, LogSubject, MessageTypes, Network, PathPattern, Reauthenticate,
     Redirect, Refuse, RevokeScope, Route, Settings, TlsListener,
 };
+use crate::worker::mailbox::EndpointPlan;
 
 /// Accepts that the worker keeps outstanding.
 pub const ACCEPTS: usize = 4;
@@ -80,6 +81,9 @@ pub struct Scenario {
     /// How long the close frames of refused tokens wait at least.
     pub pace: Duration,
 }
+
+/// Where the first backend listens.
+pub const BACKEND_PORT: u16 = 7000;
 
 impl Scenario {
     /// Draws a scenario with misfortunes.
@@ -250,11 +254,7 @@ impl Scenario {
             hash: 0,
             backends: vec![Backend {
                 name: "main".into(),
-                endpoints: self
-                    .backends
-                    .iter()
-                    .map(|plan| Endpoint::Address(plan.address.clone()))
-                    .collect(),
+                endpoints: self.backends.iter().map(|plan| endpoint(&plan.address)).collect(),
                 balance: self.balance,
                 secret: self.link_secret.clone().map(Secret::new),
                 // Every client's route goes to this backend.
@@ -262,6 +262,12 @@ impl Scenario {
                 server: None,
             }],
         }
+    }
+
+    /// What the name of the first backend stands for.
+    pub fn endpoints(&self, ports: &[u16]) -> EndpointPlan {
+        let found = ports.iter().map(|port| ([127, 0, 0, 1], *port).into()).collect();
+        EndpointPlan { addresses: [(name(), found)].into() }
     }
 
     /// Other settings that a reload may bring in place of [`settings`](Self::settings): hot
@@ -378,9 +384,21 @@ impl Scenario {
     }
 }
 
+/// The first backend has a name, the others their address.
+fn endpoint(address: &EndpointAddress) -> Endpoint {
+    match address {
+        EndpointAddress::Tcp(_) => Endpoint::Name(name()),
+        EndpointAddress::Unix(_) => Endpoint::Address(address.clone()),
+    }
+}
+
+fn name() -> HostPort {
+    HostPort { host: "app".into(), port: BACKEND_PORT }
+}
+
 fn backend_address(index: u64) -> EndpointAddress {
     match index {
-        0 => EndpointAddress::Tcp(([127, 0, 0, 1], 7000).into()),
+        0 => EndpointAddress::Tcp(([127, 0, 0, 1], BACKEND_PORT).into()),
         _ => EndpointAddress::Unix(PathBuf::from(format!("/run/app{index}.sock"))),
     }
 }

@@ -19,7 +19,7 @@ use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};
 use super::numbers::named_adds_up;
 use super::revocations::Revocations;
-use super::scenario::{ACCEPTS, Scenario, VERDICT_TIMEOUT};
+use super::scenario::{ACCEPTS, BACKEND_PORT, Scenario, VERDICT_TIMEOUT};
 use super::tokens::Tokens;
 use super::world::World;
 use crate::base::random::Random;
@@ -28,6 +28,7 @@ use crate::protocol::cause::Cause;
 use crate::protocol::revocation::ScopedRevocation;
 use crate::ring::Ring;
 use crate::settings::Settings;
+use crate::worker::mailbox::EndpointPlan;
 use crate::worker::mailbox::{
     CloseRecord, ControlMailbox, Plan, Report, Stage, WorkerOrder, mailboxes,
 };
@@ -38,6 +39,8 @@ use crate::worker::{Turn, Worker, WorkerOptions};
 const SETTLE: u64 = 8 * SECONDS;
 /// How long the final connections, and then the drain, may take, in nanoseconds.
 const FINISH_MAX: u64 = 60 * SECONDS;
+/// Where no backend listens.
+const ABSENT_PORT: u16 = 7999;
 /// Least wait before a worker that died is started again, in nanoseconds; at most twice that.
 const RESPAWN_MIN: u64 = 100 * MILLIS;
 /// Turns of the worker in one run: far above what any run needs.
@@ -135,6 +138,7 @@ pub struct Simulation<R: Ring = FakeRing> {
     scenario: Scenario,
     /// Those of the moment.
     settings: Arc<Settings>,
+    endpoints: Arc<EndpointPlan>,
     wrap: Box<dyn FnMut(FakeRing) -> R>,
     turns: u64,
     draining: bool,
@@ -173,7 +177,10 @@ impl<R: Ring + 'static> Simulation<R> {
         let settings = Arc::new(settings);
         let forgets = options.bug == Some(Bug::RevocationForgotten);
         let revocations = Revocations::new(forgets, scenario.sweep_turns());
-        let (control, mailbox) = mailboxes(Plan::new(settings.clone(), revocations.snapshot()));
+        let endpoints = Arc::new(scenario.endpoints(&[BACKEND_PORT]));
+        let plan = Plan::new(settings.clone(), revocations.snapshot());
+        let (control, mailbox) =
+            mailboxes(plan.changed(|plan| plan.endpoints = Arc::clone(&endpoints)));
         let worker = Worker::new(
             wrap(FakeRing::new(world.clone())),
             settings.clone(),
@@ -190,6 +197,7 @@ impl<R: Ring + 'static> Simulation<R> {
             revocations,
             scenario,
             settings,
+            endpoints,
             wrap: Box::new(wrap),
             turns: 0,
             draining: false,
@@ -206,7 +214,8 @@ impl<R: Ring + 'static> Simulation<R> {
             return;
         }
         let plan = Plan::new(self.settings.clone(), self.revocations.snapshot());
-        let (control, mailbox) = mailboxes(plan);
+        let (control, mailbox) =
+            mailboxes(plan.changed(|plan| plan.endpoints = Arc::clone(&self.endpoints)));
         let random = {
             let world = &mut *self.world.borrow_mut();
             let wait = RESPAWN_MIN + world.net.random.below(RESPAWN_MIN);
@@ -348,19 +357,26 @@ impl<R: Ring + 'static> Simulation<R> {
                 other.then(|| self.scenario.reloaded(tokens.key(), &mut net.random))
             };
             if let Some(settings) = settings {
-                self.reload(settings);
+                // Its name stands for it, for it and for nothing, or for nothing.
+                let answers: [&[u16]; 3] =
+                    [&[BACKEND_PORT], &[BACKEND_PORT, ABSENT_PORT], &[ABSENT_PORT]];
+                let answer = answers[self.random_below(answers.len() as u64) as usize];
+                self.reload(settings, answer);
             }
         }
     }
 
     fn restore_settings(&mut self) {
         let settings = self.scenario.restored(self.world.borrow().tokens.key());
-        self.reload(settings);
+        self.reload(settings, &[BACKEND_PORT]);
     }
 
-    fn reload(&mut self, settings: Settings) {
+    fn reload(&mut self, settings: Settings, answer: &[u16]) {
+        self.endpoints = Arc::new(self.scenario.endpoints(answer));
         self.settings = Arc::new(settings);
-        self.plan(|plan| plan.settings = self.settings.clone());
+        self.plan(|plan| {
+            (plan.settings, plan.endpoints) = (self.settings.clone(), self.endpoints.clone());
+        });
         let world = &mut *self.world.borrow_mut();
         let now = world.net.now;
         world.watch.set_deadlines(self.settings.deadlines.clone(), now);

@@ -223,6 +223,11 @@ impl WorkerMailbox {
         &mut *self.decisions
     }
 
+    /// What the names of endpoints stand for in the latest plan.
+    pub fn endpoints(&self) -> Arc<EndpointPlan> {
+        Arc::clone(&self.slot.plan().endpoints)
+    }
+
     /// The latest plan, when it is not the one that the last call gave.
     pub fn take_plan(&mut self) -> Option<PlanChange> {
         let latest = self.slot.version.load(Acquire);

@@ -128,7 +128,7 @@ impl<R: Ring> Worker<R> {
             now,
             rows: Rows::new(&counters, &settings),
             settings: Arc::clone(&settings),
-            endpoints: Arc::default(),
+            endpoints: mailbox.endpoints(),
             routes: RouteOrder::default(),
             counters,
             jitter: 0,

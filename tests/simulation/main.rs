@@ -181,7 +181,8 @@ const PLANTED: &[(Bug, &[&str])] = &[
         &["left open", "not all is over", "linger of socket", "would sleep past"],
     ),
     (Bug::ClosedTwice, &["on closing descriptor"]),
-    (Bug::RestOverlaps, &["wrong byte", "a pong to no ping"]),
+    // Bytes of one frame are in the midst of another.
+    (Bug::RestOverlaps, &["wrong byte", "reserved bits", "a pong to no ping"]),
     (Bug::CancelForgotten, &["linger of socket", "not all is over", "would sleep past"]),
     (Bug::ReceivesTwice, &["submitted while"]),
     (Bug::Oversleeps, &["deadline would sleep past"]),

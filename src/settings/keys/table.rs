@@ -495,8 +495,8 @@ sections! {
             "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
              ordinary WebSocket servers that know nothing of the gateway.";
         endpoints: List("`IP:PORT`, `NAME:PORT` or `unix:/PATH`") = REQUIRED, Live,
-            "Its servers, which are interchangeable; every address of a name is one, see `operating.md`. A reload that removes one closes its clients \
-             over `deadlines.drain`, see `operating.md`.";
+            "Its servers, which are interchangeable; every address of a name is one, see \
+             `operating.md`. A reload that removes one closes its clients over `deadlines.drain`.";
         balance: WordOrLater(Balance::WORDS, &["hash-subject"]) as Balance = "least-sessions", Live,
             "How the gateway chooses an endpoint for a new session.";
         revoke: Word(RevokeScope::WORDS) as RevokeScope = "none", Live,
