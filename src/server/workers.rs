@@ -155,7 +155,7 @@ impl Supervisor {
             beat_at: now,
         };
         let slots = (0..workers).map(slot).collect();
-        let plan = Plan::new(settings, revoked);
+        let plan = Plan::new(settings, Arc::default(), revoked);
         Supervisor { plane, plan, slots, events_in, events, panics: 0 }
     }
 
@@ -569,7 +569,8 @@ mod tests {
 
     #[test]
     fn a_worker_sees_the_latest_plan_once() {
-        let (control, mut worker) = mailboxes(Plan::new(Arc::new(testing::settings()), revoked()));
+        let (control, mut worker) =
+            mailboxes(Plan::new(Arc::new(testing::settings()), Arc::default(), revoked()));
         let first = worker.take_plan().expect("the plan that it starts with");
         assert!(first.before.is_none() && first.now.order == WorkerOrder::Serve);
         assert!(worker.take_plan().is_none());

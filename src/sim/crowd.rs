@@ -118,7 +118,7 @@ impl Crowd {
         let counters = Arc::new(Counters::default());
         let set = RevocationSet::new(Hasher::new(&[9; 32]));
         let (control, mailbox) =
-            mailboxes(Plan::new(Arc::clone(&settings), Arc::new(set.snapshot())));
+            mailboxes(Plan::new(Arc::clone(&settings), Arc::default(), Arc::new(set.snapshot())));
         // The gateway's numbers, and fewer slots than many clients.
         let slots = clients.div_ceil(16).max(clients.min(48)).min(2048) as u16;
         let sizes = RingSizes {

@@ -82,6 +82,8 @@ pub struct Scenario {
     pub pace: Duration,
 }
 
+/// Where no backend listens.
+const ABSENT_PORT: u16 = 7999;
 /// Where the first backend listens.
 pub const BACKEND_PORT: u16 = 7000;
 
@@ -270,9 +272,15 @@ impl Scenario {
         EndpointPlan { addresses: [(name(), found)].into() }
     }
 
+    /// The name stands for the backend, for that and for nothing, or for nothing.
+    fn other_endpoints(&self, random: &mut Random) -> EndpointPlan {
+        let answers: [&[u16]; 3] = [&[BACKEND_PORT], &[BACKEND_PORT, ABSENT_PORT], &[ABSENT_PORT]];
+        self.endpoints(answers[random.below(answers.len() as u64) as usize])
+    }
+
     /// Other settings that a reload may bring in place of [`settings`](Self::settings): hot
     /// limits and deadlines, and the order of the routes.
-    pub fn reloaded(&self, token_key: &[u8], random: &mut Random) -> Settings {
+    pub fn reloaded(&self, token_key: &[u8], random: &mut Random) -> (Settings, EndpointPlan) {
         let mut settings = self.settings(token_key);
         let limits = &mut settings.limits;
         // Never smaller: a link keeps what its handshake said, and the final connections
@@ -313,7 +321,7 @@ impl Scenario {
         if random.chance(1, 2) {
             settings.routes.reverse();
         }
-        settings
+        (settings, self.other_endpoints(random))
     }
 
     /// The settings in which the final connections must succeed: they come in one burst, so the

@@ -28,9 +28,8 @@ use crate::protocol::cause::Cause;
 use crate::protocol::revocation::ScopedRevocation;
 use crate::ring::Ring;
 use crate::settings::Settings;
-use crate::worker::mailbox::EndpointPlan;
 use crate::worker::mailbox::{
-    CloseRecord, ControlMailbox, Plan, Report, Stage, WorkerOrder, mailboxes,
+    CloseRecord, ControlMailbox, EndpointPlan, Plan, Report, Stage, WorkerOrder, mailboxes,
 };
 use crate::worker::{Turn, Worker, WorkerOptions};
 
@@ -39,8 +38,6 @@ use crate::worker::{Turn, Worker, WorkerOptions};
 const SETTLE: u64 = 8 * SECONDS;
 /// How long the final connections, and then the drain, may take, in nanoseconds.
 const FINISH_MAX: u64 = 60 * SECONDS;
-/// Where no backend listens.
-const ABSENT_PORT: u16 = 7999;
 /// Least wait before a worker that died is started again, in nanoseconds; at most twice that.
 const RESPAWN_MIN: u64 = 100 * MILLIS;
 /// Turns of the worker in one run: far above what any run needs.
@@ -178,9 +175,8 @@ impl<R: Ring + 'static> Simulation<R> {
         let forgets = options.bug == Some(Bug::RevocationForgotten);
         let revocations = Revocations::new(forgets, scenario.sweep_turns());
         let endpoints = Arc::new(scenario.endpoints(&[BACKEND_PORT]));
-        let plan = Plan::new(settings.clone(), revocations.snapshot());
         let (control, mailbox) =
-            mailboxes(plan.changed(|plan| plan.endpoints = Arc::clone(&endpoints)));
+            mailboxes(Plan::new(settings.clone(), endpoints.clone(), revocations.snapshot()));
         let worker = Worker::new(
             wrap(FakeRing::new(world.clone())),
             settings.clone(),
@@ -213,9 +209,9 @@ impl<R: Ring + 'static> Simulation<R> {
         if !self.turn() {
             return;
         }
-        let plan = Plan::new(self.settings.clone(), self.revocations.snapshot());
+        let (settings, endpoints) = (self.settings.clone(), self.endpoints.clone());
         let (control, mailbox) =
-            mailboxes(plan.changed(|plan| plan.endpoints = Arc::clone(&self.endpoints)));
+            mailboxes(Plan::new(settings, endpoints, self.revocations.snapshot()));
         let random = {
             let world = &mut *self.world.borrow_mut();
             let wait = RESPAWN_MIN + world.net.random.below(RESPAWN_MIN);
@@ -356,23 +352,19 @@ impl<R: Ring + 'static> Simulation<R> {
                 let other = net.fault(Fault::Reload);
                 other.then(|| self.scenario.reloaded(tokens.key(), &mut net.random))
             };
-            if let Some(settings) = settings {
-                // Its name stands for it, for it and for nothing, or for nothing.
-                let answers: [&[u16]; 3] =
-                    [&[BACKEND_PORT], &[BACKEND_PORT, ABSENT_PORT], &[ABSENT_PORT]];
-                let answer = answers[self.random_below(answers.len() as u64) as usize];
-                self.reload(settings, answer);
+            if let Some((settings, endpoints)) = settings {
+                self.reload(settings, endpoints);
             }
         }
     }
 
     fn restore_settings(&mut self) {
         let settings = self.scenario.restored(self.world.borrow().tokens.key());
-        self.reload(settings, &[BACKEND_PORT]);
+        self.reload(settings, self.scenario.endpoints(&[BACKEND_PORT]));
     }
 
-    fn reload(&mut self, settings: Settings, answer: &[u16]) {
-        self.endpoints = Arc::new(self.scenario.endpoints(answer));
+    fn reload(&mut self, settings: Settings, endpoints: EndpointPlan) {
+        self.endpoints = Arc::new(endpoints);
         self.settings = Arc::new(settings);
         self.plan(|plan| {
             (plan.settings, plan.endpoints) = (self.settings.clone(), self.endpoints.clone());

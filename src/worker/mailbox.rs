@@ -69,9 +69,13 @@ pub enum WorkerOrder {
 
 impl Plan {
     /// The first plan.
-    pub fn new(settings: Arc<Settings>, revoked: Arc<Revoked>) -> Arc<Plan> {
+    pub fn new(
+        settings: Arc<Settings>,
+        endpoints: Arc<EndpointPlan>,
+        revoked: Arc<Revoked>,
+    ) -> Arc<Plan> {
         let memory = MemoryNotice { pressure: MemoryPressure::Clear, round: 0 };
-        let (endpoints, order) = (Arc::default(), WorkerOrder::Serve);
+        let order = WorkerOrder::Serve;
         Arc::new(Plan { version: 1, settings, endpoints, revoked, memory, order })
     }
 
