@@ -255,7 +255,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// Answers what it is told to, and waits for the lock of `Mutex` while a test holds it.
+    /// Gives the answer that a test set, once the test lets go of the lock.
     struct Fake(Mutex<Result<Vec<SocketAddr>, String>>);
 
     impl Resolver for Fake {
