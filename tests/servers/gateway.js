@@ -3,6 +3,7 @@
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { eventually } from "../clients/harness.js";
@@ -30,6 +31,7 @@ function settings(app, ports, route) {
 [gateway]
 workers = 1
 admin = "127.0.0.1:${ports.admin}"
+admin_socket = "admin.sock"
 close_log = "closes.jsonl"
 [limits]
 connections_max = 500
@@ -85,11 +87,21 @@ export class Gateway {
     return `127.0.0.1:${this.ports.plain}`;
   }
 
-  /** Ends the open connections of a subject. */
+  /** Refuses a subject's tokens, and ends its open connections. */
   async revoke(subject) {
-    const url = `http://127.0.0.1:${this.ports.admin}/revoke`;
-    const answer = await fetch(url, { method: "POST", body: JSON.stringify({ subject }) });
-    if (!answer.ok) throw new Error(`revoke: ${answer.status} ${await answer.text()}`);
+    const body = JSON.stringify({ subject, lapses_in: 3600 });
+    const headers = { "content-type": "application/json", "content-length": Buffer.byteLength(body) };
+    const socketPath = join(this.folder, "admin.sock");
+    const status = await new Promise((resolve, reject) => {
+      const asked = request({ socketPath, path: "/revocations", method: "POST", headers });
+      asked.on("response", (response) => {
+        response.resume();
+        resolve(response.statusCode);
+      });
+      asked.on("error", reject);
+      asked.end(body);
+    });
+    if (status !== 200) throw new Error(`revoke: ${status}`);
   }
 
   /** The lines of the close log. */

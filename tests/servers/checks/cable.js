@@ -164,12 +164,8 @@ async function otherOrigin(place) {
 }
 
 export function cableChecks() {
-  const dialect = 'dialect = "actioncable"';
-  const wants = { app: "cable", route: { auth: "message", routeLines: dialect } };
-  const judged = {
-    app: "cable",
-    route: { auth: "jwt", authLines: 'carriers = ["cookie:token"]', routeLines: dialect },
-  };
+  const wants = { app: "cable", route: { auth: "message", authLines: 'preset = "actioncable"\naccepted_topics = ["*"]' } };
+  const judged = { app: "cable", route: { auth: "jwt", authLines: 'carriers = ["cookie:token"]' } };
   const run = (name, body, where = wants, only = undefined) => at(where, `Action Cable: ${name}`, body, only);
   return [
     run("talks, pings of the server", talks),

@@ -141,7 +141,7 @@ export function channelsChecks() {
       using(good, {}, async (place, client) => {
         await client.next("open", 15_000);
         await place.gateway.revoke("alice");
-        assert.equal((await client.next("close"))[1], "revoked");
+        assert.equal((await client.next("close"))[1], "token_revoked");
         assert.equal((await place.app.saw("close")).code, 1008);
       }),
       judged,

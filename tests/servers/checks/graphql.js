@@ -136,7 +136,7 @@ async function silent(place) {
 
 export function graphqlChecks() {
   const dialect = 'dialect = "graphql-transport-ws"';
-  const wants = { app: "graphql", route: { auth: "message", routeLines: dialect } };
+  const wants = { app: "graphql", route: { auth: "message", authLines: 'preset = "graphql-transport-ws"', routeLines: dialect } };
   const judged = {
     app: "graphql",
     route: { auth: "jwt", authLines: 'carriers = ["first-message:payload.token"]', routeLines: dialect },
@@ -170,7 +170,7 @@ export function graphqlChecks() {
       async (place) => {
         const client = await new Client(place).ready();
         await place.gateway.revoke("alice");
-        assert.equal((await client.close()).reason, "revoked");
+        assert.equal((await client.close()).reason, "token_revoked");
         await place.app.saw("end");
         await client.client.dispose();
       },

@@ -196,7 +196,7 @@ async function revoked(place) {
   const [alice, bob] = [await new Client(place.url(good("alice"))).open(), await new Client(place.url(good("bob"))).open()];
   const begun = Date.now();
   await place.gateway.revoke("alice");
-  assert.equal((await alice.close()).reason, "revoked");
+  assert.equal((await alice.close()).reason, "token_revoked");
   assert.ok(Date.now() - begun < 1_500);
   const end = await place.app.saw("close");
   assert.equal(end.code, 1008);
