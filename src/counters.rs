@@ -2,7 +2,15 @@
 //! alerts' check all derive from it.
 //!
 //! Each worker owns one [`Counters`] block and is its only writer, so an update is a plain load
-//! and store; the control thread reads all blocks once a second and sums them.
+//! and store; the control thread reads all blocks once a second and sums them. What the settings
+//! name (a route, a listener) has numbers of its own beside those of the whole: see [`NamedTable`].
+
+#[macro_use]
+mod description;
+mod named;
+
+pub use description::{Description, MetricKind};
+pub use named::{NAMES_MAX, NamedMetric, NamedTable, OTHER, Row};
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -10,71 +18,11 @@ use std::time::Duration;
 use crate::protocol::cause::Cause;
 use crate::protocol::close_detail::CloseDetail;
 
-/// How a metric behaves over time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetricKind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down; the sum over the workers is shown.
-    Gauge,
-    /// Goes up and down; the highest of the workers is shown.
-    Peak,
-    /// A `_bucket`, the `_sum` or the `_count` of a histogram; each only grows.
-    Histogram,
-}
-
-/// What the exposition says of one metric.
-#[derive(Clone, Copy, Debug)]
-pub struct Description {
-    /// The Prometheus name.
-    pub name: &'static str,
-    /// Label and value, when several metrics share the name.
-    pub label: Option<(&'static str, &'static str)>,
-    /// How it behaves.
-    pub kind: MetricKind,
-    /// How many of a counter's own units make one of the metric's: 1,000,000 where microseconds
-    /// are counted and seconds shown.
-    pub per_unit: u32,
-    /// One sentence, with the unit.
-    pub help: &'static str,
-}
-
-impl Description {
-    /// The name that help and type belong to: a histogram's series share one.
-    pub fn family(&self) -> &'static str {
-        let suffixes = ["_bucket", "_sum", "_count"];
-        match self.kind {
-            MetricKind::Histogram => suffixes
-                .iter()
-                .find_map(|suffix| self.name.strip_suffix(suffix))
-                .unwrap_or(self.name),
-            _ => self.name,
-        }
-    }
-}
-
-macro_rules! metrics {
-    ($( $name:ident, $kind:ident $( / $per_unit:literal )?, $text:literal $( { $label:literal : $value:literal } )?, $help:literal; )*) => {
-        /// Every metric of a worker but the closes by cause.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(usize)]
-        pub enum Metric { $( #[doc = $help] $name, )* }
-
-        const DESCRIPTIONS: &[Description] = &[ $( Description {
-            name: $text,
-            label: metrics!(@label $( $label $value )?),
-            kind: MetricKind::$kind,
-            per_unit: metrics!(@per_unit $( $per_unit )?),
-            help: $help,
-        }, )* ];
-    };
-    (@per_unit) => { 1 };
-    (@per_unit $per_unit:literal) => { $per_unit };
-    (@label) => { None };
-    (@label $label:literal $value:literal) => { Some(($label, $value)) };
-}
+use description::bump;
 
 metrics! {
+    /// Every metric of a worker as a whole but the closes by cause.
+    Metric, DESCRIPTIONS, &[];
     Accepted, Counter, "portcullis_connections_accepted_total", "Connections accepted.";
     AcceptFailed, Counter, "portcullis_accept_errors_total", "Accepts that failed, for whatever reason.";
     AcceptExhausted, Counter, "portcullis_accept_exhausted_total", "Accepts that failed because descriptors or memory ran out.";
@@ -151,6 +99,15 @@ metrics! {
     LinkStaleFrames, Counter, "portcullis_link_stale_frames_total", "Link frames for sessions that are not open.";
     LinkViolations, Counter, "portcullis_link_violations_total", "Links dropped because the backend broke the protocol.";
     RevocationsIgnored, Counter, "portcullis_link_revocations_ignored_total", "REVOKE frames of backends that may not revoke: the backend's `revoke` setting does not allow it, or the link has no secret.";
+    UpstreamsReady, Gauge, "portcullis_upstreams" {"state": "ready"}, "WebSocket servers behind the gateway by state, once for each worker.";
+    UpstreamsResting, Gauge, "portcullis_upstreams" {"state": "resting"}, "WebSocket servers behind the gateway by state, once for each worker.";
+    UpstreamConnections, Gauge, "portcullis_upstream_connections", "Connections to WebSocket servers behind the gateway, those included that are being made.";
+    UpstreamDials, Counter, "portcullis_upstream_dials_total", "Connections begun to WebSocket servers behind the gateway.";
+    UpstreamFailures, Counter, "portcullis_upstream_failures_total", "Handshakes with WebSocket servers that failed: no connection, no answer in time, or a broken one.";
+    UpstreamRefusals, Counter, "portcullis_upstream_refusals_total", "Handshakes that WebSocket servers answered with another status than 101.";
+    UpstreamMessageRefusals, Counter, "portcullis_upstream_message_refusals_total", "Messages by which applications behind the gateway refused clients that they judge themselves.";
+    UpstreamViolations, Counter, "portcullis_upstream_violations_total", "Connections closed because a WebSocket server broke the protocol.";
+    UpstreamStalls, Counter, "portcullis_upstream_stalls_total", "Connections closed because a WebSocket server read nothing for deadlines.write_stall.";
     LinkRttWithin1Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.001"}, "Round trip of link pings, in seconds.";
     LinkRttWithin5Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.005"}, "Round trip of link pings, in seconds.";
     LinkRttWithin25Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.025"}, "Round trip of link pings, in seconds.";
@@ -171,6 +128,73 @@ metrics! {
     TickLongestFlush, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "flush"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
     TickLongestCompletions, Peak / 1_000_000, "portcullis_worker_tick_longest_seconds" {"phase": "completions"}, "Longest time that a worker spent in one part of one loop iteration within the last one to two minutes, system calls aside, in seconds.";
     Completions, Counter, "portcullis_worker_completions_total", "Completions handled.";
+}
+
+metrics! {
+    /// The metrics of each listener.
+    ListenerMetric, LISTENER_METRICS, &["listener"];
+    Accepted, Counter, "portcullis_listener_accepted_total", "Connections accepted, by listener.";
+    Refused, Counter, "portcullis_listener_refused_total", "Connections reset at accept, for a cap, a share, a penalty or want of memory, by listener.";
+    Connections, Gauge, "portcullis_listener_connections", "Connections in any stage, by listener.";
+}
+
+metrics! {
+    /// The metrics of each route.
+    RouteMetric, ROUTE_METRICS, &["route"];
+    SessionsOpened, Counter, "portcullis_route_sessions_opened_total", "Sessions opened, by route.";
+    Connections, Gauge, "portcullis_route_connections", "Connections whose session was opened, those that are closing included, by route.";
+    MessagesFromClients, Counter, "portcullis_route_messages_total" {"direction": "from_client"}, "Whole messages relayed, by route.";
+    MessagesToClients, Counter, "portcullis_route_messages_total" {"direction": "to_client"}, "Whole messages relayed, by route.";
+    BytesFromClients, Counter, "portcullis_route_message_bytes_total" {"direction": "from_client"}, "Payload bytes relayed, by route.";
+    BytesToClients, Counter, "portcullis_route_message_bytes_total" {"direction": "to_client"}, "Payload bytes relayed, by route.";
+}
+
+metrics! {
+    /// The metrics of each endpoint of a backend.
+    EndpointMetric, ENDPOINT_METRICS, &["backend", "endpoint"];
+    LinksReady, Gauge, "portcullis_endpoint_links" {"state": "ready"}, "Links by endpoint and state, one for each worker.";
+    LinksDown, Gauge, "portcullis_endpoint_links" {"state": "down"}, "Links by endpoint and state, one for each worker.";
+    Sessions, Gauge, "portcullis_endpoint_sessions", "Open sessions, and auth requests that wait for the backend, by endpoint.";
+    Connects, Counter, "portcullis_endpoint_connects_total", "Link handshakes completed, by endpoint.";
+    Failures, Counter, "portcullis_endpoint_failures_total", "Link attempts that failed, and links lost, by endpoint.";
+    PingsUnanswered, Counter, "portcullis_endpoint_pings_unanswered_total", "Pings that a backend left unanswered for deadlines.link_ping, by endpoint.";
+    CreditStalls, Counter, "portcullis_endpoint_credit_stalls_total", "Times that a backend gave no credit for deadlines.link_stall while clients waited to send, by endpoint.";
+}
+
+impl NamedMetric for EndpointMetric {
+    const LABELS: &'static [&'static str] = &["backend", "endpoint"];
+    const TABLE: &'static [Description] = ENDPOINT_METRICS;
+    const CLOSES: Option<(&'static str, &'static str)> = None;
+
+    fn column(self) -> usize {
+        self as usize
+    }
+}
+
+impl NamedMetric for ListenerMetric {
+    const LABELS: &'static [&'static str] = &["listener"];
+    const TABLE: &'static [Description] = LISTENER_METRICS;
+    const CLOSES: Option<(&'static str, &'static str)> = Some((
+        "portcullis_listener_closes_total",
+        "Connections that ended before their route was known, by listener and cause.",
+    ));
+
+    fn column(self) -> usize {
+        self as usize
+    }
+}
+
+impl NamedMetric for RouteMetric {
+    const LABELS: &'static [&'static str] = &["route"];
+    const TABLE: &'static [Description] = ROUTE_METRICS;
+    const CLOSES: Option<(&'static str, &'static str)> = Some((
+        "portcullis_route_closes_total",
+        "Connections that ended after their route was known, by route and cause.",
+    ));
+
+    fn column(self) -> usize {
+        self as usize
+    }
 }
 
 /// The cells of one histogram.
@@ -224,6 +248,12 @@ pub struct Counters {
     metrics: [AtomicU64; METRICS],
     closes: [AtomicU64; CAUSES],
     details: [AtomicU64; CloseDetail::COUNT],
+    /// Those of each listener.
+    pub listeners: NamedTable<ListenerMetric>,
+    /// Those of each route.
+    pub routes: NamedTable<RouteMetric>,
+    /// Those of each endpoint of a backend.
+    pub endpoints: NamedTable<EndpointMetric>,
 }
 
 impl Default for Counters {
@@ -232,6 +262,9 @@ impl Default for Counters {
             metrics: [const { AtomicU64::new(0) }; METRICS],
             closes: [const { AtomicU64::new(0) }; CAUSES],
             details: [const { AtomicU64::new(0) }; CloseDetail::COUNT],
+            listeners: NamedTable::default(),
+            routes: NamedTable::default(),
+            endpoints: NamedTable::default(),
         }
     }
 }
@@ -295,9 +328,20 @@ impl Counters {
                 cell.store(0, Relaxed);
             }
         }
+        self.listeners.clear_gauges();
+        self.routes.clear_gauges();
+        self.endpoints.clear_gauges();
     }
 
-    /// Every metric with its value, closes by cause and detail last.
+    /// Every series of the things that the settings name: what it is, the values of its labels
+    /// and its own.
+    pub fn each_named(&self, mut take: impl FnMut(Description, &[String], u64)) {
+        self.listeners.each(&mut take);
+        self.routes.each(&mut take);
+        self.endpoints.each(&mut take);
+    }
+
+    /// Every metric of the worker as a whole with its value, closes by cause and detail last.
     pub fn all(&self) -> impl Iterator<Item = (Description, u64)> {
         let plain = DESCRIPTIONS.iter().copied().zip(self.metrics.iter());
         let closes = Cause::ALL.iter().map(|cause| close_description(*cause));
@@ -313,10 +357,18 @@ pub fn descriptions() -> impl Iterator<Item = Description> {
     DESCRIPTIONS.iter().copied().chain(closes).chain(CloseDetail::all().map(detail_description))
 }
 
+/// What every series of [`Counters::each_named`] can be.
+pub fn named_descriptions() -> impl Iterator<Item = Description> {
+    let listeners = named::descriptions::<ListenerMetric>();
+    let routes = named::descriptions::<RouteMetric>();
+    listeners.chain(routes).chain(named::descriptions::<EndpointMetric>())
+}
+
 fn close_description(cause: Cause) -> Description {
     Description {
         name: CLOSES_NAME,
         label: Some(("cause", cause.label())),
+        names: &[],
         kind: MetricKind::Counter,
         per_unit: 1,
         help: CLOSES_HELP,
@@ -327,15 +379,11 @@ fn detail_description(detail: CloseDetail) -> Description {
     Description {
         name: DETAILS_NAME,
         label: Some(("detail", detail.label())),
+        names: &[],
         kind: MetricKind::Counter,
         per_unit: 1,
         help: DETAILS_HELP,
     }
-}
-
-/// A load and a store, not a locked instruction: there is one writer.
-fn bump(cell: &AtomicU64, count: u64) {
-    cell.store(cell.load(Relaxed).wrapping_add(count), Relaxed);
 }
 
 #[cfg(test)]
@@ -348,7 +396,7 @@ mod tests {
     #[test]
     fn names_are_unique_with_their_label_and_well_formed() {
         let mut seen = HashMap::new();
-        for description in descriptions() {
+        for description in descriptions().chain(named_descriptions()) {
             assert!(description.name.starts_with("portcullis_"), "{}", description.name);
             let counter = description.kind == MetricKind::Counter;
             assert_eq!(description.name.ends_with("_total"), counter, "{}", description.name);

@@ -60,6 +60,12 @@ impl<T> KeyedSlab<T> {
         self.entries.get_mut(key.slot as usize)
     }
 
+    /// The live entry of a slot, with its key.
+    pub fn slot_mut(&mut self, slot: u32) -> Option<(Key, &mut T)> {
+        let entry = self.entries.get_mut(slot as usize)?;
+        Some((Key { slot, generation: self.generations[slot as usize] }, entry))
+    }
+
     /// The live key of a slot, if the slot is in use.
     pub fn key_of(&self, slot: u32) -> Option<Key> {
         self.entries

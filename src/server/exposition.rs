@@ -1,6 +1,7 @@
 //! The Prometheus exposition: the workers' counters, summed, and what the control thread knows
 //! of the process.
 
+use std::collections::HashMap;
 use std::fmt::{Display, Write as _};
 
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
@@ -25,20 +26,22 @@ const CPU: Description = describe(
 /// no more of them than listeners.
 const CERTIFICATES: Description = Description {
     name: "portcullis_certificate_not_after_seconds",
-    label: Some(("listener", "")),
+    label: None,
+    names: &["listener"],
     kind: MetricKind::Gauge,
     per_unit: 1,
     help: "When the first certificate of a listener expires, as a Unix time in seconds.",
 };
 
 const fn describe(name: &'static str, kind: MetricKind, help: &'static str) -> Description {
-    Description { name, label: None, kind, per_unit: 1, help }
+    Description { name, label: None, names: &[], kind, per_unit: 1, help }
 }
 
 const fn circuits(state: &'static str) -> Description {
     Description {
         name: "portcullis_verdict_circuits",
         label: Some(("state", state)),
+        names: &[],
         kind: MetricKind::Gauge,
         per_unit: 1,
         help: "HTTP endpoints that decide on clients, by the state of their circuit breaker.",
@@ -56,6 +59,7 @@ const CONTROL: &[Description] = &[
     Description {
         name: "portcullis_build_info",
         label: Some(("version", VERSION)),
+        names: &[],
         kind: MetricKind::Gauge,
         per_unit: 1,
         help: "Always 1; the label is the gateway's version.",
@@ -66,6 +70,7 @@ const CONTROL: &[Description] = &[
     Description {
         name: "portcullis_reloads_total",
         label: Some(("result", "ok")),
+        names: &[],
         kind: MetricKind::Counter,
         per_unit: 1,
         help: RELOADS_HELP,
@@ -73,6 +78,7 @@ const CONTROL: &[Description] = &[
     Description {
         name: "portcullis_reloads_total",
         label: Some(("result", "refused")),
+        names: &[],
         kind: MetricKind::Counter,
         per_unit: 1,
         help: RELOADS_HELP,
@@ -136,9 +142,11 @@ const CONTROL: &[Description] = &[
     ),
 ];
 
-/// Every metric that `/metrics` shows: those of the workers, then those of the control thread.
+/// Every metric that `/metrics` shows: those of the workers, then those of the control thread, then
+/// those that there are for each thing that the settings name.
 pub fn descriptions() -> impl Iterator<Item = Description> {
-    counters::descriptions().chain(CONTROL.iter().copied()).chain([CERTIFICATES, CPU])
+    let whole = counters::descriptions().chain(CONTROL.iter().copied()).chain([CPU]);
+    whole.chain([CERTIFICATES]).chain(counters::named_descriptions())
 }
 
 /// What the control thread knows; each field is the metric of that name.
@@ -222,12 +230,17 @@ enum Series {
 }
 
 impl Series {
-    fn register(recorder: &PrometheusRecorder, description: &Description) -> Series {
-        let labels: Vec<Label> = description
-            .label
-            .iter()
-            .map(|(key, value)| Label::from_static_parts(key, value))
-            .collect();
+    /// The series of a metric; `names` are the values of its labels that the settings gave.
+    fn register(
+        recorder: &PrometheusRecorder,
+        description: &Description,
+        names: &[String],
+    ) -> Series {
+        let own = description.label.iter();
+        let own = own.map(|(key, value)| Label::from_static_parts(key, value));
+        let named = description.names.iter().zip(names);
+        let named = named.map(|(key, value)| Label::new(*key, value.clone()));
+        let labels: Vec<Label> = named.chain(own).collect();
         let key = Key::from_parts(description.name, labels);
         let name = KeyName::from(description.name);
         let metadata = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
@@ -254,9 +267,13 @@ impl Series {
     }
 }
 
+/// A metric with its own label, and the names in the settings that the series is about.
+type NamedKey = (&'static str, Option<&'static str>, Vec<String>);
+
 /// The page of `/metrics`, in the text format of Prometheus: families in one order at each scrape,
 /// and nothing global, so that several gateways can live in one process.
 pub struct Exposition {
+    recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     /// In the order of the tables: the workers', then the control thread's.
     series: Vec<(Description, Series)>,
@@ -269,9 +286,14 @@ impl Default for Exposition {
     fn default() -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let tables = counters::descriptions().chain(CONTROL.iter().copied());
-        let series = tables.map(|d| (d, Series::register(&recorder, &d))).collect();
-        let handle = recorder.handle();
-        Exposition { handle, series, certificates: Vec::new(), cpu_seconds: 0.0 }
+        let series = tables.map(|d| (d, Series::register(&recorder, &d, &[]))).collect();
+        Exposition {
+            handle: recorder.handle(),
+            recorder,
+            series,
+            certificates: Vec::new(),
+            cpu_seconds: 0.0,
+        }
     }
 }
 
@@ -279,10 +301,11 @@ impl Exposition {
     /// Takes in the numbers of the moment.
     pub fn publish<'a>(
         &mut self,
-        blocks: impl Iterator<Item = &'a Counters>,
+        blocks: impl Iterator<Item = &'a Counters> + Clone,
         control: &ControlNumbers,
         listeners: &[Listener],
     ) {
+        self.publish_named(blocks.clone());
         let values = sums(blocks).into_iter().chain(control.values());
         for ((description, series), value) in self.series.iter_mut().zip(values) {
             series.put(value, description.per_unit);
@@ -293,6 +316,23 @@ impl Exposition {
         self.certificates = listeners.iter().filter_map(of).collect();
         self.cpu_seconds = control.process.cpu_seconds;
         self.handle.run_upkeep();
+    }
+
+    /// Takes in the numbers of what the settings name. A worker takes new settings when its turn
+    /// comes, so the workers' tables differ, and are added up by name.
+    fn publish_named<'a>(&mut self, blocks: impl Iterator<Item = &'a Counters>) {
+        let mut sums: HashMap<NamedKey, (Description, u64)> = HashMap::new();
+        for block in blocks {
+            block.each_named(|description, names, value| {
+                let label = description.label.map(|(_, value)| value);
+                let key = (description.name, label, names.to_vec());
+                sums.entry(key).or_insert((description, 0)).1 += value;
+            });
+        }
+        for (key, (description, sum)) in sums {
+            // The recorder has a series once, however often it is registered.
+            Series::register(&self.recorder, &description, &key.2).put(sum, description.per_unit);
+        }
     }
 
     /// The page for `/metrics`.
@@ -397,7 +437,7 @@ pub fn sums<'a>(blocks: impl Iterator<Item = &'a Counters>) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counters::Metric;
+    use crate::counters::{ListenerMetric, Metric, RouteMetric};
     use crate::protocol::cause::Cause;
 
     /// The line of a series without its value, as the exposition writes it.
@@ -422,7 +462,8 @@ mod tests {
         let mut exposition = Exposition::default();
         exposition.publish([Counters::default()].iter(), &ControlNumbers::default(), &[]);
         let page = exposition.render();
-        for description in descriptions().filter(|d| d.name != CERTIFICATES.name) {
+        let whole = || descriptions().filter(|d| d.names.is_empty());
+        for description in whole() {
             let series = series_name(&description);
             assert_eq!(
                 page.lines().filter(|line| line.starts_with(&series)).count(),
@@ -436,7 +477,7 @@ mod tests {
             assert_eq!(page.lines().filter(|other| *other == line).count(), 1, "{line}");
         }
         let series = page.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-        assert_eq!(series.count(), descriptions().count() - 1, "nothing that is not described");
+        assert_eq!(series.count(), whole().count(), "nothing that is not described");
         assert!(!page.contains(CERTIFICATES.name), "no listener has TLS");
     }
 
@@ -483,8 +524,47 @@ mod tests {
     }
 
     #[test]
+    fn numbers_by_name_are_added_up_over_the_workers_and_escaped() {
+        let (one, two) = (Counters::default(), Counters::default());
+        let odd = "a \"b\" \\c\nd";
+        // The workers met the names in different orders.
+        let (chat, _) = (one.routes.row(&["/chat"]), one.routes.row(&[odd]));
+        let (odd_of_two, chat_of_two) = (two.routes.row(&[odd]), two.routes.row(&["/chat"]));
+        one.routes.add(chat, RouteMetric::BytesToClients, 40);
+        two.routes.add(chat_of_two, RouteMetric::BytesToClients, 2);
+        two.routes.closed(odd_of_two, Cause::Idle);
+        let listener = one.listeners.row(&["0.0.0.0:443"]);
+        one.listeners.add(listener, ListenerMetric::Connections, 3);
+        let mut exposition = Exposition::default();
+        let numbers = ControlNumbers::default();
+        exposition.publish([&one, &two].into_iter(), &numbers, &[]);
+        one.listeners.subtract(listener, ListenerMetric::Connections, 1);
+        one.routes.add(chat, RouteMetric::BytesToClients, 1);
+        exposition.publish([&one, &two].into_iter(), &numbers, &[]);
+        let page = exposition.render();
+        for line in [
+            "portcullis_route_message_bytes_total{route=\"/chat\",direction=\"to_client\"} 43",
+            "portcullis_route_message_bytes_total{route=\"/chat\",direction=\"from_client\"} 0",
+            r#"portcullis_route_closes_total{route="a \"b\" \\c\nd",cause="idle"} 1"#,
+            "portcullis_listener_connections{listener=\"0.0.0.0:443\"} 2",
+            "# TYPE portcullis_listener_connections gauge",
+            "# TYPE portcullis_route_closes_total counter",
+        ] {
+            assert!(page.lines().any(|other| other == line), "{line} in {page}");
+        }
+        assert!(!page.contains("cause=\"idle\",route"), "one order of labels");
+        let plain = |d: &Description| d.per_unit == 1 && d.kind != MetricKind::Histogram;
+        assert!(
+            counters::named_descriptions().all(|d| plain(&d)),
+            "the recorder shows all of them"
+        );
+    }
+
+    #[test]
     fn operating_md_lists_every_metric_and_no_other() {
         let doc = include_str!("../../docs/operating.md");
+        let bound = format!("At most {} names of each kind", counters::NAMES_MAX);
+        assert!(doc.contains(&bound) && doc.contains(counters::OTHER), "{bound}");
         let listed: Vec<&str> = doc
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split(['`', '{']).next())

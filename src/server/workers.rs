@@ -261,7 +261,7 @@ impl Supervisor {
     }
 
     /// Each worker's block of counters.
-    pub fn counters(&self) -> impl Iterator<Item = &Counters> {
+    pub fn counters(&self) -> impl Iterator<Item = &Counters> + Clone {
         self.slots.iter().map(|slot| &*slot.counters)
     }
 

@@ -20,6 +20,7 @@ pub mod kernel;
 pub mod memory;
 pub mod messages;
 pub mod net;
+pub mod numbers;
 mod revocations;
 mod scanner;
 pub mod scenario;

@@ -17,6 +17,7 @@ use super::faulty_ring::Careless;
 use super::keep::Keep;
 use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};
+use super::numbers::named_adds_up;
 use super::revocations::Revocations;
 use super::scenario::{ACCEPTS, Scenario, VERDICT_TIMEOUT};
 use super::tokens::Tokens;
@@ -24,7 +25,7 @@ use super::world::World;
 use crate::base::random::Random;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
-use crate::protocol::revocation::Revocation;
+use crate::protocol::revocation::ScopedRevocation;
 use crate::ring::Ring;
 use crate::settings::Settings;
 use crate::worker::mailbox::{
@@ -295,7 +296,7 @@ impl<R: Ring + 'static> Simulation<R> {
     }
 
     /// What the control thread does with a revocation.
-    fn revoke(&mut self, revocation: Revocation) {
+    fn revoke(&mut self, revocation: impl Into<ScopedRevocation>) {
         let world = &mut *self.world.borrow_mut();
         let Some(revoked) = self.revocations.take(revocation, self.turns, world) else { return };
         self.control.publish(self.control.latest().changed(|plan| plan.revoked = revoked));
@@ -431,6 +432,9 @@ impl<R: Ring + 'static> Simulation<R> {
             }
         }
         self.check_held();
+        if let Err(why) = named_adds_up(&self.counters) {
+            self.fail(why);
+        }
         let ready = self.counters.value(LinksReady);
         if ready != self.scenario.backends.len() as u64 {
             self.fail(format!("{ready} links are ready, not {}", self.scenario.backends.len()));

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::base::time::Instant;
-use crate::counters::Metric;
+use crate::counters::{ListenerMetric, Metric};
 use crate::ring::{Failure, Op, OpKey, OpKind, Outcome, Owner, Socket};
 use crate::settings::Settings;
 
@@ -168,6 +168,7 @@ impl Core {
         match outcome {
             Outcome::Accepted { socket, peer } => {
                 self.parts.env.counters.increment(Metric::Accepted);
+                self.parts.env.count_at_listener(listener, ListenerMetric::Accepted);
                 if let Some(stopping) = &mut self.parts.acceptor.stopping {
                     stopping.busy = true;
                 }

@@ -233,7 +233,7 @@ impl Core {
         let of = prefixes(peer);
         let Parts { admission, random, env, .. } = &mut self.parts;
         let draw = random.below(DRAWS);
-        let connections = self.sockets.clients_len();
+        let connections = self.clients.len();
         match admission.judge(&of, connections, draw, env.now.instant) {
             Decision::Admit => Some(Place::Ordinary),
             Decision::AdmitInPlaceOf(victim) => {
@@ -257,7 +257,7 @@ impl Core {
     fn free_a_place(&mut self) {
         let admission = &mut self.parts.admission;
         while let Some(key) = admission.giving_way.front()
-            && self.sockets.client(*key).is_none()
+            && self.clients.entry(*key).is_none()
         {
             admission.giving_way.pop_front();
         }

@@ -10,15 +10,16 @@ use crate::base::slab::Key;
 use crate::connection::client::{Client, SocketAction, Step};
 use crate::connection::session::Fragment;
 use crate::connection::transport::Transport;
-use crate::counters::Metric;
+use crate::counters::{ListenerMetric, Metric, RouteMetric, Row};
 use crate::protocol::cause::Cause;
-use crate::protocol::link::SessionId;
 use crate::protocol::proxy_header;
 use crate::ring::{BufferGroup, Owner, Socket};
 
 use super::admission::Place;
 use super::auth_requests::PendingAuth;
 use super::core::{Core, Parts};
+use super::rows::Way;
+use super::sessions::Session;
 use super::sockets::{Pipe, PipeEvent, Reading};
 
 /// Room for output beyond the bytes themselves that must be there before a client is dealt with.
@@ -39,8 +40,8 @@ pub(super) struct Connection {
     pub(super) out: ByteQueue,
     /// Boxed: few connections ever wait.
     waiting: Option<Box<Waiting>>,
-    /// Link and session, while one is open.
-    pub(super) session: Option<(u16, SessionId)>,
+    /// While one is open, or its upstream has still to agree.
+    pub(super) session: Option<Session>,
     /// Credit that goes back to the upstream once the output is sent.
     pub(super) credit_owed: u32,
     /// In the agenda's list of those whose sends are to be filled.
@@ -57,6 +58,8 @@ pub(super) struct Connection {
     pub(super) parked: bool,
     /// Where it is counted, while it has not authenticated.
     pub(super) counted: Option<Place>,
+    /// Where its route is counted, once a session was opened.
+    pub(super) row: Option<Row<RouteMetric>>,
     pub(super) shut_down: bool,
 }
 
@@ -144,9 +147,11 @@ impl Core {
         // A balancer's own address is no client's share.
         let counted_as = peer.filter(|_| !shared);
         let Some(place) = self.place_for(counted_as) else {
+            self.parts.env.count_at_listener(listener_index, ListenerMetric::Refused);
             return self.parts.turn_away(socket);
         };
         let Parts { env, random, .. } = &mut self.parts;
+        env.count_at_listener(listener_index, ListenerMetric::Connections);
         let transport = match &env.settings.listeners[usize::from(listener_index)].tls {
             None => Transport::Plain,
             Some(tls) => Transport::tls(Arc::clone(&tls.config)),
@@ -160,7 +165,7 @@ impl Core {
         if let Some(at) = self.parts.closes_newcomer_at() {
             client.schedule_close(at, Cause::GoingAway);
         }
-        let key = self.sockets.insert_client(Connection {
+        let key = self.clients.insert(Connection {
             pipe: Pipe::new(socket, BufferGroup::Client),
             client,
             transport,
@@ -175,6 +180,7 @@ impl Core {
             idle: false,
             parked: false,
             counted: Some(place),
+            row: None,
             shut_down: false,
         });
         self.with_client(key, |parts, key, _| parts.count_in(key, place, counted_as));
@@ -190,7 +196,7 @@ impl Core {
         }
         self.parts.control.relief_at = now + RELIEF_EVERY;
         let stalled = |key: Key| {
-            let connection = self.sockets.client(key)?;
+            let connection = self.clients.entry(key)?;
             let progressed = connection.client.progressed();
             let stalled = connection.pipe.is_sending() && progressed <= now - STALLED_AFTER;
             stalled.then_some((progressed, key))
@@ -214,9 +220,9 @@ impl Core {
         // Frame headers, TLS records, and the chunks that are begun.
         let needed = bytes + bytes / 256 + ROOM_SPARE;
         while self.parts.pools.queues.free_bytes() < needed {
-            let own = self.sockets.client(key).map_or(0, |connection| connection.out.len());
+            let own = self.clients.entry(key).map_or(0, |connection| connection.out.len());
             let queued = |sender: Key| {
-                let connection = self.sockets.client(sender)?;
+                let connection = self.clients.entry(sender)?;
                 let queued = connection.out.len();
                 let heavier = connection.pipe.is_sending() && queued > own && sender != key;
                 heavier.then_some((queued, sender))
@@ -286,7 +292,8 @@ impl Parts {
         let Some(Waiting::ProxyHeader(header)) = connection.waiting.as_deref_mut() else {
             unreachable!("the caller has found its beginning")
         };
-        match proxy_header::parse(header) {
+        let max = self.env.settings.limits.proxy_header_max as usize;
+        match proxy_header::parse(header, max) {
             Ok(None) => {}
             Ok(Some((used, source))) => {
                 let mut bytes = std::mem::take(header);
@@ -353,8 +360,8 @@ impl Parts {
                 Step::NeedMore | Step::Handled => {}
                 Step::Blocked => {
                     connection.blocked = true;
-                    if let Some((link, id)) = connection.session {
-                        self.links.entry(link, &mut self.agenda).link.wait(id);
+                    if let Some(session) = connection.session {
+                        self.await_room(session);
                     }
                     self.send_answers(connection);
                     return used;
@@ -367,6 +374,10 @@ impl Parts {
                     let bytes = std::mem::take(&mut self.scratch.output.released);
                     self.relay(connection, &Fragment { kind, first: true, last, bytes: &bytes });
                     self.scratch.output.released = bytes;
+                }
+                Step::Control(opcode) => {
+                    connection.idle = false;
+                    self.relay_control(connection, opcode);
                 }
                 Step::Reauthenticated => {
                     connection.idle = false;
@@ -382,34 +393,17 @@ impl Parts {
                     self.open_session(key, connection, backend);
                     self.consume_trailing(key, connection);
                 }
+                Step::Dial { backend } => {
+                    self.send_answers(connection);
+                    self.dial(key, connection, backend);
+                    self.consume_trailing(key, connection);
+                }
             }
             if !self.scratch.output.answers.is_empty() {
                 self.send_answers(connection);
             }
         }
         used
-    }
-
-    /// How many payload bytes the upstream takes of a client now; `None`: not even an empty
-    /// message. What comes before the session is open is no upstream's.
-    fn allowance(&mut self, connection: &Connection) -> Option<usize> {
-        if !connection.client.is_open() {
-            return Some(usize::MAX);
-        }
-        let (link, id) = connection.session?;
-        self.links.entry(link, &mut self.agenda).link.allowance(id)
-    }
-
-    /// Hands a piece of a client's message to its upstream.
-    fn relay(&mut self, connection: &mut Connection, fragment: &Fragment<'_>) {
-        connection.idle = false;
-        let counters = &self.env.counters;
-        counters.add(Metric::BytesFromClients, fragment.bytes.len() as u64);
-        counters.add(Metric::MessagesFromClients, u64::from(fragment.last));
-        let Some((link, id)) = connection.session else {
-            unreachable!("data has an allowance, so there is a session")
-        };
-        self.links.entry(link, &mut self.agenda).link.data(id, fragment);
     }
 
     /// Takes what came with the token and is the upstream's, as if it had come after it.
@@ -424,19 +418,6 @@ impl Parts {
         }
         trailing.clear();
         self.scratch.output.rest = trailing;
-    }
-
-    /// Tells the upstream of a client's fresh token. One that reads so little that it cannot be
-    /// told would go on with a client whose time it believes to be over.
-    fn relay_reauthentication(&mut self, connection: &mut Connection) {
-        let Some((link, id)) = connection.session else {
-            unreachable!("a client that presents a fresh token has a session")
-        };
-        let output = &mut self.scratch.output;
-        let entry = self.links.entry(link, &mut self.agenda);
-        if !entry.link.reauthenticated(id, &output.request) {
-            connection.client.close(Cause::BackendUnavailable, &self.env.context(), output);
-        }
     }
 
     /// Keeps input until the upstream gives credit, or a decision. When the room for that is used
@@ -528,15 +509,7 @@ impl Parts {
         let unsent = connection.unsent();
         let ctx = self.env.context();
         connection.client.output_sent(unsent == 0, &ctx, &mut self.scratch.output);
-        // What the upstream sent is a part of what is queued, so the credit owed beyond the
-        // unsent bytes is for what has reached the kernel.
-        let delivered = connection.credit_owed.saturating_sub(unsent as u32);
-        connection.credit_owed -= delivered;
-        if let Some((link, id)) = connection.session
-            && delivered > 0
-        {
-            self.links.entry(link, &mut self.agenda).link.delivered(id, delivered);
-        }
+        self.output_delivered(connection);
         self.send_answers(connection);
     }
 
@@ -566,6 +539,7 @@ impl Parts {
         connection.credit_owed += cost;
         self.env.counters.add(Metric::BytesToClients, bytes.len() as u64);
         self.env.counters.add(Metric::MessagesToClients, u64::from(last));
+        self.env.count_fragment(connection, Way::ToClient, bytes.len(), last);
         self.send_plaintext(connection, &[header.as_slice(), bytes]);
         self.mark_for_reconcile(key, connection);
     }
@@ -581,15 +555,13 @@ impl Parts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::links::LinkSocket;
-    use super::super::sockets::Entry;
     use super::*;
 
     /// A million of these must fit beside everything else: 400 bytes each is the figure to
     /// reach, with the wheel's 20 and the slab's 4.
     #[test]
     fn a_connection_is_small() {
-        let bytes = size_of::<Option<Entry<Connection, LinkSocket>>>();
+        let bytes = size_of::<Option<Connection>>();
         assert!(bytes <= 272, "{bytes} bytes");
         println!("connection {bytes}, client {}, pipe {}", size_of::<Client>(), size_of::<Pipe>());
     }

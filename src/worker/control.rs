@@ -11,6 +11,7 @@ use super::WorkerOptions;
 use super::admission::Allowance;
 use super::core::{Core, Parts};
 use super::mailbox::{PlanChange, Report, WorkerOrder};
+use super::rows::Rows;
 use super::sweep::Duty;
 
 /// How long after the drain's window the last bytes and closes may take.
@@ -89,7 +90,7 @@ impl Core {
 
     /// Takes a drain to its next step when that is due.
     pub(super) fn advance_drain(&mut self) {
-        let Parts { control, sweep, links, agenda, env, acceptor, .. } = &mut self.parts;
+        let Parts { control, sweep, links, servers, agenda, env, acceptor, .. } = &mut self.parts;
         let Some(drain) = &mut control.drain else { return };
         match drain.advance(env.now.instant) {
             Some(Step::Window) => {
@@ -103,9 +104,9 @@ impl Core {
             Some(Step::Join) => control.stopped = true,
             None => {}
         }
-        if self.sockets.clients_len() == 0 && drain.listeners_closed && acceptor.is_over() {
+        if self.clients.is_empty() && drain.listeners_closed && acceptor.is_over() {
             links.end();
-            control.stopped |= links.is_over(agenda);
+            control.stopped |= links.is_over(agenda) && servers.connections() == 0;
         }
         if control.stopped {
             control.mailbox.report(Report::Drained);
@@ -128,6 +129,7 @@ impl Parts {
         }
         let same = settings.deadlines == self.env.settings.deadlines;
         self.move_routes(&settings);
+        self.env.rows = Rows::new(&self.env.counters, &settings);
         self.env.settings = settings;
         let WorkerOptions { workers, descriptors_max, .. } = self.options;
         let limits = &self.env.settings.limits;

@@ -1,20 +1,21 @@
 //! What a worker has besides its ring, in parts.
 //!
-//! [`Core`] is the table of sockets beside [`Parts`]: so a client is looked up once for whatever
-//! happens to it, and handed down while all other parts change.
+//! [`Core`] is the table of clients beside [`Parts`]: so a client is looked up once for whatever
+//! happens to it, and handed down while all other parts change, its upstream among them. That is
+//! why upstreams have a table of their own: what a client sends goes straight into theirs.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::base::byte_queue::BytePool;
 use crate::base::random::Random;
-use crate::base::slab::Key;
+use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::{Instant, Now};
 use crate::base::token_bucket::TokenBucket;
 use crate::connection::route_order::RouteOrder;
 use crate::connection::{Context, Output};
 use crate::counters::Counters;
-use crate::protocol::revocation::{Revocation, Revoked};
+use crate::protocol::revocation::{Revoked, ScopedRevocation};
 use crate::settings::Settings;
 
 use super::WorkerOptions;
@@ -23,24 +24,29 @@ use super::admission::Admission;
 use super::auth_requests::AuthRequests;
 use super::clients::Connection;
 use super::control::Drain;
-use super::links::{LinkSocket, LinkTable};
+use super::links::LinkTable;
 use super::mailbox::WorkerMailbox;
 use super::reconcile::Reconciled;
-use super::sockets::{Agenda, SocketTable};
+use super::rows::Rows;
+use super::servers::ServerTable;
+use super::sockets::Agenda;
 use super::sweep::Sweep;
 use super::trail::Subjects;
+use super::upstreams::Upstream;
 
 /// All of a worker but its ring. What concerns several sockets is done here.
 pub(super) struct Core {
-    pub(super) sockets: SocketTable<Connection, LinkSocket>,
+    pub(super) clients: KeyedSlab<Connection>,
     pub(super) parts: Parts,
 }
 
-/// All of that but the sockets. What concerns one client is done here: the caller has found it.
+/// All of that but the clients. What concerns one client is done here: the caller has found it.
 pub(super) struct Parts {
     pub(super) env: Environment,
     pub(super) agenda: Agenda,
+    pub(super) upstreams: KeyedSlab<Upstream>,
     pub(super) links: LinkTable,
+    pub(super) servers: ServerTable,
     pub(super) acceptor: Acceptor,
     pub(super) admission: Admission,
     pub(super) auth_requests: AuthRequests,
@@ -60,6 +66,7 @@ pub(super) struct Environment {
     pub(super) settings: Arc<Settings>,
     pub(super) routes: RouteOrder,
     pub(super) counters: Arc<Counters>,
+    pub(super) rows: Rows,
     /// Drawn in each turn.
     pub(super) jitter: u32,
     pub(super) revoked: Arc<Revoked>,
@@ -89,6 +96,15 @@ pub(super) struct Pools {
     pub(super) early_input: usize,
 }
 
+impl Pools {
+    /// Pools of so many bytes at most for what waits to be sent, and for what waits for credit.
+    pub(super) fn new(queues: u64, backlogs: u64) -> Self {
+        let chunks = |bytes: u64| u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(64);
+        let [queues, backlogs] = [queues, backlogs].map(|bytes| BytePool::new(chunks(bytes)));
+        Pools { queues, backlogs, early_input: 0 }
+    }
+}
+
 /// The turn's budget of TLS handshakes.
 #[derive(Default)]
 pub(super) struct Handshakes {
@@ -112,7 +128,7 @@ pub(super) struct Control {
     /// Those that the close log is to have.
     pub(super) subjects: Subjects,
     /// Revocations of backends that found the control thread's mailbox full.
-    pub(super) revocations_waiting: VecDeque<Revocation>,
+    pub(super) revocations_waiting: VecDeque<ScopedRevocation>,
     /// When send slots may next be taken from clients that read too slowly.
     pub(super) relief_at: Instant,
 }
@@ -124,6 +140,8 @@ pub(super) struct Scratch {
     pub(super) plaintext: Vec<u8>,
     pub(super) ciphertext: Vec<u8>,
     pub(super) backlog: Vec<u8>,
+    /// A frame for a WebSocket server, masked.
+    pub(super) frame: Vec<u8>,
     pub(super) fired: Vec<u32>,
 }
 
@@ -135,7 +153,7 @@ impl Core {
         key: Key,
         act: impl FnOnce(&mut Parts, Key, &mut Connection),
     ) -> bool {
-        let Some(connection) = self.sockets.client_mut(key) else { return false };
+        let Some(connection) = self.clients.entry_mut(key) else { return false };
         act(&mut self.parts, key, connection);
         if self.parts.reconcile(key, connection) == Reconciled::Over {
             self.forget_client(key);
@@ -155,7 +173,9 @@ impl Core {
 
     /// A client's descriptor is gone and nothing is in flight.
     pub(super) fn forget_client(&mut self, key: Key) {
-        let connection = self.sockets.remove_client(key);
+        let Some(connection) = self.clients.remove(key) else {
+            unreachable!("{key:?} names no client")
+        };
         self.parts.forget(key, connection);
     }
 }

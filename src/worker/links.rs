@@ -2,23 +2,25 @@
 
 use crate::base::laps::Laps;
 use crate::base::random::Random;
-use crate::base::slab::Key;
+use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::Instant;
 use crate::base::wheel::Wheel;
+use crate::connection::client::End;
+use crate::connection::stage::ClosedBy;
 use crate::connection::upstream::link::{Due, Event, Failure, Identity, Link, OpenError};
-use crate::counters::Metric;
+use crate::counters::{Counters, EndpointMetric, Metric, Row};
 use crate::protocol::cause::Cause;
-use crate::protocol::link::{HANDSHAKE_FRAME_MAX, LinkReader, Reject};
-use crate::ring::{
-    BufferGroup, EndpointAddress, Failure as RingFailure, Op, OpKey, OpKind, Outcome, Owner, Ring,
-    Socket,
-};
-use crate::settings::{Balance, Deadlines, Settings};
+use crate::protocol::link::{Close, Closer, HANDSHAKE_FRAME_MAX, LinkReader, Reject, SessionId};
+use crate::ring::{BufferGroup, EndpointAddress, Owner, Ring, Socket};
+use crate::settings::{Balance, Settings};
 
 use super::clients::Connection;
-use super::core::{Core, Parts};
+use super::core::{Core, Environment, Parts};
 use super::mailbox::Report;
-use super::sockets::{Agenda, Entry, Flush, Ops, Pipe, PipeEvent, SocketTable};
+use super::rows::LinkCount;
+use super::sessions::{Session, reason_of};
+use super::sockets::{Agenda, DialledSocket, Flush, PipeEvent};
+use super::upstreams::{Upstream, upstream};
 use super::{Worker, WorkerOptions};
 
 /// Links that one turn looks at when all are concerned, or acts on when their deadlines come.
@@ -43,62 +45,24 @@ pub(super) struct LinkEntry {
     reader: LinkReader,
     backend: u16,
     endpoint: u16,
-    /// Where its socket is in the table of sockets. Each connection attempt has another key.
+    /// Where its socket is in the table of upstreams. Each connection attempt has another key.
     key: Key,
     /// The sweep has not come by all clients of a connection that was lost.
     lost: bool,
     /// In the agenda's list.
     dirty: bool,
-    /// How it is counted in the table.
+    /// How it is counted in the table, and in its endpoint's row.
     counted: Counted,
+    row: Row<EndpointMetric>,
 }
 
 /// A link's part of the table's sums.
 #[derive(Clone, Copy, Default)]
 struct Counted {
     ready: bool,
+    at_endpoint: LinkCount,
     busy: bool,
     unsent: usize,
-}
-
-/// A link's entry in the table of sockets.
-pub(super) struct LinkSocket {
-    /// Its number in the [`LinkTable`].
-    number: u16,
-    pipe: Option<Pipe>,
-    connecting: bool,
-    /// The cancellation of a connect is in flight. The connect may be quicker, so that there is
-    /// a socket when it completes.
-    cancelling: bool,
-}
-
-impl LinkSocket {
-    /// The number of its link.
-    pub(super) fn number(&self) -> u16 {
-        self.number
-    }
-
-    /// Receive buffers are free again.
-    pub(super) fn feed(&mut self, owner: Owner, ops: &mut Ops) {
-        if let Some(pipe) = &mut self.pipe {
-            pipe.feed();
-        }
-        self.reconcile(owner, ops);
-    }
-
-    fn reconcile(&mut self, owner: Owner, ops: &mut Ops) {
-        if let Some(pipe) = &mut self.pipe {
-            pipe.reconcile(owner, ops);
-            if pipe.is_over() {
-                self.pipe = None;
-            }
-        }
-    }
-
-    /// Whether an earlier connection still has operations in flight.
-    fn is_busy(&self) -> bool {
-        self.connecting || self.cancelling || self.pipe.is_some()
-    }
 }
 
 /// The links of one backend: a stretch of the table, one for each endpoint.
@@ -127,22 +91,24 @@ pub(super) struct LinkTable {
 }
 
 impl LinkTable {
-    /// The links that the settings name, with an entry each in the table of sockets.
+    /// The links that the settings name, with an entry each in the table of upstreams.
     pub(super) fn new(
         settings: &Settings,
+        counters: &Counters,
         options: &WorkerOptions,
         now: Instant,
         random: &mut Random,
-        sockets: &mut SocketTable<Connection, LinkSocket>,
+        upstreams: &mut KeyedSlab<Upstream>,
     ) -> Self {
         let mut entries = Vec::new();
         let mut groups = Vec::new();
         for (backend, backend_settings) in settings.backends.iter().enumerate() {
-            let count = backend_settings.endpoints.len();
+            let is_linked = backend_settings.server.is_none();
+            let count = if is_linked { backend_settings.endpoints.len() } else { 0 };
             // Workers begin round robin at different endpoints.
             let next = random.below(count.max(1) as u64) as usize;
             groups.push(Group { first: entries.len(), count, next });
-            for endpoint in 0..count {
+            for (endpoint, address) in backend_settings.endpoints.iter().enumerate() {
                 let number = entries.len() as u16;
                 let identity = Identity {
                     instance: options.instance,
@@ -151,17 +117,16 @@ impl LinkTable {
                     link: number,
                 };
                 let bits = options.generation_bits.min(24);
-                let socket =
-                    LinkSocket { number, pipe: None, connecting: false, cancelling: false };
                 entries.push(LinkEntry {
                     link: Link::new(identity, bits, &settings.limits, now),
                     reader: LinkReader::new(HANDSHAKE_FRAME_MAX),
                     backend: backend as u16,
                     endpoint: endpoint as u16,
-                    key: sockets.insert_upstream(socket),
+                    key: upstreams.insert(Upstream::link(number)),
                     lost: false,
                     dirty: false,
                     counted: Counted::default(),
+                    row: counters.endpoints.row(&[&backend_settings.name, &address.to_string()]),
                 });
             }
         }
@@ -220,11 +185,23 @@ impl LinkTable {
         entry
     }
 
+    /// Something happens to a link that its machine has no part in.
+    pub(super) fn mark(&mut self, link: u16, agenda: &mut Agenda) {
+        self.entry(link, agenda);
+    }
+
     /// Brings timer and sums in line with what has become of a link.
-    fn reconcile(&mut self, socket: &LinkSocket, deadlines: &Deadlines, wheel: &mut Wheel) {
-        let entry = &mut self.entries[usize::from(socket.number)];
+    fn reconcile(
+        &mut self,
+        link: u16,
+        socket: &DialledSocket,
+        env: &Environment,
+        wheel: &mut Wheel,
+    ) {
+        let entry = &mut self.entries[usize::from(link)];
         let now = Counted {
             ready: entry.link.is_ready(),
+            at_endpoint: LinkCount::of(&entry.link),
             busy: socket.is_busy(),
             unsent: entry.link.unsent(),
         };
@@ -232,10 +209,11 @@ impl LinkTable {
         self.ready = self.ready + usize::from(now.ready) - usize::from(before.ready);
         self.busy = self.busy + usize::from(now.busy) - usize::from(before.busy);
         self.unsent = self.unsent + now.unsent - before.unsent;
+        env.recount_link(entry.row, before.at_endpoint, now.at_endpoint);
         if entry.link.is_down() && (now.busy || entry.lost || self.draining) {
             wheel.cancel(entry.key.slot);
         } else {
-            wheel.schedule(entry.key.slot, entry.link.next_deadline(deadlines));
+            wheel.schedule(entry.key.slot, entry.link.next_deadline(&env.settings.deadlines));
         }
     }
 
@@ -313,7 +291,7 @@ impl Parts {
         let opened = chosen.ok_or(Cause::BackendUnavailable).and_then(|link| {
             let entry = self.links.entry(link, &mut self.agenda);
             let id = entry.link.open(key, &output.request).map_err(refusal)?;
-            Ok(((link, id), entry.link.message_max()))
+            Ok((Session::Link { link, id }, entry.link.message_max()))
         });
         match opened {
             Ok((session, message_max)) => {
@@ -334,12 +312,19 @@ impl Parts {
         self.send_answers(connection);
     }
 
-    /// A client's session is open: its dialect may greet it.
-    pub(super) fn session_opened(&mut self, connection: &mut Connection, message_max: u32) {
-        connection.client.session_opened(message_max);
-        self.env.counters.increment(Metric::SessionsOpened);
-        let output = &mut self.scratch.output;
-        output.answers.append(&mut output.connect_ack);
+    /// Ends a client's session on a link.
+    pub(super) fn end_link_session(&mut self, link: u16, id: SessionId, end: &End) {
+        let Parts { links, agenda, scratch, .. } = self;
+        let close = Close {
+            by: match end.by {
+                ClosedBy::Client => Closer::Client,
+                ClosedBy::Gateway | ClosedBy::Backend => Closer::Gateway,
+            },
+            label: end.cause.label(),
+            code: end.code.unwrap_or(0),
+            reason: reason_of(&scratch.output, end),
+        };
+        links.entry(link, agenda).link.close(id, &close);
     }
 
     /// The most that a link's clients may send in one message.
@@ -351,21 +336,27 @@ impl Parts {
 impl Core {
     /// A link's timer fired.
     pub(super) fn link_deadline(&mut self, link: u16) {
-        let Parts { links, agenda, env, .. } = &mut self.parts;
+        let Parts { upstreams, links, agenda, env, control, .. } = &mut self.parts;
         let draining = links.draining;
         let entry = links.entry(link, agenda);
-        let socket = self.sockets.upstream_mut(entry.key);
+        let socket = &mut upstream(upstreams, entry.key).socket;
         if entry.link.is_down() && (socket.is_busy() || entry.lost || draining) {
             return;
         }
         match entry.link.handle_deadline(env.now.instant, &env.settings.deadlines) {
             Due::Nothing => {}
             Due::Fail(failure) => self.fail_link(link, &failure),
+            Due::Warn(warning) => {
+                env.count_warning(entry.row, warning);
+                let (backend, endpoint) = (entry.backend, entry.endpoint);
+                control.mailbox.report(Report::LinkWarning { backend, endpoint, warning });
+            }
             Due::Connect => {
-                socket.connecting = true;
-                entry.key = self.sockets.renew_upstream(entry.key);
-                let key = OpKey::new(OpKind::Connect, Owner::Upstream(entry.key));
-                agenda.ops.push((key, Op::Connect { endpoint: link }));
+                let Some(key) = upstreams.renew(entry.key) else {
+                    unreachable!("{:?} names no upstream", entry.key)
+                };
+                entry.key = key;
+                upstream(upstreams, key).socket.connect(key, link, &mut agenda.ops);
             }
         }
     }
@@ -373,7 +364,7 @@ impl Core {
     /// Gives a link up: the sweep has its clients told to come again, and it is tried again after
     /// that.
     pub(super) fn fail_link(&mut self, link: u16, failure: &Failure) {
-        let Parts { links, agenda, env, control, random, sweep, .. } = &mut self.parts;
+        let Parts { upstreams, links, agenda, env, control, random, sweep, .. } = &mut self.parts;
         let entry = links.entry(link, agenda);
         if entry.link.is_down() {
             return;
@@ -381,6 +372,7 @@ impl Core {
         let failure = &entry.link.cause_of(failure);
         let is_failure = *failure != Failure::Drained;
         env.counters.add(Metric::LinkFailures, u64::from(is_failure));
+        env.counters.endpoints.add(entry.row, EndpointMetric::Failures, u64::from(is_failure));
         if matches!(failure, Failure::Protocol(_)) {
             env.counters.increment(Metric::LinkViolations);
         }
@@ -393,19 +385,7 @@ impl Core {
             sweep.begin_lost(link);
         }
         let (backend, endpoint) = (entry.backend, entry.endpoint);
-        let (socket, owner) = (self.sockets.upstream_mut(entry.key), Owner::Upstream(entry.key));
-        match &mut socket.pipe {
-            Some(pipe) => {
-                pipe.end(false);
-                pipe.reconcile(owner, &mut agenda.ops);
-            }
-            None if socket.connecting => {
-                socket.cancelling = true;
-                let target = OpKey::new(OpKind::Connect, owner);
-                agenda.ops.push((OpKey::new(OpKind::Cancel, owner), Op::Cancel { target }));
-            }
-            None => {}
-        }
+        upstream(upstreams, entry.key).socket.end(false, entry.key, &mut agenda.ops);
         if is_failure {
             let reason = failure.to_string();
             control.mailbox.report(Report::LinkDown { backend, endpoint, reason });
@@ -413,13 +393,12 @@ impl Core {
     }
 
     /// A link's socket is there.
-    fn link_connected(&mut self, owner: Owner, socket: Socket) {
-        let Parts { links, agenda, env, random, .. } = &mut self.parts;
+    pub(super) fn link_connected(&mut self, key: Key, link: u16, socket: Socket) {
+        let Parts { upstreams, links, agenda, env, random, .. } = &mut self.parts;
         let mut nonce = [0; 32];
         random.fill(&mut nonce);
-        let upstream = self.sockets.upstream_mut(owner.key());
-        let entry = links.entry(upstream.number, agenda);
-        let mut pipe = Pipe::new(socket, BufferGroup::Link);
+        let pipe = upstream(upstreams, key).socket.connected(socket, BufferGroup::Link);
+        let entry = links.entry(link, agenda);
         if entry.link.is_down() {
             // It was given up while it was being connected.
             pipe.end(true);
@@ -427,8 +406,14 @@ impl Core {
             let secret = &env.settings.backends[usize::from(entry.backend)].secret;
             entry.link.connected(nonce, secret.is_some(), &env.settings.limits);
         }
-        pipe.reconcile(owner, &mut agenda.ops);
-        upstream.pipe = Some(pipe);
+        pipe.reconcile(Owner::Upstream(key), &mut agenda.ops);
+    }
+
+    /// No socket came.
+    pub(super) fn link_unconnected(&mut self, link: u16, why: &str) {
+        let Parts { links, agenda, .. } = &mut self.parts;
+        links.mark(link, agenda);
+        self.fail_link(link, &Failure::Connect(why.into()));
     }
 
     /// Takes bytes from a backend.
@@ -452,7 +437,7 @@ impl Core {
                     reader.set_frame_max(frame_max);
                     self.link_ready(link);
                 }
-                Ok(Some(event)) => self.link_event(link, event),
+                Ok(Some(event)) => self.act_on_link(link, event),
                 Err(failure) => break Err(failure),
             }
         };
@@ -469,11 +454,12 @@ impl Core {
     fn link_ready(&mut self, link: u16) {
         let Parts { links, env, control, .. } = &mut self.parts;
         env.counters.increment(Metric::LinkConnects);
-        let LinkEntry { backend, endpoint, .. } = links.entries[usize::from(link)];
+        let LinkEntry { backend, endpoint, row, .. } = links.entries[usize::from(link)];
+        env.counters.endpoints.increment(row, EndpointMetric::Connects);
         control.mailbox.report(Report::LinkReady { backend, endpoint });
     }
 
-    fn link_event(&mut self, link: u16, event: Event<'_>) {
+    fn act_on_link(&mut self, link: u16, event: Event<'_>) {
         match event {
             Event::Data { client, fragment, cost } => {
                 self.make_room(client, fragment.bytes.len());
@@ -493,7 +479,7 @@ impl Core {
                 let code = if code == 0 { 1000 } else { code };
                 let ctx = parts.env.context();
                 let output = &mut parts.scratch.output;
-                connection.client.close_by_backend(code, reason, &ctx, output);
+                connection.client.close_by_backend(Some(code), reason, &ctx, output);
                 parts.send_answers(connection);
                 parts.mark_for_reconcile(client, connection);
             }
@@ -532,14 +518,6 @@ impl Core {
         }
     }
 
-    /// The client of a session that an upstream names, and what else there is.
-    fn session_client(&mut self, client: Key) -> (&mut Parts, &mut Connection) {
-        let Some(connection) = self.sockets.client_mut(client) else {
-            unreachable!("a client ends its session before it leaves")
-        };
-        (&mut self.parts, connection)
-    }
-
     /// Does a turn's part of a sweep over the links.
     pub(super) fn sweep_links(&mut self) {
         let Parts { links, options, .. } = &mut self.parts;
@@ -561,40 +539,10 @@ impl Core {
 }
 
 impl<R: Ring> Worker<R> {
-    /// A completion of a link's socket, or of its connect.
-    pub(super) fn complete_link(&mut self, key: OpKey, outcome: Outcome, more: bool) {
-        let OpKey { owner, kind } = key;
-        let Core { sockets, parts } = &mut self.core;
-        let Some(Entry::Upstream(socket)) = sockets.entry_mut(owner.key()) else {
-            return self.complete_stale(outcome);
-        };
-        let link = socket.number;
-        parts.links.entry(link, &mut parts.agenda);
-        match outcome {
-            Outcome::Connected(connected) => {
-                socket.connecting = false;
-                self.core.link_connected(owner, connected);
-            }
-            Outcome::Failed(failure) if kind == OpKind::Connect => {
-                socket.connecting = false;
-                self.core.fail_link(link, &Failure::Connect(describe(failure)));
-            }
-            // A socket that comes all the same is closed, which cancels nothing.
-            Outcome::CancelDone if socket.cancelling => socket.cancelling = false,
-            outcome => {
-                let Some(pipe) = &mut socket.pipe else {
-                    unreachable!("{outcome:?} of a link without a socket")
-                };
-                let ops = &mut parts.agenda.ops;
-                let event = pipe.complete(owner, outcome, more, &mut self.ring, ops);
-                self.link_pipe_event(owner, link, event);
-            }
-        }
-    }
-
-    fn link_pipe_event(&mut self, owner: Owner, link: u16, event: PipeEvent) {
+    /// Something happened to a link's socket.
+    pub(super) fn link_event(&mut self, key: Key, link: u16, event: PipeEvent) {
         let parts = &mut self.core.parts;
-        let entry = &mut parts.links.entries[usize::from(link)];
+        let entry = parts.links.entry(link, &mut parts.agenda);
         match event {
             PipeEvent::Received(buffer) => {
                 if !entry.link.is_down() {
@@ -608,28 +556,25 @@ impl<R: Ring> Worker<R> {
             }
             PipeEvent::Starved => {
                 parts.env.counters.increment(Metric::ReceiveStarved);
-                parts.agenda.starve(owner, BufferGroup::Link);
+                parts.agenda.starve(Owner::Upstream(key), BufferGroup::Link);
             }
             PipeEvent::Routine => {}
         }
-        let Core { sockets, parts } = &mut self.core;
-        sockets.upstream_mut(owner.key()).reconcile(owner, &mut parts.agenda.ops);
+        let Parts { upstreams, agenda, .. } = &mut self.core.parts;
+        upstream(upstreams, key).socket.reconcile(key, &mut agenda.ops);
     }
 
     /// Fills a link's next send, if there is something to send, and brings what else depends on
     /// the link in line. False when no slot is free.
-    pub(super) fn flush_link(&mut self, slot: u32) -> bool {
-        let Core { sockets, parts } = &mut self.core;
-        let Parts { links, agenda, env, .. } = parts;
-        let Some((key, Entry::Upstream(socket))) = sockets.slot_mut(slot) else {
-            unreachable!("an upstream keeps its slot")
-        };
-        let LinkEntry { link, dirty, .. } = &mut links.entries[usize::from(socket.number)];
+    pub(super) fn flush_link(&mut self, number: u16) -> bool {
+        let Parts { upstreams, links, agenda, env, .. } = &mut self.core.parts;
+        let LinkEntry { link, dirty, key, .. } = &mut links.entries[usize::from(number)];
+        let socket = &mut upstream(upstreams, *key).socket;
         *dirty = false;
-        if let Some(pipe) = &mut socket.pipe
+        if let Some(pipe) = socket.pipe_mut()
             && link.unsent() > 0
         {
-            let (owner, ops) = (Owner::Upstream(key), &mut agenda.ops);
+            let (owner, ops) = (Owner::Upstream(*key), &mut agenda.ops);
             match pipe.flush(owner, &mut self.ring, ops, |bytes| link.copy_output(bytes)) {
                 Flush::Sending(_) if link.may_wake() => link.take_waiting(&mut agenda.woken),
                 Flush::Sending(_) | Flush::Busy => {}
@@ -637,7 +582,7 @@ impl<R: Ring> Worker<R> {
             }
         }
         let flushed = !*dirty;
-        links.reconcile(socket, &env.settings.deadlines, &mut agenda.wheel);
+        links.reconcile(number, socket, env, &mut agenda.upstream_timers);
         flushed
     }
 }
@@ -648,15 +593,5 @@ pub(super) fn refusal(error: OpenError) -> Cause {
     match error {
         OpenError::NotReading => Cause::BackendUnavailable,
         OpenError::TooLarge => Cause::TooLarge,
-    }
-}
-
-fn describe(failure: RingFailure) -> String {
-    match failure {
-        RingFailure::Errno(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
-        RingFailure::Disconnected => "refused or reset; is the backend listening there?".into(),
-        RingFailure::Cancelled => "given up".into(),
-        RingFailure::Exhausted => "out of descriptors or memory".into(),
-        RingFailure::NoBuffers | RingFailure::NotFound => format!("{failure:?}"),
     }
 }

@@ -17,22 +17,26 @@ pub mod mailbox;
 mod memory;
 mod reconcile;
 mod revocations;
+mod rows;
+mod servers;
+mod sessions;
 pub mod sockets;
 mod sweep;
 mod tick_time;
 mod trail;
+mod upstreams;
+mod websocket_events;
+mod websockets;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::byte_queue::BytePool;
 use crate::base::random::Random;
-use crate::base::slab::Key;
+use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::Instant;
 use crate::base::token_bucket::TokenBucket;
-use crate::base::wheel::Wheel;
 use crate::connection::client::Client;
 use crate::connection::route_order::RouteOrder;
 use crate::connection::{Output, authenticate};
@@ -50,7 +54,9 @@ use clients::Connection;
 use links::LinkTable;
 use mailbox::WorkerMailbox;
 use reconcile::Reconciled;
-use sockets::{Agenda, Entry, Flush, PipeEvent, SocketTable};
+use rows::Rows;
+use servers::ServerTable;
+use sockets::{Agenda, Flush, PipeEvent};
 use sweep::Sweep;
 use tick_time::{Phase, TickTime};
 use trail::Subjects;
@@ -115,24 +121,22 @@ impl<R: Ring> Worker<R> {
         let mut dead_key = [0; 16];
         random.fill(&mut dead_key);
         let dead = RejectedTokenCache::new(settings.limits.dead_tokens_max, dead_key);
-        let mut sockets = SocketTable::new(options.generation_bits);
-        let links = LinkTable::new(&settings, &options, now.instant, &mut random, &mut sockets);
-        for (number, address) in links.addresses(&settings) {
-            ring.set_endpoint(number, address);
-        }
+        let mut upstreams = KeyedSlab::new(options.generation_bits);
+        let at = now.instant;
+        let links = LinkTable::new(&settings, &counters, &options, at, &mut random, &mut upstreams);
+        let servers = ServerTable::new(&settings, &mut random);
+        let addresses = [links.addresses(&settings), servers.addresses(&settings)];
+        addresses.into_iter().flatten().for_each(|(number, at)| ring.set_endpoint(number, at));
         let allowance = Allowance::new(&settings.limits, options.workers, options.descriptors_max);
-        let chunks = |bytes: u64| u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(64);
         let parts = Parts {
-            agenda: Agenda::new(Wheel::new(WHEEL_TICK, now.instant)),
+            agenda: Agenda::new(WHEEL_TICK, now.instant),
+            upstreams,
             links,
+            servers,
             acceptor: Acceptor::new(&settings),
             admission: Admission::new(allowance, now.instant),
             auth_requests: AuthRequests::default(),
-            pools: Pools {
-                queues: BytePool::new(chunks(options.queue_bytes_max)),
-                backlogs: BytePool::new(chunks(settings.limits.stalled_input_max)),
-                early_input: 0,
-            },
+            pools: Pools::new(options.queue_bytes_max, settings.limits.stalled_input_max),
             handshakes: Handshakes::default(),
             control: Control {
                 mailbox,
@@ -147,11 +151,16 @@ impl<R: Ring> Worker<R> {
             },
             sweep: Sweep::default(),
             scratch: Scratch {
-                output: Output { tokens: authenticate::Scratch::new(dead), ..Output::default() },
+                output: Output {
+                    tokens: authenticate::Scratch::new(dead),
+                    nonce: first_nonce(&settings, &mut random),
+                    ..Output::default()
+                },
                 ..Scratch::default()
             },
             env: Environment {
                 now,
+                rows: Rows::new(&counters, &settings),
                 settings,
                 routes: RouteOrder::default(),
                 counters,
@@ -161,7 +170,8 @@ impl<R: Ring> Worker<R> {
             random,
             options,
         };
-        Worker { ring, core: Core { sockets, parts }, time: TickTime::new(now.instant) }
+        let clients = KeyedSlab::new(parts.options.generation_bits);
+        Worker { ring, core: Core { clients, parts }, time: TickTime::new(now.instant) }
     }
 
     /// The ring, for a simulation that looks inside.
@@ -171,12 +181,12 @@ impl<R: Ring> Worker<R> {
 
     /// Number of connections that are not wholly gone.
     pub fn connections(&self) -> usize {
-        self.core.sockets.clients_len()
+        self.core.clients.len()
     }
 
     /// Where the clients come from that are open, for a simulation that looks inside.
     pub fn open_clients(&self) -> Vec<SocketAddr> {
-        let clients = self.core.sockets.clients().map(|connection| &connection.client);
+        let clients = self.core.clients.iter().map(|(_, connection)| &connection.client);
         clients.filter(|client| client.is_open()).filter_map(Client::peer).collect()
     }
 
@@ -245,15 +255,15 @@ impl<R: Ring> Worker<R> {
             Owner::Nobody => self.core.parts.acceptor.unowned_done(),
             Owner::Acceptor(slot) => self.core.accepted(slot, outcome),
             Owner::Client(client) => self.complete_client(client, outcome, more),
-            Owner::Upstream(_) => self.complete_link(key, outcome, more),
+            Owner::Upstream(_) => self.complete_upstream(key, outcome, more),
         }
     }
 
     fn complete_client(&mut self, key: Key, outcome: Outcome, more: bool) {
         // For what the gateway itself answers.
         self.core.make_room(key, 0);
-        let Core { sockets, parts } = &mut self.core;
-        let Some(connection) = sockets.client_mut(key) else {
+        let Core { clients, parts } = &mut self.core;
+        let Some(connection) = clients.entry_mut(key) else {
             return self.complete_stale(outcome);
         };
         let (owner, ops) = (Owner::Client(key), &mut parts.agenda.ops);
@@ -311,7 +321,7 @@ impl<R: Ring> Worker<R> {
                 clients_starve
             }
             Owner::Upstream(key) => {
-                let flushed = self.flush_link(key.slot);
+                let flushed = self.flush_upstream(key);
                 links_starve |= !flushed;
                 !flushed
             }
@@ -335,9 +345,9 @@ impl<R: Ring> Worker<R> {
 
     /// False when no send slot was free.
     fn flush_client(&mut self, key: Key) -> bool {
-        let Core { sockets, parts: Parts { pools, agenda, .. } } = &mut self.core;
+        let Core { clients, parts: Parts { pools, agenda, .. } } = &mut self.core;
         // It may have left since it had output.
-        let Some(connection) = sockets.client_mut(key) else { return true };
+        let Some(connection) = clients.entry_mut(key) else { return true };
         let Connection { pipe, out, .. } = connection;
         if !out.is_empty() {
             let copy_out = |bytes: &mut [u8]| out.copy_out(&mut pools.queues, bytes);
@@ -352,6 +362,15 @@ impl<R: Ring> Worker<R> {
     }
 }
 
+/// For the first handshake with a WebSocket server, where there are any.
+fn first_nonce(settings: &Settings, random: &mut Random) -> [u8; 16] {
+    let mut nonce = [0; 16];
+    if settings.backends.iter().any(|backend| backend.server.is_some()) {
+        random.fill(&mut nonce);
+    }
+    nonce
+}
+
 impl Core {
     /// Acts on the timers that are due. Whether there were any.
     fn handle_timers(&mut self) -> bool {
@@ -360,22 +379,18 @@ impl Core {
             return false;
         }
         let mut fired = std::mem::take(&mut self.parts.scratch.fired);
-        self.parts.agenda.wheel.expire(now, TIMERS_PER_TURN, &mut fired);
+        self.parts.agenda.client_timers.expire(now, TIMERS_PER_TURN, &mut fired);
         for slot in fired.drain(..) {
-            match self.sockets.slot_mut(slot) {
-                Some((key, Entry::Client(connection))) => {
-                    self.parts.client_deadline(connection);
-                    if self.parts.reconcile(key, connection) == Reconciled::Over {
-                        self.forget_client(key);
-                    }
-                }
-                Some((_, Entry::Upstream(socket))) => {
-                    let link = socket.number();
-                    self.link_deadline(link);
-                }
-                // Another timer's client took this one's with it.
-                None => {}
+            // Another timer's client may have taken this one's with it.
+            let Some((key, connection)) = self.clients.slot_mut(slot) else { continue };
+            self.parts.client_deadline(connection);
+            if self.parts.reconcile(key, connection) == Reconciled::Over {
+                self.forget_client(key);
             }
+        }
+        self.parts.agenda.upstream_timers.expire(now, TIMERS_PER_TURN, &mut fired);
+        for slot in fired.drain(..) {
+            self.upstream_deadline(slot);
         }
         self.parts.scratch.fired = fired;
         true
@@ -384,15 +399,17 @@ impl Core {
     /// Receive buffers are free again: a socket that found none may try again.
     fn feed(&mut self, owner: Owner) {
         // It may have left meanwhile.
-        match self.sockets.entry_mut(owner.key()) {
-            Some(Entry::Client(connection)) => {
-                connection.pipe.feed();
-                if self.parts.reconcile(owner.key(), connection) == Reconciled::Over {
-                    self.forget_client(owner.key());
+        match owner {
+            Owner::Client(key) => {
+                self.with_client(key, |_, _, connection| connection.pipe.feed());
+            }
+            Owner::Upstream(key) => {
+                let Parts { upstreams, agenda, .. } = &mut self.parts;
+                if let Some(upstream) = upstreams.entry_mut(key) {
+                    upstream.socket.feed(key, &mut agenda.ops);
                 }
             }
-            Some(Entry::Upstream(socket)) => socket.feed(owner, &mut self.parts.agenda.ops),
-            None => {}
+            Owner::Nobody | Owner::Acceptor(_) => unreachable!("{owner:?} receives nothing"),
         }
     }
 }
@@ -422,6 +439,10 @@ impl Parts {
         let (ready, down) = self.links.ready_and_down();
         counters.set(Metric::LinksReady, ready);
         counters.set(Metric::LinksDown, down);
+        let (ready, resting) = self.servers.ready_and_resting();
+        counters.set(Metric::UpstreamsReady, ready);
+        counters.set(Metric::UpstreamsResting, resting);
+        counters.set(Metric::UpstreamConnections, self.servers.connections());
         counters.set(Metric::StalledInputBytes, self.pools.backlogs.in_use_bytes() as u64);
     }
 }

@@ -17,7 +17,7 @@ use crate::protocol::cause::Cause;
 use super::clients::Connection;
 use super::core::{Core, Parts};
 use super::reconcile::Reconciled;
-use super::sockets::Entry;
+use super::sessions::Session;
 
 /// Connections that a sweep closes in one turn: each costs a close frame, and a send, in that
 /// turn and the completions of its end in later ones.
@@ -91,7 +91,7 @@ impl Core {
         let mut slots_left = self.parts.options.sweep_slots;
         let mut closes_left = CLOSES_PER_TURN;
         while slots_left > 0 && closes_left > 0 {
-            let slots = self.sockets.slots();
+            let slots = self.clients.slots();
             let laps = &mut self.parts.sweep.laps;
             let Some((part, duties)) = laps.advance(slots, slots_left) else { break };
             slots_left -= part.len() as u32;
@@ -110,9 +110,7 @@ impl Core {
 
     /// Whether this closed a client.
     fn sweep_slot(&mut self, slot: u32, duties: Duties) -> bool {
-        let Some((key, Entry::Client(connection))) = self.sockets.slot_mut(slot) else {
-            return false;
-        };
+        let Some((key, connection)) = self.clients.slot_mut(slot) else { return false };
         let ends = self.parts.sweep_client(connection, duties);
         if !ends {
             self.parts.schedule_deadline(key, connection);
@@ -138,7 +136,7 @@ impl Parts {
             connection.client.schedule_close(at, Cause::GoingAway);
         }
         if does(Duty::LostLinks)
-            && connection.session.is_some_and(|(link, _)| self.links.is_lost(link))
+            && matches!(connection.session, Some(Session::Link { link, .. }) if self.links.is_lost(link))
         {
             connection.session = None;
             let at = self.env.now.instant + self.random.duration_below(LOSS_SPREAD);
@@ -150,13 +148,12 @@ impl Parts {
             || (does(Duty::Drop) && self.drop_for_drain(connection))
     }
 
-    fn close_if_revoked(&mut self, connection: &mut Connection) -> bool {
-        let client = &mut connection.client;
-        if !client.is_open() || !self.env.revoked.holds(client.mark(), self.env.now.unix) {
+    pub(super) fn close_if_revoked(&mut self, connection: &mut Connection) -> bool {
+        if !self.is_revoked(connection) {
             return false;
         }
         self.env.counters.increment(Metric::RevokedClosed);
-        client.close(Cause::TokenRevoked, &self.env.context(), &mut self.scratch.output);
+        connection.client.close(Cause::TokenRevoked, &self.env.context(), &mut self.scratch.output);
         self.send_answers(connection);
         true
     }

@@ -253,6 +253,58 @@ const ROWS: &[Row] = &[
         ],
     },
     Row {
+        title: "Listeners",
+        panels: &[
+            panel(
+                "Connections by listener",
+                "short",
+                &[(now!("portcullis_listener_connections" by "listener"), "{{listener}}")],
+            ).about("In any stage.")
+                .stacked(),
+            panel(
+                "New connections by listener",
+                "cps",
+                &[
+                    (rate!("portcullis_listener_accepted_total" by "listener"), "{{listener}}"),
+                    (rate!("portcullis_listener_refused_total" by "listener"), "{{listener}}, reset"),
+                ],
+            ).about("Accepted, and of these reset immediately for a cap, a share, a penalty or want of memory."),
+            panel(
+                "Closes before a route by listener",
+                "cps",
+                &[(rate!("portcullis_listener_closes_total" by "listener, cause"), "{{listener}} {{cause}}")],
+            ).about("Connections that ended before their route was known: failed TLS handshakes, unknown paths, scanners."),
+        ],
+    },
+    Row {
+        title: "Routes",
+        panels: &[
+            panel(
+                "Connections and new sessions by route",
+                "short",
+                &[
+                    (now!("portcullis_route_connections" by "route"), "{{route}}"),
+                    (rate!("portcullis_route_sessions_opened_total" by "route"), "{{route}}, new in a second"),
+                ],
+            ).about("Connections whose session was opened."),
+            panel(
+                "Closes by route",
+                "cps",
+                &[(rate!("portcullis_route_closes_total" by "route, cause"), "{{route}} {{cause}}")],
+            ).about("Why connections of a route ended. docs/closing.md explains each cause."),
+            panel(
+                "Messages by route",
+                "cps",
+                &[(rate!("portcullis_route_messages_total" by "route, direction"), "{{route}} {{direction}}")],
+            ).about("A route whose messages go one way only may have a backend that does not answer."),
+            panel(
+                "Message bytes by route",
+                "Bps",
+                &[(rate!("portcullis_route_message_bytes_total" by "route, direction"), "{{route}} {{direction}}")],
+            ).about("Payload bytes relayed, by route and direction."),
+        ],
+    },
+    Row {
         title: "Links to backends",
         panels: &[
             panel("Links to backends", "short", &[(now!("portcullis_links" by "state"), "{{state}}")]).about("One for each worker and endpoint. All should be ready.")
@@ -294,6 +346,68 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_sessions_opened_total"), "sessions opened"),
                 ],
             ).about("Links that connect and fail again and again show a backend that restarts, or a wrong secret."),
+        ],
+    },
+    Row {
+        title: "WebSocket servers behind the gateway",
+        panels: &[
+            panel("Servers", "short", &[(now!("portcullis_upstreams" by "state"), "{{state}}")]).about("One for each worker and endpoint. One that rests has failed several times in a row.")
+                .stacked(),
+            panel(
+                "Connections to servers",
+                "short",
+                &[(now!("portcullis_upstream_connections"), "connections")],
+            ).about("One for each proxied client, those included that are being made."),
+            panel(
+                "Handshakes with servers",
+                "cps",
+                &[
+                    (rate!("portcullis_upstream_dials_total"), "begun"),
+                    (rate!("portcullis_upstream_refusals_total"), "answered with a refusal"),
+                    (rate!("portcullis_upstream_message_refusals_total"), "refused by a message"),
+                    (rate!("portcullis_upstream_failures_total"), "failed"),
+                ],
+            ).about("Refusals are about clients, failures about servers."),
+            panel(
+                "Connections to servers that broke",
+                "cps",
+                &[
+                    (rate!("portcullis_upstream_violations_total"), "protocol broken"),
+                    (rate!("portcullis_upstream_stalls_total"), "nothing read in time"),
+                ],
+            ).about("Their clients were told to come again."),
+        ],
+    },
+    Row {
+        title: "Endpoints of backends",
+        panels: &[
+            panel(
+                "Links by endpoint",
+                "short",
+                &[(now!("portcullis_endpoint_links" by "backend, endpoint, state"), "{{backend}} {{endpoint}} {{state}}")],
+            ).about("One for each worker. All should be ready."),
+            panel(
+                "Sessions by endpoint",
+                "short",
+                &[(now!("portcullis_endpoint_sessions" by "backend, endpoint"), "{{backend}} {{endpoint}}")],
+            ).about("Open sessions, and auth requests that wait. Endpoints of one backend should have about the same.")
+                .stacked(),
+            panel(
+                "Connects and failures by endpoint",
+                "cps",
+                &[
+                    (rate!("portcullis_endpoint_connects_total" by "backend, endpoint"), "{{backend}} {{endpoint}} made"),
+                    (rate!("portcullis_endpoint_failures_total" by "backend, endpoint"), "{{backend}} {{endpoint}} failed or lost"),
+                ],
+            ).about("An endpoint with both restarts again and again, or does not answer pings."),
+            panel(
+                "Standstills by endpoint",
+                "cps",
+                &[
+                    (rate!("portcullis_endpoint_pings_unanswered_total" by "backend, endpoint"), "{{backend}} {{endpoint}} ping unanswered"),
+                    (rate!("portcullis_endpoint_credit_stalls_total" by "backend, endpoint"), "{{backend}} {{endpoint}} no credit"),
+                ],
+            ).about("Times that deadlines.link_ping passed without an answer to a ping, and deadlines.link_stall without credit."),
         ],
     },
     Row {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use portcullis::counters::{Counters, MetricKind};
+use portcullis::protocol::cause::Cause;
 use portcullis::server::exposition::{ControlNumbers, Exposition, descriptions};
 
 use crate::{dashboard, file};
@@ -73,8 +74,10 @@ fn faults(expression: &str) -> Vec<String> {
             faults.push(format!("no metric {name}"));
         }
         labels.extend(series.iter().filter_map(|d| Some(d.label?.0)));
+        labels.extend(series.iter().flat_map(|d| d.names));
         for (label, operator, value) in selectors {
-            if OF_PROMETHEUS.contains(&label.as_str()) {
+            let is_name = series.iter().any(|d| d.names.contains(&label.as_str()));
+            if OF_PROMETHEUS.contains(&label.as_str()) || is_name {
                 continue;
             }
             let values =
@@ -156,6 +159,14 @@ fn faults_are_found() {
         ("portcullis_links{state=~\"ready|up\"}", &["no series portcullis_links{state=\"up\"}"]),
         ("portcullis_links{instance=\"x\",state=\"ready\"}", &[]),
         ("sum by (state, job) (portcullis_links)", &[]),
+        ("sum by (route) (rate(portcullis_route_closes_total{route=\"/x\"}[5m]))", &[]),
+        (
+            "sum by (listener) (portcullis_route_connections{cause=\"idle\"})",
+            &[
+                "no series portcullis_route_connections{cause=\"idle\"}",
+                "by (listener), a label that none of its metrics has",
+            ],
+        ),
         (
             "sum by (stage) (portcullis_links)",
             &["by (stage), a label that none of its metrics has"],
@@ -219,6 +230,10 @@ fn prometheus_takes_the_rules_and_they_fire_when_they_should() {
 fn prometheus_finds_nothing_to_say_about_the_metrics() {
     let mut exposition = Exposition::default();
     let block = Counters::default();
+    let (listener, route) = (block.listeners.row(&["[::]:443"]), block.routes.row(&["/chat/*"]));
+    let _ = block.endpoints.row(&["app", "10.0.0.1:7000"]);
+    block.listeners.closed(listener, Cause::TlsFailed);
+    block.routes.closed(route, Cause::Idle);
     exposition.publish([&block].into_iter(), &ControlNumbers::default(), &[]);
     let mut page = exposition.render();
     // No listener has TLS here.

@@ -53,7 +53,9 @@ impl Client {
         let (timeout, is_backend) = match &auth.kind {
             AuthKind::Backend(timeout) => (*timeout, true),
             AuthKind::Http(endpoint) => (endpoint.timeout + HTTP_GRACE, false),
-            AuthKind::Token(_) => unreachable!("the gateway judges tokens itself"),
+            AuthKind::Token(_) | AuthKind::Upstream(_) => {
+                unreachable!("only backends and endpoints are asked")
+            }
         };
         let (message, first_message) = match credentials {
             Credentials::InRequest => (None, FirstMessageInfo::default()),
@@ -77,7 +79,7 @@ impl Client {
         let until = (since + timeout).into();
         if let Phase::Authenticating(authenticating) = &mut self.phase {
             let decision = PendingDecision { since: since.into(), until, first_message };
-            authenticating.awaited = Awaited::Decision(decision);
+            authenticating.awaited = Awaited::Decision(Box::new(decision));
         }
         Step::Ask(auth_request)
     }
@@ -99,12 +101,16 @@ impl Client {
             _ if identity.expires().is_some_and(|end| end <= ctx.now.unix) => {
                 Err(Cause::BackendUnavailable)
             }
-            _ if ctx.revoked.is_revoked(identity, ctx.now.unix) => {
-                ctx.counters.increment(Metric::RevokedRefused);
-                Err(Cause::TokenRevoked)
-            }
             Ok(Request::Upgrade(request)) => {
-                still_valid(self, &pending, &request, ctx.settings).map(|index| (index, request))
+                match still_valid(self, &pending, &request, ctx.settings) {
+                    Ok(index)
+                        if ctx.is_revoked(identity, &ctx.settings.routes[usize::from(index)]) =>
+                    {
+                        ctx.counters.increment(Metric::RevokedRefused);
+                        Err(Cause::TokenRevoked)
+                    }
+                    valid => valid.map(|index| (index, request)),
+                }
             }
             _ => Err(Cause::ForbiddenRoute),
         };
@@ -113,6 +119,12 @@ impl Client {
                 decision.count(Metric::VerdictsAccepted, ctx);
                 let route = &ctx.settings.routes[usize::from(index)];
                 self.set_route(index, route, ctx);
+                if let Some(server) = ctx.settings.server_of(route) {
+                    let asked_for = &mut output.request;
+                    let admitted = self.admit(identity, &request, route, ctx, asked_for);
+                    let info = decision.first_message;
+                    return self.dial(Some(admitted), info, &request, (route, server), ctx, output);
+                }
                 self.open(identity, &request, route, ctx, &mut output.request);
                 self.acknowledge(decision.first_message, identity.expires(), ctx, output);
                 Step::Authenticated { backend: route.backend }
@@ -162,7 +174,7 @@ impl Client {
     /// What is decided about, if anything; from here on it is not awaited any more.
     fn take_decision(&mut self) -> Option<(Arc<PendingRequest>, PendingDecision)> {
         let decision = self.pending_decision()?;
-        let Phase::Authenticating(Authenticating { request, awaited }) = &mut self.phase else {
+        let Phase::Authenticating(Authenticating { request, awaited, .. }) = &mut self.phase else {
             return None;
         };
         *awaited = Awaited::Nothing;

@@ -140,6 +140,11 @@ sections! {
              link takes a new value when it next connects.";
         first_message_max: Size(125, MIB) as u32 = "16KiB", Live,
             "Largest message before authentication, which carries the token.";
+        proxy_header_max: Size(536, 64 * KIB) as u32 = "4KiB", Live,
+            "Largest PROXY header of version 2, extensions such as a client certificate included.";
+        first_messages_max: Count(1, 1_000) as u16 = "8", Live,
+            "Messages that a client may begin before the application that judges it by messages has \
+             let it in; together they may have `first_message_max` bytes.";
         head_max: Size(512, 64 * KIB) as u32 = "8KiB", Live,
             "Largest request head; 431 above it.";
         header_fields_max: Count(8, 128) as u16 = "64", Live,
@@ -231,9 +236,15 @@ sections! {
         link_connect: Time(100, MINUTE) as Duration = "5s", Live,
             "From the start of a connection attempt to a backend to the end of the link \
              handshake.";
+        upstream_connect: Time(100, MINUTE) as Duration = "5s", Live,
+            "From the start of a client's handshake with a WebSocket server behind the gateway to its \
+             answer, other servers that are tried included.";
         link_ping: Time(100, 10 * MINUTE) as Duration = "5s", Live,
-            "Silence on a link after which the gateway pings; after three times this it drops the \
-             link.";
+            "Silence on a link after which the gateway pings; after twice this the log names the \
+             backend, after three times this the gateway drops the link and closes its sessions.";
+        link_stall: Time(100, 10 * MINUTE) as Duration = "10s", Live,
+            "Time without any credit from a backend, while clients of its link wait to send, after \
+             which the log names it, once. Nothing else happens.";
         link_retry_min: Time(10, MINUTE) as Duration = "100ms", Live,
             "Shortest wait before a backend is tried again; it doubles, with jitter.";
         link_retry_max: Time(10, 10 * MINUTE) as Duration = "10s", Live,
@@ -479,16 +490,17 @@ sections! {
                 a.backends.iter().map(|b| &b.name).eq(b.backends.iter().map(|b| &b.name))
             }),
             "Name for routes to refer to; unique.";
-        kind: WordOrLater(&["link"], &["websocket"]) = "link", RestartRequired(|_, _| true),
-            "Protocol of the backend: the framed link of `link-protocol.md`.";
+        kind: Word(&["link", "websocket"]) as &str = "link", RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.server.clone())),
+            "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
+             ordinary WebSocket servers that know nothing of the gateway.";
         endpoints: List("`IP:PORT` or `unix:/PATH`") = REQUIRED,
             RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.endpoints.clone())),
             "Its servers, which are interchangeable.";
         balance: WordOrLater(Balance::WORDS, &["hash-subject"]) as Balance = "least-sessions", Live,
             "How the gateway chooses an endpoint for a new session.";
         revoke: Word(RevokeScope::WORDS) as RevokeScope = "none", Live,
-            "Whether the backend may revoke tokens by REVOKE: `none`, or `all`. Needs \
-             `secret_file`: a link that proved no key revokes nothing.";
+            "Where the backend may revoke tokens by REVOKE: nowhere, on the routes that go to it, \
+             or on all. Needs `secret_file`: a link that proved no key revokes nothing.";
         secret_file: Text(SECRET_FILE) = NONE, Live,
             "Key of the link's mutual authentication, at least 32 bytes. One newline at the end \
              is removed.";
