@@ -34,12 +34,19 @@ const COMMANDS = {
   },
 };
 
+const ports = new Set();
+
+/** A port that no other caller of this process gets. */
 export async function freePort() {
-  const server = createServer();
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+  for (;;) {
+    const server = createServer();
+    await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const { port } = server.address();
+    await new Promise((resolve) => server.close(resolve));
+    if (ports.has(port)) continue;
+    ports.add(port);
+    return port;
+  }
 }
 
 export class App {

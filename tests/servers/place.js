@@ -52,12 +52,12 @@ export const tlsInFront = ({ route, ...wants }) => ({ ...wants, route: { ...rout
 /**
  * Runs one check at a place. `wants` is `{ app, options, route }`: the application, its options,
  * and the settings of the gateway's route (see gateway.js). `only` is the mode that the check
- * makes sense in, if it is not both.
+ * makes sense in, if it is not both; "later" is one that waits for a part of the gateway.
  */
 export function at(wants, name, body, only) {
   if (!WANTED.test(name)) return Promise.resolve();
   if (only !== undefined && only !== MODE) {
-    if (only === "gateway") skipped += 1;
+    if (only === "gateway" || only === "later") skipped += 1;
     return Promise.resolve();
   }
   const whole = async () => {

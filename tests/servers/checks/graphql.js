@@ -42,7 +42,7 @@ class Client {
       let last;
       this.client.subscribe(
         { query, variables },
-        { next: ({ data }) => (last = data), error: reject, complete: () => resolve(last) },
+        { next: ({ data }) => (last = data), error: (error) => reject(new Error(JSON.stringify(error))), complete: () => resolve(last) },
       );
     });
     return within(5_000, first, `no answer to ${query}`);

@@ -19,7 +19,8 @@ export class Client {
     const { Socket } = packages(`phoenix-${version}`);
     this.opens = 0;
     this.closes = [];
-    const given = paramsOnly ? { params: { token: value } } : { authToken: value };
+    const params = value === undefined ? {} : { token: value };
+    const given = paramsOnly ? { params } : { authToken: value };
     this.socket = new Socket(place.url("/socket"), { transport: WebSocket, ...given, ...options });
     this.socket.onOpen(() => (this.opens += 1));
     this.socket.onClose(({ code, reason }) => this.closes.push({ code, reason: String(reason) }));
