@@ -1,14 +1,16 @@
 // A gateway between a client and a test application. (Until the gateway has the settings below,
 // only `SERVERS_MODE=gateway` runs it.)
 
-import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { eventually } from "../clients/harness.js";
-import { AUTHORITY, CERTIFICATE, KEY, freePort } from "./app.js";
+import { AUTHORITY, CERTIFICATE, KEY, freePort, launch } from "./app.js";
 import { SECRET } from "./tokens.js";
+
+/** How long an application has for the message that accepts a client. */
+export const ACCEPTED_WITHIN_MS = 3_000;
 
 /** A `[[auth]]` block by what the route says of it. */
 const AUTH = {
@@ -36,6 +38,7 @@ close_log = "closes.jsonl"
 [limits]
 connections_max = 500
 unauthenticated_max = 250
+${auth === "message" ? `[deadlines]\nauthenticate = "${ACCEPTED_WITHIN_MS}ms"` : ""}
 [[listener]]
 address = "127.0.0.1:${ports.plain}"
 ${tls ? `tls = { certificate = "${CERTIFICATE}", key = "${KEY}" }` : ""}
@@ -65,10 +68,7 @@ export class Gateway {
     writeFileSync(join(gateway.folder, "gateway.toml"), settings(app, ports, route));
     gateway.log = "";
     const args = ["run", "--config", "gateway.toml"];
-    gateway.process = spawn(process.env.PORTCULLIS_BIN, args, { cwd: gateway.folder });
-    for (const stream of ["stdout", "stderr"]) {
-      gateway.process[stream].on("data", (bytes) => (gateway.log += bytes));
-    }
+    gateway.process = launch(gateway, process.env.PORTCULLIS_BIN, args, { cwd: gateway.folder });
     const ready = async () => {
       if (gateway.process.exitCode !== null) throw new Error(`the gateway ended\n${gateway.log}`);
       const answer = await fetch(`http://127.0.0.1:${ports.admin}/readyz`).catch(() => null);

@@ -119,7 +119,8 @@ async function restarts(tab, place, version, options) {
   const { closes } = await tab.until("a close", (seen) => seen.closes.length > 0 && seen);
   assert.equal(closes[0][0], 1012);
   await place.app.begin();
-  await tab.until("open again", ({ opens }) => opens >= 2, 20_000);
+  const joined = () => tab.page.evaluate(() => window.channel.state === "joined");
+  await eventually(joined, "joined again", 20_000);
   await tab.echoes(true);
 }
 

@@ -14,12 +14,27 @@ globalThis.document ??= { visibilityState: "visible" };
 const cable = packages("@rails/actioncable");
 
 // The sockets of a consumer carry what a browser would send for its page: a cookie and an Origin.
-// The URL's fragment, which no request carries, says which.
+// A parameter of the URL says which.
 cable.adapters.WebSocket = class extends WebSocket {
   constructor(url, protocols) {
     const { cookie, origin } = PAGES.get(new URL(url).searchParams.get("page"));
     super(url, protocols, { headers: cookie ? { cookie } : {}, origin });
     SOCKETS.get(new URL(url).searchParams.get("page")).push(this);
+  }
+
+  // The library throws at a message that is not Action Cable's. A browser goes on after that.
+  set onmessage(handler) {
+    super.onmessage = (event) => {
+      try {
+        handler(event);
+      } catch (error) {
+        if (!(error instanceof TypeError)) throw error;
+      }
+    };
+  }
+
+  get onmessage() {
+    return super.onmessage;
   }
 };
 const PAGES = new Map();

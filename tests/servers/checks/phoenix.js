@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { eventually, pause, within } from "../../clients/harness.js";
+import { ACCEPTED_WITHIN_MS } from "../gateway.js";
 import { WebSocket, packages } from "../packages.js";
 import { at, overTls, tlsInFront } from "../place.js";
 import { forged, token } from "../tokens.js";
@@ -178,14 +179,30 @@ async function refusedThrough(place, version, options, value, reason) {
 }
 
 async function authChannel(place, version) {
+  const begun = Date.now();
   const client = await new Client(version, place).opened();
   const refused = await client.join("private:one", { token: forged() });
   assert.deepEqual(refused.response, { reason: "unauthorized" });
   refused.channel.leave();
   const accepted = await client.join("private:two", { token: token("carol") });
   assert.deepEqual(accepted.response, { user: "carol" });
-  assert.deepEqual(await ask(accepted.channel, "echo", { in: 1 }), { in: 1 });
-  assert.deepEqual(client.closes, []);
+  // A client that is in may stay, and send more than a stranger.
+  await pause(Math.max(0, begun + ACCEPTED_WITHIN_MS + 1_000 - Date.now()));
+  const large = { text: "x".repeat(300_000) };
+  assert.deepEqual(await ask(accepted.channel, "echo", large), large);
+  assert.deepEqual([client.opens, client.closes], [1, []]);
+  client.end();
+}
+
+/** Clients that join no channel that authenticates are strangers, and gone after the deadline. */
+async function strangers(place, version) {
+  const client = await new Client(version, place).opened();
+  const joined = await client.join("room:public");
+  assert.equal(joined.status, "ok");
+  const { reason } = await client.close();
+  assert.equal(reason, "authentication_timed_out");
+  const end = await place.app.saw("close");
+  assert.equal(end.code, 1008);
   client.end();
 }
 
@@ -236,6 +253,7 @@ export function phoenixChecks() {
       run("a log-out and a killed transport", serverCloses),
       run("a restart of the server", restart),
       run("an authenticating channel", (place) => authChannel(place, client), byMessage),
+      run("a stranger on an authenticating socket", (place) => strangers(place, client), byMessage, "gateway"),
       run("a refused connect is tried without end", refusedDirectly, wants, "direct"),
       run(
         "a refused connect is explained",
