@@ -18,13 +18,18 @@ mod reauthenticate;
 pub mod reload;
 mod routes;
 mod secrets;
+mod servers;
 mod shape;
 mod tls;
 pub mod units;
+mod upstream_auth;
 mod words;
 
 pub use keys::{Deadlines, Limits};
 pub use reauthenticate::PREFIX_MAX;
+pub use servers::{
+    ENCODED_SUFFIX, HashKey, IdentityClaim, IdentityHeader, ServerTls, WebSocketBackend,
+};
 pub use words::{
     Balance, DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
     RevokeScope, SecretEncoding,
@@ -39,6 +44,7 @@ use rustls::RootCertStore;
 
 use crate::base::circuit::CircuitLimits;
 use crate::base::secret::Secret;
+use crate::protocol::acceptance::Acceptance;
 use crate::protocol::carrier::Carrier;
 use crate::protocol::dialect::{Dialect, Overrides};
 use crate::protocol::host::HostPattern;
@@ -207,6 +213,17 @@ pub enum AuthKind {
     Backend(Duration),
     /// An HTTP endpoint.
     Http(Arc<HttpAuth>),
+    /// The application behind the gateway, an ordinary WebSocket server.
+    Upstream(AcceptedBy),
+}
+
+/// By what an application lets its clients in.
+#[derive(Clone, Debug)]
+pub enum AcceptedBy {
+    /// Its 101.
+    Handshake,
+    /// A message.
+    Message(Arc<Acceptance>),
 }
 
 /// An HTTP endpoint that decides who a client is. Every load of the settings makes a new one,
@@ -243,7 +260,7 @@ impl AuthKind {
     pub fn verifier(&self) -> Option<&Verifier> {
         match self {
             AuthKind::Token(verifier) => Some(verifier),
-            AuthKind::Backend(_) | AuthKind::Http(_) => None,
+            AuthKind::Backend(_) | AuthKind::Http(_) | AuthKind::Upstream(_) => None,
         }
     }
 
@@ -286,6 +303,13 @@ pub struct Route {
     pub forward_headers: Vec<String>,
     /// A plain GET on this path answers 200 (for load balancers) instead of 426.
     pub health: bool,
+    /// What the application's paths do not have of the request's; empty, or without a slash at its
+    /// end.
+    pub strip_prefix: String,
+    /// Whether a WebSocket server gets cookies.
+    pub passes_cookies: bool,
+    /// Largest message of a client; `None` is what the limits say.
+    pub message_max: Option<u32>,
     /// How an open connection presents a fresh token, where it may.
     pub reauthenticate: Option<Arc<Reauthenticate>>,
 }
@@ -343,10 +367,6 @@ pub struct Backend {
     /// Its endpoints are WebSocket servers.
     pub server: Option<WebSocketBackend>,
 }
-
-/// Servers that know nothing of links.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebSocketBackend {}
 
 impl Settings {
     /// The first route, in file order, that serves `path` at `host`.

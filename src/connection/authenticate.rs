@@ -16,7 +16,7 @@ use crate::protocol::plug_session::{CSRF_NAME, MASKED_BYTES};
 use crate::protocol::rejected_tokens::RejectedTokenCache;
 use crate::protocol::scratch::TokenScratch;
 use crate::protocol::verifier::{Refusal, TokenCheck, Verifier, falls_through};
-use crate::settings::{Auth, ROUTE_AUTHS_MAX, Reauthenticate, Route, Settings};
+use crate::settings::{Auth, AuthKind, ROUTE_AUTHS_MAX, Reauthenticate, Route, Settings};
 
 /// What one worker verifies tokens with, made once.
 pub struct Scratch {
@@ -77,6 +77,8 @@ pub enum Decision<'s> {
     AwaitFirstMessage,
     /// The `[[auth]]` with this index has credentials, and another program must judge them.
     Ask(u16),
+    /// The application behind the gateway must judge the client by its handshake.
+    AskServer,
     /// The token is bad, or there is none and none may come.
     Refused(Refusal),
 }
@@ -97,6 +99,9 @@ pub fn by_request<'s>(
     let mut refused = Cause::TokenMissing;
     for ((&index, auth), scratch) in asked(settings, route).zip(blocks.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
+        if matches!(auth.kind, AuthKind::Upstream(_)) {
+            return Decision::AskServer;
+        }
         let Some(verifier) = auth.kind.verifier() else {
             match each_credential(auth, request, check.token_max, carried, |_| {}) {
                 Ok(0) => continue,

@@ -54,6 +54,7 @@ impl Client {
             AuthKind::Backend(timeout) => (*timeout, true),
             AuthKind::Http(endpoint) => (endpoint.timeout + HTTP_GRACE, false),
             AuthKind::Token(_) => unreachable!("the gateway judges tokens itself"),
+            AuthKind::Upstream(_) => unreachable!("its handshake asks the application"),
         };
         let (message, first_message) = match credentials {
             Credentials::InRequest => (None, FirstMessageInfo::default()),

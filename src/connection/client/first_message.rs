@@ -121,7 +121,7 @@ impl Client {
                 let credentials = Credentials::InMessage(&message, info);
                 return self.ask(auth, pending, &credentials, ctx, output);
             }
-            Decision::AwaitFirstMessage => Cause::TokenMissing.into(),
+            Decision::AwaitFirstMessage | Decision::AskServer => Cause::TokenMissing.into(),
             Decision::Refused(refusal) => refusal,
         };
         count_refusal(ctx, &mut output.tokens);

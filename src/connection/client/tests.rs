@@ -1412,7 +1412,9 @@ fn several_blocks_on_one_route() {
             let found = authenticate::by_request(&settings, route, &request, now, &mut scratch);
             let found = match found {
                 Decision::Accepted(identity) => Ok(identity.subject().to_owned()),
-                Decision::Ask(_) => panic!("these blocks decide by themselves"),
+                Decision::Ask(_) | Decision::AskServer => {
+                    panic!("these blocks decide by themselves")
+                }
                 Decision::AwaitFirstMessage => Err(None),
                 Decision::Refused(refusal) => Err(Some(refusal.cause)),
             };

@@ -163,6 +163,14 @@ impl Client {
                 self.await_first_message(Arc::clone(&pending), ctx);
                 self.ask(auth, &pending, &Credentials::InRequest, ctx, output)
             }
+            // No identity yet: `output.request` says what is asked for, and not by whom.
+            Decision::AskServer if let Some(server) = ctx.settings.server_of(route) => {
+                self.ask_for(request, route, ctx, asked_for);
+                self.await_server(pending_request(head, request, route, ctx), ctx);
+                let info = FirstMessageInfo::default();
+                self.dial(None, info, request, (route, server), ctx, output)
+            }
+            Decision::AskServer => unreachable!("the settings pair such blocks with servers"),
             Decision::Refused(refusal) => {
                 count_refusal(ctx, tokens);
                 self.refuse_upgrade(refusal, request, ctx, output);
