@@ -213,17 +213,9 @@ pub enum AuthKind {
     Backend(Duration),
     /// An HTTP endpoint.
     Http(Arc<HttpAuth>),
-    /// The application behind the gateway, an ordinary WebSocket server.
-    Upstream(AcceptedBy),
-}
-
-/// By what an application lets its clients in.
-#[derive(Clone, Debug)]
-pub enum AcceptedBy {
-    /// Its 101.
-    Handshake,
-    /// A message.
-    Message(Arc<Acceptance>),
+    /// The application behind, which is a WebSocket server: by its 101, or by the messages that
+    /// these rules are about.
+    Upstream(Option<Arc<Acceptance>>),
 }
 
 /// An HTTP endpoint that decides who a client is. Every load of the settings makes a new one,
@@ -262,11 +254,6 @@ impl AuthKind {
             AuthKind::Token(verifier) => Some(verifier),
             AuthKind::Backend(_) | AuthKind::Http(_) | AuthKind::Upstream(_) => None,
         }
-    }
-
-    /// Whether another program decides, so that it takes time.
-    pub fn is_external(&self) -> bool {
-        self.verifier().is_none()
     }
 }
 
@@ -378,6 +365,15 @@ impl Settings {
     /// The WebSocket servers behind a route, if that is what is behind it.
     pub fn server_of(&self, route: &Route) -> Option<&WebSocketBackend> {
         self.backends[usize::from(route.backend)].server.as_ref()
+    }
+
+    /// The messages by which the application behind a route lets clients in, where it does so by
+    /// messages.
+    pub fn acceptance_of(&self, route: &Route) -> Option<&Arc<Acceptance>> {
+        self.auths_of(route).find_map(|auth| match &auth.kind {
+            AuthKind::Upstream(acceptance) => acceptance.as_ref(),
+            _ => None,
+        })
     }
 
     /// The ways to authenticate on `route`, in the order in which they are asked.

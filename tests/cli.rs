@@ -531,17 +531,29 @@ fn inspect_names_the_rule_that_failed() {
 #[test]
 fn inspect_knows_what_is_revoked() {
     use portcullis::base::time::UnixTime;
-    use portcullis::protocol::revocation::{Hasher, Revocation, RevocationSet, Target};
+    use portcullis::protocol::revocation::{
+        Hasher, Revocation, RevocationSet, ScopedRevocation, Target,
+    };
     let config = format!("[gateway]\nrevocations_file = \"revoked\"\n{CONFIG}");
     let folder = folder(&config);
     let mut set = RevocationSet::new(Hasher::new(&[0; 32]));
     let target = Target::new(Some("eve"), None, None).expect("a target");
     let lapses = UnixTime::from_seconds(9_999_999_999);
     set.insert(Revocation { target, lapses }, 10, UnixTime::from_seconds(1)).expect("room");
+    for backend in ["main", "another"] {
+        let target = Target::new(Some("bob"), None, None).expect("a target");
+        let revocation = Revocation { target, lapses };
+        let scoped = ScopedRevocation { revocation, backend: Some(backend.into()) };
+        set.insert(scoped, 10, UnixTime::from_seconds(1)).expect("room");
+    }
     let file = portcullis::server::journal::Snapshot::of(&set).file();
     std::fs::write(folder.path().join("revoked"), file).expect("written");
     let inspect = "token inspect --config c.toml --auth app";
-    for (subject, code, verdict) in [("ada", 0, "accepted by"), ("eve", 1, "token_revoked")] {
+    for (subject, code, verdict) in [
+        ("ada", 0, "accepted by"),
+        ("eve", 1, "token_revoked"),
+        ("bob", 0, "token_revoked on the routes of backend \"main\" (by its entry)\n"),
+    ] {
         let mint =
             format!("token mint --config c.toml --auth app --subject {subject} --expires-in 1h");
         let (_, token, err) = call(folder.path(), &mint);

@@ -2062,29 +2062,24 @@ fn rules_of_applications_that_judge_their_clients() {
             "",
             &[
                 "9:15: error: accepted_by = \"message\" does not say which message accepts; set preset = \"phoenix\" or another, or accepted_when = [{ json = \"type\", equals = \"auth_ok\" }]",
-                "9:15: error: accepted_by = \"message\" is not in this version; let the gateway judge the token (kind = \"phoenix\" or \"jwt\"), or an HTTP endpoint (kind = \"http\")",
             ],
         ),
         (
             "kind = \"upstream\"\naccepted_by = \"message\"\npreset = \"phoenix\"",
             "",
             &[
-                "9:15: error: accepted_by = \"message\" is not in this version; let the gateway judge the token (kind = \"phoenix\" or \"jwt\"), or an HTTP endpoint (kind = \"http\")",
                 "10:10: error: this preset needs accepted_topics: a join of a public topic proves nothing; list those that only signed-in clients may join, as in [\"room:*\"], or [\"*\"] where every join is checked",
             ],
         ),
         (
             "kind = \"upstream\"\naccepted_by = \"message\"\npreset = \"phoenix\"\naccepted_topics = [\"room:*\"]",
             "",
-            &[
-                "9:15: error: accepted_by = \"message\" is not in this version; let the gateway judge the token (kind = \"phoenix\" or \"jwt\"), or an HTTP endpoint (kind = \"http\")",
-            ],
+            &[],
         ),
         (
             "kind = \"upstream\"\naccepted_by = \"message\"\npreset = \"stomp\"\naccepted_topics = [\"*\"]",
             "",
             &[
-                "9:15: error: accepted_by = \"message\" is not in this version; let the gateway judge the token (kind = \"phoenix\" or \"jwt\"), or an HTTP endpoint (kind = \"http\")",
                 "11:19: error: accepted_topics has no use without a preset that has topics; remove it, or set preset = \"phoenix\"",
             ],
         ),
@@ -2092,7 +2087,6 @@ fn rules_of_applications_that_judge_their_clients() {
             "kind = \"upstream\"\naccepted_by = \"message\"\naccepted_when = [{ json = \"4..x\" }, { prefix = \"\" }, { equals = \"x\" }, { prefix = \"a\", equals = \"b\" }]",
             "",
             &[
-                "9:15: error: accepted_by = \"message\" is not in this version; let the gateway judge the token (kind = \"phoenix\" or \"jwt\"), or an HTTP endpoint (kind = \"http\")",
                 "10:27: error: this is no path of names and indexes with dots between them; write { json = \"4.status\", equals = \"ok\" } or { prefix = \"CONNECTED\" }",
                 "10:48: error: every message has an empty prefix; write { json = \"4.status\", equals = \"ok\" } or { prefix = \"CONNECTED\" }",
                 "10:54: error: a pattern has either json or prefix; write { json = \"4.status\", equals = \"ok\" } or { prefix = \"CONNECTED\" }",
@@ -2102,10 +2096,7 @@ fn rules_of_applications_that_judge_their_clients() {
         (
             "kind = \"upstream\"\naccepted_by = \"message\"\naccepted_when = []",
             "",
-            &[
-                "9:15: error: accepted_by = \"message\" is not in this version; let the gateway judge the token (kind = \"phoenix\" or \"jwt\"), or an HTTP endpoint (kind = \"http\")",
-                "10:17: error: there are 0 patterns; write 1 to 64",
-            ],
+            &["10:17: error: there are 0 patterns; write 1 to 64"],
         ),
         (
             "kind = \"upstream\"",

@@ -28,6 +28,7 @@ Examples:
   portcullis revoke --subject alice --lapses-in 24h
   portcullis revoke --subject alice --issued-before now --lapses-in 24h
   portcullis revoke --config c.toml --token-id 6fa1b2 --lapses-in 1h
+  portcullis revoke --subject alice --backend chat --lapses-in 24h
   portcullis revoke --list
   portcullis revoke --undo 17")]
 pub struct Revoke {
@@ -42,15 +43,18 @@ pub struct Revoke {
     /// Only tokens issued before this Unix time in seconds, or `now`.
     #[arg(long, value_name = "TIME", value_parser = unix_time, requires = "lapses_in")]
     issued_before: Option<u64>,
+    /// Only on the routes that go to this backend.
+    #[arg(long, value_name = "NAME", requires = "lapses_in")]
+    backend: Option<String>,
     /// When the revocation expires, as in 30m, 24h.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     lapses_in: Option<Duration>,
     /// List the active revocations as JSON lines.
-    #[arg(long, conflicts_with_all = ["subject", "token_id", "issued_before", "lapses_in"])]
+    #[arg(long, conflicts_with_all = ["subject", "token_id", "issued_before", "backend", "lapses_in"])]
     list: bool,
     /// Undo the revocation with this id.
     #[arg(long, value_name = "ID")]
-    #[arg(conflicts_with_all = ["subject", "token_id", "issued_before", "lapses_in", "list"])]
+    #[arg(conflicts_with_all = ["subject", "token_id", "issued_before", "backend", "lapses_in", "list"])]
     undo: Option<u64>,
 }
 
@@ -71,6 +75,7 @@ fn body(command: &Revoke) -> String {
         ("subject", command.subject.clone().map(Value::from)),
         ("token_id", command.token_id.clone().map(Value::from)),
         ("issued_before", command.issued_before.map(Value::from)),
+        ("backend", command.backend.clone().map(Value::from)),
         ("lapses_in", command.lapses_in.map(|time| time.as_secs().into())),
     ] {
         body.extend(value.map(|value| (name.to_owned(), value)));

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use portcullis::base::time::UnixTime;
+use portcullis::protocol::identity::VerifiedIdentity;
 use portcullis::protocol::revocation::{Hasher, Revoked};
 use portcullis::protocol::scratch::{TOKEN_MAX, TokenScratch};
 use portcullis::server::files::SystemEnvironment;
@@ -102,11 +103,12 @@ fn run_inspect(command: &Inspect) -> Result<ExitCode, ExitCode> {
         )));
     };
     match verifier.verify(token.as_bytes(), csrf, now, &mut scratch) {
-        Ok(identity) if revoked.is_revoked(&identity, now) => {
+        Ok(identity) if revoked.is_revoked(&identity, "", now) => {
             println!("verdict refused by auth {auth:?}: token_revoked (by the revocations file)");
             Err(ExitCode::FAILURE)
         }
         Ok(identity) => {
+            print_scoped(&loaded, &revoked, &identity, now);
             println!("subject {}", shown::plain(identity.subject()));
             match identity.expires() {
                 Some(at) => println!("{}", shown::moment("end", at.as_seconds(), now_s)),
@@ -124,6 +126,19 @@ fn run_inspect(command: &Inspect) -> Result<ExitCode, ExitCode> {
             println!("verdict refused by auth {auth:?}: {}", explain(cause));
             Err(ExitCode::FAILURE)
         }
+    }
+}
+
+/// Says on the routes of which backends alone the token is revoked.
+fn print_scoped(
+    loaded: &Loaded,
+    revoked: &Revoked,
+    identity: &VerifiedIdentity<'_>,
+    now: UnixTime,
+) {
+    let names = loaded.settings.backends.iter().map(|backend| &backend.name);
+    for name in names.filter(|name| revoked.is_revoked(identity, name, now)) {
+        println!("reason  token_revoked on the routes of backend {name:?} (by its entry)");
     }
 }
 

@@ -77,7 +77,7 @@ pub enum Decision<'s> {
     AwaitFirstMessage,
     /// The `[[auth]]` with this index has credentials, and another program must judge them.
     Ask(u16),
-    /// The application behind the gateway must judge the client by its handshake.
+    /// The application behind judges its clients itself.
     AskServer,
     /// The token is bad, or there is none and none may come.
     Refused(Refusal),
@@ -99,9 +99,6 @@ pub fn by_request<'s>(
     let mut refused = Cause::TokenMissing;
     for ((&index, auth), scratch) in asked(settings, route).zip(blocks.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
-        if matches!(auth.kind, AuthKind::Upstream(_)) {
-            return Decision::AskServer;
-        }
         let Some(verifier) = auth.kind.verifier() else {
             match each_credential(auth, request, check.token_max, carried, |_| {}) {
                 Ok(0) => continue,
@@ -132,6 +129,9 @@ pub fn by_request<'s>(
             }
             Err(refusal) => return Decision::Refused(refusal),
         }
+    }
+    if settings.auths_of(route).any(|auth| matches!(auth.kind, AuthKind::Upstream(_))) {
+        return Decision::AskServer;
     }
     let may_come = |auth: &Auth| auth.carriers.iter().any(Carrier::is_first_message);
     if refused == Cause::TokenMissing && settings.auths_of(route).any(may_come) {

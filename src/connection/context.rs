@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use crate::base::time::Now;
 use crate::counters::Counters;
+use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::revocation::Revoked;
 use crate::protocol::websocket::ControlPayload;
-use crate::settings::Settings;
+use crate::settings::{Route, Settings};
 
 use super::auth_request::HttpAuthRequest;
 use super::authenticate;
@@ -29,6 +30,14 @@ pub struct Context<'a> {
     pub jitter: u32,
     /// Who must not be let in.
     pub revoked: &'a Revoked,
+}
+
+impl Context<'_> {
+    /// Whether a client of this identity must not be let in to this route.
+    pub fn is_revoked(&self, identity: &VerifiedIdentity<'_>, route: &Route) -> bool {
+        let backend = &self.settings.backends[usize::from(route.backend)].name;
+        self.revoked.is_revoked(identity, backend, self.now.unix)
+    }
 }
 
 /// Where a machine leaves what it has to say; one for each worker, reused for every call.

@@ -116,3 +116,31 @@ pub struct Acceptance {
     /// The topics whose join accepts; empty where the preset needs none.
     pub topics: Vec<TopicPattern>,
 }
+
+/// What a message says of the client that it goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// The client is in.
+    Accepts,
+    /// It is not.
+    Refuses,
+    /// Nothing.
+    Neither,
+}
+
+impl Acceptance {
+    /// Judges a whole text message.
+    pub fn judge(&self, message: &[u8]) -> Judgement {
+        let is = |pattern: &MessagePattern| match pattern {
+            MessagePattern::Prefix(prefix) => message.starts_with(prefix.as_bytes()),
+            MessagePattern::Json { .. } => false,
+        };
+        if self.accepted.iter().any(is) {
+            Judgement::Accepts
+        } else if self.refused.iter().any(is) {
+            Judgement::Refuses
+        } else {
+            Judgement::Neither
+        }
+    }
+}

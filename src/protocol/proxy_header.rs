@@ -9,15 +9,8 @@ use std::str::FromStr;
 /// Longest version 1 header, its CRLF included (proxy-protocol.txt §2.1).
 const V1_MAX: usize = 107;
 
-/// Longest body of a version 2 header that is accepted: room for extensions such as a client
-/// certificate of 1 to 2 KiB, which are skipped (§2.2).
-const V2_BODY_MAX: usize = 4096 - V2_START;
-
 const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const V2_START: usize = 16;
-
-/// Most bytes that [`parse`] can need.
-pub const HEADER_MAX: usize = V2_START + V2_BODY_MAX;
 
 /// Why a header is refused: close without an answer. The load balancer is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,15 +37,16 @@ impl ProxyError {
 
 /// Reads the header at the start of `bytes`. `None`: more bytes are needed. Else how many bytes
 /// it has, and the client's address; `LOCAL`, `UNKNOWN` and unix sockets have none, and the
-/// connection's own address stands.
+/// connection's own address stands. Extensions such as a client certificate (§2.2) make a version
+/// 2 header long: `max` bounds the whole of one.
 ///
 /// # Errors
 /// [`ProxyError`], at the first byte that makes the header unacceptable or soon after it.
-pub fn parse(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, ProxyError> {
+pub fn parse(bytes: &[u8], max: usize) -> Result<Option<(usize, Option<SocketAddr>)>, ProxyError> {
     let Some(&first) = bytes.first() else { return Ok(None) };
     match first {
         b'P' => parse_v1(bytes),
-        b'\r' => parse_v2(bytes),
+        b'\r' => parse_v2(bytes, max),
         _ => Err(ProxyError::Missing),
     }
 }
@@ -104,7 +98,7 @@ fn v1_port(text: &str) -> Option<u16> {
     (digits && (text.len() == 1 || !text.starts_with('0')) && text.len() <= 5).then_some(port)
 }
 
-fn parse_v2(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, ProxyError> {
+fn parse_v2(bytes: &[u8], max: usize) -> Result<Option<(usize, Option<SocketAddr>)>, ProxyError> {
     let common = bytes.len().min(V2_SIGNATURE.len());
     if bytes[..common] != V2_SIGNATURE[..common] {
         return Err(ProxyError::Missing);
@@ -114,7 +108,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, ProxyEr
     }
     let Some(&[command, family, high, low]) = bytes.get(12..V2_START) else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes([high, low]));
-    if length > V2_BODY_MAX {
+    if V2_START + length > max {
         return Err(ProxyError::TooLong);
     }
     // §2.2: of LOCAL nothing counts but the length; balancers' checks put anything there.
@@ -186,24 +180,27 @@ fn v2_source(family: u8, body: &[u8]) -> Option<SocketAddr> {
 mod tests {
     use super::*;
 
+    const HEADER_MAX: usize = 4096;
+    const V2_BODY_MAX: usize = HEADER_MAX - V2_START;
+
     type Answer = Result<Option<(usize, Option<SocketAddr>)>, ProxyError>;
 
     /// The answer must be the same however much follows; before the header's end it must be
     /// `None` or the same error.
     fn check(bytes: &[u8], expected: Answer) {
         let shown = bytes.escape_ascii();
-        assert_eq!(parse(bytes), expected, "{shown}");
+        assert_eq!(parse(bytes, HEADER_MAX), expected, "{shown}");
         if expected.is_ok_and(|answer| answer.is_none()) {
             return;
         }
         let end = expected.map_or(bytes.len(), |answer| answer.map_or(0, |(length, _)| length));
         for cut in 0..end {
-            let got = parse(&bytes[..cut]);
+            let got = parse(&bytes[..cut], HEADER_MAX);
             assert!(got == Ok(None) || (expected.is_err() && got == expected), "{cut}: {shown}");
         }
         let mut more = bytes.to_vec();
         more.extend_from_slice(b"GET / HTTP/1.1\r\n");
-        assert_eq!(parse(&more), expected, "{shown}");
+        assert_eq!(parse(&more, HEADER_MAX), expected, "{shown}");
     }
 
     fn address(text: &str) -> Option<SocketAddr> {
@@ -340,5 +337,11 @@ mod tests {
         for (bytes, expected) in table {
             check(bytes, *expected);
         }
+        let longer = [&v4[..], &zeros[..V2_BODY_MAX - 11]].concat();
+        let longer = header(0x21, 0x11, V2_BODY_MAX + 1, &longer);
+        let read = Ok(Some((HEADER_MAX + 1, address("192.0.2.1:56324"))));
+        assert_eq!(parse(&longer, HEADER_MAX + 1), read);
+        // Refused by its length alone, before its body is here.
+        assert_eq!(parse(&longer[..V2_START], 600), Err(ProxyError::TooLong));
     }
 }

@@ -112,6 +112,21 @@ pub struct Revocation {
     pub lapses: UnixTime,
 }
 
+/// A revocation, and where it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopedRevocation {
+    /// What is revoked.
+    pub revocation: Revocation,
+    /// The backend of whose routes it holds; `None` is every route.
+    pub backend: Option<Box<str>>,
+}
+
+impl From<Revocation> for ScopedRevocation {
+    fn from(revocation: Revocation) -> Self {
+        ScopedRevocation { revocation, backend: None }
+    }
+}
+
 /// Hashes names. It holds a key and has no `Debug`.
 #[derive(Clone)]
 pub struct Hasher(Hmac<Sha256>);
@@ -121,6 +136,7 @@ pub struct Hasher(Hmac<Sha256>);
 enum Kind {
     Subject = 1,
     TokenId = 2,
+    Backend = 3,
 }
 
 impl Hasher {
@@ -186,7 +202,7 @@ impl IdentityFingerprint {
 /// One entry as workers ask for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Row {
-    /// Of the subject or token id; [`NO_NAME`] for all tokens.
+    /// Of the subject or token id; [`NO_NAME`] for all tokens. See [`within`].
     hash: u64,
     /// Only tokens made before this second; [`NEVER`] for all.
     before: u32,
@@ -195,9 +211,17 @@ struct Row {
     lapses: u32,
 }
 
+/// The hash of a name's row that holds on the routes of one backend alone. All hashes are keyed,
+/// so two such rows meet by chance only, as two names do.
+fn within(backend: u64, hash: u64) -> u64 {
+    backend ^ hash
+}
+
 /// An immutable snapshot of a [`RevocationSet`], for workers.
 pub struct Revoked {
     hasher: Hasher,
+    /// Backends with rows of their own, in the order of their names.
+    backends: Vec<(Box<str>, u64)>,
     /// In ascending order. Within one hash `lapses` falls, so that the first row that meets a
     /// token decides.
     rows: Vec<Row>,
@@ -206,17 +230,17 @@ pub struct Revoked {
 impl Revoked {
     /// Nothing is revoked.
     pub fn nothing(hasher: Hasher) -> Self {
-        Revoked { hasher, rows: Vec::new() }
+        Revoked { hasher, backends: Vec::new(), rows: Vec::new() }
     }
 
     /// Of rows in order of hash and `before`, whose `lapses` falls within one hash.
-    fn new(hasher: Hasher, rows: Vec<Row>) -> Self {
+    fn new(hasher: Hasher, backends: Vec<(Box<str>, u64)>, rows: Vec<Row>) -> Self {
         debug_assert!(rows.windows(2).all(|two| {
             let key = |row: &Row| (row.hash, row.before);
             key(&two[0]) <= key(&two[1])
                 && (two[0].hash != two[1].hash || two[0].lapses >= two[1].lapses)
         }));
-        Revoked { hasher, rows }
+        Revoked { hasher, backends, rows }
     }
 
     /// What a connection keeps of an identity.
@@ -224,22 +248,34 @@ impl Revoked {
         self.hasher.mark(identity)
     }
 
-    /// Whether a client of this identity must not be let in, at `now`.
-    pub fn is_revoked(&self, identity: &VerifiedIdentity<'_>, now: UnixTime) -> bool {
-        !self.rows.is_empty() && self.holds(self.mark(identity), now)
+    /// Whether a client of this identity must not be let in to a route of `backend`, at `now`.
+    pub fn is_revoked(
+        &self,
+        identity: &VerifiedIdentity<'_>,
+        backend: &str,
+        now: UnixTime,
+    ) -> bool {
+        !self.rows.is_empty() && self.holds(self.mark(identity), backend, now)
     }
 
-    /// Whether a connection with this mark must not be, at `now`.
-    pub fn holds(&self, mark: IdentityFingerprint, now: UnixTime) -> bool {
+    /// Whether a connection to `backend` with this mark must not be, at `now`.
+    pub fn holds(&self, mark: IdentityFingerprint, backend: &str, now: UnixTime) -> bool {
         if self.rows.is_empty() {
             return false;
         }
         let (issued, now) = (mark.issued, now.as_seconds());
-        [NO_NAME, mark.subject, mark.token_id].into_iter().any(|hash| {
+        let names = [NO_NAME, mark.subject, mark.token_id];
+        let meets = |hash| {
             let at = self.rows.partition_point(|row| (row.hash, row.before) <= (hash, issued));
             let row = self.rows.get(at).filter(|row| row.hash == hash);
             row.is_some_and(|row| u64::from(row.lapses) > now)
-        })
+        };
+        let own = self.backends.binary_search_by(|(name, _)| (**name).cmp(backend));
+        names.into_iter().any(meets)
+            || own.is_ok_and(|at| {
+                let (_, backend) = self.backends[at];
+                names.into_iter().any(|hash| meets(within(backend, hash)))
+            })
     }
 }
 

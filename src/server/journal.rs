@@ -16,14 +16,16 @@ use sha2::{Digest, Sha256};
 
 use crate::base::time::UnixTime;
 use crate::linux::process::effective_user;
-use crate::protocol::revocation::{Hasher, NAME_MAX, Revocation, RevocationSet, Target};
+use crate::protocol::revocation::{
+    Hasher, NAME_MAX, Revocation, RevocationSet, ScopedRevocation, Target,
+};
 
 /// The first line; the number is the format's.
 const MAGIC: &str = "portcullis-revocations 2\n";
 /// What the first line of the format before began with: one checksum, then one record.
 const OLD_MAGIC: &str = "portcullis-revocations 1 sha256=";
-/// Longest form of one entry, in bytes: every byte of its name may be escaped as `\u00xx`.
-const ENTRY_BYTES_MAX: u64 = 6 * NAME_MAX as u64 + 256;
+/// Longest form of one entry, in bytes: every byte of its names may be escaped as `\u00xx`.
+const ENTRY_BYTES_MAX: u64 = 2 * 6 * NAME_MAX as u64 + 256;
 /// Changes may take this much more than the snapshot before both are written as one, in bytes.
 const SLACK: u64 = 64 * 1024;
 /// No set gets as far: ids are given one by one. From here on they could run out.
@@ -72,17 +74,22 @@ struct Entry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     issued_before_ms: Option<u64>,
     lapses_ms: u64,
+    /// The backend of whose routes it holds; files of earlier versions name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    backend: Option<String>,
 }
 
 impl Record {
     /// Notes a new entry.
-    pub fn add(&mut self, id: u64, revocation: &Revocation) {
+    pub fn add(&mut self, id: u64, entry: &ScopedRevocation) {
+        let ScopedRevocation { revocation, backend } = entry;
         let target = &revocation.target;
         self.entries.push(Entry {
             id,
             subject: target.subject().map(str::to_owned),
             token_id: target.token_id().map(str::to_owned),
             issued_before_ms: target.issued_before().map(UnixTime::as_millis),
+            backend: backend.as_deref().map(str::to_owned),
             lapses_ms: revocation.lapses.as_millis(),
         });
         self.next_id = self.next_id.max(id + 1);
@@ -107,7 +114,9 @@ impl Record {
             let target = Target::new(entry.subject.as_deref(), entry.token_id.as_deref(), before);
             let target = target.map_err(|_| damaged("an entry names nothing"))?;
             let lapses = UnixTime::from_millis(entry.lapses_ms);
-            let restored = set.restore(entry.id, Revocation { target, lapses });
+            let backend = entry.backend.map(String::into_boxed_str);
+            let revocation = Revocation { target, lapses };
+            let restored = set.restore(entry.id, ScopedRevocation { revocation, backend });
             restored.map_err(|_| damaged("its ids are out of order"))?;
         }
         for id in self.removed {
@@ -124,7 +133,7 @@ impl Record {
 /// All entries, as the writer of the file takes them.
 pub struct Snapshot {
     next_id: u64,
-    entries: Vec<(u64, Arc<Revocation>)>,
+    entries: Vec<(u64, Arc<ScopedRevocation>)>,
 }
 
 impl Snapshot {
@@ -365,8 +374,9 @@ mod tests {
         Hasher::new(&[1; 32])
     }
 
-    fn subject(name: &str) -> Revocation {
-        Revocation { target: Target::new(Some(name), None, None).unwrap(), lapses: at(100) }
+    fn subject(name: &str) -> ScopedRevocation {
+        let target = Target::new(Some(name), None, None).unwrap();
+        Revocation { target, lapses: at(100) }.into()
     }
 
     fn set() -> RevocationSet {
@@ -378,12 +388,14 @@ mod tests {
             Target::new(None, None, Some(at(7))),
         ] {
             let revocation = Revocation { target: target.unwrap(), lapses: at(100) };
-            set.insert(revocation, 10, at(1)).unwrap();
+            let id = set.next_id();
+            let backend = (id == 2).then(|| "chat \"x\"".into());
+            set.insert(ScopedRevocation { revocation, backend }, 10, at(1)).unwrap();
         }
         set
     }
 
-    fn contents(set: &RevocationSet) -> (u64, Vec<(u64, Revocation)>) {
+    fn contents(set: &RevocationSet) -> (u64, Vec<(u64, ScopedRevocation)>) {
         (set.next_id(), set.after(0).map(|(id, r)| (id, (**r).clone())).collect())
     }
 

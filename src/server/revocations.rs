@@ -11,7 +11,9 @@ use tokio::sync::oneshot;
 
 use super::journal::{self, FileError, Journal, Record, Save, Snapshot};
 use crate::base::time::UnixTime;
-use crate::protocol::revocation::{Full, Hasher, Inserted, Revocation, RevocationSet, Revoked};
+use crate::protocol::revocation::{
+    Full, Hasher, Inserted, RevocationSet, Revoked, ScopedRevocation,
+};
 
 /// Changes that wait for the file; with more, everything is saved.
 const PENDING_MAX: usize = 1024;
@@ -45,7 +47,7 @@ pub struct RevocationStore {
     refused: u64,
     save_failures: u64,
     /// The gateway that this one took over from, while it drains.
-    forward: Option<UnboundedSender<Revocation>>,
+    forward: Option<UnboundedSender<ScopedRevocation>>,
 }
 
 /// A save that has ended.
@@ -111,7 +113,7 @@ impl RevocationStore {
     }
 
     /// Every entry with an id above `after`, in order.
-    pub fn after(&self, after: u64) -> impl Iterator<Item = (u64, &Arc<Revocation>)> {
+    pub fn after(&self, after: u64) -> impl Iterator<Item = (u64, &Arc<ScopedRevocation>)> {
         self.set.after(after)
     }
 
@@ -139,7 +141,12 @@ impl RevocationStore {
     ///
     /// # Errors
     /// [`Full`]; this is counted.
-    pub fn insert(&mut self, revocation: Revocation, now: UnixTime) -> Result<Inserted, Full> {
+    pub fn insert(
+        &mut self,
+        revocation: impl Into<ScopedRevocation>,
+        now: UnixTime,
+    ) -> Result<Inserted, Full> {
+        let revocation = revocation.into();
         // What has lapsed must not stand in the way of what is needed.
         self.lapse(now);
         let noted = self.has_file.then(|| revocation.clone());
@@ -157,7 +164,7 @@ impl RevocationStore {
     }
 
     /// From now on every revocation goes to that gateway, too.
-    pub fn forward(&mut self, to: UnboundedSender<Revocation>) {
+    pub fn forward(&mut self, to: UnboundedSender<ScopedRevocation>) {
         self.forward = Some(to);
     }
 
@@ -282,7 +289,7 @@ impl RevocationStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::revocation::Target;
+    use crate::protocol::revocation::{Revocation, Target};
 
     fn subject(name: String) -> Revocation {
         let target = Target::new(Some(&name), None, None).unwrap();

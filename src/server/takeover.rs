@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::error::RunError;
 use crate::linux::process::effective_user;
-use crate::protocol::revocation::Revocation;
+use crate::protocol::revocation::ScopedRevocation;
 use crate::settings::Settings;
 
 /// How long the other gateway may take to make room: it saves its revocations first.
@@ -106,13 +106,13 @@ impl Predecessor {
 
 /// Sends revocations to a gateway that drains, one after the other, until it is gone. Within a
 /// local tokio runtime only.
-pub fn forward_to(socket: PathBuf) -> UnboundedSender<Revocation> {
+pub fn forward_to(socket: PathBuf) -> UnboundedSender<ScopedRevocation> {
     let (sender, receiver) = unbounded_channel();
     tokio::task::spawn_local(forward(socket, receiver));
     sender
 }
 
-async fn forward(socket: PathBuf, mut revocations: UnboundedReceiver<Revocation>) {
+async fn forward(socket: PathBuf, mut revocations: UnboundedReceiver<ScopedRevocation>) {
     while let Some(revocation) = revocations.recv().await {
         let sent = tokio::time::timeout(FORWARD_MAX, tell(&socket, &revocation)).await;
         match sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
@@ -137,7 +137,7 @@ async fn forward(socket: PathBuf, mut revocations: UnboundedReceiver<Revocation>
     }
 }
 
-async fn tell(socket: &Path, revocation: &Revocation) -> io::Result<(u16, String)> {
+async fn tell(socket: &Path, revocation: &ScopedRevocation) -> io::Result<(u16, String)> {
     let mut stream = tokio::net::UnixStream::connect(socket).await?;
     stream.write_all(&request("/revocations", &body(revocation))).await?;
     let mut answer = String::new();
@@ -148,7 +148,8 @@ async fn tell(socket: &Path, revocation: &Revocation) -> io::Result<(u16, String
 
 /// A revocation as the admin API takes it. Its times are whole seconds: what lapses a little
 /// later, and takes a little more, is on the safe side.
-fn body(revocation: &Revocation) -> String {
+fn body(scoped: &ScopedRevocation) -> String {
+    let ScopedRevocation { revocation, backend } = scoped;
     let target = &revocation.target;
     let up = |millis: u64| millis.div_ceil(1000);
     let before = target.issued_before().map(|at| up(at.as_millis()));
@@ -157,6 +158,7 @@ fn body(revocation: &Revocation) -> String {
         ("subject", target.subject().map(Value::from)),
         ("token_id", target.token_id().map(Value::from)),
         ("issued_before", before.map(Value::from)),
+        ("backend", backend.as_deref().map(Value::from)),
     ] {
         if let Some(value) = value {
             body[name] = value;
@@ -185,7 +187,7 @@ fn parse(answer: &str) -> Option<(u16, &str)> {
 mod tests {
     use super::*;
     use crate::base::time::UnixTime;
-    use crate::protocol::revocation::Target;
+    use crate::protocol::revocation::{Revocation, Target};
     use crate::server::admin::revocations;
 
     #[test]
@@ -200,7 +202,11 @@ mod tests {
         ] {
             let target = target.unwrap();
             let sent = Revocation { target, lapses: UnixTime::from_millis(2_000_001) };
-            let found = revocations::parse(body(&sent).as_bytes(), now).unwrap();
+            let backend = expected.map(|_| "chat".into());
+            let scoped = ScopedRevocation { revocation: sent.clone(), backend };
+            let found = revocations::parse(body(&scoped).as_bytes(), now).unwrap();
+            assert_eq!(found.backend, scoped.backend);
+            let found = found.revocation;
             assert_eq!(found.lapses, UnixTime::from_seconds(2001));
             assert_eq!(found.target.subject(), sent.target.subject());
             assert_eq!(found.target.token_id(), sent.target.token_id());

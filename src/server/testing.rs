@@ -69,6 +69,8 @@ fn limits() -> Limits {
         memory_max: None,
         message_max: 1 << 20,
         first_message_max: 8192,
+        proxy_header_max: 4096,
+        first_messages_max: 8,
         head_max: 8192,
         header_fields_max: 64,
         request_line_max: 8000,
@@ -110,6 +112,7 @@ fn deadlines() -> Deadlines {
         link_connect: seconds(5),
         upstream_connect: seconds(5),
         link_ping: seconds(5),
+        link_stall: seconds(10),
         link_retry_min: Duration::from_millis(100),
         link_retry_max: seconds(5),
     }

@@ -229,8 +229,8 @@ impl Loader<'_> {
             && let Some(revoke) = &raw.revoke
             && raw.revoke() != RevokeScope::None
         {
-            let what = "the link has no secret: whoever listens at its address once could revoke \
-                        every token";
+            let what = "the link has no secret: any program that once listens at its address could \
+                        revoke tokens";
             self.report.error(revoke.span(), what, "set secret_file, or revoke = \"none\"");
         }
         let name = raw.name.as_ref()?.get_ref().clone();

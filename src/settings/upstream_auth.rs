@@ -6,7 +6,7 @@ use super::file::{RawAuth, RawBackend, RawMessagePattern, RawRoute};
 use super::load::{Loader, place};
 use super::raw::{self, ListOrWord};
 use super::routes::parse_path;
-use super::{AcceptedBy, AuthKind, Limits, PathPattern};
+use super::{AuthKind, Limits, PathPattern};
 use crate::protocol::acceptance::{Acceptance, MessagePattern, Preset, TopicPattern};
 use crate::protocol::origin::OPAQUE;
 
@@ -49,7 +49,7 @@ impl Loader<'_> {
                     "this means nothing to accepted_by = \"handshake\", where the 101 accepts";
                 self.report.error(at, what, "write accepted_by = \"message\", or remove it");
             }
-            return Some(AuthKind::Upstream(AcceptedBy::Handshake));
+            return Some(AuthKind::Upstream(None));
         }
         let at = place(&raw.accepted_by, &auth.span());
         let preset = raw.preset.as_ref().and_then(|name| Preset::from_name(name.get_ref()));
@@ -80,12 +80,8 @@ impl Loader<'_> {
             let what = format!("there are more than {PATTERNS_MAX} topics");
             self.report.error(place(&raw.accepted_topics, &at), what, "write prefixes: room:*");
         }
-        let what = "accepted_by = \"message\" is not in this version";
-        let fix = "let the gateway judge the token (kind = \"phoenix\" or \"jwt\"), or an HTTP \
-                   endpoint (kind = \"http\")";
-        self.report.error(at, what, fix);
         let acceptance = Acceptance { preset, accepted: accepted?, refused: refused?, topics };
-        Some(AuthKind::Upstream(AcceptedBy::Message(acceptance.into())))
+        Some(AuthKind::Upstream(Some(acceptance.into())))
     }
 
     fn patterns(&mut self, list: &RawPatterns) -> Option<Vec<MessagePattern>> {

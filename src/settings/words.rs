@@ -135,7 +135,9 @@ words! {
     pub enum RevokeScope {
         /// None.
         None = "none",
-        /// Every route's.
+        /// On the routes that go to this backend.
+        OwnRoutes = "own-routes",
+        /// On every route.
         All = "all",
     }
 }

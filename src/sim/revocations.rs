@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::messages::Author;
 use super::world::World;
 use crate::base::time::UnixTime;
-use crate::protocol::revocation::{Hasher, Inserted, Revocation, RevocationSet, Revoked, Target};
+use crate::protocol::revocation::{
+    Hasher, Inserted, RevocationSet, Revoked, ScopedRevocation, Target,
+};
 
 /// Revocations held at one time.
 const MAX: usize = 8;
@@ -17,7 +19,7 @@ const ISSUED_BEFORE: u64 = 5000;
 /// One revocation that the worker was told of.
 #[derive(Debug)]
 struct CloseDetails {
-    revocation: Revocation,
+    entry: ScopedRevocation,
     turn: u64,
     /// What the wall clock was off by then: once it has jumped, it says something else.
     wall_offset: u64,
@@ -52,21 +54,22 @@ impl Revocations {
     /// Takes a revocation in; answers what the worker must be told, if that changed.
     pub fn take(
         &mut self,
-        revocation: Revocation,
+        entry: impl Into<ScopedRevocation>,
         turn: u64,
         world: &World,
     ) -> Option<Arc<Revoked>> {
         if self.over {
             return None;
         }
+        let entry = entry.into();
         let wall_millis = world.net.wall_millis();
         let now = UnixTime::from_millis(wall_millis);
         self.set.lapse(now);
-        if !matches!(self.set.insert(revocation.clone(), MAX, now), Ok(Inserted::New(_))) {
+        if !matches!(self.set.insert(entry.clone(), MAX, now), Ok(Inserted::New(_))) {
             return None;
         }
         let wall_offset = world.net.wall_offset;
-        self.told.push(CloseDetails { revocation, turn, wall_offset, wall_millis });
+        self.told.push(CloseDetails { entry, turn, wall_offset, wall_millis });
         self.taken += 1;
         (!self.forgets || self.taken.is_multiple_of(2)).then(|| self.snapshot())
     }
@@ -85,12 +88,12 @@ impl Revocations {
     pub fn check(&mut self, open: Vec<SocketAddr>, turn: u64, world: &mut World) {
         let (offset, now) = (world.net.wall_offset, world.net.wall_millis());
         self.told.retain(|told| {
-            told.wall_offset == offset && told.revocation.lapses > UnixTime::from_millis(now)
+            told.wall_offset == offset && told.entry.revocation.lapses > UnixTime::from_millis(now)
         });
         for told in self.told.iter().filter(|told| told.turn + 1 + self.sweep_turns <= turn) {
             for author in open.iter().filter_map(|peer| author(*peer, world)) {
                 if means(told, author) {
-                    let revocation = &told.revocation;
+                    let revocation = &told.entry;
                     let since = now - told.wall_millis;
                     return world.net.check.fail(format!(
                         "{author:?} is open, but was revoked {since} ms ago by {revocation:?}"
@@ -108,7 +111,7 @@ fn means(told: &CloseDetails, author: Author) -> bool {
     // The youngest token that a client can have had then.
     let surely_older =
         |before: &UnixTime| before.as_seconds() + ISSUED_BEFORE > told.wall_millis / 1000 + 3600;
-    match &told.revocation.target {
+    match &told.entry.revocation.target {
         Target::Subject { subject: theirs, issued_before } => {
             **theirs == *subject && issued_before.as_ref().is_none_or(surely_older)
         }

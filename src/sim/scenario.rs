@@ -252,7 +252,8 @@ impl Scenario {
                 endpoints: self.backends.iter().map(|plan| plan.address.clone()).collect(),
                 balance: self.balance,
                 secret: self.link_secret.clone().map(Secret::new),
-                revoke: RevokeScope::All,
+                // Every client's route goes to this backend.
+                revoke: if self.asks { RevokeScope::OwnRoutes } else { RevokeScope::All },
                 server: None,
             }],
         }
@@ -332,6 +333,8 @@ impl Scenario {
             message_max: self.message_max,
             // A client that is asked about may have sent all its messages already.
             first_message_max: if self.asks { 1 << 20 } else { 4096 },
+            proxy_header_max: 4096,
+            first_messages_max: 8,
             head_max: 8192,
             header_fields_max: 64,
             request_line_max: 8000,
@@ -385,6 +388,7 @@ fn deadlines() -> Deadlines {
         link_connect: Duration::from_secs(2),
         upstream_connect: Duration::from_secs(2),
         link_ping: Duration::from_secs(2),
+        link_stall: Duration::from_secs(3),
         link_retry_min: Duration::from_millis(50),
         link_retry_max: Duration::from_secs(1),
     }

@@ -25,7 +25,7 @@ use super::world::World;
 use crate::base::random::Random;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
-use crate::protocol::revocation::Revocation;
+use crate::protocol::revocation::ScopedRevocation;
 use crate::ring::Ring;
 use crate::settings::Settings;
 use crate::worker::mailbox::{
@@ -296,7 +296,7 @@ impl<R: Ring + 'static> Simulation<R> {
     }
 
     /// What the control thread does with a revocation.
-    fn revoke(&mut self, revocation: Revocation) {
+    fn revoke(&mut self, revocation: impl Into<ScopedRevocation>) {
         let world = &mut *self.world.borrow_mut();
         let Some(revoked) = self.revocations.take(revocation, self.turns, world) else { return };
         self.control.publish(self.control.latest().changed(|plan| plan.revoked = revoked));

@@ -292,7 +292,8 @@ impl Parts {
         let Some(Waiting::ProxyHeader(header)) = connection.waiting.as_deref_mut() else {
             unreachable!("the caller has found its beginning")
         };
-        match proxy_header::parse(header) {
+        let max = self.env.settings.limits.proxy_header_max as usize;
+        match proxy_header::parse(header, max) {
             Ok(None) => {}
             Ok(Some((used, source))) => {
                 let mut bytes = std::mem::take(header);

@@ -15,7 +15,7 @@ use crate::base::token_bucket::TokenBucket;
 use crate::connection::route_order::RouteOrder;
 use crate::connection::{Context, Output};
 use crate::counters::Counters;
-use crate::protocol::revocation::{Revocation, Revoked};
+use crate::protocol::revocation::{Revoked, ScopedRevocation};
 use crate::settings::Settings;
 
 use super::WorkerOptions;
@@ -96,6 +96,15 @@ pub(super) struct Pools {
     pub(super) early_input: usize,
 }
 
+impl Pools {
+    /// Pools of so many bytes at most for what waits to be sent, and for what waits for credit.
+    pub(super) fn new(queues: u64, backlogs: u64) -> Self {
+        let chunks = |bytes: u64| u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(64);
+        let [queues, backlogs] = [queues, backlogs].map(|bytes| BytePool::new(chunks(bytes)));
+        Pools { queues, backlogs, early_input: 0 }
+    }
+}
+
 /// The turn's budget of TLS handshakes.
 #[derive(Default)]
 pub(super) struct Handshakes {
@@ -119,7 +128,7 @@ pub(super) struct Control {
     /// Those that the close log is to have.
     pub(super) subjects: Subjects,
     /// Revocations of backends that found the control thread's mailbox full.
-    pub(super) revocations_waiting: VecDeque<Revocation>,
+    pub(super) revocations_waiting: VecDeque<ScopedRevocation>,
     /// When send slots may next be taken from clients that read too slowly.
     pub(super) relief_at: Instant,
 }

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use crate::base::memory_pressure::MemoryPressure;
 pub use crate::connection::stage::{ClosedBy, Stage};
+pub use crate::connection::upstream::link::Warning;
 use crate::protocol::cause::Cause;
 use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::Dialect;
-use crate::protocol::revocation::{Revocation, Revoked};
+use crate::protocol::revocation::{Revoked, ScopedRevocation};
 use crate::settings::Settings;
 
 use super::auth_requests::{AuthClient, NoAuthClient};
@@ -130,6 +131,15 @@ pub enum Report {
         /// What was wrong last, for people. Never holds unescaped bytes of the server's.
         reason: String,
     },
+    /// A link goes on, but people should know something of it.
+    LinkWarning {
+        /// Index of the backend in the settings.
+        backend: u16,
+        /// Index of the endpoint in the backend.
+        endpoint: u16,
+        /// What.
+        warning: Warning,
+    },
     /// A route does not list the Origin of a page; told a few times a second at most.
     OriginRefused {
         /// Index of the route in the settings.
@@ -142,7 +152,7 @@ pub enum Report {
     /// Descriptors or memory ran out on accept; told at most once a second.
     AcceptExhausted,
     /// A backend revoked tokens.
-    Revoke(Revocation),
+    Revoke(ScopedRevocation),
     /// The worker has drained.
     Drained,
 }

@@ -32,7 +32,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::byte_queue::BytePool;
 use crate::base::random::Random;
 use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::Instant;
@@ -126,7 +125,14 @@ impl<R: Ring> Worker<R> {
         }
         let dead = RejectedTokenCache::new(settings.limits.dead_tokens_max, dead_key);
         let mut upstreams = KeyedSlab::new(options.generation_bits);
-        let links = LinkTable::new(&settings, &options, now.instant, &mut random, &mut upstreams);
+        let links = LinkTable::new(
+            &settings,
+            &counters,
+            &options,
+            now.instant,
+            &mut random,
+            &mut upstreams,
+        );
         let servers = ServerTable::new(&settings, &mut random);
         for (number, address) in
             links.addresses(&settings).into_iter().chain(servers.addresses(&settings))
@@ -134,7 +140,6 @@ impl<R: Ring> Worker<R> {
             ring.set_endpoint(number, address);
         }
         let allowance = Allowance::new(&settings.limits, options.workers, options.descriptors_max);
-        let chunks = |bytes: u64| u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(64);
         let parts = Parts {
             agenda: Agenda::new(WHEEL_TICK, now.instant),
             upstreams,
@@ -143,11 +148,7 @@ impl<R: Ring> Worker<R> {
             acceptor: Acceptor::new(&settings),
             admission: Admission::new(allowance, now.instant),
             auth_requests: AuthRequests::default(),
-            pools: Pools {
-                queues: BytePool::new(chunks(options.queue_bytes_max)),
-                backlogs: BytePool::new(chunks(settings.limits.stalled_input_max)),
-                early_input: 0,
-            },
+            pools: Pools::new(options.queue_bytes_max, settings.limits.stalled_input_max),
             handshakes: Handshakes::default(),
             control: Control {
                 mailbox,

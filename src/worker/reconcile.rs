@@ -30,7 +30,7 @@ impl Parts {
         if !self.scratch.output.refused_origin.is_empty() {
             self.report_refused_origin(connection);
         }
-        let in_session = connection.client.is_open() || connection.client.awaits_decision();
+        let in_session = connection.client.holds_session();
         if !in_session {
             self.end_session(connection);
         }

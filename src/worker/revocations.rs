@@ -7,12 +7,14 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::connection::upstream::link::Failure;
 use crate::counters::Metric;
-use crate::protocol::revocation::{Revocation, Revoked};
+use crate::protocol::revocation::{Revocation, Revoked, ScopedRevocation};
 
 use crate::settings::RevokeScope;
 
+use super::clients::Connection;
 use super::core::{Control, Core, Parts};
 use super::mailbox::Report;
+use super::sessions::Session;
 use super::sweep::Duty;
 
 /// Revocations of backends that may wait for the control thread. A backend that goes on loses
@@ -25,6 +27,26 @@ impl Parts {
     pub(super) fn take_revoked(&mut self, revoked: Arc<Revoked>) {
         self.env.revoked = revoked;
         self.sweep.begin(Duty::Revocations);
+    }
+
+    /// Whether an open client must be so no longer.
+    pub(super) fn is_revoked(&self, connection: &Connection) -> bool {
+        let (Connection { client, session, .. }, env) = (connection, &self.env);
+        if !client.is_open() {
+            return false;
+        }
+        // The session's backend is the client's, whatever a reload made of its route. One whose
+        // link is lost has its route's, until it is closed.
+        let backend = match session {
+            Some(Session::Link { link, .. }) => Some(self.links.backend(*link)),
+            Some(Session::WebSocket(key)) => Some(self.backend_of_websocket(*key)),
+            None => {
+                let route = client.route(&env.routes);
+                route.map(|route| env.settings.routes[usize::from(route)].backend)
+            }
+        };
+        let name = backend.map_or("", |backend| &env.settings.backends[usize::from(backend)].name);
+        env.revoked.holds(client.mark(), name, env.now.unix)
     }
 
     /// Hands the control thread as many as it takes.
@@ -58,13 +80,18 @@ impl Core {
     pub(super) fn revoke(&mut self, link: u16, revocation: Revocation) {
         let Parts { env, links, control, .. } = &mut self.parts;
         let backend = &env.settings.backends[usize::from(links.backend(link))];
-        if backend.revoke == RevokeScope::None || !links.proved_key(link) {
+        let scope = match backend.revoke {
+            RevokeScope::OwnRoutes => Some(backend.name.as_str().into()),
+            RevokeScope::All => None,
+            RevokeScope::None => return env.counters.increment(Metric::RevocationsIgnored),
+        };
+        if !links.proved_key(link) {
             return env.counters.increment(Metric::RevocationsIgnored);
         }
         if control.revocations_waiting.len() >= WAITING_MAX {
             return self.fail_link(link, &Failure::TooManyRevocations);
         }
-        control.revocations_waiting.push_back(revocation);
+        control.revocations_waiting.push_back(ScopedRevocation { revocation, backend: scope });
         self.parts.report_revocations();
     }
 }

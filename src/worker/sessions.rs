@@ -26,12 +26,12 @@ impl Parts {
     /// How many payload bytes the upstream takes of a client now; `None`: not even an empty
     /// message. What comes before the session is open is no upstream's.
     pub(super) fn allowance(&mut self, connection: &Connection) -> Option<usize> {
-        if !connection.client.is_open() {
+        if !connection.client.relays() {
             return Some(usize::MAX);
         }
         match connection.session? {
             Session::Link { link, id } => {
-                self.links.entry(link, &mut self.agenda).link.allowance(id)
+                self.links.entry(link, &mut self.agenda).link.allowance(id, self.env.now.instant)
             }
             Session::WebSocket(key) => self.websocket_allowance(key),
         }
@@ -40,7 +40,9 @@ impl Parts {
     /// Has a client woken when its upstream takes more.
     pub(super) fn await_room(&mut self, session: Session) {
         match session {
-            Session::Link { link, id } => self.links.entry(link, &mut self.agenda).link.wait(id),
+            Session::Link { link, id } => {
+                self.links.entry(link, &mut self.agenda).link.wait(id, self.env.now.instant);
+            }
             Session::WebSocket(key) => self.websocket(key).client_waits = true,
         }
     }
@@ -84,6 +86,9 @@ impl Parts {
     /// told would go on with a client whose time it believes to be over. A WebSocket server knows
     /// nothing of tokens that the gateway judges.
     pub(super) fn relay_reauthentication(&mut self, connection: &mut Connection) {
+        if self.close_if_revoked(connection) {
+            return;
+        }
         match connection.session {
             Some(Session::Link { link, id }) => {
                 let output = &mut self.scratch.output;

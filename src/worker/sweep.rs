@@ -148,13 +148,12 @@ impl Parts {
             || (does(Duty::Drop) && self.drop_for_drain(connection))
     }
 
-    fn close_if_revoked(&mut self, connection: &mut Connection) -> bool {
-        let client = &mut connection.client;
-        if !client.is_open() || !self.env.revoked.holds(client.mark(), self.env.now.unix) {
+    pub(super) fn close_if_revoked(&mut self, connection: &mut Connection) -> bool {
+        if !self.is_revoked(connection) {
             return false;
         }
         self.env.counters.increment(Metric::RevokedClosed);
-        client.close(Cause::TokenRevoked, &self.env.context(), &mut self.scratch.output);
+        connection.client.close(Cause::TokenRevoked, &self.env.context(), &mut self.scratch.output);
         self.send_answers(connection);
         true
     }

@@ -96,6 +96,14 @@ impl Parts {
         }
     }
 
+    /// Index of the backend of a connection's server.
+    pub(super) fn backend_of_websocket(&self, key: Key) -> u16 {
+        match self.upstreams.entry(key).map(|upstream| &upstream.kind) {
+            Some(UpstreamKind::WebSocket(it)) => self.servers.server(it.server).backend,
+            _ => unreachable!("{key:?} names no connection to a server"),
+        }
+    }
+
     /// Begins the handshake with a server of `backend` that the client's machine left in the
     /// output, or refuses the client. Until the server agrees nothing of the client's input is
     /// looked at.
@@ -226,6 +234,17 @@ impl Parts {
             websocket.client_waits = false;
             let client = websocket.client;
             self.agenda.woken.extend(client);
+        }
+    }
+
+    /// Where the server's own messages let clients in, this may be the one.
+    fn look_for_acceptance(&mut self, connection: &mut Connection, fragment: &Fragment<'_>) {
+        if connection.client.awaits_acceptance() {
+            let Fragment { kind, first, last, bytes } = *fragment;
+            let ctx = self.env.context();
+            if connection.client.server_said(kind, (first, last), bytes, &ctx) {
+                self.session_opened(connection, u32::MAX);
+            }
         }
     }
 
@@ -510,6 +529,7 @@ impl Core {
                     let (parts, connection) = self.session_client(client);
                     let fragment = Fragment { kind, first, last, bytes };
                     parts.deliver(client, connection, &fragment, 0);
+                    parts.look_for_acceptance(connection, &fragment);
                 }
                 Ok((used, FromServer::Control(opcode, payload))) => {
                     at += used;

@@ -227,6 +227,51 @@ fn a_backend_revokes_for_every_worker_until_it_lapses() {
 }
 
 #[test]
+fn a_backend_with_own_routes_revokes_on_these_alone() {
+    const KEY: &str = "a link secret of 32 bytes or more";
+    let choices = || Choices { secret: Some(KEY), ..Choices::default() };
+    let (ours, theirs) = ["127.0.0.1:0"; 2].map(|at| Backend::start_at(at, choices())).into();
+    let may = format!("secret = \"{KEY}\"\nrevoke = \"own-routes\"");
+    let mut config = config(&ours).backend(&[ours.address()], &may).workers(2);
+    config.backends += &format!(
+        "[[backend]]\nname = \"other\"\nendpoints = [{:?}]\nsecret = \"{KEY}\"\n",
+        theirs.address()
+    );
+    config.routes += "[[route]]\npath = \"/other\"\nbackend = \"other\"\nauth = \"live\"\n\
+                      origins = \"any\"\norigin_absent = \"allow\"\n";
+    config.routes += &format!("{LIVE}\n");
+    let gateway = Gateway::start(&config);
+    let address = gateway.address();
+    let elsewhere =
+        |subject: &str| Client::open(address, "/other", &bearer(&fresh(subject, "a", 60)));
+    let mut here: Vec<Client> = (0..8).map(|_| open(address, "ada", "a", 60)).collect();
+    let mut there: Vec<Client> = (0..8).map(|_| elsewhere("ada")).collect();
+    there.iter_mut().for_each(|client| client.echo("hello"));
+    let mut bob = open(address, "bob", "b", 60);
+    let begun = Instant::now();
+    bob.text(&format!("revoke ada {}", unix_now() + 60));
+    for client in &mut here {
+        client.expect(Opcode::Text, REVOKED.as_bytes());
+    }
+    assert!(begun.elapsed() < REVOKED_WITHIN, "{:?}", begun.elapsed());
+    // Open clients of the other route stay, may present a fresh token, and new ones come in.
+    there.iter_mut().for_each(|client| client.echo("still here"));
+    authenticate(&mut there[0], &fresh("ada", "a2", 60));
+    assert!(there[0].message().1.starts_with(br#"{"type":"authenticated""#));
+    elsewhere("ada").echo("let in");
+    assert_eq!(refusal(address, &fresh("ada", "a3", 60)), "token_revoked");
+    let (_, held) = admin(&gateway.admin_socket(), "GET /revocations", "");
+    assert_eq!(held["revocations"][0]["backend"], "main", "{held}");
+    // For the other backend an operator may say the same.
+    let body = r#"{"subject":"ada","lapses_in":60,"backend":"other"}"#;
+    assert_eq!(admin(&gateway.admin_socket(), "POST /revocations", body).0, 200);
+    for client in &mut there {
+        client.expect(Opcode::Text, REVOKED.as_bytes());
+    }
+    bob.echo("still here");
+}
+
+#[test]
 fn revocations_outlive_the_death_of_the_gateway() {
     let backend = Backend::start();
     let mut config = config(&backend);

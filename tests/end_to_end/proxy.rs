@@ -121,3 +121,26 @@ fn the_header_comes_before_tls() {
     client.echo("hello");
     assert_eq!(backend.opened().remote, "192.0.2.7:8080".parse().ok());
 }
+
+#[test]
+fn a_header_may_be_as_long_as_the_limit_says() {
+    let backend = Backend::start();
+    let config = config(&backend, "127.0.0.0/8");
+    let certificate = [&[0x21; 3][..], &vec![7; 7000]].concat();
+    let mut body = vec![192, 0, 2, 7, 10, 0, 0, 1, 0x1f, 0x90, 0, 80];
+    body.extend_from_slice(&[0x30, 0x1b, 0x5b]);
+    body.extend_from_slice(&certificate);
+    let sent = [&v2(0x21, 0x11, &body), request("/ws", "").as_bytes()].concat();
+    let gateway = Gateway::start(&config);
+    let mut client = Client::connect(gateway.address());
+    client.write(&sent);
+    assert!(client.try_head().is_none(), "it is over 4 KiB");
+    let detail = "portcullis_close_details_total{detail=\"proxy_header_too_long\"}";
+    gateway.wait_metric(detail, |count| count == 1);
+    let gateway = Gateway::start(&config.limits("proxy_header_max = \"8KiB\""));
+    let mut client = Client::connect(gateway.address());
+    client.write(&sent);
+    assert!(client.head().starts_with("HTTP/1.1 101 "));
+    client.echo("hello");
+    assert_eq!(backend.opened().remote, "192.0.2.7:8080".parse().ok());
+}

@@ -53,8 +53,9 @@ impl Client {
         let (timeout, is_backend) = match &auth.kind {
             AuthKind::Backend(timeout) => (*timeout, true),
             AuthKind::Http(endpoint) => (endpoint.timeout + HTTP_GRACE, false),
-            AuthKind::Token(_) => unreachable!("the gateway judges tokens itself"),
-            AuthKind::Upstream(_) => unreachable!("its handshake asks the application"),
+            AuthKind::Token(_) | AuthKind::Upstream(_) => {
+                unreachable!("only backends and endpoints are asked")
+            }
         };
         let (message, first_message) = match credentials {
             Credentials::InRequest => (None, FirstMessageInfo::default()),
@@ -100,12 +101,16 @@ impl Client {
             _ if identity.expires().is_some_and(|end| end <= ctx.now.unix) => {
                 Err(Cause::BackendUnavailable)
             }
-            _ if ctx.revoked.is_revoked(identity, ctx.now.unix) => {
-                ctx.counters.increment(Metric::RevokedRefused);
-                Err(Cause::TokenRevoked)
-            }
             Ok(Request::Upgrade(request)) => {
-                still_valid(self, &pending, &request, ctx.settings).map(|index| (index, request))
+                match still_valid(self, &pending, &request, ctx.settings) {
+                    Ok(index)
+                        if ctx.is_revoked(identity, &ctx.settings.routes[usize::from(index)]) =>
+                    {
+                        ctx.counters.increment(Metric::RevokedRefused);
+                        Err(Cause::TokenRevoked)
+                    }
+                    valid => valid.map(|index| (index, request)),
+                }
             }
             _ => Err(Cause::ForbiddenRoute),
         };

@@ -19,7 +19,9 @@ use crate::protocol::verifier::Refusal;
 use crate::protocol::websocket::{self, OpCode};
 use crate::settings::{Deadlines, MessageTypes};
 
-use super::phase::{CloseProgress, Delayed, DelayedInput, Ended, Next, Phase, Standing};
+use super::phase::{
+    Authenticating, Awaited, CloseProgress, Delayed, DelayedInput, Ended, Next, Phase, Standing,
+};
 use super::state::{Client, write_frame};
 
 /// What a client that used up every stage still gets to read its refusal.
@@ -145,7 +147,7 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        if !self.is_open() {
+        if !self.relays() {
             return;
         }
         let unsaid = self.answer(Cause::BackendClosed, false, ctx).code;
@@ -157,7 +159,8 @@ impl Client {
         }
         let next = if self.is_broken() { Next::Shutdown } else { Next::AwaitClose };
         let end = (Cause::BackendClosed, ClosedBy::Backend, code);
-        self.end_with(end, Standing::Leaving, CloseProgress::said(next), ctx);
+        let standing = if self.is_open() { Standing::Leaving } else { Standing::Refused };
+        self.end_with(end, standing, CloseProgress::said(next), ctx);
     }
 
     /// RFC 6455 §5.5.1: a close is answered with a close, and then the server ends first.
@@ -341,7 +344,13 @@ impl Client {
     }
 
     fn to_client_unfinished(&self) -> bool {
-        matches!(&self.phase, Phase::Open(open) if open.to_client_unfinished)
+        match &self.phase {
+            Phase::Open(open) => open.to_client_unfinished,
+            Phase::Authenticating(Authenticating { awaited: Awaited::Acceptance(it), .. }) => {
+                it.to_client_unfinished
+            }
+            _ => false,
+        }
     }
 
     /// How `cause` is put to this client: looked up when it is said, so that it costs no memory

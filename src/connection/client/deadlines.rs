@@ -81,7 +81,9 @@ impl Client {
                 let (decision, server) = match awaited {
                     Awaited::Decision(pending) => (Some(pending.until.instant()), None),
                     Awaited::Server(pending) => (None, Some(pending.until.instant())),
-                    Awaited::FirstMessage(_) | Awaited::Nothing => (None, None),
+                    Awaited::FirstMessage(_) | Awaited::Acceptance(_) | Awaited::Nothing => {
+                        (None, None)
+                    }
                 };
                 scheduled
                     .or_maybe(stalled, Deadline::WriteStall)

@@ -105,7 +105,7 @@ impl Client {
             Err(cause) => Decision::Refused(cause.into()),
             Ok(_) => authenticate::by_first_message(ctx.settings, route, &message, unix, scratch),
         };
-        let refusal = match unless_revoked(decision, ctx) {
+        let refusal = match unless_revoked(decision, route, ctx) {
             Decision::Accepted(identity) if let Some(server) = ctx.settings.server_of(route) => {
                 let asked_for = &mut output.request;
                 let admitted = self.admit(&identity, &request, route, ctx, asked_for);

@@ -112,7 +112,10 @@ impl Client {
     }
 
     fn passes_controls(&self) -> bool {
-        matches!(&self.phase, Phase::Open(open) if open.passes_controls)
+        match &self.phase {
+            Phase::Open(open) => open.passes_controls,
+            _ => self.awaits_acceptance(),
+        }
     }
 
     /// The payload of the gateway's own pings where others' pass: the same for all of a connection,

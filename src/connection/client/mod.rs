@@ -13,11 +13,12 @@
 //! | `deadlines` | what is due next, and acting on it |
 //! | `frames`, `after_close` | frames before and after the end |
 //! | `connect_ack`, `open` | the way to a session |
-//! | `server` | while the WebSocket server behind has still to agree |
+//! | `acceptance`, `server` | while the WebSocket server behind has still to agree |
 //! | `auth_decision` | decisions of backends and endpoints |
 //! | `upgrade`, `first_message`, `reauthenticate` | where tokens come from |
 //! | `events` | input and output, handed to the files above |
 
+mod acceptance;
 mod after_close;
 mod auth_decision;
 mod closing;

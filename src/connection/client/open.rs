@@ -4,7 +4,6 @@ use crate::base::time::{Instant, PackedInstant};
 use crate::connection::authenticate::{Decision, Scratch};
 use crate::connection::context::Context;
 use crate::connection::session::SessionRequest;
-use crate::connection::upstream::websocket::handshake::Accepted;
 use crate::counters::Metric;
 use crate::protocol::carrier;
 use crate::protocol::cause::Cause;
@@ -19,8 +18,8 @@ use super::phase::{Open, PendingRequest, Phase};
 use super::renewal::Renewal;
 use super::state::{Client, identity_end};
 
-/// That a client may be let in: made of the proof that its token was verified, or of a server's
-/// 101, and of nothing else.
+/// That a client may be let in: made of the proof that its token was verified, or of the word of a
+/// server that judges its clients itself.
 pub(super) struct Admitted {
     mark: IdentityFingerprint,
     expires: PackedInstant,
@@ -36,13 +35,14 @@ impl Admitted {
 
     /// The server behind has accepted the client by itself: no one else knows who it is, so that
     /// only the server ends the session, its lifetime, or a drain.
-    pub(super) fn by_server(_: &Accepted) -> Self {
+    pub(super) fn by_server() -> Self {
         Admitted { mark: IdentityFingerprint::ANONYMOUS, expires: Instant::NEVER.into() }
     }
 
     /// Why the identity is not worth anything any more, if so.
-    pub(super) fn is_over(&self, ctx: &Context<'_>) -> Option<Cause> {
-        if ctx.revoked.holds(self.mark, ctx.now.unix) {
+    pub(super) fn is_over(&self, route: &Route, ctx: &Context<'_>) -> Option<Cause> {
+        let backend = &ctx.settings.backends[usize::from(route.backend)].name;
+        if ctx.revoked.holds(self.mark, backend, ctx.now.unix) {
             ctx.counters.increment(Metric::RevokedRefused);
             return Some(Cause::TokenRevoked);
         }
@@ -202,9 +202,13 @@ pub(super) fn subprotocol<'a>(
 }
 
 /// The decision, but no acceptance of a revoked identity.
-pub(super) fn unless_revoked<'s>(decision: Decision<'s>, ctx: &Context<'_>) -> Decision<'s> {
+pub(super) fn unless_revoked<'s>(
+    decision: Decision<'s>,
+    route: &Route,
+    ctx: &Context<'_>,
+) -> Decision<'s> {
     match decision {
-        Decision::Accepted(identity) if ctx.revoked.is_revoked(&identity, ctx.now.unix) => {
+        Decision::Accepted(identity) if ctx.is_revoked(&identity, route) => {
             ctx.counters.increment(Metric::RevokedRefused);
             Decision::Refused(Cause::TokenRevoked.into())
         }

@@ -11,6 +11,7 @@ use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::http_upgrade::HeadScanner;
 use crate::protocol::revocation::IdentityFingerprint;
 
+use super::acceptance::PendingAcceptance;
 use super::renewal::Renewal;
 use super::server::PendingServer;
 use super::step::SocketAction;
@@ -98,6 +99,8 @@ pub(super) enum Awaited {
     Decision(Box<PendingDecision>),
     /// The answer of the WebSocket server behind.
     Server(Box<PendingServer>),
+    /// A message of that server which lets the client in.
+    Acceptance(Box<PendingAcceptance>),
     /// Nothing: what was awaited has come, and is acted on within this call.
     Nothing,
 }

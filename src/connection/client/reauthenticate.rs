@@ -145,7 +145,9 @@ impl Client {
         request: &mut SessionRequest,
     ) -> Result<(), Cause> {
         let mark = ctx.revoked.mark(identity);
-        if ctx.revoked.holds(mark, ctx.now.unix) {
+        // Of a route that a reload removed the worker knows the backend: by the session.
+        let route = self.settings_of_route(ctx);
+        if route.is_some_and(|route| ctx.is_revoked(identity, route)) {
             ctx.counters.increment(Metric::RevokedRefused);
             return Err(Cause::TokenRevoked);
         }

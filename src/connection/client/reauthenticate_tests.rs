@@ -105,7 +105,7 @@ fn the_backend_is_told_whom_it_serves_now() {
     assert_eq!(reauth.claims, claims.as_bytes());
     // From now on it is this token that can be revoked.
     revoke(&mut world, Target::TokenId("t2".into()));
-    assert!(world.revoked.holds(world.client.mark(), world.now.unix));
+    assert!(world.revoked.holds(world.client.mark(), "main", world.now.unix));
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn the_revoked_cannot_renew_and_not_come_in() {
     revoke(&mut world, Target::IssuedBefore(UnixTime::from_seconds(UNIX + 1)));
     world.feed(&head("/binary", ""));
     assert!(world.client.is_open());
-    assert!(!world.revoked.holds(world.client.mark(), world.now.unix));
+    assert!(!world.revoked.holds(world.client.mark(), "main", world.now.unix));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::protocol::cause::Cause;
 use crate::protocol::http_upgrade::{self, FIELDS, HttpRefusal, Request, UpgradeRequest};
 use crate::settings::{Route, WebSocketBackend};
 
+use super::acceptance::PendingAcceptance;
 use super::closing::{CloseDetails, RejectHint};
 use super::open::{Admitted, head_limits, still_valid, subprotocol};
 use super::phase::{Authenticating, Awaited, FirstMessageInfo, PendingRequest, Phase};
@@ -95,8 +96,14 @@ impl Client {
         };
         let route = &ctx.settings.routes[usize::from(index)];
         let chosen = accepted.subprotocol();
-        let admitted = pending.admitted.unwrap_or_else(|| Admitted::by_server(accepted));
-        if let Some(cause) = admitted.is_over(ctx) {
+        let admitted = match (pending.admitted, ctx.settings.acceptance_of(route)) {
+            (Some(admitted), _) => Ok(admitted),
+            (None, Some(rules)) => Err(Arc::clone(rules)),
+            (None, None) => Ok(Admitted::by_server()),
+        };
+        if let Ok(admitted) = &admitted
+            && let Some(cause) = admitted.is_over(route, ctx)
+        {
             self.refuse_in_dialect(cause, ctx, output);
             return false;
         }
@@ -114,12 +121,29 @@ impl Client {
             switch_protocols(&upgrade, answered, accepted.cookies(), ctx, &mut output.answers);
         }
         self.set_route(index, route, ctx);
-        self.enter_open(admitted, route, ctx);
+        match admitted {
+            Ok(admitted) => {
+                self.enter_open(admitted, route, ctx);
+                self.pass_controls();
+                self.acknowledge(pending.first_message, None, ctx, output);
+                true
+            }
+            Err(rules) => {
+                if let Phase::Authenticating(authenticating) = &mut self.phase {
+                    let pending = PendingAcceptance::new(rules, ctx);
+                    authenticating.awaited = Awaited::Acceptance(Box::new(pending));
+                    authenticating.switched = true;
+                }
+                false
+            }
+        }
+    }
+
+    /// From now on pings and pongs go on to the server, and come from it.
+    pub(super) fn pass_controls(&mut self) {
         if let Some(open) = self.open_mut() {
             open.passes_controls = true;
         }
-        self.acknowledge(pending.first_message, None, ctx, output);
-        true
     }
 
     /// The server has refused, or there is none that could be asked.

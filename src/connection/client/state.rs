@@ -141,6 +141,17 @@ impl Client {
         matches!(self.phase, Phase::Open(_))
     }
 
+    /// Whether the client has a session, or may have one: frames pass, or will once another
+    /// program has decided.
+    pub fn holds_session(&self) -> bool {
+        self.is_open() || self.awaits_decision() || self.awaits_acceptance()
+    }
+
+    /// Whether frames pass between the client and its upstream.
+    pub fn relays(&self) -> bool {
+        self.is_open() || self.awaits_acceptance()
+    }
+
     /// Whether the client counts against the cap on unauthenticated connections.
     pub fn is_unauthenticated(&self) -> bool {
         !matches!(self.stage(), Stage::Open | Stage::Closing)
@@ -257,14 +268,17 @@ impl Client {
         last: bool,
         length: usize,
     ) -> Option<HeaderBytes> {
-        self.open_mut()?.to_client_unfinished = !last;
+        match &mut self.phase {
+            Phase::Open(open) => open.to_client_unfinished = !last,
+            _ => self.pending_acceptance()?.to_client_unfinished = !last,
+        }
         Some(websocket::write_header(last, kind.opcode(first), length as u64, None))
     }
 
     /// Leaves a ping or pong of the server behind in the output's answers. The pong to a ping of
     /// the gateway's own is never asked for.
     pub fn pass_control(&self, opcode: OpCode, payload: &[u8], output: &mut Output) {
-        if self.is_open() {
+        if self.relays() {
             write_frame(opcode, payload, &mut output.answers);
         }
     }

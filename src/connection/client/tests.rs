@@ -1412,9 +1412,7 @@ fn several_blocks_on_one_route() {
             let found = authenticate::by_request(&settings, route, &request, now, &mut scratch);
             let found = match found {
                 Decision::Accepted(identity) => Ok(identity.subject().to_owned()),
-                Decision::Ask(_) | Decision::AskServer => {
-                    panic!("these blocks decide by themselves")
-                }
+                Decision::Ask(_) | Decision::AskServer => panic!("these blocks decide themselves"),
                 Decision::AwaitFirstMessage => Err(None),
                 Decision::Refused(refusal) => Err(Some(refusal.cause)),
             };

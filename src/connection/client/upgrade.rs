@@ -140,7 +140,7 @@ impl Client {
         }
         let Output { answers, request: asked_for, tokens, .. } = output;
         let decision = authenticate::by_request(ctx.settings, route, request, ctx.now.unix, tokens);
-        match unless_revoked(decision, ctx) {
+        match unless_revoked(decision, route, ctx) {
             Decision::Accepted(identity) if let Some(server) = ctx.settings.server_of(route) => {
                 let admitted = self.admit(&identity, request, route, ctx, asked_for);
                 self.await_server(pending_request(head, request, route, ctx), ctx);
@@ -151,6 +151,15 @@ impl Client {
                 switch_protocols(request, subprotocol(request, route), &[], ctx, answers);
                 self.open(&identity, request, route, ctx, asked_for);
                 Step::Authenticated { backend: route.backend }
+            }
+            Decision::AskServer => {
+                let Some(server) = ctx.settings.server_of(route) else {
+                    unreachable!("only applications that are WebSocket servers judge clients")
+                };
+                self.ask_for(request, route, ctx, asked_for);
+                self.await_server(pending_request(head, request, route, ctx), ctx);
+                let info = FirstMessageInfo::default();
+                self.dial(None, info, request, (route, server), ctx, output)
             }
             Decision::AwaitFirstMessage => {
                 switch_protocols(request, subprotocol(request, route), &[], ctx, answers);
@@ -163,14 +172,6 @@ impl Client {
                 self.await_first_message(Arc::clone(&pending), ctx);
                 self.ask(auth, &pending, &Credentials::InRequest, ctx, output)
             }
-            // No identity yet: `output.request` says what is asked for, and not by whom.
-            Decision::AskServer if let Some(server) = ctx.settings.server_of(route) => {
-                self.ask_for(request, route, ctx, asked_for);
-                self.await_server(pending_request(head, request, route, ctx), ctx);
-                let info = FirstMessageInfo::default();
-                self.dial(None, info, request, (route, server), ctx, output)
-            }
-            Decision::AskServer => unreachable!("the settings pair such blocks with servers"),
             Decision::Refused(refusal) => {
                 count_refusal(ctx, tokens);
                 self.refuse_upgrade(refusal, request, ctx, output);

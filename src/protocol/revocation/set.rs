@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Hasher, Kind, NEVER, NO_NAME, Revocation, Revoked, Row, Target, seconds_up};
+use super::{
+    Hasher, Kind, NEVER, NO_NAME, Revoked, Row, ScopedRevocation, Target, seconds_up, within,
+};
 use crate::base::time::UnixTime;
 
 /// What became of a revocation.
@@ -36,6 +38,8 @@ pub struct RevocationSet {
     /// instant rises.
     by_name: BTreeMap<(u64, u64), Named>,
     by_lapse: BTreeSet<(UnixTime, u64)>,
+    /// How many entries hold on the routes of each backend alone.
+    backends: BTreeMap<Box<str>, usize>,
     /// Invariant: above every id ever given.
     next_id: u64,
 }
@@ -45,7 +49,7 @@ const ALL: u64 = u64::MAX;
 
 struct Held {
     /// Shared with the writer of the file.
-    revocation: Arc<Revocation>,
+    scoped: Arc<ScopedRevocation>,
     name: (u64, u64),
 }
 
@@ -67,6 +71,7 @@ impl RevocationSet {
             entries: BTreeMap::new(),
             by_name: BTreeMap::new(),
             by_lapse: BTreeSet::new(),
+            backends: BTreeMap::new(),
             next_id: 1,
         }
     }
@@ -86,29 +91,32 @@ impl RevocationSet {
         self.next_id
     }
 
-    /// Adds an entry, unless one covers it; entries that it covers go.
+    /// Adds an entry, unless one covers it; entries that it covers go. Entries of different scopes
+    /// do not cover each other: taking one back must not take back what another backend said.
     ///
     /// # Errors
     /// [`Full`] when `max` entries would be exceeded: then nothing changes.
     pub fn insert(
         &mut self,
-        revocation: Revocation,
+        entry: impl Into<ScopedRevocation>,
         max: usize,
         now: UnixTime,
     ) -> Result<Inserted, Full> {
-        if revocation.lapses <= now {
+        let entry = entry.into();
+        let lapses = entry.revocation.lapses;
+        if lapses <= now {
             return Ok(Inserted::Lapsed);
         }
-        let name = self.name(&revocation.target);
-        if let Some(id) = self.covering(name, revocation.lapses) {
+        let name = self.name(&entry);
+        if let Some(id) = self.covering(name, lapses) {
             return Ok(Inserted::Covered(id));
         }
-        let covered = self.covered(name, revocation.lapses);
+        let covered = self.covered(name, lapses);
         if self.len() - covered.len() >= max {
             return Err(Full { max });
         }
         let id = self.next_id;
-        self.hold(id, name, revocation, covered);
+        self.hold(id, name, entry, covered);
         Ok(Inserted::New(id))
     }
 
@@ -116,14 +124,15 @@ impl RevocationSet {
     ///
     /// # Errors
     /// [`IdReused`].
-    pub fn restore(&mut self, id: u64, revocation: Revocation) -> Result<(), IdReused> {
+    pub fn restore(&mut self, id: u64, entry: impl Into<ScopedRevocation>) -> Result<(), IdReused> {
+        let entry = entry.into();
         if id < self.next_id {
             return Err(IdReused);
         }
-        let name = self.name(&revocation.target);
-        if self.covering(name, revocation.lapses).is_none() {
-            let covered = self.covered(name, revocation.lapses);
-            self.hold(id, name, revocation, covered);
+        let (name, lapses) = (self.name(&entry), entry.revocation.lapses);
+        if self.covering(name, lapses).is_none() {
+            let covered = self.covered(name, lapses);
+            self.hold(id, name, entry, covered);
         }
         self.next_id = id.saturating_add(1);
         Ok(())
@@ -145,7 +154,15 @@ impl RevocationSet {
     pub fn remove(&mut self, id: u64) -> bool {
         let Some(held) = self.entries.remove(&id) else { return false };
         self.by_name.remove(&held.name);
-        self.by_lapse.remove(&(held.revocation.lapses, id));
+        self.by_lapse.remove(&(held.scoped.revocation.lapses, id));
+        if let Some(backend) = &held.scoped.backend
+            && let Some(count) = self.backends.get_mut(backend)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.backends.remove(backend);
+            }
+        }
         true
     }
 
@@ -161,9 +178,9 @@ impl RevocationSet {
     }
 
     /// The entries with an id above `after`, in order.
-    pub fn after(&self, after: u64) -> impl Iterator<Item = (u64, &Arc<Revocation>)> {
+    pub fn after(&self, after: u64) -> impl Iterator<Item = (u64, &Arc<ScopedRevocation>)> {
         let range = self.entries.range(after.saturating_add(1)..);
-        range.map(|(id, held)| (*id, &held.revocation))
+        range.map(|(id, held)| (*id, &held.scoped))
     }
 
     /// A snapshot for the workers.
@@ -178,25 +195,35 @@ impl RevocationSet {
             },
             lapses: seconds_up(named.lapses),
         };
-        Revoked::new(self.hasher.clone(), self.by_name.iter().map(row).collect())
+        let backend = |name: &str| (name.into(), self.hasher.hash(Kind::Backend, name));
+        let backends = self.backends.keys().map(|name| backend(name)).collect();
+        Revoked::new(self.hasher.clone(), backends, self.by_name.iter().map(row).collect())
     }
 
-    fn hold(&mut self, id: u64, name: (u64, u64), revocation: Revocation, covered: Vec<u64>) {
+    fn hold(&mut self, id: u64, name: (u64, u64), entry: ScopedRevocation, covered: Vec<u64>) {
         for id in covered {
             self.remove(id);
         }
-        let lapses = revocation.lapses;
+        let lapses = entry.revocation.lapses;
         self.by_name.insert(name, Named { lapses, id });
         self.by_lapse.insert((lapses, id));
-        self.entries.insert(id, Held { revocation: Arc::new(revocation), name });
+        if let Some(backend) = &entry.backend {
+            *self.backends.entry(backend.clone()).or_default() += 1;
+        }
+        self.entries.insert(id, Held { scoped: Arc::new(entry), name });
         self.next_id = id.saturating_add(1);
     }
 
-    fn name(&self, target: &Target) -> (u64, u64) {
+    fn name(&self, entry: &ScopedRevocation) -> (u64, u64) {
+        let target = &entry.revocation.target;
         let hash = match target {
             Target::Subject { subject, .. } => self.hasher.hash(Kind::Subject, subject),
             Target::TokenId(id) => self.hasher.hash(Kind::TokenId, id),
             Target::IssuedBefore(_) => NO_NAME,
+        };
+        let hash = match &entry.backend {
+            Some(backend) => within(self.hasher.hash(Kind::Backend, backend), hash),
+            None => hash,
         };
         (hash, target.issued_before().map_or(ALL, UnixTime::as_millis))
     }
@@ -218,7 +245,7 @@ impl RevocationSet {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::IdentityFingerprint;
+    use super::super::{IdentityFingerprint, Revocation};
     use super::*;
     use crate::protocol::identity::VerifiedIdentity;
 
@@ -291,11 +318,74 @@ mod tests {
             ("carol", None, Some(u64::MAX / 1000), false),
         ] {
             let mark = snapshot.mark(&identity(name, id, issued));
-            assert_eq!(snapshot.holds(mark, at(999)), revoked, "{name} {id:?} {issued:?}");
-            assert!(!snapshot.holds(mark, at(1000)), "all has lapsed");
+            assert_eq!(snapshot.holds(mark, "b", at(999)), revoked, "{name} {id:?} {issued:?}");
+            assert!(!snapshot.holds(mark, "b", at(1000)), "all has lapsed");
         }
-        assert!(!snapshot.holds(IdentityFingerprint::ANONYMOUS, at(1)));
+        assert!(!snapshot.holds(IdentityFingerprint::ANONYMOUS, "b", at(1)));
         assert_eq!(snapshot.mark(&VerifiedIdentity::anonymous()), IdentityFingerprint::ANONYMOUS);
+    }
+
+    fn of(backend: &str, revocation: Revocation) -> ScopedRevocation {
+        ScopedRevocation { revocation, backend: Some(backend.into()) }
+    }
+
+    #[test]
+    fn a_backends_own_entries_hold_on_its_routes_alone() {
+        let mut set = set();
+        for entry in [
+            of("chat", subject("alice", None, 1000)),
+            of("chat", token("t1", 900)),
+            of("news", everybody(100, 1000)),
+            subject("eve", None, 1000).into(),
+        ] {
+            assert!(matches!(set.insert(entry, 10, at(1)), Ok(Inserted::New(_))));
+        }
+        let snapshot = set.snapshot();
+        // subject, token id, issued at -> revoked on routes of chat, news, other
+        for (name, id, issued, revoked) in [
+            ("alice", None, 600, [true, false, false]),
+            ("bob", Some("t1"), 600, [true, false, false]),
+            ("bob", None, 99, [false, true, false]),
+            ("bob", None, 100, [false; 3]),
+            ("eve", None, 600, [true; 3]),
+            // The letters of a backend's name are nothing else's.
+            ("chat", Some("news"), 600, [false; 3]),
+        ] {
+            let identity = identity(name, id, Some(issued));
+            let found = ["chat", "news", "other"]
+                .map(|backend| snapshot.is_revoked(&identity, backend, at(899)));
+            assert_eq!(found, revoked, "{name} {id:?} {issued}");
+        }
+        let bob = identity("bob", Some("t1"), Some(600));
+        assert!(!snapshot.is_revoked(&bob, "chat", at(900)), "each ends at its own time");
+        assert!(!snapshot.is_revoked(&VerifiedIdentity::anonymous(), "news", at(1)));
+    }
+
+    #[test]
+    fn taking_one_scope_back_leaves_the_others() {
+        let mut set = set();
+        let alice = || subject("alice", None, 1000);
+        for (entry, id) in [
+            (alice().into(), 1),
+            (of("chat", alice()), 2),
+            (of("news", alice()), 3),
+            (of("chat", token("t", 1000)), 4),
+        ] {
+            assert_eq!(set.insert(entry, 10, at(1)), Ok(Inserted::New(id)));
+        }
+        assert_eq!(set.insert(of("chat", alice()), 10, at(1)), Ok(Inserted::Covered(2)));
+        let revoked = |set: &RevocationSet| {
+            let alice = identity("alice", None, Some(600));
+            ["chat", "news", "other"].map(|b| set.snapshot().is_revoked(&alice, b, at(9)))
+        };
+        assert_eq!(revoked(&set), [true; 3]);
+        assert!(set.remove(1));
+        assert_eq!(revoked(&set), [true, true, false]);
+        assert!(set.remove(2));
+        assert_eq!(revoked(&set), [false, true, false]);
+        let bob = identity("bob", Some("t"), None);
+        assert!(set.snapshot().is_revoked(&bob, "chat", at(9)), "chat's other entry stays");
+        assert!(set.remove(3) && set.remove(4) && set.backends.is_empty());
     }
 
     #[test]
@@ -330,8 +420,8 @@ mod tests {
         {
             assert_eq!(first.insert(revocation, 9, at(1)), Ok(Inserted::New(index as u64 + 1)));
         }
-        let entries: Vec<(u64, Revocation)> =
-            first.after(0).map(|(id, revocation)| (id, (**revocation).clone())).collect();
+        let entries: Vec<(u64, ScopedRevocation)> =
+            first.after(0).map(|(id, entry)| (id, (**entry).clone())).collect();
         let mut again = RevocationSet::new(Hasher::new(&[8; 32]));
         for (id, revocation) in entries {
             again.restore(id, revocation.clone()).unwrap();
@@ -378,24 +468,31 @@ mod tests {
         /// The snapshot against a look at every entry.
         #[test]
         fn pictures_say_what_the_entries_say(
-            entries in prop::collection::vec((0u8..3, 0u8..3, prop::option::of(0u64..12), 1u64..12), 0..14),
+            entries in prop::collection::vec(
+                (0u8..3, 0u8..3, prop::option::of(0u64..12), 1u64..12, prop::option::of(0u8..2)),
+                0..14,
+            ),
             who in (0u8..4, prop::option::of(0u8..4), prop::option::of(1u64..12)),
             now in 0u64..12,
         ) {
             let mut set = set();
             let mut all = Vec::new();
-            for (kind, name, before, lapses) in entries {
+            for (kind, name, before, lapses, backend) in entries {
                 let name = format!("n{name}");
                 let revocation = match kind {
                     0 => subject(&name, before, lapses),
                     1 => token(&name, lapses),
                     _ => everybody(before.unwrap_or(3), lapses),
                 };
-                let _ = set.insert(revocation.clone(), 100, at(0));
-                all.push(revocation);
+                let backend = backend.map(|backend| format!("b{backend}").into());
+                let entry = ScopedRevocation { revocation, backend };
+                let _ = set.insert(entry.clone(), 100, at(0));
+                all.push(entry);
             }
             let (name, id) = (format!("n{}", who.0), who.1.map(|id| format!("n{id}")));
-            let expected = all.iter().any(|r| {
+            let expected = all.iter().any(|entry| {
+                let r = &entry.revocation;
+                let here = entry.backend.as_deref().is_none_or(|backend| backend == "b0");
                 let older = |before: Option<UnixTime>| {
                     before.is_none_or(|before| who.2.is_none_or(|issued| at(issued) < before))
                 };
@@ -406,11 +503,11 @@ mod tests {
                     Target::TokenId(other) => id.as_deref() == Some(other),
                     Target::IssuedBefore(before) => older(Some(*before)),
                 };
-                named && r.lapses > at(now)
+                named && here && r.lapses > at(now)
             });
             let snapshot = set.snapshot();
             let mark = snapshot.mark(&identity(&name, id.as_deref(), who.2));
-            prop_assert_eq!(snapshot.holds(mark, at(now)), expected);
+            prop_assert_eq!(snapshot.holds(mark, "b0", at(now)), expected);
         }
     }
 }

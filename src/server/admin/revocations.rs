@@ -9,7 +9,7 @@ use serde_json::{Value, json as value};
 
 use super::answer::{Answer, json};
 use crate::base::time::UnixTime;
-use crate::protocol::revocation::{Full, Inserted, Revocation, Target};
+use crate::protocol::revocation::{Full, Inserted, NAME_MAX, Revocation, ScopedRevocation, Target};
 
 /// Entries in one answer; `?after=ID` asks for those that follow.
 pub const PAGE_MAX: usize = 1000;
@@ -24,6 +24,8 @@ struct Demand {
     subject: Option<String>,
     token_id: Option<String>,
     issued_before: Option<u64>,
+    /// On whose routes it holds.
+    backend: Option<Box<str>>,
     /// Until when it holds.
     lapses: Option<u64>,
     /// For how many seconds it holds.
@@ -34,12 +36,13 @@ struct Demand {
 ///
 /// # Errors
 /// What is wrong, for people; nothing of the body is in it.
-pub fn parse(body: &[u8], now: UnixTime) -> Result<Revocation, String> {
+pub fn parse(body: &[u8], now: UnixTime) -> Result<ScopedRevocation, String> {
     let demand: Demand = serde_json::from_slice(body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         format!(
             "the body is not as expected (line {line}, column {column}): write a JSON object with \
-             subject, token_id or issued_before, and lapses or lapses_in"
+             subject, token_id or issued_before, lapses or lapses_in, and backend if it holds on \
+             the routes of one backend alone"
         )
     })?;
     let before = demand.issued_before.map(UnixTime::from_seconds);
@@ -59,7 +62,10 @@ pub fn parse(body: &[u8], now: UnixTime) -> Result<Revocation, String> {
         }
         _ => return Err("say until when it holds: either lapses or lapses_in".into()),
     };
-    Ok(Revocation { target, lapses })
+    if demand.backend.as_ref().is_some_and(|name| name.is_empty() || name.len() > NAME_MAX) {
+        return Err("backend is empty or over 1,024 bytes: write the name of a [[backend]]".into());
+    }
+    Ok(ScopedRevocation { revocation: Revocation { target, lapses }, backend: demand.backend })
 }
 
 /// The answer to a POST. `kept` says whether it outlives a restart.
@@ -82,11 +88,14 @@ pub fn refused(why: &str, status: StatusCode) -> Answer {
 }
 
 /// One page of entries. `next` is there when there may be more.
-pub fn page<'a>(entries: impl Iterator<Item = (u64, &'a Arc<Revocation>)>, held: usize) -> Answer {
-    let page: Vec<(u64, &Arc<Revocation>)> = entries.take(PAGE_MAX).collect();
+pub fn page<'a>(
+    entries: impl Iterator<Item = (u64, &'a Arc<ScopedRevocation>)>,
+    held: usize,
+) -> Answer {
+    let page: Vec<(u64, &Arc<ScopedRevocation>)> = entries.take(PAGE_MAX).collect();
     let mut answer = value!({
         "held": held,
-        "revocations": page.iter().map(|(id, revocation)| entry(*id, revocation)).collect::<Value>(),
+        "revocations": page.iter().map(|(id, held)| entry(*id, held)).collect::<Value>(),
     });
     if let (PAGE_MAX, Some((last, _))) = (page.len(), page.last()) {
         answer["next"] = value!(format!("/revocations?after={last}"));
@@ -94,13 +103,15 @@ pub fn page<'a>(entries: impl Iterator<Item = (u64, &'a Arc<Revocation>)>, held:
     json(StatusCode::OK, &answer)
 }
 
-fn entry(id: u64, revocation: &Revocation) -> Value {
+fn entry(id: u64, scoped: &ScopedRevocation) -> Value {
+    let ScopedRevocation { revocation, backend } = scoped;
     let target = &revocation.target;
     let mut entry = value!({"id": id, "lapses": seconds(revocation.lapses)});
     for (name, value) in [
         ("subject", target.subject().map(Value::from)),
         ("token_id", target.token_id().map(Value::from)),
         ("issued_before", target.issued_before().map(seconds)),
+        ("backend", backend.as_deref().map(Value::from)),
     ] {
         if let Some(value) = value {
             entry[name] = value;
@@ -152,13 +163,17 @@ mod tests {
             let target =
                 Target::new(subject, token_id, before.map(UnixTime::from_seconds)).unwrap();
             let lapses = UnixTime::from_seconds(lapses);
-            assert_eq!(read(body), Ok(Revocation { target, lapses }), "{body}");
+            assert_eq!(read(body), Ok(Revocation { target, lapses }.into()), "{body}");
         }
+        let scoped = read(r#"{"subject":"a","lapses":200,"backend":"chat"}"#).unwrap();
+        assert_eq!(scoped.backend.as_deref(), Some("chat"));
         for (body, why) in [
             ("", "not as expected (line 1, column 0)"),
             ("[]", "not as expected"),
             (r#"{"subject":"a"}"#, "either lapses or lapses_in"),
             (r#"{"subject":"a","lapses":1,"lapses_in":1}"#, "either lapses or lapses_in"),
+            (r#"{"subject":"a","lapses":200,"backend":""}"#, "backend is empty"),
+            (r#"{"lapses":200,"backend":"chat"}"#, "name a subject"),
             (r#"{"lapses":200}"#, "name a subject"),
             (r#"{"subject":"","lapses":200}"#, "empty"),
             (r#"{"subject":"a","token_id":"b","lapses":200}"#, "stands alone"),

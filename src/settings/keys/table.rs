@@ -146,6 +146,11 @@ sections! {
              link takes a new value when it next connects.";
         first_message_max: Size(125, MIB) as u32 = "16KiB", Live,
             "Largest message before authentication, which carries the token.";
+        proxy_header_max: Size(536, 64 * KIB) as u32 = "4KiB", Live,
+            "Largest PROXY header of version 2, extensions such as a client certificate included.";
+        first_messages_max: Count(1, 1_000) as u16 = "8", Live,
+            "Messages that a client may begin before the application that judges it by messages has \
+             let it in; together they may have `first_message_max` bytes.";
         head_max: Size(512, 64 * KIB) as u32 = "8KiB", Live,
             "Largest request head; 431 above it.";
         header_fields_max: Count(8, 128) as u16 = "64", Live,
@@ -243,6 +248,9 @@ sections! {
         link_ping: Time(100, 10 * MINUTE) as Duration = "5s", Live,
             "Silence on a link after which the gateway pings; after three times this it drops the \
              link.";
+        link_stall: Time(100, 10 * MINUTE) as Duration = "10s", Live,
+            "Time without any credit from a backend, while clients of its link wait to send, after \
+             which the log names it, once. Nothing else happens.";
         link_retry_min: Time(10, MINUTE) as Duration = "100ms", Live,
             "Shortest wait before a backend is tried again; it doubles, with jitter.";
         link_retry_max: Time(10, 10 * MINUTE) as Duration = "10s", Live,
@@ -541,8 +549,8 @@ sections! {
              clients with the same subject, address, cookie or query parameter get the same \
              endpoint while it is there; without that value the one with the fewest sessions.";
         revoke: Word(RevokeScope::WORDS) as RevokeScope = "none", Live for ["link"],
-            "Whether the backend may revoke tokens by REVOKE: `none`, or `all`. Needs \
-             `secret_file`: a link that proved no key revokes nothing.";
+            "Where the backend may revoke tokens by REVOKE: nowhere, on the routes that go to it, \
+             or on all. Needs `secret_file`: a link that proved no key revokes nothing.";
         secret_file: Text(SECRET_FILE) = NONE, Live for ["link"],
             "Key of the link's mutual authentication, at least 32 bytes. One newline at the end \
              is removed.";

@@ -206,13 +206,15 @@ pub fn origin(data: &[u8]) {
     }
 }
 
+const PROXY_MAX: usize = 600;
+
 /// Once decided, more bytes change nothing; and what is decided lies within the bytes.
 pub fn proxy(data: &[u8]) {
     let mut decided = None;
-    for end in 0..=data.len().min(proxy_header::HEADER_MAX + 10) {
-        let now = proxy_header::parse(&data[..end]);
+    for end in 0..=data.len().min(PROXY_MAX + 10) {
+        let now = proxy_header::parse(&data[..end], PROXY_MAX);
         match (decided, now) {
-            (None, Ok(None)) => assert!(end < proxy_header::HEADER_MAX, "undecided for ever"),
+            (None, Ok(None)) => assert!(end < PROXY_MAX, "undecided for ever"),
             (None, _) => decided = Some(now),
             (Some(Ok(_)), _) => assert_eq!(decided, Some(now)),
             (Some(Err(_)), _) => assert!(now.is_err()),

@@ -4,7 +4,9 @@
 use portcullis::base::time::UnixTime;
 use portcullis::protocol::http_decision::{DecisionHeaders, HttpDecision, judge};
 use portcullis::protocol::identity::{CLAIMS_MAX, IDENTITY_TEXT_MAX};
-use portcullis::protocol::revocation::{Hasher, Revocation, RevocationSet, Target};
+use portcullis::protocol::revocation::{
+    Hasher, Revocation, RevocationSet, ScopedRevocation, Target,
+};
 use portcullis::server::journal::{Snapshot, parse};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -102,7 +104,7 @@ pub fn revocation_file(data: &[u8]) {
     let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
     let old = [format!("portcullis-revocations 1 sha256={sum}\n").as_bytes(), data, b"\n"].concat();
     let new = [format!("portcullis-revocations 2\n{sum} ").as_bytes(), data, b"\n"].concat();
-    let entries = |set: &RevocationSet| -> Vec<(u64, Revocation)> {
+    let entries = |set: &RevocationSet| -> Vec<(u64, ScopedRevocation)> {
         set.after(0).map(|(id, revocation)| (id, (**revocation).clone())).collect()
     };
     for (bytes, body) in [(data, None), (&old, Some(data)), (&new, Some(data))] {
@@ -111,7 +113,7 @@ pub fn revocation_file(data: &[u8]) {
             let body: Value = serde_json::from_slice(body).expect("JSON");
             assert!(whole(&body, 0, "next_id").expect("a number") <= set.next_id());
             let theirs = part(&body, 1, "entries").and_then(Value::as_array).expect("entries");
-            for (id, revocation) in entries(&set) {
+            for (id, ScopedRevocation { revocation, backend }) in entries(&set) {
                 let theirs = theirs.iter().find(|entry| whole(entry, 0, "id") == Some(id));
                 let (theirs, target) = (theirs.expect("it is there"), &revocation.target);
                 let text = |at, name| part(theirs, at, name).and_then(Value::as_str);
@@ -120,6 +122,7 @@ pub fn revocation_file(data: &[u8]) {
                 let before = target.issued_before().map(UnixTime::as_millis);
                 assert_eq!(whole(theirs, 3, "issued_before_ms"), before);
                 assert_eq!(whole(theirs, 4, "lapses_ms"), Some(revocation.lapses.as_millis()));
+                assert_eq!(text(5, "backend"), backend.as_deref());
             }
         }
         let (again, torn) = parse(&Snapshot::of(&set).file(), hasher()).expect("our own file");
