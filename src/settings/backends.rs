@@ -304,7 +304,7 @@ impl Loader<'_> {
         }
         if name.starts_with("ws://") || name.starts_with("wss://") {
             let what = format!("{name:?} belongs to kind = \"websocket\"");
-            self.report.error(at, what, "write that, too, or IP:PORT for a link");
+            self.report.error(at, what, "set that, or write IP:PORT for kind = \"link\"");
             return None;
         }
         self.socket_address(name, at).map(EndpointAddress::Tcp)
