@@ -18,13 +18,18 @@ mod reauthenticate;
 pub mod reload;
 mod routes;
 mod secrets;
+mod servers;
 mod shape;
 mod tls;
 pub mod units;
+mod upstream_auth;
 mod words;
 
 pub use keys::{Deadlines, Limits};
 pub use reauthenticate::PREFIX_MAX;
+pub use servers::{
+    ENCODED_SUFFIX, HashKey, IdentityClaim, IdentityHeader, ServerTls, WebSocketBackend,
+};
 pub use words::{
     Balance, DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
     RevokeScope, SecretEncoding,
@@ -285,6 +290,13 @@ pub struct Route {
     pub forward_headers: Vec<String>,
     /// A plain GET on this path answers 200 (for load balancers) instead of 426.
     pub health: bool,
+    /// What the application's paths do not have of the request's; empty, or without a slash at its
+    /// end.
+    pub strip_prefix: String,
+    /// Whether a WebSocket server gets cookies.
+    pub passes_cookies: bool,
+    /// Largest message of a client; `None` is what the limits say.
+    pub message_max: Option<u32>,
     /// How an open connection presents a fresh token, where it may.
     pub reauthenticate: Option<Arc<Reauthenticate>>,
 }
@@ -342,10 +354,6 @@ pub struct Backend {
     /// Its endpoints are WebSocket servers.
     pub server: Option<WebSocketBackend>,
 }
-
-/// Servers that know nothing of links.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebSocketBackend {}
 
 impl Settings {
     /// The first route, in file order, that serves `path` at `host`.
