@@ -20,7 +20,7 @@ use super::auth_requests::PendingAuth;
 use super::clients::Connection;
 use super::core::Parts;
 use super::sessions::{Session, reason_of};
-use super::sockets::Reading;
+use super::sockets::{Pipe, Reading};
 use super::upstreams::{Upstream, UpstreamKind, upstream};
 
 /// The close code for a server whose client was closed by the gateway (RFC 6455 §7.4.1: policy).
@@ -157,6 +157,15 @@ impl Parts {
         self.env.counters.increment(Metric::UpstreamDials);
         self.agenda.upstream_timers.schedule(key.slot, until);
         Ok(key)
+    }
+
+    /// When a send to a server last made progress, and whether one is in flight; `None` when the
+    /// connection is gone.
+    pub(super) fn websocket_progress(&self, key: Key) -> Option<(Instant, bool)> {
+        let upstream = self.upstreams.entry(key)?;
+        let UpstreamKind::WebSocket(websocket) = &upstream.kind else { return None };
+        let is_sending = upstream.socket.pipe().is_some_and(Pipe::is_sending);
+        Some((websocket.progressed.instant(), is_sending))
     }
 
     /// How many payload bytes the queue to a server takes now. Without room the client waits.
