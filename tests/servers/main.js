@@ -6,6 +6,7 @@ import { cableChecks } from "./checks/cable.js";
 import { channelsChecks } from "./checks/channels.js";
 import { graphqlChecks } from "./checks/graphql.js";
 import { phoenixChecks } from "./checks/phoenix.js";
+import { throughChecks } from "./checks/phoenix_through.js";
 import { wireChecks } from "./checks/phoenix_wire.js";
 import { wsChecks } from "./checks/ws.js";
 import { MODE, skippedChecks } from "./place.js";
@@ -16,6 +17,7 @@ const FAMILIES = {
   channels: channelsChecks,
   browser: browserChecks,
   phoenix: phoenixChecks,
+  through: throughChecks,
   wire: wireChecks,
   ws: wsChecks,
   graphql: graphqlChecks,
