@@ -529,19 +529,16 @@ sections! {
     }
     "backend" RawBackend {
         name: Text("name") = REQUIRED,
-            RestartRequired(|a, b| {
-                a.backends.iter().map(|b| &b.name).eq(b.backends.iter().map(|b| &b.name))
-            }),
-            "Name for routes to refer to; unique.";
-        kind: Word(&["link", "websocket"]) as &str = "link",
-            RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.server.is_some())),
+            Live,
+            "Name for routes to refer to; unique. A reload knows a backend by it.";
+        kind: Word(&["link", "websocket"]) as &str = "link", Live,
             "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
              ordinary WebSocket servers that know nothing of the gateway.";
         endpoints: List("`IP:PORT` or `unix:/PATH`; `websocket`: `ws://IP:PORT/PATH` or `unix:/PATH`")
-            = REQUIRED,
-            RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.endpoints.clone())),
+            = REQUIRED, Live,
             "Its servers, which are interchangeable: the path of their URLs, which goes in front of \
-             the request's, is the same for all.";
+             the request's, is the same for all. A reload that removes one closes its clients over \
+             `deadlines.drain`, see `operating.md`.";
         balance: WordOrNamed(
             &["least-sessions", "round-robin", "hash-subject", "hash-address"],
             &["hash-cookie", "hash-query"]
