@@ -1,5 +1,4 @@
-// A gateway between a client and a test application. (Until the gateway has the settings below,
-// only `SERVERS_MODE=gateway` runs it.)
+// A gateway between a client and a test application: its settings, and what a check asks of it.
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:http";
