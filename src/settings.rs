@@ -23,11 +23,12 @@ mod shape;
 mod tls;
 pub mod units;
 mod upstream_auth;
+mod websocket_backend;
 mod words;
 
 pub use keys::{Deadlines, Limits};
 pub use reauthenticate::PREFIX_MAX;
-pub use servers::{
+pub use websocket_backend::{
     ENCODED_SUFFIX, HashKey, IdentityClaim, IdentityHeader, ServerTls, WebSocketBackend,
 };
 pub use words::{

@@ -1704,15 +1704,10 @@ fn changes_that_require_a_restart_are_named_and_live_ones_are_not() {
         assert_eq!(changes(&base_with(line, replacement)), [key], "{replacement}");
     }
     let server = settings(&server_with("name", "name = \"main\""));
-    for key in ["circuit_failures", "circuit_open_min", "circuit_open_max"] {
-        let value = if key == "circuit_failures" { "7" } else { "\"9s\"" };
-        let new = settings(&server_with("name", &format!("name = \"main\"\n{key} = {value}")));
-        // They are compared as one.
-        assert!(restart_required(&server, &new).contains(&format!("backend.{key}").as_str()));
-    }
     let live = "credentials = \"strip\"\nidentity_headers = \"remote\"\nhandshakes_max = 5\n\
                 request_headers = { X-A = \"b\" }\nupstream_message_max = \"1MiB\"\n\
-                sessions_max = 7\npreserve_host = false";
+                sessions_max = 7\npreserve_host = false\ncircuit_failures = 7\n\
+                circuit_open_min = \"2s\"\ncircuit_open_max = \"9s\"";
     let new = settings(&server_with("name", &format!("name = \"main\"\n{live}")));
     assert_eq!(restart_required(&server, &new), [""; 0]);
     let renamed = BASE.replace("\"main\"", "\"other\"");

@@ -91,14 +91,17 @@ impl ServerTable {
         let mut adopted = Vec::with_capacity(groups.len());
         for (index, (places, backend)) in groups.iter().zip(&settings.backends).enumerate() {
             let standing = Standing::Listed { backend: index as u16 };
+            let limits = backend.server.as_ref().map(|server| server.circuit);
             let slots = places.iter().zip(&backend.endpoints).map(|(place, endpoint)| {
+                let limits = limits.expect("only servers have places here");
                 let slot = place.unwrap_or_else(|| {
-                    let limits = backend.server.as_ref().map(|server| server.circuit);
                     let (backend, endpoint) = (backend.name.clone(), endpoint.clone());
                     let target = LinkTarget { backend, endpoint };
-                    self.claim(target, limits.expect("only servers have places here"))
+                    self.claim(target, limits)
                 });
-                self.servers[usize::from(slot)].standing = standing;
+                let server = &mut self.servers[usize::from(slot)];
+                server.standing = standing;
+                server.circuit.set_limits(limits);
                 slot
             });
             let servers: Vec<u16> = slots.collect();
