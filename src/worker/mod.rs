@@ -124,7 +124,7 @@ impl<R: Ring> Worker<R> {
         let mut upstreams = KeyedSlab::new(options.generation_bits);
         let at = now.instant;
         let links = LinkTable::new(&settings, &counters, &options, at, &mut random, &mut upstreams);
-        let servers = ServerTable::new(&settings, &mut random);
+        let servers = ServerTable::new(&settings, &counters, &mut random);
         let addresses = [links.addresses(&settings), servers.addresses(&settings)];
         addresses.into_iter().flatten().for_each(|(number, at)| ring.set_endpoint(number, at));
         let allowance = Allowance::new(&settings.limits, options.workers, options.descriptors_max);

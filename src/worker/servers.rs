@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::base::circuit::{Circuit, CircuitLimits, CircuitState, Permit};
 use crate::base::random::Random;
 use crate::base::time::Instant;
+use crate::counters::{Counters, EndpointMetric, Row};
 use crate::protocol::cause::Cause;
 use crate::ring::EndpointAddress;
 use crate::settings::{Balance, Settings};
@@ -24,6 +25,14 @@ pub(super) struct Server {
     /// Connections to it, those included that are being made.
     connections: u32,
     circuit: Circuit,
+    pub(super) row: Row<EndpointMetric>,
+}
+
+impl Server {
+    /// Whether it gets no clients after failures, but perhaps one to try it.
+    pub(super) fn rests(&self) -> bool {
+        self.circuit.state() != CircuitState::Closed
+    }
 }
 
 /// The servers of one backend: a stretch of the table.
@@ -42,7 +51,7 @@ pub(super) struct ServerTable {
 
 impl ServerTable {
     /// The servers that the settings name.
-    pub(super) fn new(settings: &Settings, random: &mut Random) -> Self {
+    pub(super) fn new(settings: &Settings, counters: &Counters, random: &mut Random) -> Self {
         let (mut servers, mut groups) = (Vec::new(), Vec::new());
         let limits = CircuitLimits { failures: FAILURES, open_min: REST.0, open_max: REST.1 };
         for (backend, of) in settings.backends.iter().enumerate() {
@@ -55,6 +64,7 @@ impl ServerTable {
                 endpoint: endpoint as u16,
                 connections: 0,
                 circuit: Circuit::new(limits),
+                row: counters.endpoints.row(&[&of.name, &of.endpoints[endpoint].to_string()]),
             }));
         }
         ServerTable { servers, groups }
@@ -108,9 +118,12 @@ impl ServerTable {
         self.servers[usize::from(server)].connections -= 1;
     }
 
-    /// A server answered, whatever it said.
-    pub(super) fn answered(&mut self, server: u16, permit: Permit) {
-        self.servers[usize::from(server)].circuit.succeeded(permit);
+    /// A server answered, whatever it said. Whether it rested, and does not any more.
+    pub(super) fn answered(&mut self, server: u16, permit: Permit) -> bool {
+        let server = &mut self.servers[usize::from(server)];
+        let rested = server.rests();
+        server.circuit.succeeded(permit);
+        rested && !server.rests()
     }
 
     /// A server failed. Whether it rests now, and did not before.
@@ -121,10 +134,10 @@ impl ServerTable {
         now: Instant,
         jitter: u32,
     ) -> bool {
-        let circuit = &mut self.servers[usize::from(server)].circuit;
-        let rested = circuit.state() != CircuitState::Closed;
-        circuit.failed(permit, now, jitter);
-        !rested && circuit.state() == CircuitState::Open
+        let server = &mut self.servers[usize::from(server)];
+        let rested = server.rests();
+        server.circuit.failed(permit, now, jitter);
+        !rested && server.rests()
     }
 
     /// An attempt was given up for reasons that are not the server's.
@@ -139,8 +152,7 @@ impl ServerTable {
 
     /// Servers that take connections, and those that rest.
     pub(super) fn ready_and_resting(&self) -> (u64, u64) {
-        let closed = |server: &&Server| server.circuit.state() == CircuitState::Closed;
-        let ready = self.servers.iter().filter(closed).count() as u64;
+        let ready = self.servers.iter().filter(|server| !server.rests()).count() as u64;
         (ready, self.servers.len() as u64 - ready)
     }
 }

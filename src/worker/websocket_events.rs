@@ -5,7 +5,7 @@ use crate::base::slab::Key;
 use crate::connection::session::Fragment;
 use crate::connection::upstream::websocket::handshake::{Accepted, Answered, Fault, Refused};
 use crate::connection::upstream::websocket::relay::FromServer;
-use crate::counters::Metric;
+use crate::counters::{EndpointMetric, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::websocket::is_sendable_close_code;
 use crate::ring::{BufferGroup, Owner, Ring, Socket};
@@ -64,8 +64,11 @@ impl Core {
         let Dial { handshake, backend, permit, at_latest, .. } = *dial;
         self.parts.env.counters.increment(Metric::UpstreamFailures);
         if fault.is_servers() {
+            let Server { backend, endpoint, row, .. } = *self.parts.servers.server(server);
+            let endpoints = &self.parts.env.counters.endpoints;
+            endpoints.increment(row, EndpointMetric::Failures);
             if self.parts.servers.failed(server, permit, now, jitter) {
-                let Server { backend, endpoint, .. } = *self.parts.servers.server(server);
+                endpoints.increment(row, EndpointMetric::Resting);
                 let reason = fault.to_string();
                 let report = Report::ServerRests { backend, endpoint, reason };
                 self.parts.control.mailbox.report(report);
@@ -170,7 +173,11 @@ impl Core {
         let websocket = self.parts.websocket(key);
         let server = websocket.server;
         if let State::Handshaking(dial) = std::mem::replace(&mut websocket.state, state) {
-            self.parts.servers.answered(server, dial.permit);
+            let Parts { servers, env, .. } = &mut self.parts;
+            if servers.answered(server, dial.permit) {
+                let row = servers.server(server).row;
+                env.counters.endpoints.subtract(row, EndpointMetric::Resting, 1);
+            }
         }
         self.parts.agenda.upstream_timers.cancel(key.slot);
     }
@@ -178,6 +185,7 @@ impl Core {
     /// The server takes the client.
     fn websocket_accepted(&mut self, key: Key, accepted: &Accepted) {
         self.take_dial(key, State::Open);
+        self.parts.count_at_server(key, EndpointMetric::Connects);
         let Some(client) = self.parts.websocket(key).client else { return };
         self.with_client(client, |parts, client, connection| {
             parts.accepted_by_server(client, connection, accepted);

@@ -10,7 +10,7 @@ use crate::connection::session::Fragment;
 use crate::connection::stage::ClosedBy;
 use crate::connection::upstream::websocket::handshake::Handshake;
 use crate::connection::upstream::websocket::relay::Relay;
-use crate::counters::Metric;
+use crate::counters::{EndpointMetric, Metric};
 use crate::protocol::cause::Cause;
 use crate::protocol::websocket::{OpCode, is_sendable_close_code};
 use crate::ring::Owner;
@@ -155,6 +155,7 @@ impl Parts {
         let endpoint = self.servers.endpoint(server);
         upstream(&mut self.upstreams, key).socket.connect(key, endpoint, &mut self.agenda.ops);
         self.env.counters.increment(Metric::UpstreamDials);
+        self.count_at_server(key, EndpointMetric::Sessions);
         self.agenda.upstream_timers.schedule(key.slot, until);
         Ok(key)
     }
@@ -322,6 +323,12 @@ impl Parts {
         }
     }
 
+    /// Counts something at the server of a connection.
+    pub(super) fn count_at_server(&mut self, key: Key, metric: EndpointMetric) {
+        let server = self.websocket(key).server;
+        self.env.counters.endpoints.increment(self.servers.server(server).row, metric);
+    }
+
     /// Removes the entry of a connection of which nothing is left.
     pub(super) fn forget_websocket(&mut self, key: Key) {
         let upstream = upstream(&mut self.upstreams, key);
@@ -333,5 +340,7 @@ impl Parts {
         self.agenda.upstream_timers.cancel(key.slot);
         self.upstreams.remove(key);
         self.servers.left(server);
+        let row = self.servers.server(server).row;
+        self.env.counters.endpoints.subtract(row, EndpointMetric::Sessions, 1);
     }
 }
