@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use portcullis::ring::EndpointAddress;
 use portcullis::settings::admission::{Protection, TIME_TO_AUTHENTICATE, protection};
 use portcullis::settings::load::{Loaded, Problem, Severity};
 use portcullis::settings::units::format_duration;
@@ -203,19 +202,12 @@ fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
             Balance::LeastSessions => "least-sessions",
             Balance::RoundRobin => "round-robin",
         };
-        let endpoints: Vec<_> = backend.endpoints.iter().map(endpoint).collect();
+        let endpoints: Vec<_> = backend.endpoints.iter().map(ToString::to_string).collect();
         let key = if backend.secret.is_some() { "with a secret" } else { "without a secret" };
         let (name, endpoints) = (&backend.name, endpoints.join(" "));
         writeln!(out, "  backend   {name}: {endpoints} ({balance}, {key})")?;
     }
     Ok(())
-}
-
-fn endpoint(endpoint: &EndpointAddress) -> String {
-    match endpoint {
-        EndpointAddress::Tcp(address) => address.to_string(),
-        EndpointAddress::Unix(path) => format!("unix:{}", path.display()),
-    }
 }
 
 /// The path that differs from the route's by a slash at its end, if no route serves it: paths are

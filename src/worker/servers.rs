@@ -1,6 +1,7 @@
 //! The WebSocket servers of a worker's backends: which of them a client gets, and which of them rest
 //! after failures.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::circuit::{Circuit, CircuitLimits, CircuitState, Permit};
@@ -8,8 +9,10 @@ use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::counters::{Counters, EndpointMetric, Row};
 use crate::protocol::cause::Cause;
-use crate::ring::EndpointAddress;
+use crate::ring::Ring;
 use crate::settings::{Balance, Settings};
+
+use super::endpoints::{Assignment, LinkTarget, Standing};
 
 /// Where the servers' numbers begin in the ring's table of endpoints, behind all links.
 const FIRST_ENDPOINT: u16 = 4096;
@@ -20,64 +23,137 @@ const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 
 /// One server of one backend.
 pub(super) struct Server {
-    pub(super) backend: u16,
-    pub(super) endpoint: u16,
+    pub(super) target: Arc<LinkTarget>,
+    pub(super) standing: Standing,
     /// Connections to it, those included that are being made.
     connections: u32,
     circuit: Circuit,
-    pub(super) row: Row<EndpointMetric>,
+    row: Row<EndpointMetric>,
 }
 
 impl Server {
     /// Whether it gets no clients after failures, but perhaps one to try it.
-    pub(super) fn rests(&self) -> bool {
+    fn rests(&self) -> bool {
         self.circuit.state() != CircuitState::Closed
     }
 }
 
-/// The servers of one backend: a stretch of the table.
+/// The servers of one backend.
 struct Group {
-    first: usize,
-    count: usize,
+    servers: Vec<u16>,
     /// Where round robin goes on.
     next: usize,
 }
 
-/// All servers of a worker, in the order of the settings.
+/// All servers of a worker, in slots that are used again.
+#[derive(Default)]
 pub(super) struct ServerTable {
     servers: Vec<Server>,
+    /// In the order of the settings' backends.
     groups: Vec<Group>,
+    /// Slots of no endpoint.
+    free: Vec<u16>,
+    /// Slots whose address the ring has to get.
+    claimed: Vec<u16>,
+    counters: Arc<Counters>,
 }
 
 impl ServerTable {
     /// The servers that the settings name.
-    pub(super) fn new(settings: &Settings, counters: &Counters, random: &mut Random) -> Self {
-        let (mut servers, mut groups) = (Vec::new(), Vec::new());
-        let limits = CircuitLimits { failures: FAILURES, open_min: REST.0, open_max: REST.1 };
-        for (backend, of) in settings.backends.iter().enumerate() {
-            let count = if of.server.is_some() { of.endpoints.len() } else { 0 };
-            // Workers begin round robin at different servers.
-            let next = if count > 0 { random.below(count as u64) as usize } else { 0 };
-            groups.push(Group { first: servers.len(), count, next });
-            servers.extend((0..count).map(|endpoint| Server {
-                backend: backend as u16,
-                endpoint: endpoint as u16,
-                connections: 0,
-                circuit: Circuit::new(limits),
-                row: counters.endpoints.row(&[&of.name, &of.endpoints[endpoint].to_string()]),
-            }));
-        }
-        ServerTable { servers, groups }
+    pub(super) fn new(
+        settings: &Settings,
+        counters: Arc<Counters>,
+        now: Instant,
+        random: &mut Random,
+    ) -> Self {
+        let mut table = ServerTable { counters, ..ServerTable::default() };
+        table.adopt(settings, now, random);
+        table
     }
 
-    /// The ring's endpoint table: number and address of every server.
-    pub(super) fn addresses(&self, settings: &Settings) -> Vec<(u16, EndpointAddress)> {
-        let address = |(number, server): (usize, &Server)| {
-            let backend = &settings.backends[usize::from(server.backend)];
-            let endpoint = backend.endpoints[usize::from(server.endpoint)].clone();
-            (self.endpoint(number as u16), endpoint)
+    fn assign(&self, settings: &Settings) -> Assignment {
+        let servers = self.servers.iter().enumerate();
+        let listed = servers.filter(|(_, server)| server.standing.backend().is_some());
+        let listed = listed.map(|(slot, server)| (slot as u16, &*server.target));
+        Assignment::new(listed, &settings.backends, |backend| backend.server.is_some())
+    }
+
+    /// Whether there are slots for the servers that these settings add.
+    pub(super) fn has_room(&self, settings: &Settings) -> bool {
+        self.assign(settings).fits(self.servers.len(), self.free.len())
+    }
+
+    /// Gives every server of these settings its slot. Whether one that has connections is there no
+    /// more.
+    pub(super) fn adopt(&mut self, settings: &Settings, now: Instant, random: &mut Random) -> bool {
+        let Assignment { groups, left } = self.assign(settings);
+        let mut adopted = Vec::with_capacity(groups.len());
+        for (index, (places, backend)) in groups.iter().zip(&settings.backends).enumerate() {
+            let standing = Standing::Listed { backend: index as u16 };
+            let slots = places.iter().zip(&backend.endpoints).map(|(place, endpoint)| {
+                let slot = place.unwrap_or_else(|| {
+                    let (backend, endpoint) = (backend.name.clone(), endpoint.clone());
+                    self.claim(Arc::new(LinkTarget { backend, endpoint }))
+                });
+                self.servers[usize::from(slot)].standing = standing;
+                slot
+            });
+            let servers: Vec<u16> = slots.collect();
+            // Workers begin round robin at different servers.
+            let count = servers.len();
+            let next = if count > 0 { random.below(count as u64) as usize } else { 0 };
+            adopted.push(Group { servers, next });
+        }
+        self.groups = adopted;
+        let mut any = false;
+        for slot in left {
+            let server = &mut self.servers[usize::from(slot)];
+            server.standing = Standing::Leaving { since: now };
+            any |= server.connections > 0;
+            self.free_if_over(slot);
+        }
+        any
+    }
+
+    /// A slot for a server that has none.
+    fn claim(&mut self, target: Arc<LinkTarget>) -> u16 {
+        let limits = CircuitLimits { failures: FAILURES, open_min: REST.0, open_max: REST.1 };
+        let circuit = Circuit::new(limits);
+        let names = [&*target.backend, &*target.endpoint.to_string()];
+        let row = self.counters.endpoints.row(&names);
+        let server = Server { target, standing: Standing::Free, connections: 0, circuit, row };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.servers[usize::from(slot)] = server;
+                slot
+            }
+            None => {
+                self.servers.push(server);
+                self.servers.len() as u16 - 1
+            }
         };
-        self.servers.iter().enumerate().map(address).collect()
+        self.claimed.push(slot);
+        slot
+    }
+
+    /// Whether its endpoint was removed, and its last connection is over: another may have the slot.
+    fn free_if_over(&mut self, slot: u16) {
+        let server = &mut self.servers[usize::from(slot)];
+        if server.standing.is_leaving() && server.connections == 0 {
+            server.standing = Standing::Free;
+            if server.rests() {
+                self.counters.endpoints.subtract(server.row, EndpointMetric::Resting, 1);
+            }
+            self.free.push(slot);
+        }
+    }
+
+    /// Tells the ring where new servers are, before it is asked to connect to them.
+    pub(super) fn give_addresses(&mut self, ring: &mut impl Ring) {
+        for slot in std::mem::take(&mut self.claimed) {
+            let address = self.server(slot).target.endpoint.clone();
+            ring.set_endpoint(self.endpoint(slot), address);
+        }
     }
 
     /// A server's number in the ring's endpoint table.
@@ -98,32 +174,46 @@ impl ServerTable {
         now: Instant,
     ) -> Result<(u16, Permit), Cause> {
         let group = &mut self.groups[usize::from(backend)];
-        let servers = &mut self.servers[group.first..group.first + group.count];
-        let order = (0..group.count).map(|step| (group.next + step) % group.count);
-        let able = order.filter(|index| servers[*index].circuit.may_admit(now));
+        let count = group.servers.len();
+        let server = |place: usize| &self.servers[usize::from(group.servers[place])];
+        let order = (0..count).map(|step| (group.next + step) % count);
+        let able = order.filter(|place| server(*place).circuit.may_admit(now));
         let chosen = match settings.backends[usize::from(backend)].balance {
             Balance::RoundRobin => able.into_iter().next(),
-            Balance::LeastSessions => able.min_by_key(|index| servers[*index].connections),
+            Balance::LeastSessions => able.min_by_key(|place| server(*place).connections),
         };
-        let index = chosen.ok_or(Cause::BackendUnavailable)?;
-        let server = &mut servers[index];
+        let place = chosen.ok_or(Cause::BackendUnavailable)?;
+        let slot = group.servers[place];
+        let server = &mut self.servers[usize::from(slot)];
         let permit = server.circuit.admit(now).ok_or(Cause::BackendUnavailable)?;
         server.connections += 1;
-        group.next = (index + 1) % group.count;
-        Ok(((group.first + index) as u16, permit))
+        self.counters.endpoints.increment(server.row, EndpointMetric::Sessions);
+        group.next = (place + 1) % count;
+        Ok((slot, permit))
     }
 
     /// A connection to a server is gone.
     pub(super) fn left(&mut self, server: u16) {
-        self.servers[usize::from(server)].connections -= 1;
+        let slot = server;
+        let server = &mut self.servers[usize::from(slot)];
+        server.connections -= 1;
+        self.counters.endpoints.subtract(server.row, EndpointMetric::Sessions, 1);
+        self.free_if_over(slot);
     }
 
-    /// A server answered, whatever it said. Whether it rested, and does not any more.
-    pub(super) fn answered(&mut self, server: u16, permit: Permit) -> bool {
+    /// A server answered, whatever it said.
+    pub(super) fn answered(&mut self, server: u16, permit: Permit) {
         let server = &mut self.servers[usize::from(server)];
         let rested = server.rests();
         server.circuit.succeeded(permit);
-        rested && !server.rests()
+        if rested && !server.rests() {
+            self.counters.endpoints.subtract(server.row, EndpointMetric::Resting, 1);
+        }
+    }
+
+    /// A server took a client.
+    pub(super) fn accepted(&self, server: u16) {
+        self.counters.endpoints.increment(self.server(server).row, EndpointMetric::Connects);
     }
 
     /// A server failed. Whether it rests now, and did not before.
@@ -137,7 +227,10 @@ impl ServerTable {
         let server = &mut self.servers[usize::from(server)];
         let rested = server.rests();
         server.circuit.failed(permit, now, jitter);
-        !rested && server.rests()
+        let rests = !rested && server.rests();
+        self.counters.endpoints.increment(server.row, EndpointMetric::Failures);
+        self.counters.endpoints.add(server.row, EndpointMetric::Resting, u64::from(rests));
+        rests
     }
 
     /// An attempt was given up for reasons that are not the server's.
@@ -152,7 +245,78 @@ impl ServerTable {
 
     /// Servers that take connections, and those that rest.
     pub(super) fn ready_and_resting(&self) -> (u64, u64) {
-        let ready = self.servers.iter().filter(|server| !server.rests()).count() as u64;
-        (ready, self.servers.len() as u64 - ready)
+        let used = self.servers.iter().filter(|server| server.standing != Standing::Free);
+        let ready = used.filter(|server| !server.rests()).count();
+        (ready as u64, (self.servers.len() - self.free.len() - ready) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::EndpointAddress;
+    use crate::settings::load::test_settings;
+    use crate::settings::{Backend, RevokeScope, WebSocketBackend};
+
+    fn backend(name: &str, ports: &[u16]) -> Backend {
+        let tcp = |port: &u16| EndpointAddress::Tcp(([127, 0, 0, 1], *port).into());
+        Backend {
+            name: name.into(),
+            endpoints: ports.iter().map(tcp).collect(),
+            balance: Balance::RoundRobin,
+            secret: None,
+            revoke: RevokeScope::None,
+            server: Some(WebSocketBackend {}),
+        }
+    }
+
+    #[test]
+    fn a_removed_server_keeps_its_slot_until_its_last_connection_is_over() {
+        let now = Instant::from_nanos(1);
+        let mut random = Random::from_seed([1; 32]);
+        let mut settings = test_settings();
+        settings.backends = vec![backend("a", &[1]), backend("b", &[2])];
+        let mut table = ServerTable::new(&settings, Arc::default(), now, &mut random);
+        let (of_a, permit) = table.choose(0, &settings, now).expect("a server");
+        table.answered(of_a, permit);
+
+        // Another backend has its index now, and it is not there itself.
+        settings.backends = vec![backend("b", &[2]), backend("c", &[3])];
+        assert!(table.adopt(&settings, now, &mut random), "it has a connection");
+        assert_eq!(table.server(of_a).standing, Standing::Leaving { since: now });
+        assert_eq!(table.server(of_a).target.backend, "a");
+        let (of_b, _permit) = table.choose(0, &settings, now).expect("a server");
+        let (of_c, _permit) = table.choose(1, &settings, now).expect("a server");
+        assert_eq!((&*table.server(of_b).target.backend, table.ready_and_resting()), ("b", (3, 0)));
+        assert!(of_c != of_a && of_c != of_b);
+
+        let counted = |table: &ServerTable, backend: &str, metric| {
+            let port = u32::from(backend.as_bytes()[0] - b'a' + 1);
+            table.counters.endpoints.value(&[backend, &format!("127.0.0.1:{port}")], metric)
+        };
+        assert_eq!(counted(&table, "a", EndpointMetric::Sessions), 1);
+        table.left(of_a);
+        assert_eq!(
+            (table.server(of_a).standing, table.ready_and_resting()),
+            (Standing::Free, (2, 0))
+        );
+        for _ in 0..FAILURES {
+            let (of_c, permit) = table.choose(1, &settings, now).expect("a server");
+            table.failed(of_c, permit, now, 0);
+            table.left(of_c);
+        }
+        assert_eq!(counted(&table, "c", EndpointMetric::Failures), 3);
+        assert_eq!(counted(&table, "c", EndpointMetric::Resting), 1);
+        settings.backends.push(backend("d", &[4]));
+        assert!(!table.adopt(&settings, now, &mut random));
+        let (of_d, _permit) = table.choose(2, &settings, now).expect("a server");
+        assert_eq!(of_d, of_a, "the slot is used again");
+        assert_eq!(counted(&table, "a", EndpointMetric::Sessions), 0);
+        assert_eq!(counted(&table, "d", EndpointMetric::Sessions), 1);
+        // One that rests is removed, and does not rest for good in the metrics.
+        table.left(of_c);
+        settings.backends.remove(1);
+        table.adopt(&settings, now, &mut random);
+        assert_eq!(counted(&table, "c", EndpointMetric::Resting), 0);
     }
 }

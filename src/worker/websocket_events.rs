@@ -1,11 +1,13 @@
 //! What happens to the connections to WebSocket servers: they come about or not, servers agree or
 //! not, frames come, timers fire.
 
+use std::sync::Arc;
+
 use crate::base::slab::Key;
 use crate::connection::session::Fragment;
 use crate::connection::upstream::websocket::handshake::{Accepted, Answered, Fault, Refused};
 use crate::connection::upstream::websocket::relay::FromServer;
-use crate::counters::{EndpointMetric, Metric};
+use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::websocket::is_sendable_close_code;
 use crate::ring::{BufferGroup, Owner, Ring, Socket};
@@ -61,16 +63,14 @@ impl Core {
                 return self.parts.forget_websocket(key);
             }
         };
-        let Dial { handshake, backend, permit, at_latest, .. } = *dial;
+        let Dial { handshake, permit, at_latest, .. } = *dial;
+        // A reload may have removed the backend, or moved it.
+        let Server { target, standing, .. } = self.parts.servers.server(server);
+        let (target, backend) = (Arc::clone(target), standing.backend());
         self.parts.env.counters.increment(Metric::UpstreamFailures);
         if fault.is_servers() {
-            let Server { backend, endpoint, row, .. } = *self.parts.servers.server(server);
-            let endpoints = &self.parts.env.counters.endpoints;
-            endpoints.increment(row, EndpointMetric::Failures);
             if self.parts.servers.failed(server, permit, now, jitter) {
-                endpoints.increment(row, EndpointMetric::Resting);
-                let reason = fault.to_string();
-                let report = Report::ServerRests { backend, endpoint, reason };
+                let report = Report::ServerRests { target, reason: fault.to_string() };
                 self.parts.control.mailbox.report(report);
             }
         } else {
@@ -81,9 +81,11 @@ impl Core {
         let Some(client) = client else { return };
         // What the server has seen of a request, another may see again: nothing of the client's
         // messages is in it.
-        let again = match fault.is_worth_another() && at_latest > now {
-            true => self.parts.connect(handshake.again(), backend, Some(client), at_latest).ok(),
-            false => None,
+        let again = match backend {
+            Some(backend) if fault.is_worth_another() && at_latest > now => {
+                self.parts.connect(handshake.again(), backend, Some(client), at_latest).ok()
+            }
+            _ => None,
         };
         self.with_client(client, |parts, key, connection| match again {
             Some(again) => connection.session = Some(Session::WebSocket(again)),
@@ -173,11 +175,7 @@ impl Core {
         let websocket = self.parts.websocket(key);
         let server = websocket.server;
         if let State::Handshaking(dial) = std::mem::replace(&mut websocket.state, state) {
-            let Parts { servers, env, .. } = &mut self.parts;
-            if servers.answered(server, dial.permit) {
-                let row = servers.server(server).row;
-                env.counters.endpoints.subtract(row, EndpointMetric::Resting, 1);
-            }
+            self.parts.servers.answered(server, dial.permit);
         }
         self.parts.agenda.upstream_timers.cancel(key.slot);
     }
@@ -185,10 +183,13 @@ impl Core {
     /// The server takes the client.
     fn websocket_accepted(&mut self, key: Key, accepted: &Accepted) {
         self.take_dial(key, State::Open);
-        self.parts.count_at_server(key, EndpointMetric::Connects);
-        let Some(client) = self.parts.websocket(key).client else { return };
+        let websocket = self.parts.websocket(key);
+        let (server, client) = (websocket.server, websocket.client);
+        self.parts.servers.accepted(server);
+        let Some(client) = client else { return };
+        let backend = self.parts.server_of_websocket(key).standing.backend();
         self.with_client(client, |parts, client, connection| {
-            parts.accepted_by_server(client, connection, accepted);
+            parts.accepted_by_server(client, connection, backend, accepted);
         });
     }
 

@@ -10,7 +10,7 @@ use crate::connection::session::Fragment;
 use crate::connection::stage::ClosedBy;
 use crate::connection::upstream::websocket::handshake::Handshake;
 use crate::connection::upstream::websocket::relay::Relay;
-use crate::counters::{EndpointMetric, Metric};
+use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::websocket::{OpCode, is_sendable_close_code};
 use crate::ring::Owner;
@@ -19,6 +19,7 @@ use crate::settings::Deadlines;
 use super::auth_requests::PendingAuth;
 use super::clients::Connection;
 use super::core::Parts;
+use super::servers::Server;
 use super::sessions::{Session, reason_of};
 use super::sockets::Reading;
 use super::upstreams::{Upstream, UpstreamKind, upstream};
@@ -60,7 +61,6 @@ pub(super) enum State {
 /// A connection that the server has not agreed to.
 pub(super) struct Dial {
     pub(super) handshake: Handshake,
-    pub(super) backend: u16,
     pub(super) permit: Permit,
     /// When this attempt has taken too long.
     until: Instant,
@@ -89,10 +89,10 @@ impl Parts {
         }
     }
 
-    /// Index of the backend of a connection's server.
-    pub(super) fn backend_of_websocket(&self, key: Key) -> u16 {
+    /// The server that a connection goes to.
+    pub(super) fn server_of_websocket(&self, key: Key) -> &Server {
         match self.upstreams.entry(key).map(|upstream| &upstream.kind) {
-            Some(UpstreamKind::WebSocket(it)) => self.servers.server(it.server).backend,
+            Some(UpstreamKind::WebSocket(it)) => self.servers.server(it.server),
             _ => unreachable!("{key:?} names no connection to a server"),
         }
     }
@@ -141,7 +141,7 @@ impl Parts {
         let (server, permit) = self.servers.choose(backend, &self.env.settings, now)?;
         // Half of what is left is for another server, should this one not answer.
         let until = now + at_latest.since(now) / 2;
-        let dial = Dial { handshake, backend, permit, until, at_latest };
+        let dial = Dial { handshake, permit, until, at_latest };
         let websocket = WebSocket {
             state: State::Connecting(Box::new(dial)),
             relay: Relay::default(),
@@ -155,7 +155,6 @@ impl Parts {
         let endpoint = self.servers.endpoint(server);
         upstream(&mut self.upstreams, key).socket.connect(key, endpoint, &mut self.agenda.ops);
         self.env.counters.increment(Metric::UpstreamDials);
-        self.count_at_server(key, EndpointMetric::Sessions);
         self.agenda.upstream_timers.schedule(key.slot, until);
         Ok(key)
     }
@@ -323,12 +322,6 @@ impl Parts {
         }
     }
 
-    /// Counts something at the server of a connection.
-    pub(super) fn count_at_server(&mut self, key: Key, metric: EndpointMetric) {
-        let server = self.websocket(key).server;
-        self.env.counters.endpoints.increment(self.servers.server(server).row, metric);
-    }
-
     /// Removes the entry of a connection of which nothing is left.
     pub(super) fn forget_websocket(&mut self, key: Key) {
         let upstream = upstream(&mut self.upstreams, key);
@@ -340,7 +333,5 @@ impl Parts {
         self.agenda.upstream_timers.cancel(key.slot);
         self.upstreams.remove(key);
         self.servers.left(server);
-        let row = self.servers.server(server).row;
-        self.env.counters.endpoints.subtract(row, EndpointMetric::Sessions, 1);
     }
 }

@@ -486,16 +486,14 @@ sections! {
     }
     "backend" RawBackend {
         name: Text("name") = REQUIRED,
-            RestartRequired(|a, b| {
-                a.backends.iter().map(|b| &b.name).eq(b.backends.iter().map(|b| &b.name))
-            }),
-            "Name for routes to refer to; unique.";
-        kind: Word(&["link", "websocket"]) as &str = "link", RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.server.clone())),
+            Live,
+            "Name for routes to refer to; unique. A reload knows a backend by it.";
+        kind: Word(&["link", "websocket"]) as &str = "link", Live,
             "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
              ordinary WebSocket servers that know nothing of the gateway.";
-        endpoints: List("`IP:PORT` or `unix:/PATH`") = REQUIRED,
-            RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.endpoints.clone())),
-            "Its servers, which are interchangeable.";
+        endpoints: List("`IP:PORT` or `unix:/PATH`") = REQUIRED, Live,
+            "Its servers, which are interchangeable. A reload that removes one closes its clients \
+             over `deadlines.drain`, see `operating.md`.";
         balance: WordOrLater(Balance::WORDS, &["hash-subject"]) as Balance = "least-sessions", Live,
             "How the gateway chooses an endpoint for a new session.";
         revoke: Word(RevokeScope::WORDS) as RevokeScope = "none", Live,
