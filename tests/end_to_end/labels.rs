@@ -109,6 +109,29 @@ fn endpoints_are_counted_by_the_address_in_the_settings() {
 }
 
 #[test]
+fn an_endpoint_that_a_reload_removes_keeps_its_counters_and_has_no_links() {
+    let (one, two) = (Backend::start(), Backend::start());
+    let before = Config::default()
+        .backend(&[one.address()], "")
+        .deadlines("drain = \"1s\"")
+        .ports(free_port(), free_port());
+    let gateway = Gateway::start_from(&before, tempfile::tempdir().expect("a folder"));
+    gateway.wait_ready(1);
+    let links = |of: &Backend, state: &str| {
+        gateway.metric(&endpoint("links", of.address(), &format!(",state=\"{state}\"")))
+    };
+    assert!(gateway.reload(&before.clone().backend(&[two.address()], "")).is_ok());
+    wait_until("the other is linked", || links(&two, "ready") == 1);
+    wait_until("the removed one has no links", || links(&one, "ready") == 0);
+    assert_eq!(links(&one, "down"), 0, "no alert for what is not there");
+    assert_eq!(gateway.metric(&endpoint("connects_total", one.address(), "")), 1);
+    // It comes back and goes on counting.
+    assert!(gateway.reload(&before.backend(&[one.address(), two.address()], "")).is_ok());
+    gateway.wait_metric(&endpoint("connects_total", one.address(), ""), |n| n == 2);
+    wait_until("both are linked", || links(&one, "ready") + links(&two, "ready") == 2);
+}
+
+#[test]
 fn websocket_servers_are_counted_among_the_endpoints() {
     let server = Server::start();
     let dead = format!("127.0.0.1:{}", free_port());
