@@ -126,7 +126,7 @@ impl<R: Ring> Worker<R> {
         let at = now.instant;
         let mut links =
             LinkTable::new(&settings, &counters, &options, at, &mut random, &mut upstreams);
-        let mut servers = ServerTable::new(&settings, at, &mut random);
+        let mut servers = ServerTable::new(&settings, Arc::clone(&counters), at, &mut random);
         links.give_addresses(&mut ring);
         servers.give_addresses(&mut ring);
         let allowance = Allowance::new(
