@@ -39,6 +39,7 @@ use crate::base::time::Instant;
 use crate::base::token_bucket::TokenBucket;
 use crate::connection::client::Client;
 use crate::connection::route_order::RouteOrder;
+use crate::connection::upstream::websocket::request::ServerNonce;
 use crate::connection::{Output, authenticate};
 use crate::counters::{Counters, Metric};
 use crate::protocol::rejected_tokens::RejectedTokenCache;
@@ -363,10 +364,10 @@ impl<R: Ring> Worker<R> {
 }
 
 /// For the first handshake with a WebSocket server, where there are any.
-fn first_nonce(settings: &Settings, random: &mut Random) -> [u8; 16] {
-    let mut nonce = [0; 16];
+fn first_nonce(settings: &Settings, random: &mut Random) -> ServerNonce {
+    let mut nonce = ServerNonce::default();
     if settings.backends.iter().any(|backend| backend.server.is_some()) {
-        random.fill(&mut nonce);
+        random.fill(&mut nonce.0);
     }
     nonce
 }
