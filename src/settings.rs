@@ -23,11 +23,12 @@ mod shape;
 mod tls;
 pub mod units;
 mod upstream_auth;
+mod websocket_backend;
 mod words;
 
 pub use keys::{Deadlines, Limits};
 pub use reauthenticate::PREFIX_MAX;
-pub use servers::{
+pub use websocket_backend::{
     ENCODED_SUFFIX, HashKey, IdentityClaim, IdentityHeader, ServerTls, WebSocketBackend,
 };
 pub use words::{
@@ -355,11 +356,29 @@ pub struct Backend {
     pub server: Option<WebSocketBackend>,
 }
 
+impl Backend {
+    /// Which value of a client chooses its endpoint, where one does.
+    pub fn hash_key(&self) -> Option<&HashKey> {
+        self.server.as_ref()?.hash.as_ref()
+    }
+}
+
 impl Settings {
     /// The first route, in file order, that serves `path` at `host`.
     pub fn route_for(&self, host: &str, path: &str) -> Option<u16> {
         let serves = |route: &Route| route.path.matches(path) && route.serves(host);
         self.routes.iter().position(serves).map(|index| index as u16)
+    }
+
+    /// Whether any backend is one of WebSocket servers.
+    pub fn has_servers(&self) -> bool {
+        self.backends.iter().any(|backend| backend.server.is_some())
+    }
+
+    /// How many sockets a client takes. One of a WebSocket server behind takes two: where there
+    /// are any, the second is kept for every client, so that no dial finds none.
+    pub fn sockets_per_client(&self) -> u32 {
+        if self.has_servers() { 2 } else { 1 }
     }
 
     /// The WebSocket servers behind a route, if that is what is behind it.

@@ -1,16 +1,17 @@
 //! `[[backend]]` blocks of `kind = "websocket"`: ordinary WebSocket servers behind the gateway.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use toml::Spanned;
 
 use super::file::RawBackend;
 use super::load::{Loader, place, trim_newline};
 use super::raw::{TextByName, WordOrTextByName};
 use super::routes::{is_token, parse_path};
+use super::websocket_backend::{
+    ENCODED_SUFFIX, HashKey, IdentityClaim, IdentityHeader, ServerTls, WebSocketBackend,
+};
 use super::{Backend, Balance, PathPattern};
 use crate::base::circuit::CircuitLimits;
 use crate::base::secret::Secret;
@@ -19,9 +20,6 @@ use crate::base::secret::Secret;
 const HEADERS_MAX: usize = 32;
 /// Longest value of a header.
 const VALUE_BYTES_MAX: usize = 4096;
-
-/// What the name of an identity header has behind it where its value is percent-encoded.
-pub const ENCODED_SUFFIX: &str = "-Encoded";
 
 /// Fields that the gateway writes itself, or that belong to the connection.
 const OWN_FIELDS: &[&str] = &[
@@ -45,69 +43,6 @@ const OWN_FIELDS: &[&str] = &[
     "x-request-id",
 ];
 
-/// Which value of a client chooses its endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HashKey {
-    /// The subject of its identity.
-    Subject,
-    /// Its address.
-    Address,
-    /// A cookie.
-    Cookie(String),
-    /// A parameter of the query.
-    Query(String),
-}
-
-impl fmt::Display for HashKey {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            HashKey::Subject => out.write_str("hash-subject"),
-            HashKey::Address => out.write_str("hash-address"),
-            HashKey::Cookie(name) => write!(out, "hash-cookie:{name}"),
-            HashKey::Query(name) => write!(out, "hash-query:{name}"),
-        }
-    }
-}
-
-/// Servers that know nothing of links, and what they learn of clients. It has no `Debug`:
-/// headers may hold credentials.
-#[derive(Clone)]
-pub struct WebSocketBackend {
-    /// What goes in front of each request's path; empty, or without a slash at its end.
-    pub base_path: String,
-    /// The value that chooses a client's endpoint, where one does.
-    pub hash: Option<HashKey>,
-    /// How TLS is spoken with `wss://` endpoints; `None` is not.
-    pub tls: Option<ServerTls>,
-    /// Whether the application gets what the gateway's carriers took.
-    pub passes_credentials: bool,
-    /// The Host that the application gets; `None` is the client's.
-    pub host: Option<String>,
-    /// Headers that say who the client is.
-    pub identity_headers: Vec<IdentityHeader>,
-    /// Headers with a fixed value.
-    pub request_headers: Vec<(String, Secret)>,
-    /// Names that no client may set, lower case and with `-` for `_`, beside those that never pass.
-    pub withheld: Arc<[String]>,
-    /// Handshakes of one worker with one endpoint that may await its answer.
-    pub handshakes_max: u32,
-    /// Connections of one worker to one endpoint; `None` is any number.
-    pub sessions_max: Option<u32>,
-    /// Largest message of the application; `None` is any.
-    pub message_max: Option<u32>,
-    /// When an endpoint is left alone after failures.
-    pub circuit: CircuitLimits,
-}
-
-/// TLS with servers.
-#[derive(Clone)]
-pub struct ServerTls {
-    /// Whose certificates the endpoints may show; `None` is the system's.
-    pub roots: Option<Arc<RootCertStore>>,
-    /// The name that certificates must have; `None` is each endpoint's address.
-    pub server_name: Option<String>,
-}
-
 impl Default for WebSocketBackend {
     /// What a block says that says nothing.
     fn default() -> Self {
@@ -129,17 +64,6 @@ impl Default for WebSocketBackend {
     }
 }
 
-/// A header that says something of the client's identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdentityHeader {
-    /// What it says.
-    pub claim: IdentityClaim,
-    /// Its name, as it is written.
-    pub name: String,
-    /// The name where the value is percent-encoded, since no header could hold it as it is.
-    pub encoded_name: String,
-}
-
 impl IdentityHeader {
     fn new(claim: &str, name: &str) -> Self {
         let claim = match claim {
@@ -153,17 +77,6 @@ impl IdentityHeader {
             encoded_name: format!("{name}{ENCODED_SUFFIX}"),
         }
     }
-}
-
-/// A part of a verified identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IdentityClaim {
-    /// Whom the token names, whatever its format calls that.
-    Subject,
-    /// The token's own id.
-    TokenId,
-    /// A member of the claims: text, a number, or a list of texts.
-    Member(String),
 }
 
 /// Claims and their headers, as presets name them.

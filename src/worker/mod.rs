@@ -128,7 +128,11 @@ impl<R: Ring> Worker<R> {
         let servers = ServerTable::new(&settings, &mut random);
         let addresses = [links.addresses(&settings), servers.addresses(&settings)];
         addresses.into_iter().flatten().for_each(|(number, at)| ring.set_endpoint(number, at));
-        let allowance = Allowance::new(&settings.limits, options.workers, options.descriptors_max);
+        let allowance = Allowance::new(
+            &settings.limits,
+            options.workers,
+            options.descriptors_max / settings.sockets_per_client(),
+        );
         let parts = Parts {
             agenda: Agenda::new(WHEEL_TICK, now.instant),
             upstreams,
@@ -322,9 +326,10 @@ impl<R: Ring> Worker<R> {
                 clients_starve
             }
             Owner::Upstream(key) => {
-                let flushed = self.flush_upstream(key);
-                links_starve |= !flushed;
-                !flushed
+                let starved = self.flush_upstream(key);
+                clients_starve |= starved == Some(BufferGroup::Client);
+                links_starve |= starved == Some(BufferGroup::Link);
+                starved.is_some()
             }
             Owner::Nobody | Owner::Acceptor(_) => unreachable!("{owner:?} sends nothing"),
         });
@@ -353,7 +358,7 @@ impl<R: Ring> Worker<R> {
         if !out.is_empty() {
             let copy_out = |bytes: &mut [u8]| out.copy_out(&mut pools.queues, bytes);
             match pipe.flush(Owner::Client(key), &mut self.ring, &mut agenda.ops, copy_out) {
-                Flush::Sending(slot) => agenda.note_sender(slot, key),
+                Flush::Sending(slot) => agenda.note_sender(slot, Owner::Client(key)),
                 Flush::Busy => {}
                 Flush::NoSlot => return false,
             }
@@ -366,7 +371,7 @@ impl<R: Ring> Worker<R> {
 /// For the first handshake with a WebSocket server, where there are any.
 fn first_nonce(settings: &Settings, random: &mut Random) -> ServerNonce {
     let mut nonce = ServerNonce::default();
-    if settings.backends.iter().any(|backend| backend.server.is_some()) {
+    if settings.has_servers() {
         random.fill(&mut nonce.0);
     }
     nonce

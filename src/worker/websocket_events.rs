@@ -61,8 +61,10 @@ impl Core {
                 return self.parts.forget_websocket(key);
             }
         };
-        let Dial { handshake, backend, permit, at_latest, .. } = *dial;
-        self.parts.env.counters.increment(Metric::UpstreamFailures);
+        let Dial { handshake, backend, affinity, permit, at_latest, .. } = *dial;
+        let counters = &self.parts.env.counters;
+        counters.increment(Metric::UpstreamFailures);
+        counters.add(Metric::UpstreamPortsExhausted, u64::from(*fault == Fault::NoPorts));
         if fault.is_servers() {
             if self.parts.servers.failed(server, permit, now, jitter) {
                 let Server { backend, endpoint, .. } = *self.parts.servers.server(server);
@@ -79,7 +81,11 @@ impl Core {
         // What the server has seen of a request, another may see again: nothing of the client's
         // messages is in it.
         let again = match fault.is_worth_another() && at_latest > now {
-            true => self.parts.connect(handshake.again(), backend, Some(client), at_latest).ok(),
+            true => {
+                let wanted = (backend, affinity);
+                let (again, failed) = (handshake.again(), Some(server));
+                self.parts.connect(again, wanted, failed, Some(client), at_latest).ok()
+            }
             false => None,
         };
         self.with_client(client, |parts, key, connection| match again {
@@ -111,17 +117,20 @@ impl Core {
         match self.parts.websocket(key).state {
             State::Connecting(_) => self.websocket_failed(key, &Fault::ConnectTimedOut),
             State::Handshaking(_) => self.websocket_failed(key, &Fault::AnswerTimedOut),
-            State::Open => {
-                self.parts.env.counters.increment(Metric::UpstreamStalls);
-                self.websocket_lost(key, Cause::BackendUnavailable);
-                self.parts.end_websocket(key, true);
-            }
+            State::Open => self.drop_stalled_websocket(key),
             State::Closing { .. } => self.parts.end_websocket(key, false),
             State::Over => {}
         }
         if self.parts.upstreams.entry(key).is_some() {
             self.parts.forget_websocket(key);
         }
+    }
+
+    /// A server reads nothing.
+    pub(super) fn drop_stalled_websocket(&mut self, key: Key) {
+        self.parts.env.counters.increment(Metric::UpstreamStalls);
+        self.websocket_lost(key, Cause::BackendUnavailable);
+        self.parts.end_websocket(key, true);
     }
 
     /// The session of an open client cannot go on.
@@ -289,8 +298,10 @@ impl<R: Ring> Worker<R> {
         {
             let (owner, relay) = (Owner::Upstream(key), &mut websocket.relay);
             let copy = |bytes: &mut [u8]| relay.copy_output(&mut pools.backlogs, bytes);
-            if pipe.flush(owner, &mut self.ring, &mut agenda.ops, copy) == Flush::NoSlot {
-                return false;
+            match pipe.flush(owner, &mut self.ring, &mut agenda.ops, copy) {
+                Flush::Sending(slot) => agenda.note_sender(slot, owner),
+                Flush::Busy => {}
+                Flush::NoSlot => return false,
             }
         }
         websocket.dirty = false;
