@@ -40,6 +40,7 @@ use crate::base::time::Instant;
 use crate::base::token_bucket::TokenBucket;
 use crate::connection::client::Client;
 use crate::connection::route_order::RouteOrder;
+use crate::connection::upstream::websocket::request::ServerNonce;
 use crate::connection::{Output, authenticate};
 use crate::counters::{Counters, Metric};
 use crate::protocol::rejected_tokens::RejectedTokenCache;
@@ -372,10 +373,10 @@ impl<R: Ring> Worker<R> {
 }
 
 /// For the first handshake with a WebSocket server, where there are any.
-fn first_nonce(settings: &Settings, random: &mut Random) -> [u8; 16] {
-    let mut nonce = [0; 16];
+fn first_nonce(settings: &Settings, random: &mut Random) -> ServerNonce {
+    let mut nonce = ServerNonce::default();
     if settings.has_servers() {
-        random.fill(&mut nonce);
+        random.fill(&mut nonce.0);
     }
     nonce
 }
