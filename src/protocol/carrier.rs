@@ -230,6 +230,15 @@ pub fn redacted_path_and_query<'c>(
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(request.path().as_bytes());
+    redacted_query(request, secrets, out);
+}
+
+/// Appends `?` and the query, without the parameters of these names; nothing if none is left.
+pub fn redacted_query<'c>(
+    request: &UpgradeRequest<'_, '_>,
+    secrets: impl Iterator<Item = &'c str> + Clone,
+    out: &mut Vec<u8>,
+) {
     let mut separator = b'?';
     for parameter in request.query().into_iter().flat_map(|query| query.split('&')) {
         let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);

@@ -249,7 +249,7 @@ impl<'t> JsonString<'t> {
     }
 
     /// The characters, unescaped. The string was checked, so that no escape is bad.
-    fn chars(self) -> impl Iterator<Item = char> + use<'t> {
+    pub fn chars(self) -> impl Iterator<Item = char> + use<'t> {
         let mut rest = self.raw;
         std::iter::from_fn(move || {
             let (character, length) = match rest.as_bytes() {

@@ -71,6 +71,7 @@ fn limits() -> Limits {
         first_message_max: 8192,
         proxy_header_max: 4096,
         first_messages_max: 8,
+        upstream_head_max: 16 << 10,
         head_max: 8192,
         header_fields_max: 64,
         request_line_max: 8000,

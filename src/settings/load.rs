@@ -453,6 +453,28 @@ fn is_log_filter(text: &str) -> bool {
 /// one backend.
 #[cfg(test)]
 pub fn test_settings() -> Settings {
+    test_settings_of(
+        r#"
+        listener = [{ address = "127.0.0.1:8080" }]
+        backend = [{ name = "main", endpoints = ["127.0.0.1:7000"] }]
+        [[auth]]
+        name = "app"
+        kind = "jwt"
+        carriers = ["authorization"]
+        keys = [{ id = "k", secret = "0123456789abcdef0123456789abcdef" }]
+        [[route]]
+        path = "/ws"
+        origins = ["https://app.example.com"]
+        origin_absent = "allow"
+        auth = "app"
+        backend = "main"
+    "#,
+    )
+}
+
+/// Settings of a text that names no file.
+#[cfg(test)]
+pub fn test_settings_of(text: &str) -> Settings {
     struct Nothing;
     impl Environment for Nothing {
         fn read(&self, _: &Path) -> io::Result<FileContents> {
@@ -467,21 +489,6 @@ pub fn test_settings() -> Settings {
             0
         }
     }
-    let text = r#"
-        listener = [{ address = "127.0.0.1:8080" }]
-        backend = [{ name = "main", endpoints = ["127.0.0.1:7000"] }]
-        [[auth]]
-        name = "app"
-        kind = "jwt"
-        carriers = ["authorization"]
-        keys = [{ id = "k", secret = "0123456789abcdef0123456789abcdef" }]
-        [[route]]
-        path = "/ws"
-        origins = ["https://app.example.com"]
-        origin_absent = "allow"
-        auth = "app"
-        backend = "main"
-    "#;
     match load(text, Path::new("test.toml"), &Nothing) {
         Ok(loaded) => loaded.settings,
         Err(problems) => panic!("{}", problems[0]),

@@ -347,6 +347,7 @@ impl Scenario {
             first_message_max: if self.asks { 1 << 20 } else { 4096 },
             proxy_header_max: 4096,
             first_messages_max: 8,
+            upstream_head_max: 16 << 10,
             head_max: 8192,
             header_fields_max: 64,
             request_line_max: 8000,

@@ -40,6 +40,7 @@ use crate::base::time::Instant;
 use crate::base::token_bucket::TokenBucket;
 use crate::connection::client::Client;
 use crate::connection::route_order::RouteOrder;
+use crate::connection::upstream::websocket::request::ServerNonce;
 use crate::connection::{Output, authenticate};
 use crate::counters::{Counters, Metric};
 use crate::protocol::rejected_tokens::RejectedTokenCache;
@@ -126,7 +127,7 @@ impl<R: Ring> Worker<R> {
         let at = now.instant;
         let mut links =
             LinkTable::new(&settings, &counters, &options, at, &mut random, &mut upstreams);
-        let mut servers = ServerTable::new(&settings, at, &mut random);
+        let mut servers = ServerTable::new(&settings, Arc::clone(&counters), at, &mut random);
         links.give_addresses(&mut ring);
         servers.give_addresses(&mut ring);
         let allowance = Allowance::new(
@@ -372,10 +373,10 @@ impl<R: Ring> Worker<R> {
 }
 
 /// For the first handshake with a WebSocket server, where there are any.
-fn first_nonce(settings: &Settings, random: &mut Random) -> [u8; 16] {
-    let mut nonce = [0; 16];
+fn first_nonce(settings: &Settings, random: &mut Random) -> ServerNonce {
+    let mut nonce = ServerNonce::default();
     if settings.has_servers() {
-        random.fill(&mut nonce);
+        random.fill(&mut nonce.0);
     }
     nonce
 }

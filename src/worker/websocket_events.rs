@@ -190,7 +190,10 @@ impl Core {
     /// The server takes the client.
     fn websocket_accepted(&mut self, key: Key, accepted: &Accepted) {
         self.take_dial(key, State::Open);
-        let Some(client) = self.parts.websocket(key).client else { return };
+        let websocket = self.parts.websocket(key);
+        let (server, client) = (websocket.server, websocket.client);
+        self.parts.servers.accepted(server);
+        let Some(client) = client else { return };
         let backend = self.parts.server_of_websocket(key).standing.backend();
         self.with_client(client, |parts, client, connection| {
             parts.accepted_by_server(client, connection, backend, accepted);

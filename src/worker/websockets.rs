@@ -106,7 +106,7 @@ impl Parts {
         let Some(handshake) = self.scratch.output.handshake.take() else {
             unreachable!("a client that wants a server says what it asks")
         };
-        self.random.fill(&mut self.scratch.output.nonce);
+        self.random.fill(&mut self.scratch.output.nonce.0);
         if let Some(identity) = self.scratch.output.request.identity() {
             self.control.keep_subject(&self.env.settings, key, identity.subject);
         }

@@ -197,6 +197,8 @@ sections! {
              further clients are refused as `backend_unavailable`.";
         handshakes_per_tick: Count(1, 4096) as u32 = "32", Live,
             "TLS handshake steps of one worker before it serves its open connections again.";
+        upstream_head_max: Size(KIB, 64 * KIB) as u32 = "16KiB", Live,
+            "Largest head of a WebSocket server's answer to a handshake, interim answers included.";
         client_buffers: Count(16, 32_768) as u16 = "4_096", RestartRequired,
             "Receive buffers of one worker for clients, of 4 KiB each: a power of two.";
         accepts: Count(1, 1024) as u16 = "64", RestartRequired,

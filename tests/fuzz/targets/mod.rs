@@ -7,6 +7,7 @@ mod frames;
 mod links;
 mod machines;
 mod scripts;
+mod servers;
 mod tokens;
 mod verdicts;
 
@@ -40,6 +41,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("proxy", codecs::proxy),
     ("reauthenticate", scripts::reauthenticate),
     ("revocation_file", verdicts::revocation_file),
+    ("server_answer", servers::answer),
     ("session", tokens::session),
     ("term", tokens::term),
     ("tls", machines::tls),
