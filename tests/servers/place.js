@@ -35,8 +35,7 @@ async function inTurn(body) {
 const LATER = [
   /talks over TLS$/, // wss:// endpoints
   /^Action Cable: (talks(,| over)|a page)|authenticating channel|^graphql-ws: talks(, | over)/, // accepted by message
-  /the handshake arrives/, // the request's fields by table
-  /statuses are explained|force_ssl without TLS/, // the answer's statuses by table, and a warning
+  /force_ssl without TLS/, // the operator's warning of a status
 ];
 
 let skipped = 0;
