@@ -18,6 +18,7 @@ mod reauthenticate;
 pub mod reload;
 mod routes;
 mod secrets;
+mod server_tls;
 mod shape;
 mod tls;
 pub mod units;
@@ -35,7 +36,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Uri;
-use rustls::RootCertStore;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::base::circuit::CircuitLimits;
 use crate::base::secret::Secret;
@@ -344,8 +346,20 @@ pub struct Backend {
 }
 
 /// Servers that know nothing of links.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebSocketBackend {}
+pub struct WebSocketBackend {
+    /// What TLS is made with, where an endpoint has it.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// Of each endpoint, in order, the name that its certificate must be for; `None` is without
+    /// TLS.
+    pub names: Vec<Option<ServerName<'static>>>,
+}
+
+impl WebSocketBackend {
+    /// What TLS with this endpoint is made with, and for which name; `None` is without TLS.
+    pub fn tls(&self, endpoint: u16) -> Option<(&Arc<ClientConfig>, &ServerName<'static>)> {
+        self.tls.as_ref().zip(self.names.get(usize::from(endpoint))?.as_ref())
+    }
+}
 
 impl Settings {
     /// The first route, in file order, that serves `path` at `host`.

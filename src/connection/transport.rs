@@ -1,14 +1,17 @@
-//! The bytes of one client connection as they cross the network: plain, or TLS. The only file
-//! that drives rustls, on its unbuffered interface: at rest a connection holds nothing but
-//! rustls' own state.
+//! The bytes of one client connection as they cross the network: plain, or TLS; and the TLS of
+//! both ends. The only file that drives rustls, on its unbuffered interface: at rest a connection
+//! holds nothing but rustls' own state.
 
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-use rustls::server::UnbufferedServerConnection;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::ServerName;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
+    WriteTraffic,
 };
+use rustls::{ClientConfig, CommonState, ServerConfig};
 
 use crate::protocol::client_hello::{Hello, HelloScanner};
 
@@ -21,9 +24,11 @@ pub const RECORD_PLAINTEXT_MAX: usize = 16 * 1024;
 /// Bytes that encryption adds to a record at most: header, nonce, tag, content type.
 pub const RECORD_OVERHEAD_MAX: usize = 5 + 8 + 16 + 1;
 
-/// Room beyond a record that rustls may need: it puts key updates (one that the client asked
+/// Room beyond a record that rustls may need: it puts key updates (one that the peer asked
 /// for, one of its own, 27 bytes each) and pending alerts in front of the next record.
 const UPDATES_MAX: usize = 128;
+/// Room that sending takes beyond the plaintext, where that fits into one record.
+pub const SEND_OVERHEAD_MAX: usize = RECORD_OVERHEAD_MAX + UPDATES_MAX;
 
 /// Most bytes kept after the handshake while a record is incomplete: the longest record
 /// (RFC 5246 §6.2.3), and as much again for a key update in fragments.
@@ -34,8 +39,8 @@ const PENDING_MAX: usize = 2 * (5 + RECORD_PLAINTEXT_MAX + 2048);
 pub struct Received {
     /// With this input the handshake came to its end.
     pub handshake_finished_now: bool,
-    /// The client will send no more data (close_notify, now or earlier). Data may still be
-    /// sent to it.
+    /// The peer will send no more data (close_notify, now or earlier). Data may still be sent to
+    /// it.
     pub peer_closed: bool,
 }
 
@@ -58,7 +63,7 @@ pub enum TlsState {
     /// The client's hello is coming.
     Gathering(Box<Gathering>),
     /// The handshake has begun.
-    Begun(Box<TlsTransport>),
+    Begun(Box<TlsTransport<UnbufferedServerConnection>>),
 }
 
 /// The first bytes of a client, on which no work has been done.
@@ -103,12 +108,55 @@ pub enum Held {
     Input,
 }
 
-/// A TLS connection, the server's end.
+/// The end of a TLS connection that the gateway has: what rustls has twice.
+pub trait TlsEnd {
+    /// What rustls keeps for this end alone.
+    type Data;
+
+    /// Lets rustls work on `records`.
+    fn process<'c, 'i>(&'c mut self, records: &'i mut [u8])
+    -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// What rustls keeps for both ends.
+    fn common(&self) -> &CommonState;
+}
+
+impl TlsEnd for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        records: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(records)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+}
+
+impl TlsEnd for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        records: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(records)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+}
+
+/// A TLS connection.
 ///
 /// Invariants: `pending` is never empty, and `None` between records; between calls rustls has
 /// nothing to send.
-pub struct TlsTransport {
-    connection: UnbufferedServerConnection,
+pub struct TlsTransport<E> {
+    connection: E,
     /// Received bytes that rustls could not use yet: the beginning of a record, or of a
     /// handshake message in several records.
     pending: Option<Vec<u8>>,
@@ -122,7 +170,7 @@ pub struct TlsTransport {
     failed: bool,
 }
 
-impl std::fmt::Debug for TlsTransport {
+impl<E> std::fmt::Debug for TlsTransport<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TlsTransport")
             .field("pending", &self.pending.as_ref().map(Vec::len))
@@ -150,9 +198,7 @@ impl Transport {
     pub fn is_handshaking(&self) -> bool {
         match self {
             Transport::Plain => false,
-            Transport::Tls(state) => {
-                state.begun().is_none_or(|tls| tls.connection.is_handshaking())
-            }
+            Transport::Tls(state) => state.begun().is_none_or(TlsTransport::is_handshaking),
         }
     }
 
@@ -160,7 +206,7 @@ impl Transport {
     pub fn protocol_version(&self) -> Option<rustls::ProtocolVersion> {
         match self {
             Transport::Plain => None,
-            Transport::Tls(state) => state.begun()?.connection.protocol_version(),
+            Transport::Tls(state) => state.begun()?.connection.common().protocol_version(),
         }
     }
 
@@ -247,7 +293,7 @@ impl Transport {
 }
 
 impl TlsState {
-    fn begun(&self) -> Option<&TlsTransport> {
+    fn begun(&self) -> Option<&TlsTransport<UnbufferedServerConnection>> {
         match self {
             TlsState::Untouched(_) | TlsState::Gathering(_) => None,
             TlsState::Begun(tls) => Some(tls),
@@ -278,7 +324,8 @@ impl TlsState {
         output: &mut Vec<u8>,
     ) -> Result<Received, TransportError> {
         let TlsState::Gathering(gathering) = self else { unreachable!("the caller saw to that") };
-        let mut tls = Box::new(TlsTransport::new(Arc::clone(&gathering.config))?);
+        let config = Arc::clone(&gathering.config);
+        let mut tls = Box::new(TlsTransport::new(UnbufferedServerConnection::new(config)?));
         let found = gathering.found;
         let mut result = Ok(Received::default());
         if !gathering.is_too_long() {
@@ -293,21 +340,50 @@ impl TlsState {
     }
 }
 
-impl TlsTransport {
-    /// Fails only when rustls refuses the configuration.
-    fn new(config: Arc<ServerConfig>) -> Result<Self, TransportError> {
-        Ok(TlsTransport {
-            connection: UnbufferedServerConnection::new(config)?,
+impl TlsTransport<UnbufferedClientConnection> {
+    /// The client's end of a connection to the server of this name, whose hello it appends to
+    /// `output`.
+    ///
+    /// # Errors
+    /// rustls refuses the configuration.
+    pub fn client(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        output: &mut Vec<u8>,
+    ) -> Result<Self, TransportError> {
+        let mut tls = TlsTransport::new(UnbufferedClientConnection::new(config, name)?);
+        tls.receive(&mut [], &mut Vec::new(), output)?;
+        Ok(tls)
+    }
+}
+
+impl<E: TlsEnd> TlsTransport<E> {
+    fn new(connection: E) -> Self {
+        TlsTransport {
+            connection,
             pending: None,
             handshake_bytes: 0,
             answered: false,
             peer_closed: false,
             closed: false,
             failed: false,
-        })
+        }
     }
 
-    fn receive(
+    fn is_handshaking(&self) -> bool {
+        self.connection.common().is_handshaking()
+    }
+
+    /// Whether data can be sent now.
+    pub fn is_open(&self) -> bool {
+        !self.failed && !self.closed && !self.is_handshaking()
+    }
+
+    /// See [`Transport::receive`].
+    ///
+    /// # Errors
+    /// The peer's bytes cannot be used.
+    pub fn receive(
         &mut self,
         input: &mut [u8],
         plaintext: &mut Vec<u8>,
@@ -319,7 +395,7 @@ impl TlsTransport {
         if self.peer_closed {
             return Ok(Received { handshake_finished_now: false, peer_closed: true });
         }
-        let handshaking = self.connection.is_handshaking();
+        let handshaking = self.is_handshaking();
         let queued = output.len();
         let http = self.is_http(input);
         let result = self.take(input, plaintext, output);
@@ -330,7 +406,7 @@ impl TlsTransport {
             return Err(error);
         }
         Ok(Received {
-            handshake_finished_now: handshaking && !self.connection.is_handshaking(),
+            handshake_finished_now: handshaking && !self.is_handshaking(),
             peer_closed: self.peer_closed,
         })
     }
@@ -367,7 +443,7 @@ impl TlsTransport {
         plaintext: &mut Vec<u8>,
         output: &mut Vec<u8>,
     ) -> Result<(), TransportError> {
-        if self.connection.is_handshaking() {
+        if self.is_handshaking() {
             self.handshake_bytes += u32::try_from(input.len()).unwrap_or(u32::MAX / 2);
         }
         match self.pending.take() {
@@ -391,7 +467,7 @@ impl TlsTransport {
             }
         }
         let kept = self.pending.as_ref().map_or(0, Vec::len);
-        match self.connection.is_handshaking() {
+        match self.is_handshaking() {
             true if self.handshake_bytes as usize > HANDSHAKE_BYTES_MAX => {
                 Err(TransportError::HandshakeTooLong)
             }
@@ -410,7 +486,7 @@ impl TlsTransport {
         let mut used = 0;
         loop {
             let UnbufferedStatus { mut discard, state } =
-                self.connection.process_tls_records(&mut bytes[used..]);
+                self.connection.process(&mut bytes[used..]);
             let mut goes_on = true;
             match state? {
                 ConnectionState::ReadTraffic(mut traffic) => {
@@ -442,8 +518,8 @@ impl TlsTransport {
     /// again, and it is only asked while it has something to send: it would otherwise go on
     /// reading.
     fn drain_alerts(&mut self, output: &mut Vec<u8>) {
-        while self.connection.wants_write() {
-            match self.connection.process_tls_records(&mut []).state {
+        while self.connection.common().wants_write() {
+            match self.connection.process(&mut []).state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     if append(output, |room| data.encode(room)).is_err() {
                         return;
@@ -461,7 +537,7 @@ impl TlsTransport {
         if self.failed {
             return Err(TransportError::Failed);
         }
-        if self.closed || self.connection.is_handshaking() {
+        if self.closed || self.is_handshaking() {
             return Err(TransportError::NotOpen);
         }
         let mut pieces = plaintext.iter().copied().filter(|piece| !piece.is_empty()).peekable();
@@ -476,7 +552,7 @@ impl TlsTransport {
             if piece.len() >= RECORD_PLAINTEXT_MAX || pieces.peek().is_none() {
                 let (now, later) = piece.split_at(piece.len().min(RECORD_PLAINTEXT_MAX));
                 let start = output.len();
-                output.resize(start + now.len() + RECORD_OVERHEAD_MAX + UPDATES_MAX, 0);
+                output.resize(start + now.len() + SEND_OVERHEAD_MAX, 0);
                 let written = self.write(|writer| writer.encrypt(now, &mut output[start..]));
                 output.truncate(start + *written.as_ref().unwrap_or(&0));
                 written?;
@@ -487,7 +563,7 @@ impl TlsTransport {
             let wanted = piece.len() + pieces.clone().map(<[u8]>::len).sum::<usize>();
             let wanted = wanted.min(RECORD_PLAINTEXT_MAX);
             let start = output.len();
-            let room = wanted + RECORD_OVERHEAD_MAX + UPDATES_MAX;
+            let room = wanted + SEND_OVERHEAD_MAX;
             output.resize(start + room, 0);
             let mut missing = wanted;
             while missing > 0 {
@@ -506,12 +582,34 @@ impl TlsTransport {
         }
     }
 
-    fn close_notify(&mut self, output: &mut Vec<u8>) {
-        if self.failed || self.closed || self.connection.is_handshaking() {
+    /// Encrypts `plaintext` into one record at the start of `room`; returns how long it is.
+    /// `plaintext` is no longer than a record's, and `room` longer by [`SEND_OVERHEAD_MAX`].
+    ///
+    /// # Errors
+    /// The connection is not open, or its keys are worn out.
+    pub fn send_into(
+        &mut self,
+        plaintext: &[u8],
+        room: &mut [u8],
+    ) -> Result<usize, TransportError> {
+        assert!(plaintext.len() <= RECORD_PLAINTEXT_MAX, "more than a record takes");
+        assert!(plaintext.len() + SEND_OVERHEAD_MAX <= room.len(), "too little room");
+        if self.failed {
+            return Err(TransportError::Failed);
+        }
+        if !self.is_open() {
+            return Err(TransportError::NotOpen);
+        }
+        self.write(|writer| writer.encrypt(plaintext, room))
+    }
+
+    /// See [`Transport::close_notify`].
+    pub fn close_notify(&mut self, output: &mut Vec<u8>) {
+        if !self.is_open() {
             return;
         }
         let start = output.len();
-        output.resize(start + RECORD_OVERHEAD_MAX + UPDATES_MAX, 0);
+        output.resize(start + SEND_OVERHEAD_MAX, 0);
         let written = self.write(|writer| writer.queue_close_notify(&mut output[start..]));
         output.truncate(start + written.unwrap_or(0));
         self.closed = true;
@@ -520,11 +618,11 @@ impl TlsTransport {
     /// Calls `write` with what rustls writes application data through.
     fn write(
         &mut self,
-        write: impl FnOnce(&mut Writer<'_>) -> Result<usize, EncryptError>,
+        write: impl FnOnce(&mut WriteTraffic<'_, E::Data>) -> Result<usize, EncryptError>,
     ) -> Result<usize, TransportError> {
         // rustls remembers positions in bytes that it asked us to keep: show it those.
         let pending = self.pending.as_deref_mut().unwrap_or_default();
-        let error = match self.connection.process_tls_records(pending).state? {
+        let error = match self.connection.process(pending).state? {
             ConnectionState::WriteTraffic(mut writer) => match write(&mut writer) {
                 Ok(written) => return Ok(written),
                 Err(EncryptError::InsufficientSize(_)) => unreachable!("the room is sufficient"),
@@ -536,8 +634,6 @@ impl TlsTransport {
         Err(error)
     }
 }
-
-type Writer<'a> = rustls::unbuffered::WriteTraffic<'a, rustls::server::ServerConnectionData>;
 
 /// Appends to `output` what `encode` writes: asks it for the size first.
 fn append(
@@ -564,11 +660,9 @@ fn append(
 
 #[cfg(test)]
 mod tests {
-    use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
+    use rustls::pki_types::PrivatePkcs8KeyDer;
     use rustls::version::{TLS12, TLS13};
-    use rustls::{
-        AlertDescription, ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion,
-    };
+    use rustls::{AlertDescription, ClientConnection, RootCertStore, SupportedProtocolVersion};
     use std::io::{Read, Write};
 
     use super::*;
@@ -658,7 +752,7 @@ mod tests {
             std::mem::take(&mut self.heard)
         }
 
-        fn server_tls(&self) -> &TlsTransport {
+        fn server_tls(&self) -> &TlsTransport<UnbufferedServerConnection> {
             match &self.server {
                 Transport::Tls(state) => state.begun().expect("it heard something"),
                 Transport::Plain => unreachable!("made with TLS"),
@@ -881,6 +975,7 @@ mod tests {
         assert!(transport.is_plain() && !transport.is_handshaking());
         assert!(size_of::<Transport>() <= 16);
         // The rest of the 3.5 KB at rest are rustls' own allocations: keys, hashes, session.
-        assert!(size_of::<TlsTransport>() <= 1600, "{}", size_of::<TlsTransport>());
+        let size = size_of::<TlsTransport<UnbufferedServerConnection>>();
+        assert!(size <= 1600, "{size}");
     }
 }

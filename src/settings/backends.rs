@@ -8,9 +8,8 @@ use toml::Spanned;
 use super::file::{RawBackend, RawForwarded, RawListener};
 use super::load::{Loader, overlap, place};
 use super::raw::List;
-use super::{
-    Backend, ExternalScheme, Forwarded, Listener, Network, Redirect, RevokeScope, WebSocketBackend,
-};
+use super::server_tls::TLS;
+use super::{Backend, ExternalScheme, Forwarded, Listener, Network, Redirect, RevokeScope};
 use crate::ring::EndpointAddress;
 
 /// Listeners of one gateway.
@@ -194,12 +193,14 @@ impl Loader<'_> {
 
     fn backend(&mut self, raw: &RawBackend) -> Option<Backend> {
         let secret = self.secret(&raw.secret_file, &raw.secret, "secret_file");
-        let endpoints = self.endpoints(&raw.endpoints)?;
+        let endpoints = self.endpoints(&raw.endpoints, raw.kind() == "websocket")?;
         let is_remote = |endpoint: &EndpointAddress| match endpoint {
             EndpointAddress::Tcp(address) => !address.ip().is_loopback(),
             EndpointAddress::Unix(_) => false,
         };
-        if raw.secret_file.is_none()
+        let is_link = raw.kind() == "link";
+        if is_link
+            && raw.secret_file.is_none()
             && raw.secret.is_none()
             && let Some(at) = endpoints.iter().position(is_remote)
             && let Some(list) = &raw.endpoints
@@ -219,11 +220,11 @@ impl Loader<'_> {
         }
         let name = raw.name.as_ref()?.get_ref().clone();
         let (balance, revoke) = (raw.balance(), raw.revoke());
-        let server = (raw.kind() == "websocket").then_some(WebSocketBackend {});
+        let server = if is_link { None } else { Some(self.websocket_backend(raw)?) };
         Some(Backend { name, endpoints, balance, secret, revoke, server })
     }
 
-    fn endpoints(&mut self, list: &List) -> Option<Vec<EndpointAddress>> {
+    fn endpoints(&mut self, list: &List, websocket: bool) -> Option<Vec<EndpointAddress>> {
         let list = list.as_ref()?;
         if list.get_ref().is_empty() {
             let what = "endpoints is empty: the backend has no server";
@@ -233,7 +234,7 @@ impl Loader<'_> {
         let mut endpoints: Vec<EndpointAddress> = Vec::new();
         let mut failed = false;
         for text in list.get_ref() {
-            match self.endpoint(text) {
+            match self.endpoint(text, websocket) {
                 Some(endpoint) if endpoints.contains(&endpoint) => {
                     let what = format!("endpoint {:?} is listed twice", text.get_ref());
                     self.report.error(text.span(), what, "remove one");
@@ -246,7 +247,7 @@ impl Loader<'_> {
         (!failed).then_some(endpoints)
     }
 
-    fn endpoint(&mut self, text: &Spanned<String>) -> Option<EndpointAddress> {
+    fn endpoint(&mut self, text: &Spanned<String>, websocket: bool) -> Option<EndpointAddress> {
         let (name, at) = (text.get_ref().as_str(), text.span());
         if let Some(path) = name.strip_prefix("unix:") {
             if !path.starts_with('/') || path.len() > UNIX_PATH_BYTES_MAX || path.contains('\0') {
@@ -258,12 +259,12 @@ impl Loader<'_> {
             }
             return Some(EndpointAddress::Unix(PathBuf::from(path)));
         }
-        if let Some(authority) = name.strip_prefix("ws://") {
-            return self.socket_address(authority, at).map(EndpointAddress::Tcp);
-        }
-        if name.starts_with("ws://") || name.starts_with("wss://") {
+        if let Some(authority) = name.strip_prefix("ws://").or_else(|| name.strip_prefix(TLS)) {
+            if websocket {
+                return self.socket_address(authority, at).map(EndpointAddress::Tcp);
+            }
             let what = format!("{name:?} belongs to kind = \"websocket\"");
-            self.report.error(at, what, "that is not in this version; link takes IP:PORT");
+            self.report.error(at, what, "set that kind; a link takes IP:PORT");
             return None;
         }
         self.socket_address(name, at).map(EndpointAddress::Tcp)

@@ -25,6 +25,7 @@ mod sweep;
 mod tick_time;
 mod trail;
 mod upstreams;
+mod websocket_io;
 mod websockets;
 
 use std::collections::VecDeque;
@@ -366,6 +367,7 @@ impl<R: Ring> Worker<R> {
                 Flush::Sending(slot) => agenda.note_sender(slot, key),
                 Flush::Busy => {}
                 Flush::NoSlot => return false,
+                Flush::Nothing => unreachable!("a client's output is made already"),
             }
         }
         connection.dirty = false;

@@ -12,21 +12,22 @@ use crate::connection::upstream::websocket::handshake::{
     Accepted, Answered, Fault, Handshake, Refused,
 };
 use crate::connection::upstream::websocket::relay::{FromServer, Relay};
+use crate::connection::upstream::websocket::tls::ServerTls;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::websocket::{OpCode, is_sendable_close_code};
-use crate::ring::{BufferGroup, Owner, Ring, Socket};
+use crate::ring::{BufferGroup, Owner, Socket};
 use crate::settings::Deadlines;
 
-use super::Worker;
 use super::auth_requests::PendingAuth;
 use super::clients::Connection;
 use super::core::{Core, Parts};
 use super::mailbox::Report;
 use super::servers::Server;
 use super::sessions::{Session, reason_of};
-use super::sockets::{Flush, PipeEvent, Reading};
+use super::sockets::Reading;
 use super::upstreams::{Upstream, UpstreamKind, upstream};
+use super::websocket_io::begin_tls;
 
 /// The close code for a server whose client was closed by the gateway (RFC 6455 §7.4.1: policy).
 const CLOSED_BY_POLICY: u16 = 1008;
@@ -37,35 +38,39 @@ const PROTOCOL_ERROR: u16 = 1002;
 
 /// The connection to a WebSocket server, for one client.
 pub(super) struct WebSocket {
-    state: State,
-    relay: Relay,
+    pub(super) state: State,
+    pub(super) relay: Relay,
+    /// With a `wss://` server, once the socket is there.
+    pub(super) tls: Option<Box<ServerTls>>,
     /// Whose it is, until the session ends.
     client: Option<Key>,
     /// Its number in the table of servers.
     server: u16,
     /// In the agenda's list of those whose sends are to be filled.
-    dirty: bool,
+    pub(super) dirty: bool,
     /// The client has more than the queue takes.
     pub(super) client_waits: bool,
     /// When a send last made progress, or output began to wait.
     progressed: PackedInstant,
 }
 
-enum State {
+pub(super) enum State {
     /// The socket is being connected.
     Connecting(Box<Dial>),
-    /// The request is on its way, or the answer is.
+    /// TLS is being agreed on, the request is on its way, or the answer is.
     Handshaking(Box<Dial>),
     /// Frames flow.
     Open,
     /// The last word is queued: the server's end is awaited, until then at most.
     Closing { until: PackedInstant },
+    /// The last of TLS is being sent, until then at most: the end follows.
+    Parting { until: PackedInstant },
     /// Nothing is awaited but the operations in flight.
     Over,
 }
 
 /// A connection that the server has not agreed to.
-struct Dial {
+pub(super) struct Dial {
     handshake: Handshake,
     backend: u16,
     permit: Permit,
@@ -82,7 +87,7 @@ impl WebSocket {
             State::Connecting(dial) | State::Handshaking(dial) => dial.until,
             State::Open if self.relay.unsent() > 0 => self.progressed + deadlines.write_stall,
             State::Open | State::Over => Instant::NEVER,
-            State::Closing { until } => until.instant(),
+            State::Closing { until } | State::Parting { until } => until.instant(),
         }
     }
 }
@@ -152,6 +157,7 @@ impl Parts {
         let websocket = WebSocket {
             state: State::Connecting(Box::new(dial)),
             relay: Relay::default(),
+            tls: None,
             client,
             server,
             dirty: false,
@@ -208,12 +214,12 @@ impl Parts {
     }
 
     /// Has its sends filled at the end of the turn, and its timer set.
-    fn mark_websocket(&mut self, key: Key) {
+    pub(super) fn mark_websocket(&mut self, key: Key) {
         let Parts { upstreams, agenda, env, .. } = self;
         let upstream = upstream(upstreams, key);
         let UpstreamKind::WebSocket(websocket) = &mut upstream.kind else { return };
         let can_send = upstream.socket.pipe_mut().is_some_and(|pipe| pipe.can_send());
-        if can_send && websocket.relay.unsent() > 0 && !websocket.dirty {
+        if can_send && websocket.has_output() && !websocket.dirty {
             websocket.progressed = env.now.instant.into();
             agenda.mark_dirty(Owner::Upstream(key), &mut websocket.dirty);
         }
@@ -225,7 +231,7 @@ impl Parts {
     }
 
     /// A server's kernel took bytes: a client that waits for room goes on once half of it is free.
-    fn websocket_sent(&mut self, key: Key) {
+    pub(super) fn websocket_sent(&mut self, key: Key) {
         let window = self.env.settings.limits.session_window as usize;
         let now = self.env.now.instant;
         let websocket = self.websocket(key);
@@ -266,7 +272,7 @@ impl Parts {
         websocket.client = None;
         match websocket.state {
             State::Open => {}
-            State::Closing { .. } | State::Over => return,
+            State::Closing { .. } | State::Parting { .. } | State::Over => return,
             State::Connecting(_) | State::Handshaking(_) => {
                 self.abandon_dial(key);
                 return self.end_websocket(key, false);
@@ -288,7 +294,7 @@ impl Parts {
     }
 
     /// Queues the close frame to a server. It has a linger for its own, and its end.
-    fn close_websocket(&mut self, key: Key, code: Option<u16>, reason: &str) {
+    pub(super) fn close_websocket(&mut self, key: Key, code: Option<u16>, reason: &str) {
         let mask = self.mask();
         self.queue(key, |relay, parts| {
             relay.close(code, reason, mask, &mut parts.pools.backlogs, &mut parts.scratch.frame);
@@ -302,11 +308,15 @@ impl Parts {
     }
 
     /// Ends the connection to a server, or the attempt: the entry goes with the last operation.
-    fn end_websocket(&mut self, key: Key, reset: bool) {
+    pub(super) fn end_websocket(&mut self, key: Key, reset: bool) {
+        if !reset && self.part_websocket(key) {
+            return;
+        }
         let Parts { upstreams, agenda, pools, .. } = self;
         let upstream = upstream(upstreams, key);
         if let UpstreamKind::WebSocket(websocket) = &mut upstream.kind {
             websocket.state = State::Over;
+            websocket.tls = None;
             websocket.relay.drop_output(&mut pools.backlogs);
         }
         agenda.upstream_timers.cancel(key.slot);
@@ -342,17 +352,23 @@ impl Parts {
 impl Core {
     /// The socket to a server is there: the request goes out.
     pub(super) fn websocket_connected(&mut self, key: Key, socket: Socket) {
-        let Parts { upstreams, agenda, pools, .. } = &mut self.parts;
+        let Parts { upstreams, agenda, pools, servers, env, .. } = &mut self.parts;
         let upstream = upstream(upstreams, key);
         let pipe = upstream.socket.connected(socket, BufferGroup::Client);
         let UpstreamKind::WebSocket(websocket) = &mut upstream.kind else { return };
         match std::mem::replace(&mut websocket.state, State::Over) {
             State::Connecting(dial) => {
                 let queued = websocket.relay.request(dial.handshake.request(), &mut pools.backlogs);
+                let endpoint = servers.server(websocket.server).endpoint;
+                let begun = begin_tls(&env.settings, dial.backend, endpoint);
                 websocket.state = State::Handshaking(dial);
                 pipe.reconcile(Owner::Upstream(key), &mut agenda.ops);
                 if queued.is_err() {
                     return self.websocket_failed(key, &Fault::NoRoom);
+                }
+                match begun {
+                    Ok(tls) => self.parts.websocket(key).tls = tls,
+                    Err(fault) => return self.websocket_failed(key, &fault),
                 }
                 self.parts.mark_websocket(key);
             }
@@ -433,7 +449,7 @@ impl Core {
                 self.websocket_lost(key, Cause::BackendUnavailable);
                 self.parts.end_websocket(key, true);
             }
-            State::Closing { .. } => self.parts.end_websocket(key, false),
+            State::Closing { .. } | State::Parting { .. } => self.parts.end_websocket(key, false),
             State::Over => {}
         }
         if self.parts.upstreams.entry(key).is_some() {
@@ -442,7 +458,7 @@ impl Core {
     }
 
     /// The session of an open client cannot go on.
-    fn websocket_lost(&mut self, key: Key, cause: Cause) {
+    pub(super) fn websocket_lost(&mut self, key: Key, cause: Cause) {
         let Some(client) = self.parts.websocket(key).client.take() else { return };
         self.with_client(client, |parts, _, connection| {
             connection.session = None;
@@ -452,18 +468,23 @@ impl Core {
     }
 
     /// A server's connection ended, in order or not.
-    fn websocket_gone(&mut self, key: Key) {
+    pub(super) fn websocket_gone(&mut self, key: Key) {
         match self.parts.websocket(key).state {
             State::Connecting(_) => unreachable!("there is no socket yet"),
-            State::Handshaking(_) => return self.websocket_failed(key, &Fault::ClosedEarly),
+            State::Handshaking(_) => {
+                let tls = self.parts.websocket(key).tls.as_ref();
+                let agreed = tls.is_none_or(|tls| tls.is_open());
+                let fault = if agreed { Fault::ClosedEarly } else { Fault::TlsClosed };
+                return self.websocket_failed(key, &fault);
+            }
             State::Open => self.websocket_lost(key, Cause::BackendUnavailable),
-            State::Closing { .. } | State::Over => {}
+            State::Closing { .. } | State::Parting { .. } | State::Over => {}
         }
         self.parts.end_websocket(key, false);
     }
 
-    /// Takes bytes from a server.
-    fn websocket_input(&mut self, key: Key, input: &mut [u8]) {
+    /// Takes bytes from a server, decrypted.
+    pub(super) fn websocket_input(&mut self, key: Key, input: &mut [u8]) {
         match &mut self.parts.websocket(key).state {
             State::Connecting(_) => unreachable!("there is no socket yet"),
             State::Handshaking(dial) => match dial.handshake.receive(input) {
@@ -478,7 +499,7 @@ impl Core {
                 (_, Answered::Broken(fault)) => self.websocket_failed(key, &fault),
             },
             State::Open => self.relay_to_client(key, input),
-            State::Closing { .. } | State::Over => {}
+            State::Closing { .. } | State::Parting { .. } | State::Over => {}
         }
     }
 
@@ -573,44 +594,5 @@ impl Core {
             connection.client.close_by_backend(code, reason, &ctx, &mut parts.scratch.output);
             parts.send_answers(connection);
         });
-    }
-}
-
-impl<R: Ring> Worker<R> {
-    /// Something happened to the socket of a connection to a server.
-    pub(super) fn websocket_event(&mut self, key: Key, event: PipeEvent) {
-        match event {
-            PipeEvent::Received(buffer) => {
-                self.core.websocket_input(key, self.ring.received(&buffer));
-                self.ring.give_back(buffer);
-            }
-            PipeEvent::Sent => self.core.parts.websocket_sent(key),
-            PipeEvent::Finished | PipeEvent::Broken => self.core.websocket_gone(key),
-            PipeEvent::Starved => {
-                let Parts { agenda, env, .. } = &mut self.core.parts;
-                env.counters.increment(Metric::ReceiveStarved);
-                agenda.starve(Owner::Upstream(key), BufferGroup::Client);
-            }
-            PipeEvent::Routine => {}
-        }
-        self.core.settle_websocket(key);
-    }
-
-    /// Fills the next send of a connection to a server. False when no slot is free.
-    pub(super) fn flush_websocket(&mut self, key: Key) -> bool {
-        let Parts { upstreams, agenda, pools, .. } = &mut self.core.parts;
-        let upstream = upstream(upstreams, key);
-        let UpstreamKind::WebSocket(websocket) = &mut upstream.kind else { return true };
-        if let Some(pipe) = upstream.socket.pipe_mut()
-            && websocket.relay.unsent() > 0
-        {
-            let (owner, relay) = (Owner::Upstream(key), &mut websocket.relay);
-            let copy = |bytes: &mut [u8]| relay.copy_output(&mut pools.backlogs, bytes);
-            if pipe.flush(owner, &mut self.ring, &mut agenda.ops, copy) == Flush::NoSlot {
-                return false;
-            }
-        }
-        websocket.dirty = false;
-        true
     }
 }

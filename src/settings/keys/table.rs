@@ -487,12 +487,19 @@ sections! {
                 a.backends.iter().map(|b| &b.name).eq(b.backends.iter().map(|b| &b.name))
             }),
             "Name for routes to refer to; unique.";
-        kind: Word(&["link", "websocket"]) as &str = "link", RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.server.clone())),
+        kind: Word(&["link", "websocket"]) as &str = "link", RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.server.is_some())),
             "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
              ordinary WebSocket servers that know nothing of the gateway.";
-        endpoints: List("`IP:PORT` or `unix:/PATH`") = REQUIRED,
+        endpoints: List("`IP:PORT`, `ws://IP:PORT`, `wss://IP:PORT` or `unix:/PATH`") = REQUIRED,
             RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.endpoints.clone())),
-            "Its servers, which are interchangeable.";
+            "Its servers, which are interchangeable. `ws://` and `wss://` (TLS; the certificate is \
+             always verified) belong to `websocket`.";
+        server_name: Text("host name or IP address") = NONE, Live for ["websocket"],
+            "The name that certificates of `wss://` endpoints must be for, also sent as SNI. Absent: \
+             the endpoint's own host.";
+        ca_file: Text(PATH) = NONE, Live for ["websocket"],
+            "PEM file with the root certificates for `wss://` endpoints; absent: those of the \
+             system.";
         balance: WordOrLater(Balance::WORDS, &["hash-subject"]) as Balance = "least-sessions", Live,
             "How the gateway chooses an endpoint for a new session.";
         revoke: Word(RevokeScope::WORDS) as RevokeScope = "none", Live,

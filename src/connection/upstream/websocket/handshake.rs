@@ -91,6 +91,12 @@ pub enum Fault {
     /// No connection in time.
     #[error("no connection in time")]
     ConnectTimedOut,
+    /// No TLS with it: why, without unescaped bytes of the server's.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The connection ended before the end of the TLS handshake.
+    #[error("closed during the TLS handshake; does the server speak TLS there?")]
+    TlsClosed,
     /// No answer in time.
     #[error("no answer to the handshake in time")]
     AnswerTimedOut,
@@ -128,7 +134,14 @@ impl Fault {
 
     /// Whether another server may do better with the same request.
     pub fn is_worth_another(&self) -> bool {
-        matches!(self, Fault::Connect(_) | Fault::ConnectTimedOut | Fault::ClosedEarly)
+        matches!(
+            self,
+            Fault::Connect(_)
+                | Fault::ConnectTimedOut
+                | Fault::ClosedEarly
+                | Fault::Tls(_)
+                | Fault::TlsClosed
+        )
     }
 }
 
