@@ -82,7 +82,9 @@ impl ServerTls {
         while self.is_open() && relay.unsent() > 0 {
             let most = (into.len() - filled).saturating_sub(SEND_OVERHEAD_MAX);
             let count = relay.unsent().min(RECORD_PLAINTEXT_MAX).min(most);
-            if count == 0 {
+            // A record for a few bytes at the end of the room would cost more than it brings.
+            let is_whole = count == relay.unsent() || count == RECORD_PLAINTEXT_MAX;
+            if count == 0 || (filled > 0 && !is_whole) {
                 break;
             }
             room.clear();
@@ -130,7 +132,7 @@ fn advice(error: &TransportError) -> &'static str {
         _ => return "",
     };
     match error {
-        Error::InvalidCertificate(Wrong::UnknownIssuer) => {
+        Error::InvalidCertificate(Wrong::UnknownIssuer | Wrong::BadSignature) => {
             "name the certificate of its issuer as ca_file"
         }
         Error::InvalidCertificate(
