@@ -368,6 +368,17 @@ impl Settings {
         self.routes.iter().position(serves).map(|index| index as u16)
     }
 
+    /// Whether any backend is one of WebSocket servers.
+    pub fn has_servers(&self) -> bool {
+        self.backends.iter().any(|backend| backend.server.is_some())
+    }
+
+    /// How many sockets a client takes. One of a WebSocket server behind takes two: where there
+    /// are any, the second is kept for every client, so that no dial finds none.
+    pub fn sockets_per_client(&self) -> u32 {
+        if self.has_servers() { 2 } else { 1 }
+    }
+
     /// The WebSocket servers behind a route, if that is what is behind it.
     pub fn server_of(&self, route: &Route) -> Option<&WebSocketBackend> {
         self.backends[usize::from(route.backend)].server.as_ref()

@@ -284,7 +284,7 @@ c/x.toml:18:8: warning: no route uses the [[auth]] "app"
 c/x.toml:19:8: error: "kind" in [[auth]] is "phoenyx"; did you mean "phoenix"?
 c/x.toml:20:1: error: unknown key "slat" in [[auth]]; did you mean "salt"?
 c/x.toml:22:8: warning: no route uses the [[backend]] "main"
-c/x.toml:23:14: error: "ws://127.0.0.1:4000/socket" belongs to kind = "websocket"; that is not in this version; link takes IP:PORT
+c/x.toml:23:14: error: "ws://127.0.0.1:4000/socket" belongs to kind = "websocket"; set that, or write IP:PORT for kind = "link"
 c/x.toml:24:11: error: "balance" in [[backend]] is "hash-subject"; that is known, but not in this version, which has "least-sessions", "round-robin"
 c/x.toml:25:2: error: unknown key "extra"; sections are gateway, limits, deadlines, listener, auth, route and backend
 "#;
@@ -758,6 +758,28 @@ fn rules_of_listeners_and_backends() {
         ),
         ("endpoints", "endpoints = [\"10.0.0.1:1\"]\nsecret_file = \"keys/link\"", &[]),
     ]);
+}
+
+#[test]
+fn fields_that_no_client_may_set_are_passed_on_from_proxies_alone() {
+    const NEVER: &str = "is never passed on: any client can write it, and no listener has \
+                         `forwarded`; name the proxies that set it in the listener's `forwarded`, or \
+                         remove it; the client's address is passed on without it";
+    let fields = "path = \"/ws\"\nforward_headers = [\"accept-language\", \"X-Forwarded-For\"]";
+    let text = base_with("path", fields);
+    let found = problems(&text);
+    assert_eq!(found, [format!("c/x.toml:13:39: warning: \"X-Forwarded-For\" {NEVER}")]);
+    let listener = "address = \"127.0.0.1:8080\"\n";
+    let forwarded = format!("{listener}forwarded = {{ trusted = [\"10.0.0.0/8\"] }}\n");
+    assert_eq!(problems(&text.replace(listener, &forwarded)), [""; 0]);
+    // What an HTTP endpoint is told likewise; a PROXY header vouches for an address, not for fields.
+    let proxied = format!("{listener}proxy_protocol = {{ trusted = [\"10.0.0.0/8\"] }}\n");
+    let auth = asking(
+        "kind = \"http\"\ncarriers = [\"authorization\"]\n\
+         endpoint = \"http://127.0.0.1:9/\"\nheaders = [\"x_real_ip\"]\n",
+    );
+    let found = problems(&auth.replace(listener, &proxied));
+    assert_eq!(found, [format!("c/x.toml:12:12: warning: \"x_real_ip\" {NEVER}")]);
 }
 
 #[test]

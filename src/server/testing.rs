@@ -112,6 +112,7 @@ fn deadlines() -> Deadlines {
         link_connect: seconds(5),
         upstream_connect: seconds(5),
         link_ping: seconds(5),
+        link_stall: seconds(10),
         link_retry_min: Duration::from_millis(100),
         link_retry_max: seconds(5),
     }

@@ -191,6 +191,7 @@ impl Loader<'_> {
             self.names("backend", raw.backend.iter().map(|b| (b.span(), &b.get_ref().name)));
         let backends = self.backends(&raw.backend);
         let routes = self.routes(raw, &auth_names, &backend_names);
+        self.check_forwarded_fields(raw);
         for (section, empty) in [
             ("listener", raw.listener.is_empty()),
             ("route", raw.route.is_empty()),

@@ -9,6 +9,7 @@ use super::load::{Loader, Names, place};
 use super::raw::{List, ListOrWord};
 use super::{PathPattern, ROUTE_AUTHS_MAX, Route};
 use crate::protocol::dialect::Dialect;
+use crate::protocol::forwarded::is_claim;
 use crate::protocol::host::HostPattern;
 use crate::protocol::origin::{OPAQUE, OriginPolicy};
 use crate::protocol::verifier::NoAuthentication;
@@ -317,6 +318,26 @@ impl Loader<'_> {
                         obtains a cookie can use it outside a browser, without an Origin";
             let fix = "write origin_absent = \"refuse\", or give programs another carrier";
             self.report.warning(place(&raw.origin_absent, &route.span()), what, fix);
+        }
+    }
+
+    /// Warns of fields to pass on that no client's request can keep: they are believed of the
+    /// proxies of a listener alone.
+    pub(super) fn check_forwarded_fields(&mut self, raw: &RawSettings) {
+        if raw.listener.iter().any(|listener| listener.get_ref().forwarded.is_some()) {
+            return;
+        }
+        let of_routes = raw.route.iter().map(|route| &route.get_ref().forward_headers);
+        let of_auths = raw.auth.iter().map(|auth| &auth.get_ref().headers);
+        let names = of_routes.chain(of_auths).flatten().flat_map(|list| list.get_ref());
+        for name in names.filter(|name| is_claim(name.get_ref())) {
+            let what = format!(
+                "{:?} is never passed on: any client can write it, and no listener has `forwarded`",
+                name.get_ref()
+            );
+            let fix = "name the proxies that set it in the listener's `forwarded`, or remove it; \
+                       the client's address is passed on without it";
+            self.report.warning(name.span(), what, fix);
         }
     }
 

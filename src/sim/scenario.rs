@@ -388,6 +388,7 @@ fn deadlines() -> Deadlines {
         link_connect: Duration::from_secs(2),
         upstream_connect: Duration::from_secs(2),
         link_ping: Duration::from_secs(2),
+        link_stall: Duration::from_secs(3),
         link_retry_min: Duration::from_millis(50),
         link_retry_max: Duration::from_secs(1),
     }

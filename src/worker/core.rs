@@ -96,6 +96,15 @@ pub(super) struct Pools {
     pub(super) early_input: usize,
 }
 
+impl Pools {
+    /// Pools of so many bytes at most for what waits to be sent, and for what waits for credit.
+    pub(super) fn new(queues: u64, backlogs: u64) -> Self {
+        let chunks = |bytes: u64| u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(64);
+        let [queues, backlogs] = [queues, backlogs].map(|bytes| BytePool::new(chunks(bytes)));
+        Pools { queues, backlogs, early_input: 0 }
+    }
+}
+
 /// The turn's budget of TLS handshakes.
 #[derive(Default)]
 pub(super) struct Handshakes {

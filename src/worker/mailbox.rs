@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::base::memory_pressure::MemoryPressure;
 pub use crate::connection::stage::{ClosedBy, Stage};
+pub use crate::connection::upstream::link::Warning;
 use crate::protocol::cause::Cause;
 use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::Dialect;
@@ -129,6 +130,15 @@ pub enum Report {
         endpoint: u16,
         /// What was wrong last, for people. Never holds unescaped bytes of the server's.
         reason: String,
+    },
+    /// A link goes on, but people should know something of it.
+    LinkWarning {
+        /// Index of the backend in the settings.
+        backend: u16,
+        /// Index of the endpoint in the backend.
+        endpoint: u16,
+        /// What.
+        warning: Warning,
     },
     /// A route does not list the Origin of a page; told a few times a second at most.
     OriginRefused {

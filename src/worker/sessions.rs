@@ -31,7 +31,7 @@ impl Parts {
         }
         match connection.session? {
             Session::Link { link, id } => {
-                self.links.entry(link, &mut self.agenda).link.allowance(id)
+                self.links.entry(link, &mut self.agenda).link.allowance(id, self.env.now.instant)
             }
             Session::WebSocket(key) => self.websocket_allowance(key),
         }
@@ -40,7 +40,9 @@ impl Parts {
     /// Has a client woken when its upstream takes more.
     pub(super) fn await_room(&mut self, session: Session) {
         match session {
-            Session::Link { link, id } => self.links.entry(link, &mut self.agenda).link.wait(id),
+            Session::Link { link, id } => {
+                self.links.entry(link, &mut self.agenda).link.wait(id, self.env.now.instant);
+            }
             Session::WebSocket(key) => self.websocket(key).client_waits = true,
         }
     }

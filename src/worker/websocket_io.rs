@@ -155,8 +155,10 @@ impl<R: Ring> Worker<R> {
                     }),
             };
             let owner = Owner::Upstream(key);
-            if pipe.flush(owner, &mut self.ring, &mut agenda.ops, copy) == Flush::NoSlot {
-                return false;
+            match pipe.flush(owner, &mut self.ring, &mut agenda.ops, copy) {
+                Flush::Sending(slot) => agenda.note_sender(slot, owner),
+                Flush::Busy | Flush::Nothing => {}
+                Flush::NoSlot => return false,
             }
         }
         websocket.dirty = false;

@@ -1,6 +1,5 @@
 //! The way to a session: what a client asked for, and the one function that opens it.
 
-use crate::base::time::{Instant, PackedInstant};
 use crate::connection::authenticate::{Decision, Scratch};
 use crate::connection::context::Context;
 use crate::connection::session::SessionRequest;
@@ -11,44 +10,12 @@ use crate::protocol::forwarded;
 use crate::protocol::host::Site;
 use crate::protocol::http_upgrade::{self, FIELDS, HeadLimits, Request, UpgradeRequest};
 use crate::protocol::identity::VerifiedIdentity;
-use crate::protocol::revocation::IdentityFingerprint;
 use crate::settings::{Route, Settings};
 
+use super::admitted::Admitted;
 use super::phase::{Open, PendingRequest, Phase};
 use super::renewal::Renewal;
-use super::state::{Client, identity_end};
-
-/// That a client may be let in: made of the proof that its token was verified, or of the word of a
-/// server that judges its clients itself.
-pub(super) struct Admitted {
-    mark: IdentityFingerprint,
-    expires: PackedInstant,
-}
-
-impl Admitted {
-    /// The gateway, or one that it asked, has verified who the client is.
-    fn new(identity: &VerifiedIdentity<'_>, ctx: &Context<'_>) -> Self {
-        ctx.counters.increment(Metric::TokensAccepted);
-        let expires = identity_end(identity, ctx).into();
-        Admitted { mark: ctx.revoked.mark(identity), expires }
-    }
-
-    /// The server behind has accepted the client by itself: no one else knows who it is, so that
-    /// only the server ends the session, its lifetime, or a drain.
-    pub(super) fn by_server() -> Self {
-        Admitted { mark: IdentityFingerprint::ANONYMOUS, expires: Instant::NEVER.into() }
-    }
-
-    /// Why the identity is not worth anything any more, if so.
-    pub(super) fn is_over(&self, route: &Route, ctx: &Context<'_>) -> Option<Cause> {
-        let backend = &ctx.settings.backends[usize::from(route.backend)].name;
-        if ctx.revoked.holds(self.mark, backend, ctx.now.unix) {
-            ctx.counters.increment(Metric::RevokedRefused);
-            return Some(Cause::TokenRevoked);
-        }
-        (self.expires.instant() <= ctx.now.instant).then_some(Cause::TokenExpired)
-    }
-}
+use super::state::Client;
 
 impl Client {
     /// The only way to a session: it takes the proof that the token was verified.
@@ -80,8 +47,8 @@ impl Client {
 
     pub(super) fn enter_open(&mut self, admitted: Admitted, route: &Route, ctx: &Context<'_>) {
         let open = Open {
-            mark: admitted.mark,
-            expires: admitted.expires,
+            mark: admitted.mark(),
+            expires: admitted.expires(),
             backend_message_max: u32::MAX,
             renewal: route.reauthenticate.as_ref().map(Renewal::new),
             ping_sent: false,

@@ -240,8 +240,11 @@ sections! {
             "From the start of a client's handshake with a WebSocket server behind the gateway to its \
              answer, other servers that are tried included.";
         link_ping: Time(100, 10 * MINUTE) as Duration = "5s", Live,
-            "Silence on a link after which the gateway pings; after three times this it drops the \
-             link.";
+            "Silence on a link after which the gateway pings; after twice this the log names the \
+             backend, after three times this the gateway drops the link and closes its sessions.";
+        link_stall: Time(100, 10 * MINUTE) as Duration = "10s", Live,
+            "Time without any credit from a backend, while clients of its link wait to send, after \
+             which the log names it, once. Nothing else happens.";
         link_retry_min: Time(10, MINUTE) as Duration = "100ms", Live,
             "Shortest wait before a backend is tried again; it doubles, with jitter.";
         link_retry_max: Time(10, 10 * MINUTE) as Duration = "10s", Live,
