@@ -18,14 +18,18 @@ mod reauthenticate;
 pub mod reload;
 mod routes;
 mod secrets;
-mod server_tls;
+mod servers;
 mod shape;
 mod tls;
 pub mod units;
+mod upstream_auth;
 mod words;
 
 pub use keys::{Deadlines, Limits};
 pub use reauthenticate::PREFIX_MAX;
+pub use servers::{
+    ENCODED_SUFFIX, HashKey, IdentityClaim, IdentityHeader, ServerTls, WebSocketBackend,
+};
 pub use words::{
     Balance, DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
     RevokeScope, SecretEncoding,
@@ -36,8 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Uri;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 
 use crate::base::circuit::CircuitLimits;
 use crate::base::secret::Secret;
@@ -287,6 +290,13 @@ pub struct Route {
     pub forward_headers: Vec<String>,
     /// A plain GET on this path answers 200 (for load balancers) instead of 426.
     pub health: bool,
+    /// What the application's paths do not have of the request's; empty, or without a slash at its
+    /// end.
+    pub strip_prefix: String,
+    /// Whether a WebSocket server gets cookies.
+    pub passes_cookies: bool,
+    /// Largest message of a client; `None` is what the limits say.
+    pub message_max: Option<u32>,
     /// How an open connection presents a fresh token, where it may.
     pub reauthenticate: Option<Arc<Reauthenticate>>,
 }
@@ -343,22 +353,6 @@ pub struct Backend {
     pub revoke: RevokeScope,
     /// Its endpoints are WebSocket servers.
     pub server: Option<WebSocketBackend>,
-}
-
-/// Servers that know nothing of links.
-pub struct WebSocketBackend {
-    /// What TLS is made with, where an endpoint has it.
-    pub tls: Option<Arc<ClientConfig>>,
-    /// Of each endpoint, in order, the name that its certificate must be for; `None` is without
-    /// TLS.
-    pub names: Vec<Option<ServerName<'static>>>,
-}
-
-impl WebSocketBackend {
-    /// What TLS with this endpoint is made with, and for which name; `None` is without TLS.
-    pub fn tls(&self, endpoint: u16) -> Option<(&Arc<ClientConfig>, &ServerName<'static>)> {
-        self.tls.as_ref().zip(self.names.get(usize::from(endpoint))?.as_ref())
-    }
 }
 
 impl Settings {

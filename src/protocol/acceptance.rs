@@ -1,5 +1,5 @@
-//! Which messages of an application say that it has let a client in, where its 101 lets in all
-//! clients and they authenticate by messages.
+//! Which messages of an application say that it has let a client in, where its 101 lets every client
+//! in and the client authenticates by messages.
 
 /// Largest message that is looked at: a larger one neither accepts nor refuses.
 pub const MESSAGE_MAX: usize = 64 * 1024;

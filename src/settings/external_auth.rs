@@ -216,7 +216,6 @@ impl Loader<'_> {
         (!failed).then_some(names)
     }
 
-    /// The certificates in a file of `ca_file`.
     pub(super) fn roots(&mut self, name: &Spanned<String>) -> Option<RootCertStore> {
         let pem = self.contents(name, false)?;
         let path: PathBuf = self.base.join(name.get_ref());

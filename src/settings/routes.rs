@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::file::{RawAuth, RawRoute, RawSettings};
 use super::load::{Loader, Names, place};
 use super::raw::{List, ListOrWord};
-use super::{PathPattern, ROUTE_AUTHS_MAX, Route};
+use super::{Limits, PathPattern, ROUTE_AUTHS_MAX, Route};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::forwarded::is_claim;
 use crate::protocol::host::HostPattern;
@@ -41,6 +41,7 @@ impl Loader<'_> {
         raw: &RawSettings,
         auths: &Names,
         backends: &Names,
+        limits: &Limits,
     ) -> Option<Vec<Route>> {
         if let Some(route) = raw.route.get(ROUTES_MAX) {
             let what = format!("there are more than {ROUTES_MAX} routes");
@@ -63,11 +64,14 @@ impl Loader<'_> {
             let backend = self.route_backend(route.get_ref(), backends);
             let block = |&index: &u16| raw.auth[usize::from(index)].get_ref();
             let blocks: Vec<&RawAuth> = asked.iter().flatten().map(block).collect();
+            let behind = backend.map(|index| raw.backend[usize::from(index)].get_ref());
             self.check_cookies(route, &blocks);
             self.check_open(route, asked.as_deref());
             self.check_refuse(route, &blocks);
             self.check_same_host(route.get_ref());
-            built.push(self.route(route.get_ref(), (path, hosts), asked, backend, &blocks));
+            self.check_behind(route, &blocks, behind);
+            let rest = self.behind(route.get_ref(), path.as_ref(), behind, limits);
+            built.push(self.route(route.get_ref(), (path, hosts), asked, backend, &blocks, rest));
         }
         self.check_route_names(raw);
         built.into_iter().collect()
@@ -97,6 +101,7 @@ impl Loader<'_> {
         auths: Option<Vec<u16>>,
         backend: Option<u16>,
         blocks: &[&RawAuth],
+        behind: Option<(String, Option<u32>)>,
     ) -> Option<Route> {
         let origins = raw.origins.as_ref().and_then(|origins| self.origins(origins));
         let subprotocols = self.subprotocols(&raw.subprotocols);
@@ -104,6 +109,7 @@ impl Loader<'_> {
         let closes = self.closes(&raw.closes);
         let reauthenticate = self.reauthenticate(raw, blocks);
         let name = raw.name.as_ref().or(raw.path.as_ref());
+        let (strip_prefix, message_max) = behind?;
         Some(Route {
             name: name?.get_ref().clone(),
             path: path?,
@@ -120,6 +126,9 @@ impl Loader<'_> {
             messages: raw.messages(),
             forward_headers: forward_headers?,
             health: raw.health(),
+            strip_prefix,
+            passes_cookies: raw.cookies() == "pass",
+            message_max,
             reauthenticate: reauthenticate?,
         })
     }
@@ -444,7 +453,7 @@ pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_tchar)
 }
 
-fn parse_path(text: &str) -> Option<PathPattern> {
+pub(super) fn parse_path(text: &str) -> Option<PathPattern> {
     let proper = |b: u8| b.is_ascii_graphic() && !b"?#*\"<>\\^`{|}".contains(&b);
     let (path, prefix) = match text.strip_suffix("/*") {
         Some(above) => (above, true),

@@ -427,6 +427,9 @@ fn route(path: &str, auth: u16, pace: Duration) -> Route {
         messages: MessageTypes::Any,
         forward_headers: vec!["user-agent".into()],
         health: false,
+        strip_prefix: String::new(),
+        passes_cookies: true,
+        message_max: None,
         reauthenticate: Some(Arc::new(Reauthenticate {
             prefix: REAUTHENTICATE.into(),
             token: Carrier::FirstMessageJson(vec!["token".into()]),

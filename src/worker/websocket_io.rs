@@ -1,5 +1,7 @@
 //! The bytes of connections to WebSocket servers: as they are, or in TLS.
 
+use std::sync::Arc;
+
 use crate::base::slab::Key;
 use crate::connection::upstream::websocket::handshake::Fault;
 use crate::connection::upstream::websocket::tls::ServerTls;
@@ -20,11 +22,12 @@ pub(super) fn begin_tls(
     backend: u16,
     endpoint: u16,
 ) -> Result<Option<Box<ServerTls>>, Fault> {
-    let server = settings.backends[usize::from(backend)].server.as_ref();
-    let Some((config, name)) = server.and_then(|server| server.tls(endpoint)) else {
+    let backend = &settings.backends[usize::from(backend)];
+    let Some(tls) = backend.server.as_ref().and_then(|server| server.tls.as_ref()) else {
         return Ok(None);
     };
-    ServerTls::new(config.clone(), name.clone()).map(|tls| Some(Box::new(tls)))
+    let name = tls.name_of(&backend.endpoints[usize::from(endpoint)]);
+    ServerTls::new(Arc::clone(&tls.config), name).map(|tls| Some(Box::new(tls)))
 }
 
 impl WebSocket {

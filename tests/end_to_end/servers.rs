@@ -162,3 +162,26 @@ fn only_verified_clients_reach_the_server() {
     app.send(Message::Binary(Bytes::from_static(b"in"))).expect("sent");
     client.expect(Opcode::Binary, b"in");
 }
+
+/// The application judges its clients by its own handshake.
+#[test]
+fn an_application_lets_its_clients_in_by_its_101() {
+    let server = Server::start();
+    let mut config = Config { routes: String::new(), ..config(&server) };
+    config.auths += "[[auth]]\nname = \"itself\"\nkind = \"upstream\"\n";
+    let gateway = Gateway::start_alone(&config.route("/ws", "auth = \"itself\""));
+    let address = gateway.address();
+    let open = move || std::thread::spawn(move || Client::open(address, "/ws?token=x", ""));
+    let client = open();
+    let asked = server.asked();
+    assert!(asked.head.starts_with("GET /ws?token=x HTTP/1.1\r\n"), "{}", asked.head);
+    let mut app = asked.accept("");
+    let mut client = client.join().expect("let in");
+    app.send(Message::text("welcome")).expect("sent");
+    client.expect(Opcode::Text, b"welcome");
+    let client = open();
+    server.asked().answer("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+    let mut client = client.join().expect("it gets a 101");
+    let explained = r#"{"type":"close","code":4403,"reason":"token_forbidden","reconnect":false}"#;
+    client.expect_explained(explained, 4403, "token_forbidden");
+}

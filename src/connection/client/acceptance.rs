@@ -1,4 +1,4 @@
-//! While the server behind, whose 101 lets in all clients, has still to say that the client is in:
+//! While the server behind, whose 101 lets every client in, has still to say that the client is in:
 //! a few frames pass both ways, under all deadlines and caps of strangers.
 
 use crate::connection::context::{Context, Output};

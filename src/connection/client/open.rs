@@ -49,7 +49,7 @@ impl Client {
         let open = Open {
             mark: admitted.mark(),
             expires: admitted.expires(),
-            backend_message_max: u32::MAX,
+            backend_message_max: route.message_max.unwrap_or(u32::MAX),
             renewal: route.reauthenticate.as_ref().map(Renewal::new),
             ping_sent: false,
             handshake_done: false,

@@ -240,7 +240,7 @@ impl Client {
     /// their link, so it costs this client its connection.
     pub fn session_opened(&mut self, message_max: u32) {
         if let Some(open) = self.open_mut() {
-            open.backend_message_max = message_max;
+            open.backend_message_max = open.backend_message_max.min(message_max);
         }
     }
 
