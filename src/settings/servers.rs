@@ -462,11 +462,6 @@ impl Loader<'_> {
                 return None;
             }
         };
-        if is_tls {
-            let what = format!("{name:?}: TLS with servers is not in this version");
-            self.report.error(at, what, "write ws://, over a network that is protected");
-            return None;
-        }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let base_path = path.strip_suffix('/').unwrap_or(path);
         let proper =

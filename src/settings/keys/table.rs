@@ -537,11 +537,12 @@ sections! {
             RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.server.is_some())),
             "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
              ordinary WebSocket servers that know nothing of the gateway.";
-        endpoints: List("`IP:PORT` or `unix:/PATH`; `websocket`: `ws://IP:PORT/PATH` or `unix:/PATH`")
+        endpoints: List("`IP:PORT` or `unix:/PATH`; `websocket`: `ws://IP:PORT/PATH`, `wss://IP:PORT/PATH` or `unix:/PATH`")
             = REQUIRED,
             RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.endpoints.clone())),
             "Its servers, which are interchangeable: the path of their URLs, which goes in front of \
-             the request's, is the same for all.";
+             the request's, is the same for all. `wss://` is TLS, and their certificates are \
+             always verified.";
         balance: WordOrNamed(
             &["least-sessions", "round-robin", "hash-subject", "hash-address"],
             &["hash-cookie", "hash-query"]

@@ -10,9 +10,8 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, Error};
 use super::handshake::Fault;
 use super::relay::Relay;
 use crate::base::byte_queue::BytePool;
-use crate::connection::transport::{
-    RECORD_PLAINTEXT_MAX, Received, SEND_OVERHEAD_MAX, TlsTransport, TransportError,
-};
+use crate::connection::tls::{RECORD_PLAINTEXT_MAX, Received, SEND_OVERHEAD_MAX, TlsTransport};
+use crate::connection::transport::TransportError;
 
 /// Longest text about a failure: a certificate may hold any number of names.
 const TEXT_CHARS_MAX: usize = 300;
