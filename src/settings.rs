@@ -355,6 +355,13 @@ pub struct Backend {
     pub server: Option<WebSocketBackend>,
 }
 
+impl Backend {
+    /// Which value of a client chooses its endpoint, where one does.
+    pub fn hash_key(&self) -> Option<&HashKey> {
+        self.server.as_ref()?.hash.as_ref()
+    }
+}
+
 impl Settings {
     /// The first route, in file order, that serves `path` at `host`.
     pub fn route_for(&self, host: &str, path: &str) -> Option<u16> {

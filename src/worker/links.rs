@@ -299,7 +299,8 @@ impl Parts {
                 if let Some(identity) = output.request.identity() {
                     self.control.keep_subject(&self.env.settings, key, identity.subject);
                 }
-                self.session_opened(connection, message_max);
+                connection.client.session_opened(message_max);
+                self.session_opened(connection);
             }
             Err(cause) => {
                 connection.session = None;

@@ -66,7 +66,7 @@ impl Core {
                 return self.parts.forget_websocket(key);
             }
         };
-        let Dial { handshake, backend, permit, at_latest, .. } = *dial;
+        let Dial { handshake, backend, affinity, permit, at_latest, .. } = *dial;
         let counters = &self.parts.env.counters;
         counters.increment(Metric::UpstreamFailures);
         counters.add(Metric::UpstreamPortsExhausted, u64::from(*fault == Fault::NoPorts));
@@ -86,7 +86,11 @@ impl Core {
         // What the server has seen of a request, another may see again: nothing of the client's
         // messages is in it.
         let again = match fault.is_worth_another() && at_latest > now {
-            true => self.parts.connect(handshake.again(), backend, Some(client), at_latest).ok(),
+            true => {
+                let wanted = (backend, affinity);
+                let (again, failed) = (handshake.again(), Some(server));
+                self.parts.connect(again, wanted, failed, Some(client), at_latest).ok()
+            }
             false => None,
         };
         self.with_client(client, |parts, key, connection| match again {

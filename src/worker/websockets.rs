@@ -66,6 +66,8 @@ pub(super) enum State {
 pub(super) struct Dial {
     pub(super) handshake: Handshake,
     pub(super) backend: u16,
+    /// What the choice of the server depends on.
+    pub(super) affinity: Option<u64>,
     pub(super) permit: Permit,
     /// When this attempt has taken too long.
     until: Instant,
@@ -118,7 +120,8 @@ impl Parts {
         let dialled = if self.control.drain.is_some() {
             Err(Cause::GoingAway)
         } else {
-            self.connect(handshake, backend, Some(key), at_latest)
+            let affinity = self.scratch.output.request.affinity();
+            self.connect(handshake, (backend, affinity), None, Some(key), at_latest)
         };
         match dialled {
             Ok(upstream) => {
@@ -134,19 +137,21 @@ impl Parts {
         self.send_answers(connection);
     }
 
-    /// Connects to one of a backend's servers.
+    /// Connects to one of a backend's servers, other than the one that has just `failed`.
     pub(super) fn connect(
         &mut self,
         handshake: Handshake,
-        backend: u16,
+        (backend, affinity): (u16, Option<u64>),
+        failed: Option<u16>,
         client: Option<Key>,
         at_latest: Instant,
     ) -> Result<Key, Cause> {
         let now = self.env.now.instant;
-        let (server, permit) = self.servers.choose(backend, &self.env.settings, now)?;
+        let (server, permit) =
+            self.servers.choose(backend, affinity, failed, &self.env.settings, now)?;
         // Half of what is left is for another server, should this one not answer.
         let until = now + at_latest.since(now) / 2;
-        let dial = Dial { handshake, backend, permit, until, at_latest };
+        let dial = Dial { handshake, backend, affinity, permit, until, at_latest };
         let websocket = WebSocket {
             state: State::Connecting(Box::new(dial)),
             relay: Relay::default(),
@@ -259,7 +264,7 @@ impl Parts {
             let Fragment { kind, first, last, bytes } = *fragment;
             let ctx = self.env.context();
             if connection.client.server_said(kind, (first, last), bytes, &ctx) {
-                self.session_opened(connection, u32::MAX);
+                self.session_opened(connection);
             }
         }
     }

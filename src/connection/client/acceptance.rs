@@ -69,7 +69,7 @@ impl Client {
                 let Some(route) = self.settings_of_route(ctx) else { return false };
                 ctx.counters.increment(Metric::TokensAccepted);
                 self.enter_open(Admitted::by_server(), route, ctx);
-                self.pass_controls();
+                self.pass_all(route, ctx);
                 true
             }
         }

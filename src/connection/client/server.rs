@@ -116,7 +116,7 @@ impl Client {
         match admitted {
             Ok(admitted) => {
                 self.enter_open(admitted, route, ctx);
-                self.pass_controls();
+                self.pass_all(route, ctx);
                 self.acknowledge(pending.first_message, None, ctx, output);
                 true
             }
@@ -131,10 +131,12 @@ impl Client {
         }
     }
 
-    /// From now on pings and pongs go on to the server, and come from it.
-    pub(super) fn pass_controls(&mut self) {
+    /// From now on pings and pongs go on to the server and come from it, and messages may be as
+    /// large as the route has it.
+    pub(super) fn pass_all(&mut self, route: &Route, ctx: &Context<'_>) {
         if let Some(open) = self.open_mut() {
             open.passes_controls = true;
+            open.backend_message_max = route.message_max.unwrap_or(ctx.settings.limits.message_max);
         }
     }
 
