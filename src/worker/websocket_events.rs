@@ -159,7 +159,9 @@ impl Core {
                 return self.websocket_failed(key, &fault);
             }
             State::Open => self.websocket_lost(key, Cause::BackendUnavailable),
-            State::Closing { .. } | State::Parting { .. } | State::Over => {}
+            // The server may still read the last of TLS.
+            State::Parting { .. } => return,
+            State::Closing { .. } | State::Over => {}
         }
         self.parts.end_websocket(key, false);
     }

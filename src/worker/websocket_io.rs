@@ -127,7 +127,13 @@ impl<R: Ring> Worker<R> {
                 self.core.parts.websocket_sent(key);
                 self.core.parts.end_parted(key);
             }
-            PipeEvent::Finished | PipeEvent::Broken => self.core.websocket_gone(key),
+            PipeEvent::Finished => self.core.websocket_gone(key),
+            PipeEvent::Broken => {
+                self.core.websocket_gone(key);
+                if let State::Parting { .. } = self.core.parts.websocket(key).state {
+                    self.core.parts.end_websocket(key, false);
+                }
+            }
             PipeEvent::Starved => {
                 let Parts { agenda, env, .. } = &mut self.core.parts;
                 env.counters.increment(Metric::ReceiveStarved);

@@ -1,7 +1,7 @@
 //! WebSocket servers behind the gateway that speak TLS.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::{Error, Message, WebSocket};
 
 use crate::support::{
-    Asked, Child, Client, Config, End, Gateway, Opcode, Server, assert_took, series_value,
-    wait_until,
+    Asked, Child, Client, Config, End, Gateway, Opcode, Server, assert_took, free_port,
+    series_value, wait_until,
 };
 use crate::tls;
 
@@ -177,6 +177,7 @@ fn a_servers_close_in_tls_reaches_the_client_as_it_is() {
         if in_order {
             stream.conn.send_close_notify();
             stream.flush().expect("sent");
+            stream.sock.shutdown(Shutdown::Write).expect("a FIN");
             assert_eq!(end(stream), Ok(()));
         } else {
             drop(stream);
@@ -206,18 +207,18 @@ fn both_sides_speak_tls() {
     assert_eq!(end(app.into_inner()), Ok(()));
 }
 
-/// What one client of a server that fails hears, and what the log says about the server.
+/// What clients of a server that fails hear, and what the log says about the server.
 fn failing(secure: Secure, config: Config, answer: fn(Tls), told: &str) {
     let child = Child::start(config, "");
-    let address = child.address;
-    let client = std::thread::spawn(move || Client::open(address, "/ws", ""));
     std::thread::spawn(move || {
         loop {
             answer(secure.connection());
         }
     });
-    let mut client = client.join().expect("it gets a 101");
-    client.expect_explained(UNAVAILABLE, 1012, "backend_unavailable");
+    for _ in 0..3 {
+        let mut client = Client::open(child.address, "/ws", "");
+        client.expect_explained(UNAVAILABLE, 1012, "backend_unavailable");
+    }
     wait_until(told, || {
         let log = child.log();
         let line = log.lines().find(|line| line.contains("WebSocket server rests"));
@@ -313,6 +314,32 @@ fn damaged_records_end_the_connection() {
     let error = stream.read(&mut [0]).expect_err("an alert");
     assert!(error.to_string().contains("BadRecordMac"), "{error}");
     gateway.wait_metric("portcullis_upstream_violations_total", |count| count == 1);
+}
+
+#[test]
+fn a_reload_takes_a_new_ca_file_for_new_connections() {
+    let (secure, other) = (Secure::proper(), Secure::proper());
+    let config = |ca: &Secure| {
+        let ca = format!("ca_file = {:?}", ca.folder.path().join("ca.pem"));
+        secure.config_with(&ca)
+    };
+    let (listener, admin) = (free_port(), free_port());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let gateway = Gateway::start_from(&config(&secure).ports(listener, admin), folder);
+    let (mut client, mut app) = secure.pair(&gateway);
+    gateway.reload(&config(&other).ports(listener, admin)).expect("it can be reloaded");
+    let address = gateway.address();
+    let stranger = std::thread::spawn(move || Client::open(address, "/ws", ""));
+    while !stranger.is_finished() {
+        match secure.server.has_waiting() {
+            true => shake_hands(secure.connection()),
+            false => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    let mut stranger = stranger.join().expect("it gets a 101");
+    stranger.expect_explained(UNAVAILABLE, 1012, "backend_unavailable");
+    client.text("still here");
+    assert_eq!(read(&mut app), Message::text("still here"));
 }
 
 #[test]
