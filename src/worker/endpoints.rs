@@ -277,7 +277,7 @@ impl Core {
             sweep.begin(Duty::LostLinks);
         }
         // Those that came may be the first.
-        random.fill(&mut scratch.output.nonce);
+        random.fill(&mut scratch.output.nonce.0);
     }
 }
 
