@@ -27,6 +27,7 @@ mod tick_time;
 mod trail;
 mod upstreams;
 mod websocket_events;
+mod websocket_io;
 mod websockets;
 
 use std::collections::VecDeque;
@@ -365,6 +366,7 @@ impl<R: Ring> Worker<R> {
                 Flush::Sending(slot) => agenda.note_sender(slot, Owner::Client(key)),
                 Flush::Busy => {}
                 Flush::NoSlot => return false,
+                Flush::Nothing => unreachable!("a client's output is made already"),
             }
         }
         connection.dirty = false;

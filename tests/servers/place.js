@@ -33,7 +33,6 @@ async function inTurn(body) {
 // Checks through the gateway that wait for a part of it. The line goes when the part
 // comes; SERVERS_LATER=1 runs them already.
 const LATER = [
-  /talks over TLS$/, // wss:// endpoints
   /^Action Cable: (talks(,| over)|a page)|authenticating channel|^graphql-ws: talks(, | over)/, // accepted by message
   /force_ssl without TLS/, // the operator's warning of a status
 ];
