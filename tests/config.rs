@@ -1662,6 +1662,7 @@ fn changes_that_require_a_restart_are_named_and_live_ones_are_not() {
         ("[limits]", "[limits]\nconnections_max = 999_999\nmessage_max = \"2MiB\""),
         ("[limits]", "[limits]\nprofile = \"conformance\""),
         ("[deadlines]", "[deadlines]\nidle = \"90s\""),
+        ("endpoints", "endpoints = [\"127.0.0.1:7001\"]"),
         ("[gateway]", "[gateway]\nlog = { level = \"debug\" }"),
         ("keys", "keys = [{ id = \"k2\", secret_file = \"keys/link\" }]"),
         ("origins", "origins = [\"https://b.example\"]"),
@@ -1698,33 +1699,37 @@ fn changes_that_require_a_restart_are_named_and_live_ones_are_not() {
         ("address", second, "listener.address"),
         ("address", tls, "listener.tls"),
         ("address", "address = \"127.0.0.1:8080\"\ndefer_accept = \"on\"", "listener.defer_accept"),
-        ("endpoints", "endpoints = [\"127.0.0.1:7001\"]", "backend.endpoints"),
     ];
     for (line, replacement, key) in restart_for {
         assert_eq!(changes(&base_with(line, replacement)), [key], "{replacement}");
     }
     let server = settings(&server_with("name", "name = \"main\""));
-    for key in ["circuit_failures", "circuit_open_min", "circuit_open_max"] {
-        let value = if key == "circuit_failures" { "7" } else { "\"9s\"" };
-        let new = settings(&server_with("name", &format!("name = \"main\"\n{key} = {value}")));
-        // They are compared as one.
-        assert!(restart_required(&server, &new).contains(&format!("backend.{key}").as_str()));
-    }
     let live = "credentials = \"strip\"\nidentity_headers = \"remote\"\nhandshakes_max = 5\n\
                 request_headers = { X-A = \"b\" }\nupstream_message_max = \"1MiB\"\n\
-                sessions_max = 7\npreserve_host = false";
+                sessions_max = 7\npreserve_host = false\ncircuit_failures = 7\n\
+                circuit_open_min = \"2s\"\ncircuit_open_max = \"9s\"";
     let new = settings(&server_with("name", &format!("name = \"main\"\n{live}")));
     assert_eq!(restart_required(&server, &new), [""; 0]);
     let renamed = BASE.replace("\"main\"", "\"other\"");
-    assert_eq!(changes(&renamed), ["backend.name"]);
+    assert_eq!(changes(&renamed), [""; 0]);
     let restart = keys::all().filter(|key| matches!(key.reload, Reload::RestartRequired(_)));
     let elsewhere = |key: &&keys::Key| {
         key.full_name == "backend.kind" || key.full_name.starts_with("backend.circuit_")
     };
     for key in restart.filter(|key| !elsewhere(key)) {
         let tried = restart_for.iter().any(|(_, _, name)| *name == key.full_name);
-        assert!(tried || key.full_name == "backend.name", "{} is untried", key.full_name);
+        assert!(tried, "{} is untried", key.full_name);
     }
+}
+
+#[test]
+fn the_documentation_lists_every_key_that_needs_a_restart() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let document = std::fs::read_to_string(&path).expect("docs/configuration.md is there");
+    let line = document.lines().find(|line| line.starts_with("Keys that need a restart: "));
+    let restart = keys::all().filter(|key| matches!(key.reload, Reload::RestartRequired(_)));
+    let names: Vec<String> = restart.map(|key| format!("`{}`", key.full_name)).collect();
+    assert_eq!(line, Some(&*format!("Keys that need a restart: {}.", names.join(", "))));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-/// A value that chooses a place, or a place's name, as a number. Not a secret: whoever can choose
+/// A value that chooses a place, or a place's name, as a number. Not a secret: a client that can choose
 /// the value can choose the place.
 pub fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = SipHasher13::new();

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use portcullis::ring::EndpointAddress;
 use portcullis::settings::admission::{Protection, TIME_TO_AUTHENTICATE, protection};
 use portcullis::settings::load::{Loaded, Problem, Severity};
 use portcullis::settings::units::format_duration;
@@ -201,7 +200,7 @@ fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
     for backend in backends {
         let hash = backend.server.as_ref().and_then(|server| server.hash.as_ref());
         let balance = hash.map_or_else(|| backend.balance.word().to_owned(), ToString::to_string);
-        let endpoints: Vec<_> = backend.endpoints.iter().map(endpoint).collect();
+        let endpoints: Vec<_> = backend.endpoints.iter().map(ToString::to_string).collect();
         let key = match (&backend.server, &backend.secret) {
             (Some(_), _) => "WebSocket servers",
             (None, Some(_)) => "with a secret",
@@ -211,13 +210,6 @@ fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
         writeln!(out, "  backend   {name}: {endpoints} ({balance}, {key})")?;
     }
     Ok(())
-}
-
-fn endpoint(endpoint: &EndpointAddress) -> String {
-    match endpoint {
-        EndpointAddress::Tcp(address) => address.to_string(),
-        EndpointAddress::Unix(path) => format!("unix:{}", path.display()),
-    }
 }
 
 /// The path that differs from the route's by a slash at its end, if no route serves it: paths are

@@ -2,6 +2,7 @@
 //! in and the client authenticates by messages.
 
 use super::compact_json::{self, JsonString, Value};
+use super::websocket::DataKind;
 
 /// Largest message that is looked at: a larger one neither accepts nor refuses.
 pub const MESSAGE_MAX: usize = 64 * 1024;
@@ -154,12 +155,15 @@ impl Acceptance {
         if accepts { Judgement::Accepts } else { Judgement::Neither }
     }
 
-    /// Whether a client may send this whole text message before it is accepted: not one that an
+    /// Whether a client may send this whole message before it is accepted: not one that an
     /// application answers as if it accepted it. Phoenix answers `ok` to `phx_leave` of a topic that
-    /// was never joined.
-    pub fn permits(&self, message: &[u8]) -> bool {
+    /// was never joined; it could come as a binary message, too, and no client joins by those.
+    pub fn permits(&self, kind: DataKind, message: &[u8]) -> bool {
         if self.preset != Some(Preset::Phoenix) || !self.accepted.is_empty() {
             return true;
+        }
+        if kind == DataKind::Binary {
+            return false;
         }
         let Ok(Value::Array(parts)) = compact_json::value(message) else { return false };
         let mut parts = parts.elements();
@@ -530,9 +534,10 @@ mod tests {
             (r#"["1","1","room:1"]"#, false),
         ];
         for (message, expected) in table {
-            assert_eq!(rules.permits(message.as_bytes()), expected, "{message}");
+            assert_eq!(rules.permits(DataKind::Text, message.as_bytes()), expected, "{message}");
         }
-        assert!(preset("stomp", &[]).permits(b"anything"));
+        assert!(preset("stomp", &[]).permits(DataKind::Binary, b"anything"));
+        assert!(!rules.permits(DataKind::Binary, b"\0"));
     }
 
     proptest::proptest! {
@@ -541,7 +546,7 @@ mod tests {
             for name in Preset::NAMES {
                 let rules = preset(name, &["*"]);
                 proptest::prop_assert!(rules.judge(&message) != Judgement::Accepts || message.len() > 2);
-                rules.permits(&message);
+                rules.permits(DataKind::Text, &message);
             }
         }
     }

@@ -28,7 +28,7 @@ use crate::linux::process::return_freed_memory;
 use crate::settings::Settings;
 use crate::settings::load::{Problem, Severity};
 use crate::settings::reload::restart_required;
-use crate::worker::mailbox::Report;
+use crate::worker::mailbox::{LinkTarget, Report};
 
 /// How often reports are taken in and dead workers looked after.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -437,21 +437,21 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
                 None => line.trace(),
             }
         }
-        Report::LinkReady { backend, endpoint } => {
-            let (backend, endpoint) = logs::endpoint_name(settings, *backend, *endpoint);
-            tracing::info!(worker, backend, endpoint, "link ready");
+        Report::LinkReady { target } => {
+            let LinkTarget { backend, endpoint } = &**target;
+            tracing::info!(worker, backend, %endpoint, "link ready");
         }
-        Report::LinkDown { backend, endpoint, reason } => {
-            let (backend, endpoint) = logs::endpoint_name(settings, *backend, *endpoint);
-            tracing::warn!(worker, backend, endpoint, reason, "link down");
+        Report::LinkDown { target, reason } => {
+            let LinkTarget { backend, endpoint } = &**target;
+            tracing::warn!(worker, backend, %endpoint, reason, "link down");
         }
-        Report::ServerRests { backend, endpoint, reason } => {
-            let (backend, endpoint) = logs::endpoint_name(settings, *backend, *endpoint);
-            tracing::warn!(worker, backend, endpoint, reason, "WebSocket server rests");
+        Report::ServerRests { target, reason } => {
+            let LinkTarget { backend, endpoint } = &**target;
+            tracing::warn!(worker, backend, %endpoint, reason, "WebSocket server rests");
         }
-        Report::LinkWarning { backend, endpoint, warning } => {
-            let (backend, endpoint) = logs::endpoint_name(settings, *backend, *endpoint);
-            tracing::warn!(worker, backend, endpoint, reason = %warning, "link in trouble");
+        Report::LinkWarning { target, warning } => {
+            let LinkTarget { backend, endpoint } = &**target;
+            tracing::warn!(worker, backend, %endpoint, reason = %warning, "link in trouble");
         }
         Report::OriginRefused { route, peer, origin } => {
             let route = route.and_then(|index| settings.routes.get(usize::from(index)));

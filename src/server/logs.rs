@@ -164,15 +164,6 @@ pub fn escaped(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// The name and address of an endpoint, for log lines.
-pub fn endpoint_name(settings: &Settings, backend: u16, endpoint: u16) -> (String, String) {
-    let Some(found) = settings.backends.get(usize::from(backend)) else {
-        return (format!("#{backend}"), format!("#{endpoint}"));
-    };
-    let address = found.endpoints.get(usize::from(endpoint));
-    (found.name.clone(), address.map_or_else(|| format!("#{endpoint}"), ToString::to_string))
-}
-
 fn by_label(by: ClosedBy) -> &'static str {
     match by {
         ClosedBy::Client => "client",
@@ -298,14 +289,5 @@ mod tests {
     fn colors_are_for_terminals_that_want_them() {
         assert!(colored(true, None) && colored(true, Some("".as_ref())));
         assert!(!colored(true, Some("1".as_ref())) && !colored(false, None));
-    }
-
-    #[test]
-    fn endpoints_have_names() {
-        let settings = testing::settings();
-        let name = |backend, endpoint| endpoint_name(&settings, backend, endpoint);
-        assert_eq!(name(0, 0), ("main".into(), "127.0.0.1:1".into()));
-        assert_eq!(name(0, 9), ("main".into(), "#9".into()));
-        assert_eq!(name(9, 2), ("#9".into(), "#2".into()));
     }
 }

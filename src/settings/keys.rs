@@ -75,6 +75,6 @@ mod tests {
              must be longer. | 0s to 1h | `30s` | live |"
         );
         assert!(row("limits", "message_max").contains("| `1MiB`; conformance `32MiB` | live |"));
-        assert!(row("backend", "name").ends_with("| name | (required) | **restart** |"));
+        assert!(row("listener", "address").ends_with("| (required) | **restart** |"));
     }
 }

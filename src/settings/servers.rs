@@ -10,7 +10,7 @@ use super::load::{Loader, place, trim_newline};
 use super::raw::{TextByName, WordOrTextByName};
 use super::routes::{is_token, parse_path};
 use super::websocket_backend::{
-    ENCODED_SUFFIX, HashKey, IdentityClaim, IdentityHeader, ServerTls, WebSocketBackend,
+    ENCODED_SUFFIX, HashKey, IdentityHeader, ServerTls, WebSocketBackend,
 };
 use super::{Backend, Balance, PathPattern};
 use crate::base::circuit::CircuitLimits;
@@ -60,21 +60,6 @@ impl Default for WebSocketBackend {
             sessions_max: None,
             message_max: None,
             circuit: circuit(&raw),
-        }
-    }
-}
-
-impl IdentityHeader {
-    fn new(claim: &str, name: &str) -> Self {
-        let claim = match claim {
-            "sub" => IdentityClaim::Subject,
-            "jti" => IdentityClaim::TokenId,
-            other => IdentityClaim::Member(other.to_owned()),
-        };
-        IdentityHeader {
-            claim,
-            name: name.to_owned(),
-            encoded_name: format!("{name}{ENCODED_SUFFIX}"),
         }
     }
 }

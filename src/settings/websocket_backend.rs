@@ -1,4 +1,4 @@
-//! What is known of WebSocket servers behind the gateway.
+//! What is known of the WebSocket servers of a backend.
 
 use std::fmt;
 use std::sync::Arc;
@@ -83,6 +83,21 @@ pub struct IdentityHeader {
     pub name: String,
     /// The name where the value is percent-encoded, since no header could hold it as it is.
     pub encoded_name: String,
+}
+
+impl IdentityHeader {
+    pub(super) fn new(claim: &str, name: &str) -> Self {
+        let claim = match claim {
+            "sub" => IdentityClaim::Subject,
+            "jti" => IdentityClaim::TokenId,
+            other => IdentityClaim::Member(other.to_owned()),
+        };
+        IdentityHeader {
+            claim,
+            name: name.to_owned(),
+            encoded_name: format!("{name}{ENCODED_SUFFIX}"),
+        }
+    }
 }
 
 /// A part of a verified identity.

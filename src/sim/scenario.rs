@@ -270,6 +270,18 @@ impl Scenario {
         limits.head_max = [8192, 8192, 400][random.below(3) as usize];
         limits.frames_burst = [1_000_000, 1_000_000, 3][random.below(3) as usize];
         limits.frames_per_second = limits.frames_burst;
+        for backend in &mut settings.backends {
+            // The others' links and sessions know nothing of it.
+            let places = backend.endpoints.len() as u64;
+            backend.endpoints.rotate_left(random.below(places) as usize);
+            if places > 1 && random.chance(1, 4) {
+                backend.endpoints.pop();
+            }
+            if random.chance(1, 3) {
+                let at = random.below(backend.endpoints.len() as u64 + 1) as usize;
+                backend.endpoints.insert(at, EndpointAddress::Unix("/run/absent.sock".into()));
+            }
+        }
         let deadlines = &mut settings.deadlines;
         for deadline in [
             &mut deadlines.request_head,

@@ -216,14 +216,16 @@ impl Parts {
         let ctx = self.env.context();
         let output = &mut self.scratch.output;
         match connection.client.accept(identity, &ctx, output) {
-            Step::Authenticated { backend: now } if now == self.links.backend(link) => {
+            Step::Authenticated { backend: now } if Some(now) == self.links.backend(link) => {
                 assert!(connection.session.is_some(), "it was asked through its session");
                 self.control.keep_subject(&self.env.settings, key, identity.subject());
                 connection.client.session_opened(self.link_message_max(link));
                 self.session_opened(connection);
             }
-            // A reload gave the route to another backend, which this decision does not bind.
-            Step::Authenticated { .. } => {
+            // A reload gave the route to another backend, which this decision does not bind, or
+            // removed the endpoint.
+            Step::Authenticated { .. } | Step::Dial { .. } => {
+                output.handshake = None;
                 connection.client.refuse(Cause::GoingAway, &ctx, output);
             }
             _ => {}
@@ -255,11 +257,12 @@ impl Parts {
         &mut self,
         key: Key,
         connection: &mut Connection,
+        backend: Option<u16>,
         accepted: &Accepted,
     ) {
         let ctx = self.env.context();
         let output = &mut self.scratch.output;
-        if connection.client.server_accepted(accepted, &ctx, output) {
+        if connection.client.server_accepted(backend, accepted, &ctx, output) {
             self.session_opened(connection);
         }
         self.send_answers(connection);

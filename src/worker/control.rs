@@ -84,7 +84,9 @@ impl Core {
                 WorkerOrder::Panic => panic!("told to panic"),
             }
         }
-        self.parts.take_settings();
+        if self.parts.take_settings() {
+            self.take_endpoints();
+        }
         worked
     }
 
@@ -116,16 +118,21 @@ impl Core {
 
 impl Parts {
     /// New settings hold for the connections that are there, too: a timer that was set under
-    /// longer deadlines would fire too late.
-    fn take_settings(&mut self) {
+    /// longer deadlines would fire too late. Whether there are new ones.
+    fn take_settings(&mut self) -> bool {
         // Clients know their route by its place in one of the two latest orders, so one change of
         // the order must have reached all of them before the next.
         if self.sweep.does(Duty::Routes) {
-            return;
+            return false;
         }
-        let Some(settings) = self.control.settings_due.take() else { return };
+        let Some(settings) = self.control.settings_due.take() else { return false };
         if Arc::ptr_eq(&self.env.settings, &settings) {
-            return;
+            return false;
+        }
+        // Links that earlier reloads removed give their slots back by the end of their window.
+        if !self.links.has_room(&settings) || !self.servers.has_room(&settings) {
+            self.control.settings_due = Some(settings);
+            return false;
         }
         let same = settings.deadlines == self.env.settings.deadlines;
         self.move_routes(&settings);
@@ -139,6 +146,7 @@ impl Parts {
             self.links.deadlines_changed();
             self.sweep.begin(Duty::Deadlines);
         }
+        true
     }
 
     /// Connections know their route by its number, and the new settings may have it elsewhere.

@@ -1,5 +1,7 @@
 //! The worker's links: connecting, sessions, what comes from backends and goes to them.
 
+use std::sync::Arc;
+
 use crate::base::laps::Laps;
 use crate::base::random::Random;
 use crate::base::slab::{Key, KeyedSlab};
@@ -11,11 +13,12 @@ use crate::connection::upstream::link::{Due, Event, Failure, Identity, Link, Ope
 use crate::counters::{Counters, EndpointMetric, Metric, Row};
 use crate::protocol::cause::Cause;
 use crate::protocol::link::{Close, Closer, HANDSHAKE_FRAME_MAX, LinkReader, Reject, SessionId};
-use crate::ring::{BufferGroup, EndpointAddress, Owner, Ring, Socket};
-use crate::settings::{Balance, Settings};
+use crate::ring::{BufferGroup, Owner, Ring, Socket};
+use crate::settings::Settings;
 
 use super::clients::Connection;
 use super::core::{Core, Environment, Parts};
+use super::endpoints::{Group, LinkTarget, Standing};
 use super::mailbox::Report;
 use super::rows::LinkCount;
 use super::sessions::{Session, reason_of};
@@ -42,9 +45,9 @@ const LINK_DUTIES: usize = LinkDuty::End as usize + 1;
 /// One endpoint of one backend, and the link to it.
 pub(super) struct LinkEntry {
     pub(super) link: Link,
+    pub(super) target: Arc<LinkTarget>,
+    pub(super) standing: Standing,
     reader: LinkReader,
-    backend: u16,
-    endpoint: u16,
     /// Where its socket is in the table of upstreams. Each connection attempt has another key.
     key: Key,
     /// The sweep has not come by all clients of a connection that was lost.
@@ -53,7 +56,7 @@ pub(super) struct LinkEntry {
     dirty: bool,
     /// How it is counted in the table, and in its endpoint's row.
     counted: Counted,
-    row: Row<EndpointMetric>,
+    pub(super) row: Row<EndpointMetric>,
 }
 
 /// A link's part of the table's sums.
@@ -65,21 +68,54 @@ struct Counted {
     unsent: usize,
 }
 
-/// The links of one backend: a stretch of the table, one for each endpoint.
-struct Group {
-    first: usize,
-    count: usize,
-    /// Where round robin goes on.
-    next: usize,
+impl LinkEntry {
+    pub(super) fn new(
+        link: Link,
+        key: Key,
+        target: Arc<LinkTarget>,
+        standing: Standing,
+        row: Row<EndpointMetric>,
+    ) -> Self {
+        LinkEntry {
+            link,
+            target,
+            standing,
+            reader: LinkReader::new(HANDSHAKE_FRAME_MAX),
+            key,
+            lost: false,
+            dirty: false,
+            counted: Counted::default(),
+            row,
+        }
+    }
+
+    /// Whether it is not connected, and not to be: something has to end before, or its endpoint
+    /// was removed.
+    fn rests(&self, is_busy: bool) -> bool {
+        self.link.is_down() && (is_busy || self.lost || self.backend().is_none())
+    }
+
+    /// Whether its endpoint was removed, and nothing is left of the connection.
+    fn is_over(&self, is_busy: bool) -> bool {
+        self.standing.is_leaving() && self.link.is_down() && !is_busy && !self.lost
+    }
 }
 
-/// All links of a worker, in the order of the settings.
+/// All links of a worker, in slots that are used again.
 ///
 /// Invariant: whatever happens to a link marks it as dirty, and a dirty link's output, deadline
 /// and part of the sums are looked at at the end of the turn. So no turn looks at all of them.
 pub(super) struct LinkTable {
-    entries: Vec<LinkEntry>,
-    groups: Vec<Group>,
+    pub(super) entries: Vec<LinkEntry>,
+    /// In the order of the settings' backends.
+    pub(super) groups: Vec<Group>,
+    /// Slots of no endpoint.
+    pub(super) free: Vec<u16>,
+    /// Slots whose address the ring has to get.
+    pub(super) claimed: Vec<u16>,
+    /// What all links say of this worker; `link` is each one's own.
+    pub(super) identity: Identity,
+    pub(super) generation_bits: u32,
     laps: Laps<LINK_DUTIES>,
     /// No link is connected any more.
     draining: bool,
@@ -100,39 +136,19 @@ impl LinkTable {
         random: &mut Random,
         upstreams: &mut KeyedSlab<Upstream>,
     ) -> Self {
-        let mut entries = Vec::new();
-        let mut groups = Vec::new();
-        for (backend, backend_settings) in settings.backends.iter().enumerate() {
-            let is_linked = backend_settings.server.is_none();
-            let count = if is_linked { backend_settings.endpoints.len() } else { 0 };
-            // Workers begin round robin at different endpoints.
-            let next = random.below(count.max(1) as u64) as usize;
-            groups.push(Group { first: entries.len(), count, next });
-            for (endpoint, address) in backend_settings.endpoints[..count].iter().enumerate() {
-                let number = entries.len() as u16;
-                let identity = Identity {
-                    instance: options.instance,
-                    epoch: options.epoch,
-                    worker: options.index,
-                    link: number,
-                };
-                let bits = options.generation_bits.min(24);
-                entries.push(LinkEntry {
-                    link: Link::new(identity, bits, &settings.limits, now),
-                    reader: LinkReader::new(HANDSHAKE_FRAME_MAX),
-                    backend: backend as u16,
-                    endpoint: endpoint as u16,
-                    key: upstreams.insert(Upstream::link(number)),
-                    lost: false,
-                    dirty: false,
-                    counted: Counted::default(),
-                    row: counters.endpoints.row(&[&backend_settings.name, &address.to_string()]),
-                });
-            }
-        }
+        let identity = Identity {
+            instance: options.instance,
+            epoch: options.epoch,
+            worker: options.index,
+            link: 0,
+        };
         let mut table = LinkTable {
-            entries,
-            groups,
+            entries: Vec::new(),
+            groups: Vec::new(),
+            free: Vec::new(),
+            claimed: Vec::new(),
+            identity,
+            generation_bits: options.generation_bits.min(24),
             laps: Laps::default(),
             draining: false,
             ended: false,
@@ -140,7 +156,7 @@ impl LinkTable {
             busy: 0,
             unsent: 0,
         };
-        table.deadlines_changed();
+        table.adopt(settings, counters, now, random, upstreams);
         table
     }
 
@@ -199,9 +215,14 @@ impl LinkTable {
         wheel: &mut Wheel,
     ) {
         let entry = &mut self.entries[usize::from(link)];
+        if entry.is_over(socket.is_busy()) {
+            entry.standing = Standing::Free;
+            self.free.push(link);
+        }
+        let is_free = entry.standing == Standing::Free;
         let now = Counted {
             ready: entry.link.is_ready(),
-            at_endpoint: LinkCount::of(&entry.link),
+            at_endpoint: if is_free { LinkCount::default() } else { LinkCount::of(&entry.link) },
             busy: socket.is_busy(),
             unsent: entry.link.unsent(),
         };
@@ -210,30 +231,16 @@ impl LinkTable {
         self.busy = self.busy + usize::from(now.busy) - usize::from(before.busy);
         self.unsent = self.unsent + now.unsent - before.unsent;
         env.recount_link(entry.row, before.at_endpoint, now.at_endpoint);
-        if entry.link.is_down() && (now.busy || entry.lost || self.draining) {
+        if entry.rests(now.busy) || (entry.link.is_down() && self.draining) {
             wheel.cancel(entry.key.slot);
         } else {
             wheel.schedule(entry.key.slot, entry.link.next_deadline(&env.settings.deadlines));
         }
     }
 
-    /// The ring's endpoint table: number and address of every link.
-    pub(super) fn addresses(&self, settings: &Settings) -> Vec<(u16, EndpointAddress)> {
-        let address = |entry: &LinkEntry| {
-            settings.backends[usize::from(entry.backend)].endpoints[usize::from(entry.endpoint)]
-                .clone()
-        };
-        self.entries.iter().enumerate().map(|(i, entry)| (i as u16, address(entry))).collect()
-    }
-
     /// Whether no link has a connection, or operations in flight, and none will have.
     pub(super) fn is_over(&self, agenda: &Agenda) -> bool {
         self.ended && self.busy == 0 && !agenda.is_any_dirty() && !self.is_swept()
-    }
-
-    /// Index of the backend that a link goes to.
-    pub(super) fn backend(&self, link: u16) -> u16 {
-        self.entries[usize::from(link)].backend
     }
 
     /// Whether the backend at the other end has proved that it has our key.
@@ -247,35 +254,7 @@ impl LinkTable {
     }
 
     pub(super) fn ready_and_down(&self) -> (u64, u64) {
-        (self.ready as u64, (self.entries.len() - self.ready) as u64)
-    }
-
-    /// Chooses a link for a new session of `backend`.
-    fn choose(&mut self, backend: u16, balance: Balance) -> Option<u16> {
-        self.choose_among(backend, balance, Link::takes_sessions)
-    }
-
-    /// Chooses a link to ask `backend` about a client.
-    pub(super) fn choose_to_ask(&mut self, backend: u16, balance: Balance) -> Option<u16> {
-        self.choose_among(backend, balance, Link::takes_questions)
-    }
-
-    fn choose_among(
-        &mut self,
-        backend: u16,
-        balance: Balance,
-        takes: impl Fn(&Link) -> bool,
-    ) -> Option<u16> {
-        let group = &mut self.groups[usize::from(backend)];
-        let links = &self.entries[group.first..group.first + group.count];
-        let order = (0..group.count).map(|step| (group.next + step) % group.count);
-        let able = order.filter(|index| takes(&links[*index].link));
-        let chosen = match balance {
-            Balance::RoundRobin => able.into_iter().next(),
-            Balance::LeastSessions => able.min_by_key(|index| links[*index].link.open_sessions()),
-        }?;
-        group.next = (chosen + 1) % group.count;
-        Some((group.first + chosen) as u16)
+        (self.ready as u64, (self.entries.len() - self.free.len() - self.ready) as u64)
     }
 }
 
@@ -341,7 +320,7 @@ impl Core {
         let draining = links.draining;
         let entry = links.entry(link, agenda);
         let socket = &mut upstream(upstreams, entry.key).socket;
-        if entry.link.is_down() && (socket.is_busy() || entry.lost || draining) {
+        if entry.rests(socket.is_busy()) || (entry.link.is_down() && draining) {
             return;
         }
         match entry.link.handle_deadline(env.now.instant, &env.settings.deadlines) {
@@ -349,8 +328,8 @@ impl Core {
             Due::Fail(failure) => self.fail_link(link, &failure),
             Due::Warn(warning) => {
                 env.count_warning(entry.row, warning);
-                let (backend, endpoint) = (entry.backend, entry.endpoint);
-                control.mailbox.report(Report::LinkWarning { backend, endpoint, warning });
+                let target = Arc::clone(&entry.target);
+                control.mailbox.report(Report::LinkWarning { target, warning });
             }
             Due::Connect => {
                 let Some(key) = upstreams.renew(entry.key) else {
@@ -385,11 +364,11 @@ impl Core {
             entry.lost = true;
             sweep.begin_lost(link);
         }
-        let (backend, endpoint) = (entry.backend, entry.endpoint);
+        let target = Arc::clone(&entry.target);
         upstream(upstreams, entry.key).socket.end(false, entry.key, &mut agenda.ops);
         if is_failure {
             let reason = failure.to_string();
-            control.mailbox.report(Report::LinkDown { backend, endpoint, reason });
+            control.mailbox.report(Report::LinkDown { target, reason });
         }
     }
 
@@ -404,7 +383,7 @@ impl Core {
             // It was given up while it was being connected.
             pipe.end(true);
         } else {
-            let secret = &env.settings.backends[usize::from(entry.backend)].secret;
+            let secret = entry.standing.secret(&env.settings);
             entry.link.connected(nonce, secret.is_some(), &env.settings.limits);
         }
         pipe.reconcile(Owner::Upstream(key), &mut agenda.ops);
@@ -429,9 +408,10 @@ impl Core {
             if entry.link.is_down() {
                 break Ok(());
             }
-            let secret = env.settings.backends[usize::from(entry.backend)].secret.as_ref();
+            let LinkEntry { link: machine, standing, .. } = &mut *entry;
+            let secret = standing.secret(&env.settings);
             let now = env.now.instant;
-            match entry.link.receive(&mut reader, &mut input, now, secret, &env.counters) {
+            match machine.receive(&mut reader, &mut input, now, secret, &env.counters) {
                 Ok(None) => break Ok(()),
                 Ok(Some(Event::Ready)) => {
                     let frame_max = entry.link.frame_max();
@@ -445,6 +425,7 @@ impl Core {
         let entry = &mut self.parts.links.entries[usize::from(link)];
         match result {
             Ok(()) if entry.link.has_gone_away() => self.fail_link(link, &Failure::GoneAway),
+            Ok(()) if entry.has_left() => self.fail_link(link, &Failure::Drained),
             Ok(()) if entry.link.is_down() => {}
             Ok(()) => entry.reader = reader,
             Err(failure) => self.fail_link(link, &failure),
@@ -455,9 +436,9 @@ impl Core {
     fn link_ready(&mut self, link: u16) {
         let Parts { links, env, control, .. } = &mut self.parts;
         env.counters.increment(Metric::LinkConnects);
-        let LinkEntry { backend, endpoint, row, .. } = links.entries[usize::from(link)];
-        env.counters.endpoints.increment(row, EndpointMetric::Connects);
-        control.mailbox.report(Report::LinkReady { backend, endpoint });
+        let LinkEntry { target, row, .. } = &links.entries[usize::from(link)];
+        env.counters.endpoints.increment(*row, EndpointMetric::Connects);
+        control.mailbox.report(Report::LinkReady { target: Arc::clone(target) });
     }
 
     fn act_on_link(&mut self, link: u16, event: Event<'_>) {
@@ -529,7 +510,7 @@ impl Core {
             let Parts { links, agenda, .. } = &mut self.parts;
             // Looked at again, its deadline and the sums are brought in line.
             let entry = links.entry(link, agenda);
-            if duties.has(LinkDuty::GoAway as usize) {
+            if duties.has(LinkDuty::GoAway as usize) && entry.backend().is_some() {
                 entry.link.go_away("the gateway drains");
             }
             if duties.has(LinkDuty::End as usize) {

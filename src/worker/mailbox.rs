@@ -18,6 +18,7 @@ use crate::protocol::revocation::{Revoked, ScopedRevocation};
 use crate::settings::Settings;
 
 use super::auth_requests::{AuthClient, NoAuthClient};
+pub use super::endpoints::LinkTarget;
 
 /// Reports of one worker that may wait for the control thread.
 pub const REPORTS_MAX: usize = 4096;
@@ -108,35 +109,27 @@ pub enum Report {
     Closed(CloseRecord),
     /// A link to a backend became ready.
     LinkReady {
-        /// Index of the backend in the settings.
-        backend: u16,
-        /// Index of the endpoint in the backend.
-        endpoint: u16,
+        /// Where it goes.
+        target: Arc<LinkTarget>,
     },
     /// A link was lost or could not be made.
     LinkDown {
-        /// Index of the backend in the settings.
-        backend: u16,
-        /// Index of the endpoint in the backend.
-        endpoint: u16,
+        /// Where it goes.
+        target: Arc<LinkTarget>,
         /// Why, for people. Never holds unescaped bytes of the backend's.
         reason: String,
     },
     /// Handshakes with a WebSocket server failed in a row: it gets no more for a while.
     ServerRests {
-        /// Index of the backend in the settings.
-        backend: u16,
-        /// Index of the endpoint in the backend.
-        endpoint: u16,
+        /// Which.
+        target: Arc<LinkTarget>,
         /// What was wrong last, for people. Never holds unescaped bytes of the server's.
         reason: String,
     },
     /// A link goes on, but people should know something of it.
     LinkWarning {
-        /// Index of the backend in the settings.
-        backend: u16,
-        /// Index of the endpoint in the backend.
-        endpoint: u16,
+        /// Where it goes.
+        target: Arc<LinkTarget>,
         /// What.
         warning: Warning,
     },

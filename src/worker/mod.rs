@@ -11,6 +11,7 @@ pub mod auth_requests;
 mod clients;
 mod control;
 mod core;
+mod endpoints;
 mod handshakes;
 mod links;
 pub mod mailbox;
@@ -124,10 +125,11 @@ impl<R: Ring> Worker<R> {
         let dead = RejectedTokenCache::new(settings.limits.dead_tokens_max, dead_key);
         let mut upstreams = KeyedSlab::new(options.generation_bits);
         let at = now.instant;
-        let links = LinkTable::new(&settings, &counters, &options, at, &mut random, &mut upstreams);
-        let servers = ServerTable::new(&settings, &mut random);
-        let addresses = [links.addresses(&settings), servers.addresses(&settings)];
-        addresses.into_iter().flatten().for_each(|(number, at)| ring.set_endpoint(number, at));
+        let mut links =
+            LinkTable::new(&settings, &counters, &options, at, &mut random, &mut upstreams);
+        let mut servers = ServerTable::new(&settings, at, &mut random);
+        links.give_addresses(&mut ring);
+        servers.give_addresses(&mut ring);
         let allowance = Allowance::new(
             &settings.limits,
             options.workers,
@@ -202,6 +204,8 @@ impl<R: Ring> Worker<R> {
         core.parts.env.jitter = core.parts.random.number() as u32;
         core.parts.handshakes.done = 0;
         let commands = core.take_plan() | core.take_decisions();
+        self.core.parts.links.give_addresses(&mut self.ring);
+        self.core.parts.servers.give_addresses(&mut self.ring);
         self.measure(Phase::Commands, commands);
         let timers = self.core.handle_timers();
         self.measure(Phase::Timers, timers);
@@ -436,7 +440,7 @@ impl Parts {
             .min(self.agenda.next_timer())
     }
 
-    fn set_gauges(&self, buffers_free: u32) {
+    fn set_gauges(&mut self, buffers_free: u32) {
         self.set_admission_gauges();
         let counters = &self.env.counters;
         let queued = self.pools.queues.in_use_bytes() + self.links.unsent();

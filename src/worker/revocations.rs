@@ -37,15 +37,15 @@ impl Parts {
         }
         // The session's backend is the client's, whatever a reload made of its route. One whose
         // link is lost has its route's, until it is closed.
-        let backend = match session {
-            Some(Session::Link { link, .. }) => Some(self.links.backend(*link)),
-            Some(Session::WebSocket(key)) => Some(self.backend_of_websocket(*key)),
-            None => {
-                let route = client.route(&env.routes);
-                route.map(|route| env.settings.routes[usize::from(route)].backend)
-            }
+        let of_route = |route: u16| {
+            let backend = env.settings.routes[usize::from(route)].backend;
+            env.settings.backends[usize::from(backend)].name.as_str()
         };
-        let name = backend.map_or("", |backend| &env.settings.backends[usize::from(backend)].name);
+        let name = match session {
+            Some(Session::Link { link, .. }) => self.links.backend_name(*link),
+            Some(Session::WebSocket(key)) => &self.server_of_websocket(*key).target.backend,
+            None => client.route(&env.routes).map_or("", of_route),
+        };
         env.revoked.holds(client.mark(), name, env.now.unix)
     }
 
@@ -79,9 +79,10 @@ impl Core {
     /// One whose block does not allow it, or whose link has proved no key, revokes nothing.
     pub(super) fn revoke(&mut self, link: u16, revocation: Revocation) {
         let Parts { env, links, control, .. } = &mut self.parts;
-        let backend = &env.settings.backends[usize::from(links.backend(link))];
-        let scope = match backend.revoke {
-            RevokeScope::OwnRoutes => Some(backend.name.as_str().into()),
+        // A removed endpoint has no say any more.
+        let backend = links.backend(link).map(|index| &env.settings.backends[usize::from(index)]);
+        let scope = match backend.map_or(RevokeScope::None, |backend| backend.revoke) {
+            RevokeScope::OwnRoutes => Some(links.backend_name(link).into()),
             RevokeScope::All => None,
             RevokeScope::None => return env.counters.increment(Metric::RevocationsIgnored),
         };

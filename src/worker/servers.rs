@@ -1,21 +1,25 @@
 //! The WebSocket servers of a worker's backends: which of them a client gets, and which of them rest
 //! after failures.
 
-use crate::base::circuit::{Circuit, CircuitState, Permit};
+use std::sync::Arc;
+
+use crate::base::circuit::{Circuit, CircuitLimits, CircuitState, Permit};
 use crate::base::random::Random;
 use crate::base::rendezvous;
 use crate::base::time::Instant;
 use crate::protocol::cause::Cause;
-use crate::ring::EndpointAddress;
+use crate::ring::Ring;
 use crate::settings::{Balance, Settings, WebSocketBackend};
+
+use super::endpoints::{Assignment, LinkTarget, Standing};
 
 /// Where the servers' numbers begin in the ring's table of endpoints, behind all links.
 const FIRST_ENDPOINT: u16 = 4096;
 
 /// One server of one backend.
 pub(super) struct Server {
-    pub(super) backend: u16,
-    pub(super) endpoint: u16,
+    pub(super) target: Arc<LinkTarget>,
+    pub(super) standing: Standing,
     /// Connections to it, those included that are being made.
     connections: u32,
     /// Those of them whose handshake is under way.
@@ -25,18 +29,28 @@ pub(super) struct Server {
     circuit: Circuit,
 }
 
-/// The servers of one backend: a stretch of the table.
+/// The servers of one backend.
 struct Group {
-    first: usize,
-    count: usize,
+    servers: Vec<u16>,
     /// Where round robin goes on.
     next: usize,
 }
 
-/// All servers of a worker, in the order of the settings.
+/// All servers of a worker, in slots that are used again.
+#[derive(Default)]
 pub(super) struct ServerTable {
     servers: Vec<Server>,
+    /// In the order of the settings' backends.
     groups: Vec<Group>,
+    /// Slots of no endpoint.
+    free: Vec<u16>,
+    /// Slots whose address the ring has to get.
+    claimed: Vec<u16>,
+    /// Of all servers.
+    connections: u64,
+    /// Servers that take connections, and those that rest, as far as nothing `changed` since.
+    counted: (u64, u64),
+    changed: bool,
 }
 
 impl Server {
@@ -51,37 +65,102 @@ impl Server {
 
 impl ServerTable {
     /// The servers that the settings name.
-    pub(super) fn new(settings: &Settings, random: &mut Random) -> Self {
-        let (mut servers, mut groups) = (Vec::new(), Vec::new());
-        for (backend, of) in settings.backends.iter().enumerate() {
-            let Some(settings) = &of.server else {
-                groups.push(Group { first: servers.len(), count: 0, next: 0 });
-                continue;
-            };
-            let count = of.endpoints.len();
-            // Workers begin round robin at different servers.
-            let next = random.below(count as u64) as usize;
-            groups.push(Group { first: servers.len(), count, next });
-            servers.extend((0..count).map(|endpoint| Server {
-                backend: backend as u16,
-                endpoint: endpoint as u16,
-                connections: 0,
-                handshakes: 0,
-                name: rendezvous::hash(of.endpoints[endpoint].to_string().as_bytes()),
-                circuit: Circuit::new(settings.circuit),
-            }));
-        }
-        ServerTable { servers, groups }
+    pub(super) fn new(settings: &Settings, now: Instant, random: &mut Random) -> Self {
+        let mut table = ServerTable::default();
+        table.adopt(settings, now, random);
+        table
     }
 
-    /// The ring's endpoint table: number and address of every server.
-    pub(super) fn addresses(&self, settings: &Settings) -> Vec<(u16, EndpointAddress)> {
-        let address = |(number, server): (usize, &Server)| {
-            let backend = &settings.backends[usize::from(server.backend)];
-            let endpoint = backend.endpoints[usize::from(server.endpoint)].clone();
-            (self.endpoint(number as u16), endpoint)
+    fn assign(&self, settings: &Settings) -> Assignment {
+        let servers = self.servers.iter().enumerate();
+        let listed = servers.filter(|(_, server)| server.standing.backend().is_some());
+        let listed = listed.map(|(slot, server)| (slot as u16, &*server.target));
+        Assignment::new(listed, &settings.backends, |backend| backend.server.is_some())
+    }
+
+    /// Whether there are slots for the servers that these settings add.
+    pub(super) fn has_room(&self, settings: &Settings) -> bool {
+        self.assign(settings).fits(self.servers.len(), self.free.len())
+    }
+
+    /// Gives every server of these settings its slot. Whether one that has connections is there no
+    /// more.
+    pub(super) fn adopt(&mut self, settings: &Settings, now: Instant, random: &mut Random) -> bool {
+        self.changed = true;
+        let Assignment { groups, left } = self.assign(settings);
+        let mut adopted = Vec::with_capacity(groups.len());
+        for (index, (places, backend)) in groups.iter().zip(&settings.backends).enumerate() {
+            let standing = Standing::Listed { backend: index as u16 };
+            let limits = backend.server.as_ref().map(|server| server.circuit);
+            let slots = places.iter().zip(&backend.endpoints).map(|(place, endpoint)| {
+                let limits = limits.expect("only servers have places here");
+                let slot = place.unwrap_or_else(|| {
+                    let (backend, endpoint) = (backend.name.clone(), endpoint.clone());
+                    let target = LinkTarget { backend, endpoint };
+                    self.claim(target, limits)
+                });
+                let server = &mut self.servers[usize::from(slot)];
+                server.standing = standing;
+                server.circuit.set_limits(limits);
+                slot
+            });
+            let servers: Vec<u16> = slots.collect();
+            // Workers begin round robin at different servers.
+            let count = servers.len();
+            let next = if count > 0 { random.below(count as u64) as usize } else { 0 };
+            adopted.push(Group { servers, next });
+        }
+        self.groups = adopted;
+        let mut any = false;
+        for slot in left {
+            let server = &mut self.servers[usize::from(slot)];
+            server.standing = Standing::Leaving { since: now };
+            any |= server.connections > 0;
+            self.free_if_over(slot);
+        }
+        any
+    }
+
+    /// A slot for a server that has none.
+    fn claim(&mut self, target: LinkTarget, limits: CircuitLimits) -> u16 {
+        let server = Server {
+            name: rendezvous::hash(target.endpoint.to_string().as_bytes()),
+            target: Arc::new(target),
+            standing: Standing::Free,
+            connections: 0,
+            handshakes: 0,
+            circuit: Circuit::new(limits),
         };
-        self.servers.iter().enumerate().map(address).collect()
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.servers[usize::from(slot)] = server;
+                slot
+            }
+            None => {
+                self.servers.push(server);
+                self.servers.len() as u16 - 1
+            }
+        };
+        self.claimed.push(slot);
+        slot
+    }
+
+    /// Whether its endpoint was removed, and its last connection is over: another may have the slot.
+    fn free_if_over(&mut self, slot: u16) {
+        let server = &mut self.servers[usize::from(slot)];
+        if server.standing.is_leaving() && server.connections == 0 {
+            server.standing = Standing::Free;
+            self.free.push(slot);
+            self.changed = true;
+        }
+    }
+
+    /// Tells the ring where new servers are, before it is asked to connect to them.
+    pub(super) fn give_addresses(&mut self, ring: &mut impl Ring) {
+        for slot in std::mem::take(&mut self.claimed) {
+            let address = self.server(slot).target.endpoint.clone();
+            ring.set_endpoint(self.endpoint(slot), address);
+        }
     }
 
     /// A server's number in the ring's endpoint table.
@@ -108,42 +187,48 @@ impl ServerTable {
         now: Instant,
     ) -> Result<(u16, Permit), Cause> {
         let group = &mut self.groups[usize::from(backend)];
-        let servers = &mut self.servers[group.first..group.first + group.count];
-        let order = (0..group.count).map(|step| (group.next + step) % group.count);
+        let count = group.servers.len();
+        let server = |place: usize| &self.servers[usize::from(group.servers[place])];
+        let order = (0..count).map(|step| (group.next + step) % count);
         let backend = &settings.backends[usize::from(backend)];
-        let well = |index: &usize| {
-            let has_failed = failed == Some((group.first + index) as u16);
-            !has_failed && servers[*index].circuit.may_admit(now)
+        let well = |place: &usize| {
+            failed != Some(group.servers[*place]) && server(*place).circuit.may_admit(now)
         };
-        let has_room = |index: &usize| servers[*index].has_room(backend.server.as_ref());
+        let has_room = |place: &usize| server(*place).has_room(backend.server.as_ref());
         let mut able = order.clone().filter(well).filter(has_room);
         let chosen = match (backend.hash_key().and(affinity), backend.balance) {
             // One that is full has the next place take its values, as one that rests does.
             (Some(value), _) => {
-                rendezvous::choose(value, able.map(|index| (index, servers[index].name)))
+                rendezvous::choose(value, able.map(|place| (place, server(place).name)))
             }
             (None, Balance::RoundRobin) => able.next(),
-            (None, Balance::LeastSessions) => able.min_by_key(|index| servers[*index].connections),
+            (None, Balance::LeastSessions) => able.min_by_key(|place| server(*place).connections),
         };
-        let Some(index) = chosen else {
-            let full = order.clone().any(|index| well(&index));
+        let Some(place) = chosen else {
+            let full = order.clone().any(|place| well(&place));
             return Err(if full { Cause::OverCapacity } else { Cause::BackendUnavailable });
         };
-        let server = &mut servers[index];
+        let slot = group.servers[place];
+        let server = &mut self.servers[usize::from(slot)];
         let permit = server.circuit.admit(now).ok_or(Cause::BackendUnavailable)?;
         server.connections += 1;
         server.handshakes += 1;
-        group.next = (index + 1) % group.count;
-        Ok(((group.first + index) as u16, permit))
+        self.connections += 1;
+        self.changed = true;
+        group.next = (place + 1) % count;
+        Ok((slot, permit))
     }
 
     /// A connection to a server is gone.
     pub(super) fn left(&mut self, server: u16) {
         self.servers[usize::from(server)].connections -= 1;
+        self.connections -= 1;
+        self.free_if_over(server);
     }
 
     /// A server answered, whatever it said.
     pub(super) fn answered(&mut self, server: u16, permit: Permit) {
+        self.changed = true;
         let server = &mut self.servers[usize::from(server)];
         server.handshakes -= 1;
         server.circuit.succeeded(permit);
@@ -157,6 +242,7 @@ impl ServerTable {
         now: Instant,
         jitter: u32,
     ) -> bool {
+        self.changed = true;
         let server = &mut self.servers[usize::from(server)];
         server.handshakes -= 1;
         let circuit = &mut server.circuit;
@@ -167,6 +253,7 @@ impl ServerTable {
 
     /// An attempt was given up for reasons that are not the server's.
     pub(super) fn abandoned(&mut self, server: u16, permit: Permit, now: Instant) {
+        self.changed = true;
         let server = &mut self.servers[usize::from(server)];
         server.handshakes -= 1;
         server.circuit.abandoned(permit, now);
@@ -174,13 +261,70 @@ impl ServerTable {
 
     /// Connections to all of them.
     pub(super) fn connections(&self) -> u64 {
-        self.servers.iter().map(|server| u64::from(server.connections)).sum()
+        self.connections
     }
 
     /// Servers that take connections, and those that rest.
-    pub(super) fn ready_and_resting(&self) -> (u64, u64) {
+    pub(super) fn ready_and_resting(&mut self) -> (u64, u64) {
+        if !std::mem::take(&mut self.changed) {
+            return self.counted;
+        }
+        let used = self.servers.iter().filter(|server| server.standing != Standing::Free);
         let closed = |server: &&Server| server.circuit.state() == CircuitState::Closed;
-        let ready = self.servers.iter().filter(closed).count() as u64;
-        (ready, self.servers.len() as u64 - ready)
+        let ready = used.filter(closed).count();
+        self.counted = (ready as u64, (self.servers.len() - self.free.len() - ready) as u64);
+        self.counted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::EndpointAddress;
+    use crate::settings::load::test_settings;
+    use crate::settings::{Backend, RevokeScope};
+
+    fn backend(name: &str, ports: &[u16]) -> Backend {
+        let tcp = |port: &u16| EndpointAddress::Tcp(([127, 0, 0, 1], *port).into());
+        Backend {
+            name: name.into(),
+            endpoints: ports.iter().map(tcp).collect(),
+            balance: Balance::RoundRobin,
+            secret: None,
+            revoke: RevokeScope::None,
+            server: Some(WebSocketBackend::default()),
+        }
+    }
+
+    #[test]
+    fn a_removed_server_keeps_its_slot_until_its_last_connection_is_over() {
+        let now = Instant::from_nanos(1);
+        let mut random = Random::from_seed([1; 32]);
+        let mut settings = test_settings();
+        settings.backends = vec![backend("a", &[1]), backend("b", &[2])];
+        let mut table = ServerTable::new(&settings, now, &mut random);
+        let (of_a, permit) = table.choose(0, None, None, &settings, now).expect("a server");
+        table.answered(of_a, permit);
+
+        // Another backend has its index now, and it is not there itself.
+        settings.backends = vec![backend("b", &[2]), backend("c", &[3])];
+        assert!(table.adopt(&settings, now, &mut random), "it has a connection");
+        assert_eq!(table.server(of_a).standing, Standing::Leaving { since: now });
+        assert_eq!(table.server(of_a).target.backend, "a");
+        let (of_b, _permit) = table.choose(0, None, None, &settings, now).expect("a server");
+        let (of_c, _permit) = table.choose(1, None, None, &settings, now).expect("a server");
+        assert_eq!(table.ready_and_resting(), (3, 0));
+        assert_eq!(table.server(of_b).target.backend, "b");
+        assert!(of_c != of_a && of_c != of_b);
+
+        table.left(of_a);
+        assert_eq!(
+            (table.server(of_a).standing, table.ready_and_resting()),
+            (Standing::Free, (2, 0))
+        );
+        settings.backends.push(backend("d", &[4]));
+        assert!(!table.adopt(&settings, now, &mut random));
+        let (of_d, _permit) = table.choose(2, None, None, &settings, now).expect("a server");
+        assert_eq!(of_d, of_a, "the slot is used again");
     }
 }

@@ -16,6 +16,7 @@ use crate::protocol::cause::Cause;
 
 use super::clients::Connection;
 use super::core::{Core, Parts};
+use super::endpoints::Standing;
 use super::reconcile::Reconciled;
 use super::sessions::Session;
 
@@ -38,7 +39,7 @@ pub(super) enum Duty {
     Revocations,
     /// Memory is short.
     SlowReaders,
-    /// Links were lost, and their sessions with them.
+    /// Links were lost, and their sessions with them; or a reload removed their endpoints.
     LostLinks,
     /// A drain has begun: closes are drawn within its window.
     ScheduleDrain,
@@ -136,16 +137,31 @@ impl Parts {
             connection.client.schedule_close(at, Cause::GoingAway);
         }
         if does(Duty::LostLinks)
-            && matches!(connection.session, Some(Session::Link { link, .. }) if self.links.is_lost(link))
+            && let Some(session) = connection.session
         {
-            connection.session = None;
-            let at = self.env.now.instant + self.random.duration_below(LOSS_SPREAD);
-            connection.client.schedule_close(at, Cause::BackendUnavailable);
+            self.part_from_upstream(connection, session);
         }
         (does(Duty::Revocations) && self.close_if_revoked(connection))
             || (does(Duty::SlowReaders) && self.drop_if_slow(connection))
             || (does(Duty::Close) && self.close_for_drain(connection))
             || (does(Duty::Drop) && self.drop_for_drain(connection))
+    }
+
+    /// Schedules the close of a client whose link is lost, or whose endpoint a reload removed.
+    fn part_from_upstream(&mut self, connection: &mut Connection, session: Session) {
+        let standing = match session {
+            Session::Link { link, .. } => self.links.standing(link),
+            Session::WebSocket(key) => self.server_of_websocket(key).standing,
+        };
+        if matches!(session, Session::Link { link, .. } if self.links.is_lost(link)) {
+            connection.session = None;
+            let at = self.env.now.instant + self.random.duration_below(LOSS_SPREAD);
+            connection.client.schedule_close(at, Cause::BackendUnavailable);
+        } else if let Standing::Leaving { since } = standing {
+            let window = self.env.settings.deadlines.drain;
+            let at = since + self.random.duration_below(window);
+            connection.client.schedule_close(at, Cause::GoingAway);
+        }
     }
 
     pub(super) fn close_if_revoked(&mut self, connection: &mut Connection) -> bool {

@@ -1,6 +1,8 @@
 //! What happens to the connections to WebSocket servers: they come about or not, servers agree or
 //! not, frames come, timers fire.
 
+use std::sync::Arc;
+
 use crate::base::slab::Key;
 use crate::connection::session::Fragment;
 use crate::connection::upstream::websocket::handshake::{Accepted, Answered, Fault, Refused};
@@ -61,15 +63,16 @@ impl Core {
                 return self.parts.forget_websocket(key);
             }
         };
-        let Dial { handshake, backend, affinity, permit, at_latest, .. } = *dial;
+        let Dial { handshake, affinity, permit, at_latest, .. } = *dial;
+        // A reload may have removed the backend, or moved it.
+        let Server { target, standing, .. } = self.parts.servers.server(server);
+        let (target, backend) = (Arc::clone(target), standing.backend());
         let counters = &self.parts.env.counters;
         counters.increment(Metric::UpstreamFailures);
         counters.add(Metric::UpstreamPortsExhausted, u64::from(*fault == Fault::NoPorts));
         if fault.is_servers() {
             if self.parts.servers.failed(server, permit, now, jitter) {
-                let Server { backend, endpoint, .. } = *self.parts.servers.server(server);
-                let reason = fault.to_string();
-                let report = Report::ServerRests { backend, endpoint, reason };
+                let report = Report::ServerRests { target, reason: fault.to_string() };
                 self.parts.control.mailbox.report(report);
             }
         } else {
@@ -80,13 +83,13 @@ impl Core {
         let Some(client) = client else { return };
         // What the server has seen of a request, another may see again: nothing of the client's
         // messages is in it.
-        let again = match fault.is_worth_another() && at_latest > now {
-            true => {
+        let again = match backend {
+            Some(backend) if fault.is_worth_another() && at_latest > now => {
                 let wanted = (backend, affinity);
                 let (again, failed) = (handshake.again(), Some(server));
                 self.parts.connect(again, wanted, failed, Some(client), at_latest).ok()
             }
-            false => None,
+            _ => None,
         };
         self.with_client(client, |parts, key, connection| match again {
             Some(again) => connection.session = Some(Session::WebSocket(again)),
@@ -188,8 +191,9 @@ impl Core {
     fn websocket_accepted(&mut self, key: Key, accepted: &Accepted) {
         self.take_dial(key, State::Open);
         let Some(client) = self.parts.websocket(key).client else { return };
+        let backend = self.parts.server_of_websocket(key).standing.backend();
         self.with_client(client, |parts, client, connection| {
-            parts.accepted_by_server(client, connection, accepted);
+            parts.accepted_by_server(client, connection, backend, accepted);
         });
     }
 

@@ -19,6 +19,7 @@ use crate::settings::Deadlines;
 use super::auth_requests::PendingAuth;
 use super::clients::Connection;
 use super::core::Parts;
+use super::servers::Server;
 use super::sessions::{Session, reason_of};
 use super::sockets::{Pipe, Reading};
 use super::upstreams::{Upstream, UpstreamKind, upstream};
@@ -60,7 +61,6 @@ pub(super) enum State {
 /// A connection that the server has not agreed to.
 pub(super) struct Dial {
     pub(super) handshake: Handshake,
-    pub(super) backend: u16,
     /// What the choice of the server depends on.
     pub(super) affinity: Option<u64>,
     pub(super) permit: Permit,
@@ -91,10 +91,10 @@ impl Parts {
         }
     }
 
-    /// Index of the backend of a connection's server.
-    pub(super) fn backend_of_websocket(&self, key: Key) -> u16 {
+    /// The server that a connection goes to.
+    pub(super) fn server_of_websocket(&self, key: Key) -> &Server {
         match self.upstreams.entry(key).map(|upstream| &upstream.kind) {
-            Some(UpstreamKind::WebSocket(it)) => self.servers.server(it.server).backend,
+            Some(UpstreamKind::WebSocket(it)) => self.servers.server(it.server),
             _ => unreachable!("{key:?} names no connection to a server"),
         }
     }
@@ -146,7 +146,7 @@ impl Parts {
             self.servers.choose(backend, affinity, failed, &self.env.settings, now)?;
         // Half of what is left is for another server, should this one not answer.
         let until = now + at_latest.since(now) / 2;
-        let dial = Dial { handshake, backend, affinity, permit, until, at_latest };
+        let dial = Dial { handshake, affinity, permit, until, at_latest };
         let websocket = WebSocket {
             state: State::Connecting(Box::new(dial)),
             relay: Relay::default(),

@@ -14,7 +14,7 @@ const GOING_AWAY: &str =
     r#"{"type":"close","code":1001,"reason":"going_away","reconnect":true,"retry_after_ms":1000}"#;
 
 /// Waits for the explained 1001 and answers it; how long that took since `begun`.
-fn await_going_away(client: &mut Client, begun: Instant) -> Duration {
+pub(crate) fn await_going_away(client: &mut Client, begun: Instant) -> Duration {
     client.expect(Opcode::Text, GOING_AWAY.as_bytes());
     let at = begun.elapsed();
     assert_eq!(client.close_frame(), (Some(1001), "going_away".into()));
@@ -71,7 +71,7 @@ fn a_reload_with_one_cold_change_changes_nothing() {
     let with_new = config.clone().route("/new", "auth = \"none\"");
     for (what, changed) in [
         ("gateway.workers", with_new.clone().workers(2)),
-        ("backend.endpoints", with_new.clone().backend(&["127.0.0.1:9"], "")),
+        ("limits.dead_tokens_max", with_new.clone().limits("dead_tokens_max = 0")),
         ("limits.client_buffers", with_new.clone().limits("client_buffers = 512")),
         ("no-such-key", with_new.clone().limits("no-such-key = 1")),
     ] {
@@ -85,6 +85,52 @@ fn a_reload_with_one_cold_change_changes_nothing() {
         status(&Client::ask(gateway.address(), "/new", "")) == "101"
     });
     gateway.wait_metric("portcullis_reloads_total{result=\"refused\"}", |count| count == 4);
+}
+
+#[test]
+fn a_reload_adds_moves_and_removes_endpoints_and_leaves_the_others_sessions_alone() {
+    let (first, second) = (Backend::start(), Backend::start());
+    let both = [second.address(), first.address()];
+    let config = Config::to(first.address())
+        .ports(free_port(), free_port())
+        .workers(1)
+        .deadlines("drain = \"1s\"");
+    let gateway = Gateway::start_from(&config, tempfile::tempdir().expect("a folder"));
+    gateway.wait_ready(1);
+    let mut of_first = Client::open(gateway.address(), "/ws", "");
+    of_first.echo("on the first");
+
+    // The new one comes before it in the list; the old link keeps its session.
+    gateway.reload(&config.clone().backend(&both, "")).expect("live");
+    gateway.wait_ready(2);
+    let mut of_second = Client::open(gateway.address(), "/ws", "");
+    of_second.echo("on the second");
+    assert_eq!((first.opens(), second.opens()), (1, 1));
+    of_first.echo("still on the first");
+
+    // The removed one takes nobody any more, and its clients are told to come again.
+    let begun = Instant::now();
+    gateway.reload(&config.clone().backend(&both[..1], "")).expect("live");
+    let mut newcomer = Client::open(gateway.address(), "/ws", "");
+    newcomer.echo("on the second, too");
+    assert_eq!(first.opens(), 0);
+    let took = await_going_away(&mut of_first, begun);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    gateway.wait_metric("portcullis_links{state=\"ready\"}", |links| links == 1);
+    gateway.wait_metric("portcullis_links{state=\"down\"}", |links| links == 0);
+    gateway.wait_closes("going_away", 1);
+    of_second.echo("untouched");
+    newcomer.echo("untouched");
+
+    // All at once: the slot of the first is used again, the second leaves.
+    gateway.reload(&config).expect("live");
+    let begun = Instant::now();
+    await_going_away(&mut of_second, begun);
+    await_going_away(&mut newcomer, begun);
+    gateway.wait_metric("portcullis_links{state=\"down\"}", |links| links == 0);
+    gateway.wait_metric("portcullis_links{state=\"ready\"}", |links| links == 1);
+    Client::open(gateway.address(), "/ws", "").echo("on the first again");
+    assert_eq!(first.opens(), 1);
 }
 
 #[test]

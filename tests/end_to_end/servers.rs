@@ -2,11 +2,13 @@
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::time::Instant;
 
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Bytes, Error, Message, WebSocket};
 
-use crate::support::{Client, Config, End, Gateway, Opcode, Server, free_port, token};
+use crate::lifecycle::await_going_away;
+use crate::support::{Backend, Client, Config, End, Gateway, Opcode, Server, free_port, token};
 
 const UNAVAILABLE: &str = concat!(
     r#"{"type":"close","code":1012,"reason":"backend_unavailable","#,
@@ -266,4 +268,33 @@ fn the_same_subject_gets_the_same_server() {
         used[place.expect("chosen")] += 1;
     }
     assert!(used.iter().filter(|count| **count > 0).count() > 1, "{used:?}");
+}
+
+#[test]
+fn a_reload_moves_clients_to_another_server_and_to_another_kind_of_backend() {
+    let (first, second, linked) = (Server::start(), Server::start(), Backend::start());
+    let of = |server: &Server| {
+        config(server).ports(free_port(), free_port()).workers(1).deadlines("drain = \"1s\"")
+    };
+    let config = of(&first);
+    let gateway = Gateway::start_from(&config, tempfile::tempdir().expect("a folder"));
+    let (mut client, mut app) = pair(&gateway, &first);
+
+    let begun = Instant::now();
+    let moved = config.clone().backend(&[&second.endpoint()], "kind = \"websocket\"");
+    gateway.reload(&moved).expect("live");
+    let (mut newcomer, mut other) = pair(&gateway, &second);
+    await_going_away(&mut client, begun);
+    assert!(matches!(read(&mut app), Message::Close(Some(close)) if u16::from(close.code) == 1001));
+    newcomer.send(true, Opcode::Text, b"untouched");
+    assert_eq!(read(&mut other), Message::text("untouched"));
+    gateway.wait_metric("portcullis_upstream_connections", |connections| connections == 1);
+
+    let begun = Instant::now();
+    gateway.reload(&config.clone().backend(&[linked.address()], "")).expect("live");
+    gateway.wait_ready(1);
+    Client::open(gateway.address(), "/ws", "").echo("by a link");
+    await_going_away(&mut newcomer, begun);
+    gateway.wait_metric("portcullis_upstreams{state=\"ready\"}", |servers| servers == 0);
+    gateway.wait_metric("portcullis_links{state=\"ready\"}", |links| links == 1);
 }

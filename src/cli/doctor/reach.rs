@@ -50,13 +50,11 @@ fn targets(settings: &Settings) -> Vec<(&'static str, String, Target)> {
     let mut targets = Vec::new();
     for backend in &settings.backends {
         for endpoint in &backend.endpoints {
-            let (what, target) = match endpoint {
-                EndpointAddress::Tcp(address) => (address.to_string(), Target::Address(*address)),
-                EndpointAddress::Unix(path) => {
-                    (format!("unix:{}", path.display()), Target::Unix(path.clone()))
-                }
+            let target = match endpoint {
+                EndpointAddress::Tcp(address) => Target::Address(*address),
+                EndpointAddress::Unix(path) => Target::Unix(path.clone()),
             };
-            targets.push(("backend", format!("{:?} {what}", backend.name), target));
+            targets.push(("backend", format!("{:?} {endpoint}", backend.name), target));
         }
     }
     for auth in &settings.auths {

@@ -120,7 +120,6 @@ pub(super) struct PendingDecision {
 pub(super) struct PendingServer {
     /// When it has taken too long.
     pub(super) until: PackedInstant,
-    pub(super) backend: u16,
     pub(super) first_message: FirstMessageInfo,
     /// Who the client is; `None` where the server is to say whether it may come in.
     pub(super) admitted: Option<Admitted>,

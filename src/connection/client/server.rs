@@ -62,7 +62,7 @@ impl Client {
         }));
         let until = ctx.now.instant + ctx.settings.deadlines.upstream_connect + GRACE;
         let backend = route.backend;
-        let pending = PendingServer { until: until.into(), backend, first_message, admitted };
+        let pending = PendingServer { until: until.into(), first_message, admitted };
         let Phase::Authenticating(authenticating) = &mut self.phase else {
             unreachable!("a server is asked about a client that authenticates")
         };
@@ -71,9 +71,11 @@ impl Client {
     }
 
     /// The server has agreed. What the client asked for is looked at again, because the settings may
-    /// have changed. Whether the client is open now.
+    /// have changed: `backend` is the index of the server's now, `None` if it was removed. Whether
+    /// the client is open now.
     pub fn server_accepted(
         &mut self,
+        backend: Option<u16>,
         accepted: &Accepted,
         ctx: &Context<'_>,
         output: &mut Output,
@@ -110,7 +112,7 @@ impl Client {
         // A reload gave the route to another backend; or the client has heard of another subprotocol
         // than the one that the server speaks.
         let differs = switched && chosen.is_some() && chosen != request.subprotocol.as_deref();
-        if route.backend != pending.backend || differs {
+        if backend != Some(route.backend) || differs {
             let cause = if differs { Cause::BackendUnavailable } else { Cause::GoingAway };
             self.refuse_in_dialect(cause, ctx, output);
             return false;

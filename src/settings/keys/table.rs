@@ -1,5 +1,4 @@
 //! The table itself, section by section. `rows.rs` says what a row makes.
-//! Long because: it is one table, and each key has its row.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,11 +9,10 @@ use toml::Spanned;
 use super::super::raw::{self, List, ListOrWord, Number, Path, Text, TextByName, WordOrTextByName};
 use super::super::words::FromWord;
 use super::super::{
-    Backend, DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
+    DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
     RevokeScope, SecretEncoding,
 };
 use super::{Key, NONE, REQUIRED, Reload, Shape};
-use crate::base::circuit::CircuitLimits;
 use crate::base::secret::Secret;
 use crate::protocol::acceptance::Preset;
 use crate::protocol::cause::Cause;
@@ -40,10 +38,6 @@ fn same_each<T, V: PartialEq>(a: &[T], b: &[T], value: impl Fn(&T) -> V) -> bool
 
 fn same_secret(a: &Option<Secret>, b: &Option<Secret>) -> bool {
     a.as_ref().map(Secret::expose) == b.as_ref().map(Secret::expose)
-}
-
-fn circuit(backend: &Backend) -> Option<CircuitLimits> {
-    backend.server.as_ref().map(|server| server.circuit)
 }
 
 sections! {
@@ -531,19 +525,16 @@ sections! {
     }
     "backend" RawBackend {
         name: Text("name") = REQUIRED,
-            RestartRequired(|a, b| {
-                a.backends.iter().map(|b| &b.name).eq(b.backends.iter().map(|b| &b.name))
-            }),
-            "Name for routes to refer to; unique.";
-        kind: Word(&["link", "websocket"]) as &str = "link",
-            RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.server.is_some())),
+            Live,
+            "Name for routes to refer to; unique. A reload knows a backend by it.";
+        kind: Word(&["link", "websocket"]) as &str = "link", Live,
             "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
              ordinary WebSocket servers that know nothing of the gateway.";
         endpoints: List("`IP:PORT` or `unix:/PATH`; `websocket`: `ws://IP:PORT/PATH` or `unix:/PATH`")
-            = REQUIRED,
-            RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.endpoints.clone())),
+            = REQUIRED, Live,
             "Its servers, which are interchangeable: the path of their URLs, which goes in front of \
-             the request's, is the same for all.";
+             the request's, is the same for all. A reload that removes one closes its clients over \
+             `deadlines.drain`, see `operating.md`.";
         balance: WordOrNamed(
             &["least-sessions", "round-robin", "hash-subject", "hash-address"],
             &["hash-cookie", "hash-query"]
@@ -594,15 +585,15 @@ sections! {
             "Largest message of the application to a client; above it the gateway closes both \
              connections. Absent: no bound, since messages pass in pieces.";
         circuit_failures: Count(1, 1_000) as u32 = "3",
-            RestartRequired(|a, b| same_each(&a.backends, &b.backends, circuit)) for ["websocket"],
+            Live for ["websocket"],
             "Failures of an endpoint in a row (no connection, no proper answer; an HTTP status is no \
              failure) after which it gets no clients for a while.";
         circuit_open_min: Time(100, 10 * MINUTE) as Duration = "1s",
-            RestartRequired(|a, b| same_each(&a.backends, &b.backends, circuit)) for ["websocket"],
+            Live for ["websocket"],
             "Wait before one client tries the endpoint again. It doubles while that fails; half of \
              it is random.";
         circuit_open_max: Time(100, HOUR) as Duration = "30s",
-            RestartRequired(|a, b| same_each(&a.backends, &b.backends, circuit)) for ["websocket"],
+            Live for ["websocket"],
             "Longest such wait.";
     }
 }

@@ -126,7 +126,7 @@ pub enum Failure {
     /// The backend said that it goes away, and its last session is over.
     #[error("the backend is going away")]
     GoneAway,
-    /// The gateway has drained and needs the link no more.
+    /// The gateway has drained, or a reload has removed the endpoint, and needs the link no more.
     #[error("the gateway has drained")]
     Drained,
     /// Revocations came faster than they can be taken.

@@ -528,6 +528,19 @@ impl Link {
         }
     }
 
+    /// The next attempt is due at `now`: the link is to go to another endpoint. Its sessions' names
+    /// stay used up, so that no client that still has one can reach another's session.
+    pub fn renew(&mut self, now: Instant) {
+        assert!(self.is_down(), "the link goes to an endpoint");
+        self.attempts = 0;
+        self.state = State::Down { retry_at: now };
+    }
+
+    /// Whether there is no session that the backend has not closed.
+    pub fn has_no_session(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
     /// Whether the backend said that it goes away and has no session left: time to part.
     pub fn has_gone_away(&self) -> bool {
         self.state == State::Ready { leaving: true } && self.sessions.is_empty()
