@@ -155,9 +155,10 @@ metrics! {
     EndpointMetric, ENDPOINT_METRICS, &["backend", "endpoint"];
     LinksReady, Gauge, "portcullis_endpoint_links" {"state": "ready"}, "Links by endpoint and state, one for each worker.";
     LinksDown, Gauge, "portcullis_endpoint_links" {"state": "down"}, "Links by endpoint and state, one for each worker.";
-    Sessions, Gauge, "portcullis_endpoint_sessions", "Open sessions, and auth requests that wait for the backend, by endpoint.";
-    Connects, Counter, "portcullis_endpoint_connects_total", "Link handshakes completed, by endpoint.";
-    Failures, Counter, "portcullis_endpoint_failures_total", "Link attempts that failed, and links lost, by endpoint.";
+    Sessions, Gauge, "portcullis_endpoint_sessions", "Open sessions, and auth requests that wait for the backend, by endpoint; of a WebSocket server its connections, those included that are being made.";
+    Connects, Counter, "portcullis_endpoint_connects_total", "Handshakes completed, of links and with WebSocket servers, by endpoint.";
+    Failures, Counter, "portcullis_endpoint_failures_total", "Link attempts that failed, links lost, and failures of a WebSocket server before its answer, by endpoint.";
+    Resting, Gauge, "portcullis_endpoint_resting", "Workers that leave a WebSocket server alone after failures in a row, by endpoint.";
     PingsUnanswered, Counter, "portcullis_endpoint_pings_unanswered_total", "Pings that a backend left unanswered for deadlines.link_ping, by endpoint.";
     CreditStalls, Counter, "portcullis_endpoint_credit_stalls_total", "Times that a backend gave no credit for deadlines.link_stall while clients waited to send, by endpoint.";
 }

@@ -1835,8 +1835,27 @@ fn rules_of_websocket_backends() {
             "endpoints",
             "endpoints = [\"wss://10.0.0.5:443\"]",
             &[
-                "18:14: error: \"wss://10.0.0.5:443\": TLS with servers is not in this version; write ws://, over a network that is protected",
+                "18:13: error: the system's certificates cannot be read: entity not found; install ca-certificates, or name the issuer's certificate as ca_file",
             ],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"wss://10.0.0.5\", \"ws://10.0.0.6\"]\nca_file = \"tls/example.com.pem\"",
+            &[
+                "18:32: error: some endpoints of this backend speak TLS and some do not; give all of them the same scheme and path, or make two backends of them",
+            ],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"wss://10.0.0.5\"]\nca_file = \"tls/empty.pem\"",
+            &[
+                "19:11: error: c/tls/empty.pem has no certificate; it must be PEM: -----BEGIN CERTIFICATE-----",
+            ],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"wss://10.0.0.5\", \"wss://10.0.0.6:8443\"]\nca_file = \"tls/example.com.pem\"\nserver_name = \"app.internal\"",
+            &[],
         ),
         (
             "endpoints",

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use rustls::RootCertStore;
 use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
@@ -31,6 +32,13 @@ pub trait Environment {
     fn variable(&self, name: &str) -> Option<String>;
     /// Seconds since 1970, to judge certificates by.
     fn unix_seconds(&self) -> u64;
+    /// The certificates that the system trusts. A world without a system has none.
+    ///
+    /// # Errors
+    /// They cannot be read, or there is none.
+    fn system_roots(&self) -> io::Result<RootCertStore> {
+        Err(io::Error::from(io::ErrorKind::NotFound))
+    }
 }
 
 /// A file that was read.

@@ -1,8 +1,11 @@
 //! `[[backend]]` blocks of `kind = "websocket"`: ordinary WebSocket servers behind the gateway.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use toml::Spanned;
 
 use super::file::RawBackend;
@@ -103,6 +106,19 @@ fn circuit(raw: &RawBackend) -> CircuitLimits {
     }
 }
 
+/// TLS of a client that shows no certificate. Servers that speak more than HTTP/1.1 are asked for
+/// that.
+fn client_config(roots: RootCertStore) -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .expect("the provider has suites for both versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
 impl Loader<'_> {
     /// How endpoints are chosen, and by which value first of all.
     pub(super) fn balance(&mut self, raw: &RawBackend) -> Option<(Balance, Option<HashKey>)> {
@@ -186,23 +202,37 @@ impl Loader<'_> {
             let what = "ca_file has no use: no endpoint is wss://";
             self.report.error(name.span(), what, "remove it, or write wss://");
         }
+        let mut server_name = None;
         if let Some(name) = &raw.server_name {
             let text = name.get_ref();
             if !is_tls && raw.preserve_host() {
                 let what = "server_name has no use: no endpoint is wss://";
                 self.report.error(name.span(), what, "remove it, or write preserve_host = false");
             }
-            if rustls::pki_types::ServerName::try_from(text.as_str()).is_err() {
+            server_name = ServerName::try_from(text.clone()).ok();
+            if server_name.is_none() {
                 let what = format!("{text:?} is neither a host name nor an IP address");
                 self.report.error(name.span(), what, "write app.example.com");
             }
         }
-        let server_name = raw.server_name.as_ref().map(|name| name.get_ref().clone());
+        if !is_tls {
+            return Some(None);
+        }
         let roots = match roots {
-            None => None,
-            Some(roots) => Some(Arc::new(roots?)),
+            None => self.system_roots(&place(&raw.endpoints, &(0..0)))?,
+            Some(roots) => roots?,
         };
-        Some(is_tls.then_some(ServerTls { roots, server_name }))
+        Some(Some(ServerTls { config: Arc::new(client_config(roots)), server_name }))
+    }
+
+    fn system_roots(&mut self, at: &Range<usize>) -> Option<RootCertStore> {
+        let roots = self.environment.system_roots();
+        if let Err(error) = &roots {
+            let what = format!("the system's certificates cannot be read: {error}");
+            let fix = "install ca-certificates, or name the issuer's certificate as ca_file";
+            self.report.error(at.clone(), what, fix);
+        }
+        roots.ok()
     }
 
     fn identity_headers_for_server(&mut self, raw: &RawBackend) -> Option<Vec<IdentityHeader>> {
@@ -319,11 +349,6 @@ impl Loader<'_> {
                 return None;
             }
         };
-        if is_tls {
-            let what = format!("{name:?}: TLS with servers is not in this version");
-            self.report.error(at, what, "write ws://, over a network that is protected");
-            return None;
-        }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let base_path = path.strip_suffix('/').unwrap_or(path);
         let proper =

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::RootCertStore;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 
 use crate::base::circuit::CircuitLimits;
 use crate::base::secret::Secret;
+use crate::ring::EndpointAddress;
 
 /// What the name of an identity header has behind it where its value is percent-encoded.
 pub const ENCODED_SUFFIX: &str = "-Encoded";
@@ -65,13 +67,24 @@ pub struct WebSocketBackend {
     pub circuit: CircuitLimits,
 }
 
-/// TLS with servers.
+/// TLS with servers. There is no way to leave the check of their certificates out.
 #[derive(Clone)]
 pub struct ServerTls {
-    /// Whose certificates the endpoints may show; `None` is the system's.
-    pub roots: Option<Arc<RootCertStore>>,
+    /// What connections are made with.
+    pub config: Arc<ClientConfig>,
     /// The name that certificates must have; `None` is each endpoint's address.
-    pub server_name: Option<String>,
+    pub server_name: Option<ServerName<'static>>,
+}
+
+impl ServerTls {
+    /// The name that the certificate of this endpoint must have.
+    pub fn name_of(&self, endpoint: &EndpointAddress) -> ServerName<'static> {
+        match (&self.server_name, endpoint) {
+            (Some(name), _) => name.clone(),
+            (None, EndpointAddress::Tcp(address)) => ServerName::from(address.ip()),
+            (None, EndpointAddress::Unix(_)) => unreachable!("wss:// names no unix socket"),
+        }
+    }
 }
 
 /// A header that says something of the client's identity.

@@ -561,6 +561,7 @@ impl<R: Ring> Worker<R> {
                 Flush::Sending(_) if link.may_wake() => link.take_waiting(&mut agenda.woken),
                 Flush::Sending(_) | Flush::Busy => {}
                 Flush::NoSlot => *dirty = true,
+                Flush::Nothing => unreachable!("a link's output is made already"),
             }
         }
         let flushed = !*dirty;

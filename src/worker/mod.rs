@@ -27,6 +27,7 @@ mod tick_time;
 mod trail;
 mod upstreams;
 mod websocket_events;
+mod websocket_io;
 mod websockets;
 
 use std::collections::VecDeque;
@@ -127,7 +128,7 @@ impl<R: Ring> Worker<R> {
         let at = now.instant;
         let mut links =
             LinkTable::new(&settings, &counters, &options, at, &mut random, &mut upstreams);
-        let mut servers = ServerTable::new(&settings, at, &mut random);
+        let mut servers = ServerTable::new(&settings, Arc::clone(&counters), at, &mut random);
         links.give_addresses(&mut ring);
         servers.give_addresses(&mut ring);
         let allowance = Allowance::new(
@@ -365,6 +366,7 @@ impl<R: Ring> Worker<R> {
                 Flush::Sending(slot) => agenda.note_sender(slot, Owner::Client(key)),
                 Flush::Busy => {}
                 Flush::NoSlot => return false,
+                Flush::Nothing => unreachable!("a client's output is made already"),
             }
         }
         connection.dirty = false;

@@ -7,6 +7,7 @@ use crate::base::circuit::{Circuit, CircuitLimits, CircuitState, Permit};
 use crate::base::random::Random;
 use crate::base::rendezvous;
 use crate::base::time::Instant;
+use crate::counters::{Counters, EndpointMetric, Row};
 use crate::protocol::cause::Cause;
 use crate::ring::Ring;
 use crate::settings::{Balance, Settings, WebSocketBackend};
@@ -27,6 +28,14 @@ pub(super) struct Server {
     /// Of its address, for balance by hash.
     name: u64,
     circuit: Circuit,
+    row: Row<EndpointMetric>,
+}
+
+impl Server {
+    /// Whether it gets no clients after failures, but perhaps one to try it.
+    fn rests(&self) -> bool {
+        self.circuit.state() != CircuitState::Closed
+    }
 }
 
 /// The servers of one backend.
@@ -51,6 +60,7 @@ pub(super) struct ServerTable {
     /// Servers that take connections, and those that rest, as far as nothing `changed` since.
     counted: (u64, u64),
     changed: bool,
+    counters: Arc<Counters>,
 }
 
 impl Server {
@@ -65,8 +75,13 @@ impl Server {
 
 impl ServerTable {
     /// The servers that the settings name.
-    pub(super) fn new(settings: &Settings, now: Instant, random: &mut Random) -> Self {
-        let mut table = ServerTable::default();
+    pub(super) fn new(
+        settings: &Settings,
+        counters: Arc<Counters>,
+        now: Instant,
+        random: &mut Random,
+    ) -> Self {
+        let mut table = ServerTable { counters, ..ServerTable::default() };
         table.adopt(settings, now, random);
         table
     }
@@ -123,8 +138,10 @@ impl ServerTable {
 
     /// A slot for a server that has none.
     fn claim(&mut self, target: LinkTarget, limits: CircuitLimits) -> u16 {
+        let names = [&*target.backend, &*target.endpoint.to_string()];
         let server = Server {
-            name: rendezvous::hash(target.endpoint.to_string().as_bytes()),
+            name: rendezvous::hash(names[1].as_bytes()),
+            row: self.counters.endpoints.row(&names),
             target: Arc::new(target),
             standing: Standing::Free,
             connections: 0,
@@ -150,6 +167,9 @@ impl ServerTable {
         let server = &mut self.servers[usize::from(slot)];
         if server.standing.is_leaving() && server.connections == 0 {
             server.standing = Standing::Free;
+            if server.rests() {
+                self.counters.endpoints.subtract(server.row, EndpointMetric::Resting, 1);
+            }
             self.free.push(slot);
             self.changed = true;
         }
@@ -215,15 +235,19 @@ impl ServerTable {
         server.handshakes += 1;
         self.connections += 1;
         self.changed = true;
+        self.counters.endpoints.increment(server.row, EndpointMetric::Sessions);
         group.next = (place + 1) % count;
         Ok((slot, permit))
     }
 
     /// A connection to a server is gone.
     pub(super) fn left(&mut self, server: u16) {
-        self.servers[usize::from(server)].connections -= 1;
+        let slot = server;
+        let server = &mut self.servers[usize::from(slot)];
+        server.connections -= 1;
         self.connections -= 1;
-        self.free_if_over(server);
+        self.counters.endpoints.subtract(server.row, EndpointMetric::Sessions, 1);
+        self.free_if_over(slot);
     }
 
     /// A server answered, whatever it said.
@@ -231,7 +255,16 @@ impl ServerTable {
         self.changed = true;
         let server = &mut self.servers[usize::from(server)];
         server.handshakes -= 1;
+        let rested = server.rests();
         server.circuit.succeeded(permit);
+        if rested && !server.rests() {
+            self.counters.endpoints.subtract(server.row, EndpointMetric::Resting, 1);
+        }
+    }
+
+    /// A server took a client.
+    pub(super) fn accepted(&self, server: u16) {
+        self.counters.endpoints.increment(self.server(server).row, EndpointMetric::Connects);
     }
 
     /// A server failed. Whether it rests now, and did not before.
@@ -245,10 +278,12 @@ impl ServerTable {
         self.changed = true;
         let server = &mut self.servers[usize::from(server)];
         server.handshakes -= 1;
-        let circuit = &mut server.circuit;
-        let rested = circuit.state() != CircuitState::Closed;
-        circuit.failed(permit, now, jitter);
-        !rested && circuit.state() == CircuitState::Open
+        let rested = server.rests();
+        server.circuit.failed(permit, now, jitter);
+        let rests = !rested && server.rests();
+        self.counters.endpoints.increment(server.row, EndpointMetric::Failures);
+        self.counters.endpoints.add(server.row, EndpointMetric::Resting, u64::from(rests));
+        rests
     }
 
     /// An attempt was given up for reasons that are not the server's.
@@ -270,8 +305,7 @@ impl ServerTable {
             return self.counted;
         }
         let used = self.servers.iter().filter(|server| server.standing != Standing::Free);
-        let closed = |server: &&Server| server.circuit.state() == CircuitState::Closed;
-        let ready = used.filter(closed).count();
+        let ready = used.filter(|server| !server.rests()).count();
         self.counted = (ready as u64, (self.servers.len() - self.free.len() - ready) as u64);
         self.counted
     }
@@ -302,7 +336,7 @@ mod tests {
         let mut random = Random::from_seed([1; 32]);
         let mut settings = test_settings();
         settings.backends = vec![backend("a", &[1]), backend("b", &[2])];
-        let mut table = ServerTable::new(&settings, now, &mut random);
+        let mut table = ServerTable::new(&settings, Arc::default(), now, &mut random);
         let (of_a, permit) = table.choose(0, None, None, &settings, now).expect("a server");
         table.answered(of_a, permit);
 
@@ -317,14 +351,33 @@ mod tests {
         assert_eq!(table.server(of_b).target.backend, "b");
         assert!(of_c != of_a && of_c != of_b);
 
+        let counted = |table: &ServerTable, backend: &str, metric| {
+            let port = u32::from(backend.as_bytes()[0] - b'a' + 1);
+            table.counters.endpoints.value(&[backend, &format!("127.0.0.1:{port}")], metric)
+        };
+        assert_eq!(counted(&table, "a", EndpointMetric::Sessions), 1);
         table.left(of_a);
         assert_eq!(
             (table.server(of_a).standing, table.ready_and_resting()),
             (Standing::Free, (2, 0))
         );
+        for _ in 0..WebSocketBackend::default().circuit.failures {
+            let (of_c, permit) = table.choose(1, None, None, &settings, now).expect("a server");
+            table.failed(of_c, permit, now, 0);
+            table.left(of_c);
+        }
+        assert_eq!(counted(&table, "c", EndpointMetric::Failures), 3);
+        assert_eq!(counted(&table, "c", EndpointMetric::Resting), 1);
         settings.backends.push(backend("d", &[4]));
         assert!(!table.adopt(&settings, now, &mut random));
         let (of_d, _permit) = table.choose(2, None, None, &settings, now).expect("a server");
         assert_eq!(of_d, of_a, "the slot is used again");
+        assert_eq!(counted(&table, "a", EndpointMetric::Sessions), 0);
+        assert_eq!(counted(&table, "d", EndpointMetric::Sessions), 1);
+        // One that rests is removed, and does not rest for good in the metrics.
+        table.left(of_c);
+        settings.backends.remove(1);
+        table.adopt(&settings, now, &mut random);
+        assert_eq!(counted(&table, "c", EndpointMetric::Resting), 0);
     }
 }

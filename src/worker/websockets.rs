@@ -10,6 +10,7 @@ use crate::connection::session::Fragment;
 use crate::connection::stage::ClosedBy;
 use crate::connection::upstream::websocket::handshake::Handshake;
 use crate::connection::upstream::websocket::relay::Relay;
+use crate::connection::upstream::websocket::tls::ServerTls;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::websocket::{OpCode, is_sendable_close_code};
@@ -33,6 +34,8 @@ const GOING_AWAY: u16 = 1001;
 pub(super) struct WebSocket {
     pub(super) state: State,
     pub(super) relay: Relay,
+    /// With a `wss://` server, once the socket is there.
+    pub(super) tls: Option<Box<ServerTls>>,
     /// Whose it is, until the session ends.
     pub(super) client: Option<Key>,
     /// Its number in the table of servers.
@@ -48,12 +51,14 @@ pub(super) struct WebSocket {
 pub(super) enum State {
     /// The socket is being connected.
     Connecting(Box<Dial>),
-    /// The request is on its way, or the answer is.
+    /// TLS is being agreed on, the request is on its way, or the answer is.
     Handshaking(Box<Dial>),
     /// Frames flow.
     Open,
     /// The last word is queued: the server's end is awaited, until then at most.
     Closing { until: PackedInstant },
+    /// The last of TLS is being sent, until then at most: the end follows.
+    Parting { until: PackedInstant },
     /// Nothing is awaited but the operations in flight.
     Over,
 }
@@ -77,7 +82,7 @@ impl WebSocket {
             State::Connecting(dial) | State::Handshaking(dial) => dial.until,
             State::Open if self.relay.unsent() > 0 => self.progressed + deadlines.write_stall,
             State::Open | State::Over => Instant::NEVER,
-            State::Closing { until } => until.instant(),
+            State::Closing { until } | State::Parting { until } => until.instant(),
         }
     }
 }
@@ -150,6 +155,7 @@ impl Parts {
         let websocket = WebSocket {
             state: State::Connecting(Box::new(dial)),
             relay: Relay::default(),
+            tls: None,
             client,
             server,
             dirty: false,
@@ -176,7 +182,11 @@ impl Parts {
     /// How many payload bytes the queue to a server takes now.
     pub(super) fn websocket_allowance(&mut self, key: Key) -> Option<usize> {
         let window = self.env.settings.limits.session_window as usize;
-        self.websocket(key).relay.allowance(window)
+        let websocket = self.websocket(key);
+        let allowance = websocket.relay.allowance(window);
+        // The caller holds the client without a further word.
+        websocket.client_waits |= allowance.is_none();
+        allowance
     }
 
     /// Queues a piece of a client's message for its server; false when there is no room.
@@ -220,7 +230,7 @@ impl Parts {
         let upstream = upstream(upstreams, key);
         let UpstreamKind::WebSocket(websocket) = &mut upstream.kind else { return };
         let can_send = upstream.socket.pipe_mut().is_some_and(|pipe| pipe.can_send());
-        if can_send && websocket.relay.unsent() > 0 && !websocket.dirty {
+        if can_send && websocket.has_output() && !websocket.dirty {
             websocket.progressed = env.now.instant.into();
             agenda.mark_dirty(Owner::Upstream(key), &mut websocket.dirty);
         }
@@ -277,7 +287,7 @@ impl Parts {
         websocket.client = None;
         match websocket.state {
             State::Open => {}
-            State::Closing { .. } | State::Over => return,
+            State::Closing { .. } | State::Parting { .. } | State::Over => return,
             State::Connecting(_) | State::Handshaking(_) => {
                 self.abandon_dial(key);
                 return self.end_websocket(key, false);
@@ -314,10 +324,14 @@ impl Parts {
 
     /// Ends the connection to a server, or the attempt: the entry goes with the last operation.
     pub(super) fn end_websocket(&mut self, key: Key, reset: bool) {
+        if !reset && self.part_websocket(key) {
+            return;
+        }
         let Parts { upstreams, agenda, pools, .. } = self;
         let upstream = upstream(upstreams, key);
         if let UpstreamKind::WebSocket(websocket) = &mut upstream.kind {
             websocket.state = State::Over;
+            websocket.tls = None;
             websocket.relay.drop_output(&mut pools.backlogs);
         }
         agenda.upstream_timers.cancel(key.slot);

@@ -382,10 +382,13 @@ const ROWS: &[Row] = &[
         title: "Endpoints of backends",
         panels: &[
             panel(
-                "Links by endpoint",
+                "Links and resting servers by endpoint",
                 "short",
-                &[(now!("portcullis_endpoint_links" by "backend, endpoint, state"), "{{backend}} {{endpoint}} {{state}}")],
-            ).about("One for each worker. All should be ready."),
+                &[
+                    (now!("portcullis_endpoint_links" by "backend, endpoint, state"), "{{backend}} {{endpoint}} {{state}}"),
+                    (now!("portcullis_endpoint_resting" by "backend, endpoint"), "{{backend}} {{endpoint}} rests"),
+                ],
+            ).about("One for each worker. All links should be ready, and no WebSocket server should rest."),
             panel(
                 "Sessions by endpoint",
                 "short",

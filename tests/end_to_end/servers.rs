@@ -67,6 +67,24 @@ fn messages_pings_and_closes_pass_both_ways() {
 }
 
 #[test]
+fn a_message_that_no_queue_holds_whole_passes_both_ways() {
+    let server = Server::start();
+    let gateway = Gateway::start_alone(&config(&server));
+    let (mut client, mut app) = pair(&gateway, &server);
+    let large = vec![7; 1_000_000];
+    let message = std::thread::scope(|threads| {
+        threads.spawn(|| client.send(true, Opcode::Binary, &large));
+        read(&mut app)
+    });
+    assert!(message == Message::binary(large.clone()));
+    let heard = std::thread::scope(|threads| {
+        threads.spawn(|| app.send(message).expect("sent"));
+        client.message()
+    });
+    assert!(heard == (Opcode::Binary, large));
+}
+
+#[test]
 fn a_servers_close_reaches_the_client_as_it_is() {
     let server = Server::start();
     let gateway = Gateway::start_alone(&config(&server));

@@ -530,10 +530,11 @@ sections! {
         kind: Word(&["link", "websocket"]) as &str = "link", Live,
             "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
              ordinary WebSocket servers that know nothing of the gateway.";
-        endpoints: List("`IP:PORT` or `unix:/PATH`; `websocket`: `ws://IP:PORT/PATH` or `unix:/PATH`")
+        endpoints: List("`IP:PORT` or `unix:/PATH`; `websocket`: `ws://IP:PORT/PATH`, `wss://IP:PORT/PATH` or `unix:/PATH`")
             = REQUIRED, Live,
             "Its servers, which are interchangeable: the path of their URLs, which goes in front of \
-             the request's, is the same for all. A reload that removes one closes its clients over \
+             the request's, is the same for all. `wss://` is TLS, and their certificates are \
+             always verified. A reload that removes one closes its clients over \
              `deadlines.drain`, see `operating.md`.";
         balance: WordOrNamed(
             &["least-sessions", "round-robin", "hash-subject", "hash-address"],

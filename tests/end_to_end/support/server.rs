@@ -20,8 +20,8 @@ pub struct Server {
 }
 
 /// A connection whose request head is read.
-pub struct Asked {
-    pub stream: TcpStream,
+pub struct Asked<S = TcpStream> {
+    pub stream: S,
     pub head: String,
 }
 
@@ -70,7 +70,18 @@ impl Server {
 
     /// The next connection, with its request.
     pub fn asked(&self) -> Asked {
-        let mut stream = self.connection();
+        Asked::read(self.connection())
+    }
+
+    /// The next connection, accepted.
+    pub fn accept(&self) -> WebSocket<TcpStream> {
+        self.asked().accept("")
+    }
+}
+
+impl<S: Read + Write> Asked<S> {
+    /// Reads a request's head.
+    pub fn read(mut stream: S) -> Asked<S> {
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") {
@@ -80,13 +91,6 @@ impl Server {
         Asked { stream, head: String::from_utf8(head).expect("a head is ASCII") }
     }
 
-    /// The next connection, accepted.
-    pub fn accept(&self) -> WebSocket<TcpStream> {
-        self.asked().accept("")
-    }
-}
-
-impl Asked {
     /// A field of the request.
     pub fn field(&self, name: &str) -> Option<&str> {
         head(&self.head, name)
@@ -104,7 +108,7 @@ impl Asked {
     }
 
     /// Answers with a 101.
-    pub fn accept(mut self, more: &str) -> WebSocket<TcpStream> {
+    pub fn accept(mut self, more: &str) -> WebSocket<S> {
         let answer = self.switching(more);
         self.answer(&answer);
         WebSocket::from_raw_socket(self.stream, Role::Server, None)

@@ -90,6 +90,12 @@ pub enum Fault {
     /// No connection in time.
     #[error("no connection in time")]
     ConnectTimedOut,
+    /// No TLS with it: why, without unescaped bytes of the server's.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The connection ended before the end of the TLS handshake.
+    #[error("closed during the TLS handshake; does the server speak TLS there?")]
+    TlsClosed,
     /// No answer in time.
     #[error("no answer to the handshake in time")]
     AnswerTimedOut,
@@ -132,6 +138,9 @@ pub enum Fault {
     /// The gateway has no descriptor for the connection.
     #[error("out of descriptors or memory")]
     NoDescriptors,
+    /// A reload removed the endpoint meanwhile.
+    #[error("a reload removed the endpoint")]
+    Removed,
     /// The gateway's own want of memory.
     #[error("no room for the request")]
     NoRoom,
@@ -141,12 +150,19 @@ impl Fault {
     /// Whether it says something about the server. No status does: otherwise a stranger whose
     /// requests it refuses could close it to all.
     pub fn is_servers(&self) -> bool {
-        !matches!(self, Fault::NoRoom | Fault::NoPorts | Fault::NoDescriptors)
+        !matches!(self, Fault::NoRoom | Fault::NoPorts | Fault::NoDescriptors | Fault::Removed)
     }
 
     /// Whether another server may do better with the same request.
     pub fn is_worth_another(&self) -> bool {
-        matches!(self, Fault::Connect(_) | Fault::ConnectTimedOut | Fault::ClosedEarly)
+        matches!(
+            self,
+            Fault::Connect(_)
+                | Fault::ConnectTimedOut
+                | Fault::ClosedEarly
+                | Fault::Tls(_)
+                | Fault::TlsClosed
+        )
     }
 }
 

@@ -4,3 +4,4 @@ mod answer;
 pub mod handshake;
 pub mod relay;
 pub mod request;
+pub mod tls;
