@@ -108,7 +108,7 @@ impl LinkTable {
             // Workers begin round robin at different endpoints.
             let next = random.below(count.max(1) as u64) as usize;
             groups.push(Group { first: entries.len(), count, next });
-            for (endpoint, address) in backend_settings.endpoints.iter().enumerate() {
+            for (endpoint, address) in backend_settings.endpoints.iter().enumerate().take(count) {
                 let number = entries.len() as u16;
                 let identity = Identity {
                     instance: options.instance,
