@@ -85,6 +85,10 @@ impl<R: Ring> Worker<R> {
                 let why = describe(failure);
                 match link {
                     Some(link) => self.core.link_unconnected(link, &why),
+                    // Clients can use descriptors up; no server can.
+                    None if failure == RingFailure::Exhausted => {
+                        self.core.websocket_failed(key, &Fault::NoRoom);
+                    }
                     None => self.core.websocket_failed(key, &Fault::Connect(why)),
                 }
             }

@@ -379,8 +379,8 @@ impl Core {
             }
         };
         let Dial { handshake, backend, permit, at_latest, .. } = *dial;
-        self.parts.env.counters.increment(Metric::UpstreamFailures);
         if fault.is_servers() {
+            self.parts.env.counters.increment(Metric::UpstreamFailures);
             if self.parts.servers.failed(server, permit, now, jitter) {
                 let Server { backend, endpoint, .. } = *self.parts.servers.server(server);
                 let reason = fault.to_string();

@@ -115,8 +115,8 @@ pub enum Fault {
     /// An extension that was not offered.
     #[error("the 101 names an extension that was not offered")]
     Extension,
-    /// The gateway's own want of memory.
-    #[error("no room for the request")]
+    /// The gateway's own want of memory or descriptors, which its clients can bring about.
+    #[error("no room in the gateway for one more connection")]
     NoRoom,
 }
 
