@@ -166,10 +166,13 @@ impl Parts {
         Ok(key)
     }
 
-    /// How many payload bytes the queue to a server takes now.
+    /// How many payload bytes the queue to a server takes now. Remembers a client that waits.
     pub(super) fn websocket_allowance(&mut self, key: Key) -> Option<usize> {
         let window = self.env.settings.limits.session_window as usize;
-        self.websocket(key).relay.allowance(window)
+        let websocket = self.websocket(key);
+        let allowance = websocket.relay.allowance(window);
+        websocket.client_waits |= allowance.is_none();
+        allowance
     }
 
     /// Queues a piece of a client's message for its server; false when there is no room.
