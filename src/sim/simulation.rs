@@ -5,10 +5,12 @@ use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::backend::Backend;
 use super::backend_link::revocation;
 use super::bugs::Bug;
+use super::check::ConnId;
 use super::client::Client;
 use super::deadlines::Watch;
 use super::fake_ring::FakeRing;
@@ -31,7 +33,7 @@ use crate::settings::Settings;
 use crate::worker::mailbox::{
     CloseRecord, ControlMailbox, Plan, Report, Stage, WorkerOrder, mailboxes,
 };
-use crate::worker::{Turn, Worker, WorkerOptions};
+use crate::worker::{Turn, WHEEL_TICK, Worker, WorkerOptions};
 
 /// How long the world runs on without misfortunes before the final connections, in nanoseconds:
 /// links come back, idle and stalled clients are closed.
@@ -40,6 +42,13 @@ const SETTLE: u64 = 8 * SECONDS;
 const FINISH_MAX: u64 = 60 * SECONDS;
 /// Least wait before a worker that died is started again, in nanoseconds; at most twice that.
 const RESPAWN_MIN: u64 = 100 * MILLIS;
+/// How much longer than the connect deadline a client waits for the answer of a server.
+const SERVER_GRACE: Duration = Duration::from_millis(500);
+/// Failures in a row after which the worker lets a WebSocket server rest.
+const SERVER_FAILURES: u64 = 3;
+/// How much later than its client a connection to a server may be closed, in nanoseconds: the
+/// longest linger of a reload, a tick of the wheel, and a worker whose thread does not run.
+const OUTLIVES_MAX: u64 = 1250 * MILLIS + WHEEL_TICK.as_nanos() as u64 + 400 * MILLIS;
 /// Turns of the worker in one run: far above what any run needs.
 const TICKS_MAX: u64 = 3_000_000;
 
@@ -268,6 +277,10 @@ impl<R: Ring + 'static> Simulation<R> {
                 self.revoke(revocation);
                 continue;
             }
+            if let Report::ServerRests { endpoint, .. } = report {
+                self.world.borrow_mut().net.check.rests(endpoint.into(), SERVER_FAILURES);
+                continue;
+            }
             let Report::Closed(CloseRecord { cause, stage: Stage::Open, .. }) = report else {
                 continue;
             };
@@ -288,6 +301,9 @@ impl<R: Ring + 'static> Simulation<R> {
         self.check_bounds();
         if self.scenario.floods {
             self.check_caps();
+        }
+        if self.scenario.servers {
+            self.check_servers();
         }
         let open = self.worker.open_clients();
         let world = &mut *self.world.borrow_mut();
@@ -435,9 +451,11 @@ impl<R: Ring + 'static> Simulation<R> {
         if let Err(why) = named_adds_up(&self.counters) {
             self.fail(why);
         }
-        let ready = self.counters.value(LinksReady);
-        if ready != self.scenario.backends.len() as u64 {
-            self.fail(format!("{ready} links are ready, not {}", self.scenario.backends.len()));
+        let links = if self.scenario.servers { 0 } else { self.scenario.backends.len() as u64 };
+        let (ready, connections) =
+            (self.counters.value(LinksReady), self.counters.value(UpstreamConnections));
+        if ready != links || connections > 0 {
+            self.fail(format!("{ready} links are ready, not {links}; {connections} of servers"));
         }
     }
 
@@ -477,6 +495,25 @@ impl<R: Ring + 'static> Simulation<R> {
         let most = self.scenario.caps.1 as usize + 4 * ACCEPTS;
         if his > most {
             world.net.check.fail(format!("{his} connections of the adversary's are open"));
+        }
+    }
+
+    /// What clients can do is no server's failure, and no connection to a server outlives its
+    /// client by more than it takes to close it.
+    fn check_servers(&self) {
+        let failures = self.counters.value(Metric::UpstreamFailures);
+        let mut world = self.world.borrow_mut();
+        world.net.check.failed(failures);
+        let net = &world.net;
+        let outlives = |conn: &ConnId| {
+            let closed = net.conn(*conn).client.and_then(|client| net.conn(client).closed_at);
+            closed.is_some_and(|at| net.now > at + OUTLIVES_MAX)
+        };
+        let kept = world.kernel.open().map(|(_, conn)| conn).find(outlives);
+        if let Some(conn) = kept {
+            let client = world.net.conn(conn).client;
+            let why = format!("connection {conn} to a server outlives its client's, {client:?}");
+            world.net.check.fail(why);
         }
     }
 
@@ -537,11 +574,15 @@ fn world(
     if scenario.asks {
         world.watch.set_verdict(VERDICT_TIMEOUT);
     }
+    if scenario.servers {
+        world.watch.set_server(scenario.deadlines.upstream_connect + SERVER_GRACE);
+    }
     world.pace = scenario.pace;
     for (index, plan) in scenario.clients.iter().enumerate() {
         let mut client = Client::new(index, *plan);
         client.uses_tls = scenario.tls;
         client.judged_elsewhere = scenario.asks;
+        client.server_may_rest = scenario.servers;
         client.proxied = scenario.proxy;
         client.may_be_turned_away = scenario.caps != (10_000, 10_000);
         client.misreads = bug == Some(Bug::ClientMisreads);
