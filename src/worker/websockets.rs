@@ -587,7 +587,11 @@ impl<R: Ring> Worker<R> {
                 self.core.websocket_input(key, self.ring.received(&buffer));
                 self.ring.give_back(buffer);
             }
-            PipeEvent::Sent => self.core.parts.websocket_sent(key),
+            PipeEvent::Sent => {
+                self.core.parts.websocket_sent(key);
+                // What the client has goes out in this turn: nothing else need end the sleep.
+                self.core.resume_woken();
+            }
             PipeEvent::Finished | PipeEvent::Broken => self.core.websocket_gone(key),
             PipeEvent::Starved => {
                 let Parts { agenda, env, .. } = &mut self.core.parts;
