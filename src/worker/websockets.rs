@@ -430,7 +430,12 @@ impl Core {
         }
         match self.parts.websocket(key).state {
             State::Connecting(_) => self.websocket_failed(key, &Fault::ConnectTimedOut),
-            State::Handshaking(_) => self.websocket_failed(key, &Fault::AnswerTimedOut),
+            State::Handshaking(_) => {
+                // A request that found no send slot has asked the server nothing.
+                let unasked = self.parts.websocket(key).relay.unsent() > 0;
+                let fault = if unasked { Fault::NoRoom } else { Fault::AnswerTimedOut };
+                self.websocket_failed(key, &fault);
+            }
             State::Open => {
                 self.parts.env.counters.increment(Metric::UpstreamStalls);
                 self.websocket_lost(key, Cause::BackendUnavailable);
