@@ -191,7 +191,7 @@ impl Served {
         let claims = token.as_deref().and_then(|token| tokens::unverified_claims(token.as_bytes()));
         let Some(claims) = claims else { return Err(format!("a head without a token: {head:?}")) };
         let forwarded = fields.iter().filter(|(name, _)| name == "x-forwarded-for");
-        let remote = forwarded.last().and_then(|(_, value)| {
+        let remote = forwarded.rev().next().and_then(|(_, value)| {
             value.rsplit(',').next().and_then(|last| last.trim().parse::<IpAddr>().ok())
         });
         self.author = net.check.asked(&claims.subject, remote);

@@ -157,13 +157,13 @@ impl Scenario {
         };
         // From a number that is drawn anyway, so that the other seeds keep their worlds.
         if !scenario.asks && (chaos / 4) % 8 < 3 {
-            scenario.speak_websocket();
+            scenario = scenario.with_servers();
         }
         scenario
     }
 
     /// Makes the backends ordinary WebSocket servers.
-    fn speak_websocket(&mut self) {
+    pub fn with_servers(mut self) -> Self {
         self.servers = true;
         self.link_secret = None;
         for plan in &mut self.backends {
@@ -174,6 +174,7 @@ impl Scenario {
         let by_message = |plan: &&mut Plan| plan.carriage == Carriage::FirstMessage;
         let clients = self.clients.iter_mut().filter(|plan| plan.behaviour.is_valid());
         clients.filter(by_message).for_each(|plan| plan.carriage = Carriage::Authorization);
+        self
     }
 
     /// In how many turns the worker's sweep comes by every connection, from the turn that begins
