@@ -104,6 +104,7 @@ metrics! {
     UpstreamConnections, Gauge, "portcullis_upstream_connections", "Connections to WebSocket servers behind the gateway, those included that are being made.";
     UpstreamDials, Counter, "portcullis_upstream_dials_total", "Connections begun to WebSocket servers behind the gateway.";
     UpstreamFailures, Counter, "portcullis_upstream_failures_total", "Handshakes with WebSocket servers that failed: no connection, no answer in time, or a broken one.";
+    UpstreamPortsExhausted, Counter, "portcullis_upstream_ports_exhausted_total", "Handshakes with WebSocket servers that failed because no local port was free.";
     UpstreamRefusals, Counter, "portcullis_upstream_refusals_total", "Handshakes that WebSocket servers answered with another status than 101.";
     UpstreamMessageRefusals, Counter, "portcullis_upstream_message_refusals_total", "Messages by which applications behind the gateway refused clients that they judge themselves.";
     UpstreamViolations, Counter, "portcullis_upstream_violations_total", "Connections closed because a WebSocket server broke the protocol.";

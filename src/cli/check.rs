@@ -9,7 +9,7 @@ use portcullis::ring::EndpointAddress;
 use portcullis::settings::admission::{Protection, TIME_TO_AUTHENTICATE, protection};
 use portcullis::settings::load::{Loaded, Problem, Severity};
 use portcullis::settings::units::format_duration;
-use portcullis::settings::{Balance, Listener, PathPattern, Redirect, Route, Settings};
+use portcullis::settings::{Listener, PathPattern, Redirect, Route, Settings};
 
 use serde_json::{Value, json};
 
@@ -199,12 +199,14 @@ fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
         writeln!(out, "  route     {path}{hosts} -> {backend} (auth: {auth}{other})")?;
     }
     for backend in backends {
-        let balance = match backend.balance {
-            Balance::LeastSessions => "least-sessions",
-            Balance::RoundRobin => "round-robin",
-        };
+        let hash = backend.server.as_ref().and_then(|server| server.hash.as_ref());
+        let balance = hash.map_or_else(|| backend.balance.word().to_owned(), ToString::to_string);
         let endpoints: Vec<_> = backend.endpoints.iter().map(endpoint).collect();
-        let key = if backend.secret.is_some() { "with a secret" } else { "without a secret" };
+        let key = match (&backend.server, &backend.secret) {
+            (Some(_), _) => "WebSocket servers",
+            (None, Some(_)) => "with a secret",
+            (None, None) => "without a secret",
+        };
         let (name, endpoints) = (&backend.name, endpoints.join(" "));
         writeln!(out, "  backend   {name}: {endpoints} ({balance}, {key})")?;
     }

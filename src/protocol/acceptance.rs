@@ -1,4 +1,4 @@
-//! Which messages of an application say that it has let a client in, where its 101 lets everybody
+//! Which messages of an application say that it has let a client in, where its 101 lets every client
 //! in and the client authenticates by messages.
 
 /// Largest message that is looked at: a larger one neither accepts nor refuses.

@@ -317,6 +317,11 @@ fn cookies<'h, 'b, 'n>(
     })
 }
 
+/// The value of the one cookie of this name; `None` when there is none, or more than one.
+pub fn cookie<'b>(request: &UpgradeRequest<'_, 'b>, name: &str) -> Option<&'b [u8]> {
+    only(cookies(request, name)).ok().flatten()
+}
+
 /// The one item, if any. Of two, an attacker may have planted either (RFC 6265 §8.6).
 fn only<T>(mut items: impl Iterator<Item = T>) -> Result<Option<T>, Cause> {
     let first = items.next();

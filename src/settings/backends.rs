@@ -8,9 +8,8 @@ use toml::Spanned;
 use super::file::{RawBackend, RawForwarded, RawListener};
 use super::load::{Loader, overlap, place};
 use super::raw::List;
-use super::{
-    Backend, ExternalScheme, Forwarded, Listener, Network, Redirect, RevokeScope, WebSocketBackend,
-};
+use super::servers::{self, Way};
+use super::{Backend, ExternalScheme, Forwarded, Listener, Network, Redirect, RevokeScope};
 use crate::ring::EndpointAddress;
 
 /// Listeners of one gateway.
@@ -189,10 +188,27 @@ impl Loader<'_> {
             self.report.error(raw[0].span(), what, "put a load balancer before them");
         }
         let built: Vec<_> = raw.iter().map(|backend| self.backend(backend.get_ref())).collect();
-        built.into_iter().collect()
+        let mut built: Vec<Backend> = built.into_iter().collect::<Option<_>>()?;
+        servers::withhold(&mut built);
+        Some(built)
     }
 
     fn backend(&mut self, raw: &RawBackend) -> Option<Backend> {
+        let balance = self.balance(raw);
+        if raw.kind() == "websocket" {
+            let (endpoints, way, first) = self.server_endpoints(&raw.endpoints)?;
+            let (balance, hash) = balance?;
+            let server = self.server(raw, (way, &first), hash);
+            let name = raw.name.as_ref()?.get_ref().clone();
+            return Some(Backend {
+                name,
+                endpoints,
+                balance,
+                secret: None,
+                revoke: RevokeScope::None,
+                server: Some(server?),
+            });
+        }
         let secret = self.secret(&raw.secret_file, &raw.secret, "secret_file");
         let endpoints = self.endpoints(&raw.endpoints)?;
         let is_remote = |endpoint: &EndpointAddress| match endpoint {
@@ -218,22 +234,50 @@ impl Loader<'_> {
             self.report.error(revoke.span(), what, "set secret_file, or revoke = \"none\"");
         }
         let name = raw.name.as_ref()?.get_ref().clone();
-        let (balance, revoke) = (raw.balance(), raw.revoke());
-        let server = (raw.kind() == "websocket").then_some(WebSocketBackend {});
-        Some(Backend { name, endpoints, balance, secret, revoke, server })
+        let ((balance, _), revoke) = (balance?, raw.revoke());
+        Some(Backend { name, endpoints, balance, secret, revoke, server: None })
     }
 
     fn endpoints(&mut self, list: &List) -> Option<Vec<EndpointAddress>> {
+        self.each_endpoint(list, "list \"IP:PORT\" or \"unix:/PATH\"", Loader::endpoint)
+    }
+
+    /// The endpoints of `kind = "websocket"`, what their URLs have in common, and the first one's
+    /// host.
+    fn server_endpoints(&mut self, list: &List) -> Option<(Vec<EndpointAddress>, Way, String)> {
+        let mut common: Option<(Way, String)> = None;
+        let fix = "list \"ws://IP:PORT\" or \"unix:/PATH\"";
+        let endpoints = self.each_endpoint(list, fix, |loader, text| {
+            let (endpoint, way, host) = match text.get_ref().starts_with("unix:") {
+                true => (loader.endpoint(text)?, Way::unix(), "localhost".to_owned()),
+                false => {
+                    let (address, way, host) = loader.server_endpoint(text)?;
+                    (EndpointAddress::Tcp(address), way, host)
+                }
+            };
+            let (other, _) = common.get_or_insert_with(|| (way.clone(), host));
+            loader.is_same_way(&way, other, text).then_some(endpoint)
+        })?;
+        let (way, host) = common?;
+        Some((endpoints, way, host))
+    }
+
+    fn each_endpoint(
+        &mut self,
+        list: &List,
+        fix: &str,
+        mut parse: impl FnMut(&mut Self, &Spanned<String>) -> Option<EndpointAddress>,
+    ) -> Option<Vec<EndpointAddress>> {
         let list = list.as_ref()?;
         if list.get_ref().is_empty() {
             let what = "endpoints is empty: the backend has no server";
-            self.report.error(list.span(), what, "list \"IP:PORT\" or \"unix:/PATH\"");
+            self.report.error(list.span(), what, fix);
             return None;
         }
         let mut endpoints: Vec<EndpointAddress> = Vec::new();
         let mut failed = false;
         for text in list.get_ref() {
-            match self.endpoint(text) {
+            match parse(self, text) {
                 Some(endpoint) if endpoints.contains(&endpoint) => {
                     let what = format!("endpoint {:?} is listed twice", text.get_ref());
                     self.report.error(text.span(), what, "remove one");
@@ -258,12 +302,9 @@ impl Loader<'_> {
             }
             return Some(EndpointAddress::Unix(PathBuf::from(path)));
         }
-        if let Some(authority) = name.strip_prefix("ws://") {
-            return self.socket_address(authority, at).map(EndpointAddress::Tcp);
-        }
         if name.starts_with("ws://") || name.starts_with("wss://") {
             let what = format!("{name:?} belongs to kind = \"websocket\"");
-            self.report.error(at, what, "that is not in this version; link takes IP:PORT");
+            self.report.error(at, what, "set that, or write IP:PORT for kind = \"link\"");
             return None;
         }
         self.socket_address(name, at).map(EndpointAddress::Tcp)

@@ -182,7 +182,8 @@ impl Loader<'_> {
         let backend_names =
             self.names("backend", raw.backend.iter().map(|b| (b.span(), &b.get_ref().name)));
         let backends = self.backends(&raw.backend);
-        let routes = self.routes(raw, &auth_names, &backend_names);
+        let routes = self.routes(raw, &auth_names, &backend_names, &limits);
+        self.check_forwarded_fields(raw);
         for (section, empty) in [
             ("listener", raw.listener.is_empty()),
             ("route", raw.route.is_empty()),

@@ -7,8 +7,9 @@ use toml::Spanned;
 use super::file::{RawAuth, RawRoute, RawSettings};
 use super::load::{Loader, Names, place};
 use super::raw::{List, ListOrWord};
-use super::{PathPattern, ROUTE_AUTHS_MAX, Route};
+use super::{Limits, PathPattern, ROUTE_AUTHS_MAX, Route};
 use crate::protocol::dialect::Dialect;
+use crate::protocol::forwarded::is_claim;
 use crate::protocol::host::HostPattern;
 use crate::protocol::origin::{OPAQUE, OriginPolicy};
 use crate::protocol::verifier::NoAuthentication;
@@ -40,6 +41,7 @@ impl Loader<'_> {
         raw: &RawSettings,
         auths: &Names,
         backends: &Names,
+        limits: &Limits,
     ) -> Option<Vec<Route>> {
         if let Some(route) = raw.route.get(ROUTES_MAX) {
             let what = format!("there are more than {ROUTES_MAX} routes");
@@ -62,11 +64,14 @@ impl Loader<'_> {
             let backend = self.route_backend(route.get_ref(), backends);
             let block = |&index: &u16| raw.auth[usize::from(index)].get_ref();
             let blocks: Vec<&RawAuth> = asked.iter().flatten().map(block).collect();
+            let behind = backend.map(|index| raw.backend[usize::from(index)].get_ref());
             self.check_cookies(route, &blocks);
             self.check_open(route, asked.as_deref());
             self.check_refuse(route, &blocks);
             self.check_same_host(route.get_ref());
-            built.push(self.route(route.get_ref(), (path, hosts), asked, backend, &blocks));
+            self.check_behind(route, &blocks, behind);
+            let rest = self.behind(route.get_ref(), path.as_ref(), behind, limits);
+            built.push(self.route(route.get_ref(), (path, hosts), asked, backend, &blocks, rest));
         }
         self.check_route_names(raw);
         built.into_iter().collect()
@@ -96,6 +101,7 @@ impl Loader<'_> {
         auths: Option<Vec<u16>>,
         backend: Option<u16>,
         blocks: &[&RawAuth],
+        behind: Option<(String, Option<u32>)>,
     ) -> Option<Route> {
         let origins = raw.origins.as_ref().and_then(|origins| self.origins(origins));
         let subprotocols = self.subprotocols(&raw.subprotocols);
@@ -103,6 +109,7 @@ impl Loader<'_> {
         let closes = self.closes(&raw.closes);
         let reauthenticate = self.reauthenticate(raw, blocks);
         let name = raw.name.as_ref().or(raw.path.as_ref());
+        let (strip_prefix, message_max) = behind?;
         Some(Route {
             name: name?.get_ref().clone(),
             path: path?,
@@ -119,6 +126,9 @@ impl Loader<'_> {
             messages: raw.messages(),
             forward_headers: forward_headers?,
             health: raw.health(),
+            strip_prefix,
+            passes_cookies: raw.cookies() == "pass",
+            message_max,
             reauthenticate: reauthenticate?,
         })
     }
@@ -320,6 +330,26 @@ impl Loader<'_> {
         }
     }
 
+    /// Warns of fields to pass on that no client's request can keep: they are believed of the
+    /// proxies of a listener alone.
+    pub(super) fn check_forwarded_fields(&mut self, raw: &RawSettings) {
+        if raw.listener.iter().any(|listener| listener.get_ref().forwarded.is_some()) {
+            return;
+        }
+        let of_routes = raw.route.iter().map(|route| &route.get_ref().forward_headers);
+        let of_auths = raw.auth.iter().map(|auth| &auth.get_ref().headers);
+        let names = of_routes.chain(of_auths).flatten().flat_map(|list| list.get_ref());
+        for name in names.filter(|name| is_claim(name.get_ref())) {
+            let what = format!(
+                "{:?} is never passed on: any client can write it, and no listener has `forwarded`",
+                name.get_ref()
+            );
+            let fix = "name the proxies that set it in the listener's `forwarded`, or remove it; \
+                       the client's address is passed on without it";
+            self.report.warning(name.span(), what, fix);
+        }
+    }
+
     fn check_open(&mut self, route: &Spanned<RawRoute>, asked: Option<&[u16]>) {
         let any = |origins: &Spanned<ListOrWord>| matches!(origins.get_ref(), ListOrWord::Word);
         let raw = route.get_ref();
@@ -423,7 +453,7 @@ pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_tchar)
 }
 
-fn parse_path(text: &str) -> Option<PathPattern> {
+pub(super) fn parse_path(text: &str) -> Option<PathPattern> {
     let proper = |b: u8| b.is_ascii_graphic() && !b"?#*\"<>\\^`{|}".contains(&b);
     let (path, prefix) = match text.strip_suffix("/*") {
         Some(above) => (above, true),

@@ -56,6 +56,10 @@ struct Outgoing {
 struct Asked {
     key: String,
     wants_chat: bool,
+    /// Who the client is comes with the first message.
+    by_message: bool,
+    /// Where the client is, as the gateway says.
+    remote: Option<IpAddr>,
 }
 
 /// One connection.
@@ -172,10 +176,10 @@ impl Served {
             if self.close_received {
                 return Err("a frame after the close frame".into());
             }
+            self.take_frame(net, plan, frame)?;
             if let Some(author) = self.author {
                 net.check.heard(author, self.conn);
             }
-            self.take_frame(net, plan, frame)?;
         }
         Ok(())
     }
@@ -188,22 +192,33 @@ impl Served {
         let head = std::str::from_utf8(&head[..end]).map_err(|_| "a head that is not UTF-8")?;
         let (line, fields) = parse_head(head)?;
         let (token, asked) = read_request(line, &fields)?;
-        let claims = token.as_deref().and_then(|token| tokens::unverified_claims(token.as_bytes()));
-        let Some(claims) = claims else { return Err(format!("a head without a token: {head:?}")) };
         let forwarded = fields.iter().filter(|(name, _)| name == "x-forwarded-for");
         let remote = forwarded.rev().next().and_then(|(_, value)| {
             value.rsplit(',').next().and_then(|last| last.trim().parse::<IpAddr>().ok())
         });
-        self.author = net.check.asked(&claims.subject, remote);
-        self.asked = asked;
-        net.conn_mut(self.conn).client =
-            self.author.and_then(|author| Some(net.check.life(author)?.conn));
+        self.asked = Asked { remote, ..asked };
+        match token {
+            Some(token) => self.know(net, token.as_bytes())?,
+            None if self.asked.by_message => {}
+            None => return Err(format!("a head without a token: {head:?}")),
+        }
         let late = net.fault(Fault::VerdictLate);
         let delay = net.random.below(if late { 3 * SECONDS } else { 5 * MILLIS });
         if late {
             net.trouble(self.conn);
         }
         self.stage = Stage::Asked(net.now + delay);
+        Ok(())
+    }
+
+    /// The client says who it is, and the gateway has to have verified it.
+    fn know(&mut self, net: &mut Net, token: &[u8]) -> Result<(), String> {
+        let Some(claims) = tokens::unverified_claims(token) else {
+            return Err(format!("no token: {:?}", token.escape_ascii().to_string()));
+        };
+        self.author = net.check.asked(&claims.subject, self.asked.remote);
+        net.conn_mut(self.conn).client =
+            self.author.and_then(|author| Some(net.check.life(author)?.conn));
         Ok(())
     }
 
@@ -356,10 +371,16 @@ impl Served {
             self.message = Some((opcode, message));
             return Ok(());
         }
+        let Some(own) = self.author else {
+            // The first message, which is passed on whole.
+            self.know(net, &message)?;
+            self.author.into_iter().for_each(|author| net.check.served(author));
+            return Ok(());
+        };
         let (series, author, number) =
             messages::parse(&message).ok_or("a message with a wrong byte")?;
-        if series != Series::Echo || Some(author) != self.author {
-            return Err(format!("a message of {author:?} in the session of {:?}", self.author));
+        if series != Series::Echo || author != own {
+            return Err(format!("a message of {author:?} in the session of {own:?}"));
         }
         if number != self.expected {
             return Err(format!("message {number} where {} was due", self.expected));
@@ -494,8 +515,11 @@ fn parse_head(head: &str) -> Result<Head<'_>, String> {
 /// The token of a request, and what it asks for (RFC 6455 §4.2.1).
 fn read_request(line: &str, fields: &[(String, &str)]) -> Result<(Option<String>, Asked), String> {
     let target = line.strip_prefix("GET ").and_then(|rest| rest.strip_suffix(" HTTP/1.1"));
-    let target = target.filter(|target| target.starts_with("/ws") && !target.contains(' '));
-    let Some(target) = target else { return Err(format!("a request line {line:?}")) };
+    let target = target.filter(|target| !target.contains(' '));
+    let path = target.and_then(|target| target.split('?').next());
+    let (Some(target), Some("/ws" | "/first")) = (target, path) else {
+        return Err(format!("a request line {line:?}"));
+    };
     let all = |name: &str| fields.iter().filter(|(n, _)| n == name).map(|(_, v)| *v).collect();
     let one = |name: &str| {
         let values: Vec<&str> = all(name);
@@ -536,7 +560,8 @@ fn read_request(line: &str, fields: &[(String, &str)]) -> Result<(Option<String>
     let wrapped = offers.iter().find_map(|it| it.strip_prefix("base64url.bearer.authorization."));
     let wrapped = wrapped.and_then(|wrapped| URL_SAFE_NO_PAD.decode(wrapped).ok());
     let wrapped = wrapped.and_then(|token| String::from_utf8(token).ok());
-    let asked = Asked { key, wants_chat: offers.contains(&"chat") };
+    let by_message = path == Some("/first");
+    let asked = Asked { key, wants_chat: offers.contains(&"chat"), by_message, remote: None };
     Ok((token.map(str::to_owned).or(wrapped), asked))
 }
 

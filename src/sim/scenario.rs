@@ -169,11 +169,6 @@ impl Scenario {
         for plan in &mut self.backends {
             plan.serves = true;
         }
-        // A server knows a client by the token in its request. What came in a first message is
-        // not passed on to it.
-        let by_message = |plan: &&mut Plan| plan.carriage == Carriage::FirstMessage;
-        let clients = self.clients.iter_mut().filter(|plan| plan.behaviour.is_valid());
-        clients.filter(by_message).for_each(|plan| plan.carriage = Carriage::Authorization);
         self
     }
 
@@ -280,7 +275,7 @@ impl Scenario {
                 secret: self.link_secret.clone().map(Secret::new),
                 // Every client's route goes to this backend.
                 revoke: if self.asks { RevokeScope::OwnRoutes } else { RevokeScope::All },
-                server: self.servers.then_some(WebSocketBackend {}),
+                server: self.servers.then(WebSocketBackend::default),
             }],
         }
     }
@@ -453,6 +448,9 @@ fn route(path: &str, auth: u16, pace: Duration) -> Route {
         messages: MessageTypes::Any,
         forward_headers: vec!["user-agent".into()],
         health: false,
+        strip_prefix: String::new(),
+        passes_cookies: true,
+        message_max: None,
         reauthenticate: Some(Arc::new(Reauthenticate {
             prefix: REAUTHENTICATE.into(),
             token: Carrier::FirstMessageJson(vec!["token".into()]),

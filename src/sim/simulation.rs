@@ -44,8 +44,6 @@ const FINISH_MAX: u64 = 60 * SECONDS;
 const RESPAWN_MIN: u64 = 100 * MILLIS;
 /// How much longer than the connect deadline a client waits for the answer of a server.
 const SERVER_GRACE: Duration = Duration::from_millis(500);
-/// Failures in a row after which the worker lets a WebSocket server rest.
-const SERVER_FAILURES: u64 = 3;
 /// Turns of the worker in one run: far above what any run needs.
 const TICKS_MAX: u64 = 3_000_000;
 
@@ -275,7 +273,9 @@ impl<R: Ring + 'static> Simulation<R> {
                 continue;
             }
             if let Report::ServerRests { endpoint, .. } = report {
-                self.world.borrow_mut().net.check.rests(endpoint.into(), SERVER_FAILURES);
+                let server = self.settings.backends[0].server.as_ref();
+                let failures = server.map_or(0, |server| server.circuit.failures.into());
+                self.world.borrow_mut().net.check.rests(endpoint.into(), failures);
                 continue;
             }
             let Report::Closed(CloseRecord { cause, stage: Stage::Open, .. }) = report else {

@@ -64,7 +64,7 @@ pub struct Allowance {
 
 impl Allowance {
     /// Divides the limits among `workers`, none of which can have more than `descriptors_max`
-    /// sockets.
+    /// clients.
     pub fn new(limits: &Limits, workers: u16, descriptors_max: u32) -> Self {
         let workers = u32::from(workers.max(1));
         let share = |total: u32| (total / workers).max(1);

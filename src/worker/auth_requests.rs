@@ -219,7 +219,8 @@ impl Parts {
             Step::Authenticated { backend: now } if now == self.links.backend(link) => {
                 assert!(connection.session.is_some(), "it was asked through its session");
                 self.control.keep_subject(&self.env.settings, key, identity.subject());
-                self.session_opened(connection, self.link_message_max(link));
+                connection.client.session_opened(self.link_message_max(link));
+                self.session_opened(connection);
             }
             // A reload gave the route to another backend, which this decision does not bind.
             Step::Authenticated { .. } => {
@@ -259,7 +260,7 @@ impl Parts {
         let ctx = self.env.context();
         let output = &mut self.scratch.output;
         if connection.client.server_accepted(accepted, &ctx, output) {
-            self.session_opened(connection, u32::MAX);
+            self.session_opened(connection);
         }
         self.send_answers(connection);
         self.decision_taken(key, connection);

@@ -108,7 +108,7 @@ impl LinkTable {
             // Workers begin round robin at different endpoints.
             let next = random.below(count.max(1) as u64) as usize;
             groups.push(Group { first: entries.len(), count, next });
-            for (endpoint, address) in backend_settings.endpoints.iter().enumerate().take(count) {
+            for (endpoint, address) in backend_settings.endpoints[..count].iter().enumerate() {
                 let number = entries.len() as u16;
                 let identity = Identity {
                     instance: options.instance,
@@ -299,7 +299,8 @@ impl Parts {
                 if let Some(identity) = output.request.identity() {
                     self.control.keep_subject(&self.env.settings, key, identity.subject);
                 }
-                self.session_opened(connection, message_max);
+                connection.client.session_opened(message_max);
+                self.session_opened(connection);
             }
             Err(cause) => {
                 connection.session = None;

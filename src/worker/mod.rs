@@ -25,6 +25,7 @@ mod sweep;
 mod tick_time;
 mod trail;
 mod upstreams;
+mod websocket_events;
 mod websockets;
 
 use std::collections::VecDeque;
@@ -119,27 +120,18 @@ impl<R: Ring> Worker<R> {
         let now = ring.now();
         let mut dead_key = [0; 16];
         random.fill(&mut dead_key);
-        let mut nonce = [0; 16];
-        if settings.backends.iter().any(|backend| backend.server.is_some()) {
-            random.fill(&mut nonce);
-        }
         let dead = RejectedTokenCache::new(settings.limits.dead_tokens_max, dead_key);
         let mut upstreams = KeyedSlab::new(options.generation_bits);
-        let links = LinkTable::new(
-            &settings,
-            &counters,
-            &options,
-            now.instant,
-            &mut random,
-            &mut upstreams,
-        );
+        let at = now.instant;
+        let links = LinkTable::new(&settings, &counters, &options, at, &mut random, &mut upstreams);
         let servers = ServerTable::new(&settings, &mut random);
-        for (number, address) in
-            links.addresses(&settings).into_iter().chain(servers.addresses(&settings))
-        {
-            ring.set_endpoint(number, address);
-        }
-        let allowance = Allowance::new(&settings.limits, options.workers, options.descriptors_max);
+        let addresses = [links.addresses(&settings), servers.addresses(&settings)];
+        addresses.into_iter().flatten().for_each(|(number, at)| ring.set_endpoint(number, at));
+        let allowance = Allowance::new(
+            &settings.limits,
+            options.workers,
+            options.descriptors_max / settings.sockets_per_client(),
+        );
         let parts = Parts {
             agenda: Agenda::new(WHEEL_TICK, now.instant),
             upstreams,
@@ -165,7 +157,7 @@ impl<R: Ring> Worker<R> {
             scratch: Scratch {
                 output: Output {
                     tokens: authenticate::Scratch::new(dead),
-                    nonce,
+                    nonce: first_nonce(&settings, &mut random),
                     ..Output::default()
                 },
                 ..Scratch::default()
@@ -333,9 +325,10 @@ impl<R: Ring> Worker<R> {
                 clients_starve
             }
             Owner::Upstream(key) => {
-                let flushed = self.flush_upstream(key);
-                links_starve |= !flushed;
-                !flushed
+                let starved = self.flush_upstream(key);
+                clients_starve |= starved == Some(BufferGroup::Client);
+                links_starve |= starved == Some(BufferGroup::Link);
+                starved.is_some()
             }
             Owner::Nobody | Owner::Acceptor(_) => unreachable!("{owner:?} sends nothing"),
         });
@@ -364,7 +357,7 @@ impl<R: Ring> Worker<R> {
         if !out.is_empty() {
             let copy_out = |bytes: &mut [u8]| out.copy_out(&mut pools.queues, bytes);
             match pipe.flush(Owner::Client(key), &mut self.ring, &mut agenda.ops, copy_out) {
-                Flush::Sending(slot) => agenda.note_sender(slot, key),
+                Flush::Sending(slot) => agenda.note_sender(slot, Owner::Client(key)),
                 Flush::Busy => {}
                 Flush::NoSlot => return false,
             }
@@ -372,6 +365,15 @@ impl<R: Ring> Worker<R> {
         connection.dirty = false;
         true
     }
+}
+
+/// For the first handshake with a WebSocket server, where there are any.
+fn first_nonce(settings: &Settings, random: &mut Random) -> [u8; 16] {
+    let mut nonce = [0; 16];
+    if settings.has_servers() {
+        random.fill(&mut nonce);
+    }
+    nonce
 }
 
 impl Core {

@@ -1,21 +1,16 @@
 //! The WebSocket servers of a worker's backends: which of them a client gets, and which of them rest
 //! after failures.
 
-use std::time::Duration;
-
-use crate::base::circuit::{Circuit, CircuitLimits, CircuitState, Permit};
+use crate::base::circuit::{Circuit, CircuitState, Permit};
 use crate::base::random::Random;
+use crate::base::rendezvous;
 use crate::base::time::Instant;
 use crate::protocol::cause::Cause;
 use crate::ring::EndpointAddress;
-use crate::settings::{Balance, Settings};
+use crate::settings::{Balance, Settings, WebSocketBackend};
 
 /// Where the servers' numbers begin in the ring's table of endpoints, behind all links.
 const FIRST_ENDPOINT: u16 = 4096;
-/// Failures in a row after which a server rests.
-const FAILURES: u32 = 3;
-/// For how long at first, and at most.
-const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// One server of one backend.
 pub(super) struct Server {
@@ -23,6 +18,10 @@ pub(super) struct Server {
     pub(super) endpoint: u16,
     /// Connections to it, those included that are being made.
     connections: u32,
+    /// Those of them whose handshake is under way.
+    handshakes: u32,
+    /// Of its address, for balance by hash.
+    name: u64,
     circuit: Circuit,
 }
 
@@ -40,21 +39,36 @@ pub(super) struct ServerTable {
     groups: Vec<Group>,
 }
 
+impl Server {
+    /// Whether one more connection is within the backend's bounds.
+    fn has_room(&self, backend: Option<&WebSocketBackend>) -> bool {
+        backend.is_some_and(|backend| {
+            self.handshakes < backend.handshakes_max
+                && backend.sessions_max.is_none_or(|most| self.connections < most)
+        })
+    }
+}
+
 impl ServerTable {
     /// The servers that the settings name.
     pub(super) fn new(settings: &Settings, random: &mut Random) -> Self {
         let (mut servers, mut groups) = (Vec::new(), Vec::new());
-        let limits = CircuitLimits { failures: FAILURES, open_min: REST.0, open_max: REST.1 };
         for (backend, of) in settings.backends.iter().enumerate() {
-            let count = if of.server.is_some() { of.endpoints.len() } else { 0 };
+            let Some(settings) = &of.server else {
+                groups.push(Group { first: servers.len(), count: 0, next: 0 });
+                continue;
+            };
+            let count = of.endpoints.len();
             // Workers begin round robin at different servers.
-            let next = if count > 0 { random.below(count as u64) as usize } else { 0 };
+            let next = random.below(count as u64) as usize;
             groups.push(Group { first: servers.len(), count, next });
             servers.extend((0..count).map(|endpoint| Server {
                 backend: backend as u16,
                 endpoint: endpoint as u16,
                 connections: 0,
-                circuit: Circuit::new(limits),
+                handshakes: 0,
+                name: rendezvous::hash(of.endpoints[endpoint].to_string().as_bytes()),
+                circuit: Circuit::new(settings.circuit),
             }));
         }
         ServerTable { servers, groups }
@@ -80,25 +94,45 @@ impl ServerTable {
         &self.servers[usize::from(server)]
     }
 
-    /// Chooses a server of `backend` for one more connection.
+    /// Chooses a server of `backend` for one more connection, other than the one that has just
+    /// `failed`; `affinity` is what that depends on where the settings say so.
+    ///
+    /// # Errors
+    /// Why none takes one more.
     pub(super) fn choose(
         &mut self,
         backend: u16,
+        affinity: Option<u64>,
+        failed: Option<u16>,
         settings: &Settings,
         now: Instant,
     ) -> Result<(u16, Permit), Cause> {
         let group = &mut self.groups[usize::from(backend)];
         let servers = &mut self.servers[group.first..group.first + group.count];
         let order = (0..group.count).map(|step| (group.next + step) % group.count);
-        let able = order.filter(|index| servers[*index].circuit.may_admit(now));
-        let chosen = match settings.backends[usize::from(backend)].balance {
-            Balance::RoundRobin => able.into_iter().next(),
-            Balance::LeastSessions => able.min_by_key(|index| servers[*index].connections),
+        let backend = &settings.backends[usize::from(backend)];
+        let well = |index: &usize| {
+            let has_failed = failed == Some((group.first + index) as u16);
+            !has_failed && servers[*index].circuit.may_admit(now)
         };
-        let index = chosen.ok_or(Cause::BackendUnavailable)?;
+        let has_room = |index: &usize| servers[*index].has_room(backend.server.as_ref());
+        let mut able = order.clone().filter(well).filter(has_room);
+        let chosen = match (backend.hash_key().and(affinity), backend.balance) {
+            // One that is full has the next place take its values, as one that rests does.
+            (Some(value), _) => {
+                rendezvous::choose(value, able.map(|index| (index, servers[index].name)))
+            }
+            (None, Balance::RoundRobin) => able.next(),
+            (None, Balance::LeastSessions) => able.min_by_key(|index| servers[*index].connections),
+        };
+        let Some(index) = chosen else {
+            let full = order.clone().any(|index| well(&index));
+            return Err(if full { Cause::OverCapacity } else { Cause::BackendUnavailable });
+        };
         let server = &mut servers[index];
         let permit = server.circuit.admit(now).ok_or(Cause::BackendUnavailable)?;
         server.connections += 1;
+        server.handshakes += 1;
         group.next = (index + 1) % group.count;
         Ok(((group.first + index) as u16, permit))
     }
@@ -110,7 +144,9 @@ impl ServerTable {
 
     /// A server answered, whatever it said.
     pub(super) fn answered(&mut self, server: u16, permit: Permit) {
-        self.servers[usize::from(server)].circuit.succeeded(permit);
+        let server = &mut self.servers[usize::from(server)];
+        server.handshakes -= 1;
+        server.circuit.succeeded(permit);
     }
 
     /// A server failed. Whether it rests now, and did not before.
@@ -121,7 +157,9 @@ impl ServerTable {
         now: Instant,
         jitter: u32,
     ) -> bool {
-        let circuit = &mut self.servers[usize::from(server)].circuit;
+        let server = &mut self.servers[usize::from(server)];
+        server.handshakes -= 1;
+        let circuit = &mut server.circuit;
         let rested = circuit.state() != CircuitState::Closed;
         circuit.failed(permit, now, jitter);
         !rested && circuit.state() == CircuitState::Open
@@ -129,7 +167,9 @@ impl ServerTable {
 
     /// An attempt was given up for reasons that are not the server's.
     pub(super) fn abandoned(&mut self, server: u16, permit: Permit, now: Instant) {
-        self.servers[usize::from(server)].circuit.abandoned(permit, now);
+        let server = &mut self.servers[usize::from(server)];
+        server.handshakes -= 1;
+        server.circuit.abandoned(permit, now);
     }
 
     /// Connections to all of them.

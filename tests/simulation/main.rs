@@ -185,7 +185,7 @@ const PLANTED: &[(Bug, &[&str])] = &[
     (Bug::CompletionTwice, &["away, not"]),
     (Bug::ClockSticks, &["deadline"]),
     (Bug::RevocationForgotten, &["revoked"]),
-    (Bug::BufferKept, &["the worker keeps"]),
+    (Bug::BufferKept, &["the worker keeps", "cut short"]),
     // Without free slots a client that reads well is dropped for one that does not.
     (Bug::SlotKept, &["the worker keeps", "cut short"]),
     (Bug::RearmForgotten, &["deadline", "not all is over"]),
@@ -210,7 +210,7 @@ const PLANTED: &[(Bug, &[&str])] = &[
     (Bug::SessionMixedUp, &["for a session that is not open", "in the session of"]),
     (Bug::OpenedTwice, &["still in use", "second OPEN"]),
     (Bug::FrameTooEarly, &["before the server's 101"]),
-    (Bug::FrameLost, &["where"]),
+    (Bug::FrameLost, &["where", "no token"]),
     (Bug::FrameDoubled, &["where"]),
     (Bug::ServerKept, &["outlives its client's"]),
 ];

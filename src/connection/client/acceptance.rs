@@ -1,62 +1,17 @@
-//! While the server behind, whose 101 lets everybody in, has still to say that the client is in:
+//! While the server behind, whose 101 lets every client in, has still to say that the client is in:
 //! a few frames pass both ways, under all deadlines and caps of strangers.
-
-use std::sync::Arc;
 
 use crate::connection::context::{Context, Output};
 use crate::counters::Metric;
-use crate::protocol::acceptance::{Acceptance, Judgement, MESSAGE_MAX};
+use crate::protocol::acceptance::Judgement;
 use crate::protocol::cause::Cause;
 use crate::protocol::websocket::DataKind;
 
-use super::open::Admitted;
+use super::admitted::Admitted;
+use super::pending_acceptance::PendingAcceptance;
 use super::phase::{Authenticating, Awaited, Phase};
 use super::state::Client;
 use super::step::Step;
-
-/// What passes between a client and a server that has not accepted it.
-pub(super) struct PendingAcceptance {
-    rules: Arc<Acceptance>,
-    /// How many messages the client may still begin.
-    messages_left: u16,
-    /// How many bytes it may still send in them.
-    bytes_left: u32,
-    /// The server's text message under way, while it is one that may accept.
-    message: Option<Vec<u8>>,
-    /// The client has been sent the beginning of a message, but not its end.
-    pub(super) to_client_unfinished: bool,
-}
-
-impl PendingAcceptance {
-    pub(super) fn new(rules: Arc<Acceptance>, ctx: &Context<'_>) -> Self {
-        let limits = &ctx.settings.limits;
-        PendingAcceptance {
-            rules,
-            messages_left: limits.first_messages_max,
-            bytes_left: limits.first_message_max,
-            message: None,
-            to_client_unfinished: false,
-        }
-    }
-
-    /// Takes a piece of a message of the server's; says what a whole one means.
-    fn take(&mut self, kind: DataKind, first: bool, last: bool, bytes: &[u8]) -> Judgement {
-        if first {
-            self.message = (kind == DataKind::Text).then(Vec::new);
-        }
-        match &mut self.message {
-            Some(message) if message.len() + bytes.len() <= MESSAGE_MAX => {
-                message.extend_from_slice(bytes);
-            }
-            message => *message = None,
-        }
-        if !last {
-            return Judgement::Neither;
-        }
-        let message = self.message.take();
-        message.map_or(Judgement::Neither, |message| self.rules.judge(&message))
-    }
-}
 
 impl Client {
     /// Whether the server behind, which has answered with 101, has still to accept the client.
@@ -88,12 +43,10 @@ impl Client {
         };
         let begun = u16::from(*first);
         let length = range.len() as u32;
-        if begun > pending.messages_left || length > pending.bytes_left {
+        if !pending.allows(begun, length) {
             self.close(Cause::TooLarge, ctx, output);
             return Step::Handled;
         }
-        pending.messages_left -= begun;
-        pending.bytes_left -= length;
         step
     }
 
@@ -116,7 +69,7 @@ impl Client {
                 let Some(route) = self.settings_of_route(ctx) else { return false };
                 ctx.counters.increment(Metric::TokensAccepted);
                 self.enter_open(Admitted::by_server(), route, ctx);
-                self.pass_controls();
+                self.pass_all(route, ctx);
                 true
             }
         }

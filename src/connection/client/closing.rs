@@ -218,8 +218,25 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        refusal.write_with(detail, &mut output.answers);
+        refusal.write_with(detail, None, &mut output.answers);
         self.end_over_http(refusal.cause(), refusal.detail(), ctx);
+    }
+
+    /// Refuses an upgrade over HTTP. Programs read these answers, so whether to try again, and when,
+    /// is what the route and the plain dialect say of the cause.
+    pub(super) fn refuse_upgrade_over_http(
+        &mut self,
+        refusal: Refusal,
+        ctx: &Context<'_>,
+        output: &mut Output,
+    ) {
+        let CloseDetails { hint, is_final, .. } = CloseDetails::of(refusal, ctx);
+        let answer = self.answer_in(Dialect::Plain, refusal.cause, is_final, ctx);
+        let wait = if answer.reconnect { hint.retry_after.or(answer.retry_after) } else { None };
+        let over_http = HttpRefusal::for_cause(refusal.cause);
+        over_http.write_with(&[], wait, &mut output.answers);
+        let detail = is_final.then_some(CloseDetail::TokenFarOff).or(over_http.detail());
+        self.end_over_http(over_http.cause(), detail, ctx);
     }
 
     pub(super) fn answer_health(&mut self, is_head: bool, ctx: &Context<'_>, output: &mut Output) {
@@ -356,7 +373,16 @@ impl Client {
     /// How `cause` is put to this client: looked up when it is said, so that it costs no memory
     /// and a reload counts.
     pub(super) fn answer<'s>(&self, cause: Cause, is_final: bool, ctx: &Context<'s>) -> Answer<'s> {
-        let dialect = self.dialect().unwrap_or(Dialect::Plain);
+        self.answer_in(self.dialect().unwrap_or(Dialect::Plain), cause, is_final, ctx)
+    }
+
+    fn answer_in<'s>(
+        &self,
+        dialect: Dialect,
+        cause: Cause,
+        is_final: bool,
+        ctx: &Context<'s>,
+    ) -> Answer<'s> {
         let answer = |cause| match self.settings_of_route(ctx) {
             Some(route) => route.closes.answer(dialect, cause),
             None => dialect.answer(cause),

@@ -4,6 +4,7 @@ use super::*;
 use crate::connection::stage::ClosedBy;
 use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::centrifuge::PING as CENTRIFUGE_PING;
+use crate::protocol::dialect::is_silent;
 
 const DIALECTS: &str = r#"
     [[auth]]
@@ -185,6 +186,71 @@ fn a_token_that_is_valid_soon_is_to_be_shown_again_then() {
     assert!(world.told == ["101"] && !late.is_empty());
     world.feed(&frame(TEXT, &std::mem::take(&mut late)));
     assert_eq!(world.told[1..], ["text token_bad_signature", "close 4401 token_bad_signature"]);
+}
+
+fn retry_after(world: &World) -> Option<&str> {
+    let (_, rest) = world.answered[0].split_once("\r\nRetry-After: ")?;
+    rest.lines().next()
+}
+
+#[test]
+fn an_answer_over_http_says_when_to_try_again() {
+    // The leeway is 10 s.
+    for (path, ahead, wait) in [
+        ("/own", 11, Some("1")),
+        ("/own", 13, Some("3")),
+        ("/own", 70, Some("60")),
+        ("/own", 71, None),
+        // Programs read it: the words of a browser library's dialect do not count.
+        ("/phoenix/websocket?vsn=2.0.0", 13, Some("3")),
+    ] {
+        let mut world = world();
+        world.settings.routes.iter_mut().for_each(|route| route.refuse = Refuse::Http);
+        world.feed(&head(path, &bearer(&token_of_the_future(ahead))));
+        assert_eq!((world.told.last().unwrap().as_str(), retry_after(&world)), ("401", wait));
+        let far = (ahead > 70).then_some(CloseDetail::TokenFarOff);
+        assert_eq!(world.client.end().expect("refused").detail, far, "{path} {ahead}");
+    }
+    // Every other cause, from the time between head and 101.
+    let mut found = Vec::new();
+    for cause in Cause::ALL.iter().copied().filter(|cause| !is_silent(*cause)) {
+        let mut world = world();
+        world
+            .call(|client, ctx, output| client.refuse_upgrade_over_http(cause.into(), ctx, output));
+        if let Some(wait) = retry_after(&world) {
+            found.push(format!("{} {} {wait}", world.told[0], cause.label()));
+        }
+    }
+    let expected = [
+        "401 token_not_yet_valid 1",
+        "408 authentication_timed_out 1",
+        "503 over_capacity 5",
+        "503 rate_limited 5",
+        "503 slow_consumer 5",
+        "503 idle 1",
+        "503 lifetime 1",
+        "503 going_away 1",
+        "503 backend_unavailable 2",
+        "503 internal 5",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_route_says_over_http_too_when_to_try_again() {
+    for (closes, wait) in [
+        ("over_capacity = { retry_after = \"31s\" }", Some("31")),
+        ("over_capacity = { retry_after = \"1500ms\" }", Some("2")),
+        ("over_capacity = { reconnect = false }", None),
+        ("token_expired = { retry_after = \"31s\" }", Some("5")),
+    ] {
+        let text = DIALECTS.replace("token_expired = {", &format!("{closes}\n#"));
+        let mut world = World::with(settings(&text), false, 0);
+        world.settings.routes.iter_mut().for_each(|route| route.refuse = Refuse::Http);
+        world.client.refuse_for_capacity();
+        world.feed(&head("/own", &bearer(&token(APP, 60))));
+        assert_eq!((world.told.last().unwrap().as_str(), retry_after(&world)), ("503", wait));
+    }
 }
 
 /// However slowly a client comes to its refusal, it is gone when all stages together are over.

@@ -6,7 +6,7 @@
 //! | file | what |
 //! |---|---|
 //! | `step` | what the machine wants of the worker |
-//! | `peer_address`, `renewal`, `http_fields` | small parts of a client's state |
+//! | `peer_address`, `renewal`, `http_fields`, `admitted`, `pending_acceptance` | small parts of a client's state |
 //! | `phase` | what a client is doing, with what exists only while it does that |
 //! | `state` | the client itself, and the one place where its phase changes |
 //! | `closing` | the end: what is said, how long the close frame waits |
@@ -19,6 +19,7 @@
 //! | `events` | input and output, handed to the files above |
 
 mod acceptance;
+mod admitted;
 mod after_close;
 mod auth_decision;
 mod closing;
@@ -30,6 +31,7 @@ mod frames;
 mod http_fields;
 mod open;
 mod peer_address;
+mod pending_acceptance;
 mod phase;
 mod reauthenticate;
 mod renewal;

@@ -11,9 +11,9 @@ use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::http_upgrade::HeadScanner;
 use crate::protocol::revocation::IdentityFingerprint;
 
-use super::acceptance::PendingAcceptance;
+use super::admitted::Admitted;
+use super::pending_acceptance::PendingAcceptance;
 use super::renewal::Renewal;
-use super::server::PendingServer;
 use super::step::SocketAction;
 
 /// The phases of a connection's life, in their order; none is entered twice.
@@ -111,6 +111,16 @@ pub(super) struct PendingDecision {
     /// When it has taken too long.
     pub(super) until: PackedInstant,
     pub(super) first_message: FirstMessageInfo,
+}
+
+/// A server's answer that is awaited.
+pub(super) struct PendingServer {
+    /// When it has taken too long.
+    pub(super) until: PackedInstant,
+    pub(super) backend: u16,
+    pub(super) first_message: FirstMessageInfo,
+    /// Who the client is; `None` where the server is to say whether it may come in.
+    pub(super) admitted: Option<Admitted>,
 }
 
 /// What a first message asked for, beside being let in.

@@ -8,17 +8,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::time::PackedInstant;
 use crate::connection::context::{Context, Output};
 use crate::connection::upstream::websocket::handshake::{Accepted, Handshake, Refused};
 use crate::protocol::cause::Cause;
 use crate::protocol::http_upgrade::{self, FIELDS, HttpRefusal, Request, UpgradeRequest};
 use crate::settings::{Route, WebSocketBackend};
 
-use super::acceptance::PendingAcceptance;
+use super::admitted::Admitted;
 use super::closing::{CloseDetails, RejectHint};
-use super::open::{Admitted, head_limits, still_valid, subprotocol};
-use super::phase::{Authenticating, Awaited, FirstMessageInfo, PendingRequest, Phase};
+use super::open::{head_limits, still_valid, subprotocol};
+use super::pending_acceptance::PendingAcceptance;
+use super::phase::{
+    Authenticating, Awaited, FirstMessageInfo, PendingRequest, PendingServer, Phase,
+};
 use super::state::Client;
 use super::step::Step;
 use super::upgrade::{explains, refusal_subprotocol, switch_protocols};
@@ -26,16 +28,6 @@ use super::upgrade::{explains, refusal_subprotocol, switch_protocols};
 /// How much later than the worker the client's own machine gives a server up: the worker keeps the
 /// time of each attempt, and says first what failed.
 const GRACE: Duration = Duration::from_millis(500);
-
-/// A server's answer that is awaited.
-pub(super) struct PendingServer {
-    /// When it has taken too long.
-    pub(super) until: PackedInstant,
-    backend: u16,
-    first_message: FirstMessageInfo,
-    /// Who the client is; `None` where the server is to say whether it may come in.
-    admitted: Option<Admitted>,
-}
 
 impl Client {
     /// Leaves in `output.handshake` what a server of the route's backend is asked, and waits for its
@@ -124,7 +116,7 @@ impl Client {
         match admitted {
             Ok(admitted) => {
                 self.enter_open(admitted, route, ctx);
-                self.pass_controls();
+                self.pass_all(route, ctx);
                 self.acknowledge(pending.first_message, None, ctx, output);
                 true
             }
@@ -139,10 +131,12 @@ impl Client {
         }
     }
 
-    /// From now on pings and pongs go on to the server, and come from it.
-    pub(super) fn pass_controls(&mut self) {
+    /// From now on pings and pongs go on to the server and come from it, and messages may be as
+    /// large as the route has it.
+    pub(super) fn pass_all(&mut self, route: &Route, ctx: &Context<'_>) {
         if let Some(open) = self.open_mut() {
             open.passes_controls = true;
+            open.backend_message_max = route.message_max.unwrap_or(ctx.settings.limits.message_max);
         }
     }
 

@@ -20,6 +20,7 @@ use crate::protocol::websocket::{
 };
 use crate::settings::{MessageTypes, Route};
 
+use super::admitted::{expiry, identity_end};
 use super::peer_address::{PeerAddress, PeerIs};
 use super::phase::{
     Authenticating, Awaited, CloseProgress, End, Ended, Next, Open, PendingDecision, Phase,
@@ -239,7 +240,7 @@ impl Client {
     /// their link, so it costs this client its connection.
     pub fn session_opened(&mut self, message_max: u32) {
         if let Some(open) = self.open_mut() {
-            open.backend_message_max = message_max;
+            open.backend_message_max = open.backend_message_max.min(message_max);
         }
     }
 
@@ -395,16 +396,6 @@ impl Client {
     pub fn leave(&self, ctx: &Context<'_>) {
         ctx.counters.decrement(gauge(self.stage()));
     }
-}
-
-/// When an identity is over on the monotonic clock.
-pub(super) fn identity_end(identity: &VerifiedIdentity<'_>, ctx: &Context<'_>) -> Instant {
-    identity.ends(ctx.now.unix).map_or(Instant::NEVER, |end| expiry(end, ctx))
-}
-
-fn expiry(expires: UnixTime, ctx: &Context<'_>) -> Instant {
-    let left = expires.as_millis().saturating_sub(ctx.now.unix.as_millis());
-    ctx.now.instant + Duration::from_millis(left) + ctx.settings.deadlines.expiry_grace
 }
 
 /// The lifetime, shortened by up to a tenth so that connections made together part.

@@ -190,7 +190,7 @@ impl Client {
     ) {
         match self.settings_of_route(ctx).filter(|route| explains(route, request)) {
             Some(route) => self.explain_refusal(refusal, request, route, ctx, output),
-            None => self.refuse_http(HttpRefusal::for_cause(refusal.cause), ctx, output),
+            None => self.refuse_upgrade_over_http(refusal, ctx, output),
         }
     }
 

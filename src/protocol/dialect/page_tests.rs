@@ -28,6 +28,10 @@ No single code works for every library. So there is a *dialect* for each family 
 For programs an HTTP status may be better: set `refuse = \"http\"`. With `refuse = \"auto\"` browsers
 (requests with `Origin`) get explanations, and all other clients get statuses.
 
+An answer over HTTP has `Retry-After` where a client should try again: what `closes` or the column `plain`
+says of the reason, in whole seconds, rounded up. A 401 `token_not_yet_valid` names the time until the
+token is valid, if that is a minute or less; without `Retry-After` the token is of no use.
+
 ## Every reason in every dialect
 
 Each cell has the code, then how long the client should wait, or *stop*. **m**: the gateway sends a

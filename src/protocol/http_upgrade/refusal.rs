@@ -1,9 +1,9 @@
 //! Every HTTP answer that is not a 101, as one closed set.
 
-use crate::protocol::cause::Cause;
+use std::io::Write as _;
+use std::time::Duration;
 
-/// Seconds in `Retry-After` of a 503.
-const RETRY_AFTER_SECONDS: &str = "5";
+use crate::protocol::cause::Cause;
 
 /// Parts of a body: label, sentence, detail and line end.
 const BODY_PARTS: usize = 12;
@@ -191,12 +191,13 @@ impl HttpRefusal {
 
     /// Appends the whole response: status line, fields, and a body that says what is wrong.
     pub fn write(self, out: &mut Vec<u8>) {
-        self.write_with(&[], out);
+        self.write_with(&[], None, out);
     }
 
     /// As [`HttpRefusal::write`], with a `detail` behind the sentence, which must be fit to show; of
-    /// [`HttpRefusal::Redirected`] it is the address.
-    pub fn write_with(self, detail: &[&str], out: &mut Vec<u8>) {
+    /// [`HttpRefusal::Redirected`] it is the address. `retry_after` is for a client that should try
+    /// again: the field has whole seconds, so it never comes too early.
+    pub fn write_with(self, detail: &[&str], retry_after: Option<Duration>, out: &mut Vec<u8>) {
         put(out, &["HTTP/1.1 ", self.status_line(), "\r\n"]);
         // RFC 9110 §7.8: who sends Upgrade must name it in Connection.
         let connection = if self.status() == 426 { "close, Upgrade" } else { "close" };
@@ -216,10 +217,11 @@ impl HttpRefusal {
                 put(out, &["WWW-Authenticate: Bearer error=\"invalid_token\", "]);
                 put(out, &["error_description=\"", cause.label(), "\"\r\n"]);
             }
-            HttpRefusal::Unavailable(_) => {
-                put(out, &["Retry-After: ", RETRY_AFTER_SECONDS, "\r\n"]);
-            }
             _ => {}
+        }
+        if let Some(wait) = retry_after {
+            let seconds = wait.as_millis().div_ceil(1000);
+            let _infallible = write!(out, "Retry-After: {seconds}\r\n");
         }
         if self.status() == 426 {
             put(out, &["Upgrade: websocket\r\n"]);
@@ -261,7 +263,6 @@ fn put(out: &mut Vec<u8>, parts: &[&str]) {
 
 /// The last two fields of a response head, and its body.
 pub(super) fn write_body(out: &mut Vec<u8>, body: &[&str]) {
-    use std::io::Write as _;
     let length: usize = body.iter().map(|part| part.len()).sum();
     let _infallible = write!(
         out,

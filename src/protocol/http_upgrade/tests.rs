@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::*;
 use crate::base::random::Random;
@@ -252,11 +253,18 @@ fn answers_are_exact() {
          error_description=\"token_expired\"\r\n",
     );
     status_and_extra(token(Cause::ForbiddenOrigin), "403 Forbidden", "\r\n\r\nforbidden_origin: ");
-    status_and_extra(
-        token(Cause::OverCapacity),
-        "503 Service Unavailable",
-        "\r\nRetry-After: 5\r\n",
-    );
+    for (cause, wait_ms, status, seconds) in [
+        (Cause::OverCapacity, 5000, "503 Service Unavailable", 5),
+        (Cause::TokenNotYetValid, 2001, "401 Unauthorized", 3),
+        (Cause::TokenNotYetValid, 0, "401 Unauthorized", 0),
+    ] {
+        let (mut out, wait) = (Vec::new(), Duration::from_millis(wait_ms));
+        token(cause).write_with(&[], Some(wait), &mut out);
+        let got = String::from_utf8(out).unwrap();
+        assert!(got.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{got}");
+        assert!(got.contains(&format!("\r\nRetry-After: {seconds}\r\n")), "{got}");
+    }
+    status_and_extra(token(Cause::OverCapacity), "503 Service Unavailable", "over_capacity: ");
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! The table itself, section by section. `rows.rs` says what a row makes.
+//! Long because: it is one table, and each key has its row.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,14 +7,16 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::super::raw::{self, List, ListOrWord, Number, Path, Text};
+use super::super::raw::{self, List, ListOrWord, Number, Path, Text, TextByName, WordOrTextByName};
 use super::super::words::FromWord;
 use super::super::{
-    Balance, DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
+    Backend, DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
     RevokeScope, SecretEncoding,
 };
 use super::{Key, NONE, REQUIRED, Reload, Shape};
+use crate::base::circuit::CircuitLimits;
 use crate::base::secret::Secret;
+use crate::protocol::acceptance::Preset;
 use crate::protocol::cause::Cause;
 
 const KIB: u64 = 1 << 10;
@@ -37,6 +40,10 @@ fn same_each<T, V: PartialEq>(a: &[T], b: &[T], value: impl Fn(&T) -> V) -> bool
 
 fn same_secret(a: &Option<Secret>, b: &Option<Secret>) -> bool {
     a.as_ref().map(Secret::expose) == b.as_ref().map(Secret::expose)
+}
+
+fn circuit(backend: &Backend) -> Option<CircuitLimits> {
+    backend.server.as_ref().map(|server| server.circuit)
 }
 
 sections! {
@@ -240,8 +247,8 @@ sections! {
             "From the start of a client's handshake with a WebSocket server behind the gateway to its \
              answer, other servers that are tried included.";
         link_ping: Time(100, 10 * MINUTE) as Duration = "5s", Live,
-            "Silence on a link after which the gateway pings; after three times this it drops the \
-             link.";
+            "Silence on a link after which the gateway pings; after twice this the log names the \
+             backend, after three times this the gateway drops the link and closes its sessions.";
         link_stall: Time(100, 10 * MINUTE) as Duration = "10s", Live,
             "Time without any credit from a backend, while clients of its link wait to send, after \
              which the log names it, once. Nothing else happens.";
@@ -300,11 +307,13 @@ sections! {
     "auth" RawAuth {
         name: Text("name") = REQUIRED, Live,
             "Name for routes to refer to; unique.";
-        kind: Word(&["jwt", "phoenix", "plug-session", "compact", "backend", "http"]) = REQUIRED,
-            Live,
-            "Who decides about a token, and which format it has.";
-        carriers: List(CARRIERS) = REQUIRED, Live,
-            "Where a client may put its token; the first place that holds one counts. `backend` \
+        kind: Word(&["jwt", "phoenix", "plug-session", "compact", "backend", "http", "upstream"])
+            = REQUIRED, Live,
+            "Who decides about a token, and which format it has. `upstream`: the application behind \
+             the gateway (`[[backend]] kind = \"websocket\"`) judges its clients itself.";
+        carriers: List(CARRIERS) = NONE,
+            Live required for ["jwt", "phoenix", "plug-session", "compact", "backend", "http"],
+            "Required by all kinds but `upstream`: where a client may put its token; the first place that holds one counts. `backend` \
              and `http` get all of them.";
         keys: Tables(RawKey) = NONE, Live required for ["jwt", "compact"],
             "`jwt`, `compact`: keys that sign tokens, required. During a rotation list the old \
@@ -384,6 +393,21 @@ sections! {
              while that fails; half of it is random.";
         circuit_open_max: Time(100, HOUR) as Duration = "30s", Live for ["http"],
             "`kind = \"http\"`: longest such wait.";
+        accepted_by: Word(&["handshake", "message"]) as &str = "handshake", Live for ["upstream"],
+            "`upstream`: what lets a client in. `\"handshake\"`: the application's 101. \
+             `\"message\"`: a text message of the application, for those whose 101 accepts \
+             every client.";
+        preset: Word(Preset::NAMES) = NONE, Live for ["upstream"],
+            "`accepted_by = \"message\"`: the protocol whose messages accept and refuse.";
+        accepted_when: Tables(RawMessagePattern) = NONE, Live for ["upstream"],
+            "`accepted_by = \"message\"`: the messages that accept, in place of a preset's; any of \
+             them does.";
+        refused_when: Tables(RawMessagePattern) = NONE, Live for ["upstream"],
+            "`accepted_by = \"message\"`: the messages that refuse, beside a preset's.";
+        accepted_topics: List("topics, as in `room:*`, or `*`") = NONE, Live for ["upstream"],
+            "`preset = \"phoenix\"`, `\"actioncable\"`, `\"pusher\"`: the topics (channels) whose \
+             join lets a client in, since a join of a public one proves nothing; required for the \
+             first two.";
     }
     "auth.keys" RawKey {
         id: Text("text") = NONE, Live,
@@ -414,6 +438,15 @@ sections! {
             "Further claims: UTF-8, at most 8 KiB; the backend gets them unchanged.";
         reason: Text("header name") as &str = "X-Auth-Reason", Live,
             "With 401 and 403: the label of a cause, as in `token_expired`.";
+    }
+    "auth.accepted_when" RawMessagePattern {
+        json: Text("member names and indexes with dots between them") = NONE, Live,
+            "Where the value is in a message that is JSON, as in `4.status`.";
+        equals: Text("text") = NONE, Live,
+            "What the value there must be; numbers, `true`, `false` and `null` as they are written \
+             in JSON. Absent: any value.";
+        prefix: Text("text") = NONE, Live,
+            "How the message begins, instead of `json`.";
     }
     "route" RawRoute {
         path: Text("path, or prefix ending in `/*`") = REQUIRED, Live,
@@ -453,7 +486,17 @@ sections! {
         messages: Word(MessageTypes::WORDS) as MessageTypes = "any", Live,
             "Permitted messages; after any other the gateway closes with 1003.";
         forward_headers: List("header names") = "[]", Live,
-            "Request headers that the backend gets. Headers that carry credentials are an error.";
+            "Request headers that the backend gets. Headers that carry credentials are an error. A \
+             backend of `kind = \"websocket\"` gets all headers without this.";
+        strip_prefix: Text("path") = NONE, Live,
+            "`kind = \"websocket\"`: what the application's paths do not have of the request's: \
+             `\"/app\"` makes `/ws` of `/app/ws`.";
+        cookies: Word(&["pass", "strip"]) as &str = "pass", Live,
+            "`kind = \"websocket\"`: whether the application gets cookies. With them, `origins` \
+             must be a closed list.";
+        message_max: Size(125, 256 * MIB) = NONE, Live,
+            "Largest message of a client; 1009 above it. Absent: `limits.message_max`, and `16MiB` \
+             where the backend is of `kind = \"websocket\"`.";
         health: Flag() as bool = "false", Live,
             "Answer a GET or HEAD that asks for no WebSocket with 200, for load balancers, \
              instead of 426 or 405; HTTP/1.0 without `Host` too.";
@@ -490,21 +533,74 @@ sections! {
                 a.backends.iter().map(|b| &b.name).eq(b.backends.iter().map(|b| &b.name))
             }),
             "Name for routes to refer to; unique.";
-        kind: Word(&["link", "websocket"]) as &str = "link", RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.server.clone())),
+        kind: Word(&["link", "websocket"]) as &str = "link",
+            RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.server.is_some())),
             "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
              ordinary WebSocket servers that know nothing of the gateway.";
-        endpoints: List("`IP:PORT` or `unix:/PATH`") = REQUIRED,
+        endpoints: List("`IP:PORT` or `unix:/PATH`; `websocket`: `ws://IP:PORT/PATH` or `unix:/PATH`")
+            = REQUIRED,
             RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.endpoints.clone())),
-            "Its servers, which are interchangeable.";
-        balance: WordOrLater(Balance::WORDS, &["hash-subject"]) as Balance = "least-sessions", Live,
-            "How the gateway chooses an endpoint for a new session.";
-        revoke: Word(RevokeScope::WORDS) as RevokeScope = "none", Live,
+            "Its servers, which are interchangeable: the path of their URLs, which goes in front of \
+             the request's, is the same for all.";
+        balance: WordOrNamed(
+            &["least-sessions", "round-robin", "hash-subject", "hash-address"],
+            &["hash-cookie", "hash-query"]
+        ) as &str = "least-sessions", Live,
+            "How the gateway chooses an endpoint for a new session. `websocket`: with `hash-…` all \
+             clients with the same subject, address, cookie or query parameter get the same \
+             endpoint while it is there; without that value the one with the fewest sessions.";
+        revoke: Word(RevokeScope::WORDS) as RevokeScope = "none", Live for ["link"],
             "Where the backend may revoke tokens by REVOKE: nowhere, on the routes that go to it, \
              or on all. Needs `secret_file`: a link that proved no key revokes nothing.";
-        secret_file: Text(SECRET_FILE) = NONE, Live,
+        secret_file: Text(SECRET_FILE) = NONE, Live for ["link"],
             "Key of the link's mutual authentication, at least 32 bytes. One newline at the end \
              is removed.";
-        secret: Text("text") = NONE, Live,
+        secret: Text("text") = NONE, Live for ["link"],
             "The key itself, instead of `secret_file`. For development only.";
+        ca_file: Text(PATH) = NONE, Live for ["websocket"],
+            "`wss://`: PEM file with the root certificates of the endpoints; absent: those of the \
+             system.";
+        server_name: Text("host name or IP address") = NONE, Live for ["websocket"],
+            "`wss://`: the name that the endpoints' certificates must have, and SNI; absent: each \
+             endpoint's address. With `preserve_host = false` it is the `Host`, too.";
+        credentials: Word(&["pass", "strip"]) as &str = "pass", Live for ["websocket"],
+            "Whether the application gets the credentials that the gateway's carriers took. \
+             `\"pass\"` suits applications that verify again, as Phoenix does.";
+        preserve_host: Flag() as bool = "true", Live for ["websocket"],
+            "Whether the application gets the `Host` that the client sent; many compare it with \
+             `Origin`. `false`: `server_name`, or the endpoint's address.";
+        identity_headers: WordOrTextByName(
+            &["none", "forwarded", "remote"], "claim", "header names"
+        ) = "none", Live for ["websocket"],
+            "Request headers that say who the client is, as the gateway verified it: \
+             `\"forwarded\"` sets `X-Forwarded-User`, `-Email`, `-Groups` and \
+             `-Preferred-Username`, `\"remote\"` `Remote-User`, `-Groups`, `-Name` and `-Email`, and \
+             a table names the header of each claim, as in `{ sub = \"X-User\" }`.";
+        request_headers: TextByName("header name", "values") = NONE, Live for ["websocket"],
+            "Request headers with a fixed value, in place of the client's.";
+        request_header_files: TextByName("header name", "file names") = NONE,
+            Live for ["websocket"],
+            "The same, with values from files (or `env:NAME`), as an `Authorization` that the \
+             application asks of its proxy. One newline at the end is removed.";
+        handshakes_max: Count(1, 1_000_000) as u32 = "256", Live for ["websocket"],
+            "Handshakes of one worker with one endpoint that may await its answer concurrently; \
+             further clients are refused as `over_capacity`.";
+        sessions_max: Count(1, 100_000_000) = NONE, Live for ["websocket"],
+            "Connections of one worker to one endpoint; further clients are refused as \
+             `over_capacity`. Absent: no bound of its own.";
+        upstream_message_max: Size(125, GIB) = NONE, Live for ["websocket"],
+            "Largest message of the application to a client; above it the gateway closes both \
+             connections. Absent: no bound, since messages pass in pieces.";
+        circuit_failures: Count(1, 1_000) as u32 = "3",
+            RestartRequired(|a, b| same_each(&a.backends, &b.backends, circuit)) for ["websocket"],
+            "Failures of an endpoint in a row (no connection, no proper answer; an HTTP status is no \
+             failure) after which it gets no clients for a while.";
+        circuit_open_min: Time(100, 10 * MINUTE) as Duration = "1s",
+            RestartRequired(|a, b| same_each(&a.backends, &b.backends, circuit)) for ["websocket"],
+            "Wait before one client tries the endpoint again. It doubles while that fails; half of \
+             it is random.";
+        circuit_open_max: Time(100, HOUR) as Duration = "30s",
+            RestartRequired(|a, b| same_each(&a.backends, &b.backends, circuit)) for ["websocket"],
+            "Longest such wait.";
     }
 }

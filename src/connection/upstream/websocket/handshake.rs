@@ -115,15 +115,21 @@ pub enum Fault {
     /// An extension that was not offered.
     #[error("the 101 names an extension that was not offered")]
     Extension,
-    /// The gateway's own want of memory or descriptors, which its clients can bring about.
-    #[error("no room in the gateway for one more connection")]
+    /// No local port is free for another connection to the server.
+    #[error("no local port is free; see net.ipv4.ip_local_port_range")]
+    NoPorts,
+    /// The gateway has no descriptor for the connection.
+    #[error("out of descriptors or memory")]
+    NoDescriptors,
+    /// The gateway's own want of memory.
+    #[error("no room for the request")]
     NoRoom,
 }
 
 impl Fault {
     /// Whether it says something about the server (`settled`: no status does).
     pub fn is_servers(&self) -> bool {
-        !matches!(self, Fault::NoRoom)
+        !matches!(self, Fault::NoRoom | Fault::NoPorts | Fault::NoDescriptors)
     }
 
     /// Whether another server may do better with the same request.
