@@ -192,8 +192,8 @@ impl Served {
         let head = std::str::from_utf8(&head[..end]).map_err(|_| "a head that is not UTF-8")?;
         let (line, fields) = parse_head(head)?;
         let (token, asked) = read_request(line, &fields)?;
-        let forwarded = fields.iter().filter(|(name, _)| name == "x-forwarded-for");
-        let remote = forwarded.rev().next().and_then(|(_, value)| {
+        let mut forwarded = fields.iter().filter(|(name, _)| name == "x-forwarded-for");
+        let remote = forwarded.next_back().and_then(|(_, value)| {
             value.rsplit(',').next().and_then(|last| last.trim().parse::<IpAddr>().ok())
         });
         self.asked = Asked { remote, ..asked };

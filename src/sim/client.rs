@@ -294,8 +294,7 @@ impl Client {
             net.close(conn, Side::Remote, reset);
         }
         self.conn = None;
-        let refused = self.phase == Phase::Asking || self.explained;
-        if self.is_final && refused && self.turned_away(reset) {
+        if self.is_final && self.turned_away(reset) {
             self.phase = Phase::Away(net.now + 100 * MILLIS);
             self.author.life += 1;
             return self.wake(net, 100 * MILLIS);
@@ -315,7 +314,12 @@ impl Client {
 
     /// Whether the gateway may have had no room: then the client comes again.
     fn turned_away(&self, reset: bool) -> bool {
-        if self.server_may_rest && self.close_received == Some(UNAVAILABLE) && self.echoed == 0 {
+        // Where each client takes two descriptors there may be none for the second, or none for
+        // the next client; those that are refused for that give way first, even with a reset.
+        let refused = self.close_received == Some(UNAVAILABLE) && self.echoed == 0;
+        let asked = self.phase == Phase::Asking || self.plan.carriage == Carriage::FirstMessage;
+        let unanswered = asked && self.close_received.is_none() && self.echoed == 0;
+        if self.server_may_rest && (refused || unanswered) {
             return true;
         }
         let asking = self.phase == Phase::Asking;

@@ -253,8 +253,10 @@ impl Watch {
                     completion.outcome,
                     Outcome::EndOfStream | Outcome::Failed(Failure::Disconnected)
                 );
+                // What came last may be the client's own close, after the gateway's.
+                let answered = watched.told && !watched.receiving;
                 // The close waits for cancellations of earlier receives.
-                if over && watched.cancels > 0 && watched.sending.is_none() {
+                if (over || answered) && watched.cancels > 0 && watched.sending.is_none() {
                     watched.ending = Ending::Perhaps;
                 }
             }

@@ -353,7 +353,7 @@ impl Scenario {
             memory_max: None,
             message_max: self.message_max,
             // A client that is asked about may have sent all its messages already.
-            first_message_max: if self.asks { 1 << 20 } else { 4096 },
+            first_message_max: if self.asks || self.servers { 1 << 20 } else { 4096 },
             proxy_header_max: 4096,
             first_messages_max: 8,
             head_max: 8192,

@@ -111,9 +111,7 @@ impl<R: Ring> Worker<R> {
     /// free for that.
     pub(super) fn flush_upstream(&mut self, key: Key) -> Option<BufferGroup> {
         // A link that was connected again since keeps its slot.
-        let Some((key, upstream)) = self.core.parts.upstreams.slot_mut(key.slot) else {
-            return None;
-        };
+        let (key, upstream) = self.core.parts.upstreams.slot_mut(key.slot)?;
         match upstream.as_link() {
             Some(link) => (!self.flush_link(link)).then_some(BufferGroup::Link),
             None => (!self.flush_websocket(key)).then_some(BufferGroup::Client),
