@@ -103,6 +103,7 @@ metrics! {
     UpstreamsResting, Gauge, "portcullis_upstreams" {"state": "resting"}, "WebSocket servers behind the gateway by state, once for each worker.";
     UpstreamConnections, Gauge, "portcullis_upstream_connections", "Connections to WebSocket servers behind the gateway, those included that are being made.";
     UpstreamDials, Counter, "portcullis_upstream_dials_total", "Connections begun to WebSocket servers behind the gateway.";
+    UpstreamConnects, Counter, "portcullis_upstream_connects_total", "Handshakes that WebSocket servers behind the gateway answered with a proper 101.";
     UpstreamFailures, Counter, "portcullis_upstream_failures_total", "Handshakes with WebSocket servers that failed: no connection, no answer in time, or a broken one.";
     UpstreamPortsExhausted, Counter, "portcullis_upstream_ports_exhausted_total", "Handshakes with WebSocket servers that failed because no local port was free.";
     UpstreamRefusals, Counter, "portcullis_upstream_refusals_total", "Handshakes that WebSocket servers answered with another status than 101.";

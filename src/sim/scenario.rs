@@ -24,7 +24,7 @@ use crate::ring::EndpointAddress;
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, ExternalScheme, Gateway,
     Limits, Listener, LogFormat, LogSubject, MessageTypes, Network, PathPattern, Reauthenticate,
-    Redirect, Refuse, RevokeScope, Route, Settings, TlsListener,
+    Redirect, Refuse, RevokeScope, Route, Settings, TlsListener, WebSocketBackend,
 };
 
 /// Accepts that the worker keeps outstanding.
@@ -74,6 +74,8 @@ pub struct Scenario {
     pub tls: bool,
     /// Backends decide on clients, instead of the gateway.
     pub asks: bool,
+    /// The backends are ordinary WebSocket servers, each with a connection for each client.
+    pub servers: bool,
     /// Drain in the middle of them, instead of after they stopped.
     pub drains_early: bool,
     /// How long the close frames of refused tokens wait at least.
@@ -114,13 +116,14 @@ impl Scenario {
                 push_rate: pick(random, &[0, 10, 50]),
                 speaks_of_the_dead: generation_bits == 24,
                 duplicates: 0,
+                serves: false,
             })
             .collect();
         let chaos = 2 * SECONDS + random.below(4 * SECONDS);
         let clients = (0..4 + random.below(24)).map(|_| plan(random, chaos, message_max)).collect();
         let balance =
             if random.chance(1, 2) { Balance::LeastSessions } else { Balance::RoundRobin };
-        Scenario {
+        let mut scenario = Scenario {
             latency_max: pick(random, &[50_000, MILLIS, 20 * MILLIS]),
             capacity_min: pick(random, &[600, 4096, 65_536]),
             sizes,
@@ -148,9 +151,25 @@ impl Scenario {
             floods: false,
             tls: random.chance(1, 6),
             asks: random.chance(1, 3),
+            servers: false,
             drains_early: random.chance(1, 6),
             pace: Duration::from_millis(pick(random, &[0, 0, 400, 2_000])),
+        };
+        // From a number that is drawn anyway, so that the other seeds keep their worlds.
+        if !scenario.asks && (chaos / 4) % 8 < 3 {
+            scenario = scenario.with_servers();
         }
+        scenario
+    }
+
+    /// Makes the backends ordinary WebSocket servers.
+    pub fn with_servers(mut self) -> Self {
+        self.servers = true;
+        self.link_secret = None;
+        for plan in &mut self.backends {
+            plan.serves = true;
+        }
+        self
     }
 
     /// In how many turns the worker's sweep comes by every connection, from the turn that begins
@@ -200,6 +219,7 @@ impl Scenario {
                 push_rate: 0,
                 speaks_of_the_dead: false,
                 duplicates: 0,
+                serves: false,
             }],
             clients: (0..clients).map(plan).collect(),
             chaos: SECONDS,
@@ -208,6 +228,7 @@ impl Scenario {
             floods: false,
             tls: false,
             asks: false,
+            servers: false,
             drains_early: false,
             pace: Duration::ZERO,
         }
@@ -254,7 +275,7 @@ impl Scenario {
                 secret: self.link_secret.clone().map(Secret::new),
                 // Every client's route goes to this backend.
                 revoke: if self.asks { RevokeScope::OwnRoutes } else { RevokeScope::All },
-                server: None,
+                server: self.servers.then(WebSocketBackend::default),
             }],
         }
     }
@@ -344,7 +365,7 @@ impl Scenario {
             memory_max: None,
             message_max: self.message_max,
             // A client that is asked about may have sent all its messages already.
-            first_message_max: if self.asks { 1 << 20 } else { 4096 },
+            first_message_max: if self.asks || self.servers { 1 << 20 } else { 4096 },
             proxy_header_max: 4096,
             first_messages_max: 8,
             upstream_head_max: 16 << 10,

@@ -72,7 +72,7 @@ impl Core {
         let Server { target, standing, .. } = self.parts.servers.server(server);
         let (target, backend) = (Arc::clone(target), standing.backend());
         let counters = &self.parts.env.counters;
-        counters.increment(Metric::UpstreamFailures);
+        counters.add(Metric::UpstreamFailures, u64::from(fault.is_servers()));
         counters.add(Metric::UpstreamPortsExhausted, u64::from(*fault == Fault::NoPorts));
         if fault.is_servers() {
             if self.parts.servers.failed(server, permit, now, jitter) {
@@ -123,7 +123,12 @@ impl Core {
         }
         match self.parts.websocket(key).state {
             State::Connecting(_) => self.websocket_failed(key, &Fault::ConnectTimedOut),
-            State::Handshaking(_) => self.websocket_failed(key, &Fault::AnswerTimedOut),
+            State::Handshaking(_) => {
+                // A request that found no send slot has asked the server nothing.
+                let unasked = self.parts.websocket(key).relay.unsent() > 0;
+                let fault = if unasked { Fault::NoRoom } else { Fault::AnswerTimedOut };
+                self.websocket_failed(key, &fault);
+            }
             State::Open => self.drop_stalled_websocket(key),
             State::Closing { .. } | State::Parting { .. } => self.parts.end_websocket(key, false),
             State::Over => {}
@@ -204,6 +209,7 @@ impl Core {
         let websocket = self.parts.websocket(key);
         let (server, client) = (websocket.server, websocket.client);
         self.parts.servers.accepted(server);
+        self.parts.env.counters.increment(Metric::UpstreamConnects);
         let Some(client) = client else { return };
         let backend = self.parts.server_of_websocket(key).standing.backend();
         self.with_client(client, |parts, client, connection| {

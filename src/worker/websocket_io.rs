@@ -126,6 +126,8 @@ impl<R: Ring> Worker<R> {
             }
             PipeEvent::Sent => {
                 self.core.parts.websocket_sent(key);
+                // What the client has goes out in this turn: nothing else need end the sleep.
+                self.core.resume_woken();
                 self.core.parts.end_parted(key);
             }
             PipeEvent::Finished => self.core.websocket_gone(key),

@@ -179,12 +179,11 @@ impl Parts {
         Some((websocket.progressed.instant(), is_sending))
     }
 
-    /// How many payload bytes the queue to a server takes now. Without room the client waits.
+    /// How many payload bytes the queue to a server takes now. Remembers a client that waits.
     pub(super) fn websocket_allowance(&mut self, key: Key) -> Option<usize> {
         let window = self.env.settings.limits.session_window as usize;
         let websocket = self.websocket(key);
         let allowance = websocket.relay.allowance(window);
-        // The caller holds the client without a further word.
         websocket.client_waits |= allowance.is_none();
         allowance
     }

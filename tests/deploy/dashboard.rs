@@ -363,6 +363,8 @@ const ROWS: &[Row] = &[
                 "cps",
                 &[
                     (rate!("portcullis_upstream_dials_total"), "begun"),
+                    (rate!("portcullis_upstream_connects_total"), "accepted"),
+                    (rate!("portcullis_upstream_ports_exhausted_total"), "no port free"),
                     (rate!("portcullis_upstream_refusals_total"), "answered with a refusal"),
                     (rate!("portcullis_upstream_message_refusals_total"), "refused by a message"),
                     (rate!("portcullis_upstream_failures_total"), "failed"),
