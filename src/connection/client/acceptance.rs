@@ -34,10 +34,12 @@ impl Client {
     pub(super) fn bound_unaccepted(
         &mut self,
         step: Step,
+        input: &[u8],
         ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
-        let (Step::Data { range, first, .. }, Some(pending)) = (&step, self.pending_acceptance())
+        let (Step::Data { range, kind, first, last }, Some(pending)) =
+            (&step, self.pending_acceptance())
         else {
             return step;
         };
@@ -45,6 +47,10 @@ impl Client {
         let length = range.len() as u32;
         if !pending.allows(begun, length) {
             self.close(Cause::TooLarge, ctx, output);
+            return Step::Handled;
+        }
+        if !pending.permits(*kind, (*first, *last), &input[range.clone()]) {
+            self.close(Cause::ProtocolError, ctx, output);
             return Step::Handled;
         }
         step

@@ -259,7 +259,7 @@ impl ServerRequest<'_, '_, '_> {
         };
         let values = self.request.parts().values(forwarded::LIST);
         let entries = values.rev().flat_map(|value| value.rsplit(|&byte| byte == b','));
-        for address in entries.map_while(|entry| forwarded::address(entry)) {
+        for address in entries.map_while(forwarded::address) {
             let (ip, _) = address;
             if Some(ip) == self.client || !proxies.trusts(ip) || count == HOPS_MAX {
                 break;
