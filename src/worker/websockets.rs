@@ -179,7 +179,7 @@ impl Parts {
         Some((websocket.progressed.instant(), is_sending))
     }
 
-    /// How many payload bytes the queue to a server takes now.
+    /// How many payload bytes the queue to a server takes now. Without room the client waits.
     pub(super) fn websocket_allowance(&mut self, key: Key) -> Option<usize> {
         let window = self.env.settings.limits.session_window as usize;
         let websocket = self.websocket(key);

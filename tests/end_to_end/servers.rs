@@ -66,6 +66,19 @@ fn messages_pings_and_closes_pass_both_ways() {
     gateway.wait_closes("client_closed", 1);
 }
 
+/// Larger than what the gateway holds for a server: the client waits, and goes on.
+#[test]
+fn messages_larger_than_the_window_reach_the_server() {
+    let server = Server::start();
+    let gateway = Gateway::start_alone(&config(&server));
+    let (mut client, mut app) = pair(&gateway, &server);
+    let large = vec![7; 900_000];
+    for _ in 0..3 {
+        client.send(true, Opcode::Binary, &large);
+        assert_eq!(read(&mut app), Message::binary(large.clone()));
+    }
+}
+
 #[test]
 fn a_message_that_no_queue_holds_whole_passes_both_ways() {
     let server = Server::start();
