@@ -131,11 +131,8 @@ impl<R: Ring> Worker<R> {
         let mut servers = ServerTable::new(&settings, Arc::clone(&counters), at, &mut random);
         links.give_addresses(&mut ring);
         servers.give_addresses(&mut ring);
-        let allowance = Allowance::new(
-            &settings.limits,
-            options.workers,
-            options.descriptors_max / settings.sockets_per_client(),
-        );
+        let sockets_max = options.descriptors_max / settings.sockets_per_client();
+        let allowance = Allowance::new(&settings.limits, options.workers, sockets_max);
         let parts = Parts {
             agenda: Agenda::new(WHEEL_TICK, now.instant),
             upstreams,
@@ -153,6 +150,7 @@ impl<R: Ring> Worker<R> {
                 stopped: false,
                 close_lines: TokenBucket::full(now.instant),
                 origin_lines: TokenBucket::full(now.instant),
+                advice_lines: TokenBucket::full(now.instant),
                 subjects: Subjects::default(),
                 revocations_waiting: VecDeque::new(),
                 relief_at: now.instant,

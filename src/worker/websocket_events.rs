@@ -205,6 +205,7 @@ impl Core {
 
     /// The server takes the client.
     fn websocket_accepted(&mut self, key: Key, accepted: &Accepted) {
+        self.parts.report_advice(key, Some(101), accepted.advice());
         self.take_dial(key, State::Open);
         let websocket = self.parts.websocket(key);
         let (server, client) = (websocket.server, websocket.client);
@@ -220,6 +221,7 @@ impl Core {
     /// The server does not take the client.
     fn websocket_refused(&mut self, key: Key, refused: &Refused) {
         self.parts.env.counters.increment(Metric::UpstreamRefusals);
+        self.parts.report_advice(key, refused.status, refused.advice);
         self.take_dial(key, State::Over);
         let client = self.parts.websocket(key).client.take();
         self.parts.end_websocket(key, false);

@@ -245,6 +245,29 @@ fn a_client_that_waits_for_the_applications_word_is_a_stranger_until_then() {
     gateway.wait_metric("portcullis_connections{stage=\"open\"}", |count| count == 0);
 }
 
+/// Phoenix answers `ok` to the leave of a topic that was never joined: that is no acceptance, and
+/// so the application never sees such a message of a stranger.
+#[test]
+fn no_stranger_is_let_in_by_leaving_a_topic() {
+    let rules = "accepted_by = \"message\"\npreset = \"phoenix\"\naccepted_topics = [\"room:*\"]";
+    let server = Server::start();
+    let gateway = Gateway::start_alone(&judged_behind(&server, rules));
+    let (mut client, mut app) = pair(&gateway, &server);
+    client.text(r#"["1","1","room:1","phx_join",{"token":"t"}]"#);
+    assert!(read(&mut app).is_text());
+    app.send(Message::text(r#"["1","1","room:1","phx_reply",{"status":"ok","response":{}}]"#))
+        .expect("sent");
+    client.message();
+    gateway.wait_metric("portcullis_connections{stage=\"open\"}", |count| count == 1);
+    client.text(r#"["1","2","room:1","phx_leave",{}]"#);
+    assert!(read(&mut app).is_text(), "one that is let in may leave");
+    let (mut client, mut app) = pair(&gateway, &server);
+    client.send(false, Opcode::Text, br#"["1","1","room:1","phx_le"#);
+    client.send(true, Opcode::Continuation, br#"ave",{}]"#);
+    assert_eq!(client.close_frame().0, Some(1002));
+    assert!(!matches!(app.read(), Ok(Message::Text(_))), "it was never whole");
+}
+
 #[test]
 fn the_message_with_the_token_reaches_the_application_too() {
     let server = Server::start();
