@@ -108,6 +108,7 @@ metrics! {
     UpstreamPortsExhausted, Counter, "portcullis_upstream_ports_exhausted_total", "Handshakes with WebSocket servers that failed because no local port was free.";
     UpstreamRefusals, Counter, "portcullis_upstream_refusals_total", "Handshakes that WebSocket servers answered with another status than 101.";
     UpstreamMessageRefusals, Counter, "portcullis_upstream_message_refusals_total", "Messages by which applications behind the gateway refused clients that they judge themselves.";
+    UpstreamMessagesHeld, Counter, "portcullis_upstream_messages_held_total", "Messages of clients that an application had not accepted, held back because its answer would have passed for an acceptance.";
     UpstreamViolations, Counter, "portcullis_upstream_violations_total", "Connections closed because a WebSocket server broke the protocol.";
     UpstreamStalls, Counter, "portcullis_upstream_stalls_total", "Connections closed because a WebSocket server read nothing for deadlines.write_stall.";
     LinkRttWithin1Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.001"}, "Round trip of link pings, in seconds.";

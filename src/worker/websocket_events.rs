@@ -9,7 +9,7 @@ use crate::connection::upstream::websocket::handshake::{Accepted, Answered, Faul
 use crate::connection::upstream::websocket::relay::FromServer;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
-use crate::protocol::websocket::is_sendable_close_code;
+use crate::protocol::websocket::{FrameError, is_sendable_close_code};
 use crate::ring::{BufferGroup, Owner, Socket};
 
 use super::core::{Core, Parts};
@@ -20,6 +20,8 @@ use super::upstreams::{UpstreamKind, upstream};
 use super::websocket_io::begin_tls;
 use super::websockets::{Dial, State};
 
+/// The close code for a server whose message is too large.
+const TOO_LARGE: u16 = 1009;
 /// The close code for a server that broke the protocol.
 const PROTOCOL_ERROR: u16 = 1002;
 
@@ -234,11 +236,12 @@ impl Core {
 
     /// Hands a server's frames to its client.
     fn relay_to_client(&mut self, key: Key, input: &mut [u8]) {
+        let message_max = self.parts.server_message_max(key);
         let mut at = 0;
         while at < input.len() {
             let websocket = self.parts.websocket(key);
             let (State::Open, Some(client)) = (&websocket.state, websocket.client) else { break };
-            match websocket.relay.receive(&mut input[at..]) {
+            match websocket.relay.receive(&mut input[at..], message_max) {
                 Ok((_, FromServer::NeedMore)) => break,
                 Ok((used, FromServer::Data { range, kind, first, last })) => {
                     let bytes = &input[at + range.start..at + range.end];
@@ -261,10 +264,12 @@ impl Core {
                     self.closed_by_server(key, code, reason.as_text());
                     break;
                 }
-                Err(_) => {
+                Err(error) => {
+                    let code =
+                        if error == FrameError::TooLarge { TOO_LARGE } else { PROTOCOL_ERROR };
                     self.parts.env.counters.increment(Metric::UpstreamViolations);
                     self.websocket_lost(key, Cause::BackendUnavailable);
-                    self.parts.close_websocket(key, Some(PROTOCOL_ERROR), "");
+                    self.parts.close_websocket(key, Some(code), "");
                     break;
                 }
             }

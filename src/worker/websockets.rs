@@ -179,6 +179,14 @@ impl Parts {
         Some((websocket.progressed.instant(), is_sending))
     }
 
+    /// The largest message of a server; any, once a reload has removed it.
+    pub(super) fn server_message_max(&self, key: Key) -> u32 {
+        let backend = self.server_of_websocket(key).standing.backend();
+        let settings =
+            |backend: u16| self.env.settings.backends[usize::from(backend)].server.as_ref();
+        backend.and_then(settings).and_then(|server| server.message_max).unwrap_or(u32::MAX)
+    }
+
     /// How many payload bytes the queue to a server takes now. Remembers a client that waits.
     pub(super) fn websocket_allowance(&mut self, key: Key) -> Option<usize> {
         let window = self.env.settings.limits.session_window as usize;

@@ -367,6 +367,7 @@ const ROWS: &[Row] = &[
                     (rate!("portcullis_upstream_ports_exhausted_total"), "no port free"),
                     (rate!("portcullis_upstream_refusals_total"), "answered with a refusal"),
                     (rate!("portcullis_upstream_message_refusals_total"), "refused by a message"),
+                    (rate!("portcullis_upstream_messages_held_total"), "messages held back"),
                     (rate!("portcullis_upstream_failures_total"), "failed"),
                 ],
             ).about("Refusals are about clients, failures about servers."),

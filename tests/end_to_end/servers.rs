@@ -266,6 +266,25 @@ fn no_stranger_is_let_in_by_leaving_a_topic() {
     client.send(true, Opcode::Continuation, br#"ave",{}]"#);
     assert_eq!(client.close_frame().0, Some(1002));
     assert!(!matches!(app.read(), Ok(Message::Text(_))), "it was never whole");
+    // In one piece it is held back alone: phoenix.js leaves a topic that it was refused.
+    let (mut client, mut app) = pair(&gateway, &server);
+    client.text(r#"["1","1","room:1","phx_leave",{}]"#);
+    client.text(r#"["2","2","room:1","phx_join",{"token":"t"}]"#);
+    assert_eq!(read(&mut app), Message::text(r#"["2","2","room:1","phx_join",{"token":"t"}]"#));
+}
+
+#[test]
+fn a_bound_of_the_applications_messages_ends_both_connections() {
+    let server = Server::start();
+    let more = "kind = \"websocket\"\nupstream_message_max = \"1KiB\"";
+    let config = Config::default().backend(&[&server.endpoint()], more);
+    let gateway = Gateway::start_alone(&config);
+    let (mut client, mut app) = pair(&gateway, &server);
+    app.send(Message::binary(vec![7; 1024])).expect("sent");
+    client.message();
+    app.send(Message::binary(vec![7; 1025])).expect("sent");
+    client.expect_explained(UNAVAILABLE, 1012, "backend_unavailable");
+    assert!(matches!(read(&mut app), Message::Close(Some(close)) if u16::from(close.code) == 1009));
 }
 
 #[test]

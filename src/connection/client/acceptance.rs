@@ -50,6 +50,12 @@ impl Client {
             return Step::Handled;
         }
         if !pending.permits(*kind, (*first, *last), &input[range.clone()]) {
+            if *first && *last {
+                // Nothing of it has gone on, and so nothing need: phoenix.js leaves a topic that
+                // it was refused.
+                ctx.counters.increment(Metric::UpstreamMessagesHeld);
+                return Step::Handled;
+            }
             self.close(Cause::ProtocolError, ctx, output);
             return Step::Handled;
         }
