@@ -84,6 +84,7 @@ pub struct Scenario {
 
 impl Scenario {
     /// Draws a scenario with misfortunes.
+    // Long because: the order of the draws is what a seed means.
     pub fn drawn(random: &mut Random) -> Self {
         let pick = |random: &mut Random, values: &[u64]| {
             values[random.below(values.len() as u64) as usize]
