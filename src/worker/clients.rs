@@ -386,7 +386,11 @@ impl Parts {
                 }
                 Step::Authenticated { backend } => {
                     self.send_answers(connection);
-                    self.open_session(key, connection, backend);
+                    if self.has_room_for(connection) {
+                        self.open_session(key, connection, backend);
+                    } else {
+                        self.refuse_session(connection, Cause::OverCapacity);
+                    }
                     self.consume_trailing(key, connection);
                 }
             }

@@ -291,13 +291,20 @@ impl Parts {
                 self.session_opened(connection, message_max);
             }
             Err(cause) => {
-                connection.session = None;
-                output.connect_ack.clear();
-                output.rest.clear();
                 let cause = if draining { Cause::GoingAway } else { cause };
-                connection.client.refuse(cause, &self.env.context(), output);
+                return self.refuse_session(connection, cause);
             }
         }
+        self.send_answers(connection);
+    }
+
+    /// Tells a client that was let in that it gets no session.
+    pub(super) fn refuse_session(&mut self, connection: &mut Connection, cause: Cause) {
+        connection.session = None;
+        let output = &mut self.scratch.output;
+        output.connect_ack.clear();
+        output.rest.clear();
+        connection.client.refuse(cause, &self.env.context(), output);
         self.send_answers(connection);
     }
 

@@ -29,6 +29,7 @@ impl Client {
         ctx.counters.increment(Metric::TokensAccepted);
         self.ask_for(request, route, ctx, asked_for);
         asked_for.set_identity(identity);
+        self.is_visitor = route.visitors.is_some() && identity.is_anonymous();
         let open = Open {
             mark: ctx.revoked.mark(identity),
             expires: identity_end(identity, ctx).into(),
