@@ -120,7 +120,7 @@ fn upgrade(c: &mut Criterion) {
                 unreachable!("the request is an upgrade")
             };
             answer.clear();
-            http_upgrade::write_switching_protocols(&mut answer, request.key(), None);
+            http_upgrade::write_switching_protocols(&mut answer, request.key(), None, &[]);
             answer.len()
         });
     });

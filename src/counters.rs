@@ -102,6 +102,15 @@ metrics! {
     LinkStaleFrames, Counter, "portcullis_link_stale_frames_total", "Link frames for sessions that are not open.";
     LinkViolations, Counter, "portcullis_link_violations_total", "Links dropped because the backend broke the protocol.";
     RevocationsIgnored, Counter, "portcullis_link_revocations_ignored_total", "REVOKE frames of backends that may not revoke: the backend's `revoke` setting does not allow it, or the link has no secret.";
+    UpstreamsReady, Gauge, "portcullis_upstreams" {"state": "ready"}, "WebSocket servers behind the gateway by state, once for each worker.";
+    UpstreamsResting, Gauge, "portcullis_upstreams" {"state": "resting"}, "WebSocket servers behind the gateway by state, once for each worker.";
+    UpstreamConnections, Gauge, "portcullis_upstream_connections", "Connections to WebSocket servers behind the gateway, those included that are being made.";
+    UpstreamDials, Counter, "portcullis_upstream_dials_total", "Connections begun to WebSocket servers behind the gateway.";
+    UpstreamFailures, Counter, "portcullis_upstream_failures_total", "Handshakes with WebSocket servers that failed: no connection, no answer in time, or a broken one.";
+    UpstreamRefusals, Counter, "portcullis_upstream_refusals_total", "Handshakes that WebSocket servers answered with another status than 101.";
+    UpstreamMessageRefusals, Counter, "portcullis_upstream_message_refusals_total", "Messages by which applications behind the gateway refused clients that they judge themselves.";
+    UpstreamViolations, Counter, "portcullis_upstream_violations_total", "Connections closed because a WebSocket server broke the protocol.";
+    UpstreamStalls, Counter, "portcullis_upstream_stalls_total", "Connections closed because a WebSocket server read nothing for deadlines.write_stall.";
     LinkRttWithin1Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.001"}, "Round trip of link pings, in seconds.";
     LinkRttWithin5Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.005"}, "Round trip of link pings, in seconds.";
     LinkRttWithin25Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.025"}, "Round trip of link pings, in seconds.";
@@ -141,6 +150,28 @@ metrics! {
     MessagesToClients, Counter, "portcullis_route_messages_total" {"direction": "to_client"}, "Whole messages relayed, by route.";
     BytesFromClients, Counter, "portcullis_route_message_bytes_total" {"direction": "from_client"}, "Payload bytes relayed, by route.";
     BytesToClients, Counter, "portcullis_route_message_bytes_total" {"direction": "to_client"}, "Payload bytes relayed, by route.";
+}
+
+metrics! {
+    /// The metrics of each endpoint of a backend.
+    EndpointMetric, ENDPOINT_METRICS, &["backend", "endpoint"];
+    LinksReady, Gauge, "portcullis_endpoint_links" {"state": "ready"}, "Links by endpoint and state, one for each worker.";
+    LinksDown, Gauge, "portcullis_endpoint_links" {"state": "down"}, "Links by endpoint and state, one for each worker.";
+    Sessions, Gauge, "portcullis_endpoint_sessions", "Open sessions, and auth requests that wait for the backend, by endpoint.";
+    Connects, Counter, "portcullis_endpoint_connects_total", "Link handshakes completed, by endpoint.";
+    Failures, Counter, "portcullis_endpoint_failures_total", "Link attempts that failed, and links lost, by endpoint.";
+    PingsUnanswered, Counter, "portcullis_endpoint_pings_unanswered_total", "Pings that a backend left unanswered for deadlines.link_ping, by endpoint.";
+    CreditStalls, Counter, "portcullis_endpoint_credit_stalls_total", "Times that a backend gave no credit for deadlines.link_stall while clients waited to send, by endpoint.";
+}
+
+impl NamedMetric for EndpointMetric {
+    const LABELS: &'static [&'static str] = &["backend", "endpoint"];
+    const TABLE: &'static [Description] = ENDPOINT_METRICS;
+    const CLOSES: Option<(&'static str, &'static str)> = None;
+
+    fn column(self) -> usize {
+        self as usize
+    }
 }
 
 impl NamedMetric for ListenerMetric {
@@ -224,6 +255,8 @@ pub struct Counters {
     pub listeners: NamedTable<ListenerMetric>,
     /// Those of each route.
     pub routes: NamedTable<RouteMetric>,
+    /// Those of each endpoint of a backend.
+    pub endpoints: NamedTable<EndpointMetric>,
 }
 
 impl Default for Counters {
@@ -234,6 +267,7 @@ impl Default for Counters {
             details: [const { AtomicU64::new(0) }; CloseDetail::COUNT],
             listeners: NamedTable::default(),
             routes: NamedTable::default(),
+            endpoints: NamedTable::default(),
         }
     }
 }
@@ -299,6 +333,7 @@ impl Counters {
         }
         self.listeners.clear_gauges();
         self.routes.clear_gauges();
+        self.endpoints.clear_gauges();
     }
 
     /// Every series of the things that the settings name: what it is, the values of its labels
@@ -306,6 +341,7 @@ impl Counters {
     pub fn each_named(&self, mut take: impl FnMut(Description, &[String], u64)) {
         self.listeners.each(&mut take);
         self.routes.each(&mut take);
+        self.endpoints.each(&mut take);
     }
 
     /// Every metric of the worker as a whole with its value, closes by cause and detail last.
@@ -326,7 +362,9 @@ pub fn descriptions() -> impl Iterator<Item = Description> {
 
 /// What every series of [`Counters::each_named`] can be.
 pub fn named_descriptions() -> impl Iterator<Item = Description> {
-    named::descriptions::<ListenerMetric>().chain(named::descriptions::<RouteMetric>())
+    let listeners = named::descriptions::<ListenerMetric>();
+    let routes = named::descriptions::<RouteMetric>();
+    listeners.chain(routes).chain(named::descriptions::<EndpointMetric>())
 }
 
 fn close_description(cause: Cause) -> Description {

@@ -17,6 +17,7 @@
 //! let forged = ReceivedBuffer::of_ring(BufferGroup::Client, 0, 1);
 //! ```
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -352,6 +353,16 @@ pub enum EndpointAddress {
     Tcp(SocketAddr),
     /// A unix socket's path.
     Unix(std::path::PathBuf),
+}
+
+impl fmt::Display for EndpointAddress {
+    /// As settings and metrics have it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EndpointAddress::Tcp(address) => address.fmt(f),
+            EndpointAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// One worker's way to the kernel.

@@ -39,6 +39,7 @@ use rustls::RootCertStore;
 
 use crate::base::circuit::CircuitLimits;
 use crate::base::secret::Secret;
+use crate::protocol::acceptance::Acceptance;
 use crate::protocol::carrier::Carrier;
 use crate::protocol::dialect::{Dialect, Overrides};
 use crate::protocol::host::HostPattern;
@@ -207,6 +208,9 @@ pub enum AuthKind {
     Backend(Duration),
     /// An HTTP endpoint.
     Http(Arc<HttpAuth>),
+    /// The application behind, which is a WebSocket server: by its 101, or by the messages that
+    /// these rules are about.
+    Upstream(Option<Arc<Acceptance>>),
 }
 
 /// An HTTP endpoint that decides who a client is. Every load of the settings makes a new one,
@@ -243,13 +247,8 @@ impl AuthKind {
     pub fn verifier(&self) -> Option<&Verifier> {
         match self {
             AuthKind::Token(verifier) => Some(verifier),
-            AuthKind::Backend(_) | AuthKind::Http(_) => None,
+            AuthKind::Backend(_) | AuthKind::Http(_) | AuthKind::Upstream(_) => None,
         }
-    }
-
-    /// Whether another program decides, so that it takes time.
-    pub fn is_external(&self) -> bool {
-        self.verifier().is_none()
     }
 }
 
@@ -342,13 +341,33 @@ pub struct Backend {
     pub secret: Option<Secret>,
     /// What the backend may revoke; [`RevokeScope::None`] without a secret.
     pub revoke: RevokeScope,
+    /// Its endpoints are WebSocket servers.
+    pub server: Option<WebSocketBackend>,
 }
+
+/// Servers that know nothing of links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocketBackend {}
 
 impl Settings {
     /// The first route, in file order, that serves `path` at `host`.
     pub fn route_for(&self, host: &str, path: &str) -> Option<u16> {
         let serves = |route: &Route| route.path.matches(path) && route.serves(host);
         self.routes.iter().position(serves).map(|index| index as u16)
+    }
+
+    /// The WebSocket servers behind a route, if that is what is behind it.
+    pub fn server_of(&self, route: &Route) -> Option<&WebSocketBackend> {
+        self.backends[usize::from(route.backend)].server.as_ref()
+    }
+
+    /// The messages by which the application behind a route lets clients in, where it does so by
+    /// messages.
+    pub fn acceptance_of(&self, route: &Route) -> Option<&Arc<Acceptance>> {
+        self.auths_of(route).find_map(|auth| match &auth.kind {
+            AuthKind::Upstream(acceptance) => acceptance.as_ref(),
+            _ => None,
+        })
     }
 
     /// The ways to authenticate on `route`, in the order in which they are asked.

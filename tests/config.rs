@@ -284,7 +284,7 @@ c/x.toml:18:8: warning: no route uses the [[auth]] "app"
 c/x.toml:19:8: error: "kind" in [[auth]] is "phoenyx"; did you mean "phoenix"?
 c/x.toml:20:1: error: unknown key "slat" in [[auth]]; did you mean "salt"?
 c/x.toml:22:8: warning: no route uses the [[backend]] "main"
-c/x.toml:23:14: error: "ws://127.0.0.1:4000/socket" belongs to kind = "websocket"; that is not in this version; link takes IP:PORT
+c/x.toml:23:14: error: "ws://127.0.0.1:4000/socket" belongs to kind = "websocket"; set that, or write IP:PORT for kind = "link"
 c/x.toml:24:11: error: "balance" in [[backend]] is "hash-subject"; that is known, but not in this version, which has "least-sessions", "round-robin"
 c/x.toml:25:2: error: unknown key "extra"; sections are gateway, limits, deadlines, listener, auth, route and backend
 "#;

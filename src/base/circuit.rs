@@ -70,7 +70,16 @@ impl Circuit {
         }
     }
 
-    /// Whether a request may be made at `now`.
+    /// Whether [`admit`](Self::admit) would let a request through at `now`.
+    pub fn may_admit(&self, now: Instant) -> bool {
+        match self.state {
+            State::Closed { .. } => true,
+            State::Open { until } => until <= now,
+            State::HalfOpen => false,
+        }
+    }
+
+    /// Leave to make a request at `now`, if there is.
     pub fn admit(&mut self, now: Instant) -> Option<Permit> {
         match self.state {
             State::Closed { .. } => {}

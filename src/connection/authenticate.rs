@@ -16,7 +16,7 @@ use crate::protocol::plug_session::{CSRF_NAME, MASKED_BYTES};
 use crate::protocol::rejected_tokens::RejectedTokenCache;
 use crate::protocol::scratch::TokenScratch;
 use crate::protocol::verifier::{Refusal, TokenCheck, Verifier, falls_through};
-use crate::settings::{Auth, ROUTE_AUTHS_MAX, Reauthenticate, Route, Settings};
+use crate::settings::{Auth, AuthKind, ROUTE_AUTHS_MAX, Reauthenticate, Route, Settings};
 
 /// What one worker verifies tokens with, made once.
 pub struct Scratch {
@@ -79,6 +79,8 @@ pub enum Decision<'s> {
     AwaitFirstMessage,
     /// The `[[auth]]` with this index has credentials, and another program must judge them.
     Ask(u16),
+    /// The application behind judges its clients itself.
+    AskServer,
     /// The token is bad, or there is none and none may come.
     Refused(Refusal),
 }
@@ -133,6 +135,9 @@ pub fn by_request<'s>(
             }
             Err(refusal) => return Decision::Refused(refusal),
         }
+    }
+    if settings.auths_of(route).any(|auth| matches!(auth.kind, AuthKind::Upstream(_))) {
+        return Decision::AskServer;
     }
     let may_come = |auth: &Auth| auth.carriers.iter().any(Carrier::is_first_message);
     if refused == Cause::TokenMissing && settings.auths_of(route).any(may_come) {

@@ -6,12 +6,14 @@ use crate::base::time::Now;
 use crate::counters::Counters;
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::revocation::Revoked;
+use crate::protocol::websocket::ControlPayload;
 use crate::settings::{Route, Settings};
 
 use super::auth_request::HttpAuthRequest;
 use super::authenticate;
 use super::route_order::RouteOrder;
 use super::session::SessionRequest;
+use super::upstream::websocket::handshake::Handshake;
 
 /// What a machine may look at while it works.
 #[derive(Clone, Copy)]
@@ -54,6 +56,12 @@ pub struct Output {
     pub request: SessionRequest,
     /// What an HTTP endpoint is to be asked, after [`Step::Ask`](super::client::Step::Ask).
     pub http_request: Option<HttpAuthRequest>,
+    /// What a WebSocket server is to be asked, after [`Step::Dial`](super::client::Step::Dial).
+    pub handshake: Option<Handshake>,
+    /// Random bytes for the next handshake with a server; the worker draws others after each.
+    pub nonce: [u8; 16],
+    /// The payload of a ping or pong, after [`Step::Control`](super::client::Step::Control).
+    pub control: ControlPayload,
     /// The client's close reason (UTF-8, at most 123 bytes), after
     /// its close frame.
     pub reason: Vec<u8>,

@@ -113,6 +113,14 @@ impl<M: NamedMetric> NamedTable<M> {
         cell.store(value.saturating_sub(count), Relaxed);
     }
 
+    /// Brings a gauge in line with what one of several has in it.
+    pub fn replace(&self, row: Row<M>, metric: M, before: u64, now: u64) {
+        if before != now {
+            self.add(row, metric, now);
+            self.subtract(row, metric, before);
+        }
+    }
+
     /// Counts a connection of this thing that ended.
     pub fn closed(&self, row: Row<M>, cause: Cause) {
         debug_assert!(M::CLOSES.is_some(), "things of this kind have no closes");

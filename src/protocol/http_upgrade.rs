@@ -191,8 +191,13 @@ pub fn parse<'h, 'b>(
 }
 
 /// Appends the 101 for this key (RFC 6455 §4.2.2). `subprotocol` must be one that the client
-/// offered, and never one that carries a token.
-pub fn write_switching_protocols(out: &mut Vec<u8>, key: &[u8; 24], subprotocol: Option<&str>) {
+/// offered, and never one that carries a token. `cookies` are the values of Set-Cookie fields.
+pub fn write_switching_protocols(
+    out: &mut Vec<u8>,
+    key: &[u8; 24],
+    subprotocol: Option<&str>,
+    cookies: &[Vec<u8>],
+) {
     out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
     out.extend_from_slice(b"Upgrade: websocket\r\nConnection: Upgrade\r\n");
     out.extend_from_slice(b"Sec-WebSocket-Accept: ");
@@ -201,6 +206,10 @@ pub fn write_switching_protocols(out: &mut Vec<u8>, key: &[u8; 24], subprotocol:
         assert!(!carries_token(subprotocol), "a token must never be echoed");
         out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         out.extend_from_slice(subprotocol.as_bytes());
+    }
+    for cookie in cookies {
+        out.extend_from_slice(b"\r\nSet-Cookie: ");
+        out.extend_from_slice(cookie);
     }
     out.extend_from_slice(b"\r\n\r\n");
 }

@@ -1,5 +1,6 @@
 //! L1: pure codecs and decisions on bytes. Both directions of a format live in one file.
 
+pub mod acceptance;
 pub mod base64url;
 pub mod carrier;
 pub mod cause;

@@ -445,6 +445,14 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
             let (backend, endpoint) = logs::endpoint_name(settings, *backend, *endpoint);
             tracing::warn!(worker, backend, endpoint, reason, "link down");
         }
+        Report::ServerRests { backend, endpoint, reason } => {
+            let (backend, endpoint) = logs::endpoint_name(settings, *backend, *endpoint);
+            tracing::warn!(worker, backend, endpoint, reason, "WebSocket server rests");
+        }
+        Report::LinkWarning { backend, endpoint, warning } => {
+            let (backend, endpoint) = logs::endpoint_name(settings, *backend, *endpoint);
+            tracing::warn!(worker, backend, endpoint, reason = %warning, "link in trouble");
+        }
         Report::OriginRefused { route, peer, origin } => {
             let route = route.and_then(|index| settings.routes.get(usize::from(index)));
             tracing::warn!(

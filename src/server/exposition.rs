@@ -563,6 +563,8 @@ mod tests {
     #[test]
     fn operating_md_lists_every_metric_and_no_other() {
         let doc = include_str!("../../docs/operating.md");
+        let bound = format!("At most {} names of each kind", counters::NAMES_MAX);
+        assert!(doc.contains(&bound) && doc.contains(counters::OTHER), "{bound}");
         let listed: Vec<&str> = doc
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split(['`', '{']).next())

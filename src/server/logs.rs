@@ -18,7 +18,6 @@ use tracing_subscriber::{Layer, Registry, fmt};
 use super::error::RunError;
 use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::Dialect;
-use crate::ring::EndpointAddress;
 use crate::settings::{LogFormat, Settings};
 use crate::worker::mailbox::{CloseRecord, ClosedBy};
 
@@ -170,12 +169,8 @@ pub fn endpoint_name(settings: &Settings, backend: u16, endpoint: u16) -> (Strin
     let Some(found) = settings.backends.get(usize::from(backend)) else {
         return (format!("#{backend}"), format!("#{endpoint}"));
     };
-    let address = match found.endpoints.get(usize::from(endpoint)) {
-        Some(EndpointAddress::Tcp(address)) => address.to_string(),
-        Some(EndpointAddress::Unix(path)) => format!("unix:{}", path.display()),
-        None => format!("#{endpoint}"),
-    };
-    (found.name.clone(), address)
+    let address = found.endpoints.get(usize::from(endpoint));
+    (found.name.clone(), address.map_or_else(|| format!("#{endpoint}"), ToString::to_string))
 }
 
 fn by_label(by: ClosedBy) -> &'static str {

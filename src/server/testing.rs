@@ -30,6 +30,7 @@ pub fn settings() -> Settings {
             balance: Balance::LeastSessions,
             secret: None,
             revoke: RevokeScope::None,
+            server: None,
         }],
     }
 }
@@ -70,6 +71,7 @@ fn limits() -> Limits {
         message_max: 1 << 20,
         first_message_max: 8192,
         proxy_header_max: 4096,
+        first_messages_max: 8,
         head_max: 8192,
         header_fields_max: 64,
         request_line_max: 8000,
@@ -109,7 +111,9 @@ fn deadlines() -> Deadlines {
         expiry_grace: Duration::ZERO,
         drain: seconds(30),
         link_connect: seconds(5),
+        upstream_connect: seconds(5),
         link_ping: seconds(5),
+        link_stall: seconds(10),
         link_retry_min: Duration::from_millis(100),
         link_retry_max: seconds(5),
     }

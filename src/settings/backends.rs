@@ -8,7 +8,9 @@ use toml::Spanned;
 use super::file::{RawBackend, RawForwarded, RawListener};
 use super::load::{Loader, overlap, place};
 use super::raw::List;
-use super::{Backend, ExternalScheme, Forwarded, Listener, Network, Redirect, RevokeScope};
+use super::{
+    Backend, ExternalScheme, Forwarded, Listener, Network, Redirect, RevokeScope, WebSocketBackend,
+};
 use crate::ring::EndpointAddress;
 
 /// Listeners of one gateway.
@@ -192,7 +194,7 @@ impl Loader<'_> {
 
     fn backend(&mut self, raw: &RawBackend) -> Option<Backend> {
         let secret = self.secret(&raw.secret_file, &raw.secret, "secret_file");
-        let endpoints = self.endpoints(&raw.endpoints)?;
+        let endpoints = self.endpoints(&raw.endpoints, raw.kind() == "websocket")?;
         let is_remote = |endpoint: &EndpointAddress| match endpoint {
             EndpointAddress::Tcp(address) => !address.ip().is_loopback(),
             EndpointAddress::Unix(_) => false,
@@ -217,10 +219,11 @@ impl Loader<'_> {
         }
         let name = raw.name.as_ref()?.get_ref().clone();
         let (balance, revoke) = (raw.balance(), raw.revoke());
-        Some(Backend { name, endpoints, balance, secret, revoke })
+        let server = (raw.kind() == "websocket").then_some(WebSocketBackend {});
+        Some(Backend { name, endpoints, balance, secret, revoke, server })
     }
 
-    fn endpoints(&mut self, list: &List) -> Option<Vec<EndpointAddress>> {
+    fn endpoints(&mut self, list: &List, is_server: bool) -> Option<Vec<EndpointAddress>> {
         let list = list.as_ref()?;
         if list.get_ref().is_empty() {
             let what = "endpoints is empty: the backend has no server";
@@ -230,7 +233,7 @@ impl Loader<'_> {
         let mut endpoints: Vec<EndpointAddress> = Vec::new();
         let mut failed = false;
         for text in list.get_ref() {
-            match self.endpoint(text) {
+            match self.endpoint(text, is_server) {
                 Some(endpoint) if endpoints.contains(&endpoint) => {
                     let what = format!("endpoint {:?} is listed twice", text.get_ref());
                     self.report.error(text.span(), what, "remove one");
@@ -243,7 +246,7 @@ impl Loader<'_> {
         (!failed).then_some(endpoints)
     }
 
-    fn endpoint(&mut self, text: &Spanned<String>) -> Option<EndpointAddress> {
+    fn endpoint(&mut self, text: &Spanned<String>, is_server: bool) -> Option<EndpointAddress> {
         let (name, at) = (text.get_ref().as_str(), text.span());
         if let Some(path) = name.strip_prefix("unix:") {
             if !path.starts_with('/') || path.len() > UNIX_PATH_BYTES_MAX || path.contains('\0') {
@@ -255,9 +258,14 @@ impl Loader<'_> {
             }
             return Some(EndpointAddress::Unix(PathBuf::from(path)));
         }
+        if let Some(authority) = name.strip_prefix("ws://")
+            && is_server
+        {
+            return self.socket_address(authority, at).map(EndpointAddress::Tcp);
+        }
         if name.starts_with("ws://") || name.starts_with("wss://") {
             let what = format!("{name:?} belongs to kind = \"websocket\"");
-            self.report.error(at, what, "that is not in this version; link takes IP:PORT");
+            self.report.error(at, what, "set that, or write IP:PORT for kind = \"link\"");
             return None;
         }
         self.socket_address(name, at).map(EndpointAddress::Tcp)

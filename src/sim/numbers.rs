@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::counters::{Counters, Metric};
 use crate::protocol::cause::Cause;
 
-/// What is counted by listener and by route adds up to what is counted for the whole worker, once
+/// What is counted by listener, route and endpoint adds up to what is counted for the whole worker, once
 /// no client is left.
 ///
 /// # Errors
@@ -30,6 +30,11 @@ pub fn named_adds_up(counters: &Counters) -> Result<(), String> {
         ("portcullis_route_messages_total", to, Some(Metric::MessagesToClients)),
         ("portcullis_route_message_bytes_total", from, Some(Metric::BytesFromClients)),
         ("portcullis_route_message_bytes_total", to, Some(Metric::BytesToClients)),
+        ("portcullis_endpoint_links", Some("ready"), Some(Metric::LinksReady)),
+        ("portcullis_endpoint_links", Some("down"), Some(Metric::LinksDown)),
+        ("portcullis_endpoint_sessions", None, None),
+        ("portcullis_endpoint_connects_total", None, Some(Metric::LinkConnects)),
+        ("portcullis_endpoint_failures_total", None, Some(Metric::LinkFailures)),
     ];
     let closes = Cause::ALL.iter().map(|cause| {
         ("portcullis_route_closes_total", Some(cause.label()), counters.closes(*cause))

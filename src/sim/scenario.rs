@@ -254,6 +254,7 @@ impl Scenario {
                 secret: self.link_secret.clone().map(Secret::new),
                 // Every client's route goes to this backend.
                 revoke: if self.asks { RevokeScope::OwnRoutes } else { RevokeScope::All },
+                server: None,
             }],
         }
     }
@@ -334,6 +335,7 @@ impl Scenario {
             // A client that is asked about may have sent all its messages already.
             first_message_max: if self.asks { 1 << 20 } else { 4096 },
             proxy_header_max: 4096,
+            first_messages_max: 8,
             head_max: 8192,
             header_fields_max: 64,
             request_line_max: 8000,
@@ -385,7 +387,9 @@ fn deadlines() -> Deadlines {
         expiry_grace: Duration::ZERO,
         drain: Duration::from_secs(2),
         link_connect: Duration::from_secs(2),
+        upstream_connect: Duration::from_secs(2),
         link_ping: Duration::from_secs(2),
+        link_stall: Duration::from_secs(3),
         link_retry_min: Duration::from_millis(50),
         link_retry_max: Duration::from_secs(1),
     }

@@ -461,7 +461,7 @@ impl Parts {
     /// Brings the counts in line with a connection that is counted: it may have authenticated,
     /// been refused, or be on its way out.
     pub(super) fn recount(&mut self, key: Key, connection: &mut Connection) {
-        let Admission { shares, explained, visitors, penalties, allowance, .. } =
+        let Admission { shares, explained, visitors, ousted, penalties, allowance, .. } =
             &mut self.admission;
         let client = &connection.client;
         let visits = client.is_visitor() && client.is_open() && !connection.pipe.is_ending();
@@ -492,6 +492,11 @@ impl Parts {
         if visits {
             connection.counted = Some(Place::Visitor);
             visitors.add(key, &of, now);
+            // One whose own server had to be asked first was let in without a look at the room.
+            if visitors.len() > allowance.anonymous_max as usize {
+                visitors.remove(key);
+                ousted.push(key);
+            }
         }
         // Without an identity a client speaks neither for nor against where it came from.
         if !news || client.is_visitor() {

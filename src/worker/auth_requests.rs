@@ -5,6 +5,7 @@ use crate::base::byte_queue::CHUNK_BYTES;
 use crate::base::slab::Key;
 use crate::connection::auth_request::{AuthRequest, HttpAuthRequest};
 use crate::connection::client::{RejectHint, Step};
+use crate::connection::upstream::websocket::handshake::{Accepted, Refused};
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::http_decision::HttpDecision;
@@ -14,6 +15,7 @@ use crate::protocol::link::Reject;
 use super::clients::Connection;
 use super::core::{Core, Parts};
 use super::links::refusal;
+use super::sessions::Session;
 
 /// One part in this many of `limits.stalled_input_max` may be input of clients that await a
 /// decision: they cannot take the room of those that are authenticated.
@@ -65,6 +67,8 @@ impl PendingAuth {
     pub(super) const NONE: PendingAuth = PendingAuth(0);
     /// That of the backend whose link has its session, halfway open.
     const BACKEND: PendingAuth = PendingAuth(u32::MAX);
+    /// That of the WebSocket server behind, whose connection is the session.
+    pub(super) const SERVER: PendingAuth = PendingAuth(u32::MAX - 1);
 }
 
 /// The auth requests of a worker.
@@ -138,14 +142,14 @@ impl Parts {
         self.scratch.output.request.set_connection(number);
         let entry = self.links.entry(link, &mut self.agenda);
         let id = entry.link.ask(key, &self.scratch.output.request).map_err(refusal)?;
-        connection.session = Some((link, id));
+        connection.session = Some(Session::Link { link, id });
         Ok(PendingAuth::BACKEND)
     }
 
     fn ask_http(&mut self, owner: Key) -> Option<PendingAuth> {
         let http_request = self.scratch.output.http_request.take()?;
-        // 0 and the greatest number mean something else.
-        let number = self.auth_requests.number % (u32::MAX - 1) + 1;
+        // 0 and the two greatest numbers mean something else.
+        let number = self.auth_requests.number % (u32::MAX - 2) + 1;
         self.auth_requests.number = number;
         let sent =
             self.control.mailbox.decisions().ask(AuthRequestId { owner, number }, http_request);
@@ -163,6 +167,9 @@ impl Parts {
         if backlog.queue.is_empty() {
             connection.drop_backlog();
         }
+        if pending == PendingAuth::SERVER {
+            return;
+        }
         if pending != PendingAuth::BACKEND {
             let id = AuthRequestId { owner, number: pending.0 };
             self.control.mailbox.decisions().withdraw(id);
@@ -178,8 +185,13 @@ impl Parts {
                 let output = &mut self.scratch.output;
                 let step = connection.client.accept(&identity, &ctx, output);
                 self.send_answers(connection);
-                if let Step::Authenticated { backend } = step {
-                    self.open_session(key, connection, backend);
+                match step {
+                    Step::Authenticated { backend } => self.open_session(key, connection, backend),
+                    Step::Dial { backend } => {
+                        self.end_auth_request(key, connection);
+                        return self.dial(key, connection, backend);
+                    }
+                    _ => {}
                 }
             }
             HttpDecision::Refused(cause) => {
@@ -234,6 +246,35 @@ impl Parts {
             reject.cause,
             &RejectHint { retry_after, message: reject.message },
         );
+        self.decision_taken(key, connection);
+    }
+
+    /// The WebSocket server behind takes a client.
+    pub(super) fn accepted_by_server(
+        &mut self,
+        key: Key,
+        connection: &mut Connection,
+        accepted: &Accepted,
+    ) {
+        let ctx = self.env.context();
+        let output = &mut self.scratch.output;
+        if connection.client.server_accepted(accepted, &ctx, output) {
+            self.session_opened(connection, u32::MAX);
+        }
+        self.send_answers(connection);
+        self.decision_taken(key, connection);
+    }
+
+    /// It does not, or there is none.
+    pub(super) fn refused_by_server(
+        &mut self,
+        key: Key,
+        connection: &mut Connection,
+        refused: &Refused,
+    ) {
+        connection.session = None;
+        connection.client.server_refused(refused, &self.env.context(), &mut self.scratch.output);
+        self.send_answers(connection);
         self.decision_taken(key, connection);
     }
 

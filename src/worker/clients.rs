@@ -12,7 +12,6 @@ use crate::connection::session::Fragment;
 use crate::connection::transport::Transport;
 use crate::counters::{ListenerMetric, Metric, RouteMetric, Row};
 use crate::protocol::cause::Cause;
-use crate::protocol::link::SessionId;
 use crate::protocol::proxy_header;
 use crate::ring::{BufferGroup, Owner, Socket};
 
@@ -20,6 +19,7 @@ use super::admission::Place;
 use super::auth_requests::PendingAuth;
 use super::core::{Core, Parts};
 use super::rows::Way;
+use super::sessions::Session;
 use super::sockets::{Pipe, PipeEvent, Reading};
 
 /// Room for output beyond the bytes themselves that must be there before a client is dealt with.
@@ -40,8 +40,8 @@ pub(super) struct Connection {
     pub(super) out: ByteQueue,
     /// Boxed: few connections ever wait.
     waiting: Option<Box<Waiting>>,
-    /// Link and session, while one is open.
-    pub(super) session: Option<(u16, SessionId)>,
+    /// While one is open, or its upstream has still to agree.
+    pub(super) session: Option<Session>,
     /// Credit that goes back to the upstream once the output is sent.
     pub(super) credit_owed: u32,
     /// In the agenda's list of those whose sends are to be filled.
@@ -360,8 +360,8 @@ impl Parts {
                 Step::NeedMore | Step::Handled => {}
                 Step::Blocked => {
                     connection.blocked = true;
-                    if let Some((link, id)) = connection.session {
-                        self.links.entry(link, &mut self.agenda).link.wait(id);
+                    if let Some(session) = connection.session {
+                        self.await_room(session);
                     }
                     self.send_answers(connection);
                     return used;
@@ -374,6 +374,10 @@ impl Parts {
                     let bytes = std::mem::take(&mut self.scratch.output.released);
                     self.relay(connection, &Fragment { kind, first: true, last, bytes: &bytes });
                     self.scratch.output.released = bytes;
+                }
+                Step::Control(opcode) => {
+                    connection.idle = false;
+                    self.relay_control(connection, opcode);
                 }
                 Step::Reauthenticated => {
                     connection.idle = false;
@@ -393,35 +397,17 @@ impl Parts {
                     }
                     self.consume_trailing(key, connection);
                 }
+                Step::Dial { backend } => {
+                    self.send_answers(connection);
+                    self.dial(key, connection, backend);
+                    self.consume_trailing(key, connection);
+                }
             }
             if !self.scratch.output.answers.is_empty() {
                 self.send_answers(connection);
             }
         }
         used
-    }
-
-    /// How many payload bytes the upstream takes of a client now; `None`: not even an empty
-    /// message. What comes before the session is open is no upstream's.
-    fn allowance(&mut self, connection: &Connection) -> Option<usize> {
-        if !connection.client.is_open() {
-            return Some(usize::MAX);
-        }
-        let (link, id) = connection.session?;
-        self.links.entry(link, &mut self.agenda).link.allowance(id)
-    }
-
-    /// Hands a piece of a client's message to its upstream.
-    fn relay(&mut self, connection: &mut Connection, fragment: &Fragment<'_>) {
-        connection.idle = false;
-        let counters = &self.env.counters;
-        counters.add(Metric::BytesFromClients, fragment.bytes.len() as u64);
-        counters.add(Metric::MessagesFromClients, u64::from(fragment.last));
-        self.env.count_fragment(connection, Way::FromClient, fragment.bytes.len(), fragment.last);
-        let Some((link, id)) = connection.session else {
-            unreachable!("data has an allowance, so there is a session")
-        };
-        self.links.entry(link, &mut self.agenda).link.data(id, fragment);
     }
 
     /// Takes what came with the token and is the upstream's, as if it had come after it.
@@ -436,22 +422,6 @@ impl Parts {
         }
         trailing.clear();
         self.scratch.output.rest = trailing;
-    }
-
-    /// Tells the upstream of a client's fresh token. One that reads so little that it cannot be
-    /// told would go on with a client whose time it believes to be over.
-    fn relay_reauthentication(&mut self, connection: &mut Connection) {
-        let Some((link, id)) = connection.session else {
-            unreachable!("a client that presents a fresh token has a session")
-        };
-        if self.close_if_revoked(connection) {
-            return;
-        }
-        let output = &mut self.scratch.output;
-        let entry = self.links.entry(link, &mut self.agenda);
-        if !entry.link.reauthenticated(id, &output.request) {
-            connection.client.close(Cause::BackendUnavailable, &self.env.context(), output);
-        }
     }
 
     /// Keeps input until the upstream gives credit, or a decision. When the room for that is used
@@ -543,15 +513,7 @@ impl Parts {
         let unsent = connection.unsent();
         let ctx = self.env.context();
         connection.client.output_sent(unsent == 0, &ctx, &mut self.scratch.output);
-        // What the upstream sent is a part of what is queued, so the credit owed beyond the
-        // unsent bytes is for what has reached the kernel.
-        let delivered = connection.credit_owed.saturating_sub(unsent as u32);
-        connection.credit_owed -= delivered;
-        if let Some((link, id)) = connection.session
-            && delivered > 0
-        {
-            self.links.entry(link, &mut self.agenda).link.delivered(id, delivered);
-        }
+        self.output_delivered(connection);
         self.send_answers(connection);
     }
 

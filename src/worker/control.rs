@@ -90,7 +90,7 @@ impl Core {
 
     /// Takes a drain to its next step when that is due.
     pub(super) fn advance_drain(&mut self) {
-        let Parts { control, sweep, links, agenda, env, acceptor, .. } = &mut self.parts;
+        let Parts { control, sweep, links, servers, agenda, env, acceptor, .. } = &mut self.parts;
         let Some(drain) = &mut control.drain else { return };
         match drain.advance(env.now.instant) {
             Some(Step::Window) => {
@@ -106,7 +106,7 @@ impl Core {
         }
         if self.clients.is_empty() && drain.listeners_closed && acceptor.is_over() {
             links.end();
-            control.stopped |= links.is_over(agenda);
+            control.stopped |= links.is_over(agenda) && servers.connections() == 0;
         }
         if control.stopped {
             control.mailbox.report(Report::Drained);

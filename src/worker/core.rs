@@ -28,6 +28,7 @@ use super::links::LinkTable;
 use super::mailbox::WorkerMailbox;
 use super::reconcile::Reconciled;
 use super::rows::Rows;
+use super::servers::ServerTable;
 use super::sockets::Agenda;
 use super::sweep::Sweep;
 use super::trail::Subjects;
@@ -45,6 +46,7 @@ pub(super) struct Parts {
     pub(super) agenda: Agenda,
     pub(super) upstreams: KeyedSlab<Upstream>,
     pub(super) links: LinkTable,
+    pub(super) servers: ServerTable,
     pub(super) acceptor: Acceptor,
     pub(super) admission: Admission,
     pub(super) auth_requests: AuthRequests,
@@ -94,6 +96,15 @@ pub(super) struct Pools {
     pub(super) early_input: usize,
 }
 
+impl Pools {
+    /// Pools of so many bytes at most for what waits to be sent, and for what waits for credit.
+    pub(super) fn new(queues: u64, backlogs: u64) -> Self {
+        let chunks = |bytes: u64| u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(64);
+        let [queues, backlogs] = [queues, backlogs].map(|bytes| BytePool::new(chunks(bytes)));
+        Pools { queues, backlogs, early_input: 0 }
+    }
+}
+
 /// The turn's budget of TLS handshakes.
 #[derive(Default)]
 pub(super) struct Handshakes {
@@ -129,6 +140,8 @@ pub(super) struct Scratch {
     pub(super) plaintext: Vec<u8>,
     pub(super) ciphertext: Vec<u8>,
     pub(super) backlog: Vec<u8>,
+    /// A frame for a WebSocket server, masked.
+    pub(super) frame: Vec<u8>,
     pub(super) fired: Vec<u32>,
 }
 

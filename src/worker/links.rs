@@ -5,16 +5,20 @@ use crate::base::random::Random;
 use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::Instant;
 use crate::base::wheel::Wheel;
+use crate::connection::client::End;
+use crate::connection::stage::ClosedBy;
 use crate::connection::upstream::link::{Due, Event, Failure, Identity, Link, OpenError};
-use crate::counters::Metric;
+use crate::counters::{Counters, EndpointMetric, Metric, Row};
 use crate::protocol::cause::Cause;
-use crate::protocol::link::{HANDSHAKE_FRAME_MAX, LinkReader, Reject};
+use crate::protocol::link::{Close, Closer, HANDSHAKE_FRAME_MAX, LinkReader, Reject, SessionId};
 use crate::ring::{BufferGroup, EndpointAddress, Owner, Ring, Socket};
-use crate::settings::{Balance, Deadlines, Settings};
+use crate::settings::{Balance, Settings};
 
 use super::clients::Connection;
-use super::core::{Core, Parts};
+use super::core::{Core, Environment, Parts};
 use super::mailbox::Report;
+use super::rows::LinkCount;
+use super::sessions::{Session, reason_of};
 use super::sockets::{Agenda, DialledSocket, Flush, PipeEvent};
 use super::upstreams::{Upstream, upstream};
 use super::{Worker, WorkerOptions};
@@ -47,14 +51,16 @@ pub(super) struct LinkEntry {
     lost: bool,
     /// In the agenda's list.
     dirty: bool,
-    /// How it is counted in the table.
+    /// How it is counted in the table, and in its endpoint's row.
     counted: Counted,
+    row: Row<EndpointMetric>,
 }
 
 /// A link's part of the table's sums.
 #[derive(Clone, Copy, Default)]
 struct Counted {
     ready: bool,
+    at_endpoint: LinkCount,
     busy: bool,
     unsent: usize,
 }
@@ -88,6 +94,7 @@ impl LinkTable {
     /// The links that the settings name, with an entry each in the table of upstreams.
     pub(super) fn new(
         settings: &Settings,
+        counters: &Counters,
         options: &WorkerOptions,
         now: Instant,
         random: &mut Random,
@@ -96,11 +103,12 @@ impl LinkTable {
         let mut entries = Vec::new();
         let mut groups = Vec::new();
         for (backend, backend_settings) in settings.backends.iter().enumerate() {
-            let count = backend_settings.endpoints.len();
+            let is_linked = backend_settings.server.is_none();
+            let count = if is_linked { backend_settings.endpoints.len() } else { 0 };
             // Workers begin round robin at different endpoints.
             let next = random.below(count.max(1) as u64) as usize;
             groups.push(Group { first: entries.len(), count, next });
-            for endpoint in 0..count {
+            for (endpoint, address) in backend_settings.endpoints.iter().enumerate() {
                 let number = entries.len() as u16;
                 let identity = Identity {
                     instance: options.instance,
@@ -118,6 +126,7 @@ impl LinkTable {
                     lost: false,
                     dirty: false,
                     counted: Counted::default(),
+                    row: counters.endpoints.row(&[&backend_settings.name, &address.to_string()]),
                 });
             }
         }
@@ -186,12 +195,13 @@ impl LinkTable {
         &mut self,
         link: u16,
         socket: &DialledSocket,
-        deadlines: &Deadlines,
+        env: &Environment,
         wheel: &mut Wheel,
     ) {
         let entry = &mut self.entries[usize::from(link)];
         let now = Counted {
             ready: entry.link.is_ready(),
+            at_endpoint: LinkCount::of(&entry.link),
             busy: socket.is_busy(),
             unsent: entry.link.unsent(),
         };
@@ -199,10 +209,11 @@ impl LinkTable {
         self.ready = self.ready + usize::from(now.ready) - usize::from(before.ready);
         self.busy = self.busy + usize::from(now.busy) - usize::from(before.busy);
         self.unsent = self.unsent + now.unsent - before.unsent;
+        env.recount_link(entry.row, before.at_endpoint, now.at_endpoint);
         if entry.link.is_down() && (now.busy || entry.lost || self.draining) {
             wheel.cancel(entry.key.slot);
         } else {
-            wheel.schedule(entry.key.slot, entry.link.next_deadline(deadlines));
+            wheel.schedule(entry.key.slot, entry.link.next_deadline(&env.settings.deadlines));
         }
     }
 
@@ -280,7 +291,7 @@ impl Parts {
         let opened = chosen.ok_or(Cause::BackendUnavailable).and_then(|link| {
             let entry = self.links.entry(link, &mut self.agenda);
             let id = entry.link.open(key, &output.request).map_err(refusal)?;
-            Ok(((link, id), entry.link.message_max()))
+            Ok((Session::Link { link, id }, entry.link.message_max()))
         });
         match opened {
             Ok((session, message_max)) => {
@@ -308,13 +319,19 @@ impl Parts {
         self.send_answers(connection);
     }
 
-    /// A client's session is open: its dialect may greet it.
-    pub(super) fn session_opened(&mut self, connection: &mut Connection, message_max: u32) {
-        connection.client.session_opened(message_max);
-        self.env.counters.increment(Metric::SessionsOpened);
-        self.env.count_session(connection);
-        let output = &mut self.scratch.output;
-        output.answers.append(&mut output.connect_ack);
+    /// Ends a client's session on a link.
+    pub(super) fn end_link_session(&mut self, link: u16, id: SessionId, end: &End) {
+        let Parts { links, agenda, scratch, .. } = self;
+        let close = Close {
+            by: match end.by {
+                ClosedBy::Client => Closer::Client,
+                ClosedBy::Gateway | ClosedBy::Backend => Closer::Gateway,
+            },
+            label: end.cause.label(),
+            code: end.code.unwrap_or(0),
+            reason: reason_of(&scratch.output, end),
+        };
+        links.entry(link, agenda).link.close(id, &close);
     }
 
     /// The most that a link's clients may send in one message.
@@ -326,7 +343,7 @@ impl Parts {
 impl Core {
     /// A link's timer fired.
     pub(super) fn link_deadline(&mut self, link: u16) {
-        let Parts { upstreams, links, agenda, env, .. } = &mut self.parts;
+        let Parts { upstreams, links, agenda, env, control, .. } = &mut self.parts;
         let draining = links.draining;
         let entry = links.entry(link, agenda);
         let socket = &mut upstream(upstreams, entry.key).socket;
@@ -336,6 +353,11 @@ impl Core {
         match entry.link.handle_deadline(env.now.instant, &env.settings.deadlines) {
             Due::Nothing => {}
             Due::Fail(failure) => self.fail_link(link, &failure),
+            Due::Warn(warning) => {
+                env.count_warning(entry.row, warning);
+                let (backend, endpoint) = (entry.backend, entry.endpoint);
+                control.mailbox.report(Report::LinkWarning { backend, endpoint, warning });
+            }
             Due::Connect => {
                 let Some(key) = upstreams.renew(entry.key) else {
                     unreachable!("{:?} names no upstream", entry.key)
@@ -357,6 +379,7 @@ impl Core {
         let failure = &entry.link.cause_of(failure);
         let is_failure = *failure != Failure::Drained;
         env.counters.add(Metric::LinkFailures, u64::from(is_failure));
+        env.counters.endpoints.add(entry.row, EndpointMetric::Failures, u64::from(is_failure));
         if matches!(failure, Failure::Protocol(_)) {
             env.counters.increment(Metric::LinkViolations);
         }
@@ -438,7 +461,8 @@ impl Core {
     fn link_ready(&mut self, link: u16) {
         let Parts { links, env, control, .. } = &mut self.parts;
         env.counters.increment(Metric::LinkConnects);
-        let LinkEntry { backend, endpoint, .. } = links.entries[usize::from(link)];
+        let LinkEntry { backend, endpoint, row, .. } = links.entries[usize::from(link)];
+        env.counters.endpoints.increment(row, EndpointMetric::Connects);
         control.mailbox.report(Report::LinkReady { backend, endpoint });
     }
 
@@ -462,7 +486,7 @@ impl Core {
                 let code = if code == 0 { 1000 } else { code };
                 let ctx = parts.env.context();
                 let output = &mut parts.scratch.output;
-                connection.client.close_by_backend(code, reason, &ctx, output);
+                connection.client.close_by_backend(Some(code), reason, &ctx, output);
                 parts.send_answers(connection);
                 parts.mark_for_reconcile(client, connection);
             }
@@ -499,14 +523,6 @@ impl Core {
             }
             Event::Ready | Event::Routine => {}
         }
-    }
-
-    /// The client of a session that an upstream names, and what else there is.
-    fn session_client(&mut self, client: Key) -> (&mut Parts, &mut Connection) {
-        let Some(connection) = self.clients.entry_mut(client) else {
-            unreachable!("a client ends its session before it leaves")
-        };
-        (&mut self.parts, connection)
     }
 
     /// Does a turn's part of a sweep over the links.
@@ -573,7 +589,7 @@ impl<R: Ring> Worker<R> {
             }
         }
         let flushed = !*dirty;
-        links.reconcile(number, socket, &env.settings.deadlines, &mut agenda.upstream_timers);
+        links.reconcile(number, socket, env, &mut agenda.upstream_timers);
         flushed
     }
 }

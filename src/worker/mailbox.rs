@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::base::memory_pressure::MemoryPressure;
 pub use crate::connection::stage::{ClosedBy, Stage};
+pub use crate::connection::upstream::link::Warning;
 use crate::protocol::cause::Cause;
 use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::dialect::Dialect;
@@ -120,6 +121,24 @@ pub enum Report {
         endpoint: u16,
         /// Why, for people. Never holds unescaped bytes of the backend's.
         reason: String,
+    },
+    /// Handshakes with a WebSocket server failed in a row: it gets no more for a while.
+    ServerRests {
+        /// Index of the backend in the settings.
+        backend: u16,
+        /// Index of the endpoint in the backend.
+        endpoint: u16,
+        /// What was wrong last, for people. Never holds unescaped bytes of the server's.
+        reason: String,
+    },
+    /// A link goes on, but people should know something of it.
+    LinkWarning {
+        /// Index of the backend in the settings.
+        backend: u16,
+        /// Index of the endpoint in the backend.
+        endpoint: u16,
+        /// What.
+        warning: Warning,
     },
     /// A route does not list the Origin of a page; told a few times a second at most.
     OriginRefused {

@@ -18,18 +18,21 @@ mod memory;
 mod reconcile;
 mod revocations;
 mod rows;
+mod servers;
+mod sessions;
 pub mod sockets;
 mod sweep;
 mod tick_time;
 mod trail;
 mod upstreams;
+mod websocket_events;
+mod websockets;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::byte_queue::BytePool;
 use crate::base::random::Random;
 use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::Instant;
@@ -52,6 +55,7 @@ use links::LinkTable;
 use mailbox::WorkerMailbox;
 use reconcile::Reconciled;
 use rows::Rows;
+use servers::ServerTable;
 use sockets::{Agenda, Flush, PipeEvent};
 use sweep::Sweep;
 use tick_time::{Phase, TickTime};
@@ -118,24 +122,21 @@ impl<R: Ring> Worker<R> {
         random.fill(&mut dead_key);
         let dead = RejectedTokenCache::new(settings.limits.dead_tokens_max, dead_key);
         let mut upstreams = KeyedSlab::new(options.generation_bits);
-        let links = LinkTable::new(&settings, &options, now.instant, &mut random, &mut upstreams);
-        for (number, address) in links.addresses(&settings) {
-            ring.set_endpoint(number, address);
-        }
+        let at = now.instant;
+        let links = LinkTable::new(&settings, &counters, &options, at, &mut random, &mut upstreams);
+        let servers = ServerTable::new(&settings, &mut random);
+        let addresses = [links.addresses(&settings), servers.addresses(&settings)];
+        addresses.into_iter().flatten().for_each(|(number, at)| ring.set_endpoint(number, at));
         let allowance = Allowance::new(&settings.limits, options.workers, options.descriptors_max);
-        let chunks = |bytes: u64| u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(64);
         let parts = Parts {
             agenda: Agenda::new(WHEEL_TICK, now.instant),
             upstreams,
             links,
+            servers,
             acceptor: Acceptor::new(&settings),
             admission: Admission::new(allowance, now.instant),
             auth_requests: AuthRequests::default(),
-            pools: Pools {
-                queues: BytePool::new(chunks(options.queue_bytes_max)),
-                backlogs: BytePool::new(chunks(settings.limits.stalled_input_max)),
-                early_input: 0,
-            },
+            pools: Pools::new(options.queue_bytes_max, settings.limits.stalled_input_max),
             handshakes: Handshakes::default(),
             control: Control {
                 mailbox,
@@ -150,7 +151,11 @@ impl<R: Ring> Worker<R> {
             },
             sweep: Sweep::default(),
             scratch: Scratch {
-                output: Output { tokens: authenticate::Scratch::new(dead), ..Output::default() },
+                output: Output {
+                    tokens: authenticate::Scratch::new(dead),
+                    nonce: first_nonce(&settings, &mut random),
+                    ..Output::default()
+                },
                 ..Scratch::default()
             },
             env: Environment {
@@ -358,6 +363,15 @@ impl<R: Ring> Worker<R> {
     }
 }
 
+/// For the first handshake with a WebSocket server, where there are any.
+fn first_nonce(settings: &Settings, random: &mut Random) -> [u8; 16] {
+    let mut nonce = [0; 16];
+    if settings.backends.iter().any(|backend| backend.server.is_some()) {
+        random.fill(&mut nonce);
+    }
+    nonce
+}
+
 impl Core {
     /// Acts on the timers that are due. Whether there were any.
     fn handle_timers(&mut self) -> bool {
@@ -426,6 +440,10 @@ impl Parts {
         let (ready, down) = self.links.ready_and_down();
         counters.set(Metric::LinksReady, ready);
         counters.set(Metric::LinksDown, down);
+        let (ready, resting) = self.servers.ready_and_resting();
+        counters.set(Metric::UpstreamsReady, ready);
+        counters.set(Metric::UpstreamsResting, resting);
+        counters.set(Metric::UpstreamConnections, self.servers.connections());
         counters.set(Metric::StalledInputBytes, self.pools.backlogs.in_use_bytes() as u64);
     }
 }

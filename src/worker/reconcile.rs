@@ -4,10 +4,8 @@
 use crate::base::slab::Key;
 use crate::base::time::Instant;
 use crate::connection::client::SocketAction;
-use crate::connection::stage::ClosedBy;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
-use crate::protocol::link::{Close, Closer};
 use crate::ring::Owner;
 
 use super::auth_requests::PendingAuth;
@@ -32,7 +30,7 @@ impl Parts {
         if !self.scratch.output.refused_origin.is_empty() {
             self.report_refused_origin(connection);
         }
-        let in_session = connection.client.is_open() || connection.client.awaits_decision();
+        let in_session = connection.client.holds_session();
         if !in_session {
             self.end_session(connection);
         }
@@ -119,25 +117,6 @@ impl Parts {
             }
             SocketAction::Stay | SocketAction::AwaitEnd | SocketAction::CloseNow { .. } => {}
         }
-    }
-
-    fn end_session(&mut self, connection: &mut Connection) {
-        let Some((link, id)) = connection.session.take() else { return };
-        let Some(end) = connection.client.end() else {
-            unreachable!("a client that is not open has an end")
-        };
-        let by_client = end.cause == Cause::ClientClosed;
-        let reason = if by_client { self.scratch.output.reason.as_slice() } else { &[] };
-        let close = Close {
-            by: match end.by {
-                ClosedBy::Client => Closer::Client,
-                ClosedBy::Gateway | ClosedBy::Backend => Closer::Gateway,
-            },
-            label: end.cause.label(),
-            code: end.code.unwrap_or(0),
-            reason: std::str::from_utf8(reason).unwrap_or_default(),
-        };
-        self.links.entry(link, &mut self.agenda).link.close(id, &close);
     }
 
     /// Lets go of what a connection held, whose descriptor is gone, and reports its end.

@@ -14,6 +14,7 @@ use crate::settings::RevokeScope;
 use super::clients::Connection;
 use super::core::{Control, Core, Parts};
 use super::mailbox::Report;
+use super::sessions::Session;
 use super::sweep::Duty;
 
 /// Revocations of backends that may wait for the control thread. A backend that goes on loses
@@ -37,7 +38,8 @@ impl Parts {
         // The session's backend is the client's, whatever a reload made of its route. One whose
         // link is lost has its route's, until it is closed.
         let backend = match session {
-            Some((link, _)) => Some(self.links.backend(*link)),
+            Some(Session::Link { link, .. }) => Some(self.links.backend(*link)),
+            Some(Session::WebSocket(key)) => Some(self.backend_of_websocket(*key)),
             None => {
                 let route = client.route(&env.routes);
                 route.map(|route| env.settings.routes[usize::from(route)].backend)

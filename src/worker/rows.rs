@@ -1,6 +1,7 @@
-//! Where the worker counts what concerns one listener or one route.
+//! Where the worker counts what concerns one listener, one route or one endpoint.
 
-use crate::counters::{Counters, ListenerMetric, RouteMetric, Row};
+use crate::connection::upstream::link::{Link, Warning};
+use crate::counters::{Counters, EndpointMetric, ListenerMetric, RouteMetric, Row};
 use crate::protocol::cause::Cause;
 use crate::settings::Settings;
 
@@ -60,6 +61,27 @@ impl Environment {
         self.counters.routes.add(row, messages, u64::from(last));
     }
 
+    /// Brings an endpoint's gauges in line with what has become of one of its links.
+    pub(super) fn recount_link(&self, row: Row<EndpointMetric>, before: LinkCount, now: LinkCount) {
+        let endpoints = &self.counters.endpoints;
+        for (metric, before, now) in [
+            (EndpointMetric::LinksReady, before.ready, now.ready),
+            (EndpointMetric::LinksDown, before.down, now.down),
+            (EndpointMetric::Sessions, before.sessions, now.sessions),
+        ] {
+            endpoints.replace(row, metric, before.into(), now.into());
+        }
+    }
+
+    /// Counts a standstill of a backend that goes into the log.
+    pub(super) fn count_warning(&self, row: Row<EndpointMetric>, warning: Warning) {
+        let metric = match warning {
+            Warning::PingUnanswered => EndpointMetric::PingsUnanswered,
+            Warning::NoCredit { .. } => EndpointMetric::CreditStalls,
+        };
+        self.counters.endpoints.increment(row, metric);
+    }
+
     /// Counts a connection that is gone: at its route, or at its listener if it never had one.
     pub(super) fn count_gone(&self, connection: &Connection, cause: Cause) {
         let Connection { client, row, .. } = connection;
@@ -73,6 +95,21 @@ impl Environment {
             Some(row) => self.counters.routes.closed(row, cause),
             None => self.counters.listeners.closed(listener, cause),
         }
+    }
+}
+
+/// One link's part of its endpoint's gauges; none of a link that is not counted yet.
+#[derive(Clone, Copy, Default)]
+pub(super) struct LinkCount {
+    ready: u32,
+    down: u32,
+    sessions: u32,
+}
+
+impl LinkCount {
+    pub(super) fn of(link: &Link) -> Self {
+        let ready = u32::from(link.is_ready());
+        LinkCount { ready, down: 1 - ready, sessions: link.open_sessions() }
     }
 }
 

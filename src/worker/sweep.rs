@@ -17,6 +17,7 @@ use crate::protocol::cause::Cause;
 use super::clients::Connection;
 use super::core::{Core, Parts};
 use super::reconcile::Reconciled;
+use super::sessions::Session;
 
 /// Connections that a sweep closes in one turn: each costs a close frame, and a send, in that
 /// turn and the completions of its end in later ones.
@@ -135,7 +136,7 @@ impl Parts {
             connection.client.schedule_close(at, Cause::GoingAway);
         }
         if does(Duty::LostLinks)
-            && connection.session.is_some_and(|(link, _)| self.links.is_lost(link))
+            && matches!(connection.session, Some(Session::Link { link, .. }) if self.links.is_lost(link))
         {
             connection.session = None;
             let at = self.env.now.instant + self.random.duration_below(LOSS_SPREAD);

@@ -2,11 +2,13 @@
 //! that happens to them, whatever kind of upstream is behind.
 
 use crate::base::slab::{Key, KeyedSlab};
+use crate::connection::upstream::websocket::handshake::Fault;
 use crate::ring::{Failure as RingFailure, OpKey, OpKind, Outcome, Ring};
 
 use super::Worker;
 use super::core::{Core, Parts};
-use super::sockets::{DialledSocket, PipeEvent};
+use super::sockets::DialledSocket;
+use super::websockets::WebSocket;
 
 /// What stands behind one entry of the table.
 pub(super) struct Upstream {
@@ -15,11 +17,12 @@ pub(super) struct Upstream {
 }
 
 /// The kinds of upstream.
-#[derive(Clone, Copy)]
 pub(super) enum UpstreamKind {
     /// A link, by its number in the [`LinkTable`](super::links::LinkTable): it carries many
     /// clients' sessions.
     Link(u16),
+    /// The connection to a WebSocket server, for one client.
+    WebSocket(WebSocket),
 }
 
 impl Upstream {
@@ -27,6 +30,20 @@ impl Upstream {
     pub(super) fn link(number: u16) -> Self {
         let socket = DialledSocket::default();
         Upstream { socket, kind: UpstreamKind::Link(number) }
+    }
+
+    /// A connection to a WebSocket server.
+    pub(super) fn websocket(websocket: WebSocket) -> Self {
+        let socket = DialledSocket::default();
+        Upstream { socket, kind: UpstreamKind::WebSocket(websocket) }
+    }
+
+    /// The number of its link; `None` for other kinds.
+    fn as_link(&self) -> Option<u16> {
+        match self.kind {
+            UpstreamKind::Link(link) => Some(link),
+            UpstreamKind::WebSocket(_) => None,
+        }
     }
 }
 
@@ -41,9 +58,10 @@ pub(super) fn upstream(upstreams: &mut KeyedSlab<Upstream>, key: Key) -> &mut Up
 impl Core {
     /// An upstream's timer fired.
     pub(super) fn upstream_deadline(&mut self, slot: u32) {
-        let Some((_, upstream)) = self.parts.upstreams.slot_mut(slot) else { return };
-        match upstream.kind {
-            UpstreamKind::Link(link) => self.link_deadline(link),
+        let Some((key, upstream)) = self.parts.upstreams.slot_mut(slot) else { return };
+        match upstream.as_link() {
+            Some(link) => self.link_deadline(link),
+            None => self.websocket_deadline(key),
         }
     }
 }
@@ -56,44 +74,46 @@ impl<R: Ring> Worker<R> {
         let Some(upstream) = upstreams.entry_mut(key) else {
             return self.complete_stale(outcome);
         };
-        let kind = upstream.kind;
+        let link = upstream.as_link();
         match outcome {
-            Outcome::Connected(socket) => match kind {
-                UpstreamKind::Link(link) => self.core.link_connected(key, link, socket),
+            Outcome::Connected(socket) => match link {
+                Some(link) => self.core.link_connected(key, link, socket),
+                None => self.core.websocket_connected(key, socket),
             },
             Outcome::Failed(failure) if op.kind == OpKind::Connect => {
                 upstream.socket.connect_failed();
-                match kind {
-                    UpstreamKind::Link(link) => {
-                        self.core.link_unconnected(link, &describe(failure));
-                    }
+                let why = describe(failure);
+                match link {
+                    Some(link) => self.core.link_unconnected(link, &why),
+                    None => self.core.websocket_failed(key, &Fault::Connect(why)),
                 }
             }
-            Outcome::CancelDone if upstream.socket.cancel_done() => match kind {
-                UpstreamKind::Link(link) => links.mark(link, agenda),
+            Outcome::CancelDone if upstream.socket.cancel_done() => match link {
+                Some(link) => links.mark(link, agenda),
+                None => self.core.settle_websocket(key),
             },
             outcome => {
                 let Some(pipe) = upstream.socket.pipe_mut() else {
                     unreachable!("{outcome:?} of an upstream without a socket")
                 };
                 let event = pipe.complete(op.owner, outcome, more, &mut self.ring, &mut agenda.ops);
-                self.upstream_event(key, kind, event);
+                match link {
+                    Some(link) => self.link_event(key, link, event),
+                    None => self.websocket_event(key, event),
+                }
             }
-        }
-    }
-
-    fn upstream_event(&mut self, key: Key, kind: UpstreamKind, event: PipeEvent) {
-        match kind {
-            UpstreamKind::Link(link) => self.link_event(key, link, event),
         }
     }
 
     /// Fills an upstream's next send, if there is something to send. False when no slot is free.
     pub(super) fn flush_upstream(&mut self, key: Key) -> bool {
         // A link that was connected again since keeps its slot.
-        let Some((_, upstream)) = self.core.parts.upstreams.slot_mut(key.slot) else { return true };
-        match upstream.kind {
-            UpstreamKind::Link(link) => self.flush_link(link),
+        let Some((key, upstream)) = self.core.parts.upstreams.slot_mut(key.slot) else {
+            return true;
+        };
+        match upstream.as_link() {
+            Some(link) => self.flush_link(link),
+            None => self.flush_websocket(key),
         }
     }
 }

@@ -358,6 +358,68 @@ const ROWS: &[Row] = &[
         ],
     },
     Row {
+        title: "WebSocket servers behind the gateway",
+        panels: &[
+            panel("Servers", "short", &[(now!("portcullis_upstreams" by "state"), "{{state}}")]).about("One for each worker and endpoint. One that rests has failed several times in a row.")
+                .stacked(),
+            panel(
+                "Connections to servers",
+                "short",
+                &[(now!("portcullis_upstream_connections"), "connections")],
+            ).about("One for each proxied client, those included that are being made."),
+            panel(
+                "Handshakes with servers",
+                "cps",
+                &[
+                    (rate!("portcullis_upstream_dials_total"), "begun"),
+                    (rate!("portcullis_upstream_refusals_total"), "answered with a refusal"),
+                    (rate!("portcullis_upstream_message_refusals_total"), "refused by a message"),
+                    (rate!("portcullis_upstream_failures_total"), "failed"),
+                ],
+            ).about("Refusals are about clients, failures about servers."),
+            panel(
+                "Connections to servers that broke",
+                "cps",
+                &[
+                    (rate!("portcullis_upstream_violations_total"), "protocol broken"),
+                    (rate!("portcullis_upstream_stalls_total"), "nothing read in time"),
+                ],
+            ).about("Their clients were told to come again."),
+        ],
+    },
+    Row {
+        title: "Endpoints of backends",
+        panels: &[
+            panel(
+                "Links by endpoint",
+                "short",
+                &[(now!("portcullis_endpoint_links" by "backend, endpoint, state"), "{{backend}} {{endpoint}} {{state}}")],
+            ).about("One for each worker. All should be ready."),
+            panel(
+                "Sessions by endpoint",
+                "short",
+                &[(now!("portcullis_endpoint_sessions" by "backend, endpoint"), "{{backend}} {{endpoint}}")],
+            ).about("Open sessions, and auth requests that wait. Endpoints of one backend should have about the same.")
+                .stacked(),
+            panel(
+                "Connects and failures by endpoint",
+                "cps",
+                &[
+                    (rate!("portcullis_endpoint_connects_total" by "backend, endpoint"), "{{backend}} {{endpoint}} made"),
+                    (rate!("portcullis_endpoint_failures_total" by "backend, endpoint"), "{{backend}} {{endpoint}} failed or lost"),
+                ],
+            ).about("An endpoint with both restarts again and again, or does not answer pings."),
+            panel(
+                "Standstills by endpoint",
+                "cps",
+                &[
+                    (rate!("portcullis_endpoint_pings_unanswered_total" by "backend, endpoint"), "{{backend}} {{endpoint}} ping unanswered"),
+                    (rate!("portcullis_endpoint_credit_stalls_total" by "backend, endpoint"), "{{backend}} {{endpoint}} no credit"),
+                ],
+            ).about("Times that deadlines.link_ping passed without an answer to a ping, and deadlines.link_stall without credit."),
+        ],
+    },
+    Row {
         title: "Auth requests to backends and HTTP endpoints",
         panels: &[
             panel(

@@ -231,6 +231,7 @@ fn prometheus_finds_nothing_to_say_about_the_metrics() {
     let mut exposition = Exposition::default();
     let block = Counters::default();
     let (listener, route) = (block.listeners.row(&["[::]:443"]), block.routes.row(&["/chat/*"]));
+    let _ = block.endpoints.row(&["app", "10.0.0.1:7000"]);
     block.listeners.closed(listener, Cause::TlsFailed);
     block.routes.closed(route, Cause::Idle);
     exposition.publish([&block].into_iter(), &ControlNumbers::default(), &[]);

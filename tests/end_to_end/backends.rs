@@ -13,7 +13,7 @@ use crate::support::{
     free_port, wait_until,
 };
 
-const UNAVAILABLE: &str = concat!(
+pub const UNAVAILABLE: &str = concat!(
     r#"{"type":"close","code":1012,"reason":"backend_unavailable","#,
     r#""reconnect":true,"retry_after_ms":2000}"#,
 );

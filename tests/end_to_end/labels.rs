@@ -1,6 +1,11 @@
-//! Numbers by listener and by route.
+//! Numbers by listener, route and endpoint.
 
-use crate::support::{Backend, Client, Config, Gateway, free_port, wait_until};
+use portcullis::protocol::link::Kind;
+
+use crate::support::{
+    Backend, Child, Client, Config, Gateway, Opcode, RawBackend, free_port, series_value,
+    wait_until,
+};
 
 fn route(metric: &str, name: &str, more: &str) -> String {
     format!("portcullis_route_{metric}{{route=\"{name}\"{more}}}")
@@ -63,4 +68,94 @@ fn routes_and_listeners_are_counted_by_name_and_a_reload_loses_nothing() {
     ] {
         assert_eq!(gateway.metric(&series), value, "{series}");
     }
+}
+
+fn endpoint(metric: &str, address: &str, more: &str) -> String {
+    format!("portcullis_endpoint_{metric}{{backend=\"main\",endpoint=\"{address}\"{more}}}")
+}
+
+#[test]
+fn endpoints_are_counted_by_the_address_in_the_settings() {
+    let (one, two) = (Backend::start(), Backend::start());
+    let dead = format!("127.0.0.1:{}", free_port());
+    let config = Config::default().backend(&[one.address(), two.address(), &dead], "").workers(2);
+    let gateway = Gateway::start_alone(&config);
+    gateway.wait_ready(4);
+    let mut clients: Vec<Client> =
+        (0..8).map(|_| Client::open(gateway.address(), "/ws", "")).collect();
+    clients.iter_mut().for_each(|client| client.echo("hello"));
+    gateway.wait_metric(&endpoint("failures_total", &dead, ""), |n| n >= 2);
+    wait_until("the sessions are counted", || {
+        let sessions = |of: &Backend| gateway.metric(&endpoint("sessions", of.address(), ""));
+        let (one, two) = (sessions(&one), sessions(&two));
+        one + two == 8 && one > 0 && two > 0
+    });
+    for (series, value) in [
+        (endpoint("links", one.address(), ",state=\"ready\""), 2),
+        (endpoint("links", two.address(), ",state=\"down\""), 0),
+        (endpoint("connects_total", two.address(), ""), 2),
+        (endpoint("failures_total", one.address(), ""), 0),
+        (endpoint("links", &dead, ",state=\"ready\""), 0),
+        (endpoint("links", &dead, ",state=\"down\""), 2),
+        (endpoint("connects_total", &dead, ""), 0),
+        (endpoint("sessions", &dead, ""), 0),
+    ] {
+        assert_eq!(gateway.metric(&series), value, "{series}");
+    }
+    drop(clients);
+    for of in [&one, &two] {
+        gateway.wait_metric(&endpoint("sessions", of.address(), ""), |open| open == 0);
+    }
+}
+
+/// It is named before its sessions are closed, in the log and by a metric.
+#[test]
+fn a_backend_that_answers_no_ping_is_named_before_its_link_is_dropped() {
+    let backend = RawBackend::listen();
+    let config = Config::to(&backend.address()).deadlines("link_ping = \"1s\"");
+    let child = Child::start(config, "");
+    let mut link = backend.accept();
+    let mut client = Client::open(child.address, "/ws", "");
+    link.expect(Kind::Open);
+    let silent = endpoint("pings_unanswered_total", &backend.address(), "");
+    let count = || series_value(&child.get("/metrics").1, &silent);
+    let trouble = |log: &str| log.matches("link in trouble").count();
+    wait_until("it is named", || trouble(&child.log()) == 1);
+    let log = child.log();
+    assert!(log.contains("deadlines.link_ping") && log.contains(&backend.address()), "{log}");
+    assert!(!log.contains("link down"), "not before the warning: {log}");
+    client.expect(Opcode::Text, crate::backends::UNAVAILABLE.as_bytes());
+    wait_until("its link is dropped", || child.log().contains("link down"));
+    assert_eq!(trouble(&child.log()), 1, "{}", child.log());
+    wait_until("it is counted", || count() == 1);
+}
+
+#[test]
+fn a_backend_that_gives_no_credit_is_named_once_for_each_standstill() {
+    let mut backend = RawBackend::listen();
+    backend.limits.session_window = 4096;
+    let config = Config::to(&backend.address()).deadlines("link_stall = \"300ms\"");
+    let child = Child::start(config, "");
+    let mut link = backend.accept();
+    let mut client = Client::open(child.address, "/ws", "");
+    let (session, _) = link.expect(Kind::Open);
+    let stalls = endpoint("credit_stalls_total", &backend.address(), "");
+    let count = || series_value(&child.get("/metrics").1, &stalls);
+    assert_eq!(count(), 0);
+    // More than the window: the rest waits.
+    client.send(true, Opcode::Binary, &[0; 6000]);
+    wait_until("it is named", || child.log().contains("link in trouble"));
+    wait_until("it is counted", || count() == 1);
+    // Credit for less than what waits, and none again.
+    link.credit(session, 100);
+    wait_until("the next standstill is named", || {
+        child.log().matches("link in trouble").count() == 2
+    });
+    let log = child.log();
+    assert!(log.contains("deadlines.link_stall") && log.contains(&backend.address()), "{log}");
+    assert!(!log.contains("link down"), "{log}");
+    wait_until("it is counted again", || count() == 2);
+    link.credit(session, 100_000);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(count(), 2, "nothing waits any more");
 }

@@ -17,6 +17,7 @@ mod lifecycle;
 mod logs;
 mod origins;
 mod proxy;
+mod servers;
 mod stress;
 mod support;
 mod takeover;

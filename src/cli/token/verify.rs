@@ -20,7 +20,7 @@ pub(super) fn find_auth<'l>(
         ));
     };
     let auth = &auths[index];
-    if auth.kind.is_external() {
+    if auth.kind.verifier().is_none() {
         return Err(format!(
             "[[auth]] {name:?} is decided outside the gateway, where its tokens are made, too"
         ));

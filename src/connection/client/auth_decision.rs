@@ -53,7 +53,9 @@ impl Client {
         let (timeout, is_backend) = match &auth.kind {
             AuthKind::Backend(timeout) => (*timeout, true),
             AuthKind::Http(endpoint) => (endpoint.timeout + HTTP_GRACE, false),
-            AuthKind::Token(_) => unreachable!("the gateway judges tokens itself"),
+            AuthKind::Token(_) | AuthKind::Upstream(_) => {
+                unreachable!("only backends and endpoints are asked")
+            }
         };
         let (message, first_message) = match credentials {
             Credentials::InRequest => (None, FirstMessageInfo::default()),
@@ -77,7 +79,7 @@ impl Client {
         let until = (since + timeout).into();
         if let Phase::Authenticating(authenticating) = &mut self.phase {
             let decision = PendingDecision { since: since.into(), until, first_message };
-            authenticating.awaited = Awaited::Decision(decision);
+            authenticating.awaited = Awaited::Decision(Box::new(decision));
         }
         Step::Ask(auth_request)
     }
@@ -117,6 +119,12 @@ impl Client {
                 decision.count(Metric::VerdictsAccepted, ctx);
                 let route = &ctx.settings.routes[usize::from(index)];
                 self.set_route(index, route, ctx);
+                if let Some(server) = ctx.settings.server_of(route) {
+                    let asked_for = &mut output.request;
+                    let admitted = self.admit(identity, &request, route, ctx, asked_for);
+                    let info = decision.first_message;
+                    return self.dial(Some(admitted), info, &request, (route, server), ctx, output);
+                }
                 self.open(identity, &request, route, ctx, &mut output.request);
                 self.acknowledge(decision.first_message, identity.expires(), ctx, output);
                 Step::Authenticated { backend: route.backend }
@@ -166,7 +174,7 @@ impl Client {
     /// What is decided about, if anything; from here on it is not awaited any more.
     fn take_decision(&mut self) -> Option<(Arc<PendingRequest>, PendingDecision)> {
         let decision = self.pending_decision()?;
-        let Phase::Authenticating(Authenticating { request, awaited }) = &mut self.phase else {
+        let Phase::Authenticating(Authenticating { request, awaited, .. }) = &mut self.phase else {
             return None;
         };
         *awaited = Awaited::Nothing;

@@ -19,7 +19,9 @@ use crate::protocol::verifier::Refusal;
 use crate::protocol::websocket::{self, OpCode};
 use crate::settings::{Deadlines, MessageTypes};
 
-use super::phase::{CloseProgress, Delayed, DelayedInput, Ended, Next, Phase, Standing};
+use super::phase::{
+    Authenticating, Awaited, CloseProgress, Delayed, DelayedInput, Ended, Next, Phase, Standing,
+};
 use super::state::{Client, write_frame};
 
 /// What a client that used up every stage still gets to read its refusal.
@@ -136,23 +138,29 @@ impl Client {
         }
     }
 
-    /// The backend closed the session. A code that may not be sent becomes the dialect's.
+    /// The backend closed the session; a WebSocket server perhaps without a code. One that may not
+    /// be sent becomes the dialect's.
     pub fn close_by_backend(
         &mut self,
-        code: u16,
+        code: Option<u16>,
         reason: &str,
         ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        if !self.is_open() {
+        if !self.relays() {
             return;
         }
         let unsaid = self.answer(Cause::BackendClosed, false, ctx).code;
-        let code = if websocket::is_sendable_close_code(code) { code } else { unsaid };
-        write_close(code, reason, output);
+        let sendable = |code| if websocket::is_sendable_close_code(code) { code } else { unsaid };
+        let code = code.map(sendable);
+        match code {
+            Some(code) => write_close(code, reason, output),
+            None => write_frame(OpCode::Close, &[], &mut output.answers),
+        }
         let next = if self.is_broken() { Next::Shutdown } else { Next::AwaitClose };
-        let end = (Cause::BackendClosed, ClosedBy::Backend, Some(code));
-        self.end_with(end, Standing::Leaving, CloseProgress::said(next), ctx);
+        let end = (Cause::BackendClosed, ClosedBy::Backend, code);
+        let standing = if self.is_open() { Standing::Leaving } else { Standing::Refused };
+        self.end_with(end, standing, CloseProgress::said(next), ctx);
     }
 
     /// RFC 6455 §5.5.1: a close is answered with a close, and then the server ends first.
@@ -261,7 +269,9 @@ impl Client {
         output: &mut Output,
     ) {
         output.rest.clear();
-        self.explain_and_close(cause, details, Standing::Refused, ctx, output);
+        if self.switch_for_refusal(cause, ctx, output) {
+            self.explain_and_close(cause, details, Standing::Refused, ctx, output);
+        }
     }
 
     /// Explains, where the dialect has words for `cause`, and closes: immediately, or when the
@@ -351,7 +361,13 @@ impl Client {
     }
 
     fn to_client_unfinished(&self) -> bool {
-        matches!(&self.phase, Phase::Open(open) if open.to_client_unfinished)
+        match &self.phase {
+            Phase::Open(open) => open.to_client_unfinished,
+            Phase::Authenticating(Authenticating { awaited: Awaited::Acceptance(it), .. }) => {
+                it.to_client_unfinished
+            }
+            _ => false,
+        }
     }
 
     /// How `cause` is put to this client: looked up when it is said, so that it costs no memory
@@ -420,7 +436,7 @@ impl Client {
 
     /// A number of this client's own, drawn from one that all of a turn share: those that are
     /// closed together must not come back together. (The mixing is SplitMix64's.)
-    fn spread(&self, jitter: u32) -> u32 {
+    pub(super) fn spread(&self, jitter: u32) -> u32 {
         let port = self.peer().map_or(0, |peer| peer.port());
         let own = self.accepted.instant().as_nanos() ^ (u64::from(port) << 32);
         let mut mixed = own.wrapping_add(u64::from(jitter).wrapping_mul(0x9e37_79b9_7f4a_7c15));

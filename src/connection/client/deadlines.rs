@@ -25,6 +25,8 @@ pub(super) enum Deadline {
     Authenticate,
     /// A backend or an endpoint that was asked about the client.
     Decision,
+    /// The server behind, which has still to agree.
+    Server,
     /// The rest of a message that brings a fresh token.
     Renewal,
     TokenExpiry,
@@ -76,12 +78,16 @@ impl Client {
                 .or(since + deadlines.request_head, Deadline::RequestHead)
                 .or_maybe(stalled, Deadline::WriteStall),
             Phase::Authenticating(Authenticating { awaited, .. }) => {
-                let decision = match awaited {
-                    Awaited::Decision(pending) => Some(pending.until.instant()),
-                    Awaited::FirstMessage(_) | Awaited::Nothing => None,
+                let (decision, server) = match awaited {
+                    Awaited::Decision(pending) => (Some(pending.until.instant()), None),
+                    Awaited::Server(pending) => (None, Some(pending.until.instant())),
+                    Awaited::FirstMessage(_) | Awaited::Acceptance(_) | Awaited::Nothing => {
+                        (None, None)
+                    }
                 };
                 scheduled
                     .or_maybe(stalled, Deadline::WriteStall)
+                    .or_maybe(server, Deadline::Server)
                     .or(since + deadlines.authenticate, Deadline::Authenticate)
                     .or_maybe(decision, Deadline::Decision)
             }
@@ -175,6 +181,7 @@ impl Client {
                 count(Metric::DeadlineVerdict);
                 self.close(Cause::BackendUnavailable, ctx, output);
             }
+            Deadline::Server => self.close(Cause::BackendUnavailable, ctx, output),
             Deadline::TokenExpiry => {
                 count(Metric::DeadlineExpiry);
                 self.close(Cause::TokenExpired, ctx, output);
@@ -197,9 +204,13 @@ impl Client {
         let Some(open) = self.open_mut() else { return };
         if silent && !open.ping_sent {
             open.ping_sent = true;
+            let passes_controls = open.passes_controls;
             ctx.counters.increment(Metric::PingsSent);
-            write_frame(OpCode::Ping, &[], &mut output.answers);
+            let own = self.own_ping();
+            let payload: &[u8] = if passes_controls { &own } else { &[] };
+            write_frame(OpCode::Ping, payload, &mut output.answers);
         }
+        let Some(open) = self.open_mut() else { return };
         if open.pings_promised && !open.to_client_unfinished {
             write_frame(OpCode::Text, centrifuge::PING.as_bytes(), &mut output.answers);
         }

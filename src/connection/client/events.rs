@@ -8,7 +8,7 @@ use crate::protocol::cause::Cause;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::websocket::DataKind;
 
-use super::phase::{CloseProgress, Ended, Phase, Standing};
+use super::phase::{Authenticating, Awaited, CloseProgress, Ended, Phase, Standing};
 use super::state::Client;
 use super::step::Step;
 
@@ -37,6 +37,10 @@ impl Client {
         match &mut self.phase {
             Phase::TlsHandshake => unreachable!("plaintext before the handshake is finished"),
             Phase::RequestHead(_) => (input.len(), self.receive_head(input, ctx, output)),
+            Phase::Authenticating(Authenticating { awaited: Awaited::Acceptance(_), .. }) => {
+                let (used, step) = self.receive_frames(input, allowance, ctx, output);
+                (used, self.bound_unaccepted(step, ctx, output))
+            }
             Phase::Authenticating(_) => {
                 debug_assert!(!self.awaits_decision(), "input before the decision");
                 let (used, step) = self.receive_frames(input, usize::MAX, ctx, output);

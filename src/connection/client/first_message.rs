@@ -32,7 +32,7 @@ impl Client {
         output: &mut Output,
     ) -> Step {
         let Step::Data { range, kind, last, .. } = step else { return step };
-        let Phase::Authenticating(Authenticating { request, awaited }) = &mut self.phase else {
+        let Phase::Authenticating(Authenticating { request, awaited, .. }) = &mut self.phase else {
             unreachable!("data comes out while the phase goes on")
         };
         let Awaited::FirstMessage(message) = awaited else {
@@ -106,6 +106,11 @@ impl Client {
             Ok(_) => authenticate::by_first_message(ctx.settings, route, &message, unix, scratch),
         };
         let refusal = match unless_revoked(decision, route, ctx) {
+            Decision::Accepted(identity) if let Some(server) = ctx.settings.server_of(route) => {
+                let asked_for = &mut output.request;
+                let admitted = self.admit(&identity, &request, route, ctx, asked_for);
+                return self.dial(Some(admitted), info, &request, (route, server), ctx, output);
+            }
             Decision::Accepted(identity) => {
                 let expires = identity.expires();
                 self.open(&identity, &request, route, ctx, &mut output.request);
@@ -116,7 +121,7 @@ impl Client {
                 let credentials = Credentials::InMessage(&message, info);
                 return self.ask(auth, pending, &credentials, ctx, output);
             }
-            Decision::AwaitFirstMessage => Cause::TokenMissing.into(),
+            Decision::AwaitFirstMessage | Decision::AskServer => Cause::TokenMissing.into(),
             Decision::Refused(refusal) => refusal,
         };
         count_refusal(ctx, &mut output.tokens);

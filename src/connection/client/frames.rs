@@ -50,6 +50,17 @@ impl Client {
             websocket::Step::Data { range, kind, first, last } => {
                 Step::Data { range, kind, first, last }
             }
+            websocket::Step::Ping(payload) if self.passes_controls() => {
+                output.control = payload;
+                Step::Control(OpCode::Ping)
+            }
+            websocket::Step::Pong(payload) if self.passes_controls() => {
+                if payload.as_slice() == self.own_ping() {
+                    return (used, Step::Handled);
+                }
+                output.control = payload;
+                Step::Control(OpCode::Pong)
+            }
             websocket::Step::Ping(payload) => {
                 self.answer_ping(&payload, ctx.settings.limits.pongs_unsent_max, output);
                 Step::Handled
@@ -98,6 +109,20 @@ impl Client {
         let (rate, burst) = (limits.frames_per_second, limits.frames_burst);
         (frames == 0 || self.frames.take(frames, rate, burst, ctx.now.instant))
             && (controls == 0 || self.take_controls(controls, ctx))
+    }
+
+    fn passes_controls(&self) -> bool {
+        match &self.phase {
+            Phase::Open(open) => open.passes_controls,
+            _ => self.awaits_acceptance(),
+        }
+    }
+
+    /// The payload of the gateway's own pings where others' pass: the same for all of a connection,
+    /// and no other's.
+    pub(super) fn own_ping(&self) -> [u8; 8] {
+        let (low, high) = (self.spread(0), self.spread(1));
+        (u64::from(high) << 32 | u64::from(low)).to_ne_bytes()
     }
 
     fn take_controls(&mut self, count: u32, ctx: &Context<'_>) -> bool {

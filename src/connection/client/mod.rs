@@ -6,17 +6,20 @@
 //! | file | what |
 //! |---|---|
 //! | `step` | what the machine wants of the worker |
-//! | `peer_address`, `renewal`, `http_fields` | small parts of a client's state |
+//! | `peer_address`, `renewal`, `http_fields`, `admitted`, `pending_acceptance` | small parts of a client's state |
 //! | `phase` | what a client is doing, with what exists only while it does that |
 //! | `state` | the client itself, and the one place where its phase changes |
 //! | `closing` | the end: what is said, how long the close frame waits |
 //! | `deadlines` | what is due next, and acting on it |
 //! | `frames`, `after_close` | frames before and after the end |
 //! | `connect_ack`, `open` | the way to a session |
+//! | `acceptance`, `server` | while the WebSocket server behind has still to agree |
 //! | `auth_decision` | decisions of backends and endpoints |
 //! | `upgrade`, `first_message`, `reauthenticate` | where tokens come from |
 //! | `events` | input and output, handed to the files above |
 
+mod acceptance;
+mod admitted;
 mod after_close;
 mod auth_decision;
 mod closing;
@@ -28,9 +31,11 @@ mod frames;
 mod http_fields;
 mod open;
 mod peer_address;
+mod pending_acceptance;
 mod phase;
 mod reauthenticate;
 mod renewal;
+mod server;
 mod site;
 mod state;
 mod step;

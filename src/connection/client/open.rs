@@ -12,9 +12,10 @@ use crate::protocol::http_upgrade::{self, FIELDS, HeadLimits, Request, UpgradeRe
 use crate::protocol::identity::VerifiedIdentity;
 use crate::settings::{Route, Settings};
 
+use super::admitted::Admitted;
 use super::phase::{Open, PendingRequest, Phase};
 use super::renewal::Renewal;
-use super::state::{Client, identity_end};
+use super::state::Client;
 
 impl Client {
     /// The only way to a session: it takes the proof that the token was verified.
@@ -26,19 +27,36 @@ impl Client {
         ctx: &Context<'_>,
         asked_for: &mut SessionRequest,
     ) {
-        ctx.counters.increment(Metric::TokensAccepted);
+        let admitted = self.admit(identity, request, route, ctx, asked_for);
+        self.enter_open(admitted, route, ctx);
+    }
+
+    /// Says what a client asked for whose token was verified, and who it is.
+    pub(super) fn admit(
+        &self,
+        identity: &VerifiedIdentity<'_>,
+        request: &UpgradeRequest<'_, '_>,
+        route: &Route,
+        ctx: &Context<'_>,
+        asked_for: &mut SessionRequest,
+    ) -> Admitted {
         self.ask_for(request, route, ctx, asked_for);
         asked_for.set_identity(identity);
-        self.is_visitor = route.visitors.is_some() && identity.is_anonymous();
+        Admitted::new(identity, ctx)
+    }
+
+    pub(super) fn enter_open(&mut self, admitted: Admitted, route: &Route, ctx: &Context<'_>) {
+        self.is_visitor = route.visitors.is_some() && admitted.has_no_identity();
         let open = Open {
-            mark: ctx.revoked.mark(identity),
-            expires: identity_end(identity, ctx).into(),
+            mark: admitted.mark(),
+            expires: admitted.expires(),
             backend_message_max: u32::MAX,
             renewal: route.reauthenticate.as_ref().map(Renewal::new),
             ping_sent: false,
             handshake_done: false,
             handshake_seen: 0,
             pings_promised: false,
+            passes_controls: false,
             to_client_unfinished: false,
             broken: false,
             piece_debt: 0,

@@ -11,6 +11,8 @@ use crate::protocol::close_detail::CloseDetail;
 use crate::protocol::http_upgrade::HeadScanner;
 use crate::protocol::revocation::IdentityFingerprint;
 
+use super::admitted::Admitted;
+use super::pending_acceptance::PendingAcceptance;
 use super::renewal::Renewal;
 use super::step::SocketAction;
 
@@ -19,7 +21,8 @@ pub(super) enum Phase {
     TlsHandshake,
     /// Waits for the end of the request head. `None` before its first byte.
     RequestHead(Option<Box<PartialHead>>),
-    /// The 101 is out, the identity is not known yet.
+    /// The identity is not known yet, though the 101 is out; or it is, and the server behind has
+    /// still to agree, which the 101 may wait for.
     Authenticating(Authenticating),
     /// Authenticated: there is a session, or will be within this tick.
     Open(Open),
@@ -76,6 +79,8 @@ pub(super) struct PartialHead {
 pub(super) struct Authenticating {
     pub(super) request: Arc<PendingRequest>,
     pub(super) awaited: Awaited,
+    /// The client has had its 101.
+    pub(super) switched: bool,
 }
 
 /// What is kept of a request that gets its 101 before it is decided.
@@ -91,7 +96,11 @@ pub(super) enum Awaited {
     /// The first message, as far as it has come: at most `limits.first_message_max`.
     FirstMessage(Vec<u8>),
     /// The decision of a backend or an endpoint.
-    Decision(PendingDecision),
+    Decision(Box<PendingDecision>),
+    /// The answer of the WebSocket server behind.
+    Server(Box<PendingServer>),
+    /// A message of that server which lets the client in.
+    Acceptance(Box<PendingAcceptance>),
     /// Nothing: what was awaited has come, and is acted on within this call.
     Nothing,
 }
@@ -102,6 +111,16 @@ pub(super) struct PendingDecision {
     /// When it has taken too long.
     pub(super) until: PackedInstant,
     pub(super) first_message: FirstMessageInfo,
+}
+
+/// A server's answer that is awaited.
+pub(super) struct PendingServer {
+    /// When it has taken too long.
+    pub(super) until: PackedInstant,
+    pub(super) backend: u16,
+    pub(super) first_message: FirstMessageInfo,
+    /// Who the client is; `None` where the server is to say whether it may come in.
+    pub(super) admitted: Option<Admitted>,
 }
 
 /// What a first message asked for, beside being let in.
@@ -132,6 +151,8 @@ pub(super) struct Open {
     pub(super) pings_promised: bool,
     /// The client has been sent the beginning of a message, but not its end.
     pub(super) to_client_unfinished: bool,
+    /// Pings and pongs go on to the server behind, and come from it.
+    pub(super) passes_controls: bool,
     /// The client broke the protocol, and its close waits for what the backend has under way.
     pub(super) broken: bool,
     /// What small pieces of frames have cost and were not charged for yet.

@@ -129,7 +129,9 @@ impl Client {
                 }
                 Err(cause) => cause.into(),
             },
-            Decision::AwaitFirstMessage | Decision::Ask(_) => Cause::TokenMissing.into(),
+            Decision::AwaitFirstMessage | Decision::Ask(_) | Decision::AskServer => {
+                Cause::TokenMissing.into()
+            }
             Decision::Refused(refusal) => refusal,
         };
         self.refuse_token(refusal, ctx, output)

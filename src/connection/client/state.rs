@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::base::time::{Instant, PackedInstant, UnixTime};
 use crate::base::token_bucket::TokenBucket;
-use crate::connection::context::Context;
+use crate::connection::context::{Context, Output};
 use crate::connection::route_order::{RouteNumber, RouteOrder};
 use crate::connection::stage::{ClosedBy, Stage};
 use crate::counters::Metric;
@@ -20,6 +20,7 @@ use crate::protocol::websocket::{
 };
 use crate::settings::{MessageTypes, Route};
 
+use super::admitted::{expiry, identity_end};
 use super::peer_address::{PeerAddress, PeerIs};
 use super::phase::{
     Authenticating, Awaited, CloseProgress, End, Ended, Next, Open, PendingDecision, Phase,
@@ -144,6 +145,17 @@ impl Client {
         matches!(self.phase, Phase::Open(_))
     }
 
+    /// Whether the client has a session, or may have one: frames pass, or will once another
+    /// program has decided.
+    pub fn holds_session(&self) -> bool {
+        self.is_open() || self.awaits_decision() || self.awaits_acceptance()
+    }
+
+    /// Whether frames pass between the client and its upstream.
+    pub fn relays(&self) -> bool {
+        self.is_open() || self.awaits_acceptance()
+    }
+
     /// Whether the client counts against the cap on unauthenticated connections.
     pub fn is_unauthenticated(&self) -> bool {
         !matches!(self.stage(), Stage::Open | Stage::Closing)
@@ -208,15 +220,21 @@ impl Client {
         if let Phase::Open(open) = &self.phase { open.mark } else { IdentityFingerprint::ANONYMOUS }
     }
 
-    /// Whether a question about this client is out.
+    /// Whether another program has still to decide about this client, or to agree to it.
     pub fn awaits_decision(&self) -> bool {
-        self.pending_decision().is_some()
+        self.pending_decision().is_some() || self.awaits_server()
+    }
+
+    /// Whether that is the WebSocket server behind.
+    pub fn awaits_server(&self) -> bool {
+        let Phase::Authenticating(authenticating) = &self.phase else { return false };
+        matches!(authenticating.awaited, Awaited::Server(_))
     }
 
     pub(super) fn pending_decision(&self) -> Option<PendingDecision> {
         match &self.phase {
             Phase::Authenticating(Authenticating { awaited: Awaited::Decision(it), .. }) => {
-                Some(*it)
+                Some(**it)
             }
             _ => None,
         }
@@ -259,8 +277,19 @@ impl Client {
         last: bool,
         length: usize,
     ) -> Option<HeaderBytes> {
-        self.open_mut()?.to_client_unfinished = !last;
+        match &mut self.phase {
+            Phase::Open(open) => open.to_client_unfinished = !last,
+            _ => self.pending_acceptance()?.to_client_unfinished = !last,
+        }
         Some(websocket::write_header(last, kind.opcode(first), length as u64, None))
+    }
+
+    /// Leaves a ping or pong of the server behind in the output's answers. The pong to a ping of
+    /// the gateway's own is never asked for.
+    pub fn pass_control(&self, opcode: OpCode, payload: &[u8], output: &mut Output) {
+        if self.relays() {
+            write_frame(opcode, payload, &mut output.answers);
+        }
     }
 
     /// Output was queued for the client where none was.
@@ -375,16 +404,6 @@ impl Client {
     pub fn leave(&self, ctx: &Context<'_>) {
         ctx.counters.decrement(gauge(self.stage()));
     }
-}
-
-/// When an identity is over on the monotonic clock.
-pub(super) fn identity_end(identity: &VerifiedIdentity<'_>, ctx: &Context<'_>) -> Instant {
-    identity.ends(ctx.now.unix).map_or(Instant::NEVER, |end| expiry(end, ctx))
-}
-
-fn expiry(expires: UnixTime, ctx: &Context<'_>) -> Instant {
-    let left = expires.as_millis().saturating_sub(ctx.now.unix.as_millis());
-    ctx.now.instant + Duration::from_millis(left) + ctx.settings.deadlines.expiry_grace
 }
 
 /// The lifetime, shortened by up to a tenth so that connections made together part.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::connection::auth_request::AuthRequest;
-use crate::protocol::websocket::DataKind;
+use crate::protocol::websocket::{DataKind, OpCode};
 
 /// What a call to [`Client::receive`](super::Client::receive) came to. Bytes that were not
 /// consumed come again.
@@ -34,6 +34,9 @@ pub enum Step {
         /// The message ends with this piece.
         last: bool,
     },
+    /// A ping or a pong for the server behind, in
+    /// [`Output::control`](crate::connection::Output::control).
+    Control(OpCode),
     /// The client presented a fresh token; [`Output::request`](crate::connection::Output::request)
     /// holds its identity.
     Reauthenticated,
@@ -44,6 +47,14 @@ pub enum Step {
     /// what the client wants.
     Authenticated {
         /// Index of the backend that gets the session.
+        backend: u16,
+    },
+    /// A WebSocket server is to be asked whether it takes the client:
+    /// [`Output::handshake`](crate::connection::Output::handshake) says with what. Nothing more is
+    /// to be fed until [`Client::server_accepted`](super::Client::server_accepted), or until the
+    /// client is refused.
+    Dial {
+        /// Index of the backend whose server it is.
         backend: u16,
     },
 }

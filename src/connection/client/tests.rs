@@ -412,6 +412,7 @@ impl World {
                     self.renewed.push(encoded(compose::reauth, &self.output.request))
                 }
                 Step::Ask(_) => panic!("these blocks decide by themselves"),
+                Step::Control(_) | Step::Dial { .. } => panic!("the backend is a link"),
                 Step::Authenticated { backend } => {
                     assert_eq!(backend, 0);
                     self.opened.push(encoded(compose::open, &self.output.request));
@@ -543,7 +544,7 @@ impl World {
                 self.call(|client, ctx, out| client.refuse(Cause::OverCapacity, ctx, out));
             }
             Event::CloseByBackend => {
-                self.call(|client, ctx, out| client.close_by_backend(4000, "done", ctx, out));
+                self.call(|client, ctx, out| client.close_by_backend(Some(4000), "done", ctx, out));
             }
             Event::DropSilently => {
                 self.call(|client, ctx, _| client.drop_silently(Cause::SlowConsumer, ctx));
@@ -1502,7 +1503,7 @@ fn several_blocks_on_one_route() {
             let found = authenticate::by_request(&settings, route, &request, now, &mut scratch);
             let found = match found {
                 Decision::Accepted(identity) => Ok(identity.subject().to_owned()),
-                Decision::Ask(_) => panic!("these blocks decide by themselves"),
+                Decision::Ask(_) | Decision::AskServer => panic!("these blocks decide themselves"),
                 Decision::AwaitFirstMessage => Err(None),
                 Decision::Refused(refusal) => Err(Some(refusal.cause)),
             };
@@ -1601,13 +1602,13 @@ fn closes_without_an_explanation() {
 fn backends_close_with_codes_that_may_be_sent() {
     for (code, sent) in [(1000, 1000), (4999, 4999), (1005, 1000), (1006, 1000), (0, 1000)] {
         let mut world = World::at(Stage::Open);
-        world.call(|client, ctx, out| client.close_by_backend(code, "why", ctx, out));
+        world.call(|client, ctx, out| client.close_by_backend(Some(code), "why", ctx, out));
         assert_eq!(world.told, [format!("close {sent} why")]);
         assert_eq!(world.client.end().unwrap().code, Some(sent));
     }
     let mut world = World::at(Stage::Open);
     let reason = "ä".repeat(100);
-    world.call(|client, ctx, out| client.close_by_backend(4000, &reason, ctx, out));
+    world.call(|client, ctx, out| client.close_by_backend(Some(4000), &reason, ctx, out));
     assert_eq!(world.told, [format!("close 4000 {}", "ä".repeat(61))]);
 }
 

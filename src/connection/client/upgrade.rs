@@ -18,7 +18,7 @@ use crate::settings::{PathPattern, Refuse, Route, Settings};
 use super::auth_decision::Credentials;
 use super::closing::CloseDetails;
 use super::open::{count_refusal, head_limits, origin_allowed, subprotocol, unless_revoked};
-use super::phase::{Authenticating, Awaited, PendingRequest, Phase};
+use super::phase::{Authenticating, Awaited, FirstMessageInfo, PendingRequest, Phase};
 use super::state::Client;
 use super::step::Step;
 
@@ -141,18 +141,33 @@ impl Client {
         let Output { answers, request: asked_for, tokens, .. } = output;
         let decision = authenticate::by_request(ctx.settings, route, request, ctx.now.unix, tokens);
         match unless_revoked(decision, route, ctx) {
+            Decision::Accepted(identity) if let Some(server) = ctx.settings.server_of(route) => {
+                let admitted = self.admit(&identity, request, route, ctx, asked_for);
+                self.await_server(pending_request(head, request, route, ctx), ctx);
+                let info = FirstMessageInfo::default();
+                self.dial(Some(admitted), info, request, (route, server), ctx, output)
+            }
             Decision::Accepted(identity) => {
-                switch_protocols(request, subprotocol(request, route), ctx, answers);
+                switch_protocols(request, subprotocol(request, route), &[], ctx, answers);
                 self.open(&identity, request, route, ctx, asked_for);
                 Step::Authenticated { backend: route.backend }
             }
+            Decision::AskServer => {
+                let Some(server) = ctx.settings.server_of(route) else {
+                    unreachable!("only applications that are WebSocket servers judge clients")
+                };
+                self.ask_for(request, route, ctx, asked_for);
+                self.await_server(pending_request(head, request, route, ctx), ctx);
+                let info = FirstMessageInfo::default();
+                self.dial(None, info, request, (route, server), ctx, output)
+            }
             Decision::AwaitFirstMessage => {
-                switch_protocols(request, subprotocol(request, route), ctx, answers);
+                switch_protocols(request, subprotocol(request, route), &[], ctx, answers);
                 self.await_first_message(pending_request(head, request, route, ctx), ctx);
                 Step::Handled
             }
             Decision::Ask(auth) => {
-                switch_protocols(request, subprotocol(request, route), ctx, answers);
+                switch_protocols(request, subprotocol(request, route), &[], ctx, answers);
                 let pending = pending_request(head, request, route, ctx);
                 self.await_first_message(Arc::clone(&pending), ctx);
                 self.ask(auth, &pending, &Credentials::InRequest, ctx, output)
@@ -189,13 +204,23 @@ impl Client {
         output: &mut Output,
     ) {
         let subprotocol = refusal_subprotocol(request, route);
-        switch_protocols(request, subprotocol, ctx, &mut output.answers);
+        switch_protocols(request, subprotocol, &[], ctx, &mut output.answers);
         self.refuse_with(refusal.cause, &CloseDetails::of(refusal, ctx), ctx, output);
     }
 
     fn await_first_message(&mut self, request: Arc<PendingRequest>, ctx: &Context<'_>) {
         let awaited = Awaited::FirstMessage(Vec::new());
-        self.enter(Phase::Authenticating(Authenticating { request, awaited }), ctx);
+        self.enter(Phase::Authenticating(Authenticating { request, awaited, switched: true }), ctx);
+    }
+
+    /// As [`await_first_message`](Self::await_first_message), for a client that has not had its 101:
+    /// what it awaits is set by the caller.
+    fn await_server(&mut self, request: Arc<PendingRequest>, ctx: &Context<'_>) {
+        let awaited = Awaited::Nothing;
+        self.enter(
+            Phase::Authenticating(Authenticating { request, awaited, switched: false }),
+            ctx,
+        );
     }
 
     fn answer_plain(
@@ -269,7 +294,7 @@ fn pending_request(
 }
 
 /// Whether a refused token is explained over WebSocket, or answered over HTTP.
-fn explains(route: &Route, request: &UpgradeRequest<'_, '_>) -> bool {
+pub(super) fn explains(route: &Route, request: &UpgradeRequest<'_, '_>) -> bool {
     match route.refuse {
         Refuse::Explain => true,
         Refuse::Http => false,
@@ -277,20 +302,21 @@ fn explains(route: &Route, request: &UpgradeRequest<'_, '_>) -> bool {
     }
 }
 
-fn switch_protocols(
+pub(super) fn switch_protocols(
     request: &UpgradeRequest<'_, '_>,
     subprotocol: Option<&str>,
+    cookies: &[Vec<u8>],
     ctx: &Context<'_>,
     answers: &mut Vec<u8>,
 ) {
     ctx.counters.increment(Metric::Upgrades);
-    http_upgrade::write_switching_protocols(answers, request.key(), subprotocol);
+    http_upgrade::write_switching_protocols(answers, request.key(), subprotocol, cookies);
 }
 
 /// The subprotocol for a client that is refused after the 101. A browser that offers some and is
 /// answered with none gives up before it can read why, so an offer that the route does not list
 /// will do, unless it may be a token.
-fn refusal_subprotocol<'a>(
+pub(super) fn refusal_subprotocol<'a>(
     request: &'a UpgradeRequest<'_, '_>,
     route: &'a Route,
 ) -> Option<&'a str> {

@@ -210,7 +210,7 @@ fn the_request_tells_what_was_sent() {
 fn switching_protocols_is_exact() {
     // RFC 6455 §1.3
     let mut out = Vec::new();
-    write_switching_protocols(&mut out, b"dGhlIHNhbXBsZSBub25jZQ==", Some("chat"));
+    write_switching_protocols(&mut out, b"dGhlIHNhbXBsZSBub25jZQ==", Some("chat"), &[]);
     let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
         Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
         Sec-WebSocket-Protocol: chat\r\n\r\n";

@@ -146,6 +146,9 @@ sections! {
             "Largest message before authentication, which carries the token.";
         proxy_header_max: Size(536, 64 * KIB) as u32 = "4KiB", Live,
             "Largest PROXY header of version 2, extensions such as a client certificate included.";
+        first_messages_max: Count(1, 1_000) as u16 = "8", Live,
+            "Messages that a client may begin before the application that judges it by messages has \
+             let it in; together they may have `first_message_max` bytes.";
         head_max: Size(512, 64 * KIB) as u32 = "8KiB", Live,
             "Largest request head; 431 above it.";
         header_fields_max: Count(8, 128) as u16 = "64", Live,
@@ -237,9 +240,15 @@ sections! {
         link_connect: Time(100, MINUTE) as Duration = "5s", Live,
             "From the start of a connection attempt to a backend to the end of the link \
              handshake.";
+        upstream_connect: Time(100, MINUTE) as Duration = "5s", Live,
+            "From the start of a client's handshake with a WebSocket server behind the gateway to its \
+             answer, other servers that are tried included.";
         link_ping: Time(100, 10 * MINUTE) as Duration = "5s", Live,
-            "Silence on a link after which the gateway pings; after three times this it drops the \
-             link.";
+            "Silence on a link after which the gateway pings; after twice this the log names the \
+             backend, after three times this the gateway drops the link and closes its sessions.";
+        link_stall: Time(100, 10 * MINUTE) as Duration = "10s", Live,
+            "Time without any credit from a backend, while clients of its link wait to send, after \
+             which the log names it, once. Nothing else happens.";
         link_retry_min: Time(10, MINUTE) as Duration = "100ms", Live,
             "Shortest wait before a backend is tried again; it doubles, with jitter.";
         link_retry_max: Time(10, 10 * MINUTE) as Duration = "10s", Live,
@@ -486,8 +495,9 @@ sections! {
                 a.backends.iter().map(|b| &b.name).eq(b.backends.iter().map(|b| &b.name))
             }),
             "Name for routes to refer to; unique.";
-        kind: WordOrLater(&["link"], &["websocket"]) = "link", RestartRequired(|_, _| true),
-            "Protocol of the backend: the framed link of `link-protocol.md`.";
+        kind: Word(&["link", "websocket"]) as &str = "link", RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.server.clone())),
+            "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
+             ordinary WebSocket servers that know nothing of the gateway.";
         endpoints: List("`IP:PORT` or `unix:/PATH`") = REQUIRED,
             RestartRequired(|a, b| same_each(&a.backends, &b.backends, |b| b.endpoints.clone())),
             "Its servers, which are interchangeable.";

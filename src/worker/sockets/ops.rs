@@ -111,8 +111,9 @@ impl SocketOps {
     }
 
     /// Changes how the socket is meant to be read; [`reconcile`](Self::reconcile) acts on it.
-    pub fn set_reading(&mut self, reading: Reading) {
-        self.reading = reading;
+    /// Whether that is a change.
+    pub fn set_reading(&mut self, reading: Reading) -> bool {
+        std::mem::replace(&mut self.reading, reading) != reading
     }
 
     /// Whether a send is in flight.

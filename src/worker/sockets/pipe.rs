@@ -84,8 +84,9 @@ impl Pipe {
     }
 
     /// Changes how the socket is read; [`reconcile`](Self::reconcile) acts on it.
-    pub fn set_reading(&mut self, reading: Reading) {
-        self.ops.set_reading(reading);
+    /// Whether that is a change.
+    pub fn set_reading(&mut self, reading: Reading) -> bool {
+        self.ops.set_reading(reading)
     }
 
     /// Receive buffers are free again.

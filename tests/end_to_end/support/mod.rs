@@ -7,6 +7,7 @@ mod config;
 mod gateway;
 mod http;
 mod link;
+mod server;
 mod token;
 
 use std::net::TcpListener;
@@ -20,6 +21,7 @@ pub use config::Config;
 pub use gateway::{Gateway, admin_get, series_value};
 pub use http::{Endpoint, Reply, response};
 pub use link::{RawBackend, RawLink};
+pub use server::Server;
 pub use token::{SECRET, mint, token, unix_now};
 
 /// How long anything may take that has no deadline of its own.

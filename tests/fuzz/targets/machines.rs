@@ -182,6 +182,7 @@ fn live<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Life {
                 }
                 Step::Authenticated { .. } => life.opened = sent(compose::open, &output.request),
                 Step::Ask(_) => panic!("no route here asks anybody"),
+                Step::Control(_) | Step::Dial { .. } => panic!("the backend is a link"),
                 Step::Released { .. } | Step::Reauthenticated => {
                     panic!("no route here takes fresh tokens")
                 }

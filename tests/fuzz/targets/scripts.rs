@@ -277,6 +277,7 @@ fn live<'a>(
                     life.events.push(("renewed", sent(compose::reauth, &output.request)))
                 }
                 Step::Authenticated { .. } => opened(&mut life, &output),
+                Step::Control(_) | Step::Dial { .. } => panic!("the backend is a link"),
                 Step::Ask(_) => {
                     life.events.push(("asked", sent(compose::auth, &output.request)));
                     decision(said, &mut client, &ctx, &mut output, &mut life);

@@ -140,6 +140,26 @@ pub enum Failure {
     Connect(String),
 }
 
+/// What people should know of a link that is not given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// A whole ping interval went by after a PING.
+    #[error(
+        "the backend has answered no ping for deadlines.link_ping; after another such time the \
+         gateway drops the link and closes its sessions"
+    )]
+    PingUnanswered,
+    /// Clients' input waits, and no credit has come for any of them.
+    #[error(
+        "the backend has given no credit for deadlines.link_stall while clients wait to send \
+         ({sessions}); is it stuck, or too slow?"
+    )]
+    NoCredit {
+        /// How many clients.
+        sessions: u32,
+    },
+}
+
 /// Why a session cannot be opened on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenError {
@@ -156,6 +176,8 @@ pub enum Due {
     Nothing,
     /// Connect now.
     Connect,
+    /// Say this of the link, which goes on.
+    Warn(Warning),
     /// Give the connection up.
     Fail(Failure),
 }

@@ -8,13 +8,15 @@ mod event;
 mod output;
 mod receive;
 mod sessions;
+mod stall;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-pub use event::{Due, Event, Failure, OpenError, Redacted};
+pub use event::{Due, Event, Failure, OpenError, Redacted, Warning};
 use output::LinkOutput;
 use sessions::Session;
+use stall::Stall;
 
 use crate::base::slab::{Key, KeyedSlab};
 use crate::base::time::Instant;
@@ -29,6 +31,8 @@ use crate::settings::{Deadlines, Limits};
 
 /// Pings that may go unanswered before a link is given up, while nothing that waits is sent.
 const PINGS_UNANSWERED_MAX: u32 = 3;
+/// After how many ping intervals a backend that answers no ping is warned of: one after the PING.
+const PINGS_BEFORE_WARNING: u32 = 2;
 /// A backend must have answered a CLOSE within this many ping intervals.
 const CLOSE_ANSWER_PINGS: u32 = 12;
 /// How long the backend may take to read a REFUSED and close.
@@ -94,6 +98,9 @@ pub struct Link {
     /// When the backend last answered a PING, or room for bytes that waited was made.
     proved: Instant,
     pinged: bool,
+    /// A PING that is still unanswered was warned of.
+    warned: bool,
+    stall: Stall,
     /// The backend has proved a key.
     proved_key: bool,
     /// Why the gateway has refused the handshake.
@@ -124,6 +131,8 @@ impl Link {
             clock: now,
             proved: now,
             pinged: false,
+            warned: false,
+            stall: Stall::default(),
             proved_key: false,
             refused: None,
         }
@@ -217,11 +226,16 @@ impl Link {
             | State::AwaitingReady { deadline }
             | State::Refusing { deadline } => deadline,
             State::Ready { .. } => {
-                let pings = if self.pinged { PINGS_UNANSWERED_MAX } else { 1 };
+                let pings = match (self.pinged, self.warned) {
+                    (false, _) => 1,
+                    (true, false) => PINGS_BEFORE_WARNING,
+                    (true, true) => PINGS_UNANSWERED_MAX,
+                };
                 let answer = self.closing.front().map_or(Instant::NEVER, |(_, since)| {
                     *since + deadlines.link_ping * CLOSE_ANSWER_PINGS
                 });
-                answer.min(self.proved + deadlines.link_ping * pings)
+                let stall = self.stall.deadline(deadlines.link_stall);
+                answer.min(stall).min(self.proved + deadlines.link_ping * pings)
             }
         }
     }
@@ -252,13 +266,18 @@ impl Link {
         {
             return Due::Fail(Failure::CloseUnanswered);
         }
-        if !self.pinged && now >= self.proved + deadlines.link_ping {
+        let passed = |pings: u32| now >= self.proved + deadlines.link_ping * pings;
+        if !self.pinged && passed(1) {
             self.pinged = true;
             Ping { opaque: now.as_nanos() }.encode(self.output.frames());
-        } else if now >= self.proved + deadlines.link_ping * PINGS_UNANSWERED_MAX {
+        } else if passed(PINGS_UNANSWERED_MAX) {
             return Due::Fail(Failure::Silent);
+        } else if self.pinged && !self.warned && passed(PINGS_BEFORE_WARNING) {
+            self.warned = true;
+            return Due::Warn(Warning::PingUnanswered);
         }
-        Due::Nothing
+        let stalled = self.stall.take_due(now, deadlines.link_stall);
+        stalled.map_or(Due::Nothing, |sessions| Due::Warn(Warning::NoCredit { sessions }))
     }
 
     /// The connection stands: says HELLO. `nonce` must be unpredictable.
@@ -301,6 +320,7 @@ impl Link {
         self.waiting.clear();
         self.unknown_session_frames = UnknownSessionFrames::default();
         self.pinged = false;
+        self.warned = false;
         self.proved_key = false;
         self.refused = None;
     }
@@ -315,6 +335,7 @@ impl Link {
     pub fn forget_sessions(&mut self) {
         assert!(self.is_down(), "the backend knows these sessions");
         self.sessions.reset();
+        self.stall = Stall::default();
         self.open_sessions = 0;
     }
 
@@ -360,6 +381,7 @@ impl Link {
             asked,
             closed: false,
             waiting: false,
+            stalled: false,
             opening: Some(opening),
         });
         assert_eq!(SessionId::from(key), id, "a vacant key is the next one");
@@ -368,33 +390,36 @@ impl Link {
     }
 
     /// How many payload bytes the next DATA frame may have; `None` when not even an empty
-    /// frame is allowed. Remembers a session that waits for the link's credit.
-    pub fn allowance(&mut self, id: SessionId) -> Option<usize> {
+    /// frame is allowed. Remembers a session that waits for credit.
+    pub fn allowance(&mut self, id: SessionId, now: Instant) -> Option<usize> {
         if self.is_down() {
             return None;
         }
-        let session = self.sessions.entry(id.into())?;
         // However much credit the backend gives, what waits here for it is bounded by us.
         let room = self.data_max().checked_sub(self.output.len()).filter(|bytes| *bytes > 0);
+        let session = self.sessions.entry_mut(id.into())?;
         let of_link = self.credit.payload_max().filter(|bytes| *bytes > 0 && room.is_some());
         let Some(of_link) = of_link else {
-            self.wait(id);
+            self.wait(id, now);
             return None;
         };
-        let of_session = session.credit.payload_max().filter(|bytes| *bytes > 0)?;
+        let Some(of_session) = session.credit.payload_max().filter(|bytes| *bytes > 0) else {
+            self.stall.begin(&mut session.stalled, now);
+            return None;
+        };
         Some(of_link.min(of_session).min(self.peer.frame_max as usize))
     }
 
     /// Remembers a session that needs more than what the link has left.
-    pub fn wait(&mut self, id: SessionId) {
+    pub fn wait(&mut self, id: SessionId, now: Instant) {
         if self.is_down() {
             return;
         }
-        if let Some(session) = self.sessions.entry_mut(id.into())
-            && !session.waiting
-        {
-            session.waiting = true;
-            self.waiting.push(id.into());
+        if let Some(session) = self.sessions.entry_mut(id.into()) {
+            self.stall.begin(&mut session.stalled, now);
+            if !std::mem::replace(&mut session.waiting, true) {
+                self.waiting.push(id.into());
+            }
         }
     }
 
@@ -446,6 +471,7 @@ impl Link {
             return;
         }
         session.closed = true;
+        self.stall.end(&mut session.stalled);
         self.open_sessions -= 1;
         if down {
             return;
@@ -489,6 +515,7 @@ impl Link {
         for key in self.waiting.drain(..) {
             if let Some(session) = self.sessions.entry_mut(key) {
                 session.waiting = false;
+                self.stall.end(&mut session.stalled);
                 clients.push(session.client);
             }
         }

@@ -63,13 +63,14 @@ impl Link {
             credit: &mut self.credit,
             window: &mut self.window,
             unknown_session_frames: &mut self.unknown_session_frames,
+            stall: &mut self.stall,
             output: self.output.frames(),
             counters,
             message_max: self.ours.message_max,
         };
         let event = match header.kind {
             Kind::Data => table.data(header.session, header.flags, payload)?,
-            Kind::Credit => table.credit(header.session, Credit::decode(payload)?.bytes)?,
+            Kind::Credit => table.credit(header.session, Credit::decode(payload)?.bytes, now)?,
             Kind::Close => table.close(header.session, Close::decode(payload)?)?,
             Kind::Ping => {
                 let pong = Pong { opaque: Ping::decode(payload)?.opaque };
@@ -79,6 +80,7 @@ impl Link {
             Kind::Pong => {
                 let sent = Pong::decode(payload)?.opaque;
                 if std::mem::take(&mut self.pinged) {
+                    self.warned = false;
                     self.proved = now;
                     counters.observe(LINK_RTT, now.since(Instant::from_nanos(sent)));
                 }

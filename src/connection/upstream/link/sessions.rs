@@ -1,7 +1,9 @@
 //! The sessions of a link, and what frames of the backend's do to them.
 
 use super::event::{Event, Redacted};
+use super::stall::Stall;
 use crate::base::slab::{Key, KeyedSlab};
+use crate::base::time::Instant;
 use crate::connection::session::Fragment;
 use crate::counters::{Counters, Metric};
 use crate::protocol::identity::VerifiedIdentity;
@@ -28,6 +30,8 @@ pub(super) struct Session {
     pub(super) closed: bool,
     /// It is in `waiting`.
     pub(super) waiting: bool,
+    /// Its client's input waits, and it is counted in [`Stall`].
+    pub(super) stalled: bool,
     /// The number of its OPEN or AUTH, while nothing else was written for it, see
     /// [`LinkOutput::drop_opening`](super::output::LinkOutput::drop_opening).
     pub(super) opening: Option<u64>,
@@ -55,6 +59,7 @@ pub(super) struct Table<'t> {
     pub(super) credit: &'t mut SendCredit,
     pub(super) window: &'t mut ReceiveWindow,
     pub(super) unknown_session_frames: &'t mut UnknownSessionFrames,
+    pub(super) stall: &'t mut Stall,
     pub(super) output: &'t mut Vec<u8>,
     pub(super) counters: &'t Counters,
     pub(super) message_max: u32,
@@ -99,7 +104,13 @@ impl Table<'_> {
         Ok(Event::Data { client, fragment: Fragment { kind, first, last, bytes: payload }, cost })
     }
 
-    pub(super) fn credit<'a>(&mut self, id: SessionId, bytes: u32) -> Result<Event<'a>, LinkError> {
+    pub(super) fn credit<'a>(
+        &mut self,
+        id: SessionId,
+        bytes: u32,
+        now: Instant,
+    ) -> Result<Event<'a>, LinkError> {
+        self.stall.credit(now);
         if id == SessionId::LINK {
             self.credit.grant(bytes)?;
             return Ok(Event::LinkCredit);
@@ -109,6 +120,7 @@ impl Table<'_> {
         };
         session.expect_open(Kind::Credit)?;
         session.credit.grant(bytes)?;
+        self.stall.end(&mut session.stalled);
         if session.closed {
             return Ok(Event::Routine);
         }
@@ -135,9 +147,10 @@ impl Table<'_> {
         id: SessionId,
         close: Close<'a>,
     ) -> Result<Event<'a>, LinkError> {
-        let Some(session) = self.sessions.remove(id.into()) else {
+        let Some(mut session) = self.sessions.remove(id.into()) else {
             return self.stray();
         };
+        self.stall.end(&mut session.stalled);
         if session.closed {
             return Ok(Event::Routine);
         }

@@ -201,16 +201,16 @@ fn data_spends_both_credits_and_waits_for_either() {
     let mut pair = Pair::ready(4096, 65536);
     let id = pair.open();
     let most = 4096 - HEADER_BYTES;
-    assert_eq!(pair.link.allowance(id), Some(most));
+    assert_eq!(pair.link.allowance(id, pair.now), Some(most));
     let text = vec![b'x'; most];
     let fragment = Fragment { kind: DataKind::Text, first: true, last: true, bytes: &text };
     pair.link.data(id, &fragment);
-    assert_eq!(pair.link.allowance(id), None);
+    assert_eq!(pair.link.allowance(id, pair.now), None);
     assert_eq!(
         pair.say(|out| Credit { bytes: 100 }.encode(id, out)),
         [format!("SessionCredit {{ client: {CLIENT:?} }}")]
     );
-    assert_eq!(pair.link.allowance(id), Some(88));
+    assert_eq!(pair.link.allowance(id, pair.now), Some(88));
 }
 
 #[test]
@@ -220,13 +220,13 @@ fn a_session_that_waits_for_the_link_is_woken_once() {
     let bytes = &vec![0; 65536 - 2 * HEADER_BYTES];
     pair.link.data(id, &Fragment { kind: DataKind::Binary, first: true, last: false, bytes });
     for _ in 0..3 {
-        assert_eq!(pair.link.allowance(id), None);
+        assert_eq!(pair.link.allowance(id, pair.now), None);
     }
     assert_eq!(pair.say(|out| Credit { bytes: 500 }.encode(SessionId::LINK, out)), ["LinkCredit"]);
     let mut woken = Vec::new();
     pair.link.take_waiting(&mut woken);
     assert_eq!(woken, [CLIENT]);
-    assert_eq!(pair.link.allowance(id), Some(500));
+    assert_eq!(pair.link.allowance(id, pair.now), Some(500));
 }
 
 #[test]
@@ -328,9 +328,69 @@ fn a_silent_backend_is_pinged_and_then_given_up() {
     assert_eq!(pair.link.handle_deadline(ping_at, &pair.deadlines), Due::Nothing);
     let frames = pair.take_output();
     assert_eq!(frames[0].0, Kind::Ping);
+    let warned_at = pair.link.next_deadline(&pair.deadlines);
+    assert_eq!(warned_at, pair.now + pair.deadlines.link_ping * 2);
+    let warned = pair.link.handle_deadline(warned_at, &pair.deadlines);
+    assert_eq!(warned, Due::Warn(Warning::PingUnanswered));
+    assert_eq!(pair.link.handle_deadline(warned_at, &pair.deadlines), Due::Nothing, "once");
     let dead_at = pair.link.next_deadline(&pair.deadlines);
     assert_eq!(dead_at, pair.now + pair.deadlines.link_ping * 3);
     assert_eq!(pair.link.handle_deadline(dead_at, &pair.deadlines), Due::Fail(Failure::Silent));
+}
+
+/// Each PING that goes unanswered for an interval is warned of, also after one that was answered.
+#[test]
+fn a_backend_that_answers_too_late_is_warned_of_each_time() {
+    let mut pair = Pair::ready(1 << 20, 1 << 20);
+    for _ in 0..2 {
+        let begun = pair.now;
+        let mut warnings = 0;
+        for _ in 0..2 {
+            pair.now = pair.link.next_deadline(&pair.deadlines);
+            let due = pair.link.handle_deadline(pair.now, &pair.deadlines);
+            warnings += u32::from(due == Due::Warn(Warning::PingUnanswered));
+        }
+        assert_eq!((pair.now.since(begun), warnings), (pair.deadlines.link_ping * 2, 1));
+        pair.say(|out| Pong { opaque: 1 }.encode(out));
+        let again = pair.link.next_deadline(&pair.deadlines);
+        assert_eq!(again, pair.now + pair.deadlines.link_ping, "the next PING");
+    }
+}
+
+/// No standstill: a client with nothing to send, one that waits too short a time, credit for another
+/// session, a client that leaves.
+#[test]
+fn a_backend_that_gives_no_credit_is_warned_of_once_per_standstill() {
+    let mut pair = Pair::ready(4096, 1 << 20);
+    // No PING comes between.
+    pair.deadlines.link_ping = Duration::from_secs(600);
+    let stall = pair.deadlines.link_stall;
+    let (id, other) = (pair.open(), pair.open());
+    let bytes = &vec![0; 4096 - HEADER_BYTES];
+    pair.link.data(id, &Fragment { kind: DataKind::Binary, first: true, last: false, bytes });
+    let due = |pair: &mut Pair, after: Duration| {
+        pair.now = pair.now + after;
+        pair.link.handle_deadline(pair.now, &pair.deadlines)
+    };
+    let warning = |sessions| Due::Warn(Warning::NoCredit { sessions });
+    assert_eq!(due(&mut pair, stall * 2), Due::Nothing, "its client has nothing to send");
+    assert_eq!(pair.link.allowance(id, pair.now), None);
+    assert_eq!(pair.link.next_deadline(&pair.deadlines), pair.now + stall);
+    assert_eq!(due(&mut pair, stall / 2), Due::Nothing);
+    assert_eq!(pair.link.allowance(id, pair.now), None, "it waits since then all the same");
+    pair.say(|out| Credit { bytes: 100 }.encode(other, out));
+    assert_eq!(due(&mut pair, stall * 3 / 4), Due::Nothing, "another session goes on");
+    assert_eq!(due(&mut pair, stall / 4), warning(1));
+    assert_eq!(due(&mut pair, stall * 5), Due::Nothing, "said once");
+    assert!(pair.link.next_deadline(&pair.deadlines) > pair.now + stall);
+    pair.say(|out| Credit { bytes: HEADER_BYTES as u32 }.encode(id, out));
+    assert_eq!(pair.link.allowance(id, pair.now), None, "not enough for a byte");
+    assert_eq!(due(&mut pair, stall), warning(1), "another standstill");
+    pair.link.close(id, &close(Closer::Client, 1000, ""));
+    assert_eq!(due(&mut pair, stall * 2), Due::Nothing, "it has left");
+    pair.link.wait(other, pair.now);
+    pair.say(|out| close(Closer::Backend, 1000, "").encode(other, out));
+    assert_eq!(due(&mut pair, stall * 2), Due::Nothing, "the backend has closed it");
 }
 
 /// What a backend sends proves nothing: it may never read. What it reads does, and a PONG.
@@ -427,14 +487,14 @@ fn credit_beyond_measure_does_not_fill_memory() {
     let bound = test_settings().limits.link_output_max as usize;
     let bytes = &[0; 4096];
     let mut first = true;
-    while pair.link.allowance(id).is_some_and(|allowance| allowance >= bytes.len()) {
+    while pair.link.allowance(id, pair.now).is_some_and(|allowance| allowance >= bytes.len()) {
         pair.link.data(id, &Fragment { kind: DataKind::Binary, first, last: false, bytes });
         first = false;
     }
     assert!(pair.link.unsent() <= bound, "{}", pair.link.unsent());
-    assert!(pair.link.allowance(id).is_none_or(|allowance| allowance < bytes.len()));
+    assert!(pair.link.allowance(id, pair.now).is_none_or(|allowance| allowance < bytes.len()));
     assert!(!pair.link.may_wake());
-    pair.link.wait(id);
+    pair.link.wait(id, pair.now);
     pair.take_output();
     assert!(pair.link.may_wake(), "it goes on once the backend reads");
 }
@@ -723,10 +783,10 @@ fn a_verdict_that_crosses_our_close_changes_nothing() {
 fn the_sessions_of_a_lost_connection_take_nothing() {
     let mut pair = asking_pair();
     let (left, stays) = (pair.open(), pair.open());
-    assert!(pair.link.allowance(stays).is_some());
+    assert!(pair.link.allowance(stays, pair.now).is_some());
     pair.link.lost(pair.now, &pair.deadlines, 0);
-    assert_eq!(pair.link.allowance(stays), None);
-    pair.link.wait(stays);
+    assert_eq!(pair.link.allowance(stays, pair.now), None);
+    pair.link.wait(stays, pair.now);
     pair.link.delivered(stays, u32::MAX);
     assert!(!pair.link.reauthenticated(stays, &SessionRequest::default()));
     pair.link.close(left, &close(Closer::Client, 0, ""));

@@ -1,0 +1,116 @@
+//! A WebSocket server behind the gateway, which does what a test tells it to.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+
+use portcullis::protocol::http_upgrade::accept_key;
+use tungstenite::WebSocket;
+use tungstenite::protocol::Role;
+
+use super::{PATIENCE, head};
+
+/// A listener whose connections wait for the test.
+pub struct Server {
+    port: u16,
+    connections: Receiver<TcpStream>,
+}
+
+/// A connection whose request head is read.
+pub struct Asked {
+    pub stream: TcpStream,
+    pub head: String,
+}
+
+impl Server {
+    /// Listens on a port of loopback.
+    pub fn start() -> Server {
+        Server::on(TcpListener::bind("127.0.0.1:0").expect("a port"))
+    }
+
+    /// Listens there.
+    pub fn on(listener: TcpListener) -> Server {
+        let port = listener.local_addr().expect("bound").port();
+        let (sender, connections) = channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                if sender.send(stream).is_err() {
+                    return;
+                }
+            }
+        });
+        Server { port, connections }
+    }
+
+    /// As an endpoint of a backend.
+    pub fn endpoint(&self) -> String {
+        format!("ws://127.0.0.1:{}", self.port)
+    }
+
+    /// The next connection, unread.
+    pub fn connection(&self) -> TcpStream {
+        let stream = self.connections.recv_timeout(PATIENCE).expect("the gateway connects");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        stream.set_nodelay(true).expect("set");
+        stream
+    }
+
+    /// Whether a connection came that no test has looked at.
+    pub fn has_connection(&self) -> bool {
+        self.connections.try_recv().is_ok()
+    }
+
+    /// The next connection, with its request.
+    pub fn asked(&self) -> Asked {
+        let mut stream = self.connection();
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).expect("a whole head");
+            head.push(byte[0]);
+        }
+        Asked { stream, head: String::from_utf8(head).expect("a head is ASCII") }
+    }
+
+    /// The next connection, accepted.
+    pub fn accept(&self) -> WebSocket<TcpStream> {
+        self.asked().accept("")
+    }
+}
+
+impl Asked {
+    /// A field of the request.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        head(&self.head, name)
+    }
+
+    /// The 101 for this request, with more header lines, each with its CRLF.
+    pub fn switching(&self, more: &str) -> String {
+        let key = self.field("sec-websocket-key").expect("a key");
+        let accept = accept_key(key.as_bytes().try_into().expect("24 characters"));
+        let accept = std::str::from_utf8(&accept).expect("base64");
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n{more}\r\n"
+        )
+    }
+
+    /// Answers with a 101.
+    pub fn accept(mut self, more: &str) -> WebSocket<TcpStream> {
+        let answer = self.switching(more);
+        self.answer(&answer);
+        WebSocket::from_raw_socket(self.stream, Role::Server, None)
+    }
+
+    /// Answers with these bytes.
+    pub fn answer(&mut self, bytes: &str) {
+        self.stream.write_all(bytes.as_bytes()).expect("the gateway reads");
+    }
+
+    /// Whether the gateway has ended the connection, after what it may still send.
+    pub fn ended(mut self) -> bool {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).is_ok()
+    }
+}
