@@ -35,6 +35,9 @@ metrics! {
     Penalties, Counter, "portcullis_penalties_total", "Penalties imposed on address prefixes after repeated failures.";
     MemoryRefusals, Counter, "portcullis_memory_refusals_total", "Connections reset at accept because memory was short.";
     MemoryCloses, Counter, "portcullis_memory_closes_total", "Slow readers reset because memory was short.";
+    EvictedVisitor, Counter, "portcullis_visitors_evicted_total", "Visitors closed to make room: for others of lighter address prefixes, or when places or memory ran short.";
+    Visitors, Gauge, "portcullis_visitors", "Open clients without an identity that count towards limits.anonymous_max.";
+    VisitorsMax, Gauge, "portcullis_visitors_max", "Sum of the workers' shares of limits.anonymous_max.";
     Unauthenticated, Gauge, "portcullis_unauthenticated_connections", "Connections that count towards limits.unauthenticated_max.";
     UnauthenticatedMax, Gauge, "portcullis_unauthenticated_connections_max", "Sum of the workers' shares of limits.unauthenticated_max.";
     UnauthenticatedOldest, Peak / 1_000, "portcullis_unauthenticated_oldest_seconds", "Age of the oldest unauthenticated connection, in seconds.";

@@ -52,7 +52,7 @@ use crate::protocol::host::HostPattern;
 use crate::protocol::http_decision::DecisionHeaders;
 use crate::protocol::origin::OriginPolicy;
 use crate::protocol::plug_session::CSRF_NAME;
-use crate::protocol::verifier::{NoAuthentication, Verifier};
+use crate::protocol::verifier::{NoAuthentication, Verifier, VisitorsWelcome};
 use crate::ring::EndpointAddress;
 
 /// Everything a worker needs to know, checked.
@@ -275,6 +275,8 @@ pub struct Route {
     pub auths: Vec<u16>,
     /// The proof that the route says `auth = "none"`, where it does.
     pub no_authentication: Option<NoAuthentication>,
+    /// The proof that the route's `auth` ends with "anonymous", where it does.
+    pub visitors: Option<VisitorsWelcome>,
     /// Index into [`Settings::backends`].
     pub backend: u16,
     /// How refusals and closes are put; `None` is `auto`: by what the client asks for.

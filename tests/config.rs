@@ -1024,6 +1024,40 @@ fn messages_that_bring_fresh_tokens() {
 }
 
 #[test]
+fn visitors_are_written_out_last() {
+    let auth = |list: &str| problems(&base_with("auth", &format!("auth = {list}")));
+    assert_eq!(auth("[\"app\", \"anonymous\"]"), [""; 0]);
+    let place = "c/x.toml:14:8: error: \"anonymous\" stands for what remains when no block has a \
+                 credential; write it last, once, behind other blocks; without any write auth = \
+                 \"none\"";
+    for list in [
+        "\"anonymous\"",
+        "[\"anonymous\"]",
+        "[\"anonymous\", \"app\"]",
+        "[\"app\", \"anonymous\", \"anonymous\"]",
+    ] {
+        let found = auth(list);
+        assert!(found.iter().any(|problem| problem == place), "{list}: {found:?}");
+    }
+    let named = base_with("name", "name = \"anonymous\"").replacen("\"app\"", "\"anonymous\"", 2);
+    let found = problems(&named);
+    assert!(found[0].contains("\"anonymous\" cannot name an [[auth]]"), "{found:?}");
+    let list = "auth = [\"app\", \"anonymous\"]";
+    let late = base_with("auth", list).replace("[\"authorization\"]", "[\"first-message\"]");
+    let found = problems(&late);
+    assert!(
+        found[0].contains("may still send one; give visitors a route of their own"),
+        "{found:?}"
+    );
+    let open = base_with("auth", list).replace("[\"https://a.example\"]", "\"any\"");
+    let found = problems(&open);
+    assert!(
+        found[0].contains("warning: auth = [..., \"anonymous\"] with origins = \"any\""),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn cookies_need_a_closed_list_of_origins() {
     let cookie = |carriers: &str, origins: &str| {
         let text = base_with("carriers", &format!("carriers = {carriers}"));

@@ -188,7 +188,8 @@ fn write_summary(settings: &Settings, out: &mut String) -> fmt::Result {
             PathPattern::Prefix(prefix) => format!("{prefix}*"),
         };
         let names: Vec<_> = route.auths.iter().map(|&i| &*auths[usize::from(i)].name).collect();
-        let auth = if names.is_empty() { "none".into() } else { names.join(", ") };
+        let visitors = if route.visitors.is_some() { ", then anonymous" } else { "" };
+        let auth = if names.is_empty() { "none".into() } else { names.join(", ") + visitors };
         let backend = &backends[usize::from(route.backend)].name;
         let hosts: Vec<_> = route.hosts.iter().map(ToString::to_string).collect();
         let hosts =

@@ -56,6 +56,7 @@ fn limits() -> Limits {
     Limits {
         connections_max: 1000,
         unauthenticated_max: 100,
+        anonymous_max: 100,
         explain_reserve: 256,
         client_send_buffer: 128 * 1024,
         early_drop_start: 80,

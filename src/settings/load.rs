@@ -23,6 +23,7 @@ use crate::base::secret::Secret;
 use crate::protocol::compact_token::CompactKey;
 use crate::protocol::external_term::TermPath;
 use crate::protocol::jwt::{JwtKey, JwtOptions};
+use crate::protocol::verifier::VisitorsWelcome;
 
 /// What the loader asks of the world.
 pub trait Environment {
@@ -226,8 +227,8 @@ impl Loader<'_> {
             if !self.is_name(section, name) {
                 continue;
             }
-            if section == "auth" && text == "none" {
-                let what = "\"none\" cannot name an [[auth]]";
+            if section == "auth" && ["none", VisitorsWelcome::NAME].contains(&text.as_str()) {
+                let what = format!("{text:?} cannot name an [[auth]]");
                 self.report.error(name.span(), what, "in a route it means no authentication");
             } else if names.by_name.insert(text.clone(), index as u16).is_some() {
                 let what = format!("there are two [[{section}]] called \"{text}\"");

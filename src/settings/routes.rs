@@ -12,7 +12,7 @@ use crate::protocol::dialect::Dialect;
 use crate::protocol::forwarded::is_claim;
 use crate::protocol::host::HostPattern;
 use crate::protocol::origin::{OPAQUE, OriginPolicy};
-use crate::protocol::verifier::NoAuthentication;
+use crate::protocol::verifier::{NoAuthentication, VisitorsWelcome};
 
 /// Routes of one gateway: they are tried in order, at every upgrade.
 const ROUTES_MAX: usize = 1024;
@@ -67,6 +67,7 @@ impl Loader<'_> {
             let behind = backend.map(|index| raw.backend[usize::from(index)].get_ref());
             self.check_cookies(route, &blocks);
             self.check_open(route, asked.as_deref());
+            self.check_visitors(route.get_ref(), &blocks);
             self.check_refuse(route, &blocks);
             self.check_same_host(route.get_ref());
             self.check_behind(route, &blocks, behind);
@@ -118,6 +119,7 @@ impl Loader<'_> {
             origin_absent_allowed: raw.origin_absent() == "allow",
             auths: auths?,
             no_authentication: written_out_none(raw),
+            visitors: visitors(raw),
             backend: backend?,
             dialect: Dialect::from_name(raw.dialect()),
             closes: closes?,
@@ -212,6 +214,7 @@ impl Loader<'_> {
         for name in blocks {
             let text = name.get_ref();
             match auths.find(text) {
+                _ if text == VisitorsWelcome::NAME => {}
                 _ if text == "none" => {
                     let what = "\"none\" beside other blocks: anybody could connect";
                     self.report.error(name.span(), what, "write auth = \"none\" alone, or drop it");
@@ -227,7 +230,15 @@ impl Loader<'_> {
                 None => {}
             }
         }
-        (found.len() == blocks.len()).then_some(found)
+        let welcome = visitors(raw).is_some();
+        let named = blocks.iter().filter(|name| name.get_ref() == VisitorsWelcome::NAME).count();
+        if named != usize::from(welcome) || (welcome && blocks.len() == 1) {
+            let what = "\"anonymous\" stands for what remains when no block has a credential";
+            let fix = "write it last, once, behind other blocks; without any write auth = \"none\"";
+            self.report.error(list.span(), what, fix);
+            return None;
+        }
+        (found.len() + named == blocks.len()).then_some(found)
     }
 
     fn route_backend(&mut self, raw: &RawRoute, backends: &Names) -> Option<u16> {
@@ -353,8 +364,13 @@ impl Loader<'_> {
     fn check_open(&mut self, route: &Spanned<RawRoute>, asked: Option<&[u16]>) {
         let any = |origins: &Spanned<ListOrWord>| matches!(origins.get_ref(), ListOrWord::Word);
         let raw = route.get_ref();
-        if asked == Some(&[]) && raw.origins.as_ref().is_some_and(any) {
-            let what = "auth = \"none\" with origins = \"any\": anybody can reach the backend";
+        let open = asked == Some(&[]) || visitors(raw).is_some();
+        if open && raw.origins.as_ref().is_some_and(any) {
+            let auth = match visitors(raw) {
+                Some(_) => "auth = [..., \"anonymous\"]",
+                None => "auth = \"none\"",
+            };
+            let what = format!("{auth} with origins = \"any\": anybody can reach the backend");
             let at: Range<usize> = place(&raw.auth, &route.span());
             self.report.warning(at, what, "keep it so only where everything is public");
         }
@@ -366,6 +382,20 @@ impl Loader<'_> {
             let what = "origins = [] and origin_absent = \"refuse\": nobody can use this route";
             let fix = "list origins, or write origin_absent = \"allow\" for programs";
             self.report.warning(place(&raw.origins, &route.span()), what, fix);
+        }
+    }
+
+    /// A client without a credential in its request is a visitor there and then, so none may bring
+    /// one later.
+    fn check_visitors(&mut self, raw: &RawRoute, blocks: &[&RawAuth]) {
+        let late = carriers_of(blocks).find(|text| text.get_ref().starts_with("first-message"));
+        if let (Some(_), Some(late), Some(list)) = (visitors(raw), late, &raw.auth) {
+            let what = format!(
+                "\"anonymous\" with the carrier {:?}: a client without a credential in its request \
+                 may still send one",
+                late.get_ref()
+            );
+            self.report.error(list.span(), what, "give visitors a route of their own");
         }
     }
 
@@ -432,6 +462,11 @@ fn written_out_none(raw: &RawRoute) -> Option<NoAuthentication> {
         [only] => NoAuthentication::written_out(only.get_ref()),
         _ => None,
     }
+}
+
+/// The proof that the route's list ends with "anonymous".
+fn visitors(raw: &RawRoute) -> Option<VisitorsWelcome> {
+    VisitorsWelcome::written_out(raw.auth.as_ref()?.get_ref().last()?.get_ref())
 }
 
 /// Whether each of our hosts is one of theirs; without any we serve every host.

@@ -353,6 +353,7 @@ impl Scenario {
         Limits {
             connections_max: self.caps.0,
             unauthenticated_max: self.caps.1,
+            anonymous_max: 10_000,
             explain_reserve: 256,
             client_send_buffer: 128 * 1024,
             early_drop_start: 80,
@@ -454,6 +455,7 @@ fn route(path: &str, auth: u16, pace: Duration) -> Route {
         origin_absent_allowed: true,
         auths: vec![auth],
         no_authentication: None,
+        visitors: None,
         backend: 0,
         dialect: None,
         closes: Overrides(PACED.iter().map(|cause| (*cause, said.clone())).collect()),

@@ -262,8 +262,12 @@ impl Parts {
     ) {
         let ctx = self.env.context();
         let output = &mut self.scratch.output;
-        if connection.client.server_accepted(backend, accepted, &ctx, output) {
+        let is_open = connection.client.server_accepted(backend, accepted, &ctx, output);
+        if is_open && self.has_room_for(connection) {
             self.session_opened(connection);
+        } else if is_open {
+            let (ctx, output) = (self.env.context(), &mut self.scratch.output);
+            connection.client.refuse(Cause::OverCapacity, &ctx, output);
         }
         self.send_answers(connection);
         self.decision_taken(key, connection);

@@ -215,6 +215,7 @@ impl<R: Ring> Worker<R> {
         let handshakes = self.core.handle_deferred();
         self.measure(Phase::DeferredTls, handshakes);
         self.feed_starved();
+        self.core.close_ousted();
         self.core.advance_drain();
         let listeners = self.core.parts.listeners_to_close();
         if !listeners.is_empty() {

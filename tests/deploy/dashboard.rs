@@ -155,6 +155,15 @@ const ROWS: &[Row] = &[
                 ],
             ).about("At 80 % of the cap early drop begins; at the cap, old connections are evicted."),
             panel(
+                "Visitors and cap",
+                "short",
+                &[
+                    (now!("portcullis_visitors"), "visitors"),
+                    (now!("portcullis_visitors_max"), "cap"),
+                    (rate!("portcullis_visitors_evicted_total"), "closed for others, per second"),
+                ],
+            ).about("Clients without an identity, on routes whose auth ends with anonymous."),
+            panel(
                 "Age of the oldest unauthenticated connection",
                 "s",
                 &[(

@@ -56,6 +56,7 @@ impl Client {
     }
 
     pub(super) fn enter_open(&mut self, admitted: Admitted, route: &Route, ctx: &Context<'_>) {
+        self.is_visitor = route.visitors.is_some() && admitted.has_no_identity();
         let open = Open {
             mark: admitted.mark(),
             expires: admitted.expires(),

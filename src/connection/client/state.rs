@@ -60,6 +60,8 @@ pub struct Client {
     /// The number of the listener: there are at most 64.
     pub(super) listener: u8,
     pub(super) peer_is: PeerIs,
+    /// The client was let in without an identity, where the route welcomes visitors.
+    pub(super) is_visitor: bool,
     /// The client speaks TLS, to this gateway or to a server in front of it.
     pub(super) is_secure: bool,
 }
@@ -99,6 +101,7 @@ impl Client {
             peer: PeerAddress::pack(peer),
             listener: listener as u8,
             peer_is: PeerIs::Client,
+            is_visitor: false,
             is_secure: false,
         };
         client.meet_peer(ctx);
@@ -156,6 +159,11 @@ impl Client {
     /// Whether the client counts against the cap on unauthenticated connections.
     pub fn is_unauthenticated(&self) -> bool {
         !matches!(self.stage(), Stage::Open | Stage::Closing)
+    }
+
+    /// Whether the client was let in without an identity, on a route that welcomes visitors.
+    pub fn is_visitor(&self) -> bool {
+        self.is_visitor
     }
 
     /// What the worker is to do with the socket.

@@ -1,4 +1,5 @@
 //! The table itself, section by section. `rows.rs` says what a row makes.
+//! Long because: it is one table, and each key has its row.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -111,6 +112,10 @@ sections! {
         unauthenticated_max: Count(1, 100_000_000) as u32 = "50_000", Live,
             "Unauthenticated connections of all workers together. Keep it above the honest \
              arrivals per second times their p99 time to authenticate in seconds.";
+        anonymous_max: Count(1, 100_000_000) as u32 = "100_000", Live,
+            "Visitors of all workers together: open clients without an identity, on routes whose \
+             `auth` ends with `\"anonymous\"`. Above it a newcomer takes the place of a visitor of the \
+             address prefix with the most, or is refused as `over_capacity` where its own has as many.";
         early_drop_start: Count(1, 100) as u8 = "80", Live,
             "Early drop begins at this percentage of `unauthenticated_max`.";
         early_drop_rate: Count(0, 100) as u8 = "30", Live,
@@ -463,7 +468,8 @@ sections! {
         auth: TextOrList("name of an `[[auth]]`, `\"none\"`") = REQUIRED, Live,
             "How clients authenticate. Several blocks are asked in this order: a block that finds \
              no token, or one that its keys did not sign, falls through to the next. `\"none\"` \
-             must be written out, alone.";
+             must be written out, alone. `\"anonymous\"`, last, lets clients without a credential \
+             in as [visitors](authentication.md#visitors).";
         backend: Text("name of a `[[backend]]`") = REQUIRED, Live,
             "Where the sessions go.";
         dialect: Word(DIALECTS) as &str = "auto",
