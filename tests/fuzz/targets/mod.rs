@@ -18,6 +18,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target by name, in order.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("acceptance", servers::acceptance),
     ("base64url", codecs::base64url),
     ("carrier", codecs::carrier),
     ("client", machines::client),

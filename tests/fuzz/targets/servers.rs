@@ -1,7 +1,10 @@
-//! What WebSocket servers behind the gateway answer to its handshake.
+//! What WebSocket servers behind the gateway answer to its handshake, and the messages by which their
+//! applications let clients in.
 
 use portcullis::connection::upstream::websocket::handshake::{AnswerReader, Answered, Expected};
+use portcullis::protocol::acceptance::{Acceptance, Judgement, Preset, TopicPattern};
 use portcullis::protocol::http_upgrade::accept_key;
+use portcullis::protocol::websocket::DataKind;
 
 use super::{pieces, with_cuts};
 
@@ -56,5 +59,42 @@ pub fn answer(data: &[u8]) {
         }
         Answered::NeedMore => assert!(bytes.len() <= HEAD_MAX),
         Answered::Broken(_) => {}
+    }
+}
+
+/// Each preset judges the message. None lets a client in by a message without its own word for that,
+/// and Phoenix's none of another topic than those listed.
+pub fn acceptance(message: &[u8]) {
+    const WORDS: [&str; 9] = [
+        "phx_reply",
+        "",
+        "connection_ack",
+        "connection_ack",
+        "pusher",
+        "40",
+        "",
+        "auth_ok",
+        "CONNECTED",
+    ];
+    let contains = |part: &str| {
+        part.is_empty() || message.windows(part.len()).any(|found| found == part.as_bytes())
+    };
+    // JSON may spell any letter as an escape.
+    let is_plain = !message.contains(&b'\\');
+    for (name, word) in Preset::NAMES.iter().zip(WORDS) {
+        let preset = Preset::from_name(name).expect("a preset");
+        let rules = Acceptance {
+            preset: Some(preset),
+            accepted: Vec::new(),
+            refused: Vec::new(),
+            topics: vec![TopicPattern::parse("room:*")],
+        };
+        let judged = rules.judge(message);
+        assert_eq!(judged, rules.judge(message), "{name}");
+        rules.permits(DataKind::Text, message);
+        if judged == Judgement::Accepts && is_plain {
+            assert!(contains(word), "{name}");
+            assert!(preset != Preset::Phoenix || contains("\"room:"), "{name}");
+        }
     }
 }
