@@ -473,6 +473,8 @@ impl Served {
             self.close_sent = Some(code);
             self.outgoing.clear();
         } else if net.fault(Fault::ServerGone) {
+            // Its 101 may still be on its way.
+            net.trouble(self.conn);
             self.give_up(net);
         } else if net.fault(Fault::ServerBreaks) {
             let broken: &[u8] = match net.random.below(6) {

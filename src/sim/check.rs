@@ -49,9 +49,9 @@ pub struct Check {
     pub sessions: u64,
     /// By WebSocket server, how many handshakes met something that may make them fail and is not
     /// the gateway's or a client's doing.
-    troubles: BTreeMap<usize, u64>,
+    troubles: u64,
     /// How often each of them was said to rest.
-    rests: BTreeMap<usize, u64>,
+    rests: u64,
 }
 
 impl Check {
@@ -128,14 +128,14 @@ impl Check {
         }
     }
 
-    /// A handshake with this server may fail, or does.
-    pub fn trouble(&mut self, server: usize) {
-        *self.troubles.entry(server).or_default() += 1;
+    /// A handshake with a server may fail, or does.
+    pub fn trouble(&mut self) {
+        self.troubles += 1;
     }
 
     /// The worker has counted so many failures of servers: no client can have caused any.
     pub fn failed(&mut self, failures: u64) {
-        let troubles: u64 = self.troubles.values().sum();
+        let troubles = self.troubles;
         if failures > troubles {
             let why =
                 format!("{failures} failures of servers are counted, {troubles} had a reason");
@@ -143,15 +143,13 @@ impl Check {
         }
     }
 
-    /// A server is said to rest, which takes `failures` in a row.
-    pub fn rests(&mut self, server: usize, failures: u64) {
-        let rests = self.rests.entry(server).or_default();
-        *rests += 1;
-        let (rests, troubles) = (*rests, self.troubles.get(&server).copied().unwrap_or_default());
+    /// A server is said to rest, which takes `failures` in a row. All servers are counted together: a reload moves them among the
+    /// numbers by which the kernel knows them.
+    pub fn rests(&mut self, failures: u64) {
+        self.rests += 1;
+        let (rests, troubles) = (self.rests, self.troubles);
         if troubles < rests * failures {
-            self.fail(format!(
-                "server {server} rests for the time {rests}, of {troubles} troubles"
-            ));
+            self.fail(format!("servers rest for the time {rests}, of {troubles} troubles"));
         }
     }
 

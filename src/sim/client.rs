@@ -322,6 +322,11 @@ impl Client {
         if self.server_may_rest && (refused || unanswered) {
             return true;
         }
+        // One on whom a backend has still to decide is a stranger, and gives its place up.
+        let undecided = self.judged_elsewhere && self.close_received.is_none() && self.echoed == 0;
+        if self.may_be_turned_away && undecided {
+            return true;
+        }
         let asking = self.phase == Phase::Asking;
         asking && self.may_be_turned_away && !reset && self.input.is_empty()
     }

@@ -361,9 +361,9 @@ impl Kernel {
     /// A connect to a server may fail, or does, and no client can have caused it.
     fn connect_trouble(&self, net: &mut Net, id: u64) {
         if let Some(Pending { work: Work::Connect { endpoint }, .. }) = self.ops.get(&id)
-            && let Some(server) = endpoint.checked_sub(FIRST_SERVER)
+            && *endpoint >= FIRST_SERVER
         {
-            net.check.trouble(server.into());
+            net.check.trouble();
         }
     }
 

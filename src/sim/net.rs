@@ -18,8 +18,9 @@ pub const MILLIS: u64 = 1_000_000;
 /// One second, in nanoseconds.
 pub const SECONDS: u64 = 1_000_000_000;
 
-/// How long an answer may be on its way to the worker, in nanoseconds: longer than any delay.
-const ANSWER_TAKES: u64 = 100 * MILLIS;
+/// How long an answer may be on its way to the worker, in nanoseconds: longer than any delay, of a
+/// worker that is late too.
+const ANSWER_TAKES: u64 = SECONDS;
 
 /// An end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -460,11 +461,11 @@ impl Net {
     pub fn trouble(&mut self, id: ConnId) {
         let (now, conn) = (self.now, &mut self.conns[id]);
         let underway = conn.answered.is_none_or(|at| now < at + ANSWER_TAKES);
-        if let Party::Backend(index) = conn.party
+        if matches!(conn.party, Party::Backend(_))
             && underway
             && !std::mem::replace(&mut conn.troubled, true)
         {
-            self.check.trouble(index);
+            self.check.trouble();
         }
     }
 

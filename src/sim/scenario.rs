@@ -27,6 +27,10 @@ use crate::settings::{
     Redirect, Refuse, RevokeScope, Route, Settings, TlsListener, WebSocketBackend,
 };
 
+/// Least send slots where backends are WebSocket servers: those of all clients and their servers.
+const SERVER_SLOTS: u16 = 64;
+/// Least descriptors there.
+const SERVER_DESCRIPTORS: usize = 100;
 /// Accepts that the worker keeps outstanding.
 pub const ACCEPTS: usize = 4;
 
@@ -166,6 +170,10 @@ impl Scenario {
     /// Makes the backends ordinary WebSocket servers.
     pub fn with_servers(mut self) -> Self {
         self.servers = true;
+        // They share the clients' send slots, and each client takes two descriptors: where these are
+        // few, those that seem stalled give way, and honest ones may be among them.
+        self.sizes.slots[0] = self.sizes.slots[0].max(SERVER_SLOTS);
+        self.sizes.descriptors = self.sizes.descriptors.max(SERVER_DESCRIPTORS);
         self.link_secret = None;
         for plan in &mut self.backends {
             plan.serves = true;

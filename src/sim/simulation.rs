@@ -272,14 +272,10 @@ impl<R: Ring + 'static> Simulation<R> {
                 self.revoke(revocation);
                 continue;
             }
-            if let Report::ServerRests { target, .. } = report {
-                let mut plans = self.scenario.backends.iter();
-                // A reload may have named one that never was.
-                let found = plans.position(|plan| plan.address == target.endpoint);
-                let Some(endpoint) = found else { continue };
+            if let Report::ServerRests { .. } = report {
                 let server = self.settings.backends[0].server.as_ref();
                 let failures = server.map_or(0, |server| server.circuit.failures.into());
-                self.world.borrow_mut().net.check.rests(endpoint, failures);
+                self.world.borrow_mut().net.check.rests(failures);
                 continue;
             }
             let Report::Closed(CloseRecord { cause, stage: Stage::Open, .. }) = report else {

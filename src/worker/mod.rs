@@ -355,14 +355,17 @@ impl<R: Ring> Worker<R> {
 
     /// False when no send slot was free.
     fn flush_client(&mut self, key: Key) -> bool {
-        let Core { clients, parts: Parts { pools, agenda, .. } } = &mut self.core;
+        let Core { clients, parts: Parts { pools, agenda, env, .. } } = &mut self.core;
         // It may have left since it had output.
         let Some(connection) = clients.entry_mut(key) else { return true };
-        let Connection { pipe, out, .. } = connection;
+        let Connection { pipe, out, client, .. } = connection;
         if !out.is_empty() {
             let copy_out = |bytes: &mut [u8]| out.copy_out(&mut pools.queues, bytes);
             match pipe.flush(Owner::Client(key), &mut self.ring, &mut agenda.ops, copy_out) {
-                Flush::Sending(slot) => agenda.note_sender(slot, Owner::Client(key)),
+                Flush::Sending(slot) => {
+                    client.output_begun(env.now.instant);
+                    agenda.note_sender(slot, Owner::Client(key));
+                }
                 Flush::Busy => {}
                 Flush::NoSlot => return false,
                 Flush::Nothing => unreachable!("a client's output is made already"),

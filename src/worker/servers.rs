@@ -28,6 +28,8 @@ pub(super) struct Server {
     /// Of its address, for balance by hash.
     name: u64,
     circuit: Circuit,
+    /// When it last answered a handshake, whatever it said.
+    answered: Option<Instant>,
     row: Row<EndpointMetric>,
 }
 
@@ -147,6 +149,7 @@ impl ServerTable {
             connections: 0,
             handshakes: 0,
             circuit: Circuit::new(limits),
+            answered: None,
         };
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -251,15 +254,21 @@ impl ServerTable {
     }
 
     /// A server answered, whatever it said.
-    pub(super) fn answered(&mut self, server: u16, permit: Permit) {
+    pub(super) fn answered(&mut self, server: u16, permit: Permit, now: Instant) {
         self.changed = true;
         let server = &mut self.servers[usize::from(server)];
+        server.answered = Some(now);
         server.handshakes -= 1;
         let rested = server.rests();
         server.circuit.succeeded(permit);
         if rested && !server.rests() {
             self.counters.endpoints.subtract(server.row, EndpointMetric::Resting, 1);
         }
+    }
+
+    /// Whether a server has answered a handshake since then.
+    pub(super) fn answered_since(&self, server: u16, then: Instant) -> bool {
+        self.server(server).answered.is_some_and(|at| at >= then)
     }
 
     /// A server took a client.
@@ -338,7 +347,7 @@ mod tests {
         settings.backends = vec![backend("a", &[1]), backend("b", &[2])];
         let mut table = ServerTable::new(&settings, Arc::default(), now, &mut random);
         let (of_a, permit) = table.choose(0, None, None, &settings, now).expect("a server");
-        table.answered(of_a, permit);
+        table.answered(of_a, permit, now);
 
         // Another backend has its index now, and it is not there itself.
         settings.backends = vec![backend("b", &[2]), backend("c", &[3])];

@@ -124,11 +124,8 @@ impl Core {
             return self.parts.mark_websocket(key);
         }
         match self.parts.websocket(key).state {
-            State::Connecting(_) => self.websocket_failed(key, &Fault::ConnectTimedOut),
-            State::Handshaking(_) => {
-                // A request that found no send slot has asked the server nothing.
-                let unasked = self.parts.websocket(key).relay.unsent() > 0;
-                let fault = if unasked { Fault::NoRoom } else { Fault::AnswerTimedOut };
+            State::Connecting(_) | State::Handshaking(_) => {
+                let fault = self.parts.timed_out(key);
                 self.websocket_failed(key, &fault);
             }
             State::Open => self.drop_stalled_websocket(key),
@@ -200,7 +197,8 @@ impl Core {
         let websocket = self.parts.websocket(key);
         let server = websocket.server;
         if let State::Handshaking(dial) = std::mem::replace(&mut websocket.state, state) {
-            self.parts.servers.answered(server, dial.permit);
+            let now = self.parts.env.now.instant;
+            self.parts.servers.answered(server, dial.permit, now);
         }
         self.parts.agenda.upstream_timers.cancel(key.slot);
     }

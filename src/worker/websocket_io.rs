@@ -149,7 +149,7 @@ impl<R: Ring> Worker<R> {
 
     /// Fills the next send of a connection to a server. False when no slot is free.
     pub(super) fn flush_websocket(&mut self, key: Key) -> bool {
-        let Parts { upstreams, agenda, pools, scratch, .. } = &mut self.core.parts;
+        let Parts { upstreams, agenda, pools, scratch, env, .. } = &mut self.core.parts;
         let upstream = upstream(upstreams, key);
         let UpstreamKind::WebSocket(websocket) = &mut upstream.kind else { return true };
         let mut broken = None;
@@ -168,7 +168,11 @@ impl<R: Ring> Worker<R> {
             };
             let owner = Owner::Upstream(key);
             match pipe.flush(owner, &mut self.ring, &mut agenda.ops, copy) {
-                Flush::Sending(slot) => agenda.note_sender(slot, owner),
+                Flush::Sending(slot) => {
+                    // What it waited for a slot before is not the server's.
+                    websocket.progressed = env.now.instant.into();
+                    agenda.note_sender(slot, owner);
+                }
                 Flush::Busy | Flush::Nothing => {}
                 Flush::NoSlot => return false,
             }

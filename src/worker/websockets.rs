@@ -8,7 +8,7 @@ use crate::base::time::{Instant, PackedInstant};
 use crate::connection::client::End;
 use crate::connection::session::Fragment;
 use crate::connection::stage::ClosedBy;
-use crate::connection::upstream::websocket::handshake::Handshake;
+use crate::connection::upstream::websocket::handshake::{Fault, Handshake};
 use crate::connection::upstream::websocket::relay::Relay;
 use crate::connection::upstream::websocket::tls::ServerTls;
 use crate::counters::Metric;
@@ -25,6 +25,9 @@ use super::sessions::{Session, reason_of};
 use super::sockets::{Pipe, Reading};
 use super::upstreams::{Upstream, UpstreamKind, upstream};
 
+/// A server must have had one part in this many of `deadlines.upstream_connect`, the first attempt's
+/// half of that halved, for a timeout to count as its failure.
+const FAIR_PARTS: u32 = 4;
 /// The close code for a server whose client was closed by the gateway (RFC 6455 §7.4.1: policy).
 const CLOSED_BY_POLICY: u16 = 1008;
 /// The close code for a server whose client is closed because the gateway goes.
@@ -45,7 +48,7 @@ pub(super) struct WebSocket {
     /// The client has more than the queue takes.
     pub(super) client_waits: bool,
     /// When a send last made progress, or output began to wait.
-    progressed: PackedInstant,
+    pub(super) progressed: PackedInstant,
 }
 
 pub(super) enum State {
@@ -69,6 +72,8 @@ pub(super) struct Dial {
     /// What the choice of the server depends on.
     pub(super) affinity: Option<u64>,
     pub(super) permit: Permit,
+    /// When this attempt began.
+    begun: Instant,
     /// When this attempt has taken too long.
     until: Instant,
     /// When all attempts together have.
@@ -151,7 +156,7 @@ impl Parts {
             self.servers.choose(backend, affinity, failed, &self.env.settings, now)?;
         // Half of what is left is for another server, should this one not answer.
         let until = now + at_latest.since(now) / 2;
-        let dial = Dial { handshake, affinity, permit, until, at_latest };
+        let dial = Dial { handshake, affinity, permit, begun: now, until, at_latest };
         let websocket = WebSocket {
             state: State::Connecting(Box::new(dial)),
             relay: Relay::default(),
@@ -185,6 +190,29 @@ impl Parts {
         let settings =
             |backend: u16| self.env.settings.backends[usize::from(backend)].server.as_ref();
         backend.and_then(settings).and_then(|server| server.message_max).unwrap_or(u32::MAX)
+    }
+
+    /// What it says of a server that it did not agree in time. It says nothing if the server
+    /// answered others meanwhile, or if there was little time: a stranger's late attempts must not
+    /// close it to all.
+    pub(super) fn timed_out(&mut self, key: Key) -> Fault {
+        let now = self.env.now.instant;
+        let enough = self.env.settings.deadlines.upstream_connect / FAIR_PARTS;
+        let websocket = self.websocket(key);
+        let (begun, since, fault) = match &websocket.state {
+            State::Connecting(dial) => (dial.begun, dial.begun, Fault::ConnectTimedOut),
+            State::Handshaking(dial) if websocket.relay.unsent() > 0 => {
+                // A request that found no send slot has asked the server nothing.
+                (dial.begun, now, Fault::AnswerTimedOut)
+            }
+            State::Handshaking(dial) => {
+                (dial.begun, websocket.progressed.instant(), Fault::AnswerTimedOut)
+            }
+            _ => unreachable!("it has agreed"),
+        };
+        let server = websocket.server;
+        let is_well = self.servers.answered_since(server, begun);
+        if is_well || now.since(since) < enough { Fault::Hurried } else { fault }
     }
 
     /// How many payload bytes the queue to a server takes now. Remembers a client that waits.

@@ -300,6 +300,11 @@ impl Client {
         }
     }
 
+    /// A send of the client's output begins: what it waited for a slot before is not the client's.
+    pub fn output_begun(&mut self, now: Instant) {
+        self.progressed = now.into();
+    }
+
     /// FIN was sent after the last answer.
     pub fn shut_down(&mut self) {
         self.say_last(Next::AwaitFin);

@@ -138,6 +138,9 @@ pub enum Fault {
     /// The gateway has no descriptor for the connection.
     #[error("out of descriptors or memory")]
     NoDescriptors,
+    /// No answer in time, which was short, or in which the server answered others.
+    #[error("no answer in the time that was left")]
+    Hurried,
     /// A reload removed the endpoint meanwhile.
     #[error("a reload removed the endpoint")]
     Removed,
@@ -150,7 +153,10 @@ impl Fault {
     /// Whether it says something about the server. No status does: otherwise a stranger whose
     /// requests it refuses could close it to all.
     pub fn is_servers(&self) -> bool {
-        !matches!(self, Fault::NoRoom | Fault::NoPorts | Fault::NoDescriptors | Fault::Removed)
+        !matches!(
+            self,
+            Fault::NoRoom | Fault::NoPorts | Fault::NoDescriptors | Fault::Removed | Fault::Hurried
+        )
     }
 
     /// Whether another server may do better with the same request.
