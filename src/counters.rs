@@ -35,6 +35,9 @@ metrics! {
     Penalties, Counter, "portcullis_penalties_total", "Penalties imposed on address prefixes after repeated failures.";
     MemoryRefusals, Counter, "portcullis_memory_refusals_total", "Connections reset at accept because memory was short.";
     MemoryCloses, Counter, "portcullis_memory_closes_total", "Slow readers reset because memory was short.";
+    EvictedVisitor, Counter, "portcullis_visitors_evicted_total", "Visitors closed to make room: for others of lighter address prefixes, or when places or memory ran short.";
+    Visitors, Gauge, "portcullis_visitors", "Open clients without an identity that count towards limits.anonymous_max.";
+    VisitorsMax, Gauge, "portcullis_visitors_max", "Sum of the workers' shares of limits.anonymous_max.";
     Unauthenticated, Gauge, "portcullis_unauthenticated_connections", "Connections that count towards limits.unauthenticated_max.";
     UnauthenticatedMax, Gauge, "portcullis_unauthenticated_connections_max", "Sum of the workers' shares of limits.unauthenticated_max.";
     UnauthenticatedOldest, Peak / 1_000, "portcullis_unauthenticated_oldest_seconds", "Age of the oldest unauthenticated connection, in seconds.";
@@ -103,9 +106,12 @@ metrics! {
     UpstreamsResting, Gauge, "portcullis_upstreams" {"state": "resting"}, "WebSocket servers behind the gateway by state, once for each worker.";
     UpstreamConnections, Gauge, "portcullis_upstream_connections", "Connections to WebSocket servers behind the gateway, those included that are being made.";
     UpstreamDials, Counter, "portcullis_upstream_dials_total", "Connections begun to WebSocket servers behind the gateway.";
+    UpstreamConnects, Counter, "portcullis_upstream_connects_total", "Handshakes that WebSocket servers behind the gateway answered with a proper 101.";
     UpstreamFailures, Counter, "portcullis_upstream_failures_total", "Handshakes with WebSocket servers that failed: no connection, no answer in time, or a broken one.";
+    UpstreamPortsExhausted, Counter, "portcullis_upstream_ports_exhausted_total", "Handshakes with WebSocket servers that failed because no local port was free.";
     UpstreamRefusals, Counter, "portcullis_upstream_refusals_total", "Handshakes that WebSocket servers answered with another status than 101.";
     UpstreamMessageRefusals, Counter, "portcullis_upstream_message_refusals_total", "Messages by which applications behind the gateway refused clients that they judge themselves.";
+    UpstreamMessagesHeld, Counter, "portcullis_upstream_messages_held_total", "Messages of clients that an application had not accepted, held back because its answer would have passed for an acceptance.";
     UpstreamViolations, Counter, "portcullis_upstream_violations_total", "Connections closed because a WebSocket server broke the protocol.";
     UpstreamStalls, Counter, "portcullis_upstream_stalls_total", "Connections closed because a WebSocket server read nothing for deadlines.write_stall.";
     LinkRttWithin1Ms, Histogram, "portcullis_link_rtt_seconds_bucket" {"le": "0.001"}, "Round trip of link pings, in seconds.";
@@ -154,9 +160,10 @@ metrics! {
     EndpointMetric, ENDPOINT_METRICS, &["backend", "endpoint"];
     LinksReady, Gauge, "portcullis_endpoint_links" {"state": "ready"}, "Links by endpoint and state, one for each worker.";
     LinksDown, Gauge, "portcullis_endpoint_links" {"state": "down"}, "Links by endpoint and state, one for each worker.";
-    Sessions, Gauge, "portcullis_endpoint_sessions", "Open sessions, and auth requests that wait for the backend, by endpoint.";
-    Connects, Counter, "portcullis_endpoint_connects_total", "Link handshakes completed, by endpoint.";
-    Failures, Counter, "portcullis_endpoint_failures_total", "Link attempts that failed, and links lost, by endpoint.";
+    Sessions, Gauge, "portcullis_endpoint_sessions", "Open sessions, and auth requests that wait for the backend, by endpoint; of a WebSocket server its connections, those included that are being made.";
+    Connects, Counter, "portcullis_endpoint_connects_total", "Handshakes completed, of links and with WebSocket servers, by endpoint.";
+    Failures, Counter, "portcullis_endpoint_failures_total", "Link attempts that failed, links lost, and failures of a WebSocket server before its answer, by endpoint.";
+    Resting, Gauge, "portcullis_endpoint_resting", "Workers that leave a WebSocket server alone after failures in a row, by endpoint.";
     PingsUnanswered, Counter, "portcullis_endpoint_pings_unanswered_total", "Pings that a backend left unanswered for deadlines.link_ping, by endpoint.";
     CreditStalls, Counter, "portcullis_endpoint_credit_stalls_total", "Times that a backend gave no credit for deadlines.link_stall while clients waited to send, by endpoint.";
 }

@@ -19,13 +19,19 @@ mod reauthenticate;
 pub mod reload;
 mod routes;
 mod secrets;
+mod servers;
 mod shape;
 mod tls;
 pub mod units;
+mod upstream_auth;
+mod websocket_backend;
 mod words;
 
 pub use keys::{Deadlines, Limits};
 pub use reauthenticate::PREFIX_MAX;
+pub use websocket_backend::{
+    ENCODED_SUFFIX, HashKey, IdentityClaim, IdentityHeader, ServerTls, WebSocketBackend,
+};
 pub use words::{
     Balance, DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
     RevokeScope, SecretEncoding,
@@ -47,7 +53,7 @@ use crate::protocol::host::HostPattern;
 use crate::protocol::http_decision::DecisionHeaders;
 use crate::protocol::origin::OriginPolicy;
 use crate::protocol::plug_session::CSRF_NAME;
-use crate::protocol::verifier::{NoAuthentication, Verifier};
+use crate::protocol::verifier::{NoAuthentication, Verifier, VisitorsWelcome};
 use endpoint::Endpoint;
 
 /// Everything a worker needs to know, checked.
@@ -270,6 +276,8 @@ pub struct Route {
     pub auths: Vec<u16>,
     /// The proof that the route says `auth = "none"`, where it does.
     pub no_authentication: Option<NoAuthentication>,
+    /// The proof that the route's `auth` ends with "anonymous", where it does.
+    pub visitors: Option<VisitorsWelcome>,
     /// Index into [`Settings::backends`].
     pub backend: u16,
     /// How refusals and closes are put; `None` is `auto`: by what the client asks for.
@@ -286,6 +294,13 @@ pub struct Route {
     pub forward_headers: Vec<String>,
     /// A plain GET on this path answers 200 (for load balancers) instead of 426.
     pub health: bool,
+    /// What the application's paths do not have of the request's; empty, or without a slash at its
+    /// end.
+    pub strip_prefix: String,
+    /// Whether a WebSocket server gets cookies.
+    pub passes_cookies: bool,
+    /// Largest message of a client; `None` is what the limits say.
+    pub message_max: Option<u32>,
     /// How an open connection presents a fresh token, where it may.
     pub reauthenticate: Option<Arc<Reauthenticate>>,
 }
@@ -344,15 +359,29 @@ pub struct Backend {
     pub server: Option<WebSocketBackend>,
 }
 
-/// Servers that know nothing of links.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebSocketBackend {}
+impl Backend {
+    /// Which value of a client chooses its endpoint, where one does.
+    pub fn hash_key(&self) -> Option<&HashKey> {
+        self.server.as_ref()?.hash.as_ref()
+    }
+}
 
 impl Settings {
     /// The first route, in file order, that serves `path` at `host`.
     pub fn route_for(&self, host: &str, path: &str) -> Option<u16> {
         let serves = |route: &Route| route.path.matches(path) && route.serves(host);
         self.routes.iter().position(serves).map(|index| index as u16)
+    }
+
+    /// Whether any backend is one of WebSocket servers.
+    pub fn has_servers(&self) -> bool {
+        self.backends.iter().any(|backend| backend.server.is_some())
+    }
+
+    /// How many sockets a client takes. One of a WebSocket server behind takes two: where there
+    /// are any, the second is kept for every client, so that no dial finds none.
+    pub fn sockets_per_client(&self) -> u32 {
+        if self.has_servers() { 2 } else { 1 }
     }
 
     /// The WebSocket servers behind a route, if that is what is behind it.

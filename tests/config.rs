@@ -279,13 +279,12 @@ c/x.toml:13:8: error: "ws" is not a path; write /PATH, or /PREFIX/* for all belo
 c/x.toml:14:8: error: there is no [[auth]] called "ap"; did you mean "app"?
 c/x.toml:15:11: error: there is no [[backend]] called "mian"; did you mean "main"?
 c/x.toml:16:11: error: "dialect" in [[route]] is "phoenx"; did you mean "phoenix"?
-c/x.toml:17:1: error: "carriers" is missing from [[auth]]; it takes: list of authorization, subprotocol, cookie:NAME, header:NAME, query:NAME, first-message, first-message:PATH
 c/x.toml:18:8: warning: no route uses the [[auth]] "app"
 c/x.toml:19:8: error: "kind" in [[auth]] is "phoenyx"; did you mean "phoenix"?
 c/x.toml:20:1: error: unknown key "slat" in [[auth]]; did you mean "salt"?
 c/x.toml:22:8: warning: no route uses the [[backend]] "main"
 c/x.toml:23:14: error: "ws://127.0.0.1:4000/socket" belongs to kind = "websocket"; set that, or write IP:PORT for kind = "link"
-c/x.toml:24:11: error: "balance" in [[backend]] is "hash-subject"; that is known, but not in this version, which has "least-sessions", "round-robin"
+c/x.toml:24:11: error: balance = "hash-subject" is for kind = "websocket"; write "least-sessions" or "round-robin"
 c/x.toml:25:2: error: unknown key "extra"; sections are gateway, limits, deadlines, listener, auth, route and backend
 "#;
     assert_eq!(problems(text), expected.trim().lines().collect::<Vec<_>>());
@@ -1026,6 +1025,40 @@ fn messages_that_bring_fresh_tokens() {
 }
 
 #[test]
+fn visitors_are_written_out_last() {
+    let auth = |list: &str| problems(&base_with("auth", &format!("auth = {list}")));
+    assert_eq!(auth("[\"app\", \"anonymous\"]"), [""; 0]);
+    let place = "c/x.toml:14:8: error: \"anonymous\" stands for what remains when no block has a \
+                 credential; write it last, once, behind other blocks; without any write auth = \
+                 \"none\"";
+    for list in [
+        "\"anonymous\"",
+        "[\"anonymous\"]",
+        "[\"anonymous\", \"app\"]",
+        "[\"app\", \"anonymous\", \"anonymous\"]",
+    ] {
+        let found = auth(list);
+        assert!(found.iter().any(|problem| problem == place), "{list}: {found:?}");
+    }
+    let named = base_with("name", "name = \"anonymous\"").replacen("\"app\"", "\"anonymous\"", 2);
+    let found = problems(&named);
+    assert!(found[0].contains("\"anonymous\" cannot name an [[auth]]"), "{found:?}");
+    let list = "auth = [\"app\", \"anonymous\"]";
+    let late = base_with("auth", list).replace("[\"authorization\"]", "[\"first-message\"]");
+    let found = problems(&late);
+    assert!(
+        found[0].contains("may still send one; give visitors a route of their own"),
+        "{found:?}"
+    );
+    let open = base_with("auth", list).replace("[\"https://a.example\"]", "\"any\"");
+    let found = problems(&open);
+    assert!(
+        found[0].contains("warning: auth = [..., \"anonymous\"] with origins = \"any\""),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn cookies_need_a_closed_list_of_origins() {
     let cookie = |carriers: &str, origins: &str| {
         let text = base_with("carriers", &format!("carriers = {carriers}"));
@@ -1610,6 +1643,8 @@ fn both_ends_of_every_range_fit_their_fields() {
     for (key, [min, max]) in ranged {
         let line = match key.section {
             "auth" => "kind".to_owned(),
+            "backend" => "endpoints".to_owned(),
+            "route" => "path".to_owned(),
             section => format!("[{section}]"),
         };
         for end in [&min, &max] {
@@ -1619,7 +1654,12 @@ fn both_ends_of_every_range_fit_their_fields() {
                 assert_eq!(problems(&text), [""; 0]);
                 continue;
             }
-            let before = if key.section == "auth" { "kind = \"jwt\"" } else { &line };
+            let before = match key.section {
+                "auth" => "kind = \"jwt\"",
+                "backend" => "endpoints = [\"ws://127.0.0.1:1\"]\nkind = \"websocket\"",
+                "route" => "path = \"/ws\"",
+                _ => &line,
+            };
             let text = base_with(&line, &format!("{before}\n{} = {end}", key.name));
             // Another rule may object, but the type and range must not, and nothing may panic.
             for problem in problems(&text) {
@@ -1633,8 +1673,10 @@ fn both_ends_of_every_range_fit_their_fields() {
 #[test]
 fn every_default_is_as_the_table_says() {
     let absent = settings(BASE);
-    let scalar =
-        |key: &&keys::Key| ends(key).is_some() && key.section != "auth" && key.default != NONE;
+    let of_blocks = ["auth", "backend"];
+    let scalar = |key: &&keys::Key| {
+        ends(key).is_some() && !of_blocks.contains(&key.section) && key.default != NONE
+    };
     for key in keys::all().filter(scalar) {
         let quoted = !matches!(key.shape, Shape::Count(..));
         let value = if quoted { format!("{:?}", key.default) } else { key.default.to_owned() };
@@ -1696,10 +1738,20 @@ fn changes_that_require_a_restart_are_named_and_live_ones_are_not() {
     for (line, replacement, key) in restart_for {
         assert_eq!(changes(&base_with(line, replacement)), [key], "{replacement}");
     }
+    let server = settings(&server_with("name", "name = \"main\""));
+    let live = "credentials = \"strip\"\nidentity_headers = \"remote\"\nhandshakes_max = 5\n\
+                request_headers = { X-A = \"b\" }\nupstream_message_max = \"1MiB\"\n\
+                sessions_max = 7\npreserve_host = false\ncircuit_failures = 7\n\
+                circuit_open_min = \"2s\"\ncircuit_open_max = \"9s\"";
+    let new = settings(&server_with("name", &format!("name = \"main\"\n{live}")));
+    assert_eq!(restart_required(&server, &new), [""; 0]);
     let renamed = BASE.replace("\"main\"", "\"other\"");
     assert_eq!(changes(&renamed), [""; 0]);
     let restart = keys::all().filter(|key| matches!(key.reload, Reload::RestartRequired(_)));
-    for key in restart.filter(|key| key.full_name != "backend.kind") {
+    let elsewhere = |key: &&keys::Key| {
+        key.full_name == "backend.kind" || key.full_name.starts_with("backend.circuit_")
+    };
+    for key in restart.filter(|key| !elsewhere(key)) {
         let tried = restart_for.iter().any(|(_, _, name)| *name == key.full_name);
         assert!(tried, "{} is untried", key.full_name);
     }
@@ -1741,6 +1793,473 @@ fn the_documentation_has_every_key_as_the_table_has_it() {
         assert!(document.contains(&format!("[{section}]")), "{section} has no heading");
     }
     assert!(keys::all().any(|key| key.default == REQUIRED));
+}
+
+/// `BASE` with a WebSocket server as its backend, and the line that starts with `line =` replaced.
+fn server_with(line: &str, replacement: &str) -> String {
+    let text =
+        BASE.replace("\"127.0.0.1:7000\"]", "\"ws://127.0.0.1:7000\"]\nkind = \"websocket\"");
+    match line {
+        "name" => text.replace("name = \"main\"", replacement),
+        _ => {
+            let is = |l: &&str| l.starts_with(&format!("{line} = "));
+            let found = text.lines().find(is).unwrap_or_else(|| panic!("no line {line}"));
+            text.replacen(&format!("{found}\n"), &format!("{replacement}\n"), 1)
+        }
+    }
+}
+
+/// Each line in place of another in a file with a WebSocket server, and what is wrong then.
+fn check_server_cases(cases: &[Case]) {
+    for (line, replacement, expected) in cases {
+        let told = problems(&server_with(line, replacement));
+        let told: Vec<_> =
+            told.iter().map(|told| told.strip_prefix("c/x.toml:").unwrap()).collect();
+        assert_eq!(told, *expected, "{replacement}");
+    }
+}
+
+#[test]
+fn rules_of_websocket_backends() {
+    check_server_cases(&[
+        ("name", "name = \"main\"", &[]),
+        ("endpoints", "endpoints = [\"ws://10.0.0.5:4000/base/\", \"ws://[::1]:80/base\"]", &[]),
+        (
+            "endpoints",
+            "endpoints = [\"ws://10.0.0.5\", \"ws://[::1]\", \"unix:/run/app.sock\"]",
+            &[],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"127.0.0.1:1\", \"http://127.0.0.1:1\"]",
+            &[
+                "18:14: error: \"127.0.0.1:1\" does not say how its server is spoken to; write ws://IP:PORT or ws://NAME:PORT, with the path that all its URLs begin with, if any, or unix:/PATH",
+                "18:29: error: \"http://127.0.0.1:1\" does not say how its server is spoken to; write ws://IP:PORT or ws://NAME:PORT, with the path that all its URLs begin with, if any, or unix:/PATH",
+            ],
+        ),
+        ("endpoints", "endpoints = [\"ws://app:4000/base\", \"ws://app.internal/base\"]", &[]),
+        (
+            "endpoints",
+            "endpoints = [\"ws://app\", \"ws://APP:80\"]",
+            &["18:26: error: endpoint \"ws://APP:80\" is listed twice; remove one"],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"ws://10.0.0:4000\", \"ws://10.0.0\"]",
+            &[
+                "18:14: error: \"10.0.0:4000\" is not an IP address, or a name, and a port; write 127.0.0.1:7000, [::1]:7000 or app.internal:7000",
+                "18:34: error: \"10.0.0:80\" is not an IP address, or a name, and a port; write 127.0.0.1:7000, [::1]:7000 or app.internal:7000",
+            ],
+        ),
+        // The system's resolver takes it for an address.
+        ("endpoints", "endpoints = [\"ws://0x7f000001\"]", &[]),
+        (
+            "endpoints",
+            "endpoints = [\"wss://0x7f000001\"]\nca_file = \"tls/example.com.pem\"",
+            &[
+                "18:14: error: no certificate can have the name \"0x7f000001\"; write wss://app.internal",
+            ],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"wss://app.internal.\", \"wss://app:8443\"]\nca_file = \"tls/example.com.pem\"",
+            &[],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"ws://u@10.0.0.5:1\", \"ws://10.0.0.5:1/a?b=c\", \"ws://10.0.0.6:1/a b\"]",
+            &[
+                "18:14: error: this is not the URL of a WebSocket server; write ws://NAME:PORT or ws://NAME:PORT/PATH, without query and user",
+                "18:35: error: this is not the URL of a WebSocket server; write ws://NAME:PORT or ws://NAME:PORT/PATH, without query and user",
+                "18:60: error: this is not the URL of a WebSocket server; write ws://NAME:PORT or ws://NAME:PORT/PATH, without query and user",
+            ],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"ws://10.0.0.5:1/a\", \"ws://10.0.0.6:1/b\", \"unix:/run/x\"]",
+            &[
+                "18:35: error: the endpoints of this backend have different paths; give all of them the same scheme and path, or make two backends of them",
+                "18:56: error: the endpoints of this backend have different paths; give all of them the same scheme and path, or make two backends of them",
+            ],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"ws://10.0.0.5\", \"ws://10.0.0.5:80\"]",
+            &["18:31: error: endpoint \"ws://10.0.0.5:80\" is listed twice; remove one"],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"wss://10.0.0.5:443\"]",
+            &[
+                "18:13: error: the system's certificates cannot be read: entity not found; install ca-certificates, or name the issuer's certificate as ca_file",
+            ],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"wss://10.0.0.5\", \"ws://10.0.0.6\"]\nca_file = \"tls/example.com.pem\"",
+            &[
+                "18:32: error: some endpoints of this backend speak TLS and some do not; give all of them the same scheme and path, or make two backends of them",
+            ],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"wss://10.0.0.5\"]\nca_file = \"tls/empty.pem\"",
+            &[
+                "19:11: error: c/tls/empty.pem has no certificate; it must be PEM: -----BEGIN CERTIFICATE-----",
+            ],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"wss://10.0.0.5\", \"wss://10.0.0.6:8443\"]\nca_file = \"tls/example.com.pem\"\nserver_name = \"app.internal\"",
+            &[],
+        ),
+        (
+            "endpoints",
+            "endpoints = []",
+            &[
+                "18:13: error: endpoints is empty: the backend has no server; list \"ws://IP:PORT\", \"ws://NAME:PORT\" or \"unix:/PATH\"",
+            ],
+        ),
+        (
+            "name",
+            "name = \"main\"\nsecret_file = \"keys/link\"\nrevoke = \"all\"",
+            &[
+                "18:1: error: \"secret_file\" means nothing to kind = \"websocket\"; it belongs to kind = \"link\"",
+                "19:1: error: \"revoke\" means nothing to kind = \"websocket\"; it belongs to kind = \"link\"",
+            ],
+        ),
+        ("name", "name = \"main\"\nbalance = \"hash-query:room\"", &[]),
+        (
+            "name",
+            "name = \"main\"\nbalance = \"hash-cookie:\"",
+            &[
+                "18:11: error: \"balance\" in [[backend]] is \"hash-cookie:\"; it takes: \"least-sessions\", \"round-robin\", \"hash-subject\", \"hash-address\", \"hash-cookie:NAME\", \"hash-query:NAME\"",
+            ],
+        ),
+        (
+            "name",
+            "name = \"main\"\nbalance = \"hash-cookie:a b\"",
+            &[
+                "18:11: error: \"a b\" names no cookie and no parameter; write hash-cookie:NAME or hash-query:NAME",
+            ],
+        ),
+        (
+            "name",
+            "name = \"main\"\nbalance = \"hash-header:x\"",
+            &[
+                "18:11: error: \"balance\" in [[backend]] is \"hash-header:x\"; it takes: \"least-sessions\", \"round-robin\", \"hash-subject\", \"hash-address\", \"hash-cookie:NAME\", \"hash-query:NAME\"",
+            ],
+        ),
+        (
+            "name",
+            "name = \"main\"\nca_file = \"tls/example.com.pem\"\nserver_name = \"app.internal\"",
+            &[
+                "18:11: error: ca_file has no use: no endpoint is wss://; remove it, or write wss://",
+                "19:15: error: server_name has no use: no endpoint is wss://; remove it, or write preserve_host = false",
+            ],
+        ),
+        (
+            "name",
+            "name = \"main\"\nserver_name = \"a b\"\npreserve_host = false",
+            &[
+                "18:15: error: \"a b\" is neither a host name nor an IP address; write app.example.com",
+            ],
+        ),
+        (
+            "name",
+            "name = \"main\"\nidentity_headers = \"forward\"",
+            &[
+                "18:20: error: \"identity_headers\" in [[backend]] is \"forward\"; did you mean \"forwarded\"?",
+            ],
+        ),
+        (
+            "name",
+            "name = \"main\"\nidentity_headers = { sub = \"X-User\", email = \"x_user\" }",
+            &["18:28: error: header \"X-User\" is set twice"],
+        ),
+        (
+            "name",
+            "name = \"main\"\nidentity_headers = { sub = \"Host\", a = \"X-A-Encoded\", b = \"Cookie\", c = \"a b\" }",
+            &[
+                "18:28: error: header \"Host\" is the gateway's own",
+                "18:40: error: header \"X-A-Encoded\" ends as those do whose values are percent-encoded",
+                "18:59: error: header \"Cookie\" is the client's own; name another for the identity",
+                "18:73: error: \"a b\" is not a header name",
+            ],
+        ),
+        (
+            "name",
+            "name = \"main\"\nidentity_headers = { sub = 5 }",
+            &[
+                "18:20: error: \"identity_headers\" in [[backend]] is a table; it takes: \"none\", \"forwarded\", \"remote\", or a table of header names by claim",
+            ],
+        ),
+        (
+            "name",
+            "name = \"main\"\nidentity_headers = \"remote\"\nrequest_headers = { remote_user = \"x\" }",
+            &["19:35: error: header \"remote_user\" is set twice"],
+        ),
+        (
+            "name",
+            "name = \"main\"\nrequest_headers = { X-A = \"a\", Connection = \"close\", Sec-WebSocket-Key = \"k\" }",
+            &[
+                "18:45: error: header \"Connection\" is the gateway's own",
+                "18:74: error: header \"Sec-WebSocket-Key\" is the gateway's own",
+            ],
+        ),
+        (
+            "name",
+            "name = \"main\"\nrequest_headers = { X-A = \" secret\", X-B = \"a\\nb\", X-C = \"\" }",
+            &[
+                "18:27: error: the value of header \"X-A\" cannot be sent; it must be 1 to 4096 visible ASCII characters, with spaces between them only",
+                "18:44: error: the value of header \"X-B\" cannot be sent; it must be 1 to 4096 visible ASCII characters, with spaces between them only",
+                "18:58: error: the value of header \"X-C\" cannot be sent; it must be 1 to 4096 visible ASCII characters, with spaces between them only",
+            ],
+        ),
+        (
+            "name",
+            "name = \"main\"\nrequest_headers = { X-A = 5 }",
+            &[
+                "18:19: error: \"request_headers\" in [[backend]] is not a table of texts; it takes: table of values by header name",
+            ],
+        ),
+        (
+            "name",
+            "name = \"main\"\nrequest_header_files = { Authorization = \"keys/link\", X-B = \"keys/none\" }",
+            &[
+                "18:61: error: cannot read c/keys/none: entity not found; file names are relative to the configuration file's folder",
+            ],
+        ),
+        (
+            "name",
+            "name = \"main\"\nrequest_headers = { X-A = \"a\" }\nrequest_header_files = { X_a = \"keys/link\" }",
+            &["19:32: error: header \"X_a\" is set twice"],
+        ),
+        (
+            "name",
+            "name = \"main\"\ncircuit_open_min = \"40s\"",
+            &[
+                "18:20: error: circuit_open_max is below circuit_open_min; the wait begins at the one and doubles up to the other",
+            ],
+        ),
+    ]);
+    // What these keys are for, and what they are not for.
+    check_cases(&[
+        (
+            "endpoints",
+            "endpoints = [\"ws://127.0.0.1:1\"]",
+            &[
+                "18:14: error: \"ws://127.0.0.1:1\" belongs to kind = \"websocket\"; set that, or write IP:PORT for kind = \"link\"",
+            ],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"127.0.0.1:1\"]\nbalance = \"hash-subject\"",
+            &[
+                "19:11: error: balance = \"hash-subject\" is for kind = \"websocket\"; write \"least-sessions\" or \"round-robin\"",
+            ],
+        ),
+        (
+            "endpoints",
+            "endpoints = [\"127.0.0.1:1\"]\ncredentials = \"pass\"",
+            &[
+                "19:1: error: \"credentials\" means nothing to kind = \"link\"; it belongs to kind = \"websocket\"",
+            ],
+        ),
+        (
+            "path",
+            "path = \"/ws\"\nstrip_prefix = \"/ws\"",
+            &[
+                "13:16: error: strip_prefix has no use: a backend of kind = \"link\" gets the path; remove it",
+            ],
+        ),
+        (
+            "path",
+            "path = \"/ws\"\ncookies = \"pass\"",
+            &[
+                "13:11: error: cookies has no use: a backend of kind = \"link\" gets none; remove it",
+            ],
+        ),
+        ("path", "path = \"/ws\"\nmessage_max = \"64KiB\"", &[]),
+        (
+            "path",
+            "path = \"/ws\"\nmessage_max = \"2MiB\"",
+            &[
+                "13:15: error: message_max is above limits.message_max, which the link agreed on; raise that one, too",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn rules_of_routes_to_websocket_backends() {
+    check_server_cases(&[
+        (
+            "origins",
+            "origins = \"any\"",
+            &[
+                "13:11: error: origins = \"any\" where the application gets cookies: every page on the internet could connect as the visitor, since browsers add cookies by themselves (cross-site WebSocket hijacking); list the origins, or write cookies = \"strip\" if the application needs none",
+            ],
+        ),
+        ("origins", "origins = \"any\"\ncookies = \"strip\"", &[]),
+        (
+            "origins",
+            "origins = [\"null\", \"https://a.example\", \"file://\"]",
+            &[
+                "13:12: error: origin \"null\" where the application gets cookies: sandboxed pages of every site have it, and browsers add cookies by themselves (cross-site WebSocket hijacking); list the origins, or write cookies = \"strip\" if the application needs none",
+                "13:41: error: origin \"file://\" where the application gets cookies: sandboxed pages of every site have it, and browsers add cookies by themselves (cross-site WebSocket hijacking); list the origins, or write cookies = \"strip\" if the application needs none",
+            ],
+        ),
+        ("origins", "origins = [\"null\"]\ncookies = \"strip\"", &[]),
+        (
+            "path",
+            "path = \"/ws\"\nforward_headers = [\"user-agent\"]",
+            &[
+                "13:19: error: forward_headers has no use: a WebSocket server gets all headers; remove it",
+            ],
+        ),
+        ("path", "path = \"/ws\"\nforward_headers = []", &[]),
+        ("path", "path = \"/app/ws\"\nstrip_prefix = \"/app\"", &[]),
+        ("path", "path = \"/app/*\"\nstrip_prefix = \"/app/\"", &[]),
+        (
+            "path",
+            "path = \"/app/*\"\nstrip_prefix = \"/ap\"",
+            &[
+                "13:16: error: the route's path does not begin with strip_prefix; write whole segments of it",
+            ],
+        ),
+        ("path", "path = \"/ws\"\nstrip_prefix = \"/ws\"", &[]),
+        (
+            "path",
+            "path = \"/app/ws\"\nstrip_prefix = \"app\"",
+            &[
+                "13:16: error: strip_prefix is not a path; write /PATH, which the route's path begins with",
+            ],
+        ),
+        ("path", "path = \"/ws\"\nmessage_max = \"64MiB\"", &[]),
+    ]);
+}
+
+/// What stands in an `[[auth]]` and in the route beside it, and what is wrong then.
+#[test]
+fn rules_of_applications_that_judge_their_clients() {
+    let table: &[Case] = &[
+        ("kind = \"upstream\"", "", &[]),
+        (
+            "kind = \"upstream\"\ncarriers = [\"authorization\"]",
+            "",
+            &[
+                "9:1: error: \"carriers\" means nothing to kind = \"upstream\"; it belongs to kind = \"jwt\" and \"phoenix\" and \"plug-session\" and \"compact\" and \"backend\" and \"http\"",
+            ],
+        ),
+        (
+            "kind = \"upstream\"\naccepted_by = \"handshake\"\npreset = \"phoenix\"",
+            "",
+            &[
+                "10:10: error: this means nothing to accepted_by = \"handshake\", where the 101 accepts; write accepted_by = \"message\", or remove it",
+            ],
+        ),
+        (
+            "kind = \"upstream\"\naccepted_by = \"message\"",
+            "",
+            &[
+                "9:15: error: accepted_by = \"message\" does not say which message accepts; set preset = \"phoenix\" or another, or accepted_when = [{ json = \"type\", equals = \"auth_ok\" }]",
+            ],
+        ),
+        (
+            "kind = \"upstream\"\naccepted_by = \"message\"\npreset = \"phoenix\"",
+            "",
+            &[
+                "10:10: error: this preset needs accepted_topics: a join of a public topic proves nothing; list those that only signed-in clients may join, as in [\"room:*\"], or [\"*\"] where every join is checked",
+            ],
+        ),
+        (
+            "kind = \"upstream\"\naccepted_by = \"message\"\npreset = \"phoenix\"\naccepted_topics = [\"room:*\"]",
+            "",
+            &[],
+        ),
+        (
+            "kind = \"upstream\"\naccepted_by = \"message\"\npreset = \"stomp\"\naccepted_topics = [\"*\"]",
+            "",
+            &[
+                "11:19: error: accepted_topics has no use without a preset that has topics; remove it, or set preset = \"phoenix\"",
+            ],
+        ),
+        (
+            "kind = \"upstream\"\naccepted_by = \"message\"\naccepted_when = [{ json = \"4..x\" }, { prefix = \"\" }, { equals = \"x\" }, { prefix = \"a\", equals = \"b\" }]",
+            "",
+            &[
+                "10:27: error: this is no path of names and indexes with dots between them; write { json = \"4.status\", equals = \"ok\" } or { prefix = \"CONNECTED\" }",
+                "10:48: error: every message has an empty prefix; write { json = \"4.status\", equals = \"ok\" } or { prefix = \"CONNECTED\" }",
+                "10:54: error: a pattern has either json or prefix; write { json = \"4.status\", equals = \"ok\" } or { prefix = \"CONNECTED\" }",
+                "10:97: error: equals means nothing beside prefix; remove it",
+            ],
+        ),
+        (
+            "kind = \"upstream\"\naccepted_by = \"message\"\naccepted_when = []",
+            "",
+            &["10:17: error: there are 0 patterns; write 1 to 64"],
+        ),
+        (
+            "kind = \"upstream\"",
+            "subprotocols = [\"graphql-ws\"]",
+            &[
+                "12:8: error: accepted_by = \"handshake\" with graphql-ws: its servers answer 101 to every client, and ask for credentials in messages; write accepted_by = \"message\" and preset = \"graphql-ws\" in the [[auth]]",
+            ],
+        ),
+        (
+            "kind = \"upstream\"",
+            "dialect = \"graphql-transport-ws\"",
+            &[
+                "12:8: error: accepted_by = \"handshake\" with graphql-transport-ws: its servers answer 101 to every client, and ask for credentials in messages; write accepted_by = \"message\" and preset = \"graphql-transport-ws\" in the [[auth]]",
+            ],
+        ),
+        ("kind = \"upstream\"", "dialect = \"phoenix\"", &[]),
+        (
+            "kind = \"upstream\"",
+            "auth = [\"app\", \"key\"]",
+            &[
+                "18:8: error: a block of kind = \"upstream\" judges every client, so none behind it would be asked; name it last, or alone",
+            ],
+        ),
+        (
+            "kind = \"backend\"\ncarriers = [\"authorization\"]",
+            "",
+            &[
+                "13:8: error: kind = \"backend\" is asked over a link, and this route's backend is a WebSocket server; use kind = \"upstream\", where the application itself judges its clients, or kind = \"http\"",
+            ],
+        ),
+    ];
+    for (block, route, expected) in table {
+        let told = problems(&judged_by_application(block, route));
+        let told: Vec<_> =
+            told.iter().map(|told| told.strip_prefix("c/x.toml:").unwrap()).collect();
+        assert_eq!(told, *expected, "{block} {route}");
+    }
+    let text = asking("kind = \"upstream\"");
+    assert_eq!(
+        problems(&text),
+        [
+            "c/x.toml:12:8: error: kind = \"upstream\" has no meaning for a backend of kind = \"link\", which sees only clients that are let in; use kind = \"backend\" here, or a backend of kind = \"websocket\""
+        ]
+    );
+    assert_eq!(settings(&judged_by_application("kind = \"upstream\"", "")).auths[0].carriers, []);
+}
+
+/// A file with a WebSocket server whose one route has this `[[auth]]`, beside a token where the
+/// route names one.
+fn judged_by_application(block: &str, route: &str) -> String {
+    let auth = match route.contains("auth = ") {
+        true => "",
+        false => "auth = \"app\"",
+    };
+    let text = server_with("auth", &format!("{auth}\n{route}"));
+    let start = text.find("[[auth]]").expect("it has one");
+    let end = text[start..].find("[[route]]").expect("before the route") + start;
+    let keyed = "[[auth]]\nname = \"key\"\nkind = \"jwt\"\ncarriers = [\"authorization\"]\n\
+                 keys = [{ secret_file = \"keys/2026-11\" }]\n";
+    let keyed = if route.contains("\"key\"") { keyed } else { "" };
+    format!("{}[[auth]]\nname = \"app\"\n{block}\n{keyed}{}", &text[..start], &text[end..])
 }
 
 /// `BASE` with another block in place of its `[[auth]]`.
@@ -1884,6 +2403,10 @@ fn the_schema_takes_what_the_loader_takes() {
         base_with("path", "path = \"/ws\"\ncloses = { idle = { code = 4000 } }"),
         asking("kind = \"backend\"\ncarriers = [\"authorization\"]\ntimeout = \"700ms\""),
         asking("kind = \"phoenix\"\ncarriers = [\"query:token\"]\nsalt = \"s\""),
+        server_with("name", "name = \"main\"\nbalance = \"hash-query:room\""),
+        server_with("name", "name = \"main\"\nidentity_headers = { sub = \"X-User\" }"),
+        server_with("name", "name = \"main\"\nrequest_headers = { X-A = \"b\" }"),
+        judged_by_application("kind = \"upstream\"", ""),
     ];
     for text in good {
         schema.check(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
@@ -1922,6 +2445,12 @@ fn the_schema_refuses_what_the_loader_refuses() {
         base_with("path", "path = \"/ws\"\nreauthenticate = { prefix = \"{x\" }"),
         base_with("endpoints", "kind = \"link\""),
         base_with("endpoints", "endpoints = [\"127.0.0.1:7000\"]\nbalance = \"random\""),
+        base_with("endpoints", "endpoints = [\"127.0.0.1:7000\"]\nbalance = \"hash-cookie:\""),
+        base_with("endpoints", "endpoints = [\"127.0.0.1:7000\"]\ncredentials = \"pass\""),
+        server_with("name", "name = \"main\"\nsecret_file = \"keys/link\""),
+        server_with("name", "name = \"main\"\nidentity_headers = { sub = 5 }"),
+        server_with("name", "name = \"main\"\nidentity_headers = \"forward\""),
+        judged_by_application("kind = \"upstream\"\ncarriers = [\"authorization\"]", ""),
         "[gateway]\n".to_owned(),
     ];
     for text in bad {

@@ -61,6 +61,11 @@ impl Circuit {
         Circuit { limits, state: State::Closed { failures: 0 }, epoch: 0, openings: 0 }
     }
 
+    /// Other limits hold from now on.
+    pub fn set_limits(&mut self, limits: CircuitLimits) {
+        self.limits = limits;
+    }
+
     /// The state at `now`. An open circuit whose wait has ended stays open until the next request.
     pub fn state(&self) -> CircuitState {
         match self.state {

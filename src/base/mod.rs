@@ -7,6 +7,7 @@ pub mod memory_pressure;
 pub mod penalties;
 pub mod prefix;
 pub mod random;
+pub mod rendezvous;
 pub mod secret;
 pub mod shares;
 pub mod slab;

@@ -198,6 +198,23 @@ impl UnauthenticatedIndex {
         owner(refused).map(Victim::Refused).or_else(|| owner(waiting).map(Victim::Oldest))
     }
 
+    /// The one to give up for a newcomer of these prefixes: of the heaviest prefix, if that holds
+    /// more than the newcomer's own would. Where all hold alike no connection gives way.
+    pub fn victim_for(&self, newcomer: &Prefixes) -> Option<Key> {
+        let weight =
+            |prefix: Prefix, count: u32| count.saturating_mul(SCALE / prefix.level().allowance());
+        let heaviest = self.heaviest()?;
+        let with_newcomer = |prefix: Prefix| {
+            let crowd = self.by_prefix.get(&prefix).and_then(|at| self.crowds.get(*at as usize));
+            weight(prefix, crowd.map_or(0, |crowd| crowd.count) + 1)
+        };
+        let own = newcomer.iter().map(with_newcomer).max().unwrap_or(0);
+        let first = [heaviest.refused, heaviest.waiting]
+            .into_iter()
+            .find_map(|list| self.entries.get(list.first as usize));
+        first.filter(|_| own < weight(heaviest.prefix, heaviest.count)).map(|entry| entry.owner)
+    }
+
     /// The one that was refused first.
     pub fn first_refused(&self) -> Option<Key> {
         self.entries.get(self.refused.first as usize).map(|entry| entry.owner)

@@ -13,7 +13,7 @@ use portcullis::settings::admission::{Protection, TIME_TO_AUTHENTICATE, protecti
 use portcullis::settings::endpoint::{Endpoint, HostPort};
 use portcullis::settings::load::{Loaded, Problem, Severity};
 use portcullis::settings::units::format_duration;
-use portcullis::settings::{Balance, Listener, PathPattern, Redirect, Route, Settings};
+use portcullis::settings::{Listener, PathPattern, Redirect, Route, Settings};
 
 use serde_json::{Value, json};
 
@@ -246,7 +246,8 @@ fn write_summary(settings: &Settings, resolved: &Resolved<'_>, out: &mut String)
             PathPattern::Prefix(prefix) => format!("{prefix}*"),
         };
         let names: Vec<_> = route.auths.iter().map(|&i| &*auths[usize::from(i)].name).collect();
-        let auth = if names.is_empty() { "none".into() } else { names.join(", ") };
+        let visitors = if route.visitors.is_some() { ", then anonymous" } else { "" };
+        let auth = if names.is_empty() { "none".into() } else { names.join(", ") + visitors };
         let backend = &backends[usize::from(route.backend)].name;
         let hosts: Vec<_> = route.hosts.iter().map(ToString::to_string).collect();
         let hosts =
@@ -256,13 +257,15 @@ fn write_summary(settings: &Settings, resolved: &Resolved<'_>, out: &mut String)
         writeln!(out, "  route     {path}{hosts} -> {backend} (auth: {auth}{other})")?;
     }
     for backend in backends {
-        let balance = match backend.balance {
-            Balance::LeastSessions => "least-sessions",
-            Balance::RoundRobin => "round-robin",
-        };
+        let hash = backend.server.as_ref().and_then(|server| server.hash.as_ref());
+        let balance = hash.map_or_else(|| backend.balance.word().to_owned(), ToString::to_string);
         let endpoints: Vec<_> =
             backend.endpoints.iter().map(|it| shown_endpoint(it, resolved)).collect();
-        let key = if backend.secret.is_some() { "with a secret" } else { "without a secret" };
+        let key = match (&backend.server, &backend.secret) {
+            (Some(_), _) => "WebSocket servers",
+            (None, Some(_)) => "with a secret",
+            (None, None) => "without a secret",
+        };
         let (name, endpoints) = (&backend.name, endpoints.join(" "));
         writeln!(out, "  backend   {name}: {endpoints} ({balance}, {key})")?;
     }

@@ -23,6 +23,8 @@ pub struct Scratch {
     /// Room to decode tokens in: one for each block of a route, because the identity borrows
     /// from it.
     blocks: Box<[BlockScratch; ROUTE_AUTHS_MAX]>,
+    /// Room to look at a session again that may be a visitor's.
+    visitor: TokenScratch,
     rejected: RejectedTokenCache,
     /// Tokens that [`Scratch::take_dead_hits`] has not told of yet.
     rejected_hits: u64,
@@ -44,7 +46,7 @@ impl Scratch {
     /// Allocates the buffers. `rejected` remembers what was refused for good.
     pub fn new(rejected: RejectedTokenCache) -> Self {
         let blocks = Box::new(std::array::from_fn(|_| BlockScratch::default()));
-        Scratch { blocks, rejected, rejected_hits: 0 }
+        Scratch { blocks, visitor: TokenScratch::new(), rejected, rejected_hits: 0 }
     }
 
     /// Room for each block, and what their tokens are checked by.
@@ -52,10 +54,10 @@ impl Scratch {
         &mut self,
         settings: &Settings,
         now: UnixTime,
-    ) -> (&mut [BlockScratch; ROUTE_AUTHS_MAX], TokenCheck<'_>) {
-        let Scratch { blocks, rejected, rejected_hits } = self;
+    ) -> (&mut [BlockScratch; ROUTE_AUTHS_MAX], &mut TokenScratch, TokenCheck<'_>) {
+        let Scratch { blocks, visitor, rejected, rejected_hits } = self;
         let token_max = settings.limits.token_max;
-        (blocks, TokenCheck { token_max, now, rejected, rejected_hits })
+        (blocks, visitor, TokenCheck { token_max, now, rejected, rejected_hits })
     }
 
     /// Room to decode a token of a block that another program decides on.
@@ -95,7 +97,7 @@ pub fn by_request<'s>(
     if let Some(proof) = route.no_authentication {
         return Decision::Accepted(proof.identity());
     }
-    let (blocks, mut check) = scratch.parts(settings, now);
+    let (blocks, visitor, mut check) = scratch.parts(settings, now);
     let mut refused = Cause::TokenMissing;
     for ((&index, auth), scratch) in asked(settings, route).zip(blocks.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
@@ -115,15 +117,19 @@ pub fn by_request<'s>(
         };
         // A browser sends cookies along with any page's request, so a cookie counts only beside
         // an Origin, which the route has checked by now.
-        let decision = if is_cookie(auth, &found) && request.origin().is_none() {
-            Err(Cause::ForbiddenOrigin.into())
-        } else {
-            let mut csrf = [0; MASKED_BYTES];
-            let csrf = csrf_parameter(verifier, request, &mut csrf);
-            check.verify(verifier, found.token(), csrf, claims)
-        };
-        match decision {
+        if is_cookie(auth, &found) && request.origin().is_none() {
+            return Decision::Refused(Cause::ForbiddenOrigin.into());
+        }
+        let mut csrf = [0; MASKED_BYTES];
+        let csrf = csrf_parameter(verifier, request, &mut csrf);
+        match check.verify(verifier, found.token(), csrf, claims) {
             Ok(identity) => return Decision::Accepted(identity),
+            // There is a credential, so only a session without a user is a visitor's.
+            Err(Refusal { cause: Cause::TokenMissing, .. }) if route.visitors.is_some() => {
+                if let Err(cause) = verifier.check_visitor(found.token(), csrf, visitor) {
+                    return Decision::Refused(cause.into());
+                }
+            }
             Err(refusal) if falls_through(refusal.cause) => {
                 refused = first_telling(refused, refusal.cause);
             }
@@ -137,7 +143,10 @@ pub fn by_request<'s>(
     if refused == Cause::TokenMissing && settings.auths_of(route).any(may_come) {
         return Decision::AwaitFirstMessage;
     }
-    Decision::Refused(refused.into())
+    match route.visitors {
+        Some(welcome) if refused == Cause::TokenMissing => Decision::Accepted(welcome.identity()),
+        _ => Decision::Refused(refused.into()),
+    }
 }
 
 /// Judges the token in a client's first message.
@@ -148,7 +157,7 @@ pub fn by_first_message<'s>(
     now: UnixTime,
     scratch: &'s mut Scratch,
 ) -> Decision<'s> {
-    let (blocks, mut check) = scratch.parts(settings, now);
+    let (blocks, _, mut check) = scratch.parts(settings, now);
     let mut refused = Cause::TokenMissing;
     for ((&index, auth), scratch) in asked(settings, route).zip(blocks.iter_mut()) {
         let BlockScratch { carried, claims } = scratch;
@@ -183,7 +192,7 @@ pub fn by_open_client<'s>(
     now: UnixTime,
     scratch: &'s mut Scratch,
 ) -> Decision<'s> {
-    let (blocks, mut check) = scratch.parts(settings, now);
+    let (blocks, _, mut check) = scratch.parts(settings, now);
     // The blocks that the client dealt with before: a reload may have taken some away, and the
     // client has to come again then.
     let mut refused = Cause::GoingAway;

@@ -1,6 +1,6 @@
 //! What every machine of a connection is given, and where it leaves what it has to say.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::base::time::Now;
 use crate::counters::Counters;
@@ -14,6 +14,7 @@ use super::authenticate;
 use super::route_order::RouteOrder;
 use super::session::SessionRequest;
 use super::upstream::websocket::handshake::Handshake;
+use super::upstream::websocket::request::ServerNonce;
 
 /// What a machine may look at while it works.
 #[derive(Clone, Copy)]
@@ -59,7 +60,9 @@ pub struct Output {
     /// What a WebSocket server is to be asked, after [`Step::Dial`](super::client::Step::Dial).
     pub handshake: Option<Handshake>,
     /// Random bytes for the next handshake with a server; the worker draws others after each.
-    pub nonce: [u8; 16],
+    pub nonce: ServerNonce,
+    /// The proxy that the client came through, where the client's address is by its word.
+    pub proxy: Option<IpAddr>,
     /// The payload of a ping or pong, after [`Step::Control`](super::client::Step::Control).
     pub control: ControlPayload,
     /// The client's close reason (UTF-8, at most 123 bytes), after

@@ -8,6 +8,7 @@ mod context;
 pub mod route_order;
 pub mod session;
 pub mod stage;
+mod tls;
 pub mod transport;
 mod transport_error;
 pub mod upstream;

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use crate::base::rendezvous;
 use crate::base::time::UnixTime;
 use crate::protocol::identity::VerifiedIdentity;
 use crate::protocol::link::{Credential, CredentialCarrier};
@@ -49,6 +50,8 @@ pub struct SessionRequest {
     route_name: Span,
     remote: Option<SocketAddr>,
     connection: Option<u64>,
+    /// Which endpoint it gets, where the backend has that depend on a value of the client's.
+    affinity: Option<u64>,
     subprotocol: Option<Span>,
     origin: Option<Span>,
     headers: Vec<(Span, Span)>,
@@ -102,6 +105,11 @@ impl SessionRequest {
     /// The worker's number of the connection, which its close line has too.
     pub fn set_connection(&mut self, connection: u64) {
         self.connection = Some(connection);
+    }
+
+    /// Has the endpoint depend on this value of the client's; without one it does not.
+    pub fn set_affinity(&mut self, value: Option<&[u8]>) {
+        self.affinity = value.map(rendezvous::hash);
     }
 
     /// The subprotocol that the 101 names.
@@ -170,6 +178,11 @@ impl SessionRequest {
     /// The worker's number of the connection.
     pub fn connection(&self) -> Option<u64> {
         self.connection
+    }
+
+    /// What the choice of the endpoint depends on.
+    pub fn affinity(&self) -> Option<u64> {
+        self.affinity
     }
 
     /// The client's address, as far as it is known.

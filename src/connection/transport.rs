@@ -1,43 +1,14 @@
-//! The bytes of one client connection as they cross the network: plain, or TLS. The only file
-//! that drives rustls, on its unbuffered interface: at rest a connection holds nothing but
-//! rustls' own state.
+//! The bytes of one client connection as they cross the network: plain, or TLS.
 
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
-};
 
 use crate::protocol::client_hello::{Hello, HelloScanner};
 
+use super::tls::{Received, TlsTransport};
 pub use super::transport_error::{HANDSHAKE_BYTES_MAX, TransportError};
-
-/// The fatal alert `decode_error` as a record of its own, before there are keys (RFC 8446 §6.2).
-const DECODE_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
-/// Most plaintext bytes that one TLS record carries (RFC 8446 §5.1).
-pub const RECORD_PLAINTEXT_MAX: usize = 16 * 1024;
-/// Bytes that encryption adds to a record at most: header, nonce, tag, content type.
-pub const RECORD_OVERHEAD_MAX: usize = 5 + 8 + 16 + 1;
-
-/// Room beyond a record that rustls may need: it puts key updates (one that the client asked
-/// for, one of its own, 27 bytes each) and pending alerts in front of the next record.
-const UPDATES_MAX: usize = 128;
-
-/// Most bytes kept after the handshake while a record is incomplete: the longest record
-/// (RFC 5246 §6.2.3), and as much again for a key update in fragments.
-const PENDING_MAX: usize = 2 * (5 + RECORD_PLAINTEXT_MAX + 2048);
-
-/// What [`Transport::receive`] found out besides bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Received {
-    /// With this input the handshake came to its end.
-    pub handshake_finished_now: bool,
-    /// The client will send no more data (close_notify, now or earlier). Data may still be
-    /// sent to it.
-    pub peer_closed: bool,
-}
 
 /// How a connection's bytes travel.
 #[derive(Debug)]
@@ -58,7 +29,7 @@ pub enum TlsState {
     /// The client's hello is coming.
     Gathering(Box<Gathering>),
     /// The handshake has begun.
-    Begun(Box<TlsTransport>),
+    Begun(Box<TlsTransport<UnbufferedServerConnection>>),
 }
 
 /// The first bytes of a client, on which no work has been done.
@@ -103,36 +74,6 @@ pub enum Held {
     Input,
 }
 
-/// A TLS connection, the server's end.
-///
-/// Invariants: `pending` is never empty, and `None` between records; between calls rustls has
-/// nothing to send.
-pub struct TlsTransport {
-    connection: UnbufferedServerConnection,
-    /// Received bytes that rustls could not use yet: the beginning of a record, or of a
-    /// handshake message in several records.
-    pending: Option<Vec<u8>>,
-    /// Bytes received before the end of the handshake.
-    handshake_bytes: u32,
-    /// Something was sent, so that keys may be in use.
-    answered: bool,
-    peer_closed: bool,
-    /// close_notify was sent.
-    closed: bool,
-    failed: bool,
-}
-
-impl std::fmt::Debug for TlsTransport {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsTransport")
-            .field("pending", &self.pending.as_ref().map(Vec::len))
-            .field("peer_closed", &self.peer_closed)
-            .field("closed", &self.closed)
-            .field("failed", &self.failed)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Transport {
     /// A TLS connection that waits for its client's hello. Early data must be off: it could be
     /// replayed.
@@ -150,9 +91,7 @@ impl Transport {
     pub fn is_handshaking(&self) -> bool {
         match self {
             Transport::Plain => false,
-            Transport::Tls(state) => {
-                state.begun().is_none_or(|tls| tls.connection.is_handshaking())
-            }
+            Transport::Tls(state) => state.begun().is_none_or(TlsTransport::is_handshaking),
         }
     }
 
@@ -160,7 +99,7 @@ impl Transport {
     pub fn protocol_version(&self) -> Option<rustls::ProtocolVersion> {
         match self {
             Transport::Plain => None,
-            Transport::Tls(state) => state.begun()?.connection.protocol_version(),
+            Transport::Tls(state) => state.begun()?.protocol_version(),
         }
     }
 
@@ -247,7 +186,7 @@ impl Transport {
 }
 
 impl TlsState {
-    fn begun(&self) -> Option<&TlsTransport> {
+    fn begun(&self) -> Option<&TlsTransport<UnbufferedServerConnection>> {
         match self {
             TlsState::Untouched(_) | TlsState::Gathering(_) => None,
             TlsState::Begun(tls) => Some(tls),
@@ -278,7 +217,8 @@ impl TlsState {
         output: &mut Vec<u8>,
     ) -> Result<Received, TransportError> {
         let TlsState::Gathering(gathering) = self else { unreachable!("the caller saw to that") };
-        let mut tls = Box::new(TlsTransport::new(Arc::clone(&gathering.config))?);
+        let config = Arc::clone(&gathering.config);
+        let mut tls = Box::new(TlsTransport::new(UnbufferedServerConnection::new(config)?));
         let found = gathering.found;
         let mut result = Ok(Received::default());
         if !gathering.is_too_long() {
@@ -293,275 +233,6 @@ impl TlsState {
     }
 }
 
-impl TlsTransport {
-    /// Fails only when rustls refuses the configuration.
-    fn new(config: Arc<ServerConfig>) -> Result<Self, TransportError> {
-        Ok(TlsTransport {
-            connection: UnbufferedServerConnection::new(config)?,
-            pending: None,
-            handshake_bytes: 0,
-            answered: false,
-            peer_closed: false,
-            closed: false,
-            failed: false,
-        })
-    }
-
-    fn receive(
-        &mut self,
-        input: &mut [u8],
-        plaintext: &mut Vec<u8>,
-        output: &mut Vec<u8>,
-    ) -> Result<Received, TransportError> {
-        if self.failed {
-            return Err(TransportError::Failed);
-        }
-        if self.peer_closed {
-            return Ok(Received { handshake_finished_now: false, peer_closed: true });
-        }
-        let handshaking = self.connection.is_handshaking();
-        let queued = output.len();
-        let http = self.is_http(input);
-        let result = self.take(input, plaintext, output);
-        let result = result.map_err(|error| if http { TransportError::PlainHttp } else { error });
-        self.answered |= output.len() > queued;
-        if let Err(error) = result {
-            self.fail(&error, output);
-            return Err(error);
-        }
-        Ok(Received {
-            handshake_finished_now: handshaking && !self.connection.is_handshaking(),
-            peer_closed: self.peer_closed,
-        })
-    }
-
-    fn fail(&mut self, error: &TransportError, output: &mut Vec<u8>) {
-        self.failed = true;
-        self.pending = None;
-        self.drain_alerts(output);
-        // rustls knows nothing of our own bound. After its first answer a plain alert could be
-        // taken for an attacker's.
-        if *error == TransportError::HandshakeTooLong && !self.answered {
-            output.extend_from_slice(&DECODE_ERROR);
-        }
-    }
-
-    /// Keeps input for the next [`receive`](Self::receive), which counts it.
-    fn hold(&mut self, input: &[u8]) {
-        let over = self.handshake_bytes as usize > HANDSHAKE_BYTES_MAX;
-        if !self.failed && !self.peer_closed && !over && !input.is_empty() {
-            self.handshake_bytes += u32::try_from(input.len()).unwrap_or(u32::MAX / 2);
-            self.pending.get_or_insert_default().extend_from_slice(input);
-        }
-    }
-
-    /// Whether the first bytes of the connection are a request's, in capitals, where TLS has 22.
-    fn is_http(&self, input: &[u8]) -> bool {
-        let is_method = |start: &[u8]| start.iter().all(|b| b.is_ascii_uppercase() || *b == b' ');
-        self.handshake_bytes == 0 && input.get(..4).is_some_and(is_method)
-    }
-
-    fn take(
-        &mut self,
-        input: &mut [u8],
-        plaintext: &mut Vec<u8>,
-        output: &mut Vec<u8>,
-    ) -> Result<(), TransportError> {
-        if self.connection.is_handshaking() {
-            self.handshake_bytes += u32::try_from(input.len()).unwrap_or(u32::MAX / 2);
-        }
-        match self.pending.take() {
-            None => {
-                let used = self.process(input, plaintext, output)?;
-                if used < input.len() && !self.peer_closed {
-                    self.pending = Some(input[used..].to_vec());
-                }
-            }
-            Some(mut pending) => {
-                pending.extend_from_slice(input);
-                let used = self.process(&mut pending, plaintext, output)?;
-                if used < pending.len() && !self.peer_closed {
-                    pending.drain(..used);
-                    // A large record must not leave its memory to the small one behind it.
-                    if pending.capacity() > 4 * pending.len() + 256 {
-                        pending.shrink_to_fit();
-                    }
-                    self.pending = Some(pending);
-                }
-            }
-        }
-        let kept = self.pending.as_ref().map_or(0, Vec::len);
-        match self.connection.is_handshaking() {
-            true if self.handshake_bytes as usize > HANDSHAKE_BYTES_MAX => {
-                Err(TransportError::HandshakeTooLong)
-            }
-            false if kept > PENDING_MAX => Err(TransportError::FragmentTooLong),
-            _ => Ok(()),
-        }
-    }
-
-    /// Lets rustls work on `bytes` until it needs more; returns how many it is done with.
-    fn process(
-        &mut self,
-        bytes: &mut [u8],
-        plaintext: &mut Vec<u8>,
-        output: &mut Vec<u8>,
-    ) -> Result<usize, TransportError> {
-        let mut used = 0;
-        loop {
-            let UnbufferedStatus { mut discard, state } =
-                self.connection.process_tls_records(&mut bytes[used..]);
-            let mut goes_on = true;
-            match state? {
-                ConnectionState::ReadTraffic(mut traffic) => {
-                    while let Some(record) = traffic.next_record() {
-                        let record = record?;
-                        discard += record.discard;
-                        plaintext.extend_from_slice(record.payload);
-                    }
-                }
-                ConnectionState::EncodeTlsData(mut data) => {
-                    append(output, |room| data.encode(room))?;
-                }
-                ConnectionState::TransmitTlsData(data) => data.done(),
-                ConnectionState::PeerClosed | ConnectionState::Closed => {
-                    self.peer_closed = true;
-                    goes_on = false;
-                }
-                // Early data is off, so rustls skips it instead of showing it here.
-                _ => goes_on = false,
-            }
-            used += discard;
-            if !goes_on {
-                return Ok(used);
-            }
-        }
-    }
-
-    /// Appends the alerts that a failure left in rustls. The failed input is not shown to it
-    /// again, and it is only asked while it has something to send: it would otherwise go on
-    /// reading.
-    fn drain_alerts(&mut self, output: &mut Vec<u8>) {
-        while self.connection.wants_write() {
-            match self.connection.process_tls_records(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    if append(output, |room| data.encode(room)).is_err() {
-                        return;
-                    }
-                }
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while traffic.next_record().is_some() {}
-                }
-                _ => return,
-            }
-        }
-    }
-
-    fn send(&mut self, plaintext: &[&[u8]], output: &mut Vec<u8>) -> Result<(), TransportError> {
-        if self.failed {
-            return Err(TransportError::Failed);
-        }
-        if self.closed || self.connection.is_handshaking() {
-            return Err(TransportError::NotOpen);
-        }
-        let mut pieces = plaintext.iter().copied().filter(|piece| !piece.is_empty()).peekable();
-        let mut piece: &[u8] = &[];
-        loop {
-            if piece.is_empty() {
-                match pieces.next() {
-                    Some(next) => piece = next,
-                    None => return Ok(()),
-                }
-            }
-            if piece.len() >= RECORD_PLAINTEXT_MAX || pieces.peek().is_none() {
-                let (now, later) = piece.split_at(piece.len().min(RECORD_PLAINTEXT_MAX));
-                let start = output.len();
-                output.resize(start + now.len() + RECORD_OVERHEAD_MAX + UPDATES_MAX, 0);
-                let written = self.write(|writer| writer.encrypt(now, &mut output[start..]));
-                output.truncate(start + *written.as_ref().unwrap_or(&0));
-                written?;
-                piece = later;
-                continue;
-            }
-            // Several pieces for one record: gather them in `output`, behind the room for it.
-            let wanted = piece.len() + pieces.clone().map(<[u8]>::len).sum::<usize>();
-            let wanted = wanted.min(RECORD_PLAINTEXT_MAX);
-            let start = output.len();
-            let room = wanted + RECORD_OVERHEAD_MAX + UPDATES_MAX;
-            output.resize(start + room, 0);
-            let mut missing = wanted;
-            while missing > 0 {
-                if piece.is_empty() {
-                    piece = pieces.next().unwrap_or_default();
-                }
-                let (now, later) = piece.split_at(piece.len().min(missing));
-                output.extend_from_slice(now);
-                missing -= now.len();
-                piece = later;
-            }
-            let (record, gathered) = output[start..].split_at_mut(room);
-            let written = self.write(|writer| writer.encrypt(gathered, record));
-            output.truncate(start + *written.as_ref().unwrap_or(&0));
-            written?;
-        }
-    }
-
-    fn close_notify(&mut self, output: &mut Vec<u8>) {
-        if self.failed || self.closed || self.connection.is_handshaking() {
-            return;
-        }
-        let start = output.len();
-        output.resize(start + RECORD_OVERHEAD_MAX + UPDATES_MAX, 0);
-        let written = self.write(|writer| writer.queue_close_notify(&mut output[start..]));
-        output.truncate(start + written.unwrap_or(0));
-        self.closed = true;
-    }
-
-    /// Calls `write` with what rustls writes application data through.
-    fn write(
-        &mut self,
-        write: impl FnOnce(&mut Writer<'_>) -> Result<usize, EncryptError>,
-    ) -> Result<usize, TransportError> {
-        // rustls remembers positions in bytes that it asked us to keep: show it those.
-        let pending = self.pending.as_deref_mut().unwrap_or_default();
-        let error = match self.connection.process_tls_records(pending).state? {
-            ConnectionState::WriteTraffic(mut writer) => match write(&mut writer) {
-                Ok(written) => return Ok(written),
-                Err(EncryptError::InsufficientSize(_)) => unreachable!("the room is sufficient"),
-                Err(EncryptError::EncryptExhausted) => TransportError::KeysExhausted,
-            },
-            _ => return Err(TransportError::NotOpen),
-        };
-        self.failed = true;
-        Err(error)
-    }
-}
-
-type Writer<'a> = rustls::unbuffered::WriteTraffic<'a, rustls::server::ServerConnectionData>;
-
-/// Appends to `output` what `encode` writes: asks it for the size first.
-fn append(
-    output: &mut Vec<u8>,
-    mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-) -> Result<(), TransportError> {
-    let start = output.len();
-    let mut room = 0;
-    loop {
-        output.resize(start + room, 0);
-        match encode(&mut output[start..]) {
-            Ok(written) => {
-                output.truncate(start + written);
-                return Ok(());
-            }
-            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => {
-                assert!(required_size > room, "rustls asks for more room each time");
-                room = required_size;
-            }
-            Err(EncodeError::AlreadyEncoded) => return Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
@@ -573,6 +244,9 @@ mod tests {
 
     use super::*;
     use crate::base::random::Random;
+    use crate::connection::tls::{
+        DECODE_ERROR, PENDING_MAX, RECORD_OVERHEAD_MAX, RECORD_PLAINTEXT_MAX,
+    };
     use crate::protocol::close_detail::TlsFault;
 
     const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
@@ -658,7 +332,7 @@ mod tests {
             std::mem::take(&mut self.heard)
         }
 
-        fn server_tls(&self) -> &TlsTransport {
+        fn server_tls(&self) -> &TlsTransport<UnbufferedServerConnection> {
             match &self.server {
                 Transport::Tls(state) => state.begun().expect("it heard something"),
                 Transport::Plain => unreachable!("made with TLS"),
@@ -881,6 +555,7 @@ mod tests {
         assert!(transport.is_plain() && !transport.is_handshaking());
         assert!(size_of::<Transport>() <= 16);
         // The rest of the 3.5 KB at rest are rustls' own allocations: keys, hashes, session.
-        assert!(size_of::<TlsTransport>() <= 1600, "{}", size_of::<TlsTransport>());
+        let size = size_of::<TlsTransport<UnbufferedServerConnection>>();
+        assert!(size <= 1600, "{size}");
     }
 }

@@ -4,22 +4,22 @@ use rustls::{AlertDescription, PeerIncompatible};
 
 use crate::protocol::close_detail::TlsFault;
 
-/// Most bytes that a client may send before its handshake is finished.
+/// Most bytes that a peer may send before its handshake is finished.
 pub const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
 
 /// Why a TLS connection cannot go on.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum TransportError {
-    /// The client's bytes are not acceptable TLS, or it sent a fatal alert.
+    /// The peer's bytes are not acceptable TLS, or it sent a fatal alert.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// The client speaks HTTP where TLS is expected.
-    #[error("the client speaks HTTP without TLS")]
+    /// The peer speaks HTTP where TLS is expected.
+    #[error("the peer speaks HTTP without TLS")]
     PlainHttp,
-    /// The client sent too much before its handshake was finished.
+    /// The peer sent too much before its handshake was finished.
     #[error("more than {HANDSHAKE_BYTES_MAX} bytes before the end of the TLS handshake")]
     HandshakeTooLong,
-    /// The client began something that it does not finish within two records.
+    /// The peer began something that it does not finish within two records.
     #[error("a fragmented TLS message is too long")]
     FragmentTooLong,
     /// The keys are worn out, and the protocol version cannot change them.

@@ -230,6 +230,15 @@ pub fn redacted_path_and_query<'c>(
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(request.path().as_bytes());
+    redacted_query(request, secrets, out);
+}
+
+/// Appends `?` and the query, without the parameters of these names; nothing if none is left.
+pub fn redacted_query<'c>(
+    request: &UpgradeRequest<'_, '_>,
+    secrets: impl Iterator<Item = &'c str> + Clone,
+    out: &mut Vec<u8>,
+) {
     let mut separator = b'?';
     for parameter in request.query().into_iter().flat_map(|query| query.split('&')) {
         let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
@@ -315,6 +324,11 @@ fn cookies<'h, 'b, 'n>(
         let bare = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
         (trim(&pair[..at]) == name.as_bytes()).then_some(bare.unwrap_or(value))
     })
+}
+
+/// The value of the one cookie of this name; `None` when there is none, or more than one.
+pub fn cookie<'b>(request: &UpgradeRequest<'_, 'b>, name: &str) -> Option<&'b [u8]> {
+    only(cookies(request, name)).ok().flatten()
 }
 
 /// The one item, if any. Of two, an attacker may have planted either (RFC 6265 §8.6).

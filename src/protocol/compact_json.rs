@@ -98,6 +98,23 @@ pub fn object(text: &[u8], members_max: usize) -> Result<Object<'_>, JsonError> 
     Ok(object)
 }
 
+/// Checks a whole text that may be any value. Members of its objects are compared when they are
+/// looked up.
+///
+/// # Errors
+/// What is wrong; see [`JsonError`].
+pub fn value(text: &[u8]) -> Result<Value<'_>, JsonError> {
+    let text = simdutf8::basic::from_utf8(text).map_err(|_| Error::Utf8)?;
+    let mut scanner = Scanner { text, at: 0 };
+    scanner.whitespace();
+    let value = scanner.value(1)?;
+    scanner.whitespace();
+    if scanner.at != text.len() {
+        return Err(Error::Syntax);
+    }
+    Ok(value)
+}
+
 /// The string at a path of member names in a whole JSON text, unescaped into `scratch` when it
 /// must be; `None` when there is no such member, or it is not a string.
 ///
@@ -249,7 +266,7 @@ impl<'t> JsonString<'t> {
     }
 
     /// The characters, unescaped. The string was checked, so that no escape is bad.
-    fn chars(self) -> impl Iterator<Item = char> + use<'t> {
+    pub fn chars(self) -> impl Iterator<Item = char> + use<'t> {
         let mut rest = self.raw;
         std::iter::from_fn(move || {
             let (character, length) = match rest.as_bytes() {

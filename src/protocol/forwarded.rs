@@ -26,9 +26,12 @@ pub const LIST: &str = "x-forwarded-for";
 /// Whether a field of this name claims where a request comes from, so that none of an untrusted
 /// peer may be believed. Some servers read `_` as `-`.
 pub fn is_claim(name: &str) -> bool {
-    let name = name.to_ascii_lowercase().replace('_', "-");
-    ["x-forwarded-", "x-original-"].iter().any(|start| name.starts_with(start))
-        || CLAIMS.contains(&name.as_str())
+    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    let starts = |start: &str| {
+        name.len() >= start.len() && name.bytes().map(fold).zip(start.bytes()).all(|(a, b)| a == b)
+    };
+    ["x-forwarded-", "x-original-"].iter().any(|start| starts(start))
+        || CLAIMS.iter().any(|claim| claim.len() == name.len() && starts(claim))
 }
 
 /// The client's address in the values of [`LIST`], seen from the trusted peer: the last entry that

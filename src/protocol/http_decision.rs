@@ -191,10 +191,26 @@ fn accept(fields: &[(&str, &[u8])], names: &DecisionHeaders) -> Result<OwnedIden
 /// A date in Retry-After (RFC 9110 §10.2.3) counts as no time.
 fn busy(status: u16, fields: &[(&str, &[u8])]) -> Undecided {
     let text = text(fields, RETRY_AFTER, "Retry-After", SECONDS_DIGITS_MAX).ok().flatten();
-    let digits = text.filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    Undecided::Busy { status, retry_after: text.and_then(retry_after) }
+}
+
+/// The seconds of a Retry-After, at most [`RETRY_AFTER_MAX`].
+pub fn retry_after(text: &str) -> Option<u32> {
+    let digits = Some(text).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     let seconds = digits.and_then(|text| text.parse::<u64>().ok());
-    let retry_after = seconds.map(|s| u32::try_from(s).unwrap_or(u32::MAX).min(RETRY_AFTER_MAX));
-    Undecided::Busy { status, retry_after }
+    seconds.map(|s| u32::try_from(s).unwrap_or(u32::MAX).min(RETRY_AFTER_MAX))
+}
+
+/// The cause of a status by which clients are refused, and those that a reason beside it may name.
+pub fn causes(status: u16) -> (Cause, &'static [Cause]) {
+    use Cause::*;
+    const OF_TOKENS: &[Cause] =
+        &[TokenMissing, TokenMalformed, BadSignature, TokenExpired, TokenRevoked, TokenNotYetValid];
+    match status {
+        401 => (BadSignature, OF_TOKENS),
+        300..=399 => (TokenMissing, OF_TOKENS),
+        _ => (TokenForbidden, &[TokenForbidden, TokenRevoked, ForbiddenOrigin, ForbiddenRoute]),
+    }
 }
 
 /// A refusal that names a user contradicts itself.
@@ -203,17 +219,10 @@ fn refuse(
     fields: &[(&str, &[u8])],
     names: &DecisionHeaders,
 ) -> Result<Cause, Undecided> {
-    use Cause::*;
     if text(fields, &names.subject, "subject", usize::MAX)?.is_some() {
         return Err(Undecided::Contradictory("subject"));
     }
-    let of_tokens =
-        &[TokenMissing, TokenMalformed, BadSignature, TokenExpired, TokenRevoked, TokenNotYetValid];
-    let (usual, allowed): (Cause, &[Cause]) = match status {
-        401 => (BadSignature, of_tokens),
-        300..=399 => (TokenMissing, of_tokens),
-        _ => (TokenForbidden, &[TokenForbidden, TokenRevoked, ForbiddenOrigin, ForbiddenRoute]),
-    };
+    let (usual, allowed) = causes(status);
     match text(fields, &names.reason, "reason", usize::MAX)? {
         None => Ok(usual),
         Some(label) => {

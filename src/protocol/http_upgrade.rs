@@ -250,6 +250,11 @@ pub fn accept_key(key: &[u8; 24]) -> [u8; 28] {
     accept
 }
 
+/// Whether an offered subprotocol, as the client sent it, is a token in disguise.
+pub fn is_bearer_entry(entry: &[u8]) -> bool {
+    str::from_utf8(entry).is_ok_and(carries_token)
+}
+
 /// Whether an offered subprotocol is a token in disguise.
 pub(in crate::protocol) fn carries_token(entry: &str) -> bool {
     let start = entry.as_bytes().get(..BEARER_PREFIX.len());

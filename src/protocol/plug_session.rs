@@ -79,24 +79,59 @@ impl SessionVerifier {
         scratch: &'s mut TokenScratch,
     ) -> Result<VerifiedIdentity<'s>, Cause> {
         let TokenScratch { claims, rendered, subject, inflated, .. } = scratch;
-        let payload = self.messages.verify(cookie, claims)?;
-        let payload = external_term::inflated(payload, inflated).ok_or(Cause::TokenMalformed)?;
-        let term = external_term::read(payload).ok_or(Cause::TokenMalformed)?;
-        let Term::Map(session) = term else { return Err(Cause::TokenMalformed) };
+        let term = self.read(cookie, claims, inflated)?;
         let named = self.options.subject.find(term);
         let subject = named.and_then(|term| name_of(term, subject)).ok_or(Cause::TokenMissing)?;
-        if self.options.csrf {
-            let ours = match session.value(CSRF_NAME) {
-                Some(Term::Binary(ours)) => ours,
-                _ => return Err(Cause::CsrfMismatch),
-            };
-            if !csrf.is_some_and(|masked| is_masked(ours, masked)) {
-                return Err(Cause::CsrfMismatch);
-            }
-        }
+        self.check_csrf(term, csrf)?;
         let claims = external_term::write_json(term, Some(CSRF_NAME), rendered);
         let expires = self.options.max_age.map(|age| now.later(age));
         Ok(VerifiedIdentity::verified(subject, None, None, expires, claims))
+    }
+}
+
+impl SessionVerifier {
+    /// Whether this is a session in which no user is logged in, for routes that welcome visitors.
+    ///
+    /// # Errors
+    /// As [`SessionVerifier::verify`]; [`Cause::TokenMissing`] also for a subject that cannot be
+    /// read: a user is logged in.
+    pub fn check_visitor(
+        &self,
+        cookie: &[u8],
+        csrf: Option<&[u8]>,
+        scratch: &mut TokenScratch,
+    ) -> Result<(), Cause> {
+        let TokenScratch { claims, inflated, .. } = scratch;
+        let term = self.read(cookie, claims, inflated)?;
+        match self.options.subject.find(term) {
+            None | Some(Term::Atom("nil")) => self.check_csrf(term, csrf),
+            Some(_) => Err(Cause::TokenMissing),
+        }
+    }
+
+    /// The session in a cookie with a valid MAC: a map.
+    fn read<'s>(
+        &self,
+        cookie: &[u8],
+        claims: &'s mut [u8],
+        inflated: &'s mut Vec<u8>,
+    ) -> Result<Term<'s>, Cause> {
+        let payload = self.messages.verify(cookie, claims)?;
+        let payload = external_term::inflated(payload, inflated).ok_or(Cause::TokenMalformed)?;
+        let term = external_term::read(payload).ok_or(Cause::TokenMalformed)?;
+        matches!(term, Term::Map(_)).then_some(term).ok_or(Cause::TokenMalformed)
+    }
+
+    fn check_csrf(&self, session: Term<'_>, csrf: Option<&[u8]>) -> Result<(), Cause> {
+        if !self.options.csrf {
+            return Ok(());
+        }
+        let Term::Map(session) = session else { return Err(Cause::CsrfMismatch) };
+        let Some(Term::Binary(ours)) = session.value(CSRF_NAME) else {
+            return Err(Cause::CsrfMismatch);
+        };
+        let matches = csrf.is_some_and(|masked| is_masked(ours, masked));
+        matches.then_some(()).ok_or(Cause::CsrfMismatch)
     }
 }
 

@@ -74,6 +74,25 @@ impl Verifier {
         }
     }
 
+    /// Whether a token that was refused as [`Cause::TokenMissing`] is a session in which no user is
+    /// logged in, with the CSRF token that goes with it.
+    ///
+    /// # Errors
+    /// What it is refused for even where visitors are welcome.
+    pub fn check_visitor(
+        &self,
+        token: &[u8],
+        csrf: Option<&[u8]>,
+        scratch: &mut TokenScratch,
+    ) -> Result<(), Cause> {
+        match &self.format {
+            TokenFormat::PlugSession(verifier) => verifier.check_visitor(token, csrf, scratch),
+            TokenFormat::Jwt(_) | TokenFormat::Phoenix(_) | TokenFormat::Compact(_) => {
+                Err(Cause::TokenMissing)
+            }
+        }
+    }
+
     /// From when on a token is accepted that was refused as [`Cause::TokenNotYetValid`]; of no
     /// meaning for others, since nothing is verified here. It allocates: only a token that one of
     /// the keys signed comes here.
@@ -178,9 +197,42 @@ impl NoAuthentication {
     }
 }
 
+/// The proof that a route's list ends with "anonymous", written out: it lets clients in as visitors
+/// whose request carries no credential, or a verified session in which no user is logged in.
+///
+/// ```compile_fail,E0423
+/// let proof = portcullis::protocol::verifier::VisitorsWelcome(());
+/// ```
+#[derive(Clone, Copy)]
+pub struct VisitorsWelcome(());
+
+impl VisitorsWelcome {
+    /// The word for it in a route's `auth`.
+    pub const NAME: &'static str = "anonymous";
+
+    /// The proof, if this is the last name in a route's `auth`.
+    pub fn written_out(last: &str) -> Option<VisitorsWelcome> {
+        (last == Self::NAME).then_some(VisitorsWelcome(()))
+    }
+
+    /// The identity of every visitor.
+    pub const fn identity(self) -> VerifiedIdentity<'static> {
+        VerifiedIdentity::anonymous()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn visitors_must_be_written_out() {
+        let proof = VisitorsWelcome::written_out("anonymous").expect("written out");
+        assert!(proof.identity().is_anonymous());
+        for text in ["", "Anonymous", "anonymous ", "none", "any", "app"] {
+            assert!(VisitorsWelcome::written_out(text).is_none(), "{text:?}");
+        }
+    }
 
     #[test]
     fn no_authentication_must_be_written_out() {

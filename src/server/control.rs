@@ -458,6 +458,10 @@ fn take(worker: u16, report: &Report, settings: &Settings, close_log: Option<&Cl
             let (backend, endpoint) = (&*target.backend, target.endpoint());
             tracing::warn!(worker, backend, endpoint, reason, "WebSocket server rests");
         }
+        Report::ServerAnswered { target, status, advice } => {
+            let (backend, endpoint) = (&*target.backend, target.endpoint());
+            tracing::warn!(worker, backend, endpoint, status, advice, "odd answer of a server");
+        }
         Report::LinkWarning { target, warning } => {
             let (backend, endpoint) = (&*target.backend, target.endpoint());
             tracing::warn!(worker, backend, endpoint, reason = %warning, "link in trouble");

@@ -87,8 +87,9 @@ pub fn descriptor_share(workers: u16, descriptor_limit: u64, mode: DescriptorMod
 }
 
 /// The limit on open files at which `workers` can have all connections that the limits allow.
-pub fn descriptors_wanted(limits: &Limits, workers: u16, mode: DescriptorMode) -> u64 {
-    let each = u64::from(Allowance::new(limits, workers, u32::MAX).connections_max);
+pub fn descriptors_wanted(settings: &Settings, workers: u16, mode: DescriptorMode) -> u64 {
+    let clients = Allowance::new(&settings.limits, workers, u32::MAX).connections_max;
+    let each = u64::from(clients) * u64::from(settings.sockets_per_client());
     let sockets = match mode {
         DescriptorMode::Direct => each,
         DescriptorMode::Plain => each * u64::from(workers),
@@ -163,7 +164,7 @@ impl LinuxDataPlane {
             return Err(RunError::Descriptors { limit, needed });
         }
         let descriptors_max = descriptor_share(workers, limit, mode);
-        let wanted = descriptors_wanted(&settings.limits, workers, mode);
+        let wanted = descriptors_wanted(settings, workers, mode);
         if limit < wanted {
             tracing::warn!(
                 connections_per_worker = descriptors_max,

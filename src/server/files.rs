@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustls::RootCertStore;
+
 use crate::settings::load::{Environment, FileContents, Loaded, Problem, Severity, load};
 
 /// Larger files are no configuration, key or certificate, but a mistake.
@@ -32,6 +34,18 @@ impl Environment for SystemEnvironment {
 
     fn unix_seconds(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    fn system_roots(&self) -> io::Result<RootCertStore> {
+        let found = rustls_native_certs::load_native_certs();
+        let mut roots = RootCertStore::empty();
+        // Old certificates that cannot be used are no reason to do without the others.
+        roots.add_parsable_certificates(found.certs);
+        match (roots.is_empty(), found.errors.first()) {
+            (false, _) => Ok(roots),
+            (true, Some(error)) => Err(io::Error::other(error.to_string())),
+            (true, None) => Err(io::Error::from(io::ErrorKind::NotFound)),
+        }
     }
 }
 

@@ -59,6 +59,7 @@ fn limits() -> Limits {
     Limits {
         connections_max: 1000,
         unauthenticated_max: 100,
+        anonymous_max: 100,
         explain_reserve: 256,
         client_send_buffer: 128 * 1024,
         early_drop_start: 80,
@@ -74,6 +75,7 @@ fn limits() -> Limits {
         first_message_max: 8192,
         proxy_header_max: 4096,
         first_messages_max: 8,
+        upstream_head_max: 16 << 10,
         head_max: 8192,
         header_fields_max: 64,
         request_line_max: 8000,

@@ -10,9 +10,8 @@ use super::endpoint::{Endpoint, HostPort};
 use super::file::{RawBackend, RawForwarded, RawListener};
 use super::load::{Loader, overlap, place};
 use super::raw::List;
-use super::{
-    Backend, ExternalScheme, Forwarded, Listener, Network, Redirect, RevokeScope, WebSocketBackend,
-};
+use super::servers::{self, Way};
+use super::{Backend, ExternalScheme, Forwarded, Listener, Network, Redirect, RevokeScope};
 use crate::ring::EndpointAddress;
 
 /// Listeners of one gateway.
@@ -191,12 +190,29 @@ impl Loader<'_> {
             self.report.error(raw[0].span(), what, "put a load balancer before them");
         }
         let built: Vec<_> = raw.iter().map(|backend| self.backend(backend.get_ref())).collect();
-        built.into_iter().collect()
+        let mut built: Vec<Backend> = built.into_iter().collect::<Option<_>>()?;
+        servers::withhold(&mut built);
+        Some(built)
     }
 
     fn backend(&mut self, raw: &RawBackend) -> Option<Backend> {
+        let balance = self.balance(raw);
+        if raw.kind() == "websocket" {
+            let (endpoints, way, first) = self.server_endpoints(&raw.endpoints)?;
+            let (balance, hash) = balance?;
+            let server = self.server(raw, (way, &first), hash);
+            let name = raw.name.as_ref()?.get_ref().clone();
+            return Some(Backend {
+                name,
+                endpoints,
+                balance,
+                secret: None,
+                revoke: RevokeScope::None,
+                server: Some(server?),
+            });
+        }
         let secret = self.secret(&raw.secret_file, &raw.secret, "secret_file");
-        let endpoints = self.endpoints(&raw.endpoints, raw.kind() == "websocket")?;
+        let endpoints = self.endpoints(&raw.endpoints)?;
         if raw.secret_file.is_none()
             && raw.secret.is_none()
             && let Some(at) = endpoints.iter().position(Endpoint::is_remote)
@@ -216,26 +232,48 @@ impl Loader<'_> {
             self.report.error(revoke.span(), what, "set secret_file, or revoke = \"none\"");
         }
         let name = raw.name.as_ref()?.get_ref().clone();
-        let (balance, revoke) = (raw.balance(), raw.revoke());
-        let server = (raw.kind() == "websocket").then_some(WebSocketBackend {});
-        Some(Backend { name, endpoints, balance, secret, revoke, server })
+        let ((balance, _), revoke) = (balance?, raw.revoke());
+        Some(Backend { name, endpoints, balance, secret, revoke, server: None })
     }
 
-    fn endpoints(&mut self, list: &List, is_server: bool) -> Option<Vec<Endpoint>> {
+    fn endpoints(&mut self, list: &List) -> Option<Vec<Endpoint>> {
+        let fix = "list \"IP:PORT\", \"NAME:PORT\" or \"unix:/PATH\"";
+        self.each_endpoint(list, fix, Loader::endpoint)
+    }
+
+    /// The endpoints of `kind = "websocket"`, what their URLs have in common, and the first one's
+    /// host.
+    fn server_endpoints(&mut self, list: &List) -> Option<(Vec<Endpoint>, Way, String)> {
+        let mut common: Option<(Way, String)> = None;
+        let fix = "list \"ws://IP:PORT\", \"ws://NAME:PORT\" or \"unix:/PATH\"";
+        let endpoints = self.each_endpoint(list, fix, |loader, text| {
+            let (endpoint, way, host) = match text.get_ref().starts_with("unix:") {
+                true => (loader.endpoint(text)?, Way::unix(), "localhost".to_owned()),
+                false => loader.server_endpoint(text)?,
+            };
+            let (other, _) = common.get_or_insert_with(|| (way.clone(), host));
+            loader.is_same_way(&way, other, text).then_some(endpoint)
+        })?;
+        let (way, host) = common?;
+        Some((endpoints, way, host))
+    }
+
+    fn each_endpoint(
+        &mut self,
+        list: &List,
+        fix: &str,
+        mut parse: impl FnMut(&mut Self, &Spanned<String>) -> Option<Endpoint>,
+    ) -> Option<Vec<Endpoint>> {
         let list = list.as_ref()?;
         if list.get_ref().is_empty() {
             let what = "endpoints is empty: the backend has no server";
-            self.report.error(
-                list.span(),
-                what,
-                "list \"IP:PORT\", \"NAME:PORT\" or \"unix:/PATH\"",
-            );
+            self.report.error(list.span(), what, fix);
             return None;
         }
         let mut endpoints: Vec<Endpoint> = Vec::new();
         let mut failed = false;
         for text in list.get_ref() {
-            match self.endpoint(text, is_server) {
+            match parse(self, text) {
                 Some(endpoint) if endpoints.contains(&endpoint) => {
                     let what = format!("endpoint {:?} is listed twice", text.get_ref());
                     self.report.error(text.span(), what, "remove one");
@@ -248,7 +286,7 @@ impl Loader<'_> {
         (!failed).then_some(endpoints)
     }
 
-    fn endpoint(&mut self, text: &Spanned<String>, is_server: bool) -> Option<Endpoint> {
+    fn endpoint(&mut self, text: &Spanned<String>) -> Option<Endpoint> {
         let (name, at) = (text.get_ref().as_str(), text.span());
         if let Some(path) = name.strip_prefix("unix:") {
             if !path.starts_with('/') || path.len() > UNIX_PATH_BYTES_MAX || path.contains('\0') {
@@ -260,11 +298,6 @@ impl Loader<'_> {
             }
             return Some(Endpoint::Address(EndpointAddress::Unix(PathBuf::from(path))));
         }
-        if let Some(authority) = name.strip_prefix("ws://")
-            && is_server
-        {
-            return self.named_address(authority, at);
-        }
         if name.starts_with("ws://") || name.starts_with("wss://") {
             let what = format!("{name:?} belongs to kind = \"websocket\"");
             self.report.error(at, what, "set that, or write IP:PORT for kind = \"link\"");
@@ -273,7 +306,8 @@ impl Loader<'_> {
         self.named_address(name, at)
     }
 
-    fn named_address(&mut self, text: &str, at: Range<usize>) -> Option<Endpoint> {
+    /// `IP:PORT` or `NAME:PORT`.
+    pub(super) fn named_address(&mut self, text: &str, at: Range<usize>) -> Option<Endpoint> {
         if let Some(name) = HostPort::parse(text) {
             return Some(Endpoint::Name(name));
         }

@@ -198,13 +198,17 @@ impl Loader<'_> {
 
     fn auth(&mut self, auth: &Spanned<RawAuth>) -> Option<(Auth, Issuing)> {
         let raw = auth.get_ref();
-        let carriers = self.carriers(&raw.carriers);
+        let carriers = match raw.kind.as_ref()?.get_ref().as_str() {
+            "upstream" => Some(Vec::new()),
+            _ => self.carriers(&raw.carriers),
+        };
         // Kinds that are unknown, and keys that are missing, were reported before.
         let (kind, issuing) = match raw.kind.as_ref()?.get_ref().as_str() {
             "phoenix" => self.phoenix(auth),
             "plug-session" => self.plug_session(auth),
             "compact" => self.compact(auth),
             "backend" => Some(asked(AuthKind::Backend(self.backend_auth(auth)))),
+            "upstream" => self.upstream_auth(auth).map(asked),
             "http" => self.http_auth(auth).map(|http| asked(AuthKind::Http(Arc::new(http)))),
             _ => self.jwt(auth),
         }?;

@@ -216,7 +216,7 @@ impl Loader<'_> {
         (!failed).then_some(names)
     }
 
-    fn roots(&mut self, name: &Spanned<String>) -> Option<RootCertStore> {
+    pub(super) fn roots(&mut self, name: &Spanned<String>) -> Option<RootCertStore> {
         let pem = self.contents(name, false)?;
         let path: PathBuf = self.base.join(name.get_ref());
         let mut roots = RootCertStore::empty();

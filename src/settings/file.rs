@@ -10,7 +10,8 @@ use toml::Spanned;
 
 pub use super::keys::table::{
     RawAuth, RawBackend, RawCertificate, RawClose, RawDeadlines, RawForwarded, RawGateway,
-    RawIdentityHeaders, RawKey, RawLimits, RawListener, RawLog, RawReauthenticate, RawRoute,
+    RawIdentityHeaders, RawKey, RawLimits, RawListener, RawLog, RawMessagePattern,
+    RawReauthenticate, RawRoute,
 };
 
 /// The whole file.

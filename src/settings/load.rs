@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use rustls::RootCertStore;
 use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
@@ -22,6 +23,7 @@ use crate::base::secret::Secret;
 use crate::protocol::compact_token::CompactKey;
 use crate::protocol::external_term::TermPath;
 use crate::protocol::jwt::{JwtKey, JwtOptions};
+use crate::protocol::verifier::VisitorsWelcome;
 
 /// What the loader asks of the world.
 pub trait Environment {
@@ -31,6 +33,13 @@ pub trait Environment {
     fn variable(&self, name: &str) -> Option<String>;
     /// Seconds since 1970, to judge certificates by.
     fn unix_seconds(&self) -> u64;
+    /// The certificates that the system trusts. A world without a system has none.
+    ///
+    /// # Errors
+    /// They cannot be read, or there is none.
+    fn system_roots(&self) -> io::Result<RootCertStore> {
+        Err(io::Error::from(io::ErrorKind::NotFound))
+    }
 }
 
 /// A file that was read.
@@ -182,7 +191,7 @@ impl Loader<'_> {
         let backend_names =
             self.names("backend", raw.backend.iter().map(|b| (b.span(), &b.get_ref().name)));
         let backends = self.backends(&raw.backend);
-        let routes = self.routes(raw, &auth_names, &backend_names);
+        let routes = self.routes(raw, &auth_names, &backend_names, &limits);
         self.check_forwarded_fields(raw);
         for (section, empty) in [
             ("listener", raw.listener.is_empty()),
@@ -218,8 +227,8 @@ impl Loader<'_> {
             if !self.is_name(section, name) {
                 continue;
             }
-            if section == "auth" && text == "none" {
-                let what = "\"none\" cannot name an [[auth]]";
+            if section == "auth" && ["none", VisitorsWelcome::NAME].contains(&text.as_str()) {
+                let what = format!("{text:?} cannot name an [[auth]]");
                 self.report.error(name.span(), what, "in a route it means no authentication");
             } else if names.by_name.insert(text.clone(), index as u16).is_some() {
                 let what = format!("there are two [[{section}]] called \"{text}\"");
@@ -453,6 +462,28 @@ fn is_log_filter(text: &str) -> bool {
 /// one backend.
 #[cfg(test)]
 pub fn test_settings() -> Settings {
+    test_settings_of(
+        r#"
+        listener = [{ address = "127.0.0.1:8080" }]
+        backend = [{ name = "main", endpoints = ["127.0.0.1:7000"] }]
+        [[auth]]
+        name = "app"
+        kind = "jwt"
+        carriers = ["authorization"]
+        keys = [{ id = "k", secret = "0123456789abcdef0123456789abcdef" }]
+        [[route]]
+        path = "/ws"
+        origins = ["https://app.example.com"]
+        origin_absent = "allow"
+        auth = "app"
+        backend = "main"
+    "#,
+    )
+}
+
+/// Settings of a text that names no file.
+#[cfg(test)]
+pub fn test_settings_of(text: &str) -> Settings {
     struct Nothing;
     impl Environment for Nothing {
         fn read(&self, _: &Path) -> io::Result<FileContents> {
@@ -467,21 +498,6 @@ pub fn test_settings() -> Settings {
             0
         }
     }
-    let text = r#"
-        listener = [{ address = "127.0.0.1:8080" }]
-        backend = [{ name = "main", endpoints = ["127.0.0.1:7000"] }]
-        [[auth]]
-        name = "app"
-        kind = "jwt"
-        carriers = ["authorization"]
-        keys = [{ id = "k", secret = "0123456789abcdef0123456789abcdef" }]
-        [[route]]
-        path = "/ws"
-        origins = ["https://app.example.com"]
-        origin_absent = "allow"
-        auth = "app"
-        backend = "main"
-    "#;
     match load(text, Path::new("test.toml"), &Nothing) {
         Ok(loaded) => loaded.settings,
         Err(problems) => panic!("{}", problems[0]),

@@ -1,6 +1,7 @@
 //! What a key of the configuration file may hold as it is written: shapes, no meaning. Nothing is
 //! required here, so that the checks of meaning can go on and find the rest.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -73,6 +74,41 @@ impl<'de> Deserialize<'de> for CountOrWord {
 
             fn visit_str<E: de::Error>(self, word: &str) -> Result<CountOrWord, E> {
                 Ok(CountOrWord::Word(word.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// Texts by name, and their places.
+pub type TextByName = BTreeMap<String, Spanned<String>>;
+
+/// Texts by name, or a word instead of them.
+#[derive(Clone, Debug)]
+pub enum WordOrTextByName {
+    /// The word.
+    Word(String),
+    /// The texts.
+    Texts(TextByName),
+}
+
+impl<'de> Deserialize<'de> for WordOrTextByName {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = WordOrTextByName;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a word or a table")
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<WordOrTextByName, E> {
+                Ok(WordOrTextByName::Word(word.to_owned()))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let map = de::value::MapAccessDeserializer::new(map);
+                TextByName::deserialize(map).map(WordOrTextByName::Texts)
             }
         }
         deserializer.deserialize_any(Either)

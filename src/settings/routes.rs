@@ -7,12 +7,12 @@ use toml::Spanned;
 use super::file::{RawAuth, RawRoute, RawSettings};
 use super::load::{Loader, Names, place};
 use super::raw::{List, ListOrWord};
-use super::{PathPattern, ROUTE_AUTHS_MAX, Route};
+use super::{Limits, PathPattern, ROUTE_AUTHS_MAX, Route};
 use crate::protocol::dialect::Dialect;
 use crate::protocol::forwarded::is_claim;
 use crate::protocol::host::HostPattern;
 use crate::protocol::origin::{OPAQUE, OriginPolicy};
-use crate::protocol::verifier::NoAuthentication;
+use crate::protocol::verifier::{NoAuthentication, VisitorsWelcome};
 
 /// Routes of one gateway: they are tried in order, at every upgrade.
 const ROUTES_MAX: usize = 1024;
@@ -41,6 +41,7 @@ impl Loader<'_> {
         raw: &RawSettings,
         auths: &Names,
         backends: &Names,
+        limits: &Limits,
     ) -> Option<Vec<Route>> {
         if let Some(route) = raw.route.get(ROUTES_MAX) {
             let what = format!("there are more than {ROUTES_MAX} routes");
@@ -63,11 +64,15 @@ impl Loader<'_> {
             let backend = self.route_backend(route.get_ref(), backends);
             let block = |&index: &u16| raw.auth[usize::from(index)].get_ref();
             let blocks: Vec<&RawAuth> = asked.iter().flatten().map(block).collect();
+            let behind = backend.map(|index| raw.backend[usize::from(index)].get_ref());
             self.check_cookies(route, &blocks);
             self.check_open(route, asked.as_deref());
+            self.check_visitors(route.get_ref(), &blocks);
             self.check_refuse(route, &blocks);
             self.check_same_host(route.get_ref());
-            built.push(self.route(route.get_ref(), (path, hosts), asked, backend, &blocks));
+            self.check_behind(route, &blocks, behind);
+            let rest = self.behind(route.get_ref(), path.as_ref(), behind, limits);
+            built.push(self.route(route.get_ref(), (path, hosts), asked, backend, &blocks, rest));
         }
         self.check_route_names(raw);
         built.into_iter().collect()
@@ -97,6 +102,7 @@ impl Loader<'_> {
         auths: Option<Vec<u16>>,
         backend: Option<u16>,
         blocks: &[&RawAuth],
+        behind: Option<(String, Option<u32>)>,
     ) -> Option<Route> {
         let origins = raw.origins.as_ref().and_then(|origins| self.origins(origins));
         let subprotocols = self.subprotocols(&raw.subprotocols);
@@ -104,6 +110,7 @@ impl Loader<'_> {
         let closes = self.closes(&raw.closes);
         let reauthenticate = self.reauthenticate(raw, blocks);
         let name = raw.name.as_ref().or(raw.path.as_ref());
+        let (strip_prefix, message_max) = behind?;
         Some(Route {
             name: name?.get_ref().clone(),
             path: path?,
@@ -112,6 +119,7 @@ impl Loader<'_> {
             origin_absent_allowed: raw.origin_absent() == "allow",
             auths: auths?,
             no_authentication: written_out_none(raw),
+            visitors: visitors(raw),
             backend: backend?,
             dialect: Dialect::from_name(raw.dialect()),
             closes: closes?,
@@ -120,6 +128,9 @@ impl Loader<'_> {
             messages: raw.messages(),
             forward_headers: forward_headers?,
             health: raw.health(),
+            strip_prefix,
+            passes_cookies: raw.cookies() == "pass",
+            message_max,
             reauthenticate: reauthenticate?,
         })
     }
@@ -203,6 +214,7 @@ impl Loader<'_> {
         for name in blocks {
             let text = name.get_ref();
             match auths.find(text) {
+                _ if text == VisitorsWelcome::NAME => {}
                 _ if text == "none" => {
                     let what = "\"none\" beside other blocks: anybody could connect";
                     self.report.error(name.span(), what, "write auth = \"none\" alone, or drop it");
@@ -218,7 +230,15 @@ impl Loader<'_> {
                 None => {}
             }
         }
-        (found.len() == blocks.len()).then_some(found)
+        let welcome = visitors(raw).is_some();
+        let named = blocks.iter().filter(|name| name.get_ref() == VisitorsWelcome::NAME).count();
+        if named != usize::from(welcome) || (welcome && blocks.len() == 1) {
+            let what = "\"anonymous\" stands for what remains when no block has a credential";
+            let fix = "write it last, once, behind other blocks; without any write auth = \"none\"";
+            self.report.error(list.span(), what, fix);
+            return None;
+        }
+        (found.len() + named == blocks.len()).then_some(found)
     }
 
     fn route_backend(&mut self, raw: &RawRoute, backends: &Names) -> Option<u16> {
@@ -344,8 +364,13 @@ impl Loader<'_> {
     fn check_open(&mut self, route: &Spanned<RawRoute>, asked: Option<&[u16]>) {
         let any = |origins: &Spanned<ListOrWord>| matches!(origins.get_ref(), ListOrWord::Word);
         let raw = route.get_ref();
-        if asked == Some(&[]) && raw.origins.as_ref().is_some_and(any) {
-            let what = "auth = \"none\" with origins = \"any\": anybody can reach the backend";
+        let open = asked == Some(&[]) || visitors(raw).is_some();
+        if open && raw.origins.as_ref().is_some_and(any) {
+            let auth = match visitors(raw) {
+                Some(_) => "auth = [..., \"anonymous\"]",
+                None => "auth = \"none\"",
+            };
+            let what = format!("{auth} with origins = \"any\": anybody can reach the backend");
             let at: Range<usize> = place(&raw.auth, &route.span());
             self.report.warning(at, what, "keep it so only where everything is public");
         }
@@ -357,6 +382,20 @@ impl Loader<'_> {
             let what = "origins = [] and origin_absent = \"refuse\": nobody can use this route";
             let fix = "list origins, or write origin_absent = \"allow\" for programs";
             self.report.warning(place(&raw.origins, &route.span()), what, fix);
+        }
+    }
+
+    /// A client without a credential in its request is a visitor there and then, so none may bring
+    /// one later.
+    fn check_visitors(&mut self, raw: &RawRoute, blocks: &[&RawAuth]) {
+        let late = carriers_of(blocks).find(|text| text.get_ref().starts_with("first-message"));
+        if let (Some(_), Some(late), Some(list)) = (visitors(raw), late, &raw.auth) {
+            let what = format!(
+                "\"anonymous\" with the carrier {:?}: a client without a credential in its request \
+                 may still send one",
+                late.get_ref()
+            );
+            self.report.error(list.span(), what, "give visitors a route of their own");
         }
     }
 
@@ -425,6 +464,11 @@ fn written_out_none(raw: &RawRoute) -> Option<NoAuthentication> {
     }
 }
 
+/// The proof that the route's list ends with "anonymous".
+fn visitors(raw: &RawRoute) -> Option<VisitorsWelcome> {
+    VisitorsWelcome::written_out(raw.auth.as_ref()?.get_ref().last()?.get_ref())
+}
+
 /// Whether each of our hosts is one of theirs; without any we serve every host.
 fn covers(theirs: &[HostPattern], ours: &[HostPattern]) -> bool {
     !ours.is_empty() && ours.iter().all(|our| theirs.iter().any(|their| their.covers(our)))
@@ -444,7 +488,7 @@ pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_tchar)
 }
 
-fn parse_path(text: &str) -> Option<PathPattern> {
+pub(super) fn parse_path(text: &str) -> Option<PathPattern> {
     let proper = |b: u8| b.is_ascii_graphic() && !b"?#*\"<>\\^`{|}".contains(&b);
     let (path, prefix) = match text.strip_suffix("/*") {
         Some(above) => (above, true),

@@ -175,6 +175,9 @@ fn report_missing(
             ("auth", "endpoint") => {
                 "kind = \"http\" asks it: endpoint = \"http://127.0.0.1:9000/verify\"".to_owned()
             }
+            ("auth", "carriers") => {
+                "list where its tokens are: carriers = [\"authorization\"]".to_owned()
+            }
             _ => wanted(&key.shape),
         };
         report.error(span.clone(), what, &fix).code = "missing_key";
@@ -257,6 +260,11 @@ fn check_value(key: &Key, value: &mut Spanned<DeValue<'_>>, report: &mut Report<
             }
             _ => Err(String::new()),
         },
+        Shape::TextByName(..) => check_texts(value.get_ref()),
+        Shape::WordOrTextByName(words, ..) => match value.get_ref() {
+            DeValue::String(word) => check_word(Some(word), words, &[]),
+            other => check_texts(other),
+        },
         Shape::List(_) => check_strings(value.get_ref()),
         Shape::TextOrList(_) => {
             if value.get_ref().is_str() {
@@ -285,6 +293,7 @@ fn check_value(key: &Key, value: &mut Spanned<DeValue<'_>>, report: &mut Report<
     let Err(fix) = decision else { return true };
     let is = match value.get_ref() {
         _ if matches!(key.name, "secret" | "secret_key_base") => "not text".to_owned(),
+        _ if key.name == "request_headers" => "not a table of texts".to_owned(),
         value => shown(value),
     };
     let what = format!("\"{}\" in {} is {is}", key.name, title(key.section));
@@ -366,6 +375,12 @@ fn check_strings(value: &DeValue<'_>) -> Result<(), String> {
     }
 }
 
+fn check_texts(value: &DeValue<'_>) -> Result<(), String> {
+    let all_texts =
+        |table: &DeTable<'_>| table.iter().all(|(_, element)| element.get_ref().is_str());
+    value.as_table().is_some_and(all_texts).then_some(()).ok_or_else(String::new)
+}
+
 /// Names, and numbers that are indexes.
 fn check_path(value: &DeValue<'_>) -> Result<(), String> {
     let is_step = |step: &DeValue<'_>| {
@@ -397,6 +412,14 @@ fn check_scalar(key: &Key, value: &DeValue<'_>) -> Result<(), String> {
         }
         Shape::Word(words) => check_word(word, words, &[]),
         Shape::WordOrLater(words, later) => check_word(word, words, later),
+        Shape::WordOrNamed(words, named) => {
+            let is_named = |(kind, name): (&str, &str)| named.contains(&kind) && !name.is_empty();
+            match word.and_then(|word| word.split_once(':')) {
+                Some(split) if is_named(split) => Ok(()),
+                Some(_) => Err(String::new()),
+                None => check_word(word, words, &[]),
+            }
+        }
         _ => unreachable!("shapes with parts are checked by check_value"),
     }
 }

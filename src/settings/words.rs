@@ -113,7 +113,7 @@ words! {
 
     /// How a new session chooses an endpoint.
     pub enum Balance {
-        /// The ready link with the fewest sessions.
+        /// The one with the fewest sessions.
         LeastSessions = "least-sessions",
         /// One after the other.
         RoundRobin = "round-robin",

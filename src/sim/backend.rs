@@ -1,9 +1,10 @@
-//! Fake backends: the other end of a link. They keep strict account of what the gateway sends,
+//! Fake backends: the other end of a link, or WebSocket servers. They keep strict account of what the gateway sends,
 //! and on some seeds send what no backend may.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::backend_link::{BackendPlan, Link, Stage};
+use super::backend_server::Served;
 use super::check::ConnId;
 use super::faults::Fault;
 use super::net::{Event, MILLIS, Net, Party, SECONDS, Side};
@@ -19,6 +20,8 @@ pub struct Backend {
     /// How it behaves.
     pub plan: BackendPlan,
     links: BTreeMap<ConnId, Link>,
+    /// Connections of a WebSocket server: it has these instead of links.
+    served: BTreeMap<ConnId, Served>,
     down_until: u64,
     stalled_until: u64,
     ends_links_at: Option<u64>,
@@ -34,6 +37,7 @@ impl Backend {
             index,
             plan,
             links: BTreeMap::new(),
+            served: BTreeMap::new(),
             down_until: 0,
             stalled_until: 0,
             ends_links_at: None,
@@ -47,22 +51,32 @@ impl Backend {
         now >= self.down_until && self.ends_links_at.is_none()
     }
 
-    /// Number of open sessions on all links.
+    /// Number of open sessions on all links, and of connections for one client each.
     pub fn sessions(&self) -> usize {
-        self.links.values().map(Link::sessions).sum()
+        self.links.values().map(Link::sessions).sum::<usize>() + self.served.len()
     }
 
     /// Nothing goes wrong any more.
     pub fn recover(&mut self, net: &mut Net) {
         self.down_until = self.down_until.min(net.now);
         self.stalled_until = 0;
+        self.served.retain(|conn, served| {
+            if served.is_mute() {
+                net.close(*conn, Side::Remote, false);
+            }
+            !served.is_mute()
+        });
         self.wake(net, net.now);
     }
 
     /// A link's connection has news, or a timer fired.
     pub fn step(&mut self, net: &mut Net, conn: Option<ConnId>) {
         self.wakes = self.wakes.split_off(&(net.now + 1));
-        if let Some(conn) = conn {
+        if let Some(conn) = conn
+            && self.plan.serves
+        {
+            self.admit(net, conn);
+        } else if let Some(conn) = conn {
             self.links.entry(conn).or_insert_with(|| Link::new(&self.plan.limits));
         }
         if net.now < self.stalled_until {
@@ -74,16 +88,48 @@ impl Backend {
         }
         let conns: Vec<ConnId> = match conn {
             Some(conn) => vec![conn],
-            None => self.links.keys().copied().collect(),
+            None => self.links.keys().chain(self.served.keys()).copied().collect(),
         };
         for conn in conns {
-            self.step_link(net, conn);
+            match self.plan.serves {
+                true => self.step_served(net, conn),
+                false => self.step_link(net, conn),
+            }
+        }
+    }
+
+    /// A connection of a WebSocket server has news, perhaps its first.
+    fn admit(&mut self, net: &mut Net, conn: ConnId) {
+        if net.is_closed(conn, Side::Remote) {
+            return;
+        }
+        self.served.entry(conn).or_insert_with(|| Served::new(net, conn));
+        if net.now < self.stalled_until {
+            net.trouble(conn);
+        }
+    }
+
+    fn step_served(&mut self, net: &mut Net, conn: ConnId) {
+        let Some(mut served) = self.served.remove(&conn) else { return };
+        match served.step(net, &self.plan) {
+            Ok(Some(at)) => self.wake(net, at),
+            Ok(None) => {}
+            Err(why) => net.check.fail(format!("the gateway's end of a server's: {why}")),
+        }
+        match served.is_over(net) {
+            Some(reset) => {
+                net.note("server over", self.index as u64, conn as u64);
+                net.close(conn, Side::Remote, reset);
+            }
+            None => {
+                self.served.insert(conn, served);
+            }
         }
     }
 
     /// Draws misfortunes; called now and then.
     pub fn mischief(&mut self, net: &mut Net) {
-        if self.links.is_empty() || self.ends_links_at.is_some() {
+        if self.links.is_empty() && self.served.is_empty() || self.ends_links_at.is_some() {
             return;
         }
         if net.fault(Fault::BackendRestart) {
@@ -99,6 +145,10 @@ impl Backend {
         if net.fault(Fault::BackendStalled) {
             self.stalled_until = net.now + net.random.below(2 * SECONDS);
             self.wake(net, self.stalled_until);
+            self.served.keys().for_each(|conn| net.trouble(*conn));
+        }
+        if self.plan.serves {
+            return self.mischief_served(net);
         }
         let Some((conn, link)) = self.links.iter_mut().next() else { return };
         if link.stage == Stage::Ready && !link.is_torn {
@@ -106,6 +156,16 @@ impl Backend {
             link.mischief(net, self.plan.speaks_of_the_dead);
             self.step(net, None);
             net.news.push_back((conn, Side::Remote));
+        }
+    }
+
+    fn mischief_served(&mut self, net: &mut Net) {
+        let chosen: Vec<ConnId> = self.served.keys().copied().collect();
+        if let Some(conn) = chosen.get(net.random.below(chosen.len() as u64) as usize)
+            && let Some(served) = self.served.get_mut(conn)
+        {
+            served.mischief(net);
+            net.news.push_back((*conn, Side::Remote));
         }
     }
 
@@ -118,6 +178,10 @@ impl Backend {
     fn end_all(&mut self, net: &mut Net) {
         let reset = net.random.chance(1, 2);
         for conn in std::mem::take(&mut self.links).into_keys() {
+            net.close(conn, Side::Remote, reset);
+        }
+        for conn in std::mem::take(&mut self.served).into_keys() {
+            net.trouble(conn);
             net.close(conn, Side::Remote, reset);
         }
         self.down_until = net.now + net.random.below(2 * SECONDS);

@@ -36,6 +36,8 @@ pub struct BackendPlan {
     pub speaks_of_the_dead: bool,
     /// A planted bug: every Nth echo is sent twice; 0 is never.
     pub duplicates: u32,
+    /// It is an ordinary WebSocket server, which knows nothing of links.
+    pub serves: bool,
 }
 
 #[derive(Debug)]

@@ -57,6 +57,14 @@ pub enum Bug {
     SessionMixedUp,
     /// The worker opens a session twice.
     OpenedTwice,
+    /// The worker sends a client's frame to a WebSocket server before the server's 101.
+    FrameTooEarly,
+    /// The worker loses a message to a WebSocket server.
+    FrameLost,
+    /// The worker sends a message to a WebSocket server twice.
+    FrameDoubled,
+    /// The worker keeps the connection to a WebSocket server when the client has left.
+    ServerKept,
 }
 
 impl Bug {
@@ -71,6 +79,7 @@ impl Bug {
             RestOverlaps | CancelForgotten | ReceivesTwice | Oversleeps | NeverSleeps => true,
             CodeWrong | MessagesSwapped | SessionKept | CreditForgotten | MessageLost => true,
             SessionMixedUp | OpenedTwice => true,
+            FrameTooEarly | FrameLost | FrameDoubled | ServerKept => true,
         }
     }
 }

@@ -5,7 +5,7 @@
 //! decision, and what must be known on both sides of the gateway: who presented a valid token.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::messages::Author;
 use crate::base::random::Random;
@@ -22,6 +22,8 @@ pub struct Life {
     pub is_valid: bool,
     /// Whether a backend saw its OPEN.
     pub is_open: bool,
+    /// The connection to a WebSocket server on which frames of it came.
+    pub heard_on: Option<ConnId>,
     /// The client's address, where a PROXY header told it.
     pub remote: Option<SocketAddr>,
 }
@@ -45,6 +47,11 @@ pub struct Check {
     pub cut_short_honest: u64,
     /// Sessions that backends saw.
     pub sessions: u64,
+    /// By WebSocket server, how many handshakes met something that may make them fail and is not
+    /// the gateway's or a client's doing.
+    troubles: u64,
+    /// How often each of them was said to rest.
+    rests: u64,
 }
 
 impl Check {
@@ -60,7 +67,8 @@ impl Check {
 
     /// A client begins a connection.
     pub fn begin_life(&mut self, author: Author, conn: ConnId, is_valid: bool) {
-        self.lives.insert(author, Life { conn, is_valid, is_open: false, remote: None });
+        self.lives
+            .insert(author, Life { conn, is_valid, is_open: false, heard_on: None, remote: None });
     }
 
     /// A connection tells its client's address in a PROXY header.
@@ -85,6 +93,64 @@ impl Check {
     /// Whose connection this is.
     pub fn author_of(&self, conn: ConnId) -> Option<Author> {
         self.lives.iter().find(|(_, life)| life.conn == conn).map(|(author, _)| *author)
+    }
+
+    /// A WebSocket server got a request for a client: its subject must be a connection that
+    /// presents a valid token. The same may come to another server if the first did not answer.
+    pub fn asked(&mut self, subject: &str, remote: Option<IpAddr>) -> Option<Author> {
+        let author = Author::from_subject(subject);
+        match author.and_then(|author| self.lives.get(&author)) {
+            Some(life) if life.is_valid => {
+                let claimed = life.remote.map(|remote| remote.ip());
+                if claimed.is_some() && claimed != remote {
+                    self.fail(format!("a request from {remote:?}, but the proxy said {claimed:?}"));
+                }
+            }
+            _ => self.fail(format!("a request without a valid token: subject {subject:?}")),
+        }
+        author
+    }
+
+    /// A WebSocket server accepted a client.
+    pub fn served(&mut self, author: Author) {
+        self.sessions += 1;
+        if let Some(life) = self.lives.get_mut(&author) {
+            life.is_open = true;
+        }
+    }
+
+    /// A WebSocket server read a frame of a client: it must be the only one that does.
+    pub fn heard(&mut self, author: Author, conn: ConnId) {
+        let Some(life) = self.lives.get_mut(&author) else { return };
+        let first = *life.heard_on.get_or_insert(conn);
+        if first != conn {
+            self.fail(format!("frames of {author:?} on two connections: {first} and {conn}"));
+        }
+    }
+
+    /// A handshake with a server may fail, or does.
+    pub fn trouble(&mut self) {
+        self.troubles += 1;
+    }
+
+    /// The worker has counted so many failures of servers: no client can have caused any.
+    pub fn failed(&mut self, failures: u64) {
+        let troubles = self.troubles;
+        if failures > troubles {
+            let why =
+                format!("{failures} failures of servers are counted, {troubles} had a reason");
+            self.fail(why);
+        }
+    }
+
+    /// A server is said to rest, which takes `failures` in a row. All servers are counted together: a reload moves them among the
+    /// numbers by which the kernel knows them.
+    pub fn rests(&mut self, failures: u64) {
+        self.rests += 1;
+        let (rests, troubles) = (self.rests, self.troubles);
+        if troubles < rests * failures {
+            self.fail(format!("servers rest for the time {rests}, of {troubles} troubles"));
+        }
     }
 
     /// A backend got an OPEN: its subject must be a connection that presents a valid token, and

@@ -14,6 +14,9 @@ use super::tokens::{Carriage, TokenKind, Tokens};
 mod reading;
 mod writing;
 
+/// The close code for a backend that is not there, in the plain dialect.
+const UNAVAILABLE: u16 = 1012;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Not connected; the next connection begins at this time.
@@ -64,6 +67,8 @@ pub struct Client {
     pub judged_elsewhere: bool,
     /// The gateway has small caps.
     pub may_be_turned_away: bool,
+    /// Behind the gateway is a server that may rest from its failures, until a client tries it.
+    pub server_may_rest: bool,
     /// Its connections begin with a PROXY header.
     pub proxied: bool,
     /// A planted bug: one echo is read as if it were its neighbour.
@@ -104,6 +109,7 @@ impl Client {
             uses_tls: false,
             judged_elsewhere: false,
             may_be_turned_away: false,
+            server_may_rest: false,
             proxied: false,
             misreads: false,
         }
@@ -288,7 +294,7 @@ impl Client {
             net.close(conn, Side::Remote, reset);
         }
         self.conn = None;
-        if self.is_final && self.phase == Phase::Asking && self.turned_away(reset) {
+        if self.is_final && self.turned_away(reset) {
             self.phase = Phase::Away(net.now + 100 * MILLIS);
             self.author.life += 1;
             return self.wake(net, 100 * MILLIS);
@@ -308,7 +314,21 @@ impl Client {
 
     /// Whether the gateway may have had no room: then the client comes again.
     fn turned_away(&self, reset: bool) -> bool {
-        self.may_be_turned_away && !reset && self.input.is_empty()
+        // Where each client takes two descriptors there may be none for the second, or none for
+        // the next client; those that are refused for that give way first, even with a reset.
+        let refused = self.close_received == Some(UNAVAILABLE) && self.echoed == 0;
+        let asked = self.phase == Phase::Asking || self.plan.carriage == Carriage::FirstMessage;
+        let unanswered = asked && self.close_received.is_none() && self.echoed == 0;
+        if self.server_may_rest && (refused || unanswered) {
+            return true;
+        }
+        // One on whom a backend has still to decide is a stranger, and gives its place up.
+        let undecided = self.judged_elsewhere && self.close_received.is_none() && self.echoed == 0;
+        if self.may_be_turned_away && undecided {
+            return true;
+        }
+        let asking = self.phase == Phase::Asking;
+        asking && self.may_be_turned_away && !reset && self.input.is_empty()
     }
 
     /// The connection is over: was it as it had to be?
@@ -319,7 +339,9 @@ impl Client {
                 if complete {
                     net.check.completed += 1;
                     // Most may be left out, but not all.
-                    if self.pings_sent > 0 && self.pongs == 0 {
+                    // A server's pong to the last one may still be on its way when all is said.
+                    let unanswered = if self.server_may_rest { 2 } else { 0 };
+                    if self.pings_sent > unanswered && self.pongs == 0 {
                         net.check.fail(format!("no ping was answered: {}", self.state()));
                     }
                 } else if self.is_final {

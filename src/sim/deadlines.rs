@@ -31,6 +31,8 @@ pub struct Watch {
     drain_ends: Option<u64>,
     /// How long a backend's auth decision may take.
     decision: Option<Duration>,
+    /// How long the answer of a WebSocket server may take.
+    server: Option<Duration>,
     /// When the worker was last told other deadlines.
     changed: u64,
     /// Those that held before, and the turn in which the worker has come by all connections with
@@ -58,6 +60,12 @@ impl Watch {
     /// A backend decides about every client, within this time.
     pub fn set_verdict(&mut self, timeout: Duration) {
         self.decision = Some(timeout);
+    }
+
+    /// WebSocket servers are asked about every client whose token is good, and answer within this
+    /// time. When they do is not seen here: only that the worker reads the client again.
+    pub fn set_server(&mut self, timeout: Duration) {
+        self.server = Some(timeout);
     }
 
     /// The worker is gone, and its connections with it.
@@ -99,7 +107,7 @@ impl Watch {
             owner: None,
             stage: if facts.is_tls { Stage::SilentTls } else { Stage::Head },
             since: now,
-            decision: self.decision,
+            decision: self.decision.or(self.server.filter(|_| facts.is_valid)),
             upgraded: now,
             accepted: now,
             received: now,
@@ -245,8 +253,10 @@ impl Watch {
                     completion.outcome,
                     Outcome::EndOfStream | Outcome::Failed(Failure::Disconnected)
                 );
+                // What came last may be the client's own close, after the gateway's.
+                let answered = watched.told && !watched.receiving;
                 // The close waits for cancellations of earlier receives.
-                if over && watched.cancels > 0 && watched.sending.is_none() {
+                if (over || answered) && watched.cancels > 0 && watched.sending.is_none() {
                     watched.ending = Ending::Perhaps;
                 }
             }

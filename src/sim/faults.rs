@@ -114,7 +114,23 @@ faults! {
     ProxyHeader = "proxy_header", 0;
     /// A backend sent bytes that are no frame.
     HostileGarbage = "hostile_garbage", 20;
+    /// A WebSocket server answered with another status than 101.
+    ServerRefused = "server_refused", 2500;
+    /// A WebSocket server answered with what is no proper 101.
+    ServerBroken = "server_broken", 1500;
+    /// A WebSocket server closed before it answered.
+    ServerClosedEarly = "server_closed_early", 1500;
+    /// A WebSocket server said nothing more: in the middle of its answer, or later.
+    ServerMute = "server_mute", 500;
+    /// A WebSocket server ended an open connection without a close frame.
+    ServerGone = "server_gone", 150;
+    /// A WebSocket server broke RFC 6455.
+    ServerBreaks = "server_breaks", 150;
 }
+
+/// Faults from here on have rates of their own randomness, so that the worlds of seeds without
+/// WebSocket servers stay as they are.
+const FIRST_OF_SERVERS: usize = Fault::ServerRefused as usize;
 
 impl Fault {
     /// Its name in tables and in replay commands.
@@ -149,12 +165,19 @@ impl Faults {
     /// are seen without the others masking them.
     pub fn drawn(random: &mut Random) -> Self {
         let mut faults = Faults::quiet();
-        for (fault, _, rate_max) in Fault::ALL {
+        faults.draw(&Fault::ALL[..FIRST_OF_SERVERS], random);
+        let number =
+            faults.rates.iter().fold(0, |sum: u64, rate| sum.wrapping_mul(31) + u64::from(*rate));
+        faults.draw(&Fault::ALL[FIRST_OF_SERVERS..], &mut Random::from_number(number));
+        faults
+    }
+
+    fn draw(&mut self, kinds: &[(Fault, &str, u32)], random: &mut Random) {
+        for (fault, _, rate_max) in kinds {
             if random.chance(1, 2) && *rate_max > 0 {
-                faults.rates[*fault as usize] = 1 + random.below(u64::from(*rate_max)) as u32;
+                self.rates[*fault as usize] = 1 + random.below(u64::from(*rate_max)) as u32;
             }
         }
-        faults
     }
 
     /// Sets one rate, in chances of 10,000.

@@ -10,7 +10,7 @@ use crate::base::time::{Instant, Now};
 use crate::protocol::link::{FrameHeader, HEADER_BYTES, Kind};
 use crate::ring::{
     BufferCount, BufferGroup, Completion, EndpointAddress, Failure, Op, OpKey, OpKind, Outcome,
-    ReceivedBuffer, Ring, SendSlot, Socket,
+    Owner, ReceivedBuffer, Ring, SendSlot, Socket,
 };
 
 /// What is added to the frames of a link's send slot, or taken from it.
@@ -31,13 +31,56 @@ pub struct Careless {
     /// Occasions on which the bug could have shown.
     occasions: u64,
     starved: Option<OpKey>,
-    altered: BTreeMap<u16, Altered>,
+    /// By group and number of the slot.
+    altered: BTreeMap<(usize, u16), Altered>,
+    /// What goes to WebSocket servers, by socket.
+    streams: BTreeMap<u32, Stream>,
+}
+
+/// The place in the stream of frames to a WebSocket server.
+#[derive(Debug, Default)]
+struct Stream {
+    /// Bytes that follow of a frame that began in an earlier slot.
+    rest: usize,
+    /// A header was cut: from here on nothing is known.
+    is_lost: bool,
+}
+
+impl Stream {
+    /// Places and lengths of the unfragmented messages that lie within `bytes`, which are next.
+    fn messages(&mut self, bytes: &[u8]) -> Vec<(usize, usize)> {
+        let (mut found, mut at) = (Vec::new(), self.rest);
+        while at < bytes.len() && !self.is_lost {
+            let header = |length| 6 + length + if length < 126 { 0 } else { 2 };
+            let length = match bytes.get(at + 1..at + 4) {
+                Some([short, ..]) if short & 0x7f < 126 => header(usize::from(short & 0x7f)),
+                Some([0xfe, high, low]) => header(usize::from(u16::from_be_bytes([*high, *low]))),
+                _ => {
+                    self.is_lost = true;
+                    return found;
+                }
+            };
+            if matches!(bytes[at], 0x81 | 0x82) && at + length <= bytes.len() {
+                found.push((at, length));
+            }
+            at += length;
+        }
+        self.rest = at - bytes.len().min(at);
+        found
+    }
 }
 
 impl Careless {
     /// `ring`, used by a worker that has `bug`.
     pub fn new(ring: FakeRing, bug: Bug) -> Self {
-        Careless { ring, bug, occasions: 0, starved: None, altered: BTreeMap::new() }
+        Careless {
+            ring,
+            bug,
+            occasions: 0,
+            starved: None,
+            altered: BTreeMap::new(),
+            streams: BTreeMap::new(),
+        }
     }
 
     /// Whether the bug shows on this occasion: one of `every`.
@@ -51,7 +94,10 @@ impl Careless {
 
     fn send(&mut self, key: OpKey, socket: Socket, slot: SendSlot, (start, end): (u32, u32)) {
         let (mut start, mut end) = (start, end);
-        if slot.group() == BufferGroup::Client {
+        let place = (slot.group() as usize, slot.id());
+        let is_upstream = matches!(key.owner, Owner::Upstream(_));
+        if !is_upstream {
+            self.altered.remove(&place);
             if start > 0 && self.shows(Bug::RestOverlaps, 5) {
                 start -= 1;
             }
@@ -66,14 +112,52 @@ impl Careless {
             }
         } else {
             if start == 0 {
-                let missing = self.alter(&slot, end);
-                self.altered.insert(slot.id(), Altered { missing, ..Altered::default() });
+                let missing = match slot.group() {
+                    BufferGroup::Link => self.alter(&slot, end),
+                    BufferGroup::Client => self.alter_frames(socket, &slot, end),
+                };
+                self.altered.insert(place, Altered { missing, ..Altered::default() });
             }
-            let altered = self.altered.entry(slot.id()).or_default();
+            let altered = self.altered.entry(place).or_default();
             end = (i64::from(end) - altered.missing) as u32;
             (altered.start, altered.end) = (start, end);
         }
         self.ring.submit(key, Op::Send { socket, slot, start, end });
+    }
+
+    /// Changes what goes to a WebSocket server; answers how many bytes it took away.
+    fn alter_frames(&mut self, socket: Socket, slot: &SendSlot, end: u32) -> i64 {
+        let bytes = self.ring.slot_bytes(slot)[..end as usize].to_vec();
+        if bytes.starts_with(b"GET ") {
+            self.streams.insert(socket.0, Stream::default());
+            let early = b"\x89\x80\0\0\0\0";
+            if !bytes.ends_with(b"\r\n\r\n") || !self.shows(Bug::FrameTooEarly, 5) {
+                return 0;
+            }
+            return -self.insert(slot, bytes.len(), early);
+        }
+        let messages = self.streams.entry(socket.0).or_default().messages(&bytes);
+        let Some((at, length)) = messages.last().copied() else { return 0 };
+        // Alone in its slot it is left alone: a send of nothing is not what is meant here.
+        if length < bytes.len() && self.shows(Bug::FrameLost, 5) {
+            let slot_bytes = self.ring.slot_bytes(slot);
+            slot_bytes[at..bytes.len() - length].copy_from_slice(&bytes[at + length..]);
+            return length as i64;
+        }
+        // At the end of the slot, where a frame may follow.
+        if at + length == bytes.len() && self.shows(Bug::FrameDoubled, 20) {
+            return -self.insert(slot, bytes.len(), &bytes[at..]);
+        }
+        0
+    }
+
+    /// Puts more behind the first `end` bytes of a slot, if there is room; answers how much.
+    fn insert(&mut self, slot: &SendSlot, end: usize, more: &[u8]) -> i64 {
+        let Some(room) = self.ring.slot_bytes(slot).get_mut(end..end + more.len()) else {
+            return 0;
+        };
+        room.copy_from_slice(more);
+        more.len() as i64
     }
 
     /// Changes the frames in a link's slot; answers how many bytes it took away.
@@ -184,6 +268,11 @@ impl Ring for Careless {
                     self.ring.submit(key, Op::ReceiveOnce { socket, group });
                 }
             }
+            Op::Close { socket, .. }
+                if self.streams.remove(&socket.0).is_some() && self.shows(Bug::ServerKept, 3) =>
+            {
+                return;
+            }
             Op::Close { .. } if self.shows(Bug::DescriptorKept, 20) => return,
             Op::Close { socket, reset } if self.shows(Bug::ClosedTwice, 20) => {
                 self.ring.submit(key, Op::Close { socket, reset });
@@ -212,8 +301,8 @@ impl Ring for Careless {
             {
                 self.starved = Some(key);
             }
-            Outcome::Sent { slot, result: Ok(count) } if slot.group() == BufferGroup::Link => {
-                if let Some(altered) = self.altered.get(&slot.id())
+            Outcome::Sent { slot, result: Ok(count) } => {
+                if let Some(altered) = self.altered.get(&(slot.group() as usize, slot.id()))
                     && altered.start + *count == altered.end
                 {
                     *count = (i64::from(*count) + altered.missing) as u32;

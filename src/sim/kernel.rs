@@ -33,6 +33,11 @@ const BAD_DESCRIPTOR: i32 = 9;
 /// EINVAL.
 const INVALID: i32 = 22;
 
+/// Where the worker's numbers of WebSocket servers begin among its endpoints.
+const FIRST_SERVER: u16 = 4096;
+/// A connect that takes longer may be given up in time for another one, in nanoseconds.
+const CONNECT_LATE: u64 = 50 * MILLIS;
+
 /// Bugs that the fake kernel can be told to have, to prove that the checks see them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KernelBugs {
@@ -347,7 +352,19 @@ impl Kernel {
         } else {
             net.latency()
         };
+        if delay >= CONNECT_LATE {
+            self.connect_trouble(net, id);
+        }
         net.schedule(net.now + delay, Event::Connect(id));
+    }
+
+    /// A connect to a server may fail, or does, and no client can have caused it.
+    fn connect_trouble(&self, net: &mut Net, id: u64) {
+        if let Some(Pending { work: Work::Connect { endpoint }, .. }) = self.ops.get(&id)
+            && *endpoint >= FIRST_SERVER
+        {
+            net.check.trouble();
+        }
     }
 
     /// A connect is decided.
@@ -363,6 +380,7 @@ impl Kernel {
         let backend = match answer {
             Answer::Listens(backend) if !net.fault(Fault::ConnectRefused) => backend,
             _ => {
+                self.connect_trouble(net, id);
                 let refused = net.random.chance(3, 4);
                 let errno = if refused { REFUSED } else { TIMED_OUT };
                 return self.finish(net, id, Outcome::Failed(Failure::Errno(errno)));

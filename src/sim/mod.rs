@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod backend_link;
+mod backend_server;
 pub mod behaviour;
 pub mod bugs;
 pub mod check;

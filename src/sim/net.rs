@@ -18,6 +18,10 @@ pub const MILLIS: u64 = 1_000_000;
 /// One second, in nanoseconds.
 pub const SECONDS: u64 = 1_000_000_000;
 
+/// How long an answer may be on its way to the worker, in nanoseconds: longer than any delay, of a
+/// worker that is late too.
+const ANSWER_TAKES: u64 = SECONDS;
+
 /// An end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -127,6 +131,12 @@ pub struct Conn {
     pub is_tls: bool,
     /// The adversary's address that it comes from, if it is his.
     pub floods_from: Option<Ipv4Addr>,
+    /// The client whose connection to a WebSocket server this is, once the server knows.
+    pub client: Option<ConnId>,
+    /// When a WebSocket server accepted the client.
+    pub answered: Option<u64>,
+    /// Something went wrong with the handshake on it that is not the gateway's doing.
+    troubled: bool,
     /// Length of the PROXY header in front of what the client says.
     pub proxy_bytes: usize,
     /// By the side that wrote.
@@ -276,6 +286,9 @@ impl Net {
             is_tls: false,
             proxy_bytes: 0,
             floods_from: None,
+            client: None,
+            answered: None,
+            troubled: false,
             pipes,
             closed: [false; 2],
             reset: [false; 2],
@@ -429,6 +442,7 @@ impl Net {
     /// The network kills a connection: both ends see a reset.
     pub fn kill(&mut self, id: ConnId) {
         self.note("kill", id as u64, 0);
+        self.trouble(id);
         for side in [Side::Gateway, Side::Remote] {
             let at = self.now + self.latency();
             self.schedule(at, Event::Reset(id, side));
@@ -438,7 +452,21 @@ impl Net {
     /// Stops what `side` writes from arriving before `until`.
     pub fn stall(&mut self, id: ConnId, side: Side, until: u64) {
         self.note("stall", id as u64, side as u64);
+        self.trouble(id);
         self.conns[id].pipes[side as usize].stalled_until = until;
+    }
+
+    /// Something goes wrong with a connection. Its handshake may fail of that, if it is one to a
+    /// server, and the answer has not arrived.
+    pub fn trouble(&mut self, id: ConnId) {
+        let (now, conn) = (self.now, &mut self.conns[id]);
+        let underway = conn.answered.is_none_or(|at| now < at + ANSWER_TAKES);
+        if matches!(conn.party, Party::Backend(_))
+            && underway
+            && !std::mem::replace(&mut conn.troubled, true)
+        {
+            self.check.trouble();
+        }
     }
 
     /// Ends every stall.

@@ -33,14 +33,19 @@ pub fn named_adds_up(counters: &Counters) -> Result<(), String> {
         ("portcullis_endpoint_links", Some("ready"), Some(Metric::LinksReady)),
         ("portcullis_endpoint_links", Some("down"), Some(Metric::LinksDown)),
         ("portcullis_endpoint_sessions", None, None),
-        ("portcullis_endpoint_connects_total", None, Some(Metric::LinkConnects)),
-        ("portcullis_endpoint_failures_total", None, Some(Metric::LinkFailures)),
     ];
     let closes = Cause::ALL.iter().map(|cause| {
         ("portcullis_route_closes_total", Some(cause.label()), counters.closes(*cause))
     });
     let metrics = metrics.map(|(n, label, m)| (n, label, m.map_or(0, |m| counters.value(m))));
-    for (name, label, whole) in metrics.into_iter().chain(closes) {
+    let both = |link, server| counters.value(link) + counters.value(server);
+    let connects = both(Metric::LinkConnects, Metric::UpstreamConnects);
+    let failures = both(Metric::LinkFailures, Metric::UpstreamFailures);
+    let endpoints = [
+        ("portcullis_endpoint_connects_total", None, connects),
+        ("portcullis_endpoint_failures_total", None, failures),
+    ];
+    for (name, label, whole) in metrics.into_iter().chain(endpoints).chain(closes) {
         let sum = named.get(&(name, label)).copied().unwrap_or_default();
         if sum != whole {
             return Err(format!("{name} {label:?} is {sum} with all names, {whole} in all"));

@@ -25,10 +25,14 @@ use crate::settings::endpoint::{Endpoint, HostPort};
 use crate::settings::{
     Auth, AuthKind, Backend, Balance, Deadlines, DeferAccept, Descriptors, ExternalScheme, Gateway,
     Limits, Listener, LogFormat, LogSubject, MessageTypes, Network, PathPattern, Reauthenticate,
-    Redirect, Refuse, RevokeScope, Route, Settings, TlsListener,
+    Redirect, Refuse, RevokeScope, Route, Settings, TlsListener, WebSocketBackend,
 };
 use crate::worker::mailbox::EndpointPlan;
 
+/// Least send slots where backends are WebSocket servers: those of all clients and their servers.
+const SERVER_SLOTS: u16 = 64;
+/// Least descriptors there.
+const SERVER_DESCRIPTORS: usize = 100;
 /// Accepts that the worker keeps outstanding.
 pub const ACCEPTS: usize = 4;
 
@@ -76,6 +80,8 @@ pub struct Scenario {
     pub tls: bool,
     /// Backends decide on clients, instead of the gateway.
     pub asks: bool,
+    /// The backends are ordinary WebSocket servers, each with a connection for each client.
+    pub servers: bool,
     /// Drain in the middle of them, instead of after they stopped.
     pub drains_early: bool,
     /// How long the close frames of refused tokens wait at least.
@@ -89,6 +95,7 @@ pub const BACKEND_PORT: u16 = 7000;
 
 impl Scenario {
     /// Draws a scenario with misfortunes.
+    // Long because: the order of the draws is what a seed means.
     pub fn drawn(random: &mut Random) -> Self {
         let pick = |random: &mut Random, values: &[u64]| {
             values[random.below(values.len() as u64) as usize]
@@ -121,13 +128,14 @@ impl Scenario {
                 push_rate: pick(random, &[0, 10, 50]),
                 speaks_of_the_dead: generation_bits == 24,
                 duplicates: 0,
+                serves: false,
             })
             .collect();
         let chaos = 2 * SECONDS + random.below(4 * SECONDS);
         let clients = (0..4 + random.below(24)).map(|_| plan(random, chaos, message_max)).collect();
         let balance =
             if random.chance(1, 2) { Balance::LeastSessions } else { Balance::RoundRobin };
-        Scenario {
+        let mut scenario = Scenario {
             latency_max: pick(random, &[50_000, MILLIS, 20 * MILLIS]),
             capacity_min: pick(random, &[600, 4096, 65_536]),
             sizes,
@@ -155,9 +163,29 @@ impl Scenario {
             floods: false,
             tls: random.chance(1, 6),
             asks: random.chance(1, 3),
+            servers: false,
             drains_early: random.chance(1, 6),
             pace: Duration::from_millis(pick(random, &[0, 0, 400, 2_000])),
+        };
+        // From a number that is drawn anyway, so that the other seeds keep their worlds.
+        if !scenario.asks && (chaos / 4) % 8 < 3 {
+            scenario = scenario.with_servers();
         }
+        scenario
+    }
+
+    /// Makes the backends ordinary WebSocket servers.
+    pub fn with_servers(mut self) -> Self {
+        self.servers = true;
+        // They share the clients' send slots, and each client takes two descriptors: where these are
+        // few, those that seem stalled give way, and honest ones may be among them.
+        self.sizes.slots[0] = self.sizes.slots[0].max(SERVER_SLOTS);
+        self.sizes.descriptors = self.sizes.descriptors.max(SERVER_DESCRIPTORS);
+        self.link_secret = None;
+        for plan in &mut self.backends {
+            plan.serves = true;
+        }
+        self
     }
 
     /// In how many turns the worker's sweep comes by every connection, from the turn that begins
@@ -207,6 +235,7 @@ impl Scenario {
                 push_rate: 0,
                 speaks_of_the_dead: false,
                 duplicates: 0,
+                serves: false,
             }],
             clients: (0..clients).map(plan).collect(),
             chaos: SECONDS,
@@ -215,6 +244,7 @@ impl Scenario {
             floods: false,
             tls: false,
             asks: false,
+            servers: false,
             drains_early: false,
             pace: Duration::ZERO,
         }
@@ -261,7 +291,7 @@ impl Scenario {
                 secret: self.link_secret.clone().map(Secret::new),
                 // Every client's route goes to this backend.
                 revoke: if self.asks { RevokeScope::OwnRoutes } else { RevokeScope::All },
-                server: None,
+                server: self.servers.then(WebSocketBackend::default),
             }],
         }
     }
@@ -351,6 +381,7 @@ impl Scenario {
         Limits {
             connections_max: self.caps.0,
             unauthenticated_max: self.caps.1,
+            anonymous_max: 10_000,
             explain_reserve: 256,
             client_send_buffer: 128 * 1024,
             early_drop_start: 80,
@@ -364,9 +395,10 @@ impl Scenario {
             memory_max: None,
             message_max: self.message_max,
             // A client that is asked about may have sent all its messages already.
-            first_message_max: if self.asks { 1 << 20 } else { 4096 },
+            first_message_max: if self.asks || self.servers { 1 << 20 } else { 4096 },
             proxy_header_max: 4096,
             first_messages_max: 8,
+            upstream_head_max: 16 << 10,
             head_max: 8192,
             header_fields_max: 64,
             request_line_max: 8000,
@@ -464,6 +496,7 @@ fn route(path: &str, auth: u16, pace: Duration) -> Route {
         origin_absent_allowed: true,
         auths: vec![auth],
         no_authentication: None,
+        visitors: None,
         backend: 0,
         dialect: None,
         closes: Overrides(PACED.iter().map(|cause| (*cause, said.clone())).collect()),
@@ -472,6 +505,9 @@ fn route(path: &str, auth: u16, pace: Duration) -> Route {
         messages: MessageTypes::Any,
         forward_headers: vec!["user-agent".into()],
         health: false,
+        strip_prefix: String::new(),
+        passes_cookies: true,
+        message_max: None,
         reauthenticate: Some(Arc::new(Reauthenticate {
             prefix: REAUTHENTICATE.into(),
             token: Carrier::FirstMessageJson(vec!["token".into()]),

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::backend::Backend;
 use super::backend_link::revocation;
@@ -17,9 +18,8 @@ use super::faulty_ring::Careless;
 use super::keep::Keep;
 use super::kernel::KernelBugs;
 use super::net::{Event, MILLIS, Net, SECONDS};
-use super::numbers::named_adds_up;
 use super::revocations::Revocations;
-use super::scenario::{ACCEPTS, BACKEND_PORT, Scenario, VERDICT_TIMEOUT};
+use super::scenario::{BACKEND_PORT, Scenario, VERDICT_TIMEOUT};
 use super::tokens::Tokens;
 use super::world::World;
 use crate::base::random::Random;
@@ -33,6 +33,8 @@ use crate::worker::mailbox::{
 };
 use crate::worker::{Turn, Worker, WorkerOptions};
 
+mod checks;
+
 /// How long the world runs on without misfortunes before the final connections, in nanoseconds:
 /// links come back, idle and stalled clients are closed.
 const SETTLE: u64 = 8 * SECONDS;
@@ -40,6 +42,8 @@ const SETTLE: u64 = 8 * SECONDS;
 const FINISH_MAX: u64 = 60 * SECONDS;
 /// Least wait before a worker that died is started again, in nanoseconds; at most twice that.
 const RESPAWN_MIN: u64 = 100 * MILLIS;
+/// How much longer than the connect deadline a client waits for the answer of a server.
+const SERVER_GRACE: Duration = Duration::from_millis(500);
 /// Turns of the worker in one run: far above what any run needs.
 const TICKS_MAX: u64 = 3_000_000;
 
@@ -273,6 +277,12 @@ impl<R: Ring + 'static> Simulation<R> {
                 self.revoke(revocation);
                 continue;
             }
+            if let Report::ServerRests { .. } = report {
+                let server = self.settings.backends[0].server.as_ref();
+                let failures = server.map_or(0, |server| server.circuit.failures.into());
+                self.world.borrow_mut().net.check.rests(failures);
+                continue;
+            }
             let Report::Closed(CloseRecord { cause, stage: Stage::Open, .. }) = report else {
                 continue;
             };
@@ -293,6 +303,9 @@ impl<R: Ring + 'static> Simulation<R> {
         self.check_bounds();
         if self.scenario.floods {
             self.check_caps();
+        }
+        if self.scenario.servers {
+            self.check_servers();
         }
         let open = self.worker.open_clients();
         let world = &mut *self.world.borrow_mut();
@@ -419,102 +432,6 @@ impl<R: Ring + 'static> Simulation<R> {
         let step = self.now() + SECONDS;
         self.turn_until(step, |_| false);
     }
-
-    /// With no client left, nothing is queued, paused or counted as open.
-    fn check_gauges(&self) {
-        use Metric::*;
-        for metric in [
-            StageTls,
-            StageHead,
-            StageAuthenticating,
-            StageOpen,
-            StageRefused,
-            StageClosing,
-            ReadsPaused,
-            StalledInputBytes,
-            QueuedBytes,
-        ] {
-            let value = self.counters.value(metric);
-            if value != 0 {
-                self.fail(format!("{metric:?} is {value} with no client left"));
-            }
-        }
-        self.check_held();
-        if let Err(why) = named_adds_up(&self.counters) {
-            self.fail(why);
-        }
-        let ready = self.counters.value(LinksReady);
-        if ready != self.scenario.backends.len() as u64 {
-            self.fail(format!("{ready} links are ready, not {}", self.scenario.backends.len()));
-        }
-    }
-
-    /// With no client left, the worker holds no memory of the ring, and backends no session.
-    fn check_held(&self) {
-        let world = self.world.borrow();
-        let sessions: usize = world.backends.iter().map(Backend::sessions).sum();
-        let (buffers, slots) = world.kernel.held_by_worker();
-        drop(world);
-        if sessions > 0 {
-            self.fail(format!("{sessions} sessions still open at the backends"));
-        }
-        if buffers + slots > 0 {
-            self.fail(format!("the worker keeps {buffers} buffers and {slots} slots"));
-        }
-    }
-
-    /// Queues stay within their bounds.
-    fn check_bounds(&self) {
-        let sessions = 64;
-        let per_client = u64::from(self.scenario.session_window) + 64 * 1024;
-        let per_link = u64::from(self.scenario.backends[0].limits.link_window) + 1024 * 1024;
-        let links = self.scenario.backends.len() as u64;
-        let bound = sessions * per_client + links * per_link;
-        let queued = self.counters.value(Metric::QueuedBytes);
-        if queued > bound {
-            self.fail(format!("{queued} bytes queued, {bound} allowed"));
-        }
-    }
-
-    /// The adversary never has more open than the cap, but for what is being closed: one for
-    /// each accept that may complete in a turn.
-    fn check_caps(&self) {
-        let mut world = self.world.borrow_mut();
-        let open = world.open_clients();
-        let his = open.iter().filter(|conn| world.net.conn(**conn).floods_from.is_some()).count();
-        let most = self.scenario.caps.1 as usize + 4 * ACCEPTS;
-        if his > most {
-            world.net.check.fail(format!("{his} connections of the adversary's are open"));
-        }
-    }
-
-    fn check_end(&mut self) {
-        let world = &mut *self.world.borrow_mut();
-        let cut_short = world.net.check.cut_short_honest;
-        if self.scenario.floods && cut_short > 0 {
-            world.net.check.fail(format!("{cut_short} honest connections were cut short"));
-        }
-        if world.net.check.failure().is_some() {
-            return;
-        }
-        if !self.stopped {
-            return world.net.check.fail("the worker does not stop".into());
-        }
-        let open: Vec<u32> = world.kernel.open().map(|(socket, _)| socket).collect();
-        if !open.is_empty() {
-            world.net.check.fail(format!("descriptors {open:?} left open"));
-        }
-        if world.kernel.is_listening(0) {
-            world.net.check.fail("the listener is left open".into());
-        }
-        if !world.kernel.all_free() || world.kernel.in_flight() > 0 {
-            let (buffers, slots) = world.kernel.held_by_worker();
-            let flying = world.kernel.in_flight();
-            world.net.check.fail(format!(
-                "not all came back: {buffers} buffers, {slots} slots, {flying} operations"
-            ));
-        }
-    }
 }
 
 fn worker_options(scenario: &Scenario) -> WorkerOptions {
@@ -545,11 +462,15 @@ fn world(
     if scenario.asks {
         world.watch.set_verdict(VERDICT_TIMEOUT);
     }
+    if scenario.servers {
+        world.watch.set_server(scenario.deadlines.upstream_connect + SERVER_GRACE);
+    }
     world.pace = scenario.pace;
     for (index, plan) in scenario.clients.iter().enumerate() {
         let mut client = Client::new(index, *plan);
         client.uses_tls = scenario.tls;
         client.judged_elsewhere = scenario.asks;
+        client.server_may_rest = scenario.servers;
         client.proxied = scenario.proxy;
         client.may_be_turned_away = scenario.caps != (10_000, 10_000);
         client.misreads = bug == Some(Bug::ClientMisreads);

@@ -280,12 +280,18 @@ impl Watched {
         let now_told = !self.told && (closes || refused);
         self.told |= now_told;
         let refused_before = self.stage == Stage::Refused;
-        self.paced |= refused_before && PACED.iter().any(|cause| explains(bytes, *cause));
+        let explains_paced = PACED.iter().any(|cause| explains(bytes, *cause));
+        self.paced |= refused_before && explains_paced;
         let ends_pace = refused_before && now_told && self.paced;
         if refused_before && now_told && !self.facts.pace.is_zero() {
             self.since = now;
         }
         match self.stage {
+            // A WebSocket server refused it as if its token were bad: the close may have to wait.
+            Stage::Asking | Stage::Open if explains_paced && !self.facts.pace.is_zero() => {
+                self.paced = true;
+                self.enter(Stage::Refused, now);
+            }
             // Accepted, perhaps, and closed within the same turn; whichever lasts longer.
             Stage::Asking if closes && self.facts.is_valid => self.enter(Stage::Closing, now),
             Stage::Head | Stage::Authenticating | Stage::Asking if closes || refused => {

@@ -52,6 +52,8 @@ pub struct Allowance {
     pub unauthenticated_max: u32,
     /// As many of them as early drop begins with.
     pub early_drop_start: u32,
+    /// Visitors: open connections without an identity.
+    pub anonymous_max: u32,
     /// The chance of a drop there, in percent.
     pub early_drop_rate: u32,
     /// Connections that an address may have before early drop concerns it.
@@ -64,7 +66,7 @@ pub struct Allowance {
 
 impl Allowance {
     /// Divides the limits among `workers`, none of which can have more than `descriptors_max`
-    /// sockets.
+    /// clients.
     pub fn new(limits: &Limits, workers: u16, descriptors_max: u32) -> Self {
         let workers = u32::from(workers.max(1));
         let share = |total: u32| (total / workers).max(1);
@@ -82,6 +84,7 @@ impl Allowance {
                 .min(connections_max / EXPLAIN_RESERVE_PARTS),
             unauthenticated_max,
             early_drop_start: start.div_ceil(100) as u32,
+            anonymous_max: share(limits.anonymous_max).min(connections_max),
             early_drop_rate: limits.early_drop_rate.into(),
             prefix_share: limits.prefix_share.div_ceil(workers),
             tls_handshakes: limits
@@ -103,6 +106,8 @@ pub(super) enum Place {
     Ordinary,
     /// One of the reserve, to be told that there is no other.
     Explanation,
+    /// One of those for visitors.
+    Visitor,
 }
 
 /// What becomes of a connection that was just accepted.
@@ -111,6 +116,8 @@ enum Decision {
     Admit,
     /// This one has to go first.
     AdmitInPlaceOf(Victim),
+    /// This visitor has to go first.
+    AdmitInPlaceOfVisitor(Key),
     /// There is no place but to say so.
     Explain,
     Drop(Metric),
@@ -122,6 +129,10 @@ pub(super) struct Admission {
     shares: UnauthenticatedIndex,
     /// Those in the reserve. They do not count among the others, and give way to none of them.
     explained: UnauthenticatedIndex,
+    /// Visitors that are open.
+    visitors: UnauthenticatedIndex,
+    /// Visitors that no longer count, and are closed before the turn ends.
+    ousted: Vec<Key>,
     /// Those that gave way to the next newcomers and whose places are not free yet.
     giving_way: VecDeque<Key>,
     penalties: Penalties,
@@ -135,6 +146,8 @@ impl Admission {
             allowance,
             shares: UnauthenticatedIndex::default(),
             explained: UnauthenticatedIndex::default(),
+            visitors: UnauthenticatedIndex::default(),
+            ousted: Vec::new(),
             giving_way: VecDeque::new(),
             penalties: Penalties::default(),
             handshakes: TokenBucket::full(now),
@@ -144,7 +157,7 @@ impl Admission {
 
     /// Whether any client is here that has not authenticated.
     pub(super) fn holds_any(&self) -> bool {
-        !self.shares.is_empty() || !self.explained.is_empty()
+        !self.shares.is_empty() || !self.explained.is_empty() || !self.visitors.is_empty()
     }
 
     /// Where a connection is counted.
@@ -152,6 +165,7 @@ impl Admission {
         match place {
             Place::Ordinary => &mut self.shares,
             Place::Explanation => &mut self.explained,
+            Place::Visitor => &mut self.visitors,
         }
     }
 
@@ -180,6 +194,9 @@ impl Admission {
             // Strangers give way before any newcomer is refused, whatever their number.
             return match self.shares.victim() {
                 Some(victim) => Decision::AdmitInPlaceOf(victim),
+                None if !self.visitors.is_empty() => self
+                    .first_visitor()
+                    .map_or(Decision::Drop(Metric::AcceptRefused), Decision::AdmitInPlaceOfVisitor),
                 None if self.may_explain(of) => Decision::Explain,
                 None => Decision::Drop(Metric::AcceptRefused),
             };
@@ -215,6 +232,24 @@ impl Admission {
         (draw < chance).then_some(Metric::EarlyDropShare)
     }
 
+    /// The visitor to give up first.
+    fn first_visitor(&self) -> Option<Key> {
+        self.visitors.victim().map(|(Victim::Oldest(key) | Victim::Refused(key))| key)
+    }
+
+    /// Whether there is room for one more visitor. At the cap a prefix with more than the
+    /// newcomer's own gives one up; else the newcomer is refused, since visitors that ousted each
+    /// other would only come back.
+    fn admit_visitor(&mut self, of: &Prefixes) -> bool {
+        if self.visitors.len() < self.allowance.anonymous_max as usize {
+            return true;
+        }
+        let Some(victim) = self.visitors.victim_for(of) else { return false };
+        self.visitors.remove(victim);
+        self.ousted.push(victim);
+        true
+    }
+
     /// Takes a TLS handshake out of the second's. The last half of a second's is kept for
     /// prefixes that neither have their share already nor a penalty.
     fn take_handshake(&mut self, of: &Prefixes, now: Instant) -> bool {
@@ -238,6 +273,10 @@ impl Core {
             Decision::Admit => Some(Place::Ordinary),
             Decision::AdmitInPlaceOf(victim) => {
                 self.evict(victim);
+                Some(Place::Ordinary)
+            }
+            Decision::AdmitInPlaceOfVisitor(key) => {
+                self.evict_visitor(key);
                 Some(Place::Ordinary)
             }
             Decision::Explain => Some(Place::Explanation),
@@ -286,27 +325,58 @@ impl Core {
         assert!(found, "a connection that is counted is there");
     }
 
-    /// Evicts up to `most` of those who have not authenticated.
+    /// Closes a visitor, which is open and hears why.
+    fn evict_visitor(&mut self, key: Key) {
+        self.parts.env.counters.increment(Metric::EvictedVisitor);
+        let found = self.with_client(key, |parts, _, connection| {
+            let output = &mut parts.scratch.output;
+            connection.client.close(Cause::OverCapacity, &parts.env.context(), output);
+            parts.send_answers(connection);
+        });
+        assert!(found, "a connection that is counted is there");
+    }
+
+    /// Closes the visitors that gave way to others in this turn.
+    pub(super) fn close_ousted(&mut self) {
+        while let Some(key) = self.parts.admission.ousted.pop() {
+            // It may have ended by itself meanwhile.
+            if self.clients.entry(key).is_some_and(|connection| connection.client.is_open()) {
+                self.evict_visitor(key);
+            }
+        }
+    }
+
+    /// Evicts up to `most` of those who have not authenticated; after them come visitors.
     pub(super) fn evict_some(&mut self, most: usize) {
         for _ in 0..most {
             let Admission { shares, explained, .. } = &self.parts.admission;
-            let Some(victim) = shares.victim().or_else(|| explained.victim()) else { return };
-            self.evict(victim);
+            match shares.victim().or_else(|| explained.victim()) {
+                Some(victim) => self.evict(victim),
+                None => match self.parts.admission.first_visitor() {
+                    Some(visitor) => self.evict_visitor(visitor),
+                    None => return,
+                },
+            }
         }
     }
 
     /// Evicts up to `most` of those who were refused, or have taken so long that they are
-    /// hardly honest.
+    /// hardly honest; visitors where there is none of those at all.
     pub(super) fn evict_idle(&mut self, most: usize) {
         let late = self.parts.env.now.instant - LATE_AFTER;
         for _ in 0..most {
             let shares = &self.parts.admission.shares;
-            let victim = match (shares.first_refused(), shares.first()) {
-                (Some(refused), _) => Victim::Refused(refused),
-                (None, Some((oldest, since))) if since <= late => Victim::Oldest(oldest),
+            match (shares.first_refused(), shares.first()) {
+                (Some(refused), _) => self.evict(Victim::Refused(refused)),
+                (None, Some((oldest, since))) if since <= late => {
+                    self.evict(Victim::Oldest(oldest));
+                }
+                (None, None) => match self.parts.admission.first_visitor() {
+                    Some(visitor) => self.evict_visitor(visitor),
+                    None => return,
+                },
                 _ => return,
-            };
-            self.evict(victim);
+            }
         }
     }
 }
@@ -362,12 +432,19 @@ impl Parts {
         let draw = self.random.below(DRAWS);
         let dropped = match place {
             Place::Ordinary => self.admission.early_drop(&of, draw, self.env.now.instant),
+            Place::Visitor => None,
             Place::Explanation => {
                 (self.admission.explained.load(&of) > 0).then_some(Metric::AcceptRefused)
             }
         };
         self.admission.index_of(place).set_prefixes(key, &of);
         dropped
+    }
+
+    /// Whether there is room for a client that was just let in; one with an identity needs none.
+    pub(super) fn has_room_for(&mut self, connection: &Connection) -> bool {
+        let client = &connection.client;
+        !client.is_visitor() || self.admission.admit_visitor(&prefixes(client.counted_as()))
     }
 
     /// Whether a connection may begin its TLS handshake; drops it if not.
@@ -384,13 +461,22 @@ impl Parts {
     /// Brings the counts in line with a connection that is counted: it may have authenticated,
     /// been refused, or be on its way out.
     pub(super) fn recount(&mut self, key: Key, connection: &mut Connection) {
-        let Admission { shares, explained, penalties, allowance, .. } = &mut self.admission;
+        let Admission { shares, explained, visitors, ousted, penalties, allowance, .. } =
+            &mut self.admission;
+        let client = &connection.client;
+        let visits = client.is_visitor() && client.is_open() && !connection.pipe.is_ending();
         let shares = match connection.counted {
             Some(Place::Ordinary) => shares,
             Some(Place::Explanation) => explained,
+            Some(Place::Visitor) => {
+                if !visits {
+                    connection.counted = None;
+                    visitors.remove(key);
+                }
+                return;
+            }
             None => return,
         };
-        let client = &connection.client;
         let of = prefixes(client.counted_as());
         let now = self.env.now.instant;
         let stays = client.is_unauthenticated() && !connection.pipe.is_ending();
@@ -403,7 +489,17 @@ impl Parts {
             connection.counted = None;
             shares.remove(key) == Some(false)
         };
-        if !news {
+        if visits {
+            connection.counted = Some(Place::Visitor);
+            visitors.add(key, &of, now);
+            // One whose own server had to be asked first was let in without a look at the room.
+            if visitors.len() > allowance.anonymous_max as usize {
+                visitors.remove(key);
+                ousted.push(key);
+            }
+        }
+        // Without an identity a client speaks neither for nor against where it came from.
+        if !news || client.is_visitor() {
             return;
         }
         if has_authenticated(client) {
@@ -416,12 +512,14 @@ impl Parts {
     }
 
     pub(super) fn set_admission_gauges(&self) {
-        let Admission { shares, penalties, allowance, .. } = &self.admission;
+        let Admission { shares, visitors, penalties, allowance, .. } = &self.admission;
         let set = |metric, value| self.env.counters.set(metric, value);
         let age =
             shares.first().map_or(Duration::ZERO, |(_, since)| self.env.now.instant.since(since));
         set(Metric::UnauthenticatedOldest, age.as_millis() as u64);
         set(Metric::Unauthenticated, shares.len() as u64);
+        set(Metric::Visitors, visitors.len() as u64);
+        set(Metric::VisitorsMax, allowance.anonymous_max.into());
         set(Metric::UnauthenticatedMax, allowance.unauthenticated_max.into());
         set(Metric::PrefixesUnauthenticated, shares.prefixes() as u64);
         set(Metric::PrefixesFailing, penalties.len() as u64);

@@ -1,3 +1,5 @@
+use std::net::Ipv4Addr;
+
 use super::*;
 use crate::settings::load::test_settings;
 
@@ -7,6 +9,7 @@ fn allowance() -> Allowance {
         explain_reserve: 20,
         unauthenticated_max: 100,
         early_drop_start: 80,
+        anonymous_max: 50,
         early_drop_rate: 30,
         prefix_share: 10,
         tls_handshakes: 100,
@@ -44,6 +47,7 @@ fn limits_are_divided() {
     let mut limits = test_settings().limits;
     limits.connections_max = 1000;
     limits.unauthenticated_max = 101;
+    limits.anonymous_max = 41;
     limits.early_drop_start = 50;
     limits.prefix_share = 9;
     limits.prefixes_max = 1000;
@@ -55,6 +59,7 @@ fn limits_are_divided() {
         explain_reserve: 31,
         unauthenticated_max: 50,
         early_drop_start: 25,
+        anonymous_max: 20,
         early_drop_rate: limits.early_drop_rate.into(),
         prefix_share: 5,
         tls_handshakes: TLS_HANDSHAKES_PER_WORKER,
@@ -137,6 +142,51 @@ fn what_becomes_of_a_newcomer() {
     let mut none = Admission::new(Allowance { unauthenticated_max: 0, ..allowance() }, at(0));
     none.allowance.early_drop_start = 0;
     assert_eq!(judge(&none, 0), Drop(Metric::AcceptRefused), "a cap of nothing lets nobody in");
+}
+
+#[test]
+fn visitors_share_their_places_by_prefix() {
+    let key = |slot| Key { slot, generation: 0 };
+    let mut admission = crowd(HEAVY, 0, 0);
+    let address = |number: u32| Prefixes::of(Ipv4Addr::from(0x0a00_0000 + number).into());
+    // 47 of as many addresses and three of one.
+    for slot in 0..50 {
+        let whose = if slot < 47 { address(slot) } else { of(HEAVY) };
+        assert!(admission.admit_visitor(&whose));
+        admission.visitors.add(key(slot), &whose, at(slot.into()));
+    }
+    // A newcomer of the crowd's own address is refused, one of another takes a place of it.
+    assert!(!admission.admit_visitor(&of(HEAVY)) && admission.ousted.is_empty());
+    assert!(admission.admit_visitor(&of(OTHER)));
+    assert_eq!((&admission.ousted[..], admission.visitors.len()), (&[key(47)][..], 49));
+    admission.visitors.add(key(50), &of(OTHER), at(50));
+    // Two of one address: another's second would be as many.
+    assert!(!admission.admit_visitor(&of(OTHER)) && !admission.admit_visitor(&of(HEAVY)));
+    assert!(admission.admit_visitor(&of("203.0.113.9")));
+    assert_eq!(admission.ousted[1..], [key(48)]);
+    admission.visitors.add(key(51), &of("203.0.113.9"), at(51));
+    // All hold alike: no visitor gives way, or those that are ousted would come back in turn.
+    assert!(!admission.admit_visitor(&of("203.0.113.10")));
+    assert_eq!((admission.ousted.len(), admission.visitors.len()), (2, 50));
+}
+
+#[test]
+fn visitors_give_way_after_strangers_and_before_a_newcomer_is_refused() {
+    use Decision::*;
+    let key = |slot| Key { slot, generation: 0 };
+    let judge =
+        |admission: &Admission, connections| admission.judge(&of(OTHER), connections, 0, at(0));
+    let mut admission = crowd(HEAVY, 3, 3);
+    admission.visitors.add(key(7), &of(OTHER), at(1));
+    admission.visitors.add(key(8), &of(HEAVY), at(2));
+    admission.visitors.add(key(9), &of(HEAVY), at(3));
+    assert_eq!(judge(&admission, 979), Admit);
+    assert_eq!(judge(&admission, 980), AdmitInPlaceOf(Victim::Oldest(key(0))), "a stranger");
+    (0..3).for_each(|slot| assert!(admission.shares.remove(key(slot)).is_some()));
+    assert_eq!(judge(&admission, 980), AdmitInPlaceOfVisitor(key(8)), "of the heaviest prefix");
+    assert_eq!(judge(&admission, 1000), Drop(Metric::AcceptRefused), "every place is taken");
+    (7..10).for_each(|slot| assert!(admission.visitors.remove(key(slot)).is_some()));
+    assert_eq!(judge(&admission, 980), Explain, "those with an identity stay");
 }
 
 #[test]

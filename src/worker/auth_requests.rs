@@ -219,7 +219,8 @@ impl Parts {
             Step::Authenticated { backend: now } if Some(now) == self.links.backend(link) => {
                 assert!(connection.session.is_some(), "it was asked through its session");
                 self.control.keep_subject(&self.env.settings, key, identity.subject());
-                self.session_opened(connection, self.link_message_max(link));
+                connection.client.session_opened(self.link_message_max(link));
+                self.session_opened(connection);
             }
             // A reload gave the route to another backend, which this decision does not bind, or
             // removed the endpoint.
@@ -261,8 +262,12 @@ impl Parts {
     ) {
         let ctx = self.env.context();
         let output = &mut self.scratch.output;
-        if connection.client.server_accepted(backend, accepted, &ctx, output) {
-            self.session_opened(connection, u32::MAX);
+        let is_open = connection.client.server_accepted(backend, accepted, &ctx, output);
+        if is_open && self.has_room_for(connection) {
+            self.session_opened(connection);
+        } else if is_open {
+            let (ctx, output) = (self.env.context(), &mut self.scratch.output);
+            connection.client.refuse(Cause::OverCapacity, &ctx, output);
         }
         self.send_answers(connection);
         self.decision_taken(key, connection);

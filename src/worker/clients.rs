@@ -195,20 +195,30 @@ impl Core {
             return;
         }
         self.parts.control.relief_at = now + RELIEF_EVERY;
-        let stalled = |key: Key| {
-            let connection = self.clients.entry(key)?;
-            let progressed = connection.client.progressed();
-            let stalled = connection.pipe.is_sending() && progressed <= now - STALLED_AFTER;
-            stalled.then_some((progressed, key))
+        let stalled = |sender: Owner| {
+            let (progressed, is_sending) = match sender {
+                Owner::Client(key) => {
+                    let connection = self.clients.entry(key)?;
+                    (connection.client.progressed(), connection.pipe.is_sending())
+                }
+                _ => self.parts.websocket_progress(sender.key())?,
+            };
+            let stalled = is_sending && progressed <= now - STALLED_AFTER;
+            stalled.then_some((progressed, sender))
         };
         let mut slow: Vec<_> = self.parts.agenda.senders().filter_map(stalled).collect();
         slow.sort_unstable();
         slow.dedup();
         slow.truncate(RELIEF_MAX);
-        for (_, key) in slow {
-            self.with_client(key, |parts, _, connection| {
-                connection.client.drop_silently(Cause::SlowConsumer, &parts.env.context());
-            });
+        for (_, sender) in slow {
+            match sender {
+                Owner::Client(key) => {
+                    self.with_client(key, |parts, _, connection| {
+                        connection.client.drop_silently(Cause::SlowConsumer, &parts.env.context());
+                    });
+                }
+                _ => self.drop_stalled_websocket(sender.key()),
+            }
         }
     }
 
@@ -221,7 +231,8 @@ impl Core {
         let needed = bytes + bytes / 256 + ROOM_SPARE;
         while self.parts.pools.queues.free_bytes() < needed {
             let own = self.clients.entry(key).map_or(0, |connection| connection.out.len());
-            let queued = |sender: Key| {
+            let queued = |sender: Owner| {
+                let Owner::Client(sender) = sender else { return None };
                 let connection = self.clients.entry(sender)?;
                 let queued = connection.out.len();
                 let heavier = connection.pipe.is_sending() && queued > own && sender != key;

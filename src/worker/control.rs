@@ -161,8 +161,9 @@ impl Parts {
         self.env.rows = Rows::new(&self.env.counters, &settings);
         self.env.settings = settings;
         let WorkerOptions { workers, descriptors_max, .. } = self.options;
-        let limits = &self.env.settings.limits;
-        self.admission.allowance = Allowance::new(limits, workers, descriptors_max);
+        let settings = &self.env.settings;
+        let clients_max = descriptors_max / settings.sockets_per_client();
+        self.admission.allowance = Allowance::new(&settings.limits, workers, clients_max);
         if !same {
             self.links.deadlines_changed();
             self.sweep.begin(Duty::Deadlines);

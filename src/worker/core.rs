@@ -127,6 +127,8 @@ pub(super) struct Control {
     pub(super) close_lines: TokenBucket,
     /// Bounds the lines about refused Origins.
     pub(super) origin_lines: TokenBucket,
+    /// Lines about answers of servers that point to a wrong configuration.
+    pub(super) advice_lines: TokenBucket,
     /// Those that the close log is to have.
     pub(super) subjects: Subjects,
     /// Revocations of backends that found the control thread's mailbox full.

@@ -177,7 +177,7 @@ impl Core {
             sweep.begin(Duty::LostLinks);
         }
         // Those that came may be the first.
-        random.fill(&mut scratch.output.nonce);
+        random.fill(&mut scratch.output.nonce.0);
     }
 
     /// A link takes no new session: its sessions end by themselves, or are closed where a reload

@@ -257,6 +257,9 @@ impl LinkTable {
 impl Parts {
     /// Gives an authenticated client a session, or tells it that no backend can take it.
     pub(super) fn open_session(&mut self, key: Key, connection: &mut Connection, backend: u16) {
+        if !self.has_room_for(connection) {
+            return self.refuse_session(connection, Cause::OverCapacity);
+        }
         let draining = self.control.drain.is_some();
         let balance = self.env.settings.backends[usize::from(backend)].balance;
         let chosen = if draining { None } else { self.links.choose(backend, balance) };
@@ -274,16 +277,24 @@ impl Parts {
                 if let Some(identity) = output.request.identity() {
                     self.control.keep_subject(&self.env.settings, key, identity.subject);
                 }
-                self.session_opened(connection, message_max);
+                connection.client.session_opened(message_max);
+                self.session_opened(connection);
             }
             Err(cause) => {
-                connection.session = None;
-                output.connect_ack.clear();
-                output.rest.clear();
                 let cause = if draining { Cause::GoingAway } else { cause };
-                connection.client.refuse(cause, &self.env.context(), output);
+                return self.refuse_session(connection, cause);
             }
         }
+        self.send_answers(connection);
+    }
+
+    /// Tells a client that was let in that it gets no session.
+    pub(super) fn refuse_session(&mut self, connection: &mut Connection, cause: Cause) {
+        connection.session = None;
+        let output = &mut self.scratch.output;
+        output.connect_ack.clear();
+        output.rest.clear();
+        connection.client.refuse(cause, &self.env.context(), output);
         self.send_answers(connection);
     }
 
@@ -556,6 +567,7 @@ impl<R: Ring> Worker<R> {
                 Flush::Sending(_) if link.may_wake() => link.take_waiting(&mut agenda.woken),
                 Flush::Sending(_) | Flush::Busy => {}
                 Flush::NoSlot => *dirty = true,
+                Flush::Nothing => unreachable!("a link's output is made already"),
             }
         }
         let flushed = !*dirty;

@@ -133,6 +133,16 @@ pub enum Report {
         /// What was wrong last, for people. Never holds unescaped bytes of the server's.
         reason: String,
     },
+    /// A WebSocket server's answer points to a wrong configuration; told a few times a second at
+    /// most.
+    ServerAnswered {
+        /// Which server.
+        target: Arc<LinkTarget>,
+        /// With what.
+        status: u16,
+        /// The likely cause, for people.
+        advice: &'static str,
+    },
     /// A link goes on, but people should know something of it.
     LinkWarning {
         /// Where it goes.

@@ -28,6 +28,7 @@ mod tick_time;
 mod trail;
 mod upstreams;
 mod websocket_events;
+mod websocket_io;
 mod websockets;
 
 use std::collections::VecDeque;
@@ -41,6 +42,7 @@ use crate::base::time::Instant;
 use crate::base::token_bucket::TokenBucket;
 use crate::connection::client::Client;
 use crate::connection::route_order::RouteOrder;
+use crate::connection::upstream::websocket::request::ServerNonce;
 use crate::connection::{Output, authenticate};
 use crate::counters::{Counters, Metric};
 use crate::protocol::rejected_tokens::RejectedTokenCache;
@@ -138,7 +140,8 @@ impl<R: Ring> Worker<R> {
         let mut servers = ServerTable::new(&env, &mut random);
         links.give_addresses(&mut ring);
         servers.give_addresses(&mut ring);
-        let allowance = Allowance::new(&settings.limits, options.workers, options.descriptors_max);
+        let sockets_max = options.descriptors_max / settings.sockets_per_client();
+        let allowance = Allowance::new(&settings.limits, options.workers, sockets_max);
         let parts = Parts {
             agenda: Agenda::new(WHEEL_TICK, now.instant),
             upstreams,
@@ -156,6 +159,7 @@ impl<R: Ring> Worker<R> {
                 stopped: false,
                 close_lines: TokenBucket::full(now.instant),
                 origin_lines: TokenBucket::full(now.instant),
+                advice_lines: TokenBucket::full(now.instant),
                 subjects: Subjects::default(),
                 revocations_waiting: VecDeque::new(),
                 relief_at: now.instant,
@@ -212,6 +216,7 @@ impl<R: Ring> Worker<R> {
         let handshakes = self.core.handle_deferred();
         self.measure(Phase::DeferredTls, handshakes);
         self.feed_starved();
+        self.core.close_ousted();
         self.core.advance_drain();
         let listeners = self.core.parts.listeners_to_close();
         if !listeners.is_empty() {
@@ -326,9 +331,10 @@ impl<R: Ring> Worker<R> {
                 clients_starve
             }
             Owner::Upstream(key) => {
-                let flushed = self.flush_upstream(key);
-                links_starve |= !flushed;
-                !flushed
+                let starved = self.flush_upstream(key);
+                clients_starve |= starved == Some(BufferGroup::Client);
+                links_starve |= starved == Some(BufferGroup::Link);
+                starved.is_some()
             }
             Owner::Nobody | Owner::Acceptor(_) => unreachable!("{owner:?} sends nothing"),
         });
@@ -350,16 +356,20 @@ impl<R: Ring> Worker<R> {
 
     /// False when no send slot was free.
     fn flush_client(&mut self, key: Key) -> bool {
-        let Core { clients, parts: Parts { pools, agenda, .. } } = &mut self.core;
+        let Core { clients, parts: Parts { pools, agenda, env, .. } } = &mut self.core;
         // It may have left since it had output.
         let Some(connection) = clients.entry_mut(key) else { return true };
-        let Connection { pipe, out, .. } = connection;
+        let Connection { pipe, out, client, .. } = connection;
         if !out.is_empty() {
             let copy_out = |bytes: &mut [u8]| out.copy_out(&mut pools.queues, bytes);
             match pipe.flush(Owner::Client(key), &mut self.ring, &mut agenda.ops, copy_out) {
-                Flush::Sending(slot) => agenda.note_sender(slot, key),
+                Flush::Sending(slot) => {
+                    client.output_begun(env.now.instant);
+                    agenda.note_sender(slot, Owner::Client(key));
+                }
                 Flush::Busy => {}
                 Flush::NoSlot => return false,
+                Flush::Nothing => unreachable!("a client's output is made already"),
             }
         }
         connection.dirty = false;
@@ -368,10 +378,10 @@ impl<R: Ring> Worker<R> {
 }
 
 /// For the first handshake with a WebSocket server, where there are any.
-fn first_nonce(settings: &Settings, random: &mut Random) -> [u8; 16] {
-    let mut nonce = [0; 16];
-    if settings.backends.iter().any(|backend| backend.server.is_some()) {
-        random.fill(&mut nonce);
+fn first_nonce(settings: &Settings, random: &mut Random) -> ServerNonce {
+    let mut nonce = ServerNonce::default();
+    if settings.has_servers() {
+        random.fill(&mut nonce.0);
     }
     nonce
 }
@@ -435,7 +445,7 @@ impl Parts {
             .min(self.agenda.next_timer())
     }
 
-    fn set_gauges(&self, buffers_free: u32) {
+    fn set_gauges(&mut self, buffers_free: u32) {
         self.set_admission_gauges();
         let counters = &self.env.counters;
         let queued = self.pools.queues.in_use_bytes() + self.links.unsent();

@@ -2,24 +2,21 @@
 //! after failures.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::base::circuit::{Circuit, CircuitLimits, CircuitState, Permit};
 use crate::base::random::Random;
+use crate::base::rendezvous;
 use crate::base::time::Instant;
+use crate::counters::{Counters, EndpointMetric, Row};
 use crate::protocol::cause::Cause;
 use crate::ring::Ring;
-use crate::settings::{Balance, Settings};
+use crate::settings::{Balance, Settings, WebSocketBackend};
 
 use super::core::Environment;
 use super::endpoint_plan::{Assignment, EndpointPlan, LinkTarget, Place, Standing};
 
 /// Where the servers' numbers begin in the ring's table of endpoints, behind all links.
 const FIRST_ENDPOINT: u16 = 4096;
-/// Failures in a row after which a server rests.
-const FAILURES: u32 = 3;
-/// For how long at first, and at most.
-const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// One server of one backend.
 pub(super) struct Server {
@@ -27,7 +24,21 @@ pub(super) struct Server {
     pub(super) standing: Standing,
     /// Connections to it, those included that are being made.
     connections: u32,
+    /// Those of them whose handshake is under way.
+    handshakes: u32,
+    /// Of its address, for balance by hash.
+    name: u64,
     circuit: Circuit,
+    /// When it last answered a handshake, whatever it said.
+    answered: Option<Instant>,
+    row: Row<EndpointMetric>,
+}
+
+impl Server {
+    /// Whether it gets no clients after failures, but perhaps one to try it.
+    fn rests(&self) -> bool {
+        self.circuit.state() != CircuitState::Closed
+    }
 }
 
 /// The servers of one backend.
@@ -47,12 +58,29 @@ pub(super) struct ServerTable {
     free: Vec<u16>,
     /// Slots whose address the ring has to get.
     claimed: Vec<u16>,
+    /// Of all servers.
+    connections: u64,
+    /// Servers that take connections, and those that rest, as far as nothing `changed` since.
+    counted: (u64, u64),
+    changed: bool,
+    counters: Arc<Counters>,
+}
+
+impl Server {
+    /// Whether one more connection is within the backend's bounds.
+    fn has_room(&self, backend: Option<&WebSocketBackend>) -> bool {
+        backend.is_some_and(|backend| {
+            self.handshakes < backend.handshakes_max
+                && backend.sessions_max.is_none_or(|most| self.connections < most)
+        })
+    }
 }
 
 impl ServerTable {
     /// The servers that the settings name.
     pub(super) fn new(env: &Environment, random: &mut Random) -> Self {
-        let mut table = ServerTable::default();
+        let counters = Arc::clone(&env.counters);
+        let mut table = ServerTable { counters, ..ServerTable::default() };
         table.adopt(env, random);
         table
     }
@@ -72,18 +100,24 @@ impl ServerTable {
 
     /// Gives every server its slot. Whether the clients of one are to be closed.
     pub(super) fn adopt(&mut self, env: &Environment, random: &mut Random) -> bool {
-        self.take(self.assign(&env.settings, &env.endpoints, env.now.instant), random)
+        let assignment = self.assign(&env.settings, &env.endpoints, env.now.instant);
+        self.take(assignment, &env.settings, random)
     }
 
-    fn take(&mut self, assignment: Assignment, random: &mut Random) -> bool {
+    fn take(&mut self, assignment: Assignment, settings: &Settings, random: &mut Random) -> bool {
+        self.changed = true;
         let Assignment { groups, left } = assignment;
         let mut adopted = Vec::with_capacity(groups.len());
         for (index, places) in groups.into_iter().enumerate() {
             let standing = Standing::Listed { backend: index as u16 };
+            let limits = settings.backends[index].server.as_ref().map(|server| server.circuit);
             let mut servers = Vec::with_capacity(places.len());
             for Place { target, slot } in places {
-                let slot = slot.unwrap_or_else(|| self.claim(Arc::new(target)));
-                self.servers[usize::from(slot)].standing = standing;
+                let limits = limits.expect("only servers have places here");
+                let slot = slot.unwrap_or_else(|| self.claim(target, limits));
+                let server = &mut self.servers[usize::from(slot)];
+                server.standing = standing;
+                server.circuit.set_limits(limits);
                 servers.push(slot);
             }
             // Workers begin round robin at different servers.
@@ -115,10 +149,18 @@ impl ServerTable {
     }
 
     /// A slot for a server that has none.
-    fn claim(&mut self, target: Arc<LinkTarget>) -> u16 {
-        let limits = CircuitLimits { failures: FAILURES, open_min: REST.0, open_max: REST.1 };
-        let circuit = Circuit::new(limits);
-        let server = Server { target, standing: Standing::Free, connections: 0, circuit };
+    fn claim(&mut self, target: LinkTarget, limits: CircuitLimits) -> u16 {
+        let names = [&*target.backend, &*target.configured.to_string()];
+        let server = Server {
+            name: rendezvous::hash(target.address.to_string().as_bytes()),
+            row: self.counters.endpoints.row(&names),
+            target: Arc::new(target),
+            standing: Standing::Free,
+            connections: 0,
+            handshakes: 0,
+            circuit: Circuit::new(limits),
+            answered: None,
+        };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.servers[usize::from(slot)] = server;
@@ -138,7 +180,11 @@ impl ServerTable {
         let server = &mut self.servers[usize::from(slot)];
         if server.standing.is_ending() && server.connections == 0 {
             server.standing = Standing::Free;
+            if server.rests() {
+                self.counters.endpoints.subtract(server.row, EndpointMetric::Resting, 1);
+            }
             self.free.push(slot);
+            self.changed = true;
         }
     }
 
@@ -160,10 +206,16 @@ impl ServerTable {
         &self.servers[usize::from(server)]
     }
 
-    /// Chooses a server of `backend` for one more connection.
+    /// Chooses a server of `backend` for one more connection, other than the one that has just
+    /// `failed`; `affinity` is what that depends on where the settings say so.
+    ///
+    /// # Errors
+    /// Why none takes one more.
     pub(super) fn choose(
         &mut self,
         backend: u16,
+        affinity: Option<u64>,
+        failed: Option<u16>,
         settings: &Settings,
         now: Instant,
     ) -> Result<(u16, Permit), Cause> {
@@ -171,29 +223,67 @@ impl ServerTable {
         let count = group.servers.len();
         let server = |place: usize| &self.servers[usize::from(group.servers[place])];
         let order = (0..count).map(|step| (group.next + step) % count);
-        let able = order.filter(|place| server(*place).circuit.may_admit(now));
-        let chosen = match settings.backends[usize::from(backend)].balance {
-            Balance::RoundRobin => able.into_iter().next(),
-            Balance::LeastSessions => able.min_by_key(|place| server(*place).connections),
+        let backend = &settings.backends[usize::from(backend)];
+        let well = |place: &usize| {
+            failed != Some(group.servers[*place]) && server(*place).circuit.may_admit(now)
         };
-        let place = chosen.ok_or(Cause::BackendUnavailable)?;
+        let has_room = |place: &usize| server(*place).has_room(backend.server.as_ref());
+        let mut able = order.clone().filter(well).filter(has_room);
+        let chosen = match (backend.hash_key().and(affinity), backend.balance) {
+            // One that is full has the next place take its values, as one that rests does.
+            (Some(value), _) => {
+                rendezvous::choose(value, able.map(|place| (place, server(place).name)))
+            }
+            (None, Balance::RoundRobin) => able.next(),
+            (None, Balance::LeastSessions) => able.min_by_key(|place| server(*place).connections),
+        };
+        let Some(place) = chosen else {
+            let full = order.clone().any(|place| well(&place));
+            return Err(if full { Cause::OverCapacity } else { Cause::BackendUnavailable });
+        };
         let slot = group.servers[place];
         let server = &mut self.servers[usize::from(slot)];
         let permit = server.circuit.admit(now).ok_or(Cause::BackendUnavailable)?;
         server.connections += 1;
+        server.handshakes += 1;
+        self.connections += 1;
+        self.changed = true;
+        self.counters.endpoints.increment(server.row, EndpointMetric::Sessions);
         group.next = (place + 1) % count;
         Ok((slot, permit))
     }
 
     /// A connection to a server is gone.
     pub(super) fn left(&mut self, server: u16) {
-        self.servers[usize::from(server)].connections -= 1;
-        self.free_if_over(server);
+        let slot = server;
+        let server = &mut self.servers[usize::from(slot)];
+        server.connections -= 1;
+        self.connections -= 1;
+        self.counters.endpoints.subtract(server.row, EndpointMetric::Sessions, 1);
+        self.free_if_over(slot);
     }
 
     /// A server answered, whatever it said.
-    pub(super) fn answered(&mut self, server: u16, permit: Permit) {
-        self.servers[usize::from(server)].circuit.succeeded(permit);
+    pub(super) fn answered(&mut self, server: u16, permit: Permit, now: Instant) {
+        self.changed = true;
+        let server = &mut self.servers[usize::from(server)];
+        server.answered = Some(now);
+        server.handshakes -= 1;
+        let rested = server.rests();
+        server.circuit.succeeded(permit);
+        if rested && !server.rests() {
+            self.counters.endpoints.subtract(server.row, EndpointMetric::Resting, 1);
+        }
+    }
+
+    /// Whether a server has answered a handshake since then.
+    pub(super) fn answered_since(&self, server: u16, then: Instant) -> bool {
+        self.server(server).answered.is_some_and(|at| at >= then)
+    }
+
+    /// A server took a client.
+    pub(super) fn accepted(&self, server: u16) {
+        self.counters.endpoints.increment(self.server(server).row, EndpointMetric::Connects);
     }
 
     /// A server failed. Whether it rests now, and did not before.
@@ -204,28 +294,39 @@ impl ServerTable {
         now: Instant,
         jitter: u32,
     ) -> bool {
-        let circuit = &mut self.servers[usize::from(server)].circuit;
-        let rested = circuit.state() != CircuitState::Closed;
-        circuit.failed(permit, now, jitter);
-        !rested && circuit.state() == CircuitState::Open
+        self.changed = true;
+        let server = &mut self.servers[usize::from(server)];
+        server.handshakes -= 1;
+        let rested = server.rests();
+        server.circuit.failed(permit, now, jitter);
+        let rests = !rested && server.rests();
+        self.counters.endpoints.increment(server.row, EndpointMetric::Failures);
+        self.counters.endpoints.add(server.row, EndpointMetric::Resting, u64::from(rests));
+        rests
     }
 
     /// An attempt was given up for reasons that are not the server's.
     pub(super) fn abandoned(&mut self, server: u16, permit: Permit, now: Instant) {
-        self.servers[usize::from(server)].circuit.abandoned(permit, now);
+        self.changed = true;
+        let server = &mut self.servers[usize::from(server)];
+        server.handshakes -= 1;
+        server.circuit.abandoned(permit, now);
     }
 
     /// Connections to all of them.
     pub(super) fn connections(&self) -> u64 {
-        self.servers.iter().map(|server| u64::from(server.connections)).sum()
+        self.connections
     }
 
     /// Servers that take connections, and those that rest.
-    pub(super) fn ready_and_resting(&self) -> (u64, u64) {
+    pub(super) fn ready_and_resting(&mut self) -> (u64, u64) {
+        if !std::mem::take(&mut self.changed) {
+            return self.counted;
+        }
         let used = self.servers.iter().filter(|server| server.standing != Standing::Free);
-        let closed = |server: &&Server| server.circuit.state() == CircuitState::Closed;
-        let ready = used.filter(closed).count();
-        (ready as u64, (self.servers.len() - self.free.len() - ready) as u64)
+        let ready = used.filter(|server| !server.rests()).count();
+        self.counted = (ready as u64, (self.servers.len() - self.free.len() - ready) as u64);
+        self.counted
     }
 }
 
@@ -235,7 +336,7 @@ mod tests {
     use crate::ring::EndpointAddress;
     use crate::settings::endpoint::Endpoint;
     use crate::settings::load::test_settings;
-    use crate::settings::{Backend, RevokeScope, WebSocketBackend};
+    use crate::settings::{Backend, RevokeScope};
 
     fn backend(name: &str, ports: &[u16]) -> Backend {
         let tcp =
@@ -246,7 +347,7 @@ mod tests {
             balance: Balance::RoundRobin,
             secret: None,
             revoke: RevokeScope::None,
-            server: Some(WebSocketBackend {}),
+            server: Some(WebSocketBackend::default()),
         }
     }
 
@@ -259,30 +360,50 @@ mod tests {
         let mut table = ServerTable::default();
         let plan = EndpointPlan::default();
         let mut adopt = |table: &mut ServerTable, settings: &Settings| {
-            table.take(table.assign(settings, &plan, now), &mut random)
+            table.take(table.assign(settings, &plan, now), settings, &mut random)
         };
         assert!(!adopt(&mut table, &settings));
-        let (of_a, permit) = table.choose(0, &settings, now).expect("a server");
-        table.answered(of_a, permit);
+        let (of_a, permit) = table.choose(0, None, None, &settings, now).expect("a server");
+        table.answered(of_a, permit, now);
 
         // Another backend has its index now, and it is not there itself.
         settings.backends = vec![backend("b", &[2]), backend("c", &[3])];
         assert!(adopt(&mut table, &settings), "it has a connection");
         assert_eq!(table.server(of_a).standing, Standing::Leaving { since: now });
         assert_eq!(table.server(of_a).target.backend, "a");
-        let (of_b, _permit) = table.choose(0, &settings, now).expect("a server");
-        let (of_c, _permit) = table.choose(1, &settings, now).expect("a server");
-        assert_eq!((&*table.server(of_b).target.backend, table.ready_and_resting()), ("b", (3, 0)));
+        let (of_b, _permit) = table.choose(0, None, None, &settings, now).expect("a server");
+        let (of_c, _permit) = table.choose(1, None, None, &settings, now).expect("a server");
+        assert_eq!(table.ready_and_resting(), (3, 0));
+        assert_eq!(table.server(of_b).target.backend, "b");
         assert!(of_c != of_a && of_c != of_b);
 
+        let counted = |table: &ServerTable, backend: &str, metric| {
+            let port = u32::from(backend.as_bytes()[0] - b'a' + 1);
+            table.counters.endpoints.value(&[backend, &format!("127.0.0.1:{port}")], metric)
+        };
+        assert_eq!(counted(&table, "a", EndpointMetric::Sessions), 1);
         table.left(of_a);
         assert_eq!(
             (table.server(of_a).standing, table.ready_and_resting()),
             (Standing::Free, (2, 0))
         );
+        for _ in 0..WebSocketBackend::default().circuit.failures {
+            let (of_c, permit) = table.choose(1, None, None, &settings, now).expect("a server");
+            table.failed(of_c, permit, now, 0);
+            table.left(of_c);
+        }
+        assert_eq!(counted(&table, "c", EndpointMetric::Failures), 3);
+        assert_eq!(counted(&table, "c", EndpointMetric::Resting), 1);
         settings.backends.push(backend("d", &[4]));
         assert!(!adopt(&mut table, &settings));
-        let (of_d, _permit) = table.choose(2, &settings, now).expect("a server");
+        let (of_d, _permit) = table.choose(2, None, None, &settings, now).expect("a server");
         assert_eq!(of_d, of_a, "the slot is used again");
+        assert_eq!(counted(&table, "a", EndpointMetric::Sessions), 0);
+        assert_eq!(counted(&table, "d", EndpointMetric::Sessions), 1);
+        // One that rests is removed, and does not rest for good in the metrics.
+        table.left(of_c);
+        settings.backends.remove(1);
+        adopt(&mut table, &settings);
+        assert_eq!(counted(&table, "c", EndpointMetric::Resting), 0);
     }
 }

@@ -133,8 +133,7 @@ impl Parts {
     }
 
     /// A client's session is open: its dialect may greet it.
-    pub(super) fn session_opened(&mut self, connection: &mut Connection, message_max: u32) {
-        connection.client.session_opened(message_max);
+    pub(super) fn session_opened(&mut self, connection: &mut Connection) {
         self.env.counters.increment(Metric::SessionsOpened);
         self.env.count_session(connection);
         let output = &mut self.scratch.output;

@@ -2,6 +2,7 @@
 //! client's subject where the settings ask for it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -13,7 +14,7 @@ use super::clients::Connection;
 use super::core::{Control, Parts};
 use super::mailbox::Report;
 
-/// Lines about refused Origins, of one worker.
+/// Lines about refused Origins, and about odd answers of servers, of one worker.
 const ORIGIN_LINES_PER_SECOND: u32 = 1;
 const ORIGIN_LINES_BURST: u32 = 5;
 
@@ -66,6 +67,25 @@ impl Parts {
             peer: connection.client.peer(),
             origin,
         });
+    }
+}
+
+impl Parts {
+    /// Says in the log what a server's answer points to. Each client may cause one, so only a few
+    /// lines a second are written.
+    pub(super) fn report_advice(
+        &mut self,
+        key: Key,
+        status: Option<u16>,
+        advice: Option<&'static str>,
+    ) {
+        let (Some(status), Some(advice)) = (status, advice) else { return };
+        let target = Arc::clone(&self.server_of_websocket(key).target);
+        let Control { mailbox, advice_lines, .. } = &mut self.control;
+        let now = self.env.now.instant;
+        if advice_lines.take(1, ORIGIN_LINES_PER_SECOND, ORIGIN_LINES_BURST, now) {
+            mailbox.report(Report::ServerAnswered { target, status, advice });
+        }
     }
 }
 

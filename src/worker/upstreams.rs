@@ -3,12 +3,15 @@
 
 use crate::base::slab::{Key, KeyedSlab};
 use crate::connection::upstream::websocket::handshake::Fault;
-use crate::ring::{Failure as RingFailure, OpKey, OpKind, Outcome, Ring};
+use crate::ring::{BufferGroup, Failure as RingFailure, OpKey, OpKind, Outcome, Ring};
 
 use super::Worker;
 use super::core::{Core, Parts};
 use super::sockets::DialledSocket;
 use super::websockets::WebSocket;
+
+/// Linux's number for "no port is free", on all architectures.
+const EADDRNOTAVAIL: i32 = 99;
 
 /// What stands behind one entry of the table.
 pub(super) struct Upstream {
@@ -82,10 +85,9 @@ impl<R: Ring> Worker<R> {
             },
             Outcome::Failed(failure) if op.kind == OpKind::Connect => {
                 upstream.socket.connect_failed();
-                let why = describe(failure);
                 match link {
-                    Some(link) => self.core.link_unconnected(link, &why),
-                    None => self.core.websocket_failed(key, &Fault::Connect(why)),
+                    Some(link) => self.core.link_unconnected(link, &describe(failure)),
+                    None => self.core.websocket_failed(key, &fault(failure)),
                 }
             }
             Outcome::CancelDone if upstream.socket.cancel_done() => match link {
@@ -105,16 +107,24 @@ impl<R: Ring> Worker<R> {
         }
     }
 
-    /// Fills an upstream's next send, if there is something to send. False when no slot is free.
-    pub(super) fn flush_upstream(&mut self, key: Key) -> bool {
+    /// Fills an upstream's next send, if there is something to send. Says which pool had no slot
+    /// free for that.
+    pub(super) fn flush_upstream(&mut self, key: Key) -> Option<BufferGroup> {
         // A link that was connected again since keeps its slot.
-        let Some((key, upstream)) = self.core.parts.upstreams.slot_mut(key.slot) else {
-            return true;
-        };
+        let (key, upstream) = self.core.parts.upstreams.slot_mut(key.slot)?;
         match upstream.as_link() {
-            Some(link) => self.flush_link(link),
-            None => self.flush_websocket(key),
+            Some(link) => (!self.flush_link(link)).then_some(BufferGroup::Link),
+            None => (!self.flush_websocket(key)).then_some(BufferGroup::Client),
         }
+    }
+}
+
+/// What a failed connect says of a server, or of this machine.
+fn fault(failure: RingFailure) -> Fault {
+    match failure {
+        RingFailure::Exhausted => Fault::NoDescriptors,
+        RingFailure::Errno(EADDRNOTAVAIL) => Fault::NoPorts,
+        failure => Fault::Connect(describe(failure)),
     }
 }
 

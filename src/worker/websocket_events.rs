@@ -9,35 +9,41 @@ use crate::connection::upstream::websocket::handshake::{Accepted, Answered, Faul
 use crate::connection::upstream::websocket::relay::FromServer;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
-use crate::protocol::websocket::is_sendable_close_code;
-use crate::ring::{BufferGroup, Owner, Ring, Socket};
+use crate::protocol::websocket::{FrameError, is_sendable_close_code};
+use crate::ring::{BufferGroup, Owner, Socket};
 
-use super::Worker;
 use super::core::{Core, Parts};
 use super::mailbox::Report;
 use super::servers::Server;
 use super::sessions::Session;
-use super::sockets::{Flush, PipeEvent};
 use super::upstreams::{UpstreamKind, upstream};
+use super::websocket_io::begin_tls;
 use super::websockets::{Dial, State};
 
+/// The close code for a server whose message is too large.
+const TOO_LARGE: u16 = 1009;
 /// The close code for a server that broke the protocol.
 const PROTOCOL_ERROR: u16 = 1002;
 
 impl Core {
     /// The socket to a server is there: the request goes out.
     pub(super) fn websocket_connected(&mut self, key: Key, socket: Socket) {
-        let Parts { upstreams, agenda, pools, .. } = &mut self.parts;
+        let Parts { upstreams, agenda, pools, servers, env, .. } = &mut self.parts;
         let upstream = upstream(upstreams, key);
         let pipe = upstream.socket.connected(socket, BufferGroup::Client);
         let UpstreamKind::WebSocket(websocket) = &mut upstream.kind else { return };
         match std::mem::replace(&mut websocket.state, State::Over) {
             State::Connecting(dial) => {
                 let queued = websocket.relay.request(dial.handshake.request(), &mut pools.backlogs);
+                let begun = begin_tls(&env.settings, servers.server(websocket.server));
                 websocket.state = State::Handshaking(dial);
                 pipe.reconcile(Owner::Upstream(key), &mut agenda.ops);
                 if queued.is_err() {
                     return self.websocket_failed(key, &Fault::NoRoom);
+                }
+                match begun {
+                    Ok(tls) => self.parts.websocket(key).tls = tls,
+                    Err(fault) => return self.websocket_failed(key, &fault),
                 }
                 self.parts.mark_websocket(key);
             }
@@ -63,11 +69,13 @@ impl Core {
                 return self.parts.forget_websocket(key);
             }
         };
-        let Dial { handshake, permit, at_latest, .. } = *dial;
+        let Dial { handshake, affinity, permit, at_latest, .. } = *dial;
         // A reload may have removed the backend, or moved it.
         let Server { target, standing, .. } = self.parts.servers.server(server);
         let (target, backend) = (Arc::clone(target), standing.backend());
-        self.parts.env.counters.increment(Metric::UpstreamFailures);
+        let counters = &self.parts.env.counters;
+        counters.add(Metric::UpstreamFailures, u64::from(fault.is_servers()));
+        counters.add(Metric::UpstreamPortsExhausted, u64::from(*fault == Fault::NoPorts));
         if fault.is_servers() {
             if self.parts.servers.failed(server, permit, now, jitter) {
                 let report = Report::ServerRests { target, reason: fault.to_string() };
@@ -83,7 +91,9 @@ impl Core {
         // messages is in it.
         let again = match backend {
             Some(backend) if fault.is_worth_another() && at_latest > now => {
-                self.parts.connect(handshake.again(), backend, Some(client), at_latest).ok()
+                let wanted = (backend, affinity);
+                let (again, failed) = (handshake.again(), Some(server));
+                self.parts.connect(again, wanted, failed, Some(client), at_latest).ok()
             }
             _ => None,
         };
@@ -114,14 +124,12 @@ impl Core {
             return self.parts.mark_websocket(key);
         }
         match self.parts.websocket(key).state {
-            State::Connecting(_) => self.websocket_failed(key, &Fault::ConnectTimedOut),
-            State::Handshaking(_) => self.websocket_failed(key, &Fault::AnswerTimedOut),
-            State::Open => {
-                self.parts.env.counters.increment(Metric::UpstreamStalls);
-                self.websocket_lost(key, Cause::BackendUnavailable);
-                self.parts.end_websocket(key, true);
+            State::Connecting(_) | State::Handshaking(_) => {
+                let fault = self.parts.timed_out(key);
+                self.websocket_failed(key, &fault);
             }
-            State::Closing { .. } => self.parts.end_websocket(key, false),
+            State::Open => self.drop_stalled_websocket(key),
+            State::Closing { .. } | State::Parting { .. } => self.parts.end_websocket(key, false),
             State::Over => {}
         }
         if self.parts.upstreams.entry(key).is_some() {
@@ -129,8 +137,15 @@ impl Core {
         }
     }
 
+    /// A server reads nothing.
+    pub(super) fn drop_stalled_websocket(&mut self, key: Key) {
+        self.parts.env.counters.increment(Metric::UpstreamStalls);
+        self.websocket_lost(key, Cause::BackendUnavailable);
+        self.parts.end_websocket(key, true);
+    }
+
     /// The session of an open client cannot go on.
-    fn websocket_lost(&mut self, key: Key, cause: Cause) {
+    pub(super) fn websocket_lost(&mut self, key: Key, cause: Cause) {
         let Some(client) = self.parts.websocket(key).client.take() else { return };
         self.with_client(client, |parts, _, connection| {
             connection.session = None;
@@ -140,18 +155,25 @@ impl Core {
     }
 
     /// A server's connection ended, in order or not.
-    fn websocket_gone(&mut self, key: Key) {
+    pub(super) fn websocket_gone(&mut self, key: Key) {
         match self.parts.websocket(key).state {
             State::Connecting(_) => unreachable!("there is no socket yet"),
-            State::Handshaking(_) => return self.websocket_failed(key, &Fault::ClosedEarly),
+            State::Handshaking(_) => {
+                let tls = self.parts.websocket(key).tls.as_ref();
+                let agreed = tls.is_none_or(|tls| tls.is_open());
+                let fault = if agreed { Fault::ClosedEarly } else { Fault::TlsClosed };
+                return self.websocket_failed(key, &fault);
+            }
             State::Open => self.websocket_lost(key, Cause::BackendUnavailable),
+            // The server may still read the last of TLS.
+            State::Parting { .. } => return,
             State::Closing { .. } | State::Over => {}
         }
         self.parts.end_websocket(key, false);
     }
 
-    /// Takes bytes from a server.
-    fn websocket_input(&mut self, key: Key, input: &mut [u8]) {
+    /// Takes bytes from a server, decrypted.
+    pub(super) fn websocket_input(&mut self, key: Key, input: &mut [u8]) {
         match &mut self.parts.websocket(key).state {
             State::Connecting(_) => unreachable!("there is no socket yet"),
             State::Handshaking(dial) => match dial.handshake.receive(input) {
@@ -166,7 +188,7 @@ impl Core {
                 (_, Answered::Broken(fault)) => self.websocket_failed(key, &fault),
             },
             State::Open => self.relay_to_client(key, input),
-            State::Closing { .. } | State::Over => {}
+            State::Closing { .. } | State::Parting { .. } | State::Over => {}
         }
     }
 
@@ -175,15 +197,21 @@ impl Core {
         let websocket = self.parts.websocket(key);
         let server = websocket.server;
         if let State::Handshaking(dial) = std::mem::replace(&mut websocket.state, state) {
-            self.parts.servers.answered(server, dial.permit);
+            let now = self.parts.env.now.instant;
+            self.parts.servers.answered(server, dial.permit, now);
         }
         self.parts.agenda.upstream_timers.cancel(key.slot);
     }
 
     /// The server takes the client.
     fn websocket_accepted(&mut self, key: Key, accepted: &Accepted) {
+        self.parts.report_advice(key, Some(101), accepted.advice());
         self.take_dial(key, State::Open);
-        let Some(client) = self.parts.websocket(key).client else { return };
+        let websocket = self.parts.websocket(key);
+        let (server, client) = (websocket.server, websocket.client);
+        self.parts.servers.accepted(server);
+        self.parts.env.counters.increment(Metric::UpstreamConnects);
+        let Some(client) = client else { return };
         let backend = self.parts.server_of_websocket(key).standing.backend();
         self.with_client(client, |parts, client, connection| {
             parts.accepted_by_server(client, connection, backend, accepted);
@@ -193,6 +221,7 @@ impl Core {
     /// The server does not take the client.
     fn websocket_refused(&mut self, key: Key, refused: &Refused) {
         self.parts.env.counters.increment(Metric::UpstreamRefusals);
+        self.parts.report_advice(key, refused.status, refused.advice);
         self.take_dial(key, State::Over);
         let client = self.parts.websocket(key).client.take();
         self.parts.end_websocket(key, false);
@@ -205,11 +234,12 @@ impl Core {
 
     /// Hands a server's frames to its client.
     fn relay_to_client(&mut self, key: Key, input: &mut [u8]) {
+        let message_max = self.parts.server_message_max(key);
         let mut at = 0;
         while at < input.len() {
             let websocket = self.parts.websocket(key);
             let (State::Open, Some(client)) = (&websocket.state, websocket.client) else { break };
-            match websocket.relay.receive(&mut input[at..]) {
+            match websocket.relay.receive(&mut input[at..], message_max) {
                 Ok((_, FromServer::NeedMore)) => break,
                 Ok((used, FromServer::Data { range, kind, first, last })) => {
                     let bytes = &input[at + range.start..at + range.end];
@@ -232,10 +262,12 @@ impl Core {
                     self.closed_by_server(key, code, reason.as_text());
                     break;
                 }
-                Err(_) => {
+                Err(error) => {
+                    let code =
+                        if error == FrameError::TooLarge { TOO_LARGE } else { PROTOCOL_ERROR };
                     self.parts.env.counters.increment(Metric::UpstreamViolations);
                     self.websocket_lost(key, Cause::BackendUnavailable);
-                    self.parts.close_websocket(key, Some(PROTOCOL_ERROR), "");
+                    self.parts.close_websocket(key, Some(code), "");
                     break;
                 }
             }
@@ -262,44 +294,5 @@ impl Core {
             connection.client.close_by_backend(code, reason, &ctx, &mut parts.scratch.output);
             parts.send_answers(connection);
         });
-    }
-}
-
-impl<R: Ring> Worker<R> {
-    /// Something happened to the socket of a connection to a server.
-    pub(super) fn websocket_event(&mut self, key: Key, event: PipeEvent) {
-        match event {
-            PipeEvent::Received(buffer) => {
-                self.core.websocket_input(key, self.ring.received(&buffer));
-                self.ring.give_back(buffer);
-            }
-            PipeEvent::Sent => self.core.parts.websocket_sent(key),
-            PipeEvent::Finished | PipeEvent::Broken => self.core.websocket_gone(key),
-            PipeEvent::Starved => {
-                let Parts { agenda, env, .. } = &mut self.core.parts;
-                env.counters.increment(Metric::ReceiveStarved);
-                agenda.starve(Owner::Upstream(key), BufferGroup::Client);
-            }
-            PipeEvent::Routine => {}
-        }
-        self.core.settle_websocket(key);
-    }
-
-    /// Fills the next send of a connection to a server. False when no slot is free.
-    pub(super) fn flush_websocket(&mut self, key: Key) -> bool {
-        let Parts { upstreams, agenda, pools, .. } = &mut self.core.parts;
-        let upstream = upstream(upstreams, key);
-        let UpstreamKind::WebSocket(websocket) = &mut upstream.kind else { return true };
-        if let Some(pipe) = upstream.socket.pipe_mut()
-            && websocket.relay.unsent() > 0
-        {
-            let (owner, relay) = (Owner::Upstream(key), &mut websocket.relay);
-            let copy = |bytes: &mut [u8]| relay.copy_output(&mut pools.backlogs, bytes);
-            if pipe.flush(owner, &mut self.ring, &mut agenda.ops, copy) == Flush::NoSlot {
-                return false;
-            }
-        }
-        websocket.dirty = false;
-        true
     }
 }

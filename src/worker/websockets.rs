@@ -8,8 +8,9 @@ use crate::base::time::{Instant, PackedInstant};
 use crate::connection::client::End;
 use crate::connection::session::Fragment;
 use crate::connection::stage::ClosedBy;
-use crate::connection::upstream::websocket::handshake::Handshake;
+use crate::connection::upstream::websocket::handshake::{Fault, Handshake};
 use crate::connection::upstream::websocket::relay::Relay;
+use crate::connection::upstream::websocket::tls::ServerTls;
 use crate::counters::Metric;
 use crate::protocol::cause::Cause;
 use crate::protocol::websocket::{OpCode, is_sendable_close_code};
@@ -21,9 +22,12 @@ use super::clients::Connection;
 use super::core::Parts;
 use super::servers::Server;
 use super::sessions::{Session, reason_of};
-use super::sockets::Reading;
+use super::sockets::{Pipe, Reading};
 use super::upstreams::{Upstream, UpstreamKind, upstream};
 
+/// A server must have had one part in this many of `deadlines.upstream_connect`, the first attempt's
+/// half of that halved, for a timeout to count as its failure.
+const FAIR_PARTS: u32 = 4;
 /// The close code for a server whose client was closed by the gateway (RFC 6455 §7.4.1: policy).
 const CLOSED_BY_POLICY: u16 = 1008;
 /// The close code for a server whose client is closed because the gateway goes.
@@ -33,6 +37,8 @@ const GOING_AWAY: u16 = 1001;
 pub(super) struct WebSocket {
     pub(super) state: State,
     pub(super) relay: Relay,
+    /// With a `wss://` server, once the socket is there.
+    pub(super) tls: Option<Box<ServerTls>>,
     /// Whose it is, until the session ends.
     pub(super) client: Option<Key>,
     /// Its number in the table of servers.
@@ -42,18 +48,20 @@ pub(super) struct WebSocket {
     /// The client has more than the queue takes.
     pub(super) client_waits: bool,
     /// When a send last made progress, or output began to wait.
-    progressed: PackedInstant,
+    pub(super) progressed: PackedInstant,
 }
 
 pub(super) enum State {
     /// The socket is being connected.
     Connecting(Box<Dial>),
-    /// The request is on its way, or the answer is.
+    /// TLS is being agreed on, the request is on its way, or the answer is.
     Handshaking(Box<Dial>),
     /// Frames flow.
     Open,
     /// The last word is queued: the server's end is awaited, until then at most.
     Closing { until: PackedInstant },
+    /// The last of TLS is being sent, until then at most: the end follows.
+    Parting { until: PackedInstant },
     /// Nothing is awaited but the operations in flight.
     Over,
 }
@@ -61,7 +69,11 @@ pub(super) enum State {
 /// A connection that the server has not agreed to.
 pub(super) struct Dial {
     pub(super) handshake: Handshake,
+    /// What the choice of the server depends on.
+    pub(super) affinity: Option<u64>,
     pub(super) permit: Permit,
+    /// When this attempt began.
+    begun: Instant,
     /// When this attempt has taken too long.
     until: Instant,
     /// When all attempts together have.
@@ -75,7 +87,7 @@ impl WebSocket {
             State::Connecting(dial) | State::Handshaking(dial) => dial.until,
             State::Open if self.relay.unsent() > 0 => self.progressed + deadlines.write_stall,
             State::Open | State::Over => Instant::NEVER,
-            State::Closing { until } => until.instant(),
+            State::Closing { until } | State::Parting { until } => until.instant(),
         }
     }
 }
@@ -104,7 +116,7 @@ impl Parts {
         let Some(handshake) = self.scratch.output.handshake.take() else {
             unreachable!("a client that wants a server says what it asks")
         };
-        self.random.fill(&mut self.scratch.output.nonce);
+        self.random.fill(&mut self.scratch.output.nonce.0);
         if let Some(identity) = self.scratch.output.request.identity() {
             self.control.keep_subject(&self.env.settings, key, identity.subject);
         }
@@ -113,7 +125,8 @@ impl Parts {
         let dialled = if self.control.drain.is_some() {
             Err(Cause::GoingAway)
         } else {
-            self.connect(handshake, backend, Some(key), at_latest)
+            let affinity = self.scratch.output.request.affinity();
+            self.connect(handshake, (backend, affinity), None, Some(key), at_latest)
         };
         match dialled {
             Ok(upstream) => {
@@ -129,22 +142,25 @@ impl Parts {
         self.send_answers(connection);
     }
 
-    /// Connects to one of a backend's servers.
+    /// Connects to one of a backend's servers, other than the one that has just `failed`.
     pub(super) fn connect(
         &mut self,
         handshake: Handshake,
-        backend: u16,
+        (backend, affinity): (u16, Option<u64>),
+        failed: Option<u16>,
         client: Option<Key>,
         at_latest: Instant,
     ) -> Result<Key, Cause> {
         let now = self.env.now.instant;
-        let (server, permit) = self.servers.choose(backend, &self.env.settings, now)?;
+        let (server, permit) =
+            self.servers.choose(backend, affinity, failed, &self.env.settings, now)?;
         // Half of what is left is for another server, should this one not answer.
         let until = now + at_latest.since(now) / 2;
-        let dial = Dial { handshake, permit, until, at_latest };
+        let dial = Dial { handshake, affinity, permit, begun: now, until, at_latest };
         let websocket = WebSocket {
             state: State::Connecting(Box::new(dial)),
             relay: Relay::default(),
+            tls: None,
             client,
             server,
             dirty: false,
@@ -159,10 +175,53 @@ impl Parts {
         Ok(key)
     }
 
-    /// How many payload bytes the queue to a server takes now.
+    /// When a send to a server last made progress, and whether one is in flight; `None` when the
+    /// connection is gone.
+    pub(super) fn websocket_progress(&self, key: Key) -> Option<(Instant, bool)> {
+        let upstream = self.upstreams.entry(key)?;
+        let UpstreamKind::WebSocket(websocket) = &upstream.kind else { return None };
+        let is_sending = upstream.socket.pipe().is_some_and(Pipe::is_sending);
+        Some((websocket.progressed.instant(), is_sending))
+    }
+
+    /// The largest message of a server; any, once a reload has removed it.
+    pub(super) fn server_message_max(&self, key: Key) -> u32 {
+        let backend = self.server_of_websocket(key).standing.backend();
+        let settings =
+            |backend: u16| self.env.settings.backends[usize::from(backend)].server.as_ref();
+        backend.and_then(settings).and_then(|server| server.message_max).unwrap_or(u32::MAX)
+    }
+
+    /// What it says of a server that it did not agree in time. It says nothing if the server
+    /// answered others meanwhile, or if there was little time: a stranger's late attempts must not
+    /// close it to all.
+    pub(super) fn timed_out(&mut self, key: Key) -> Fault {
+        let now = self.env.now.instant;
+        let enough = self.env.settings.deadlines.upstream_connect / FAIR_PARTS;
+        let websocket = self.websocket(key);
+        let (begun, since, fault) = match &websocket.state {
+            State::Connecting(dial) => (dial.begun, dial.begun, Fault::ConnectTimedOut),
+            State::Handshaking(dial) if websocket.relay.unsent() > 0 => {
+                // A request that found no send slot has asked the server nothing.
+                (dial.begun, now, Fault::AnswerTimedOut)
+            }
+            State::Handshaking(dial) => {
+                (dial.begun, websocket.progressed.instant(), Fault::AnswerTimedOut)
+            }
+            _ => unreachable!("it has agreed"),
+        };
+        let server = websocket.server;
+        let is_well = self.servers.answered_since(server, begun);
+        if is_well || now.since(since) < enough { Fault::Hurried } else { fault }
+    }
+
+    /// How many payload bytes the queue to a server takes now. Remembers a client that waits.
     pub(super) fn websocket_allowance(&mut self, key: Key) -> Option<usize> {
         let window = self.env.settings.limits.session_window as usize;
-        self.websocket(key).relay.allowance(window)
+        let websocket = self.websocket(key);
+        let allowance = websocket.relay.allowance(window);
+        websocket.client_waits |= allowance.is_none();
+        allowance
     }
 
     /// Queues a piece of a client's message for its server; false when there is no room.
@@ -206,7 +265,7 @@ impl Parts {
         let upstream = upstream(upstreams, key);
         let UpstreamKind::WebSocket(websocket) = &mut upstream.kind else { return };
         let can_send = upstream.socket.pipe_mut().is_some_and(|pipe| pipe.can_send());
-        if can_send && websocket.relay.unsent() > 0 && !websocket.dirty {
+        if can_send && websocket.has_output() && !websocket.dirty {
             websocket.progressed = env.now.instant.into();
             agenda.mark_dirty(Owner::Upstream(key), &mut websocket.dirty);
         }
@@ -240,7 +299,7 @@ impl Parts {
             let Fragment { kind, first, last, bytes } = *fragment;
             let ctx = self.env.context();
             if connection.client.server_said(kind, (first, last), bytes, &ctx) {
-                self.session_opened(connection, u32::MAX);
+                self.session_opened(connection);
             }
         }
     }
@@ -263,7 +322,7 @@ impl Parts {
         websocket.client = None;
         match websocket.state {
             State::Open => {}
-            State::Closing { .. } | State::Over => return,
+            State::Closing { .. } | State::Parting { .. } | State::Over => return,
             State::Connecting(_) | State::Handshaking(_) => {
                 self.abandon_dial(key);
                 return self.end_websocket(key, false);
@@ -300,10 +359,14 @@ impl Parts {
 
     /// Ends the connection to a server, or the attempt: the entry goes with the last operation.
     pub(super) fn end_websocket(&mut self, key: Key, reset: bool) {
+        if !reset && self.part_websocket(key) {
+            return;
+        }
         let Parts { upstreams, agenda, pools, .. } = self;
         let upstream = upstream(upstreams, key);
         if let UpstreamKind::WebSocket(websocket) = &mut upstream.kind {
             websocket.state = State::Over;
+            websocket.tls = None;
             websocket.relay.drop_output(&mut pools.backlogs);
         }
         agenda.upstream_timers.cancel(key.slot);

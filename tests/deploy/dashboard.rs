@@ -155,6 +155,15 @@ const ROWS: &[Row] = &[
                 ],
             ).about("At 80 % of the cap early drop begins; at the cap, old connections are evicted."),
             panel(
+                "Visitors and cap",
+                "short",
+                &[
+                    (now!("portcullis_visitors"), "visitors"),
+                    (now!("portcullis_visitors_max"), "cap"),
+                    (rate!("portcullis_visitors_evicted_total"), "closed for others, per second"),
+                ],
+            ).about("Clients without an identity, on routes whose auth ends with anonymous."),
+            panel(
                 "Age of the oldest unauthenticated connection",
                 "s",
                 &[(
@@ -368,8 +377,11 @@ const ROWS: &[Row] = &[
                 "cps",
                 &[
                     (rate!("portcullis_upstream_dials_total"), "begun"),
+                    (rate!("portcullis_upstream_connects_total"), "accepted"),
+                    (rate!("portcullis_upstream_ports_exhausted_total"), "no port free"),
                     (rate!("portcullis_upstream_refusals_total"), "answered with a refusal"),
                     (rate!("portcullis_upstream_message_refusals_total"), "refused by a message"),
+                    (rate!("portcullis_upstream_messages_held_total"), "messages held back"),
                     (rate!("portcullis_upstream_failures_total"), "failed"),
                 ],
             ).about("Refusals are about clients, failures about servers."),
@@ -387,10 +399,13 @@ const ROWS: &[Row] = &[
         title: "Endpoints of backends",
         panels: &[
             panel(
-                "Links by endpoint",
+                "Links and resting servers by endpoint",
                 "short",
-                &[(now!("portcullis_endpoint_links" by "backend, endpoint, state"), "{{backend}} {{endpoint}} {{state}}")],
-            ).about("One for each worker. All should be ready."),
+                &[
+                    (now!("portcullis_endpoint_links" by "backend, endpoint, state"), "{{backend}} {{endpoint}} {{state}}"),
+                    (now!("portcullis_endpoint_resting" by "backend, endpoint"), "{{backend}} {{endpoint}} rests"),
+                ],
+            ).about("One for each worker. All links should be ready, and no WebSocket server should rest."),
             panel(
                 "Sessions by endpoint",
                 "short",

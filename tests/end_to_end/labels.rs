@@ -3,7 +3,7 @@
 use portcullis::protocol::link::Kind;
 
 use crate::support::{
-    Backend, Child, Client, Config, Gateway, Opcode, RawBackend, free_port, series_value,
+    Backend, Child, Client, Config, Gateway, Opcode, RawBackend, Server, free_port, series_value,
     wait_until,
 };
 
@@ -106,6 +106,84 @@ fn endpoints_are_counted_by_the_address_in_the_settings() {
     for of in [&one, &two] {
         gateway.wait_metric(&endpoint("sessions", of.address(), ""), |open| open == 0);
     }
+}
+
+#[test]
+fn an_endpoint_that_a_reload_removes_keeps_its_counters_and_has_no_links() {
+    let (one, two) = (Backend::start(), Backend::start());
+    let before = Config::default()
+        .backend(&[one.address()], "")
+        .deadlines("drain = \"1s\"")
+        .ports(free_port(), free_port());
+    let gateway = Gateway::start_from(&before, tempfile::tempdir().expect("a folder"));
+    gateway.wait_ready(1);
+    let links = |of: &Backend, state: &str| {
+        gateway.metric(&endpoint("links", of.address(), &format!(",state=\"{state}\"")))
+    };
+    assert!(gateway.reload(&before.clone().backend(&[two.address()], "")).is_ok());
+    wait_until("the other is linked", || links(&two, "ready") == 1);
+    wait_until("the removed one has no links", || links(&one, "ready") == 0);
+    assert_eq!(links(&one, "down"), 0, "no alert for what is not there");
+    assert_eq!(gateway.metric(&endpoint("connects_total", one.address(), "")), 1);
+    // It comes back and goes on counting.
+    assert!(gateway.reload(&before.backend(&[one.address(), two.address()], "")).is_ok());
+    gateway.wait_metric(&endpoint("connects_total", one.address(), ""), |n| n == 2);
+    wait_until("both are linked", || links(&one, "ready") + links(&two, "ready") == 2);
+}
+
+#[test]
+fn websocket_servers_are_counted_among_the_endpoints() {
+    let server = Server::start();
+    let dead = format!("127.0.0.1:{}", free_port());
+    let config = Config::default()
+        .backend(&[&server.endpoint(), &format!("ws://{dead}")], "kind = \"websocket\"");
+    let gateway = Gateway::start_alone(&config);
+    let address = gateway.address();
+    // Round robin: every second one tries the dead server first, which rests after three.
+    let clients: Vec<_> = (0..6)
+        .map(|_| {
+            let client = std::thread::spawn(move || Client::open(address, "/ws", ""));
+            let app = server.accept();
+            (client.join().expect("it is let in"), app)
+        })
+        .collect();
+    gateway.wait_metric(&endpoint("resting", &dead, ""), |n| n == 1);
+    let failures = gateway.metric(&endpoint("failures_total", &dead, ""));
+    assert_eq!(failures, gateway.metric("portcullis_upstream_failures_total"));
+    let live = server.endpoint().replace("ws://", "");
+    for (series, value) in [
+        (endpoint("sessions", &live, ""), 6),
+        (endpoint("connects_total", &live, ""), 6),
+        (endpoint("failures_total", &live, ""), 0),
+        (endpoint("resting", &live, ""), 0),
+        // No link is made to a server.
+        (endpoint("links", &live, ",state=\"down\""), 0),
+        (endpoint("sessions", &dead, ""), 0),
+        (endpoint("connects_total", &dead, ""), 0),
+        (route("sessions_opened_total", "/ws", ""), 6),
+    ] {
+        assert_eq!(gateway.metric(&series), value, "{series}");
+    }
+    drop(clients);
+    gateway.wait_metric(&endpoint("sessions", &live, ""), |n| n == 0);
+}
+
+/// Its addresses are not known before the gateway runs, and may change.
+#[test]
+fn websocket_servers_are_found_by_name_and_counted_under_it() {
+    let server = Server::start();
+    let url = server.endpoint().replace("127.0.0.1", "localhost");
+    let config = Config::default().backend(&[&url], "kind = \"websocket\"");
+    let gateway = Gateway::start_alone(&config);
+    let address = gateway.address();
+    let client = std::thread::spawn(move || Client::open(address, "/ws", ""));
+    let app = server.accept();
+    let client = client.join().expect("it is let in");
+    let name = url.replace("ws://", "");
+    gateway.wait_metric(&endpoint("sessions", &name, ""), |n| n == 1);
+    assert_eq!(gateway.metric(&endpoint("connects_total", &name, "")), 1);
+    drop((client, app));
+    gateway.wait_metric(&endpoint("sessions", &name, ""), |n| n == 0);
 }
 
 /// It is named before its sessions are closed, in the log and by a metric.

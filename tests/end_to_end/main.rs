@@ -18,6 +18,7 @@ mod logs;
 mod origins;
 mod proxy;
 mod servers;
+mod servers_tls;
 mod stress;
 mod support;
 mod takeover;

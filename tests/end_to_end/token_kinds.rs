@@ -8,7 +8,9 @@ use portcullis::base::time::UnixTime;
 use portcullis::protocol::compact_token::{self, CompactKey, Fields};
 use serde_json::Value;
 
-use crate::support::{Backend, Client, Config, Gateway, SECRET, free_port, head, mint, unix_now};
+use crate::support::{
+    Backend, Client, Config, Gateway, SECRET, free_port, head, mint, request, unix_now,
+};
 
 const ORIGIN: &str = "Origin: https://app.example\r\n";
 
@@ -65,6 +67,7 @@ keys = [{{ id = "9", secret = "{SECRET}" }}]
         .route("/live/websocket", &format!("auth = \"session\"\ndialect = \"plain\"\n{closed}"))
         .route("/both", &format!("auth = [\"session\", \"compact\"]\n{closed}"))
         .route("/compact", "auth = \"compact\"")
+        .route("/visit", &format!("auth = [\"session\", \"compact\", \"anonymous\"]\n{closed}"))
 }
 
 fn explained(code: u16, reason: &str) -> String {
@@ -189,6 +192,59 @@ fn compact_tokens_and_a_visitors_session() {
     let fields = format!("{ORIGIN}Cookie: _app_key={}\r\n{good}", text(visitor, "cookie"));
     Client::open(gateway.address(), "/both", &fields).echo("hello");
     assert_eq!(backend.opened().subject.as_deref(), Some("ada"));
+}
+
+#[test]
+fn visitors_have_places_of_their_own() {
+    let (backend, vectors) = (Backend::start(), vectors());
+    let config = config(&backend, &vectors).limits("anonymous_max = 3").workers(1);
+    let listeners = config.listeners.clone() + "proxy_protocol = { trusted = [\"127.0.0.0/8\"] }\n";
+    let gateway = Gateway::start(&Config { listeners, ..config });
+    let rows = vectors["sessions"].as_array().expect("a list");
+    let visit = |from: &str, row: Option<usize>| {
+        let (query, cookie) = match row {
+            Some(row) => (
+                format!("?_csrf_token={}", rows[row]["csrf"][0].as_str().expect("a text")),
+                format!("Cookie: _app_key={}\r\n", text(&rows[row], "cookie")),
+            ),
+            None => (String::new(), String::new()),
+        };
+        let mut client = Client::connect(gateway.address());
+        client.write(format!("PROXY TCP4 {from} 192.0.2.1 1 443\r\n").as_bytes());
+        client.write(request(&format!("/visit{query}"), &format!("{ORIGIN}{cookie}")).as_bytes());
+        assert!(client.head().starts_with("HTTP/1.1 101 "));
+        client
+    };
+    let is_full = |mut client: Client| {
+        let (_, message) = client.message();
+        let told: Value = serde_json::from_slice(&message).expect("JSON");
+        assert_eq!((&told["reason"], &told["reconnect"]), (&"over_capacity".into(), &true.into()));
+        assert_eq!(client.close_frame().0, Some(1013));
+    };
+    // With and without a session in which nobody is logged in.
+    let mut first = visit("198.51.100.1", Some(3));
+    first.echo("hello");
+    let identity = backend.opened();
+    assert_eq!((identity.subject, identity.claims.len()), (None, 0));
+    let mut second = visit("198.51.100.1", None);
+    second.echo("hello");
+    let mut third = visit("198.51.100.1", None);
+    third.echo("hello");
+    gateway.wait_metric("portcullis_visitors", |count| count == 3);
+    is_full(visit("198.51.100.1", None));
+    // An address with fewer takes the place of the first of those; a user needs none.
+    let mut other = visit("198.51.100.2", None);
+    other.echo("hello");
+    is_full(first);
+    visit("198.51.100.1", Some(0)).echo("a user");
+    second.echo("still here");
+    third.echo("still here");
+    gateway.wait_metric("portcullis_visitors_evicted_total", |count| count == 1);
+    gateway.wait_metric("portcullis_visitors", |count| count == 3);
+    // A place is free when its visitor has gone.
+    drop(other);
+    gateway.wait_metric("portcullis_visitors", |count| count == 2);
+    visit("198.51.100.3", None).echo("hello");
 }
 
 const HITS: &str = "portcullis_dead_token_hits_total";

@@ -235,8 +235,9 @@ macro_rules! tests {
 }
 
 tests! {
-    base64url carrier client client_hello compact config dialect first_message forwarded frames head
-    http_decision json jwt link link_payload link_reader mask origin phoenix proxy reauthenticate revocation_file session
+    acceptance base64url carrier client client_hello compact config dialect first_message forwarded frames head
+    http_decision json jwt link link_payload link_reader mask origin phoenix proxy reauthenticate revocation_file
+    server_answer session
     term tls tls_garbage utf8
 }
 
@@ -270,6 +271,7 @@ enum Fuzzed {
 use Fuzzed::{By, Not};
 
 const PROTOCOL: &[(&str, Fuzzed)] = &[
+    ("acceptance", By(&["acceptance"])),
     ("base64url", By(&["base64url"])),
     ("carrier", By(&["carrier"])),
     ("cause", Not("a table of constants")),
@@ -309,9 +311,10 @@ const CONNECTION: &[(&str, Fuzzed)] = &[
     ("route_order", Not("numbers of the settings' own routes")),
     ("session", By(&["client", "link"])),
     ("stage", Not("an enumeration")),
+    ("tls", By(&["tls", "tls_garbage"])),
     ("transport", By(&["tls", "tls_garbage"])),
     ("transport_error", Not("an enumeration of what rustls found")),
-    ("upstream", By(&["link"])),
+    ("upstream", By(&["link", "server_answer"])),
 ];
 
 #[test]

@@ -34,12 +34,34 @@ const COMMANDS = {
   },
 };
 
+// No process outlives the checks, however these end.
+const children = new Set();
+process.on("exit", () => {
+  for (const child of children) child.kill("SIGKILL");
+});
+
+/** A child process; what it says ends in `log` of `owner`. */
+export function launch(owner, command, args, options) {
+  const child = spawn(command, args, options);
+  children.add(child);
+  child.on("exit", () => children.delete(child));
+  for (const stream of ["stdout", "stderr"]) child[stream].on("data", (bytes) => (owner.log += bytes));
+  return child;
+}
+
+const ports = new Set();
+
+/** A port that no other caller of this process gets. */
 export async function freePort() {
-  const server = createServer();
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+  for (;;) {
+    const server = createServer();
+    await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const { port } = server.address();
+    await new Promise((resolve) => server.close(resolve));
+    if (ports.has(port)) continue;
+    ports.add(port);
+    return port;
+  }
 }
 
 export class App {
@@ -54,10 +76,7 @@ export class App {
     const [command, ...args] = COMMANDS[this.name](String(this.port), this.options);
     const env = { ...process.env, TOKEN_SECRET: SECRET, PYTHONDONTWRITEBYTECODE: "1", RACK_ENV: "production" };
     if (this.options.tls) Object.assign(env, { TLS_CERTIFICATE: CERTIFICATE, TLS_KEY: KEY });
-    this.process = spawn(command, args, { cwd: FOLDER, env });
-    for (const stream of ["stdout", "stderr"]) {
-      this.process[stream].on("data", (bytes) => (this.log += bytes));
-    }
+    this.process = launch(this, command, args, { cwd: FOLDER, env });
     this.ended = new Promise((resolve) => {
       this.process.on("exit", resolve);
       this.process.on("error", (error) => {

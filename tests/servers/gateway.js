@@ -1,13 +1,15 @@
-// A gateway between a client and a test application. (Until the gateway has the settings below,
-// only `SERVERS_MODE=gateway` runs it.)
+// A gateway between a client and a test application: its settings, and what a check asks of it.
 
-import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { eventually } from "../clients/harness.js";
-import { AUTHORITY, CERTIFICATE, KEY, freePort } from "./app.js";
+import { AUTHORITY, CERTIFICATE, KEY, freePort, launch } from "./app.js";
 import { SECRET } from "./tokens.js";
+
+/** How long an application has for the message that accepts a client. */
+export const ACCEPTED_WITHIN_MS = 3_000;
 
 /** A `[[auth]]` block by what the route says of it. */
 const AUTH = {
@@ -30,10 +32,12 @@ function settings(app, ports, route) {
 [gateway]
 workers = 1
 admin = "127.0.0.1:${ports.admin}"
+admin_socket = "admin.sock"
 close_log = "closes.jsonl"
 [limits]
 connections_max = 500
 unauthenticated_max = 250
+${auth === "message" ? `[deadlines]\nauthenticate = "${ACCEPTED_WITHIN_MS}ms"` : ""}
 [[listener]]
 address = "127.0.0.1:${ports.plain}"
 ${tls ? `tls = { certificate = "${CERTIFICATE}", key = "${KEY}" }` : ""}
@@ -63,10 +67,7 @@ export class Gateway {
     writeFileSync(join(gateway.folder, "gateway.toml"), settings(app, ports, route));
     gateway.log = "";
     const args = ["run", "--config", "gateway.toml"];
-    gateway.process = spawn(process.env.PORTCULLIS_BIN, args, { cwd: gateway.folder });
-    for (const stream of ["stdout", "stderr"]) {
-      gateway.process[stream].on("data", (bytes) => (gateway.log += bytes));
-    }
+    gateway.process = launch(gateway, process.env.PORTCULLIS_BIN, args, { cwd: gateway.folder });
     const ready = async () => {
       if (gateway.process.exitCode !== null) throw new Error(`the gateway ended\n${gateway.log}`);
       const answer = await fetch(`http://127.0.0.1:${ports.admin}/readyz`).catch(() => null);
@@ -85,11 +86,21 @@ export class Gateway {
     return `127.0.0.1:${this.ports.plain}`;
   }
 
-  /** Ends the open connections of a subject. */
+  /** Refuses a subject's tokens, and ends its open connections. */
   async revoke(subject) {
-    const url = `http://127.0.0.1:${this.ports.admin}/revoke`;
-    const answer = await fetch(url, { method: "POST", body: JSON.stringify({ subject }) });
-    if (!answer.ok) throw new Error(`revoke: ${answer.status} ${await answer.text()}`);
+    const body = JSON.stringify({ subject, lapses_in: 3600 });
+    const headers = { "content-type": "application/json", "content-length": Buffer.byteLength(body) };
+    const socketPath = join(this.folder, "admin.sock");
+    const status = await new Promise((resolve, reject) => {
+      const asked = request({ socketPath, path: "/revocations", method: "POST", headers });
+      asked.on("response", (response) => {
+        response.resume();
+        resolve(response.statusCode);
+      });
+      asked.on("error", reject);
+      asked.end(body);
+    });
+    if (status !== 200) throw new Error(`revoke: ${status}`);
   }
 
   /** The lines of the close log. */

@@ -8,6 +8,8 @@ import { Gateway } from "./gateway.js";
 
 /** "direct" or "gateway". */
 export const MODE = process.env.SERVERS_MODE ?? "direct";
+/** Which checks, by a part of their names. */
+const WANTED = new RegExp(process.env.SERVERS_CHECKS ?? "");
 export const DIRECT = MODE === "direct";
 
 // Each check has processes of its own, and waits most of the time: more checks than cores run
@@ -27,6 +29,13 @@ async function inTurn(body) {
     else running -= 1;
   }
 }
+
+// Checks through the gateway that wait for a part of it. The line goes when the part
+// comes; SERVERS_LATER=1 runs them already.
+const LATER = [
+  /an authenticating channel/, // phoenix by message: closed as protocol_error after the refused join
+  /force_ssl without TLS/, // the operator's warning of a status
+];
 
 let skipped = 0;
 export const skippedChecks = () => skipped;
@@ -50,11 +59,13 @@ export const tlsInFront = ({ route, ...wants }) => ({ ...wants, route: { ...rout
 /**
  * Runs one check at a place. `wants` is `{ app, options, route }`: the application, its options,
  * and the settings of the gateway's route (see gateway.js). `only` is the mode that the check
- * makes sense in, if it is not both.
+ * makes sense in, if it is not both; "later" is neither: it waits for a part of the gateway.
  */
 export function at(wants, name, body, only) {
-  if (only !== undefined && only !== MODE) {
-    if (only === "gateway") skipped += 1;
+  if (!WANTED.test(name)) return Promise.resolve();
+  const waits = !DIRECT && !process.env.SERVERS_LATER && LATER.some((pattern) => pattern.test(name));
+  if (waits || (only !== undefined && only !== MODE)) {
+    if (waits || only === "gateway" || only === "later") skipped += 1;
     return Promise.resolve();
   }
   const whole = async () => {

@@ -129,6 +129,19 @@ fn connects_that_are_quicker_than_their_cancellation_are_closed() {
     panic!("the link does not come back");
 }
 
+/// Messages far beyond the window, and nothing else that would wake the worker.
+#[test]
+fn a_queue_to_a_server_goes_on_as_soon_as_there_is_room() {
+    let mut scenario = Scenario::quiet(1, 60, 400_000).with_servers();
+    scenario.session_window = 4096;
+    scenario.clients[0].window = 1;
+    let outcome = run(1, &Options { quiet: Some(scenario), ..Options::default() });
+    assert_eq!(outcome.failure, None);
+    // Both lives are over soon; the rest is the time that the simulation lets pass itself.
+    assert_eq!((outcome.completed, outcome.cut_short, outcome.messages_up), (2, 0, 120));
+    assert!(outcome.millis < 14_000, "it took {} ms of simulated time", outcome.millis);
+}
+
 /// Seeds of the flood.
 const FLOODS: u64 = 6;
 
@@ -165,14 +178,14 @@ fn a_flood_that_hurts_is_seen() {
 /// Each bug with words of the failures that show it for what it is; any of them will do.
 const PLANTED: &[(Bug, &[&str])] = &[
     (Bug::RingLosesBuffer, &["away, not"]),
-    (Bug::KernelRepeatsInput, &["broke the link protocol", "wrong byte", "twice"]),
+    (Bug::KernelRepeatsInput, &["broke the link protocol", "wrong byte", "twice", "where"]),
     (Bug::KernelDropsByte, &["wrong byte", "reserved bits", "a pong to no ping"]),
     (Bug::BackendDuplicates, &["twice"]),
     (Bug::ClientMisreads, &["echo "]),
     (Bug::CompletionTwice, &["away, not"]),
     (Bug::ClockSticks, &["deadline"]),
     (Bug::RevocationForgotten, &["revoked"]),
-    (Bug::BufferKept, &["the worker keeps"]),
+    (Bug::BufferKept, &["the worker keeps", "cut short"]),
     // Without free slots a client that reads well is dropped for one that does not.
     (Bug::SlotKept, &["the worker keeps", "cut short"]),
     (Bug::RearmForgotten, &["deadline", "not all is over"]),
@@ -182,8 +195,14 @@ const PLANTED: &[(Bug, &[&str])] = &[
     ),
     (Bug::ClosedTwice, &["on closing descriptor"]),
     // Bytes of one frame are in the midst of another.
-    (Bug::RestOverlaps, &["wrong byte", "reserved bits", "a pong to no ping"]),
-    (Bug::CancelForgotten, &["linger of socket", "not all is over", "would sleep past"]),
+    (
+        Bug::RestOverlaps,
+        &["wrong byte", "reserved bits", "a pong to no ping", "server frame masked"],
+    ),
+    (
+        Bug::CancelForgotten,
+        &["linger of socket", "not all is over", "would sleep past", "outlives its client's"],
+    ),
     (Bug::ReceivesTwice, &["submitted while"]),
     (Bug::Oversleeps, &["deadline would sleep past"]),
     (Bug::NeverSleeps, &["spins"]),
@@ -191,9 +210,15 @@ const PLANTED: &[(Bug, &[&str])] = &[
     (Bug::MessagesSwapped, &["echo "]),
     (Bug::SessionKept, &["sessions still open"]),
     (Bug::CreditForgotten, &["not all is over"]),
-    (Bug::MessageLost, &["out of order", "where"]),
+    (Bug::MessageLost, &["out of order", "where", "wrong byte"]),
     (Bug::SessionMixedUp, &["for a session that is not open", "in the session of"]),
     (Bug::OpenedTwice, &["still in use", "second OPEN"]),
+    (Bug::FrameTooEarly, &["before the server's 101"]),
+    // The last message may be the lost one, whose echo its client awaits.
+    (Bug::FrameLost, &["where", "no token", "not all is over"]),
+    (Bug::FrameDoubled, &["where"]),
+    // It stays among the numbers, too.
+    (Bug::ServerKept, &["outlives its client's", "portcullis_endpoint_sessions"]),
 ];
 
 #[test]

@@ -113,7 +113,7 @@ pub fn descriptors(
         return Row::skipped(CHECK, "depends on io_uring, which cannot be used");
     };
     let workers = workers(settings);
-    let needed = descriptors_wanted(&settings.limits, workers, mode);
+    let needed = descriptors_wanted(settings, workers, mode);
     let max = settings.limits.connections_max;
     if limit < needed {
         let finding = format!(

@@ -1,4 +1,4 @@
-//! While the server behind, whose 101 lets everybody in, has still to say that the client is in:
+//! While the server behind, whose 101 lets every client in, has still to say that the client is in:
 //! a few frames pass both ways, under all deadlines and caps of strangers.
 
 use crate::connection::context::{Context, Output};
@@ -34,10 +34,12 @@ impl Client {
     pub(super) fn bound_unaccepted(
         &mut self,
         step: Step,
+        input: &[u8],
         ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
-        let (Step::Data { range, first, .. }, Some(pending)) = (&step, self.pending_acceptance())
+        let (Step::Data { range, kind, first, last }, Some(pending)) =
+            (&step, self.pending_acceptance())
         else {
             return step;
         };
@@ -45,6 +47,16 @@ impl Client {
         let length = range.len() as u32;
         if !pending.allows(begun, length) {
             self.close(Cause::TooLarge, ctx, output);
+            return Step::Handled;
+        }
+        if !pending.permits(*kind, (*first, *last), &input[range.clone()]) {
+            if *first && *last {
+                // Nothing of it has gone on, and so nothing need: phoenix.js leaves a topic that
+                // it was refused.
+                ctx.counters.increment(Metric::UpstreamMessagesHeld);
+                return Step::Handled;
+            }
+            self.close(Cause::ProtocolError, ctx, output);
             return Step::Handled;
         }
         step
@@ -69,7 +81,7 @@ impl Client {
                 let Some(route) = self.settings_of_route(ctx) else { return false };
                 ctx.counters.increment(Metric::TokensAccepted);
                 self.enter_open(Admitted::by_server(), route, ctx);
-                self.pass_controls();
+                self.pass_all(route, ctx);
                 true
             }
         }

@@ -15,6 +15,7 @@ use crate::settings::Route;
 pub(super) struct Admitted {
     mark: IdentityFingerprint,
     expires: PackedInstant,
+    has_no_identity: bool,
 }
 
 impl Admitted {
@@ -22,18 +23,28 @@ impl Admitted {
     pub(super) fn new(identity: &VerifiedIdentity<'_>, ctx: &Context<'_>) -> Self {
         ctx.counters.increment(Metric::TokensAccepted);
         let expires = identity_end(identity, ctx).into();
-        Admitted { mark: ctx.revoked.mark(identity), expires }
+        let has_no_identity = identity.is_anonymous();
+        Admitted { mark: ctx.revoked.mark(identity), expires, has_no_identity }
     }
 
     /// The server behind has accepted the client by itself: no one else knows who it is, so that
     /// only the server ends the session, its lifetime, or a drain.
     pub(super) fn by_server() -> Self {
-        Admitted { mark: IdentityFingerprint::ANONYMOUS, expires: Instant::NEVER.into() }
+        Admitted {
+            mark: IdentityFingerprint::ANONYMOUS,
+            expires: Instant::NEVER.into(),
+            has_no_identity: false,
+        }
     }
 
     /// What revocations are compared with.
     pub(super) fn mark(&self) -> IdentityFingerprint {
         self.mark
+    }
+
+    /// Whether the gateway let the client in without one, as a visitor or where none is asked for.
+    pub(super) fn has_no_identity(&self) -> bool {
+        self.has_no_identity
     }
 
     /// When the identity is over.

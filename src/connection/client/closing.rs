@@ -31,6 +31,9 @@ const REFUSED_GRACE: Duration = Duration::from_millis(100);
 /// are not a matter of waiting.
 const EARLY_MAX: Duration = Duration::from_secs(60);
 
+/// What graphql-ws's servers close with when they refuse a connection_init.
+const GRAPHQL_FORBIDDEN: u16 = 4403;
+
 /// What a backend that refuses a client wants it to be told beyond the cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RejectHint<'a> {
@@ -149,6 +152,12 @@ impl Client {
     ) {
         if !self.relays() {
             return;
+        }
+        // A refusal: the clients of graphql-ws would return after the code of their own servers.
+        let refuses = self.awaits_acceptance() && code == Some(GRAPHQL_FORBIDDEN);
+        if refuses && self.dialect() == Some(Dialect::Graphql) {
+            ctx.counters.increment(Metric::UpstreamMessageRefusals);
+            return self.refuse_in_dialect(Cause::TokenForbidden, ctx, output);
         }
         let unsaid = self.answer(Cause::BackendClosed, false, ctx).code;
         let sendable = |code| if websocket::is_sendable_close_code(code) { code } else { unsaid };

@@ -39,7 +39,7 @@ impl Client {
             Phase::RequestHead(_) => (input.len(), self.receive_head(input, ctx, output)),
             Phase::Authenticating(Authenticating { awaited: Awaited::Acceptance(_), .. }) => {
                 let (used, step) = self.receive_frames(input, allowance, ctx, output);
-                (used, self.bound_unaccepted(step, ctx, output))
+                (used, self.bound_unaccepted(step, input, ctx, output))
             }
             Phase::Authenticating(_) => {
                 debug_assert!(!self.awaits_decision(), "input before the decision");

@@ -49,7 +49,7 @@ impl Client {
         if let Phase::Authenticating(authenticating) = &mut self.phase {
             authenticating.awaited = Awaited::Nothing;
         }
-        self.decide_first_message(message, &request, ctx, output)
+        self.decide_first_message(message, kind, &request, ctx, output)
     }
 
     /// Takes what may precede the first message: answers a check of liveness, and ignores the answer
@@ -79,12 +79,19 @@ impl Client {
     fn decide_first_message(
         &mut self,
         mut message: Vec<u8>,
+        kind: DataKind,
         pending: &PendingRequest,
         ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
+        let passing = self.passing_whole(&message, kind, ctx);
         let taken = self.split_first_message(&mut message, ctx, output);
-        let info = taken.unwrap_or_default();
+        let mut info = taken.unwrap_or_default();
+        if let Some(whole) = passing {
+            // The application answers it.
+            output.rest = whole;
+            info.wants_ack = false;
+        }
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         let parsed = http_upgrade::parse(&pending.head, &mut fields, &head_limits(ctx.settings));
         let Ok(Request::Upgrade(request)) = parsed else {
@@ -128,6 +135,16 @@ impl Client {
         let details = CloseDetails { command: info.command, ..CloseDetails::of(refusal, ctx) };
         self.refuse_with(refusal.cause, &details, ctx, output);
         Step::Handled
+    }
+
+    /// The first message as a frame of the client's, where the application behind, unchanged, is to
+    /// get it as it gets all credentials.
+    fn passing_whole(&self, message: &[u8], kind: DataKind, ctx: &Context<'_>) -> Option<Vec<u8>> {
+        let route = self.settings_of_route(ctx)?;
+        ctx.settings.server_of(route).filter(|server| server.passes_credentials)?;
+        let header =
+            websocket::write_header(true, kind.opcode(true), message.len() as u64, Some(NO_MASK));
+        Some([header.as_slice(), message].concat())
     }
 
     /// Takes a first message apart as the dialect has it: leaves in `message` what holds the

@@ -141,6 +141,8 @@ impl Client {
         let authenticating = matches!(self.phase, Phase::Authenticating(_));
         let message_max = match &self.phase {
             Phase::Authenticating(_) => limits.first_message_max,
+            // A link agreed on the limits' size; a server has a size of its own.
+            Phase::Open(open) if open.passes_controls => open.backend_message_max,
             Phase::Open(open) => limits.message_max.min(open.backend_message_max),
             _ => limits.message_max,
         };

@@ -1,5 +1,7 @@
 //! The way to a session: what a client asked for, and the one function that opens it.
 
+use std::net::IpAddr;
+
 use crate::connection::authenticate::{Decision, Scratch};
 use crate::connection::context::Context;
 use crate::connection::session::SessionRequest;
@@ -10,12 +12,15 @@ use crate::protocol::forwarded;
 use crate::protocol::host::Site;
 use crate::protocol::http_upgrade::{self, FIELDS, HeadLimits, Request, UpgradeRequest};
 use crate::protocol::identity::VerifiedIdentity;
-use crate::settings::{Route, Settings};
+use crate::settings::{HashKey, Route, Settings};
 
 use super::admitted::Admitted;
 use super::phase::{Open, PendingRequest, Phase};
 use super::renewal::Renewal;
 use super::state::Client;
+
+/// Longest query parameter on which the choice of an endpoint may depend.
+const AFFINITY_MAX: usize = 256;
 
 impl Client {
     /// The only way to a session: it takes the proof that the token was verified.
@@ -42,14 +47,20 @@ impl Client {
     ) -> Admitted {
         self.ask_for(request, route, ctx, asked_for);
         asked_for.set_identity(identity);
+        let backend = &ctx.settings.backends[usize::from(route.backend)];
+        if backend.hash_key() == Some(&HashKey::Subject) {
+            let subject = Some(identity.subject()).filter(|subject| !subject.is_empty());
+            asked_for.set_affinity(subject.map(str::as_bytes));
+        }
         Admitted::new(identity, ctx)
     }
 
     pub(super) fn enter_open(&mut self, admitted: Admitted, route: &Route, ctx: &Context<'_>) {
+        self.is_visitor = route.visitors.is_some() && admitted.has_no_identity();
         let open = Open {
             mark: admitted.mark(),
             expires: admitted.expires(),
-            backend_message_max: u32::MAX,
+            backend_message_max: route.message_max.unwrap_or(u32::MAX),
             renewal: route.reauthenticate.as_ref().map(Renewal::new),
             ping_sent: false,
             handshake_done: false,
@@ -76,6 +87,7 @@ impl Client {
             carrier::redacted_path_and_query(request, secrets, path);
         });
         asked_for.set_route_name(&route.name);
+        self.set_affinity(request, route, ctx, asked_for);
         asked_for.set_subprotocol(subprotocol(request, route));
         asked_for.set_origin(request.origin().and_then(|origin| std::str::from_utf8(origin).ok()));
         // All of them, so that repeats of one field push no other out; the head bounds them.
@@ -83,6 +95,34 @@ impl Client {
         for name in route.forward_headers.iter().filter(trusted) {
             for value in request.values(name) {
                 asked_for.push_header(name, value);
+            }
+        }
+    }
+}
+
+impl Client {
+    /// The value on which the choice of the endpoint depends, but for the subject, which is not
+    /// known yet.
+    fn set_affinity(
+        &self,
+        request: &UpgradeRequest<'_, '_>,
+        route: &Route,
+        ctx: &Context<'_>,
+        asked_for: &mut SessionRequest,
+    ) {
+        let backend = &ctx.settings.backends[usize::from(route.backend)];
+        let Some(key) = backend.hash_key() else { return };
+        let mut room = [0; AFFINITY_MAX];
+        match key {
+            HashKey::Subject => {}
+            HashKey::Address => match self.peer().map(|peer| peer.ip().to_canonical()) {
+                Some(IpAddr::V4(ip)) => asked_for.set_affinity(Some(&ip.octets())),
+                Some(IpAddr::V6(ip)) => asked_for.set_affinity(Some(&ip.octets())),
+                None => {}
+            },
+            HashKey::Cookie(name) => asked_for.set_affinity(carrier::cookie(request, name)),
+            HashKey::Query(name) => {
+                asked_for.set_affinity(carrier::query_parameter(request, name, &mut room));
             }
         }
     }

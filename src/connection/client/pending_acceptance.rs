@@ -13,6 +13,8 @@ pub(super) struct PendingAcceptance {
     messages_left: u16,
     /// How many bytes it may still send in them.
     bytes_left: u32,
+    /// The client's message under way; all of them together are bounded by `bytes_left`.
+    sent: Vec<u8>,
     /// The server's text message under way, while it is one that may accept.
     message: Option<Vec<u8>>,
     /// The client has been sent the beginning of a message, but not its end.
@@ -26,6 +28,7 @@ impl PendingAcceptance {
             rules,
             messages_left: limits.first_messages_max,
             bytes_left: limits.first_message_max,
+            sent: Vec::new(),
             message: None,
             to_client_unfinished: false,
         }
@@ -38,6 +41,21 @@ impl PendingAcceptance {
         let (Some(messages_left), Some(bytes_left)) = left else { return false };
         (self.messages_left, self.bytes_left) = (messages_left, bytes_left);
         true
+    }
+
+    /// Takes a piece of a message of the client's; whether it may go on, the last one of a message
+    /// that the server must not see being held back.
+    pub(super) fn permits(
+        &mut self,
+        kind: DataKind,
+        (first, last): (bool, bool),
+        bytes: &[u8],
+    ) -> bool {
+        if first {
+            self.sent.clear();
+        }
+        self.sent.extend_from_slice(bytes);
+        !last || self.rules.permits(kind, &self.sent)
     }
 
     /// Takes a piece of a message of the server's; says what a whole one means.

@@ -1,5 +1,6 @@
 //! What a client is doing now, with what exists only while it does that.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::base::time::PackedInstant;
@@ -90,6 +91,8 @@ pub(super) struct PendingRequest {
     pub(super) auths: Vec<String>,
     /// The subprotocol that the 101 named.
     pub(super) subprotocol: Option<String>,
+    /// The trusted proxy that the request came through.
+    pub(super) proxy: Option<IpAddr>,
 }
 
 pub(super) enum Awaited {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::connection::context::{Context, Output};
 use crate::connection::upstream::websocket::handshake::{Accepted, Handshake, Refused};
+use crate::connection::upstream::websocket::request::ServerRequest;
 use crate::protocol::cause::Cause;
 use crate::protocol::http_upgrade::{self, FIELDS, HttpRefusal, Request, UpgradeRequest};
 use crate::settings::{Route, WebSocketBackend};
@@ -43,15 +44,22 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) -> Step {
-        let site = self.site(request.parts());
-        output.handshake = Some(Handshake::new(
+        let proxy = match &self.phase {
+            Phase::Authenticating(authenticating) => authenticating.request.proxy,
+            _ => None,
+        };
+        output.handshake = Some(Handshake::new(&ServerRequest {
             request,
-            (route, server),
-            site,
-            (self.peer(), self.is_from_proxy()),
-            output.request.identity().as_ref(),
-            output.nonce,
-        ));
+            settings: ctx.settings,
+            route,
+            server,
+            site: self.site(request.parts()),
+            client: self.peer().map(|peer| peer.ip()),
+            proxies: self.proxies(ctx.settings),
+            proxy,
+            identity: output.request.identity().as_ref(),
+            nonce: &output.nonce,
+        }));
         let until = ctx.now.instant + ctx.settings.deadlines.upstream_connect + GRACE;
         let backend = route.backend;
         let pending = PendingServer { until: until.into(), first_message, admitted };
@@ -118,7 +126,7 @@ impl Client {
         match admitted {
             Ok(admitted) => {
                 self.enter_open(admitted, route, ctx);
-                self.pass_controls();
+                self.pass_all(route, ctx);
                 self.acknowledge(pending.first_message, None, ctx, output);
                 true
             }
@@ -133,10 +141,12 @@ impl Client {
         }
     }
 
-    /// From now on pings and pongs go on to the server, and come from it.
-    pub(super) fn pass_controls(&mut self) {
+    /// From now on pings and pongs go on to the server and come from it, and messages may be as
+    /// large as the route has it.
+    pub(super) fn pass_all(&mut self, route: &Route, ctx: &Context<'_>) {
         if let Some(open) = self.open_mut() {
             open.passes_controls = true;
+            open.backend_message_max = route.message_max.unwrap_or(ctx.settings.limits.message_max);
         }
     }
 

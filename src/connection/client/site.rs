@@ -7,7 +7,7 @@ use crate::connection::context::{Context, Output};
 use crate::protocol::forwarded;
 use crate::protocol::host::Site;
 use crate::protocol::http_upgrade::RequestParts;
-use crate::settings::{ExternalScheme, Listener, Redirect, Settings};
+use crate::settings::{ExternalScheme, Forwarded, Listener, Redirect, Settings};
 
 use super::peer_address::{PeerAddress, PeerIs};
 use super::state::Client;
@@ -21,6 +21,12 @@ impl Client {
     /// The listener, whose place no reload changes.
     fn listener<'s>(&self, settings: &'s Settings) -> Option<&'s Listener> {
         settings.listeners.get(usize::from(self.listener))
+    }
+
+    /// The proxies whose word counts, where the request came from one of them.
+    pub(super) fn proxies<'s>(&self, settings: &'s Settings) -> Option<&'s Forwarded> {
+        let listener = self.listener(settings).filter(|_| self.is_from_proxy());
+        listener.and_then(|listener| listener.forwarded.as_ref())
     }
 
     /// What the listener and its PROXY header say of the connection's peer.
@@ -59,9 +65,8 @@ impl Client {
         ctx: &Context<'_>,
         output: &mut Output,
     ) {
-        let proxies = self.listener(ctx.settings).and_then(|listener| listener.forwarded.as_ref());
-        let (true, Some(proxies), Some(proxy)) = (self.is_from_proxy(), proxies, self.peer())
-        else {
+        output.proxy = None;
+        let (Some(proxies), Some(proxy)) = (self.proxies(ctx.settings), self.peer()) else {
             return;
         };
         let scheme = forwarded::single(parts.values("x-forwarded-proto"));
@@ -78,6 +83,7 @@ impl Client {
             self.peer = PeerAddress::pack(Some(client));
             self.peer_is = PeerIs::ClientOfProxy;
             output.forwarded_peer = Some(client);
+            output.proxy = Some(proxy.ip());
         }
     }
 

@@ -60,6 +60,8 @@ pub struct Client {
     /// The number of the listener: there are at most 64.
     pub(super) listener: u8,
     pub(super) peer_is: PeerIs,
+    /// The client was let in without an identity, where the route welcomes visitors.
+    pub(super) is_visitor: bool,
     /// The client speaks TLS, to this gateway or to a server in front of it.
     pub(super) is_secure: bool,
 }
@@ -99,6 +101,7 @@ impl Client {
             peer: PeerAddress::pack(peer),
             listener: listener as u8,
             peer_is: PeerIs::Client,
+            is_visitor: false,
             is_secure: false,
         };
         client.meet_peer(ctx);
@@ -156,6 +159,11 @@ impl Client {
     /// Whether the client counts against the cap on unauthenticated connections.
     pub fn is_unauthenticated(&self) -> bool {
         !matches!(self.stage(), Stage::Open | Stage::Closing)
+    }
+
+    /// Whether the client was let in without an identity, on a route that welcomes visitors.
+    pub fn is_visitor(&self) -> bool {
+        self.is_visitor
     }
 
     /// What the worker is to do with the socket.
@@ -240,7 +248,7 @@ impl Client {
     /// their link, so it costs this client its connection.
     pub fn session_opened(&mut self, message_max: u32) {
         if let Some(open) = self.open_mut() {
-            open.backend_message_max = message_max;
+            open.backend_message_max = open.backend_message_max.min(message_max);
         }
     }
 
@@ -290,6 +298,11 @@ impl Client {
             self.output_pending = true;
             self.progressed = ctx.now.instant.into();
         }
+    }
+
+    /// A send of the client's output begins: what it waited for a slot before is not the client's.
+    pub fn output_begun(&mut self, now: Instant) {
+        self.progressed = now.into();
     }
 
     /// FIN was sent after the last answer.

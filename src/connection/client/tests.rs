@@ -1363,6 +1363,97 @@ fn the_revoked_and_expired_do_not_read_on() {
 /// Blocks are asked in order; one that has not signed the token gives way, and one that has
 /// judges for good.
 #[test]
+fn a_visitor_has_no_credential_or_a_session_without_a_user() {
+    use crate::protocol::plug_crypto::Derivation;
+    use crate::protocol::plug_session::{Minted, mint};
+    const BASE: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    let text = format!(
+        r#"
+        [[auth]]
+        name = "lv"
+        kind = "plug-session"
+        carriers = ["cookie:_app_key"]
+        secret_key_base = "{BASE}"
+        signing_salt = "p4Xf2Qzk"
+        subject = "user_id"
+        [[route]]
+        path = "/live"
+        origins = ["https://app.example.com"]
+        origin_absent = "allow"
+        auth = ["lv", "app", "anonymous"]
+        backend = "main"
+        [[route]]
+        path = "/members"
+        origins = ["https://app.example.com"]
+        origin_absent = "allow"
+        auth = ["lv", "app"]
+        backend = "main"
+    "#
+    );
+    let key = Derivation::default().derive(&Secret::new(BASE.as_bytes().to_vec()), b"p4Xf2Qzk");
+    const PAGE: &str = "Origin: https://app.example.com\r\n";
+    let session = |user: Option<u32>| {
+        let Minted { cookie, csrf } = mint(&key, serde_json::json!({ "user_id": user }), &[9; 36]);
+        (format!("Cookie: _app_key={cookie}\r\n"), format!("?_csrf_token={csrf}"))
+    };
+    let ((visitor, csrf), (user, users_csrf)) = (session(None), session(Some(7)));
+    let forged = visitor.replace("_app_key=SFM", "_app_key=x");
+    let stranger = Derivation::default().derive(&Secret::new(BASE.as_bytes().to_vec()), b"other");
+    let of_stranger = mint(&stranger, serde_json::json!({}), &[9; 36]).cookie;
+    let of_stranger = format!("Cookie: _app_key={of_stranger}\r\n");
+    let good = bearer(&token(APP, 60));
+    let bad = bearer(&token("yet-another-secret-of-32-bytes!!", 60));
+    let expired = bearer(&token(APP, -60));
+    let (none, repeated) = (String::new(), "Cookie: _app_key=a; _app_key=b\r\n".to_owned());
+    let empty = "Cookie: _app_key=; other=1\r\n".to_owned();
+    // query, fields, with an Origin -> what a route with and one without visitors says
+    let table: &[(&str, &[&String], bool, &str, &str)] = &[
+        ("", &[&none], true, "visitor", "token_missing"),
+        ("", &[&none], false, "visitor", "token_missing"),
+        ("", &[&empty], true, "visitor", "token_missing"),
+        (&csrf, &[&visitor], true, "visitor", "token_missing"),
+        (&users_csrf, &[&user], true, "user", "user"),
+        ("", &[&good], true, "user", "user"),
+        (&csrf, &[&visitor, &good], true, "user", "user"),
+        // A cookie of any page's request counts only beside an Origin, and with its CSRF token.
+        (&csrf, &[&visitor], false, "forbidden_origin", "forbidden_origin"),
+        ("", &[&visitor], true, "csrf_mismatch", "token_missing"),
+        ("", &[&user], true, "csrf_mismatch", "csrf_mismatch"),
+        // A forged token never becomes a visitor.
+        (&csrf, &[&of_stranger], true, "token_bad_signature", "token_bad_signature"),
+        (&csrf, &[&forged], true, "token_malformed", "token_malformed"),
+        ("", &[&bad], true, "token_bad_signature", "token_bad_signature"),
+        ("", &[&expired], true, "token_expired", "token_expired"),
+        (&csrf, &[&visitor, &bad], true, "token_bad_signature", "token_bad_signature"),
+        (&csrf, &[&forged, &good], true, "user", "user"),
+        ("", &[&repeated], true, "token_repeated", "token_repeated"),
+    ];
+    for (query, fields, from_page, welcome, members) in table {
+        for (path, expected) in [("/live", welcome), ("/members", members)] {
+            let mut world = World::with(settings(&text), false, 0);
+            let page = if *from_page { PAGE } else { "" };
+            let fields: String = fields.iter().map(|field| field.as_str()).collect();
+            world.feed(&head(&format!("{path}{query}"), &format!("{page}{fields}")));
+            let found = match (world.client.is_open(), world.client.is_visitor()) {
+                (true, true) => "visitor",
+                (true, false) => "user",
+                (false, _) => world.client.end().expect("refused").cause.label(),
+            };
+            assert_eq!(&found, expected, "{path}{query} {page}{fields}");
+            // The backend hears of no identity.
+            for open in &world.opened {
+                let open = Open::decode(&open[link::HEADER_BYTES..]).unwrap();
+                let nobody = open.subject.is_none_or(str::is_empty) && open.claims.is_empty();
+                assert_eq!(nobody, found == "visitor", "{:?}", open.subject);
+            }
+        }
+    }
+    let mut world = World::with(settings(&text), false, 0);
+    world.feed(&head("/live", "Origin: https://evil.example\r\n"));
+    assert_eq!(world.client.end().expect("refused").cause, Cause::ForbiddenOrigin);
+}
+
+#[test]
 fn several_blocks_on_one_route() {
     let bad = "Authorization: Bearer x y\r\n".to_owned();
     let both = [

@@ -1,6 +1,7 @@
 //! The request head of a client: what it asks for, and whether it gets a 101, an answer over HTTP,
 //! or a 101 and a refusal.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::connection::authenticate::{self, Decision};
@@ -138,12 +139,13 @@ impl Client {
             self.refuse_upgrade(Cause::OverCapacity.into(), request, ctx, output);
             return Step::Handled;
         }
+        let proxy = output.proxy;
         let Output { answers, request: asked_for, tokens, .. } = output;
         let decision = authenticate::by_request(ctx.settings, route, request, ctx.now.unix, tokens);
         match unless_revoked(decision, route, ctx) {
             Decision::Accepted(identity) if let Some(server) = ctx.settings.server_of(route) => {
                 let admitted = self.admit(&identity, request, route, ctx, asked_for);
-                self.await_server(pending_request(head, request, route, ctx), ctx);
+                self.await_server(pending_request(head, request, route, proxy, ctx), ctx);
                 let info = FirstMessageInfo::default();
                 self.dial(Some(admitted), info, request, (route, server), ctx, output)
             }
@@ -157,18 +159,18 @@ impl Client {
                     unreachable!("only applications that are WebSocket servers judge clients")
                 };
                 self.ask_for(request, route, ctx, asked_for);
-                self.await_server(pending_request(head, request, route, ctx), ctx);
+                self.await_server(pending_request(head, request, route, proxy, ctx), ctx);
                 let info = FirstMessageInfo::default();
                 self.dial(None, info, request, (route, server), ctx, output)
             }
             Decision::AwaitFirstMessage => {
                 switch_protocols(request, subprotocol(request, route), &[], ctx, answers);
-                self.await_first_message(pending_request(head, request, route, ctx), ctx);
+                self.await_first_message(pending_request(head, request, route, proxy, ctx), ctx);
                 Step::Handled
             }
             Decision::Ask(auth) => {
                 switch_protocols(request, subprotocol(request, route), &[], ctx, answers);
-                let pending = pending_request(head, request, route, ctx);
+                let pending = pending_request(head, request, route, proxy, ctx);
                 self.await_first_message(Arc::clone(&pending), ctx);
                 self.ask(auth, &pending, &Credentials::InRequest, ctx, output)
             }
@@ -284,12 +286,14 @@ fn pending_request(
     head: &[u8],
     request: &UpgradeRequest<'_, '_>,
     route: &Route,
+    proxy: Option<IpAddr>,
     ctx: &Context<'_>,
 ) -> Arc<PendingRequest> {
     Arc::new(PendingRequest {
         head: head.to_vec(),
         auths: ctx.settings.auths_of(route).map(|auth| auth.name.clone()).collect(),
         subprotocol: subprotocol(request, route).map(str::to_owned),
+        proxy,
     })
 }
 

@@ -120,6 +120,37 @@ fn sessions_without_subject_or_csrf_token() {
     assert_eq!(decision(&verifier, &cookie, Some(&csrf)), Err(Cause::BadSignature));
 }
 
+#[test]
+fn a_session_in_which_nobody_is_logged_in_is_a_visitors() {
+    let (verifier, key) = fixture(true);
+    let of = |session: Value| mint(&key, session, &[9; 36]);
+    let check = |verifier: &SessionVerifier, cookie: &str, csrf: Option<&str>| {
+        let csrf = csrf.map(str::as_bytes);
+        verifier.check_visitor(cookie.as_bytes(), csrf, &mut TokenScratch::new())
+    };
+    for (session, expected) in [
+        (json!({}), Ok(())),
+        (json!({"user_id": null, "locale": "de"}), Ok(())),
+        // A subject that cannot be read is a user's.
+        (json!({"user_id": [1]}), Err(Cause::TokenMissing)),
+        (json!({"user_id": ""}), Err(Cause::TokenMissing)),
+        (json!({"user_id": 7}), Err(Cause::TokenMissing)),
+    ] {
+        let Minted { cookie, csrf } = of(session.clone());
+        assert_eq!(check(&verifier, &cookie, Some(&csrf)), expected, "{session}");
+    }
+    let Minted { cookie, csrf } = of(json!({}));
+    let wrong = "A".repeat(MASKED_BYTES);
+    for csrf in [None, Some(wrong.as_str())] {
+        assert_eq!(check(&verifier, &cookie, csrf), Err(Cause::CsrfMismatch));
+    }
+    assert_eq!(check(&fixture(false).0, &cookie, None), Ok(()));
+    let stranger = Derivation::default().derive(&Secret::new(b"base".to_vec()), b"other");
+    let Minted { cookie: forged, .. } = mint(&stranger, json!({}), &[9; 36]);
+    assert_eq!(check(&verifier, &forged, Some(&csrf)), Err(Cause::BadSignature));
+    assert_eq!(check(&verifier, "x", Some(&csrf)), Err(Cause::TokenMalformed));
+}
+
 /// The cookie carries no time, so only the connection's age can be bounded.
 #[test]
 fn a_connection_ends_max_age_after_its_session_was_seen() {

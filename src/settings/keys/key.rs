@@ -38,6 +38,12 @@ pub enum Shape {
     Word(&'static [&'static str]),
     /// One of the first words; the second ones are known, but not in this version.
     WordOrLater(&'static [&'static str], &'static [&'static str]),
+    /// One of the first words, or one of the second ones with `:NAME` behind it.
+    WordOrNamed(&'static [&'static str], &'static [&'static str]),
+    /// Texts by names of any kind; the texts say what the names are, and what they lead to.
+    TextByName(&'static str, &'static str),
+    /// One of the words, or texts by names of any kind.
+    WordOrTextByName(&'static [&'static str], &'static str, &'static str),
     /// Strings; the text says what each holds.
     List(&'static str),
     /// A string, or a list of them; the text says what each holds.
@@ -142,6 +148,14 @@ impl Shape {
             Shape::Word(words) => quoted(words),
             Shape::WordOrLater(words, later) => {
                 format!("{} (not in this version: {})", quoted(words), quoted(later))
+            }
+            Shape::WordOrNamed(words, named) => {
+                let named: Vec<_> = named.iter().map(|word| format!("`\"{word}:NAME\"`")).collect();
+                format!("{}, {}", quoted(words), named.join(", "))
+            }
+            Shape::TextByName(name, what) => format!("table of {what} by {name}"),
+            Shape::WordOrTextByName(words, name, what) => {
+                format!("{}, or a table of {what} by {name}", quoted(words))
             }
             Shape::List(what) => format!("list of {what}"),
             Shape::TextOrList(what) => format!("{what}, or a list of them"),

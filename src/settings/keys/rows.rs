@@ -124,6 +124,8 @@ macro_rules! raw_type {
     (Count $arguments:tt) => { Number };
     (CountOrAuto $arguments:tt) => { Number };
     (List $arguments:tt) => { List };
+    (TextByName $arguments:tt) => { Option<TextByName> };
+    (WordOrTextByName $arguments:tt) => { Option<Spanned<WordOrTextByName>> };
     (TextOrList $arguments:tt) => { List };
     (Path $arguments:tt) => { Path };
     (ListOrWord $arguments:tt) => { Option<Spanned<ListOrWord>> };

@@ -143,6 +143,12 @@ fn shape(shape: &Shape) -> Value {
         Shape::Time(min, max) => pattern(&quantities(TIMES, min, max)),
         Shape::TimeOrOff(min, max) => pattern(&(quantities(TIMES, min, max) + "|off")),
         Shape::Word(words) | Shape::WordOrLater(words, _) => json!({ "enum": words }),
+        Shape::WordOrNamed(words, named) => {
+            let named = pattern(&format!("({}):.+", named.join("|")));
+            json!({ "anyOf": [{ "enum": words }, named] })
+        }
+        Shape::TextByName(..) => texts(),
+        Shape::WordOrTextByName(words, ..) => json!({ "anyOf": [{ "enum": words }, texts()] }),
         Shape::List(_) => strings,
         Shape::TextOrList(_) => json!({ "anyOf": [{ "type": "string" }, strings] }),
         Shape::Path(_) => {
@@ -163,6 +169,10 @@ fn shape(shape: &Shape) -> Value {
             "additionalProperties": table(section),
         }),
     }
+}
+
+fn texts() -> Value {
+    json!({ "type": "object", "additionalProperties": { "type": "string" } })
 }
 
 /// A pattern for every way to write a quantity of `min` to `max`, as `units.rs` reads them.

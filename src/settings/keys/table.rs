@@ -1,4 +1,5 @@
 //! The table itself, section by section. `rows.rs` says what a row makes.
+//! Long because: it is one table, and each key has its row.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,14 +7,15 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::super::raw::{self, List, ListOrWord, Number, Path, Text};
+use super::super::raw::{self, List, ListOrWord, Number, Path, Text, TextByName, WordOrTextByName};
 use super::super::words::FromWord;
 use super::super::{
-    Balance, DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
+    DeferAccept, Descriptors, ExternalScheme, LogFormat, MessageTypes, Redirect, Refuse,
     RevokeScope, SecretEncoding,
 };
 use super::{Key, NONE, REQUIRED, Reload, Shape};
 use crate::base::secret::Secret;
+use crate::protocol::acceptance::Preset;
 use crate::protocol::cause::Cause;
 
 const KIB: u64 = 1 << 10;
@@ -110,6 +112,10 @@ sections! {
         unauthenticated_max: Count(1, 100_000_000) as u32 = "50_000", Live,
             "Unauthenticated connections of all workers together. Keep it above the honest \
              arrivals per second times their p99 time to authenticate in seconds.";
+        anonymous_max: Count(1, 100_000_000) as u32 = "100_000", Live,
+            "Visitors of all workers together: open clients without an identity, on routes whose \
+             `auth` ends with `\"anonymous\"`. Above it a newcomer takes the place of a visitor of the \
+             address prefix with the most, or is refused as `over_capacity` where its own has as many.";
         early_drop_start: Count(1, 100) as u8 = "80", Live,
             "Early drop begins at this percentage of `unauthenticated_max`.";
         early_drop_rate: Count(0, 100) as u8 = "30", Live,
@@ -196,6 +202,8 @@ sections! {
              further clients are refused as `backend_unavailable`.";
         handshakes_per_tick: Count(1, 4096) as u32 = "32", Live,
             "TLS handshake steps of one worker before it serves its open connections again.";
+        upstream_head_max: Size(KIB, 64 * KIB) as u32 = "16KiB", Live,
+            "Largest head of a WebSocket server's answer to a handshake, interim answers included.";
         client_buffers: Count(16, 32_768) as u16 = "4_096", RestartRequired,
             "Receive buffers of one worker for clients, of 4 KiB each: a power of two.";
         accepts: Count(1, 1024) as u16 = "64", RestartRequired,
@@ -303,11 +311,13 @@ sections! {
     "auth" RawAuth {
         name: Text("name") = REQUIRED, Live,
             "Name for routes to refer to; unique.";
-        kind: Word(&["jwt", "phoenix", "plug-session", "compact", "backend", "http"]) = REQUIRED,
-            Live,
-            "Who decides about a token, and which format it has.";
-        carriers: List(CARRIERS) = REQUIRED, Live,
-            "Where a client may put its token; the first place that holds one counts. `backend` \
+        kind: Word(&["jwt", "phoenix", "plug-session", "compact", "backend", "http", "upstream"])
+            = REQUIRED, Live,
+            "Who decides about a token, and which format it has. `upstream`: the application behind \
+             the gateway (`[[backend]] kind = \"websocket\"`) judges its clients itself.";
+        carriers: List(CARRIERS) = NONE,
+            Live required for ["jwt", "phoenix", "plug-session", "compact", "backend", "http"],
+            "Required by all kinds but `upstream`: where a client may put its token; the first place that holds one counts. `backend` \
              and `http` get all of them.";
         keys: Tables(RawKey) = NONE, Live required for ["jwt", "compact"],
             "`jwt`, `compact`: keys that sign tokens, required. During a rotation list the old \
@@ -387,6 +397,21 @@ sections! {
              while that fails; half of it is random.";
         circuit_open_max: Time(100, HOUR) as Duration = "30s", Live for ["http"],
             "`kind = \"http\"`: longest such wait.";
+        accepted_by: Word(&["handshake", "message"]) as &str = "handshake", Live for ["upstream"],
+            "`upstream`: what lets a client in. `\"handshake\"`: the application's 101. \
+             `\"message\"`: a text message of the application, for those whose 101 accepts \
+             every client.";
+        preset: Word(Preset::NAMES) = NONE, Live for ["upstream"],
+            "`accepted_by = \"message\"`: the protocol whose messages accept and refuse.";
+        accepted_when: Tables(RawMessagePattern) = NONE, Live for ["upstream"],
+            "`accepted_by = \"message\"`: the messages that accept, in place of a preset's; any of \
+             them does.";
+        refused_when: Tables(RawMessagePattern) = NONE, Live for ["upstream"],
+            "`accepted_by = \"message\"`: the messages that refuse, beside a preset's.";
+        accepted_topics: List("topics, as in `room:*`, or `*`") = NONE, Live for ["upstream"],
+            "`preset = \"phoenix\"`, `\"actioncable\"`, `\"pusher\"`: the topics (channels) whose \
+             join lets a client in, since a join of a public one proves nothing; required for the \
+             first two.";
     }
     "auth.keys" RawKey {
         id: Text("text") = NONE, Live,
@@ -418,6 +443,15 @@ sections! {
         reason: Text("header name") as &str = "X-Auth-Reason", Live,
             "With 401 and 403: the label of a cause, as in `token_expired`.";
     }
+    "auth.accepted_when" RawMessagePattern {
+        json: Text("member names and indexes with dots between them") = NONE, Live,
+            "Where the value is in a message that is JSON, as in `4.status`.";
+        equals: Text("text") = NONE, Live,
+            "What the value there must be; numbers, `true`, `false` and `null` as they are written \
+             in JSON. Absent: any value.";
+        prefix: Text("text") = NONE, Live,
+            "How the message begins, instead of `json`.";
+    }
     "route" RawRoute {
         path: Text("path, or prefix ending in `/*`") = REQUIRED, Live,
             "Path of the request. The first route in the file that matches handles it.";
@@ -437,7 +471,8 @@ sections! {
         auth: TextOrList("name of an `[[auth]]`, `\"none\"`") = REQUIRED, Live,
             "How clients authenticate. Several blocks are asked in this order: a block that finds \
              no token, or one that its keys did not sign, falls through to the next. `\"none\"` \
-             must be written out, alone.";
+             must be written out, alone. `\"anonymous\"`, last, lets clients without a credential \
+             in as [visitors](authentication.md#visitors).";
         backend: Text("name of a `[[backend]]`") = REQUIRED, Live,
             "Where the sessions go.";
         dialect: Word(DIALECTS) as &str = "auto",
@@ -456,7 +491,17 @@ sections! {
         messages: Word(MessageTypes::WORDS) as MessageTypes = "any", Live,
             "Permitted messages; after any other the gateway closes with 1003.";
         forward_headers: List("header names") = "[]", Live,
-            "Request headers that the backend gets. Headers that carry credentials are an error.";
+            "Request headers that the backend gets. Headers that carry credentials are an error. A \
+             backend of `kind = \"websocket\"` gets all headers without this.";
+        strip_prefix: Text("path") = NONE, Live,
+            "`kind = \"websocket\"`: what the application's paths do not have of the request's: \
+             `\"/app\"` makes `/ws` of `/app/ws`.";
+        cookies: Word(&["pass", "strip"]) as &str = "pass", Live,
+            "`kind = \"websocket\"`: whether the application gets cookies. With them, `origins` \
+             must be a closed list.";
+        message_max: Size(125, 256 * MIB) = NONE, Live,
+            "Largest message of a client; 1009 above it. Absent: `limits.message_max`, and `16MiB` \
+             where the backend is of `kind = \"websocket\"`.";
         health: Flag() as bool = "false", Live,
             "Answer a GET or HEAD that asks for no WebSocket with 200, for load balancers, \
              instead of 426 or 405; HTTP/1.0 without `Host` too.";
@@ -494,18 +539,72 @@ sections! {
         kind: Word(&["link", "websocket"]) as &str = "link", Live,
             "Protocol of the backend: `link`, the framed link of `link-protocol.md`, or `websocket`, \
              ordinary WebSocket servers that know nothing of the gateway.";
-        endpoints: List("`IP:PORT`, `NAME:PORT` or `unix:/PATH`") = REQUIRED, Live,
+        endpoints: List("`IP:PORT`, `NAME:PORT` or `unix:/PATH`; `websocket`: `ws://IP:PORT/PATH`, `ws://NAME:PORT/PATH`, `wss://…` or `unix:/PATH`")
+            = REQUIRED, Live,
             "Its servers, which are interchangeable; every address of a name is one, see \
-             `operating.md`. A reload that removes one closes its clients over `deadlines.drain`.";
-        balance: WordOrLater(Balance::WORDS, &["hash-subject"]) as Balance = "least-sessions", Live,
-            "How the gateway chooses an endpoint for a new session.";
-        revoke: Word(RevokeScope::WORDS) as RevokeScope = "none", Live,
+             `operating.md`. The path of their URLs, which goes in front of the request's, is the \
+             same for all. `wss://` is TLS, and their certificates are always verified. A reload \
+             that removes one closes its clients over `deadlines.drain`.";
+        balance: WordOrNamed(
+            &["least-sessions", "round-robin", "hash-subject", "hash-address"],
+            &["hash-cookie", "hash-query"]
+        ) as &str = "least-sessions", Live,
+            "How the gateway chooses an endpoint for a new session. `websocket`: with `hash-…` all \
+             clients with the same subject, address, cookie or query parameter get the same \
+             endpoint while it is there; without that value the one with the fewest sessions.";
+        revoke: Word(RevokeScope::WORDS) as RevokeScope = "none", Live for ["link"],
             "Where the backend may revoke tokens by REVOKE: nowhere, on the routes that go to it, \
              or on all. Needs `secret_file`: a link that proved no key revokes nothing.";
-        secret_file: Text(SECRET_FILE) = NONE, Live,
+        secret_file: Text(SECRET_FILE) = NONE, Live for ["link"],
             "Key of the link's mutual authentication, at least 32 bytes. One newline at the end \
              is removed.";
-        secret: Text("text") = NONE, Live,
+        secret: Text("text") = NONE, Live for ["link"],
             "The key itself, instead of `secret_file`. For development only.";
+        ca_file: Text(PATH) = NONE, Live for ["websocket"],
+            "`wss://`: PEM file with the root certificates of the endpoints; absent: those of the \
+             system.";
+        server_name: Text("host name or IP address") = NONE, Live for ["websocket"],
+            "`wss://`: the name that the endpoints' certificates must have, and SNI; absent: each \
+             endpoint's name or address. With `preserve_host = false` it is the `Host`, too.";
+        credentials: Word(&["pass", "strip"]) as &str = "pass", Live for ["websocket"],
+            "Whether the application gets the credentials that the gateway's carriers took. \
+             `\"pass\"` suits applications that verify again, as Phoenix does.";
+        preserve_host: Flag() as bool = "true", Live for ["websocket"],
+            "Whether the application gets the `Host` that the client sent; many compare it with \
+             `Origin`. `false`: `server_name`, or the endpoint's name or \
+             address.";
+        identity_headers: WordOrTextByName(
+            &["none", "forwarded", "remote"], "claim", "header names"
+        ) = "none", Live for ["websocket"],
+            "Request headers that say who the client is, as the gateway verified it: \
+             `\"forwarded\"` sets `X-Forwarded-User`, `-Email`, `-Groups` and \
+             `-Preferred-Username`, `\"remote\"` `Remote-User`, `-Groups`, `-Name` and `-Email`, and \
+             a table names the header of each claim, as in `{ sub = \"X-User\" }`.";
+        request_headers: TextByName("header name", "values") = NONE, Live for ["websocket"],
+            "Request headers with a fixed value, in place of the client's.";
+        request_header_files: TextByName("header name", "file names") = NONE,
+            Live for ["websocket"],
+            "The same, with values from files (or `env:NAME`), as an `Authorization` that the \
+             application asks of its proxy. One newline at the end is removed.";
+        handshakes_max: Count(1, 1_000_000) as u32 = "256", Live for ["websocket"],
+            "Handshakes of one worker with one endpoint that may await its answer concurrently; \
+             further clients are refused as `over_capacity`.";
+        sessions_max: Count(1, 100_000_000) = NONE, Live for ["websocket"],
+            "Connections of one worker to one endpoint; further clients are refused as \
+             `over_capacity`. Absent: no bound of its own.";
+        upstream_message_max: Size(125, GIB) = NONE, Live for ["websocket"],
+            "Largest message of the application to a client; above it the gateway closes both \
+             connections. Absent: no bound, since messages pass in pieces.";
+        circuit_failures: Count(1, 1_000) as u32 = "3",
+            Live for ["websocket"],
+            "Failures of an endpoint in a row (no connection, no proper answer; an HTTP status is no \
+             failure) after which it gets no clients for a while.";
+        circuit_open_min: Time(100, 10 * MINUTE) as Duration = "1s",
+            Live for ["websocket"],
+            "Wait before one client tries the endpoint again. It doubles while that fails; half of \
+             it is random.";
+        circuit_open_max: Time(100, HOUR) as Duration = "30s",
+            Live for ["websocket"],
+            "Longest such wait.";
     }
 }

@@ -28,9 +28,9 @@ pub struct Agenda {
     dirty: Vec<Owner>,
     /// Sockets that found no receive buffer, by pool, in the order in which they did.
     starved: [VecDeque<Owner>; 2],
-    /// For each send slot of clients the one that sent from it last: those that can give a slot
-    /// back, without a look at all clients.
-    senders: Vec<Option<Key>>,
+    /// For each send slot of clients' pool the socket that sent from it last: those that can give a
+    /// slot back, without a look at all of them.
+    senders: Vec<Option<Owner>>,
 }
 
 impl Agenda {
@@ -88,17 +88,17 @@ impl Agenda {
         !self.starved[group as usize].is_empty()
     }
 
-    /// A client sends from the slot with this number.
-    pub fn note_sender(&mut self, slot: u16, client: Key) {
+    /// A socket sends from the slot with this number.
+    pub fn note_sender(&mut self, slot: u16, sender: Owner) {
         let slot = usize::from(slot);
         if slot >= self.senders.len() {
             self.senders.resize(slot + 1, None);
         }
-        self.senders[slot] = Some(client);
+        self.senders[slot] = Some(sender);
     }
 
-    /// The clients that have sent from slots. One that has sent from several is there as often.
-    pub fn senders(&self) -> impl Iterator<Item = Key> {
+    /// The sockets that have sent from slots. One that has sent from several is there as often.
+    pub fn senders(&self) -> impl Iterator<Item = Owner> {
         self.senders.iter().flatten().copied()
     }
 

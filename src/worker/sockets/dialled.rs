@@ -62,6 +62,11 @@ impl DialledSocket {
     }
 
     /// The socket, while it is there.
+    pub fn pipe(&self) -> Option<&Pipe> {
+        self.pipe.as_ref()
+    }
+
+    /// The socket, while it is there.
     pub fn pipe_mut(&mut self) -> Option<&mut Pipe> {
         self.pipe.as_mut()
     }

@@ -40,6 +40,8 @@ pub enum Flush {
     Busy,
     /// No slot is free: try again when some have come back.
     NoSlot,
+    /// The output could not be made: the owner ends the connection.
+    Nothing,
 }
 
 impl Pipe {
@@ -164,7 +166,7 @@ impl Pipe {
     }
 
     /// Fills a send slot with output, of which there must be some, and submits it. `copy_out`
-    /// says how many bytes it wrote.
+    /// says how many bytes it wrote, none when it failed.
     pub fn flush<R: Ring>(
         &mut self,
         owner: Owner,
@@ -178,7 +180,10 @@ impl Pipe {
         let Some(slot) = ring.send_slot(self.ops.group()) else { return Flush::NoSlot };
         let number = slot.id();
         let bytes = copy_out(ring.slot_bytes(&slot)) as u32;
-        assert!(bytes > 0, "a send of nothing");
+        if bytes == 0 {
+            ring.release(slot);
+            return Flush::Nothing;
+        }
         (self.sent, self.filled) = (0, bytes);
         self.ops.send(owner, slot, 0, bytes, ops);
         Flush::Sending(number)

@@ -121,6 +121,13 @@ impl Config {
             true => "",
             false => "link_retry_min = \"20ms\"\nlink_retry_max = \"100ms\"\n",
         };
+        // A WebSocket server gets cookies, and asks for a closed list.
+        let any = "origins = \"any\"";
+        let routes =
+            match backends.contains("kind = \"websocket\"") && !routes.contains("cookies =") {
+                true => routes.replace(any, "origins = [\"https://app.example\"]"),
+                false => routes.clone(),
+            };
         format!(
             "[gateway]\nworkers = {workers}\n{gateway}\n[limits]\naccepts = 16\n{buffers}{limits}\n\
              [deadlines]\n{retry}{deadlines}\n{listeners}\n{auths}\n{routes}\n{backends}\n"

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 
 use portcullis::protocol::http_upgrade::accept_key;
@@ -14,11 +16,12 @@ use super::{PATIENCE, head};
 pub struct Server {
     port: u16,
     connections: Receiver<TcpStream>,
+    waiting: Arc<AtomicUsize>,
 }
 
 /// A connection whose request head is read.
-pub struct Asked {
-    pub stream: TcpStream,
+pub struct Asked<S = TcpStream> {
+    pub stream: S,
     pub head: String,
 }
 
@@ -32,15 +35,18 @@ impl Server {
     pub fn on(listener: TcpListener) -> Server {
         let port = listener.local_addr().expect("bound").port();
         let (sender, connections) = channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let came = Arc::clone(&waiting);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
+                came.fetch_add(1, Ordering::SeqCst);
                 if sender.send(stream).is_err() {
                     return;
                 }
             }
         });
-        Server { port, connections }
+        Server { port, connections, waiting }
     }
 
     /// As an endpoint of a backend.
@@ -51,19 +57,31 @@ impl Server {
     /// The next connection, unread.
     pub fn connection(&self) -> TcpStream {
         let stream = self.connections.recv_timeout(PATIENCE).expect("the gateway connects");
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
         stream.set_read_timeout(Some(PATIENCE)).expect("set");
         stream.set_nodelay(true).expect("set");
         stream
     }
 
-    /// Whether a connection came that no test has looked at.
-    pub fn has_connection(&self) -> bool {
-        self.connections.try_recv().is_ok()
+    /// Whether a connection came that the test has not taken.
+    pub fn has_waiting(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
     }
 
     /// The next connection, with its request.
     pub fn asked(&self) -> Asked {
-        let mut stream = self.connection();
+        Asked::read(self.connection())
+    }
+
+    /// The next connection, accepted.
+    pub fn accept(&self) -> WebSocket<TcpStream> {
+        self.asked().accept("")
+    }
+}
+
+impl<S: Read + Write> Asked<S> {
+    /// Reads a request's head.
+    pub fn read(mut stream: S) -> Asked<S> {
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") {
@@ -73,13 +91,6 @@ impl Server {
         Asked { stream, head: String::from_utf8(head).expect("a head is ASCII") }
     }
 
-    /// The next connection, accepted.
-    pub fn accept(&self) -> WebSocket<TcpStream> {
-        self.asked().accept("")
-    }
-}
-
-impl Asked {
     /// A field of the request.
     pub fn field(&self, name: &str) -> Option<&str> {
         head(&self.head, name)
@@ -97,7 +108,7 @@ impl Asked {
     }
 
     /// Answers with a 101.
-    pub fn accept(mut self, more: &str) -> WebSocket<TcpStream> {
+    pub fn accept(mut self, more: &str) -> WebSocket<S> {
         let answer = self.switching(more);
         self.answer(&answer);
         WebSocket::from_raw_socket(self.stream, Role::Server, None)

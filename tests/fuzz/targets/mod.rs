@@ -7,6 +7,7 @@ mod frames;
 mod links;
 mod machines;
 mod scripts;
+mod servers;
 mod tokens;
 mod verdicts;
 
@@ -17,6 +18,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target by name, in order.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("acceptance", servers::acceptance),
     ("base64url", codecs::base64url),
     ("carrier", codecs::carrier),
     ("client", machines::client),
@@ -40,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("proxy", codecs::proxy),
     ("reauthenticate", scripts::reauthenticate),
     ("revocation_file", verdicts::revocation_file),
+    ("server_answer", servers::answer),
     ("session", tokens::session),
     ("term", tokens::term),
     ("tls", machines::tls),

@@ -73,8 +73,8 @@ async function talks(place, client) {
   client.tell({ send: "still here" });
   assert.equal(await client.next("text"), "still here");
   client.tell({ close: [4000, "enough"] });
-  // daphne answers every close frame with 1000.
-  assert.deepEqual((await client.next("close"))[0], 1000);
+  // daphne answers every close frame with 1000, the gateway with the same code.
+  assert.deepEqual((await client.next("close"))[0], place.gateway ? 4000 : 1000);
   assert.equal((await place.app.saw("close")).code, 4000);
 }
 
@@ -92,9 +92,13 @@ async function restart(place, client) {
   await place.app.stop("SIGTERM");
   await client.next("close");
   await place.app.begin();
-  await client.next("open", 20_000);
-  client.tell({ send: "again" });
-  assert.equal(await client.next("text"), "again");
+  // Behind the gateway each try opens, and while there is no server hears so.
+  const back = async () => {
+    await client.next("open", 20_000);
+    client.tell({ send: "again" });
+    return (await client.next("text")) === "again";
+  };
+  while (!(await back()));
 }
 
 async function refusals(place) {
@@ -141,7 +145,7 @@ export function channelsChecks() {
       using(good, {}, async (place, client) => {
         await client.next("open", 15_000);
         await place.gateway.revoke("alice");
-        assert.equal((await client.next("close"))[1], "revoked");
+        assert.equal((await client.next("close"))[1], "token_revoked");
         assert.equal((await place.app.saw("close")).code, 1008);
       }),
       judged,

@@ -42,7 +42,7 @@ class Client {
       let last;
       this.client.subscribe(
         { query, variables },
-        { next: ({ data }) => (last = data), error: reject, complete: () => resolve(last) },
+        { next: ({ data }) => (last = data), error: (error) => reject(new Error(JSON.stringify(error))), complete: () => resolve(last) },
       );
     });
     return within(5_000, first, `no answer to ${query}`);
@@ -136,7 +136,7 @@ async function silent(place) {
 
 export function graphqlChecks() {
   const dialect = 'dialect = "graphql-transport-ws"';
-  const wants = { app: "graphql", route: { auth: "message", routeLines: dialect } };
+  const wants = { app: "graphql", route: { auth: "message", authLines: 'preset = "graphql-transport-ws"', routeLines: dialect } };
   const judged = {
     app: "graphql",
     route: { auth: "jwt", authLines: 'carriers = ["first-message:payload.token"]', routeLines: dialect },
@@ -170,7 +170,7 @@ export function graphqlChecks() {
       async (place) => {
         const client = await new Client(place).ready();
         await place.gateway.revoke("alice");
-        assert.equal((await client.close()).reason, "revoked");
+        assert.equal((await client.close()).reason, "token_revoked");
         await place.app.saw("end");
         await client.client.dispose();
       },

@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { eventually, pause, within } from "../../clients/harness.js";
+import { ACCEPTED_WITHIN_MS } from "../gateway.js";
 import { WebSocket, packages } from "../packages.js";
 import { at, overTls, tlsInFront } from "../place.js";
 import { forged, token } from "../tokens.js";
@@ -19,7 +20,8 @@ export class Client {
     const { Socket } = packages(`phoenix-${version}`);
     this.opens = 0;
     this.closes = [];
-    const given = paramsOnly ? { params: { token: value } } : { authToken: value };
+    const params = value === undefined ? {} : { token: value };
+    const given = paramsOnly ? { params } : { authToken: value };
     this.socket = new Socket(place.url("/socket"), { transport: WebSocket, ...given, ...options });
     this.socket.onOpen(() => (this.opens += 1));
     this.socket.onClose(({ code, reason }) => this.closes.push({ code, reason: String(reason) }));
@@ -33,7 +35,7 @@ export class Client {
   }
 
   close(index = 0) {
-    return eventually(() => this.closes[index], `close ${index}`, 8_000);
+    return eventually(() => this.closes[index], `close ${index}`, 15_000);
   }
 
   /** Joins; resolves to `[status, response]` of the first answer. */
@@ -177,14 +179,30 @@ async function refusedThrough(place, version, options, value, reason) {
 }
 
 async function authChannel(place, version) {
+  const begun = Date.now();
   const client = await new Client(version, place).opened();
   const refused = await client.join("private:one", { token: forged() });
   assert.deepEqual(refused.response, { reason: "unauthorized" });
   refused.channel.leave();
   const accepted = await client.join("private:two", { token: token("carol") });
   assert.deepEqual(accepted.response, { user: "carol" });
-  assert.deepEqual(await ask(accepted.channel, "echo", { in: 1 }), { in: 1 });
-  assert.deepEqual(client.closes, []);
+  // A client that is in may stay, and send more than a stranger.
+  await pause(Math.max(0, begun + ACCEPTED_WITHIN_MS + 1_000 - Date.now()));
+  const large = { text: "x".repeat(300_000) };
+  assert.deepEqual(await ask(accepted.channel, "echo", large), large);
+  assert.deepEqual([client.opens, client.closes], [1, []]);
+  client.end();
+}
+
+/** Clients that join no channel that authenticates are strangers, and gone after the deadline. */
+async function strangers(place, version) {
+  const client = await new Client(version, place).opened();
+  const joined = await client.join("room:public");
+  assert.equal(joined.status, "ok");
+  const { reason } = await client.close();
+  assert.equal(reason, "authentication_timed_out");
+  const end = await place.app.saw("close");
+  assert.equal(end.code, 1008);
   client.end();
 }
 
@@ -193,7 +211,7 @@ async function revoked(place, version, options) {
   const client = await new Client(version, place, options).opened();
   await place.gateway.revoke("alice");
   const { reason } = await client.close();
-  assert.equal(reason, "revoked");
+  assert.equal(reason, "token_revoked");
   await place.app.saw("end");
   client.end();
 }
@@ -209,7 +227,7 @@ async function expires(place, version, options) {
 const HANDSHAKE = { auth: "handshake", routeLines: 'dialect = "phoenix"' };
 const MESSAGE = {
   auth: "message",
-  authLines: 'accepted_topics = ["private:*"]',
+  authLines: 'preset = "phoenix"\naccepted_topics = ["private:*"]',
   routeLines: 'dialect = "phoenix"',
 };
 const jwt = (carrier) => ({
@@ -224,7 +242,7 @@ export function phoenixChecks() {
     const name = (what) => `phoenix.js ${client}, ${server.version} on ${server.adapter}: ${what}`;
     const wants = { app: "phoenix", options: server, route: HANDSHAKE };
     const byMessage = { ...wants, options: { ...server, auth: "channel" }, route: MESSAGE };
-    const judged = { ...wants, route: jwt(paramsOnly ? "query:token" : "subprotocol:base64url.bearer.phx.") };
+    const judged = { ...wants, route: jwt(paramsOnly ? "query:token" : "subprotocol") };
     const run = (what, body, where = wants, only = undefined) =>
       at(where, name(what), (place) => body(place, client, carrier, server), only);
     return [
@@ -235,6 +253,7 @@ export function phoenixChecks() {
       run("a log-out and a killed transport", serverCloses),
       run("a restart of the server", restart),
       run("an authenticating channel", (place) => authChannel(place, client), byMessage),
+      run("a stranger on an authenticating socket", (place) => strangers(place, client), byMessage, "gateway"),
       run("a refused connect is tried without end", refusedDirectly, wants, "direct"),
       run(
         "a refused connect is explained",

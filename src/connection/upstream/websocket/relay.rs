@@ -14,10 +14,6 @@ use crate::protocol::websocket::{
     self, ControlPayload, DataKind, FrameError, FrameLimits, FrameReader, OpCode, Side,
 };
 
-/// A message of a server is bounded by what the client takes in time, not by its length.
-const FROM_SERVER: FrameLimits =
-    FrameLimits { message_max: u32::MAX, fragments_max: u32::MAX, text: true, binary: true };
-
 /// Frames to a server, and from it.
 #[derive(Debug)]
 pub struct Relay {
@@ -148,11 +144,17 @@ impl Relay {
     }
 
     /// Takes what the server sent, up to and including the next event; returns how many bytes.
+    /// Messages pass in pieces, so that `message_max` need bound none.
     ///
     /// # Errors
-    /// The server broke RFC 6455: all that follows is dropped.
-    pub fn receive(&mut self, input: &mut [u8]) -> Result<(usize, FromServer), FrameError> {
-        let (used, step) = self.reader.next(input, usize::MAX, &FROM_SERVER)?;
+    /// The server broke RFC 6455, or a message is larger: all that follows is dropped.
+    pub fn receive(
+        &mut self,
+        input: &mut [u8],
+        message_max: u32,
+    ) -> Result<(usize, FromServer), FrameError> {
+        let limits = FrameLimits { message_max, fragments_max: u32::MAX, text: true, binary: true };
+        let (used, step) = self.reader.next(input, usize::MAX, &limits)?;
         let event = match step {
             websocket::Step::NeedMore => FromServer::NeedMore,
             websocket::Step::Blocked => unreachable!("the allowance has no end"),
@@ -183,6 +185,8 @@ mod tests {
     use super::*;
 
     const MASK: [u8; 4] = [1, 2, 3, 4];
+    const FROM_GATEWAY: FrameLimits =
+        FrameLimits { message_max: u32::MAX, fragments_max: u32::MAX, text: true, binary: true };
 
     fn queued(relay: &mut Relay, pool: &mut BytePool) -> Vec<u8> {
         let mut bytes = vec![0; relay.unsent()];
@@ -195,14 +199,8 @@ mod tests {
         let mut reader = FrameReader::new(Side::Server);
         let (mut steps, mut at) = (Vec::new(), 0);
         while at < bytes.len() {
-            let (used, step) = reader.next(&mut bytes[at..], usize::MAX, &FROM_SERVER).unwrap();
-            if let websocket::Step::Data { range, .. } = &step {
-                let range = range.start + at..range.end + at;
-                steps.push(step.clone());
-                println!("{:?}", bytes[range].escape_ascii().to_string());
-            } else {
-                steps.push(step);
-            }
+            let (used, step) = reader.next(&mut bytes[at..], usize::MAX, &FROM_GATEWAY).unwrap();
+            steps.push(step);
             at += used;
         }
         steps
@@ -239,15 +237,15 @@ mod tests {
         let (mut pool, mut room, mut relay) = (BytePool::new(8), Vec::new(), Relay::default());
         relay.close(None, "", MASK, &mut pool, &mut room);
         assert_eq!(queued(&mut relay, &mut pool), [0x88, 0x80, 1, 2, 3, 4]);
-        let (used, event) = Relay::default().receive(&mut [0x88, 0x00]).unwrap();
+        let (used, event) = Relay::default().receive(&mut [0x88, 0x00], u32::MAX).unwrap();
         assert_eq!((used, event), (2, FromServer::Close(None, ControlPayload::default())));
     }
 
     #[test]
     fn a_server_that_masks_breaks_the_protocol() {
         let mut relay = Relay::default();
-        assert!(relay.receive(&mut [0x81, 0x81, 1, 2, 3, 4, 5]).is_err());
-        assert_eq!(relay.receive(&mut [0x81, 0x00]), Ok((2, FromServer::NeedMore)));
+        assert!(relay.receive(&mut [0x81, 0x81, 1, 2, 3, 4, 5], u32::MAX).is_err());
+        assert_eq!(relay.receive(&mut [0x81, 0x00], u32::MAX), Ok((2, FromServer::NeedMore)));
     }
 
     #[test]
@@ -266,5 +264,12 @@ mod tests {
         );
         relay.drop_output(&mut pool);
         assert_eq!((relay.unsent(), pool.in_use_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_bound_of_the_servers_messages_holds_over_all_frames_of_one() {
+        let mut relay = Relay::default();
+        assert!(matches!(relay.receive(&mut [0x01, 2, 7, 7], 3), Ok((4, FromServer::Data { .. }))));
+        assert_eq!(relay.receive(&mut [0x80, 2], 3), Err(FrameError::TooLarge));
     }
 }
