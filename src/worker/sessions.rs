@@ -76,7 +76,7 @@ impl Parts {
         }
     }
 
-    /// The room for what waits for upstreams is used up: a message would be lost.
+    /// The room for what waits for upstreams is used up: a message, or a fresh token, would be lost.
     fn close_for_want_of_room(&mut self, connection: &mut Connection) {
         let ctx = self.env.context();
         connection.client.close(Cause::BackendUnavailable, &ctx, &mut self.scratch.output);
@@ -91,10 +91,9 @@ impl Parts {
         }
         match connection.session {
             Some(Session::Link { link, id }) => {
-                let output = &mut self.scratch.output;
                 let entry = self.links.entry(link, &mut self.agenda);
-                if !entry.link.reauthenticated(id, &output.request) {
-                    connection.client.close(Cause::BackendUnavailable, &self.env.context(), output);
+                if !entry.link.reauthenticated(id, &self.scratch.output.request) {
+                    self.close_for_want_of_room(connection);
                 }
             }
             Some(Session::WebSocket(_)) => {}

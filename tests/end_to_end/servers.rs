@@ -1,14 +1,15 @@
 //! Ordinary WebSocket servers behind the gateway.
 
-use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::time::Instant;
 
 use tungstenite::protocol::CloseFrame;
-use tungstenite::{Bytes, Error, Message, WebSocket};
+use tungstenite::{Bytes, Message, WebSocket};
 
 use crate::lifecycle::await_going_away;
-use crate::support::{Backend, Client, Config, End, Gateway, Opcode, Server, free_port, token};
+use crate::support::{
+    Backend, Client, Config, End, Gateway, Opcode, Server, free_port, read, token,
+};
 
 const UNAVAILABLE: &str = concat!(
     r#"{"type":"close","code":1012,"reason":"backend_unavailable","#,
@@ -25,16 +26,6 @@ fn pair(gateway: &Gateway, server: &Server) -> (Client, WebSocket<TcpStream>) {
     let client = std::thread::spawn(move || Client::open(address, "/ws", ""));
     let server = server.accept();
     (client.join().expect("it is let in"), server)
-}
-
-/// What comes next from the gateway.
-fn read(app: &mut WebSocket<TcpStream>) -> Message {
-    loop {
-        match app.read() {
-            Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
-            message => return message.expect("a message"),
-        }
-    }
 }
 
 #[test]

@@ -9,10 +9,10 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 use tungstenite::protocol::CloseFrame;
-use tungstenite::{Error, Message, WebSocket};
+use tungstenite::{Message, WebSocket};
 
 use crate::support::{
-    Asked, Child, Client, Config, End, Gateway, Opcode, Server, assert_took, free_port,
+    Asked, Child, Client, Config, End, Gateway, Opcode, Server, assert_took, free_port, read,
     series_value, wait_until,
 };
 use crate::tls;
@@ -88,16 +88,6 @@ impl Secure {
         let client = std::thread::spawn(move || Client::open(address, "/ws", ""));
         let app = self.accept();
         (client.join().expect("it is let in"), app)
-    }
-}
-
-/// What comes next from the gateway.
-fn read(app: &mut WebSocket<Tls>) -> Message {
-    loop {
-        match app.read() {
-            Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
-            message => return message.expect("a message"),
-        }
     }
 }
 

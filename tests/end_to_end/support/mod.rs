@@ -21,7 +21,7 @@ pub use config::Config;
 pub use gateway::{Gateway, admin_get, series_value};
 pub use http::{Endpoint, Reply, response};
 pub use link::{RawBackend, RawLink};
-pub use server::{Asked, Server};
+pub use server::{Asked, Server, read};
 pub use token::{SECRET, mint, token, unix_now};
 
 /// How long anything may take that has no deadline of its own.

@@ -1,14 +1,14 @@
 //! A WebSocket server behind the gateway, which does what a test tells it to.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 
 use portcullis::protocol::http_upgrade::accept_key;
-use tungstenite::WebSocket;
 use tungstenite::protocol::Role;
+use tungstenite::{Error, Message, WebSocket};
 
 use super::{PATIENCE, head};
 
@@ -123,5 +123,15 @@ impl<S: Read + Write> Asked<S> {
     pub fn ended(mut self) -> bool {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).is_ok()
+    }
+}
+
+/// What comes next from the gateway.
+pub fn read<S: Read + Write>(app: &mut WebSocket<S>) -> Message {
+    loop {
+        match app.read() {
+            Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
+            message => return message.expect("a message"),
+        }
     }
 }
